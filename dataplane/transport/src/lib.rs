@@ -1,0 +1,1 @@
+//! Encrypted bytes between nodes.

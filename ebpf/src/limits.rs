@@ -1,0 +1,77 @@
+//! Every number of the NIC path, each with the invariant it must keep.
+
+/// Bytes of the mesh header: one cache line.
+pub const HEADER_BYTES: usize = 64;
+/// Bytes of the AEAD tag that ends every sealed payload (RFC 8439).
+pub const TAG_BYTES: usize = 16;
+/// UDP port of the mesh, unless the node's settings name another.
+pub const UDP_PORT: u16 = 4783;
+/// First of the 2^14 UDP source ports over which sessions spread for RSS and ECMP.
+pub const SOURCE_PORT_BASE: u16 = 49_152;
+/// How many source ports sessions spread over; a power of two.
+pub const SOURCE_PORTS: u16 = 16_384;
+/// Forwarders clamp `hop_limit` to this, so that a loop ends after at most as many hops.
+pub const HOP_LIMIT_MAX: u8 = 32;
+/// Highest priority class.
+pub const PRIORITY_MAX: u8 = 7;
+/// Smallest path that every link must carry, in bytes of the outer IP packet (RFC 8200).
+pub const OUTER_BYTES_MIN: usize = 1_280;
+/// Bytes of the largest outer headers: IPv6 and UDP.
+pub const OUTER_HEADERS_BYTES_MAX: usize = 48;
+
+/// VLAN tags that are read through (802.1ad: one service and one customer tag).
+pub const VLAN_TAGS_MAX: usize = 2;
+/// IPv6 extension headers that are walked in search of our port; past them a packet is not ours.
+pub const IPV6_EXTENSIONS_MAX: usize = 4;
+
+/// Lines of 64 bytes in one guard bank of 4 KiB.
+pub const GUARD_LINES_PER_BANK: u32 = 64;
+/// Banks that one guard can grow to; a power of two. 256 banks hold about 500,000 pairs.
+pub const GUARD_BANKS_MAX: u32 = 256;
+/// Lines of one of the two guard buffers.
+pub const GUARD_LINES_MAX: u32 = GUARD_LINES_PER_BANK * GUARD_BANKS_MAX;
+/// A guard grows until its estimated false-positive rate is below this.
+pub const GUARD_FALSE_POSITIVE_RATE_MAX: f64 = 0.001;
+/// Authorised (origin, channel) pairs in the exact set.
+pub const PAIRS_MAX: u32 = 524_288;
+
+/// Channel policies: one a value of the 16-bit hash, so that no look-up can miss.
+pub const CHANNELS: u32 = 65_536;
+/// Destinations that have a route, unless the loader asks for more.
+pub const DESTINATIONS_MAX: u32 = 65_536;
+/// Distinct (primary, backup) routes.
+pub const ROUTES_MAX: u32 = 4_096;
+/// Next hops.
+pub const NEXT_HOPS_MAX: u32 = 1_024;
+/// Interfaces that packets can be redirected to.
+pub const PORTS_MAX: u32 = 256;
+/// Adjacent nodes.
+pub const NEIGHBOURS_MAX: u32 = 1_024;
+/// Slots of the neighbour table; a power of two, 4 a neighbour so that two choices always place it.
+pub const NEIGHBOUR_SLOTS: u32 = 4_096;
+/// Slots of the flow cache, per CPU; a power of two.
+pub const FLOW_SLOTS: u32 = 8_192;
+/// Slots of the duplicate filter, per CPU; a power of two.
+pub const SEEN_SLOTS: u32 = 32_768;
+/// How long a packet counts as recently seen.
+pub const SEEN_WINDOW_NS: u64 = 1_000_000_000;
+/// One tick of the duplicate filter's clock is this many nanoseconds, as a power of two (0.27 s).
+pub const SEEN_TICK_SHIFT: u32 = 28;
+
+/// Handshakes a second that one neighbour may send through this node.
+pub const TRANSIT_HANDSHAKES_PER_SECOND: u64 = 256;
+/// Handshakes a neighbour may send at once after a pause.
+pub const TRANSIT_HANDSHAKE_BURST: u64 = 64;
+
+/// Changes when a map's layout or the meaning of its values changes; part of the pin path.
+pub const LAYOUT_VERSION: u32 = 1;
+
+const _: () = assert!(HEADER_BYTES.is_power_of_two());
+const _: () = assert!(SOURCE_PORTS.is_power_of_two());
+const _: () = assert!(SOURCE_PORT_BASE.checked_add(SOURCE_PORTS - 1).is_some());
+const _: () = assert!(GUARD_BANKS_MAX.is_power_of_two() && GUARD_BANKS_MAX <= 1 << 10);
+const _: () = assert!(GUARD_LINES_PER_BANK == 64, "6 bits of the key's hash pick the line");
+const _: () = assert!(NEIGHBOUR_SLOTS.is_power_of_two() && NEIGHBOUR_SLOTS >= 4 * NEIGHBOURS_MAX);
+const _: () = assert!(FLOW_SLOTS.is_power_of_two() && SEEN_SLOTS.is_power_of_two());
+const _: () = assert!(SEEN_SLOTS >= 256, "the slot must hold the 8 bits that the tick replaces");
+const _: () = assert!(SEEN_WINDOW_NS >> SEEN_TICK_SHIFT < 128, "a tick is one byte and wraps");
