@@ -1,1 +1,26 @@
 //! Encrypted bytes between nodes.
+//!
+//! [`Node`] is the protocol without any input or output: five verbs (`handle`, `poll_transmit`,
+//! `poll_timeout`, `handle_timeout`, `poll`), with the time as an argument. In the order in which a
+//! datagram meets them:
+//!
+//! - [`node`]: checks the header, finds the session.
+//! - [`event`], [`config`], [`name`], [`reason`]: the words of its interface.
+//! - [`limits`]: every number, with its invariant.
+#![deny(unsafe_code)]
+
+pub mod config;
+pub mod event;
+pub mod limits;
+pub mod name;
+pub mod node;
+pub mod reason;
+
+pub use config::{ConfigError, NodeConfig, NodeLimits, PeerConfig};
+pub use event::{
+    CloseReason, ConnectError, Event, Handled, OpenError, SendError, SessionState, SessionStatus,
+    StreamSpec, Transmit,
+};
+pub use name::{ChannelName, NameError};
+pub use node::Node;
+pub use reason::{DropReason, NodeCounters};

@@ -1,0 +1,209 @@
+//! What a node is told at the start.
+
+use crate::limits;
+use thiserror::Error;
+use virga_ebpf::header::{NodeId, Subnet};
+use zeroize::Zeroize;
+
+/// Everything that a [`crate::Node`] needs to know; its secrets are wiped on drop.
+pub struct NodeConfig {
+    /// Name of the network; both ends must have the same.
+    pub network_id: String,
+    /// The network's pre-shared key.
+    pub psk: [u8; 32],
+    /// Which pre-shared key that is.
+    pub psk_generation: u16,
+    /// This node's X25519 secret key.
+    pub node_key: [u8; 32],
+    /// The ed25519 seed of the entity on this node.
+    pub entity_key: [u8; 32],
+    /// This node's subnet, as its headers carry it.
+    pub subnet: Subnet,
+    /// The nodes it may have sessions with.
+    pub peers: Vec<PeerConfig>,
+    /// Numbers that an operator or a test may change.
+    pub limits: NodeLimits,
+    /// Seed of all session ids, ephemeral keys and jitter: fresh from the system at each start.
+    pub seed: [u8; 32],
+}
+
+impl Drop for NodeConfig {
+    fn drop(&mut self) {
+        self.psk.zeroize();
+        self.node_key.zeroize();
+        self.entity_key.zeroize();
+        self.seed.zeroize();
+    }
+}
+
+/// One node that sessions are allowed with, and the entity that must prove itself there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerConfig {
+    /// Its X25519 public key.
+    pub node_key: [u8; 32],
+    /// Its entity's ed25519 public key.
+    pub entity_key: [u8; 32],
+}
+
+/// The numbers that an operator or a test may change; the rest is in [`limits`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeLimits {
+    /// Sessions of all kinds, half-open ones included.
+    pub sessions_max: usize,
+    /// Sessions whose peer has not proven its entity; at most `sessions_max`.
+    pub half_open_max: usize,
+    /// Streams of one session that each side may open.
+    pub streams_max: usize,
+    /// Handshakes a second above which a cookie is asked for; 0 asks always.
+    pub handshakes_per_second: u64,
+    /// Handshakes a second that one ingress source may have, once a cookie is asked for.
+    pub handshakes_per_second_per_source: u64,
+    /// A handshake that has not become a proven session by then is forgotten.
+    pub handshake_deadline_ns: u64,
+    /// An unanswered initiation travels again after this, doubling each time.
+    pub handshake_retry_ns: u64,
+    /// Shortest wait between two attempts to connect.
+    pub backoff_ns_min: u64,
+    /// Longest wait between two attempts to connect.
+    pub backoff_ns_max: u64,
+    /// A session that was silent this long sends a ping.
+    pub keepalive_ns: u64,
+    /// A session whose peer was silent this long is closed; more than `keepalive_ns`.
+    pub idle_ns_max: u64,
+    /// A closed session is remembered this long, so that late packets are not answered by a reset.
+    pub drain_ns: u64,
+    /// Keys are replaced after this long.
+    pub rekey_after_ns: u64,
+    /// Keys are replaced after this many packets in one direction.
+    pub rekey_after_packets: u64,
+    /// Keys are replaced after this many failed opens.
+    pub failed_opens_rekey: u64,
+    /// A session is closed after this many failed opens under one key; more than the former.
+    pub failed_opens_close: u64,
+    /// A session is closed before a sequence passes this.
+    pub sequence_max: u64,
+}
+
+impl Default for NodeLimits {
+    fn default() -> Self {
+        const SECOND_NS: u64 = 1_000_000_000;
+        Self {
+            sessions_max: 16_384,
+            half_open_max: 1_024,
+            streams_max: 1_024,
+            handshakes_per_second: 512,
+            handshakes_per_second_per_source: 32,
+            handshake_deadline_ns: 10 * SECOND_NS,
+            handshake_retry_ns: SECOND_NS / 2,
+            backoff_ns_min: SECOND_NS / 5,
+            backoff_ns_max: 30 * SECOND_NS,
+            keepalive_ns: 10 * SECOND_NS,
+            idle_ns_max: 35 * SECOND_NS,
+            drain_ns: 3 * SECOND_NS,
+            rekey_after_ns: 120 * SECOND_NS,
+            rekey_after_packets: 1 << 32,
+            failed_opens_rekey: limits::FAILED_OPENS_REKEY,
+            failed_opens_close: limits::FAILED_OPENS_CLOSE,
+            sequence_max: limits::SEQUENCE_MAX,
+        }
+    }
+}
+
+/// Why a [`NodeConfig`] cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ConfigError {
+    /// No network, or too long a name.
+    #[error(
+        "the network id must have 1 to {} bytes, not {bytes}",
+        limits::NETWORK_ID_BYTES_MAX
+    )]
+    NetworkId {
+        /// How many it has.
+        bytes: usize,
+    },
+    /// Two peers with one node id (the same key, or a collision).
+    #[error("two peers have the node id {0}: remove one, or make a new node key")]
+    DuplicatePeer(NodeId),
+    /// A peer is this very node.
+    #[error("peer {0} is this node itself: remove it from the peers")]
+    PeerIsSelf(NodeId),
+    /// More than the table holds.
+    #[error("{peers} peers are configured; at most {} fit", limits::PEERS_MAX)]
+    TooManyPeers {
+        /// How many there are.
+        peers: usize,
+    },
+    /// A peer's entity key is not a point that a signature could be verified with.
+    #[error("the entity key of peer {0} is not a valid ed25519 public key")]
+    EntityKey(NodeId),
+    /// A limit that contradicts another.
+    #[error("limit {limit}: {must}")]
+    Limit {
+        /// Its name.
+        limit: &'static str,
+        /// What it must be.
+        must: &'static str,
+    },
+}
+
+impl NodeLimits {
+    /// Checks each number against its relatives.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let rules = [
+            (self.half_open_max > 0, "half_open_max", "must be above 0"),
+            (
+                self.half_open_max <= self.sessions_max,
+                "half_open_max",
+                "is above sessions_max",
+            ),
+            (self.streams_max > 0, "streams_max", "must be above 0"),
+            (
+                self.handshake_retry_ns > 0,
+                "handshake_retry_ns",
+                "must be above 0",
+            ),
+            (
+                self.handshake_deadline_ns > 0,
+                "handshake_deadline_ns",
+                "must be above 0",
+            ),
+            (self.backoff_ns_min > 0, "backoff_ns_min", "must be above 0"),
+            (
+                self.backoff_ns_min <= self.backoff_ns_max,
+                "backoff_ns_min",
+                "is above the maximum",
+            ),
+            (self.keepalive_ns > 0, "keepalive_ns", "must be above 0"),
+            (
+                self.keepalive_ns < self.idle_ns_max,
+                "keepalive_ns",
+                "must be below idle_ns_max",
+            ),
+            (self.rekey_after_ns > 0, "rekey_after_ns", "must be above 0"),
+            (
+                self.rekey_after_packets > 0,
+                "rekey_after_packets",
+                "must be above 0",
+            ),
+            (
+                self.failed_opens_rekey > 0,
+                "failed_opens_rekey",
+                "must be above 0",
+            ),
+            (
+                self.failed_opens_rekey < self.failed_opens_close,
+                "failed_opens_close",
+                "must be above failed_opens_rekey",
+            ),
+            (
+                self.sequence_max <= limits::SEQUENCE_MAX,
+                "sequence_max",
+                "must be below 2^62",
+            ),
+        ];
+        match rules.into_iter().find(|rule| !rule.0) {
+            Some((_, limit, must)) => Err(ConfigError::Limit { limit, must }),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! What a node tells its owner, and what its verbs return.
+
+use crate::{name::ChannelName, reason::DropReason};
+use thiserror::Error;
+use virga_ebpf::header::{NodeId, SessionId, StreamId};
+
+/// What became of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Handled {
+    /// It was ours and did its work.
+    Accepted,
+    /// It changed nothing (but a counter, and perhaps a reply) for this reason.
+    Dropped(DropReason),
+}
+
+/// One run of datagrams to send: all of one session, each `segment_bytes` long, the last perhaps
+/// shorter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Transmit {
+    /// The node that shall open them.
+    pub destination: NodeId,
+    /// The session as its receiver names it (0 before there is one): picks the outer source port.
+    pub session: SessionId,
+    /// Bytes appended to the buffer.
+    pub bytes: usize,
+    /// Bytes of each datagram but the last.
+    pub segment_bytes: usize,
+}
+
+/// What happened, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Both ends have proven their entities: streams may be opened.
+    Connected {
+        /// The other node.
+        peer: NodeId,
+        /// Its entity's ed25519 public key, proven.
+        entity: [u8; 32],
+    },
+    /// The session is gone with all its streams.
+    Closed {
+        /// The other node.
+        peer: NodeId,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// A message on the control stream.
+    Control {
+        /// Who sent it.
+        peer: NodeId,
+        /// What [`crate::Node::send_control`] was given there.
+        message: Vec<u8>,
+    },
+    /// The peer opened a stream to us.
+    StreamOpened {
+        /// Who opened it.
+        peer: NodeId,
+        /// Its number, from now on.
+        stream: StreamId,
+        /// The channel's full name; it hashes to what the header said.
+        name: ChannelName,
+        /// The channel's salt.
+        salt: u32,
+        /// Whether lost data travels again.
+        reliable: bool,
+    },
+    /// A message on a stream that the peer opened.
+    Message {
+        /// Who sent it.
+        peer: NodeId,
+        /// On which stream.
+        stream: StreamId,
+        /// What [`crate::Node::send`] was given there.
+        event: Vec<u8>,
+    },
+    /// The peer finished a stream: no message follows.
+    StreamFinished {
+        /// Who finished it.
+        peer: NodeId,
+        /// Which one.
+        stream: StreamId,
+    },
+    /// The peer refused a stream that this node opened: it is gone.
+    StreamRefused {
+        /// Who refused it.
+        peer: NodeId,
+        /// Which one.
+        stream: StreamId,
+    },
+    /// After a [`SendError::Full`]: there is room again.
+    Writable {
+        /// Towards whom.
+        peer: NodeId,
+    },
+}
+
+/// Why a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// [`crate::Node::close`] was called here.
+    Local,
+    /// The peer closed it.
+    Peer,
+    /// Nothing was heard of the peer for too long.
+    Idle,
+    /// The peer does not know the session any more: it restarted.
+    Reset,
+    /// A newer, proven session with the same peer took its place.
+    Superseded,
+    /// Too many packets failed to open, or sequences ran out.
+    Exhausted,
+    /// The peer broke the protocol in sealed, authentic packets.
+    Violation,
+    /// The peer could not prove the configured entity.
+    Entity,
+    /// The handshake was not finished in time.
+    Deadline,
+}
+
+/// How a stream shall be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamSpec {
+    /// Full name of the channel it belongs to.
+    pub name: ChannelName,
+    /// The channel's salt.
+    pub salt: u32,
+    /// Class 0 to 6; a lower class waits for no higher one, but forwarders may prefer the higher.
+    pub priority: u8,
+    /// Whether lost data travels again, in order.
+    pub reliable: bool,
+}
+
+/// Why [`crate::Node::connect`] did nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ConnectError {
+    /// Not in the configuration.
+    #[error("node {0} is not a configured peer: add its keys to the configuration")]
+    UnknownPeer(NodeId),
+}
+
+/// Why no stream was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum OpenError {
+    /// No proven session with that peer.
+    #[error("there is no session with node {0} yet: connect and wait for `Connected`")]
+    NoSession(NodeId),
+    /// Class 7 is control's own.
+    #[error("priority {0} is not one of 0 to 6")]
+    Priority(u8),
+    /// The session has as many as it may.
+    #[error("the session has {max} open streams already: finish one first")]
+    TooMany {
+        /// How many it may have.
+        max: usize,
+    },
+}
+
+/// Why nothing was queued; the message stays the caller's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum SendError {
+    /// The queue is full; [`Event::Writable`] follows.
+    #[error("the queue is full: wait for `Writable`")]
+    Full,
+    /// Larger than a message, or an event, may be.
+    #[error("the message is larger than {max_bytes} bytes")]
+    TooLarge {
+        /// How large it may be.
+        max_bytes: usize,
+    },
+    /// No proven session with that peer.
+    #[error("there is no session with that node")]
+    NoSession,
+    /// Not open, finished, or refused by the peer.
+    #[error("there is no such stream: it was never opened, was finished, or was refused")]
+    NoStream,
+}
+
+/// How far a session is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SessionState {
+    /// Keys are agreed; an entity's proof is outstanding.
+    Proving,
+    /// Both proven: data flows.
+    Established,
+    /// Closed; late packets are still recognised.
+    Draining,
+}
+
+impl SessionState {
+    /// A word for people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Proving => "proving",
+            Self::Established => "established",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// One session, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionStatus {
+    /// The other node.
+    pub peer: NodeId,
+    /// The entity that it must prove, or has proven.
+    pub entity: [u8; 32],
+    /// The session as this node names it.
+    pub session: SessionId,
+    /// How far it is.
+    pub state: SessionState,
+    /// Current key epoch.
+    pub epoch: u64,
+    /// Packets sealed.
+    pub sent_packets: u64,
+    /// Bytes of those, mesh headers included.
+    pub sent_bytes: u64,
+    /// Packets opened.
+    pub received_packets: u64,
+    /// Bytes of those, mesh headers included.
+    pub received_bytes: u64,
+    /// Packets whose data had to travel again.
+    pub retransmitted_packets: u64,
+    /// Stream bytes that had to travel again.
+    pub retransmitted_bytes: u64,
+    /// Smoothed round trip.
+    pub rtt_us: u64,
+    /// When its keys were agreed, on the node's own clock.
+    pub since_ns: u64,
+    /// Streams that this node opened and did not finish.
+    pub streams_sending: usize,
+    /// Streams that the peer opened and did not finish.
+    pub streams_receiving: usize,
+}

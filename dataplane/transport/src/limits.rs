@@ -1,0 +1,110 @@
+//! Every number of the protocol, each with the invariant it must keep.
+
+use virga_ebpf::limits::{HEADER_BYTES, OUTER_BYTES_MIN, OUTER_HEADERS_BYTES_MAX, TAG_BYTES};
+
+/// Largest datagram that a node sends: what every path carries, less the outer headers.
+pub const DATAGRAM_BYTES_MAX: usize = OUTER_BYTES_MIN - OUTER_HEADERS_BYTES_MAX;
+/// Frames of one packet, in the clear.
+pub const PAYLOAD_BYTES_MAX: usize = DATAGRAM_BYTES_MAX - HEADER_BYTES - TAG_BYTES;
+/// Largest datagram that a node opens.
+pub const DATAGRAM_BYTES_RECEIVED_MAX: usize = 65_507;
+/// Segments of one transmit: what one GSO send takes (Linux's `UDP_MAX_SEGMENTS`).
+pub const TRANSMIT_SEGMENTS_MAX: usize = 64;
+/// Bytes of one transmit: below the largest UDP payload.
+pub const TRANSMIT_BYTES_MAX: usize = 65_000;
+
+/// A channel name's length is one byte on the wire.
+pub const CHANNEL_NAME_BYTES_MAX: usize = 255;
+/// Bytes before each message in a stream: its length.
+pub const MESSAGE_PREFIX_BYTES: usize = 4;
+/// Largest message of a reliable stream.
+pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
+/// Largest open frame: type, salt, mode, name length and name.
+pub const OPEN_FRAME_BYTES_MAX: usize = 1 + 4 + 1 + 1 + CHANNEL_NAME_BYTES_MAX;
+/// Largest event of an unreliable stream: it fits one packet even beside the longest open frame.
+pub const EVENT_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - OPEN_FRAME_BYTES_MAX - 3;
+
+/// Bytes that a receiver grants a stream beyond what its owner has read: any message fits.
+pub const STREAM_WINDOW_BYTES: u64 = 512 * 1024;
+/// Bytes that a receiver grants a session beyond what its owner has read: any message fits.
+pub const SESSION_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
+/// Bytes that one stream holds for sending; more is refused as [`crate::SendError::Full`].
+pub const STREAM_QUEUE_BYTES: usize = 1024 * 1024;
+/// Bytes that all streams of a session hold for sending.
+pub const SESSION_QUEUE_BYTES: usize = 8 * 1024 * 1024;
+/// Events that one unreliable stream holds for sending.
+pub const EVENT_QUEUE_MAX: usize = 256;
+/// Unread unreliable events of one session; later ones are dropped and counted.
+pub const EVENTS_UNREAD_MAX: usize = 4_096;
+
+/// Sequences behind the newest that are still told apart from replays; a multiple of 64.
+pub const REPLAY_WINDOW_PACKETS: u64 = 4_096;
+/// Ranges of one acknowledgement; older ones were reported before.
+pub const ACK_RANGES_MAX: usize = 64;
+/// Packets that ask for an acknowledgement before one is sent at once.
+pub const ACK_AFTER_PACKETS: u32 = 8;
+/// Longest that an acknowledgement waits for company.
+pub const ACK_DELAY_NS: u64 = 5_000_000;
+/// Unacknowledged packets of one session; nothing more that asks for an acknowledgement is sent.
+pub const UNACKNOWLEDGED_MAX: usize = 16_384;
+
+/// Round trip assumed before the first sample (RFC 9002, 6.2.2).
+pub const INITIAL_RTT_NS: u64 = 100_000_000;
+/// Clock granularity (RFC 9002, 6.1.2).
+pub const GRANULARITY_NS: u64 = 1_000_000;
+/// A packet is lost when one this many sequences newer was acknowledged (RFC 9002, 6.1.1).
+pub const PACKET_THRESHOLD: u64 = 3;
+/// Probe time-outs double at most this often.
+pub const PROBE_BACKOFF_MAX: u32 = 6;
+/// Longest probe time-out.
+pub const PROBE_NS_MAX: u64 = 5_000_000_000;
+/// Congestion window at the start (RFC 9002, 7.2).
+pub const WINDOW_BYTES_INITIAL: u64 = 10 * DATAGRAM_BYTES_MAX as u64;
+/// Congestion window's floor (RFC 9002, 7.2).
+pub const WINDOW_BYTES_MIN: u64 = 2 * DATAGRAM_BYTES_MAX as u64;
+/// Congestion window's ceiling.
+pub const WINDOW_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Half-open handshakes a peer may have at once.
+pub const HALF_OPEN_PER_PEER_MAX: usize = 4;
+/// Slots of the table of ingress sources for fair admission; a power of two.
+pub const ADMISSION_SLOTS: usize = 1_024;
+/// Handshake messages waiting to be sent; more are dropped, as the network might.
+pub const OUTBOX_MAX: usize = 256;
+/// How long one cookie secret is used; the one before it stays valid as long again.
+pub const COOKIE_SECRET_NS: u64 = 60_000_000_000;
+/// Resets sent per second.
+pub const RESETS_PER_SECOND: u64 = 16;
+/// Longest network id in bytes.
+pub const NETWORK_ID_BYTES_MAX: usize = 255;
+/// Configured peers.
+pub const PEERS_MAX: usize = 65_536;
+/// An old epoch's keys are dropped this long after the move to the next.
+pub const PREVIOUS_EPOCH_NS: u64 = 10_000_000_000;
+/// Failed opens after which a session wants new keys (RFC 9001, 6.6, halved).
+pub const FAILED_OPENS_REKEY: u64 = 1 << 35;
+/// Failed opens after which a session closes (RFC 9001, 6.6).
+pub const FAILED_OPENS_CLOSE: u64 = 1 << 36;
+/// Highest sequence; a session closes before it could wrap.
+pub const SEQUENCE_MAX: u64 = (1 << 62) - 1;
+
+const _: () = assert!(PAYLOAD_BYTES_MAX == 1280 - 48 - 64 - 16);
+const _: () = assert!(
+    EVENT_BYTES_MAX > 512,
+    "an event beside the longest name stays useful"
+);
+const _: () = assert!((MESSAGE_BYTES_MAX + MESSAGE_PREFIX_BYTES) as u64 <= STREAM_WINDOW_BYTES);
+const _: () = assert!(STREAM_WINDOW_BYTES <= SESSION_WINDOW_BYTES);
+const _: () = assert!(MESSAGE_BYTES_MAX + MESSAGE_PREFIX_BYTES <= STREAM_QUEUE_BYTES);
+const _: () = assert!(STREAM_QUEUE_BYTES <= SESSION_QUEUE_BYTES);
+const _: () = assert!(REPLAY_WINDOW_PACKETS.is_multiple_of(64));
+const _: () = assert!(TRANSMIT_BYTES_MAX >= DATAGRAM_BYTES_MAX);
+const _: () = assert!(TRANSMIT_BYTES_MAX <= DATAGRAM_BYTES_RECEIVED_MAX);
+const _: () = assert!(ADMISSION_SLOTS.is_power_of_two());
+const _: () = assert!(WINDOW_BYTES_MIN <= WINDOW_BYTES_INITIAL);
+const _: () = assert!(WINDOW_BYTES_INITIAL <= WINDOW_BYTES_MAX);
+const _: () = assert!(FAILED_OPENS_REKEY < FAILED_OPENS_CLOSE);
+const _: () = assert!(
+    ACK_RANGES_MAX * 8 + 32 <= PAYLOAD_BYTES_MAX,
+    "an acknowledgement fits"
+);
