@@ -332,9 +332,8 @@ mod tests {
     fn associated_data_leaves_out_what_changes_in_flight_and_nothing_else() {
         let plain = counted();
         let ad = Header::associated_data(&plain);
-        let changed: std::vec::Vec<usize> =
-            (0..HEADER_BYTES).filter(|&i| ad[i] != plain[i]).collect();
-        let expected: std::vec::Vec<usize> = [5, 6].into_iter().chain(56..64).collect();
+        let changed: Vec<usize> = (0..HEADER_BYTES).filter(|&i| ad[i] != plain[i]).collect();
+        let expected: Vec<usize> = [5, 6].into_iter().chain(56..64).collect();
         assert_eq!(changed, expected);
     }
 }

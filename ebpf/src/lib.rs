@@ -3,13 +3,33 @@
 //! The same source is compiled into the NIC (`src/main.rs`, an XDP program) and into user space
 //! (the forwarder of hosts without XDP, and the end nodes). In the order in which a packet meets it:
 //!
+//! - [`frame`]: from an Ethernet frame to the mesh header; not ours, malformed, or a mesh packet.
 //! - [`header`]: the 64 bytes that every mesh packet starts with.
-//! - [`hash`]: the keyed hashes that the header's names are.
+//! - [`decide`]: drop it, deliver it, or send it on, by the header alone.
+//! - [`guard`]: which (origin, channel) pairs are authorised, one cache line a probe.
+//! - [`tables`]: all else that the decision reads, as the control plane writes it.
+//! - [`rewrite`]: the outer headers of a packet that is sent on.
+//! - [`reason`]: every drop's number, name and counter.
 //! - [`limits`]: every number, with its invariant.
+//!
+//! Host side only: [`hash`] makes the names that headers carry, [`image`] holds what the tables shall
+//! say, [`publish`] writes it in an order that no packet can notice, [`memory`] is the tables of user space.
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
 
+pub mod decide;
+pub mod frame;
+pub mod guard;
 #[cfg(not(target_arch = "bpf"))]
 pub mod hash;
 pub mod header;
+#[cfg(not(target_arch = "bpf"))]
+pub mod image;
 pub mod limits;
+#[cfg(not(target_arch = "bpf"))]
+pub mod memory;
+#[cfg(not(target_arch = "bpf"))]
+pub mod publish;
+pub mod reason;
+pub mod rewrite;
+pub mod tables;

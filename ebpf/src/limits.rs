@@ -70,8 +70,17 @@ const _: () = assert!(HEADER_BYTES.is_power_of_two());
 const _: () = assert!(SOURCE_PORTS.is_power_of_two());
 const _: () = assert!(SOURCE_PORT_BASE.checked_add(SOURCE_PORTS - 1).is_some());
 const _: () = assert!(GUARD_BANKS_MAX.is_power_of_two() && GUARD_BANKS_MAX <= 1 << 10);
-const _: () = assert!(GUARD_LINES_PER_BANK == 64, "6 bits of the key's hash pick the line");
+const _: () = assert!(
+    GUARD_LINES_PER_BANK == 64,
+    "6 bits of the key's hash pick the line"
+);
 const _: () = assert!(NEIGHBOUR_SLOTS.is_power_of_two() && NEIGHBOUR_SLOTS >= 4 * NEIGHBOURS_MAX);
 const _: () = assert!(FLOW_SLOTS.is_power_of_two() && SEEN_SLOTS.is_power_of_two());
-const _: () = assert!(SEEN_SLOTS >= 256, "the slot must hold the 8 bits that the tick replaces");
-const _: () = assert!(SEEN_WINDOW_NS >> SEEN_TICK_SHIFT < 128, "a tick is one byte and wraps");
+const _: () = assert!(
+    SEEN_SLOTS >= 256,
+    "the slot must hold the 8 bits that the tick replaces"
+);
+const _: () = assert!(
+    SEEN_WINDOW_NS >> SEEN_TICK_SHIFT < 128,
+    "a tick is one byte and wraps"
+);

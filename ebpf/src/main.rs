@@ -1,3 +1,305 @@
+//! The XDP program: reads a frame, decides by the mesh header, and forwards, delivers or drops.
+//!
+//! Everything that decides is in the library; here are the maps, the bounds check against `data_end`,
+//! and the bytes that are written. Built by `scripts/build-ebpf` into `prebuilt/virga.bpf.o`.
 #![no_std]
 #![no_main]
-fn main(){}
+#![deny(unsafe_op_in_unsafe_fn)]
+#![allow(missing_docs, clippy::cast_possible_truncation)]
+
+use core::cell::Cell;
+
+use aya_ebpf::{
+    bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX},
+    btf_maps::{Array, DevMap, HashMap, PerCpuArray},
+    helpers::{bpf_ktime_get_coarse_ns, bpf_xdp_adjust_head},
+    macros::{btf_map, xdp},
+    programs::XdpContext,
+};
+use virga_ebpf::{
+    decide::{Arrival, Verdict, decide},
+    frame::{self, Bytes, Frame, IPV4_BYTES, IPV6_BYTES, Outer, UDP_BYTES},
+    header::{ChannelHash, Header, NodeId, offset},
+    limits::{
+        CHANNELS, DESTINATIONS_MAX, FLOW_SLOTS, GUARD_LINES_MAX, HEADER_BYTES, NEIGHBOUR_SLOTS,
+        NEXT_HOPS_MAX, PAIRS_MAX, PORTS_MAX, ROUTES_MAX, SEEN_SLOTS,
+    },
+    reason::{COUNTERS, Counter, Outcome},
+    rewrite,
+    tables::{ChannelPolicy, Flow, GuardInfo, Neighbour, NextHop, Pair, Route, Settings, Tables},
+};
+
+const NO_PREALLOC: usize = 1;
+/// The map's data starts on a page, so that a guard line is one cache line.
+const MMAPABLE: usize = 1 << 10;
+
+#[btf_map(name = "settings")]
+static SETTINGS: Array<Settings, 1> = Array::new();
+#[btf_map(name = "neighbours")]
+static NEIGHBOURS: Array<Neighbour, { NEIGHBOUR_SLOTS as usize }> = Array::new();
+#[btf_map(name = "hs_buckets")]
+static HANDSHAKE_BUCKETS: Array<u64, { NEIGHBOUR_SLOTS as usize }> = Array::new();
+#[btf_map(name = "guards")]
+static GUARDS: Array<GuardInfo, 2> = Array::new();
+#[btf_map(name = "guard_lines")]
+static GUARD_LINES: Array<[u64; 8], { 2 * GUARD_LINES_MAX as usize }, MMAPABLE> = Array::new();
+#[btf_map(name = "pairs")]
+static PAIRS: HashMap<Pair, u32, { PAIRS_MAX as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map(name = "channels")]
+static CHANNEL_POLICIES: Array<ChannelPolicy, { CHANNELS as usize }> = Array::new();
+#[btf_map(name = "ch_buckets")]
+static CHANNEL_BUCKETS: Array<u64, { CHANNELS as usize }> = Array::new();
+#[btf_map(name = "destinations")]
+static DESTINATIONS: HashMap<u64, u32, { DESTINATIONS_MAX as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map(name = "routes")]
+static ROUTES: Array<Route, { ROUTES_MAX as usize }> = Array::new();
+#[btf_map(name = "next_hops")]
+static NEXT_HOPS: Array<NextHop, { NEXT_HOPS_MAX as usize }> = Array::new();
+#[btf_map(name = "egress")]
+static EGRESS: DevMap<{ PORTS_MAX as usize }> = DevMap::new();
+#[btf_map(name = "flows")]
+static FLOWS: PerCpuArray<Flow, { FLOW_SLOTS as usize }> = PerCpuArray::new();
+#[btf_map(name = "seen")]
+static SEEN: PerCpuArray<u64, { SEEN_SLOTS as usize }> = PerCpuArray::new();
+#[btf_map(name = "counters")]
+static COUNTS: PerCpuArray<Counter, { COUNTERS as usize }> = PerCpuArray::new();
+
+/// The tables of the library, over the maps above.
+struct Maps;
+
+/// A map value as a cell.
+///
+/// # Safety
+/// `value` points to a map value, which lives as long as the program. Other CPUs may write shared
+/// ones; the words read are then old or new, which the callers are written for.
+#[inline(always)]
+unsafe fn cell<'a, T>(value: *mut T) -> &'a Cell<T> {
+    // SAFETY: as above; `Cell<T>` has the layout of `T`.
+    unsafe { &*value.cast::<Cell<T>>() }
+}
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_ktime_get_coarse_ns() }
+    }
+    #[inline(always)]
+    fn neighbour(&self, slot: u32) -> Option<&Neighbour> {
+        NEIGHBOURS.get(slot)
+    }
+    #[inline(always)]
+    fn handshake_bucket(&self, neighbour: u32) -> Option<&Cell<u64>> {
+        // SAFETY: a value of the map.
+        HANDSHAKE_BUCKETS
+            .get_ptr_mut(neighbour)
+            .map(|p| unsafe { cell(p) })
+    }
+    #[inline(always)]
+    fn guard(&self, which: u32) -> Option<&GuardInfo> {
+        GUARDS.get(which)
+    }
+    #[inline(always)]
+    fn guard_line(&self, line: u32) -> Option<&[u64; 8]> {
+        GUARD_LINES.get(line)
+    }
+    #[inline(always)]
+    fn has_pair(&self, pair: &Pair) -> bool {
+        // SAFETY: the value is not read, only whether there is one.
+        unsafe { PAIRS.get(pair).is_some() }
+    }
+    #[inline(always)]
+    fn channel(&self, hash: ChannelHash) -> Option<&ChannelPolicy> {
+        CHANNEL_POLICIES.get(u32::from(hash.0))
+    }
+    #[inline(always)]
+    fn channel_bucket(&self, hash: ChannelHash) -> Option<&Cell<u64>> {
+        // SAFETY: a value of the map.
+        CHANNEL_BUCKETS
+            .get_ptr_mut(u32::from(hash.0))
+            .map(|p| unsafe { cell(p) })
+    }
+    #[inline(always)]
+    fn route_to(&self, destination: NodeId) -> Option<u32> {
+        // SAFETY: one aligned word, copied at once.
+        unsafe { DESTINATIONS.get(destination.0).copied() }
+    }
+    #[inline(always)]
+    fn route(&self, number: u32) -> Option<&Route> {
+        ROUTES.get(number)
+    }
+    #[inline(always)]
+    fn next_hop(&self, number: u32) -> Option<&NextHop> {
+        NEXT_HOPS.get(number)
+    }
+    #[inline(always)]
+    fn flow(&self, slot: u32) -> Option<&Cell<Flow>> {
+        // SAFETY: a value of the map, this CPU's own.
+        FLOWS.get_ptr_mut(slot).map(|p| unsafe { cell(p) })
+    }
+    #[inline(always)]
+    fn seen(&self, slot: u32) -> Option<&Cell<u64>> {
+        // SAFETY: a value of the map, this CPU's own.
+        SEEN.get_ptr_mut(slot).map(|p| unsafe { cell(p) })
+    }
+}
+
+/// The frame between `data` and `data_end`.
+struct Packet {
+    start: usize,
+    end: usize,
+}
+
+impl Packet {
+    #[inline(always)]
+    fn new(ctx: &XdpContext) -> Self {
+        Self {
+            start: ctx.data(),
+            end: ctx.data_end(),
+        }
+    }
+
+    #[inline(always)]
+    fn write<const N: usize>(&self, at: usize, bytes: &[u8; N]) -> Option<()> {
+        let from = self.start + at;
+        if from + N > self.end {
+            return None;
+        }
+        // SAFETY: `N` bytes from `from` lie within the frame, as just checked.
+        unsafe { *(from as *mut [u8; N]) = *bytes };
+        Some(())
+    }
+}
+
+impl Bytes for Packet {
+    #[inline(always)]
+    fn at<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        let from = self.start + offset;
+        if from + N > self.end {
+            return None;
+        }
+        // SAFETY: `N` bytes from `from` lie within the frame, as just checked.
+        Some(unsafe { &*(from as *const [u8; N]) })
+    }
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.end - self.start
+    }
+}
+
+#[inline(always)]
+fn count(counter: u32, bytes: usize) {
+    if let Some(value) = COUNTS.get_ptr_mut(counter) {
+        // SAFETY: a value of the map, this CPU's own.
+        unsafe {
+            (*value).packets += 1;
+            (*value).bytes += bytes as u64;
+        }
+    }
+}
+
+/// Forwards, delivers or drops one frame.
+#[xdp]
+pub(crate) fn virga(ctx: XdpContext) -> u32 {
+    let packet = Packet::new(&ctx);
+    let bytes = packet.len();
+    let Some(settings) = SETTINGS.get(0) else {
+        return XDP_ABORTED;
+    };
+    let (counter, action) = match frame::parse(&packet, &Maps, settings) {
+        Frame::NotOurs => (Outcome::Pass.counter(), XDP_PASS),
+        Frame::Malformed(reason) => (reason.counter(), XDP_DROP),
+        Frame::Mesh(outer, header) => {
+            let arrival = Arrival {
+                ifindex: ctx.ingress_ifindex() as u32,
+                source: outer.source,
+                udp_payload_bytes: u32::from(outer.udp_payload_bytes),
+            };
+            match decide(&Maps, settings, &header, &arrival) {
+                Verdict::Local => (Outcome::Local.counter(), XDP_PASS),
+                Verdict::Drop(reason) => (reason.counter(), XDP_DROP),
+                Verdict::Forward(next_hop) => send(&ctx, &outer, &header, next_hop),
+            }
+        }
+    };
+    count(counter, bytes);
+    action
+}
+
+/// Lets every frame through: for redirect targets whose driver needs a program of its own.
+#[xdp]
+pub(crate) fn virga_pass(_ctx: XdpContext) -> u32 {
+    XDP_PASS
+}
+
+/// Writes the outer headers for the next hop and sends the frame there.
+#[inline(always)]
+fn send(ctx: &XdpContext, outer: &Outer, header: &Header, next_hop: &NextHop) -> (u32, u32) {
+    const ABORTED: (u32, u32) = (Outcome::Aborted.counter(), XDP_ABORTED);
+    let sent = rewrite::sent(outer, header, next_hop);
+    let headers_bytes = rewrite::headers_bytes(next_hop);
+    if headers_bytes != outer.mesh {
+        let delta = outer.mesh as i32 - headers_bytes as i32;
+        // SAFETY: the context is the one that the program was called with.
+        if unsafe { bpf_xdp_adjust_head(ctx.ctx, delta) } != 0 {
+            return ABORTED;
+        }
+    }
+    let packet = Packet::new(ctx);
+    let written = match (next_hop.vlan == 0, next_hop.is(NextHop::IPV6)) {
+        (true, false) => write::<14, IPV4_BYTES>(&packet, outer, next_hop, &sent),
+        (false, false) => write::<18, IPV4_BYTES>(&packet, outer, next_hop, &sent),
+        (true, true) => write::<14, IPV6_BYTES>(&packet, outer, next_hop, &sent),
+        (false, true) => write::<18, IPV6_BYTES>(&packet, outer, next_hop, &sent),
+    };
+    if written.is_none() {
+        return ABORTED;
+    }
+    if next_hop.ifindex == ctx.ingress_ifindex() as u32 {
+        return (Outcome::Transmit.counter(), XDP_TX);
+    }
+    match EGRESS.redirect(next_hop.egress, 0) {
+        Ok(action) => (Outcome::Redirect.counter(), action),
+        Err(_) => ABORTED,
+    }
+}
+
+/// Link header of `LINK` bytes, IP header of `IP` bytes, UDP header, and the two bytes of the mesh
+/// header that change.
+#[inline(always)]
+fn write<const LINK: usize, const IP: usize>(
+    packet: &Packet,
+    outer: &Outer,
+    next_hop: &NextHop,
+    sent: &rewrite::Sent,
+) -> Option<()> {
+    packet.at::<HEADER_BYTES>(LINK + IP + UDP_BYTES)?;
+    let (ethernet, _) = rewrite::ethernet(next_hop);
+    if LINK == 14 {
+        packet.write::<14>(0, ethernet.first_chunk()?)?;
+    } else {
+        packet.write::<18>(0, &ethernet)?;
+    }
+    if IP == IPV4_BYTES {
+        packet.write(LINK, &rewrite::ipv4(outer, next_hop))?;
+    } else {
+        packet.write(LINK, &rewrite::ipv6(outer))?;
+        packet.write(LINK + 8, &next_hop.source.high.to_be_bytes())?;
+        packet.write(LINK + 16, &next_hop.source.low.to_be_bytes())?;
+        packet.write(LINK + 24, &next_hop.target.high.to_be_bytes())?;
+        packet.write(LINK + 32, &next_hop.target.low.to_be_bytes())?;
+    }
+    packet.write(LINK + IP, &rewrite::udp(outer, next_hop, sent))?;
+    let mesh = LINK + IP + UDP_BYTES;
+    packet.write(mesh + offset::HOP_LIMIT, &[sent.hop_limit, sent.hop_count])
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

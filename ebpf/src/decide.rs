@@ -1,0 +1,298 @@
+//! May this packet pass, and where to? One function, compiled into the NIC path and into user space.
+//!
+//! Order: malformed · handshake · ingress neighbour and its subnet · guard · channel rate · Local ·
+//! hop limit · route and next hop · too big · duplicate · Forward. What guard, policy and route decide
+//! together is cached a flow; all else is decided a packet.
+
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "hashes and clocks are cut to slots and ticks on purpose"
+)]
+
+use core::cell::Cell;
+
+use crate::{
+    guard,
+    header::{ChannelHash, Header, MAGIC, VERSION},
+    limits::{
+        HEADER_BYTES, PRIORITY_MAX, SEEN_SLOTS, SEEN_TICK_SHIFT, SEEN_WINDOW_NS,
+        TRANSIT_HANDSHAKE_BURST, TRANSIT_HANDSHAKES_PER_SECOND,
+    },
+    reason::Reason,
+    tables::{
+        Address, Flow, NEIGHBOUR_UNKNOWN, Neighbour, NextHop, Pair, ROUTE_LOCAL, Settings, Tables,
+        mix, neighbour_slots,
+    },
+};
+
+/// How a packet came in.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// Interface it came in on; 0 where that is not known (user space).
+    pub ifindex: u32,
+    /// Outer source address.
+    pub source: Address,
+    /// Bytes of UDP payload, mesh header included.
+    pub udp_payload_bytes: u32,
+}
+
+/// What shall become of a mesh packet.
+#[derive(Clone, Copy, Debug)]
+pub enum Verdict<'a> {
+    /// It is for this node.
+    Local,
+    /// Send it on to this next hop.
+    Forward(&'a NextHop),
+    /// Count it and drop it.
+    Drop(Reason),
+}
+
+/// Whether a packet on our port is well formed: magic, version, priority, length, in this order.
+///
+/// # Errors
+/// The first [`Reason`] that it is not.
+#[inline(always)]
+pub const fn check(header: &Header, udp_payload_bytes: u32) -> Result<(), Reason> {
+    if header.magic != MAGIC {
+        return Err(Reason::Magic);
+    }
+    if header.version != VERSION {
+        return Err(Reason::Version);
+    }
+    if header.priority > PRIORITY_MAX {
+        return Err(Reason::Priority);
+    }
+    if header.payload_len as u32 + HEADER_BYTES as u32 != udp_payload_bytes {
+        return Err(Reason::Length);
+    }
+    Ok(())
+}
+
+/// The entry of the neighbour table for an address: a neighbour behind `ifindex`, or an own address
+/// where `ifindex` is [`crate::tables::OWN_ADDRESS`].
+#[inline(always)]
+pub fn find<'a, T: Tables>(
+    tables: &'a T,
+    settings: &Settings,
+    ifindex: u32,
+    address: Address,
+) -> Option<&'a Neighbour> {
+    let [first, second] = neighbour_slots(settings.neighbour_key, ifindex, address);
+    let matches = |n: &&Neighbour| n.used == 1 && n.ifindex == ifindex && n.address == address;
+    match tables.neighbour(first).filter(matches) {
+        Some(found) => Some(found),
+        None => tables.neighbour(second).filter(matches),
+    }
+}
+
+/// Decides. The caller has found `settings` and knows that the packet is on our port.
+#[inline(always)]
+pub fn decide<'a, T: Tables>(
+    tables: &'a T,
+    settings: &Settings,
+    header: &Header,
+    arrival: &Arrival,
+) -> Verdict<'a> {
+    match verdict(tables, settings, header, arrival) {
+        Ok(Some(next_hop)) => Verdict::Forward(next_hop),
+        Ok(None) => Verdict::Local,
+        Err(reason) => Verdict::Drop(reason),
+    }
+}
+
+#[inline(always)]
+fn verdict<'a, T: Tables>(
+    tables: &'a T,
+    settings: &Settings,
+    header: &Header,
+    arrival: &Arrival,
+) -> Result<Option<&'a NextHop>, Reason> {
+    check(header, arrival.udp_payload_bytes)?;
+    let is_local = header.destination.0 == settings.node_id.0;
+    let neighbour = find(tables, settings, arrival.ifindex, arrival.source);
+    if neighbour.is_none() && !is_local {
+        return Err(Reason::Neighbour);
+    }
+    if header.is_handshake() {
+        if is_local {
+            return Ok(None);
+        }
+        admit_handshake(tables, neighbour)?;
+        let route = tables.route_to(header.destination);
+        return forward(tables, header, arrival, route).map(Some);
+    }
+    if let Some(n) = neighbour
+        && header.subnet.0 & n.subnet_mask != n.subnet.0
+    {
+        return Err(Reason::Subnet);
+    }
+    let index = match neighbour {
+        Some(n) => n.index,
+        None => NEIGHBOUR_UNKNOWN,
+    };
+    let (route, rated) = authorise(tables, settings, header, index)?;
+    if rated {
+        admit_rate(tables, header.channel_hash)?;
+    }
+    if is_local {
+        return Ok(None);
+    }
+    let next_hop = forward(tables, header, arrival, route)?;
+    refuse_duplicate(tables, settings, header)?;
+    Ok(Some(next_hop))
+}
+
+/// Guard, exact set, policy and route of a flow, from the cache where they stand there. The route is
+/// `None` where there is none; such a flow is not cached.
+#[inline(always)]
+fn authorise<T: Tables>(
+    tables: &T,
+    settings: &Settings,
+    header: &Header,
+    neighbour: u32,
+) -> Result<(Option<u32>, bool), Reason> {
+    let mut flow = Flow {
+        generation: settings.generation,
+        origin: header.origin_hash,
+        destination: header.destination,
+        subnet: header.subnet,
+        neighbour,
+        channel_subprotocol: (header.channel_hash.0 as u32) << 16 | header.subprotocol as u32,
+        route: 0,
+        rated: 0,
+        reserved: 0,
+    };
+    let slot = tables.flow(flow.slot(settings.flow_key));
+    if let Some(slot) = slot {
+        let cached = slot.get();
+        if cached.matches(&flow) {
+            return Ok((Some(cached.route), cached.rated == 1));
+        }
+    }
+    let pair = Pair::new(header.origin_hash, header.channel_hash);
+    let which = settings.live_guard & 1;
+    let info = tables.guard(which).ok_or(Reason::Unauthorised)?;
+    let hash = guard::key_hash(info.salt, &pair);
+    let line = tables
+        .guard_line(guard::line_of(which, info, hash))
+        .ok_or(Reason::Unauthorised)?;
+    if !guard::is_hit(line, hash) || !tables.has_pair(&pair) {
+        return Err(Reason::Unauthorised);
+    }
+    flow.rated = match tables.channel(header.channel_hash) {
+        Some(policy) if policy.interval_ns != 0 => 1,
+        _ => 0,
+    };
+    let route = if header.destination.0 == settings.node_id.0 {
+        Some(ROUTE_LOCAL)
+    } else {
+        tables.route_to(header.destination)
+    };
+    if let (Some(slot), Some(number)) = (slot, route) {
+        flow.route = number;
+        slot.set(flow);
+    }
+    Ok((route, flow.rated == 1))
+}
+
+/// Hop limit, route, liveness and size: what is decided for every packet that goes on.
+#[inline(always)]
+fn forward<'a, T: Tables>(
+    tables: &'a T,
+    header: &Header,
+    arrival: &Arrival,
+    route: Option<u32>,
+) -> Result<&'a NextHop, Reason> {
+    if header.hop_limit <= 1 {
+        return Err(Reason::HopLimit);
+    }
+    let route = route
+        .and_then(|number| tables.route(number))
+        .ok_or(Reason::NoRoute)?;
+    let alive = |n: &&NextHop| n.is(NextHop::ALIVE);
+    let next_hop = match tables.next_hop(route.primary).filter(alive) {
+        Some(primary) => primary,
+        None => tables
+            .next_hop(route.backup)
+            .filter(alive)
+            .ok_or(Reason::NextHopDown)?,
+    };
+    if next_hop.outer_bytes(arrival.udp_payload_bytes) > next_hop.mtu {
+        return Err(Reason::TooBig);
+    }
+    Ok(next_hop)
+}
+
+/// Takes one packet out of a bucket that refills at one packet per `interval_ns` (GCRA, ITU-T I.371).
+///
+/// The bucket is one word, shared by all CPUs and written without a lock: packets that meet in the
+/// same nanoseconds on several CPUs can count as one.
+#[inline(always)]
+fn admit(bucket: &Cell<u64>, now_ns: u64, interval_ns: u64, tolerance_ns: u64) -> bool {
+    let empty_at = bucket.get();
+    let from = if empty_at > now_ns { empty_at } else { now_ns };
+    if from - now_ns > tolerance_ns {
+        return false;
+    }
+    bucket.set(from.wrapping_add(interval_ns));
+    true
+}
+
+#[inline(always)]
+fn admit_rate<T: Tables>(tables: &T, channel: ChannelHash) -> Result<(), Reason> {
+    let (Some(policy), Some(bucket)) = (tables.channel(channel), tables.channel_bucket(channel))
+    else {
+        return Err(Reason::Rate);
+    };
+    if admit(
+        bucket,
+        tables.now_ns(),
+        policy.interval_ns,
+        policy.tolerance_ns,
+    ) {
+        Ok(())
+    } else {
+        Err(Reason::Rate)
+    }
+}
+
+#[inline(always)]
+fn admit_handshake<T: Tables>(tables: &T, neighbour: Option<&Neighbour>) -> Result<(), Reason> {
+    const INTERVAL_NS: u64 = 1_000_000_000 / TRANSIT_HANDSHAKES_PER_SECOND;
+    const TOLERANCE_NS: u64 = INTERVAL_NS * TRANSIT_HANDSHAKE_BURST;
+    let neighbour = neighbour.ok_or(Reason::Neighbour)?;
+    let bucket = tables
+        .handshake_bucket(neighbour.index)
+        .ok_or(Reason::HandshakeRate)?;
+    if admit(bucket, tables.now_ns(), INTERVAL_NS, TOLERANCE_NS) {
+        Ok(())
+    } else {
+        Err(Reason::HandshakeRate)
+    }
+}
+
+/// Checks and inserts the packet's fingerprint: 56 bits and an 8-bit tick in a slot that its other
+/// bits name. Best effort: a slot's later packet displaces the earlier.
+#[inline(always)]
+fn refuse_duplicate<T: Tables>(
+    tables: &T,
+    settings: &Settings,
+    header: &Header,
+) -> Result<(), Reason> {
+    const TICKS: u8 = (SEEN_WINDOW_NS >> SEEN_TICK_SHIFT) as u8 + 1;
+    let stream = (header.stream_id.0 as u64) << 8 | header.key_phase as u64;
+    let h = mix(settings.seen_key, header.origin_hash.0);
+    let h = mix(mix(h, header.destination.0), header.session_id.0);
+    let h = mix(mix(h, stream), header.sequence);
+    let Some(slot) = tables.seen(h as u32 & (SEEN_SLOTS - 1)) else {
+        return Ok(());
+    };
+    let tick = (tables.now_ns() >> SEEN_TICK_SHIFT) as u8;
+    let seen = slot.get();
+    let is_same = (seen ^ h) & !0xff == 0;
+    if is_same && tick.wrapping_sub(seen as u8) <= TICKS {
+        return Err(Reason::Duplicate);
+    }
+    slot.set(h & !0xff | tick as u64);
+    Ok(())
+}

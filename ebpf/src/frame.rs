@@ -1,0 +1,294 @@
+//! From an Ethernet frame to the mesh header: VLAN tags, IPv4 or IPv6, UDP.
+//!
+//! Three outcomes: not ours (the kernel's stack shall have it), malformed (ours, and wrong), or a mesh
+//! packet. A packet is ours when it is UDP for our port at one of this node's own addresses; traffic
+//! that the host merely routes is left alone.
+
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "header sizes are small constants"
+)]
+
+use crate::{
+    decide::find,
+    header::Header,
+    limits::{HEADER_BYTES, IPV6_EXTENSIONS_MAX, VLAN_TAGS_MAX},
+    reason::Reason,
+    tables::{Address, OWN_ADDRESS, Settings, Tables},
+};
+
+/// Bytes of an Ethernet header without tags.
+pub const ETHERNET_BYTES: usize = 14;
+/// Bytes of one VLAN tag.
+pub const VLAN_TAG_BYTES: usize = 4;
+/// Bytes of an IPv4 header without options.
+pub const IPV4_BYTES: usize = 20;
+/// Bytes of an IPv6 header without extensions.
+pub const IPV6_BYTES: usize = 40;
+/// Bytes of a UDP header.
+pub const UDP_BYTES: usize = 8;
+
+/// EtherType of IPv4.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// EtherType of IPv6.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// EtherType of an 802.1Q tag.
+pub const ETHERTYPE_VLAN: u16 = 0x8100;
+/// EtherType of an 802.1ad service tag.
+pub const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
+
+const PROTOCOL_UDP: u8 = 17;
+const MORE_FRAGMENTS: u16 = 0x2000;
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+
+/// A frame's bytes, each access checked.
+pub trait Bytes {
+    /// `N` bytes at `offset`, if the frame has them.
+    fn at<const N: usize>(&self, offset: usize) -> Option<&[u8; N]>;
+    /// Bytes in the frame.
+    fn len(&self) -> usize;
+    /// Whether there is no byte.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Bytes for [u8] {
+    fn at<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        self.get(offset..)?.first_chunk()
+    }
+    fn len(&self) -> usize {
+        <[u8]>::len(self)
+    }
+}
+
+/// What is outside the mesh header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outer {
+    /// Offset of the mesh header in the frame.
+    pub mesh: usize,
+    /// Source address.
+    pub source: Address,
+    /// Target address: one of this node's.
+    pub target: Address,
+    /// UDP source port.
+    pub source_port: u16,
+    /// UDP target port: ours.
+    pub target_port: u16,
+    /// UDP checksum, never 0.
+    pub checksum: u16,
+    /// DSCP and ECN.
+    pub traffic_class: u8,
+    /// Bytes of UDP payload.
+    pub udp_payload_bytes: u16,
+}
+
+/// A frame, read.
+#[derive(Clone, Copy, Debug)]
+pub enum Frame {
+    /// Nothing that concerns the mesh.
+    NotOurs,
+    /// For our port, and wrong.
+    Malformed(Reason),
+    /// A packet with a mesh header; nothing of the header is checked yet.
+    Mesh(Outer, Header),
+}
+
+/// How far the IP layer has been read.
+struct Network {
+    /// Offset of the UDP header.
+    udp: usize,
+    /// Bytes from the UDP header to the end of the IP packet.
+    udp_bytes: usize,
+    /// Offset past the IP packet.
+    end: usize,
+    source: Address,
+    target: Address,
+    traffic_class: u8,
+    /// Set where the packet is refused if it turns out to be for our port.
+    refusal: Option<Reason>,
+}
+
+/// Reads a frame.
+#[inline(always)]
+pub fn parse<B: Bytes + ?Sized, T: Tables>(frame: &B, tables: &T, settings: &Settings) -> Frame {
+    match read(frame, tables, settings) {
+        Some(Ok((outer, header))) => Frame::Mesh(outer, header),
+        Some(Err(reason)) => Frame::Malformed(reason),
+        None => Frame::NotOurs,
+    }
+}
+
+/// `None` is not ours.
+#[inline(always)]
+fn read<B: Bytes + ?Sized, T: Tables>(
+    frame: &B,
+    tables: &T,
+    settings: &Settings,
+) -> Option<Result<(Outer, Header), Reason>> {
+    let (ethertype, at) = link(frame)?;
+    let network = match ethertype {
+        ETHERTYPE_IPV4 => ipv4(frame, at)?,
+        ETHERTYPE_IPV6 => ipv6(frame, at)?,
+        _ => return None,
+    };
+    let ports = frame.at::<4>(network.udp)?;
+    let target_port = u16::from_be_bytes([ports[2], ports[3]]);
+    if u32::from(target_port) != settings.port {
+        return None;
+    }
+    find(tables, settings, OWN_ADDRESS, network.target)?;
+    Some(mesh(
+        frame,
+        &network,
+        u16::from_be_bytes([ports[0], ports[1]]),
+        target_port,
+    ))
+}
+
+/// EtherType and offset of the network header, VLAN tags read through.
+#[inline(always)]
+fn link<B: Bytes + ?Sized>(frame: &B) -> Option<(u16, usize)> {
+    let ethernet = frame.at::<ETHERNET_BYTES>(0)?;
+    let mut ethertype = u16::from_be_bytes([ethernet[12], ethernet[13]]);
+    let mut at = ETHERNET_BYTES;
+    for _ in 0..VLAN_TAGS_MAX {
+        if ethertype != ETHERTYPE_VLAN && ethertype != ETHERTYPE_SERVICE_VLAN {
+            break;
+        }
+        let tag = frame.at::<VLAN_TAG_BYTES>(at)?;
+        ethertype = u16::from_be_bytes([tag[2], tag[3]]);
+        at += VLAN_TAG_BYTES;
+    }
+    Some((ethertype, at))
+}
+
+/// RFC 791. `None` is not ours.
+#[inline(always)]
+fn ipv4<B: Bytes + ?Sized>(frame: &B, at: usize) -> Option<Network> {
+    let ip = frame.at::<IPV4_BYTES>(at)?;
+    let header_bytes = usize::from(ip[0] & 0x0f) * 4;
+    if ip[0] >> 4 != 4 || header_bytes < IPV4_BYTES || ip[9] != PROTOCOL_UDP {
+        return None;
+    }
+    let fragment = u16::from_be_bytes([ip[6], ip[7]]);
+    if fragment & FRAGMENT_OFFSET != 0 {
+        return None;
+    }
+    let refusal = if fragment & MORE_FRAGMENTS != 0 {
+        Some(Reason::IpFragment)
+    } else if header_bytes > IPV4_BYTES {
+        Some(Reason::IpOptions)
+    } else {
+        None
+    };
+    let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
+    Some(Network {
+        udp: at + header_bytes,
+        udp_bytes: total.saturating_sub(header_bytes),
+        end: at + total,
+        source: Address::v4([ip[12], ip[13], ip[14], ip[15]]),
+        target: Address::v4([ip[16], ip[17], ip[18], ip[19]]),
+        traffic_class: ip[1],
+        refusal,
+    })
+}
+
+/// RFC 8200. `None` is not ours.
+#[inline(always)]
+fn ipv6<B: Bytes + ?Sized>(frame: &B, at: usize) -> Option<Network> {
+    let ip = frame.at::<IPV6_BYTES>(at)?;
+    if ip[0] >> 4 != 6 {
+        return None;
+    }
+    let source = Address::v6(*frame.at::<16>(at + 8)?);
+    let target = Address::v6(*frame.at::<16>(at + 24)?);
+    let traffic_class = ip[0] << 4 | ip[1] >> 4;
+    let payload = usize::from(u16::from_be_bytes([ip[4], ip[5]]));
+    let (extensions, refusal) = if ip[6] == PROTOCOL_UDP {
+        (0, None)
+    } else {
+        let (bytes, reason) = extensions(frame, at + IPV6_BYTES, ip[6])?;
+        (bytes, Some(reason))
+    };
+    Some(Network {
+        udp: at + IPV6_BYTES + extensions,
+        udp_bytes: payload.saturating_sub(extensions),
+        end: at + IPV6_BYTES + payload,
+        source,
+        target,
+        traffic_class,
+        refusal,
+    })
+}
+
+/// Bytes of the extension headers before UDP, and why such a packet is refused if it is for our port.
+/// `None` where no UDP header comes within [`IPV6_EXTENSIONS_MAX`], or none can be seen.
+#[inline(always)]
+fn extensions<B: Bytes + ?Sized>(frame: &B, at: usize, first: u8) -> Option<(usize, Reason)> {
+    let mut next = first;
+    let mut bytes = 0;
+    let mut reason = Reason::Ipv6Extension;
+    for _ in 0..IPV6_EXTENSIONS_MAX {
+        let extension = frame.at::<4>(at + bytes)?;
+        bytes += match next {
+            // Hop-by-hop options, routing, destination options, mobility: in units of 8 bytes.
+            0 | 43 | 60 | 135 => usize::from(extension[1]) * 8 + 8,
+            // Authentication header (RFC 4302): in units of 4 bytes.
+            51 => usize::from(extension[1]) * 4 + 8,
+            44 => {
+                if u16::from_be_bytes([extension[2], extension[3]]) & 0xfff8 != 0 {
+                    return None;
+                }
+                reason = Reason::IpFragment;
+                8
+            }
+            _ => return None,
+        };
+        next = extension[0];
+        if next == PROTOCOL_UDP {
+            return Some((bytes, reason));
+        }
+    }
+    None
+}
+
+/// UDP (RFC 768) and the mesh header, of a packet for our port.
+#[inline(always)]
+fn mesh<B: Bytes + ?Sized>(
+    frame: &B,
+    network: &Network,
+    source_port: u16,
+    target_port: u16,
+) -> Result<(Outer, Header), Reason> {
+    if let Some(reason) = network.refusal {
+        return Err(reason);
+    }
+    let at = network.udp + UDP_BYTES;
+    if network.udp_bytes < UDP_BYTES + HEADER_BYTES || network.end > frame.len() {
+        return Err(Reason::Truncated);
+    }
+    let udp = frame
+        .at::<UDP_BYTES>(network.udp)
+        .ok_or(Reason::Truncated)?;
+    let header = frame.at::<HEADER_BYTES>(at).ok_or(Reason::Truncated)?;
+    let length = u16::from_be_bytes([udp[4], udp[5]]);
+    if usize::from(length) != network.udp_bytes {
+        return Err(Reason::Length);
+    }
+    let checksum = u16::from_be_bytes([udp[6], udp[7]]);
+    if checksum == 0 {
+        return Err(Reason::ZeroChecksum);
+    }
+    let outer = Outer {
+        mesh: at,
+        source: network.source,
+        target: network.target,
+        source_port,
+        target_port,
+        checksum,
+        traffic_class: network.traffic_class,
+        udp_payload_bytes: length - UDP_BYTES as u16,
+    };
+    Ok((outer, Header::decode(header)))
+}

@@ -1,0 +1,124 @@
+//! What the NIC path's tables shall say, as plain data: the control plane makes an [`Image`] out of its
+//! configuration and of what it learns, and [`crate::publish`] brings the tables there.
+
+extern crate std;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    vec::Vec,
+};
+
+use crate::{
+    header::{NodeId, Subnet},
+    rewrite::fold,
+    tables::{Address, ChannelPolicy, NextHop, Pair},
+};
+
+/// The whole content of the tables, without places and numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    /// This node.
+    pub node_id: NodeId,
+    /// The mesh's UDP port on this node.
+    pub port: u16,
+    /// This node's own addresses.
+    pub addresses: BTreeSet<Address>,
+    /// Adjacent nodes, by the interface they are behind and their outer address.
+    pub neighbours: BTreeMap<(u32, Address), Link>,
+    /// Who may publish on what.
+    pub pairs: BTreeSet<Pair>,
+    /// Channels that have a rate, by hash.
+    pub channels: BTreeMap<u16, ChannelPolicy>,
+    /// Next hops.
+    pub next_hops: BTreeMap<NextHopKey, NextHop>,
+    /// Next hops of each destination.
+    pub routes: BTreeMap<NodeId, Via>,
+}
+
+/// What is enforced on a link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// What its packets' subnet must equal under `mask`.
+    pub subnet: Subnet,
+    /// Mask of the link's subnet; 0 allows any.
+    pub mask: u32,
+}
+
+/// What makes a next hop the same one in the next image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NextHopKey {
+    /// Egress interface; 0 in user space, where the kernel's route decides.
+    pub ifindex: u32,
+    /// The neighbour's outer address.
+    pub target: Address,
+    /// The neighbour's UDP port.
+    pub port: u16,
+}
+
+/// Primary and backup of a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Via {
+    /// Used while alive.
+    pub primary: NextHopKey,
+    /// Used while the primary is not alive.
+    pub backup: Option<NextHopKey>,
+}
+
+impl From<&NextHop> for NextHopKey {
+    fn from(n: &NextHop) -> Self {
+        Self {
+            ifindex: n.ifindex,
+            target: n.target,
+            port: n.port,
+        }
+    }
+}
+
+impl NextHop {
+    /// With [`NextHop::sum`] and the family flag as addresses and port say, and an MTU that IP can carry.
+    #[must_use]
+    pub fn completed(mut self) -> Self {
+        let sum = fold(self.source.sum() + self.target.sum() + u64::from(self.port));
+        self.sum = u32::from(sum);
+        self.mtu = self.mtu.min(u32::from(u16::MAX));
+        self.flags &= !Self::IPV6;
+        if !self.target.is_v4() {
+            self.flags |= Self::IPV6;
+        }
+        self
+    }
+}
+
+impl Image {
+    /// Adds a next hop and gives the key that routes name it by.
+    pub fn add_next_hop(&mut self, next_hop: NextHop) -> NextHopKey {
+        let next_hop = next_hop.completed();
+        let key = NextHopKey::from(&next_hop);
+        self.next_hops.insert(key, next_hop);
+        key
+    }
+
+    /// Adds a channel's rate, in packets a second; a pause saves up a tenth of a second's packets.
+    pub fn add_rate(&mut self, channel: crate::header::ChannelHash, packets_per_second: u64) {
+        let rate = packets_per_second.max(1);
+        let interval_ns = (1_000_000_000 / rate).max(1);
+        let tolerance_ns = interval_ns.saturating_mul((rate / 10).max(1));
+        self.channels.insert(
+            channel.0,
+            ChannelPolicy {
+                interval_ns,
+                tolerance_ns,
+            },
+        );
+    }
+
+    /// Interfaces that next hops lead to, each with its place in the device map.
+    #[must_use]
+    pub fn egress(&self) -> Vec<(u32, u32)> {
+        let places: BTreeSet<(u32, u32)> = self
+            .next_hops
+            .values()
+            .map(|n| (n.egress, n.ifindex))
+            .collect();
+        places.into_iter().collect()
+    }
+}

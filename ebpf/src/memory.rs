@@ -1,0 +1,210 @@
+//! The tables in plain memory: what user space decides by, with the same layouts and look-ups as the
+//! NIC path's maps.
+
+extern crate std;
+use core::cell::Cell;
+use core::convert::Infallible;
+use std::{
+    collections::{HashMap, HashSet},
+    vec,
+    vec::Vec,
+};
+
+use crate::{
+    guard::Guard,
+    header::{ChannelHash, NodeId},
+    limits::{
+        CHANNELS, FLOW_SLOTS, GUARD_LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, ROUTES_MAX,
+        SEEN_SLOTS,
+    },
+    publish::Store,
+    tables::{ChannelPolicy, Flow, GuardInfo, Neighbour, NextHop, Pair, Route, Settings, Tables},
+};
+
+/// All tables of one node. Not shared between threads.
+#[derive(Debug)]
+pub struct MemoryTables {
+    settings: Settings,
+    now_ns: Cell<u64>,
+    neighbours: Vec<Neighbour>,
+    handshake_buckets: Vec<Cell<u64>>,
+    guards: [GuardInfo; 2],
+    guard_lines: Vec<[u64; 8]>,
+    pairs: HashSet<Pair>,
+    channels: Vec<ChannelPolicy>,
+    channel_buckets: Vec<Cell<u64>>,
+    destinations: HashMap<NodeId, u32>,
+    routes: Vec<Route>,
+    next_hops: Vec<NextHop>,
+    flows: Vec<Cell<Flow>>,
+    seen: Vec<Cell<u64>>,
+}
+
+impl Default for MemoryTables {
+    fn default() -> Self {
+        Self {
+            settings: Settings::default(),
+            now_ns: Cell::new(0),
+            neighbours: vec![Neighbour::default(); NEIGHBOUR_SLOTS as usize],
+            handshake_buckets: vec![Cell::new(0); NEIGHBOUR_SLOTS as usize],
+            guards: [GuardInfo::default(); 2],
+            guard_lines: vec![[0; 8]; 2 * GUARD_LINES_MAX as usize],
+            pairs: HashSet::new(),
+            channels: vec![ChannelPolicy::default(); CHANNELS as usize],
+            channel_buckets: vec![Cell::new(0); CHANNELS as usize],
+            destinations: HashMap::new(),
+            routes: vec![Route::default(); ROUTES_MAX as usize],
+            next_hops: vec![NextHop::default(); NEXT_HOPS_MAX as usize],
+            flows: vec![Cell::new(Flow::default()); FLOW_SLOTS as usize],
+            seen: vec![Cell::new(0); SEEN_SLOTS as usize],
+        }
+    }
+}
+
+impl MemoryTables {
+    /// Empty tables: every packet is not ours.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The settings, by value, as [`crate::decide::decide`] wants them.
+    #[must_use]
+    pub fn current(&self) -> Settings {
+        self.settings
+    }
+
+    /// Sets the time that rates and the duplicate filter go by.
+    pub fn set_now(&self, now_ns: u64) {
+        self.now_ns.set(now_ns);
+    }
+
+    /// Forgets cached flows, seen packets and spent rates, as a new NIC path would have none.
+    pub fn forget(&mut self) {
+        for cell in &self.flows {
+            cell.set(Flow::default());
+        }
+        for cell in self
+            .seen
+            .iter()
+            .chain(&self.channel_buckets)
+            .chain(&self.handshake_buckets)
+        {
+            cell.set(0);
+        }
+    }
+}
+
+impl Tables for MemoryTables {
+    fn now_ns(&self) -> u64 {
+        self.now_ns.get()
+    }
+    fn neighbour(&self, slot: u32) -> Option<&Neighbour> {
+        self.neighbours.get(slot as usize)
+    }
+    fn handshake_bucket(&self, neighbour: u32) -> Option<&Cell<u64>> {
+        self.handshake_buckets.get(neighbour as usize)
+    }
+    fn guard(&self, which: u32) -> Option<&GuardInfo> {
+        self.guards.get(which as usize)
+    }
+    fn guard_line(&self, line: u32) -> Option<&[u64; 8]> {
+        self.guard_lines.get(line as usize)
+    }
+    fn has_pair(&self, pair: &Pair) -> bool {
+        self.pairs.contains(pair)
+    }
+    fn channel(&self, hash: ChannelHash) -> Option<&ChannelPolicy> {
+        self.channels.get(usize::from(hash.0))
+    }
+    fn channel_bucket(&self, hash: ChannelHash) -> Option<&Cell<u64>> {
+        self.channel_buckets.get(usize::from(hash.0))
+    }
+    fn route_to(&self, destination: NodeId) -> Option<u32> {
+        self.destinations.get(&destination).copied()
+    }
+    fn route(&self, number: u32) -> Option<&Route> {
+        self.routes.get(number as usize)
+    }
+    fn next_hop(&self, number: u32) -> Option<&NextHop> {
+        self.next_hops.get(number as usize)
+    }
+    fn flow(&self, slot: u32) -> Option<&Cell<Flow>> {
+        self.flows.get(slot as usize)
+    }
+    fn seen(&self, slot: u32) -> Option<&Cell<u64>> {
+        self.seen.get(slot as usize)
+    }
+}
+
+impl Store for MemoryTables {
+    type Error = Infallible;
+
+    fn settings(&self) -> Result<Settings, Infallible> {
+        Ok(self.settings)
+    }
+    fn set_settings(&mut self, settings: &Settings) -> Result<(), Infallible> {
+        self.settings = *settings;
+        Ok(())
+    }
+    fn neighbours(&self) -> Result<Vec<Neighbour>, Infallible> {
+        Ok(self.neighbours.clone())
+    }
+    fn set_neighbour(&mut self, slot: u32, neighbour: &Neighbour) -> Result<(), Infallible> {
+        self.neighbours[slot as usize] = *neighbour;
+        Ok(())
+    }
+    fn set_guard(&mut self, which: u32, guard: &Guard) -> Result<(), Infallible> {
+        let from = (which * GUARD_LINES_MAX) as usize;
+        self.guard_lines[from..from + guard.lines.len()].copy_from_slice(&guard.lines);
+        self.guards[which as usize] = guard.info;
+        Ok(())
+    }
+    fn pairs(&self) -> Result<Vec<Pair>, Infallible> {
+        Ok(self.pairs.iter().copied().collect())
+    }
+    fn insert_pair(&mut self, pair: &Pair) -> Result<(), Infallible> {
+        self.pairs.insert(*pair);
+        Ok(())
+    }
+    fn remove_pair(&mut self, pair: &Pair) -> Result<(), Infallible> {
+        self.pairs.remove(pair);
+        Ok(())
+    }
+    fn channels(&self) -> Result<Vec<ChannelPolicy>, Infallible> {
+        Ok(self.channels.clone())
+    }
+    fn set_channel(&mut self, hash: u16, policy: &ChannelPolicy) -> Result<(), Infallible> {
+        self.channels[usize::from(hash)] = *policy;
+        Ok(())
+    }
+    fn destinations(&self) -> Result<Vec<(NodeId, u32)>, Infallible> {
+        Ok(self
+            .destinations
+            .iter()
+            .map(|(id, number)| (*id, *number))
+            .collect())
+    }
+    fn set_destination(&mut self, destination: NodeId, route: u32) -> Result<(), Infallible> {
+        self.destinations.insert(destination, route);
+        Ok(())
+    }
+    fn remove_destination(&mut self, destination: NodeId) -> Result<(), Infallible> {
+        self.destinations.remove(&destination);
+        Ok(())
+    }
+    fn routes(&self) -> Result<Vec<Route>, Infallible> {
+        Ok(self.routes.clone())
+    }
+    fn set_route(&mut self, number: u32, route: &Route) -> Result<(), Infallible> {
+        self.routes[number as usize] = *route;
+        Ok(())
+    }
+    fn next_hops(&self) -> Result<Vec<NextHop>, Infallible> {
+        Ok(self.next_hops.clone())
+    }
+    fn set_next_hop(&mut self, number: u32, next_hop: &NextHop) -> Result<(), Infallible> {
+        self.next_hops[number as usize] = *next_hop;
+        Ok(())
+    }
+}

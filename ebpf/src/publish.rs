@@ -1,0 +1,459 @@
+//! Brings tables to what an [`Image`] says, in an order that no packet can notice.
+//!
+//! | step | why there |
+//! |---|---|
+//! | next hops, then routes, then destinations | a number is written before anything names it |
+//! | channel policies, neighbours | |
+//! | pairs added, pairs removed, guard rebuilt beside the live one | the exact set confirms every hit |
+//! | settings: guard flipped; generation bumped if a cached verdict may be wrong | one write makes it so |
+//! | destinations removed | cached flows to them have just ended |
+//!
+//! Numbers given up by one image are given out again by the next at the earliest. After a restart the
+//! tables themselves say what they hold ([`Publisher::recover`]), so nothing that stays is touched.
+
+extern crate std;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    vec,
+    vec::Vec,
+};
+
+use crate::{
+    guard::Guard,
+    header::NodeId,
+    image::{Image, NextHopKey},
+    limits::{
+        LAYOUT_VERSION, NEIGHBOUR_SLOTS, NEIGHBOURS_MAX, NEXT_HOPS_MAX, PAIRS_MAX, ROUTES_MAX,
+    },
+    tables::{
+        Address, ChannelPolicy, NEXT_HOP_NONE, Neighbour, NextHop, OWN_ADDRESS, Pair, Route,
+        Settings, neighbour_slots,
+    },
+};
+
+/// Where tables are written, and read back after a restart. Vectors hold every place, in order.
+#[allow(missing_docs)]
+pub trait Store {
+    /// Why a table could not be read or written.
+    type Error;
+    fn settings(&self) -> Result<Settings, Self::Error>;
+    fn set_settings(&mut self, settings: &Settings) -> Result<(), Self::Error>;
+    fn neighbours(&self) -> Result<Vec<Neighbour>, Self::Error>;
+    fn set_neighbour(&mut self, slot: u32, neighbour: &Neighbour) -> Result<(), Self::Error>;
+    fn set_guard(&mut self, which: u32, guard: &Guard) -> Result<(), Self::Error>;
+    fn pairs(&self) -> Result<Vec<Pair>, Self::Error>;
+    fn insert_pair(&mut self, pair: &Pair) -> Result<(), Self::Error>;
+    fn remove_pair(&mut self, pair: &Pair) -> Result<(), Self::Error>;
+    fn channels(&self) -> Result<Vec<ChannelPolicy>, Self::Error>;
+    fn set_channel(&mut self, hash: u16, policy: &ChannelPolicy) -> Result<(), Self::Error>;
+    fn destinations(&self) -> Result<Vec<(NodeId, u32)>, Self::Error>;
+    fn set_destination(&mut self, destination: NodeId, route: u32) -> Result<(), Self::Error>;
+    fn remove_destination(&mut self, destination: NodeId) -> Result<(), Self::Error>;
+    fn routes(&self) -> Result<Vec<Route>, Self::Error>;
+    fn set_route(&mut self, number: u32, route: &Route) -> Result<(), Self::Error>;
+    fn next_hops(&self) -> Result<Vec<NextHop>, Self::Error>;
+    fn set_next_hop(&mut self, number: u32, next_hop: &NextHop) -> Result<(), Self::Error>;
+}
+
+/// Why an image was not published. What was written until then is consistent.
+#[derive(Debug, PartialEq, Eq)]
+pub enum PublishError<E> {
+    /// A table is full; its name and size.
+    Full(&'static str, u32),
+    /// A table could not be read or written.
+    Store(E),
+}
+
+impl<E: core::fmt::Display> core::fmt::Display for PublishError<E> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Full(table, size) => write!(
+                f,
+                "the {table} table holds at most {size} entries: configure fewer, or raise its limit"
+            ),
+            Self::Store(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl<E: core::fmt::Debug + core::fmt::Display> core::error::Error for PublishError<E> {}
+
+impl<E> From<E> for PublishError<E> {
+    fn from(error: E) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// How full and how sharp the live guard is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct GuardStatus {
+    /// Pairs it holds.
+    pub pairs: usize,
+    /// Banks of 4 KiB.
+    pub banks: u32,
+    /// Share of bits set.
+    pub fill: f64,
+    /// Estimated share of strangers that hit.
+    pub false_positive_rate: f64,
+}
+
+/// What the tables hold now, with every number and place.
+#[derive(Debug)]
+pub struct Publisher {
+    settings: Settings,
+    neighbours: Vec<Neighbour>,
+    pairs: BTreeSet<Pair>,
+    channels: BTreeMap<u16, ChannelPolicy>,
+    destinations: BTreeMap<NodeId, u32>,
+    routes: HashMap<Route, u32>,
+    next_hops: BTreeMap<NextHopKey, (u32, NextHop)>,
+    guard: Option<GuardStatus>,
+}
+
+impl Publisher {
+    /// Reads back what the tables hold; empty tables are a fresh start.
+    ///
+    /// # Errors
+    /// When the tables cannot be read.
+    pub fn recover<S: Store>(store: &S) -> Result<Self, S::Error> {
+        let mut channels = BTreeMap::new();
+        for (hash, policy) in (0..=u16::MAX).zip(store.channels()?) {
+            if policy.interval_ns != 0 {
+                channels.insert(hash, policy);
+            }
+        }
+        let next_hops: Vec<NextHop> = store.next_hops()?;
+        let routes: Vec<Route> = store.routes()?;
+        let used = |n: &NextHop| n.ifindex != 0 || n.target != Address::default();
+        let destinations: BTreeMap<NodeId, u32> = store.destinations()?.into_iter().collect();
+        let named: BTreeSet<u32> = destinations.values().copied().collect();
+        Ok(Self {
+            settings: store.settings()?,
+            neighbours: store.neighbours()?,
+            pairs: store.pairs()?.into_iter().collect(),
+            channels,
+            routes: (0..)
+                .zip(routes)
+                .filter(|(n, _)| named.contains(n))
+                .map(|(n, r)| (r, n))
+                .collect(),
+            destinations,
+            next_hops: (0..)
+                .zip(next_hops)
+                .filter(|(_, n)| used(n))
+                .map(|(number, n)| (NextHopKey::from(&n), (number, n)))
+                .collect(),
+            guard: None,
+        })
+    }
+
+    /// The live guard; `None` before the first image.
+    #[must_use]
+    pub fn guard(&self) -> Option<GuardStatus> {
+        self.guard
+    }
+
+    /// Brings the tables to `image`. `entropy` gives 64 random bits a call.
+    ///
+    /// # Errors
+    /// When a table is full or cannot be written; nothing that names a missing entry was written.
+    pub fn apply<S: Store>(
+        &mut self,
+        store: &mut S,
+        image: &Image,
+        mut entropy: impl FnMut() -> u64,
+    ) -> Result<(), PublishError<S::Error>> {
+        self.check_sizes::<S>(image)?;
+        let is_first = self.settings.generation == 0;
+        if is_first {
+            self.settings.flow_key = entropy();
+            self.settings.seen_key = entropy();
+            self.settings.neighbour_key = entropy();
+        }
+        self.apply_next_hops(store, image)?;
+        let (mut stale, gone) = self.apply_destinations(store, image)?;
+        stale |= self.apply_channels(store, image)?;
+        stale |= self.apply_neighbours(store, image)?;
+        let (flip, revoked) = self.apply_pairs(store, image)?;
+        if flip || is_first || self.guard.is_none() {
+            let guard = Guard::build([entropy(), entropy()], self.pairs.iter());
+            self.settings.live_guard ^= 1;
+            store.set_guard(self.settings.live_guard, &guard)?;
+            self.guard = Some(GuardStatus {
+                pairs: self.pairs.len(),
+                banks: guard.info.bank_mask + 1,
+                fill: guard.fill(),
+                false_positive_rate: guard.false_positive_rate(),
+            });
+        }
+        if is_first || stale || revoked || self.settings.node_id != image.node_id {
+            self.settings.generation += 1;
+        }
+        self.settings.node_id = image.node_id;
+        self.settings.port = u32::from(image.port);
+        self.settings.layout = LAYOUT_VERSION;
+        store.set_settings(&self.settings)?;
+        for destination in gone {
+            store.remove_destination(destination)?;
+        }
+        self.forget_unused(store, image)?;
+        Ok(())
+    }
+
+    fn check_sizes<S: Store>(&self, image: &Image) -> Result<(), PublishError<S::Error>> {
+        let sizes = [
+            ("pairs", image.pairs.len(), PAIRS_MAX),
+            (
+                "neighbours",
+                image.neighbours.len() + image.addresses.len(),
+                NEIGHBOURS_MAX,
+            ),
+        ];
+        match sizes
+            .into_iter()
+            .find(|(_, have, most)| *have > *most as usize)
+        {
+            Some((table, _, most)) => Err(PublishError::Full(table, most)),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes next hops under numbers that are kept while the next hop is. Liveness is read for every
+    /// packet, so no cached flow becomes wrong by it.
+    fn apply_next_hops<S: Store>(
+        &mut self,
+        store: &mut S,
+        image: &Image,
+    ) -> Result<(), PublishError<S::Error>> {
+        for (key, next_hop) in &image.next_hops {
+            let number = match self.next_hops.get(key) {
+                Some((_, held)) if held == next_hop => continue,
+                Some((number, _)) => *number,
+                None => free(self.next_hops.values().map(|(n, _)| *n), NEXT_HOPS_MAX)
+                    .ok_or(PublishError::Full("next hops", NEXT_HOPS_MAX))?,
+            };
+            store.set_next_hop(number, next_hop)?;
+            self.next_hops.insert(*key, (number, *next_hop));
+        }
+        Ok(())
+    }
+
+    fn number_of(&self, key: &NextHopKey) -> u32 {
+        self.next_hops
+            .get(key)
+            .map_or(NEXT_HOP_NONE, |(number, _)| *number)
+    }
+
+    /// Writes routes and destinations; returns whether one changed, and those to be removed.
+    fn apply_destinations<S: Store>(
+        &mut self,
+        store: &mut S,
+        image: &Image,
+    ) -> Result<(bool, Vec<NodeId>), PublishError<S::Error>> {
+        let mut changed = false;
+        for (destination, via) in &image.routes {
+            let route = Route {
+                primary: self.number_of(&via.primary),
+                backup: via.backup.map_or(NEXT_HOP_NONE, |b| self.number_of(&b)),
+            };
+            let number = match self.routes.get(&route) {
+                Some(number) => *number,
+                None => {
+                    let number = free(self.routes.values().copied(), ROUTES_MAX)
+                        .ok_or(PublishError::Full("routes", ROUTES_MAX))?;
+                    store.set_route(number, &route)?;
+                    self.routes.insert(route, number);
+                    number
+                }
+            };
+            let held = self.destinations.insert(*destination, number);
+            if held != Some(number) {
+                store.set_destination(*destination, number)?;
+                changed |= held.is_some();
+            }
+        }
+        let gone: Vec<NodeId> = self
+            .destinations
+            .keys()
+            .filter(|d| !image.routes.contains_key(d))
+            .copied()
+            .collect();
+        for destination in &gone {
+            self.destinations.remove(destination);
+        }
+        Ok((changed || !gone.is_empty(), gone))
+    }
+
+    fn apply_channels<S: Store>(
+        &mut self,
+        store: &mut S,
+        image: &Image,
+    ) -> Result<bool, PublishError<S::Error>> {
+        let gone: Vec<u16> = self
+            .channels
+            .keys()
+            .filter(|h| !image.channels.contains_key(h))
+            .copied()
+            .collect();
+        for hash in &gone {
+            store.set_channel(*hash, &ChannelPolicy::default())?;
+        }
+        let mut changed = !gone.is_empty();
+        for (hash, policy) in &image.channels {
+            if self.channels.get(hash) != Some(policy) {
+                store.set_channel(*hash, policy)?;
+                changed = true;
+            }
+        }
+        self.channels.clone_from(&image.channels);
+        Ok(changed)
+    }
+
+    /// True if a neighbour changed or went.
+    fn apply_neighbours<S: Store>(
+        &mut self,
+        store: &mut S,
+        image: &Image,
+    ) -> Result<bool, PublishError<S::Error>> {
+        let mut wanted: BTreeMap<(u32, Address), Neighbour> = BTreeMap::new();
+        for (&(ifindex, address), link) in &image.neighbours {
+            let (subnet, subnet_mask) = (link.subnet, link.mask);
+            let entry = Neighbour {
+                address,
+                ifindex,
+                used: 1,
+                subnet,
+                subnet_mask,
+                ..Default::default()
+            };
+            wanted.insert((ifindex, address), entry);
+        }
+        for &address in &image.addresses {
+            let entry = Neighbour {
+                address,
+                ifindex: OWN_ADDRESS,
+                used: 1,
+                ..Default::default()
+            };
+            wanted.insert((OWN_ADDRESS, address), entry);
+        }
+        let mut changed = false;
+        for slot in 0..NEIGHBOUR_SLOTS {
+            let held = self.neighbours[slot as usize];
+            if held.used == 0 {
+                continue;
+            }
+            let new = wanted.remove(&(held.ifindex, held.address));
+            let new = new
+                .map(|n| Neighbour {
+                    index: held.index,
+                    ..n
+                })
+                .unwrap_or_default();
+            if new != held {
+                self.write_neighbour(store, slot, new)?;
+                changed = true;
+            }
+        }
+        for (_, mut neighbour) in wanted {
+            let used = self
+                .neighbours
+                .iter()
+                .filter(|n| n.used == 1)
+                .map(|n| n.index);
+            neighbour.index = free(used, NEIGHBOURS_MAX)
+                .ok_or(PublishError::Full("neighbours", NEIGHBOURS_MAX))?;
+            self.place(store, neighbour)?;
+        }
+        Ok(changed)
+    }
+
+    fn write_neighbour<S: Store>(
+        &mut self,
+        store: &mut S,
+        slot: u32,
+        neighbour: Neighbour,
+    ) -> Result<(), PublishError<S::Error>> {
+        store.set_neighbour(slot, &neighbour)?;
+        self.neighbours[slot as usize] = neighbour;
+        Ok(())
+    }
+
+    /// Cuckoo insertion (Pagh, Rodler). Entries move into the free slot at the far end first, so that
+    /// each is somewhere at any time.
+    fn place<S: Store>(
+        &mut self,
+        store: &mut S,
+        neighbour: Neighbour,
+    ) -> Result<(), PublishError<S::Error>> {
+        const MOVES_MAX: usize = 256;
+        let slots = |n: &Neighbour, key| neighbour_slots(key, n.ifindex, n.address);
+        let key = self.settings.neighbour_key;
+        let mut path = vec![slots(&neighbour, key)[0]];
+        let mut at = path[0];
+        if self.neighbours[slots(&neighbour, key)[1] as usize].used == 0 {
+            at = slots(&neighbour, key)[1];
+            path = vec![at];
+        }
+        while self.neighbours[at as usize].used == 1 {
+            let [first, second] = slots(&self.neighbours[at as usize], key);
+            at = if first == at { second } else { first };
+            if path.len() == MOVES_MAX || path.contains(&at) {
+                return Err(PublishError::Full("neighbours", NEIGHBOURS_MAX));
+            }
+            path.push(at);
+        }
+        for i in (1..path.len()).rev() {
+            let moved = self.neighbours[path[i - 1] as usize];
+            self.write_neighbour(store, path[i], moved)?;
+        }
+        self.write_neighbour(store, path[0], neighbour)
+    }
+
+    /// Whether the exact set changed, and whether a pair went.
+    fn apply_pairs<S: Store>(
+        &mut self,
+        store: &mut S,
+        image: &Image,
+    ) -> Result<(bool, bool), PublishError<S::Error>> {
+        let added: Vec<Pair> = image.pairs.difference(&self.pairs).copied().collect();
+        let gone: Vec<Pair> = self.pairs.difference(&image.pairs).copied().collect();
+        for pair in &added {
+            store.insert_pair(pair)?;
+            self.pairs.insert(*pair);
+        }
+        for pair in &gone {
+            store.remove_pair(pair)?;
+            self.pairs.remove(pair);
+        }
+        Ok((!added.is_empty() || !gone.is_empty(), !gone.is_empty()))
+    }
+
+    /// Gives up the numbers that nothing names any more.
+    fn forget_unused<S: Store>(
+        &mut self,
+        store: &mut S,
+        image: &Image,
+    ) -> Result<(), PublishError<S::Error>> {
+        let named: BTreeSet<u32> = self.destinations.values().copied().collect();
+        self.routes.retain(|_, number| named.contains(number));
+        let unused: Vec<NextHopKey> = self
+            .next_hops
+            .keys()
+            .filter(|k| !image.next_hops.contains_key(k))
+            .copied()
+            .collect();
+        for key in unused {
+            if let Some((number, _)) = self.next_hops.remove(&key) {
+                store.set_next_hop(number, &NextHop::default())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The smallest number below `most` that is not among `used`.
+fn free(used: impl Iterator<Item = u32>, most: u32) -> Option<u32> {
+    let used: BTreeSet<u32> = used.collect();
+    (0..most).find(|n| !used.contains(n))
+}

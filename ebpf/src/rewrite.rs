@@ -1,0 +1,218 @@
+//! The outer headers of a packet that is sent on.
+//!
+//! Nothing of the old outer headers is patched: link, IP and UDP headers are written whole for the
+//! next hop, whatever family or tag the packet came with. The UDP checksum is updated from the old one
+//! (RFC 1624, equation 3) over every field that changed; a result of 0 becomes 0xFFFF (RFC 768).
+
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "sums are folded and lengths are at most the next hop's MTU, which is 16 bits"
+)]
+
+use crate::{
+    frame::{
+        ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, IPV4_BYTES, IPV6_BYTES,
+        Outer, UDP_BYTES, VLAN_TAG_BYTES,
+    },
+    header::{Header, SessionId},
+    limits::{HOP_LIMIT_MAX, SOURCE_PORT_BASE, SOURCE_PORTS},
+    tables::{NextHop, mix},
+};
+
+/// Hop limit of the outer IP packet.
+const OUTER_HOP_LIMIT: u8 = 64;
+const DONT_FRAGMENT: u8 = 0x40;
+
+/// Folds a sum of 16-bit words to 16 bits, ones' complement.
+#[inline(always)]
+#[must_use]
+pub const fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    sum as u16
+}
+
+/// The UDP source port a session travels under, so that RSS and ECMP spread sessions.
+#[inline(always)]
+#[must_use]
+pub const fn source_port(session: SessionId) -> u16 {
+    SOURCE_PORT_BASE + ((mix(0, session.0) >> 20) as u16 & (SOURCE_PORTS - 1))
+}
+
+/// Hop limit and hop count after this hop: one less, clamped, and one more.
+#[inline(always)]
+#[must_use]
+pub const fn hop(hop_limit: u8, hop_count: u8) -> (u8, u8) {
+    let less = hop_limit.saturating_sub(1);
+    (
+        if less > HOP_LIMIT_MAX {
+            HOP_LIMIT_MAX
+        } else {
+            less
+        },
+        hop_count.wrapping_add(1),
+    )
+}
+
+/// Bytes before the mesh header on the way to this next hop.
+#[inline(always)]
+#[must_use]
+pub const fn headers_bytes(next_hop: &NextHop) -> usize {
+    let tag = if next_hop.vlan == 0 {
+        0
+    } else {
+        VLAN_TAG_BYTES
+    };
+    let ip = if next_hop.is(NextHop::IPV6) {
+        IPV6_BYTES
+    } else {
+        IPV4_BYTES
+    };
+    ETHERNET_BYTES + tag + ip + UDP_BYTES
+}
+
+/// What the new UDP header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// UDP source port.
+    pub source_port: u16,
+    /// UDP checksum.
+    pub checksum: u16,
+    /// The mesh header's new hop limit.
+    pub hop_limit: u8,
+    /// The mesh header's new hop count.
+    pub hop_count: u8,
+}
+
+/// What changes in UDP and mesh header on the way to this next hop.
+#[inline(always)]
+#[must_use]
+pub fn sent(outer: &Outer, header: &Header, next_hop: &NextHop) -> Sent {
+    let source_port = match next_hop.source_port {
+        0 => source_port(header.session_id),
+        fixed => fixed as u16,
+    };
+    let (hop_limit, hop_count) = hop(header.hop_limit, header.hop_count);
+    let old = outer.source.sum()
+        + outer.target.sum()
+        + u64::from(outer.source_port)
+        + u64::from(outer.target_port)
+        + u64::from(header.hop_limit)
+        + (u64::from(header.hop_count) << 8);
+    let new = u64::from(next_hop.sum)
+        + u64::from(source_port)
+        + u64::from(hop_limit)
+        + (u64::from(hop_count) << 8);
+    let sum = u64::from(!outer.checksum) + u64::from(!fold(old)) + new;
+    let checksum = match !fold(sum) {
+        0 => 0xffff,
+        checksum => checksum,
+    };
+    Sent {
+        source_port,
+        checksum,
+        hop_limit,
+        hop_count,
+    }
+}
+
+/// The link header: addresses, and the tag where the next hop wants one.
+#[inline(always)]
+#[must_use]
+pub fn ethernet(next_hop: &NextHop) -> ([u8; ETHERNET_BYTES + VLAN_TAG_BYTES], usize) {
+    let (t, s) = (&next_hop.target_mac, &next_hop.source_mac);
+    let ip = if next_hop.is(NextHop::IPV6) {
+        ETHERTYPE_IPV6
+    } else {
+        ETHERTYPE_IPV4
+    };
+    let [ip_high, ip_low] = ip.to_be_bytes();
+    let mut b = [
+        t[0], t[1], t[2], t[3], t[4], t[5], s[0], s[1], s[2], s[3], s[4], s[5], ip_high, ip_low, 0,
+        0, 0, 0,
+    ];
+    if next_hop.vlan == 0 {
+        return (b, ETHERNET_BYTES);
+    }
+    let [tag_high, tag_low] = ETHERTYPE_VLAN.to_be_bytes();
+    let [tci_high, tci_low] = next_hop.vlan.to_be_bytes();
+    b[12] = tag_high;
+    b[13] = tag_low;
+    b[14] = tci_high;
+    b[15] = tci_low;
+    b[16] = ip_high;
+    b[17] = ip_low;
+    (b, ETHERNET_BYTES + VLAN_TAG_BYTES)
+}
+
+/// The IPv4 header: no options, not to be fragmented.
+#[inline(always)]
+#[must_use]
+pub fn ipv4(outer: &Outer, next_hop: &NextHop) -> [u8; IPV4_BYTES] {
+    let total = outer.udp_payload_bytes + (IPV4_BYTES + UDP_BYTES) as u16;
+    let [total_high, total_low] = total.to_be_bytes();
+    let s = (next_hop.source.low as u32).to_be_bytes();
+    let t = (next_hop.target.low as u32).to_be_bytes();
+    let words = 0x4500
+        + u64::from(outer.traffic_class)
+        + u64::from(total)
+        + ((DONT_FRAGMENT as u64) << 8)
+        + ((OUTER_HOP_LIMIT as u64) << 8)
+        + 17
+        + (next_hop.source.low & 0xffff_ffff)
+        + (next_hop.target.low & 0xffff_ffff);
+    let [sum_high, sum_low] = (!fold(words)).to_be_bytes();
+    [
+        0x45,
+        outer.traffic_class,
+        total_high,
+        total_low,
+        0,
+        0,
+        DONT_FRAGMENT,
+        0,
+        OUTER_HOP_LIMIT,
+        17,
+        sum_high,
+        sum_low,
+        s[0],
+        s[1],
+        s[2],
+        s[3],
+        t[0],
+        t[1],
+        t[2],
+        t[3],
+    ]
+}
+
+/// The fixed part of the IPv6 header; both addresses follow it.
+#[inline(always)]
+#[must_use]
+pub fn ipv6(outer: &Outer) -> [u8; 8] {
+    let [high, low] = (outer.udp_payload_bytes + UDP_BYTES as u16).to_be_bytes();
+    let class = outer.traffic_class;
+    [
+        0x60 | class >> 4,
+        class << 4,
+        0,
+        0,
+        high,
+        low,
+        17,
+        OUTER_HOP_LIMIT,
+    ]
+}
+
+/// The UDP header.
+#[inline(always)]
+#[must_use]
+pub fn udp(outer: &Outer, next_hop: &NextHop, sent: &Sent) -> [u8; UDP_BYTES] {
+    let s = sent.source_port.to_be_bytes();
+    let t = next_hop.port.to_be_bytes();
+    let l = (outer.udp_payload_bytes + UDP_BYTES as u16).to_be_bytes();
+    let c = sent.checksum.to_be_bytes();
+    [s[0], s[1], t[0], t[1], l[0], l[1], c[0], c[1]]
+}

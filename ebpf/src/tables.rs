@@ -1,0 +1,353 @@
+//! What the control plane tells the NIC path: the values of its maps, and how they are looked up.
+//!
+//! Every struct is `repr(C)` without implicit padding: user space writes the bytes that the NIC
+//! path reads. [`Tables`] is the one interface between them and [`crate::decide`]; the XDP program
+//! implements it over BPF maps, [`crate::memory::MemoryTables`] over plain memory.
+
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "hashes are cut to slots on purpose"
+)]
+
+use core::cell::Cell;
+
+use crate::{
+    header::{ChannelHash, NodeId, OriginHash, Subnet},
+    limits::{FLOW_SLOTS, NEIGHBOUR_SLOTS},
+};
+
+/// An IP address; IPv4 as `::ffff:a.b.c.d` (RFC 4291), most significant half first.
+///
+/// The mapped prefix adds `0xffff` to a ones' complement sum, which is zero there, so the same sum
+/// serves both families.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Address {
+    /// Upper 64 bits.
+    pub high: u64,
+    /// Lower 64 bits.
+    pub low: u64,
+}
+
+impl Address {
+    /// From the four bytes of an IPv4 header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn v4(bytes: [u8; 4]) -> Self {
+        Self {
+            high: 0,
+            low: 0xffff_0000_0000 | u32::from_be_bytes(bytes) as u64,
+        }
+    }
+
+    /// From the sixteen bytes of an IPv6 header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn v6(b: [u8; 16]) -> Self {
+        Self {
+            high: u64::from_be_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]),
+            low: u64::from_be_bytes([b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]]),
+        }
+    }
+
+    /// Whether this is a mapped IPv4 address.
+    #[must_use]
+    pub const fn is_v4(self) -> bool {
+        self.high == 0 && self.low >> 32 == 0xffff
+    }
+
+    /// Sum of the address's 16-bit words, not folded.
+    #[inline(always)]
+    #[must_use]
+    pub const fn sum(self) -> u64 {
+        (self.high >> 32) + (self.high & 0xffff_ffff) + (self.low >> 32) + (self.low & 0xffff_ffff)
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
+impl From<core::net::IpAddr> for Address {
+    fn from(ip: core::net::IpAddr) -> Self {
+        match ip {
+            core::net::IpAddr::V4(v4) => Self::v4(v4.octets()),
+            core::net::IpAddr::V6(v6) => Self::v6(v6.octets()),
+        }
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
+impl From<Address> for core::net::IpAddr {
+    fn from(a: Address) -> Self {
+        let v6 = core::net::Ipv6Addr::from((u128::from(a.high) << 64) | u128::from(a.low));
+        v6.to_canonical()
+    }
+}
+
+/// One step of the keyed, non-cryptographic hash that picks slots.
+#[inline(always)]
+#[must_use]
+pub const fn mix(state: u64, word: u64) -> u64 {
+    let h = (state ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    h ^ (h >> 32)
+}
+
+/// The one entry of the settings map. Control writes all other maps first, then this.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Settings {
+    /// This node: packets for it are Local.
+    pub node_id: NodeId,
+    /// Bumped when a cached verdict may have become wrong; never reused.
+    pub generation: u64,
+    /// Key of the hash that picks flow slots.
+    pub flow_key: u64,
+    /// Key of the duplicate filter's fingerprints.
+    pub seen_key: u64,
+    /// Key of the hash that picks neighbour slots.
+    pub neighbour_key: u64,
+    /// Which of the two guards is live, 0 or 1.
+    pub live_guard: u32,
+    /// The mesh's UDP port on this node.
+    pub port: u32,
+    /// [`crate::limits::LAYOUT_VERSION`] of whoever wrote the maps.
+    pub layout: u32,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+/// Entry of the neighbour table: an adjacent node, or (with `ifindex` [`OWN_ADDRESS`]) an address of
+/// this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Neighbour {
+    /// Outer source address of the neighbour, or an own address.
+    pub address: Address,
+    /// Interface it is reached through (0 where user space does not know), or [`OWN_ADDRESS`].
+    pub ifindex: u32,
+    /// 1 in a used slot, 0 in an empty one.
+    pub used: u32,
+    /// Number of the neighbour, part of a flow's key; names its handshake bucket.
+    pub index: u32,
+    /// What its packets' subnet must equal under `subnet_mask`.
+    pub subnet: Subnet,
+    /// Mask of the link's subnet; 0 allows any.
+    pub subnet_mask: u32,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+/// In place of an interface: the address is this node's own.
+pub const OWN_ADDRESS: u32 = u32::MAX;
+/// Number of a neighbour that is not known; packets from it can only be Local.
+pub const NEIGHBOUR_UNKNOWN: u32 = u32::MAX;
+
+/// The two slots that an address may be in.
+#[inline(always)]
+#[must_use]
+pub const fn neighbour_slots(key: u64, ifindex: u32, address: Address) -> [u32; 2] {
+    let h = mix(mix(mix(key, ifindex as u64), address.high), address.low);
+    let h = mix(h, 0);
+    let first = h as u32 & (NEIGHBOUR_SLOTS - 1);
+    [first, (h >> 32) as u32 & (NEIGHBOUR_SLOTS - 1)]
+}
+
+/// Which guard is probed how; see [`crate::guard`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct GuardInfo {
+    /// Salt of this publication.
+    pub salt: [u64; 2],
+    /// Number of banks less one; banks are a power of two.
+    pub bank_mask: u32,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+/// Key of the exact set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct Pair {
+    /// The entity.
+    pub origin: OriginHash,
+    /// The channel it may publish on.
+    pub channel: u32,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+impl Pair {
+    /// The pair of an entity and a channel.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(origin: OriginHash, channel: ChannelHash) -> Self {
+        Self {
+            origin,
+            channel: channel.0 as u32,
+            reserved: 0,
+        }
+    }
+}
+
+/// What the NIC path enforces for a channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ChannelPolicy {
+    /// Nanoseconds that one packet costs; 0 is no limit.
+    pub interval_ns: u64,
+    /// Nanoseconds of credit that a pause may save up.
+    pub tolerance_ns: u64,
+}
+
+/// Primary and backup next hop of a destination.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Route {
+    /// Number of the primary next hop.
+    pub primary: u32,
+    /// Number of the backup next hop, or [`NEXT_HOP_NONE`].
+    pub backup: u32,
+}
+
+/// No next hop.
+pub const NEXT_HOP_NONE: u32 = u32::MAX;
+/// Route number of a flow that ends here.
+pub const ROUTE_LOCAL: u32 = u32::MAX;
+
+/// Where and how a packet is sent on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct NextHop {
+    /// Outer source address: this node's on that link.
+    pub source: Address,
+    /// Outer target address: the neighbour's.
+    pub target: Address,
+    /// Link-layer source.
+    pub source_mac: [u8; 6],
+    /// Link-layer target.
+    pub target_mac: [u8; 6],
+    /// VLAN tag control information to send with; 0 is untagged.
+    pub vlan: u16,
+    /// The neighbour's UDP port.
+    pub port: u16,
+    /// Egress interface.
+    pub ifindex: u32,
+    /// Place of the egress interface in the device map.
+    pub egress: u32,
+    /// Largest outer IP packet, bytes.
+    pub mtu: u32,
+    /// See [`NextHop::ALIVE`] and its siblings.
+    pub flags: u32,
+    /// Folded sum of both addresses and the target port, for the checksum.
+    pub sum: u32,
+    /// UDP source port; 0 spreads sessions over [`crate::limits::SOURCE_PORTS`]. A node behind NAT
+    /// keeps one.
+    pub source_port: u32,
+}
+
+impl NextHop {
+    /// Its link is up and its link-layer address is known.
+    pub const ALIVE: u32 = 1;
+    /// Outer packet is IPv6.
+    pub const IPV6: u32 = 1 << 1;
+
+    /// Whether every bit of `flag` is set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is(&self, flag: u32) -> bool {
+        self.flags & flag == flag
+    }
+
+    /// Bytes of outer IP packet that a mesh packet with this payload becomes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn outer_bytes(&self, udp_payload_bytes: u32) -> u32 {
+        let ip = if self.is(Self::IPV6) { 40 } else { 20 };
+        ip + 8 + udp_payload_bytes
+    }
+}
+
+/// One slot of the flow cache: what guard, policy and route decided together for one flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Flow {
+    /// [`Settings::generation`] when it was decided; 0 in an empty slot.
+    pub generation: u64,
+    /// The flow's origin.
+    pub origin: OriginHash,
+    /// The flow's destination.
+    pub destination: NodeId,
+    /// The flow's subnet.
+    pub subnet: Subnet,
+    /// Its ingress neighbour.
+    pub neighbour: u32,
+    /// Channel hash and subprotocol.
+    pub channel_subprotocol: u32,
+    /// Number of its route, or [`ROUTE_LOCAL`].
+    pub route: u32,
+    /// 1 if the channel has a rate.
+    pub rated: u32,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+impl Flow {
+    /// Whether both are the same flow, decided in the same generation.
+    #[inline(always)]
+    #[must_use]
+    pub const fn matches(&self, other: &Self) -> bool {
+        self.generation == other.generation
+            && self.origin.0 == other.origin.0
+            && self.destination.0 == other.destination.0
+            && self.subnet.0 == other.subnet.0
+            && self.neighbour == other.neighbour
+            && self.channel_subprotocol == other.channel_subprotocol
+    }
+
+    /// The slot this flow may be in.
+    #[inline(always)]
+    #[must_use]
+    pub const fn slot(&self, key: u64) -> u32 {
+        let where_to = self.destination.0 ^ ((self.subnet.0 as u64) << 32);
+        let what = ((self.neighbour as u64) << 32) | self.channel_subprotocol as u64;
+        (mix(mix(mix(key, self.origin.0), where_to), what) >> 16) as u32 & (FLOW_SLOTS - 1)
+    }
+}
+
+macro_rules! no_padding {
+    ($($name:ty: $bytes:literal),* $(,)?) => {
+        $(const _: () = assert!(core::mem::size_of::<$name>() == $bytes);)*
+    };
+}
+no_padding! {
+    Settings: 56, Neighbour: 40, GuardInfo: 24, Pair: 16, ChannelPolicy: 16, Route: 8, NextHop: 72,
+    Flow: 48, Address: 16,
+}
+
+/// The NIC path's maps, as [`crate::decide`] reads them. A missing entry is `None`.
+pub trait Tables {
+    /// Monotonic nanoseconds; a few milliseconds coarse.
+    fn now_ns(&self) -> u64;
+    /// Slot of the neighbour table.
+    fn neighbour(&self, slot: u32) -> Option<&Neighbour>;
+    /// Time at which the neighbour's handshake bucket is empty.
+    fn handshake_bucket(&self, neighbour: u32) -> Option<&Cell<u64>>;
+    /// Guard 0 or 1.
+    fn guard(&self, which: u32) -> Option<&GuardInfo>;
+    /// A line of both guards' lines, one guard after the other.
+    fn guard_line(&self, line: u32) -> Option<&[u64; 8]>;
+    /// Whether the exact set holds the pair.
+    fn has_pair(&self, pair: &Pair) -> bool;
+    /// The channel's policy.
+    fn channel(&self, hash: ChannelHash) -> Option<&ChannelPolicy>;
+    /// Time at which the channel's bucket is empty.
+    fn channel_bucket(&self, hash: ChannelHash) -> Option<&Cell<u64>>;
+    /// Number of the route to a destination.
+    fn route_to(&self, destination: NodeId) -> Option<u32>;
+    /// A route by its number.
+    fn route(&self, number: u32) -> Option<&Route>;
+    /// A next hop by its number.
+    fn next_hop(&self, number: u32) -> Option<&NextHop>;
+    /// Slot of the flow cache.
+    fn flow(&self, slot: u32) -> Option<&Cell<Flow>>;
+    /// Slot of the duplicate filter.
+    fn seen(&self, slot: u32) -> Option<&Cell<u64>>;
+}
