@@ -6,11 +6,13 @@
 //!
 //! - [`node`]: checks the header, finds the session.
 //! - [`event`], [`config`], [`name`], [`reason`]: the words of its interface.
+//! - [`forward`]: forwarding in user space, by the NIC path's own decision.
 //! - [`limits`]: every number, with its invariant.
 #![deny(unsafe_code)]
 
 pub mod config;
 pub mod event;
+pub mod forward;
 pub mod limits;
 pub mod name;
 pub mod node;

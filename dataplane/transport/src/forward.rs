@@ -1,0 +1,267 @@
+//! Forwarding in user space: the NIC path's decision over a UDP socket, where XDP is not available.
+//!
+//! The tables have the same layouts and the decision is the same source ([`virga_ebpf::decide`]). What
+//! differs: the kernel has read the outer headers, writes new ones, and does not say which interface a
+//! packet came in on.
+
+use std::net::{IpAddr, SocketAddr};
+
+use virga_ebpf::{
+    decide::{Arrival, Verdict, decide},
+    header::{Header, NodeId, offset},
+    image::Image,
+    limits::HEADER_BYTES,
+    memory::MemoryTables,
+    publish::{GuardStatus, PublishError, Publisher},
+    reason::{COUNTERS, Counter, Outcome, Reason},
+    rewrite,
+    tables::{NextHop, Tables},
+};
+
+/// What shall become of a datagram.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarding {
+    /// It is for this node.
+    Local,
+    /// Send it to this address; hop limit and hop count are rewritten in place.
+    Forward {
+        /// The next hop.
+        to: SocketAddr,
+    },
+    /// Counted; drop it.
+    Drop(Reason),
+}
+
+/// A forwarder's tables, counters and their writer. One a worker, not shared.
+#[derive(Debug)]
+pub struct Forwarder {
+    tables: MemoryTables,
+    publisher: Publisher,
+    counters: Vec<Counter>,
+}
+
+impl Forwarder {
+    /// A forwarder without any route: all that is not for this node is dropped, and nothing is for it
+    /// until [`Forwarder::apply`].
+    #[must_use]
+    pub fn new() -> Self {
+        let tables = MemoryTables::new();
+        let publisher = match Publisher::recover(&tables) {
+            Ok(publisher) => publisher,
+            Err(never) => match never {},
+        };
+        let counters = vec![Counter::default(); COUNTERS as usize];
+        Self {
+            tables,
+            publisher,
+            counters,
+        }
+    }
+
+    /// Brings the tables to `image`. `entropy` gives 64 random bits a call.
+    ///
+    /// # Errors
+    /// When a table is full.
+    pub fn apply(
+        &mut self,
+        image: &Image,
+        entropy: impl FnMut() -> u64,
+    ) -> Result<(), PublishError<core::convert::Infallible>> {
+        self.publisher.apply(&mut self.tables, image, entropy)
+    }
+
+    /// Decides about one datagram that the socket received, and counts it.
+    pub fn handle(
+        &mut self,
+        now_ns: u64,
+        ingress_ifindex: u32,
+        source: SocketAddr,
+        datagram: &mut [u8],
+    ) -> Forwarding {
+        self.tables.set_now(now_ns);
+        let bytes = datagram.len();
+        let (counter, forwarding) = self.decide(ingress_ifindex, source, datagram);
+        let counter = &mut self.counters[counter as usize];
+        counter.packets += 1;
+        counter.bytes += bytes as u64;
+        forwarding
+    }
+
+    fn decide(&self, ifindex: u32, source: SocketAddr, datagram: &mut [u8]) -> (u32, Forwarding) {
+        let drop = |reason: Reason| (reason.counter(), Forwarding::Drop(reason));
+        let (Some(bytes), Ok(udp_payload_bytes)) = (
+            datagram.first_chunk::<HEADER_BYTES>(),
+            u32::try_from(datagram.len()),
+        ) else {
+            return drop(Reason::Truncated);
+        };
+        let header = Header::decode(bytes);
+        let arrival = Arrival {
+            ifindex,
+            source: source.ip().into(),
+            udp_payload_bytes,
+        };
+        match decide(&self.tables, &self.tables.current(), &header, &arrival) {
+            Verdict::Local => (Outcome::Local.counter(), Forwarding::Local),
+            Verdict::Drop(reason) => drop(reason),
+            Verdict::Forward(next_hop) => {
+                let (hop_limit, hop_count) = rewrite::hop(header.hop_limit, header.hop_count);
+                datagram[offset::HOP_LIMIT] = hop_limit;
+                datagram[offset::HOP_COUNT] = hop_count;
+                let to = address_of(next_hop);
+                (Outcome::Redirect.counter(), Forwarding::Forward { to })
+            }
+        }
+    }
+
+    /// Where packets that this node itself sends to `destination` go: the primary next hop, or the
+    /// backup while the primary is not alive.
+    #[must_use]
+    pub fn next_hop(&self, destination: NodeId) -> Option<SocketAddr> {
+        let route = self.tables.route(self.tables.route_to(destination)?)?;
+        [route.primary, route.backup]
+            .into_iter()
+            .filter_map(|number| self.tables.next_hop(number))
+            .find(|next_hop| next_hop.is(NextHop::ALIVE))
+            .map(address_of)
+    }
+
+    /// Counters by [`Outcome`] and [`Reason`].
+    #[must_use]
+    pub fn counters(&self) -> &[Counter] {
+        &self.counters
+    }
+
+    /// The live guard.
+    #[must_use]
+    pub fn guard(&self) -> Option<GuardStatus> {
+        self.publisher.guard()
+    }
+}
+
+impl Default for Forwarder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn address_of(next_hop: &NextHop) -> SocketAddr {
+    SocketAddr::new(IpAddr::from(next_hop.target), next_hop.port)
+}
+
+#[cfg(test)]
+mod tests {
+    use virga_ebpf::{
+        header::{ChannelHash, OriginHash},
+        image::{Link, Via},
+        tables::Pair,
+    };
+
+    use super::*;
+
+    const HERE: NodeId = NodeId(1);
+    const THERE: NodeId = NodeId(2);
+    const ORIGIN: OriginHash = OriginHash(3);
+    const CHANNEL: ChannelHash = ChannelHash(4);
+
+    fn neighbour() -> SocketAddr {
+        "127.0.0.2:5000".parse().unwrap()
+    }
+
+    fn image(primary: u32, backup: u32) -> Image {
+        let mut image = Image {
+            node_id: HERE,
+            port: 4783,
+            ..Image::default()
+        };
+        image
+            .neighbours
+            .insert((0, neighbour().ip().into()), Link::default());
+        image.pairs.insert(Pair::new(ORIGIN, CHANNEL));
+        let mut hop = |ip: &str, flags| {
+            let target = ip.parse::<IpAddr>().unwrap().into();
+            image.add_next_hop(NextHop {
+                target,
+                port: 4783,
+                mtu: 1500,
+                flags,
+                ..NextHop::default()
+            })
+        };
+        let via = Via {
+            primary: hop("127.0.0.3", primary),
+            backup: Some(hop("::1", backup)),
+        };
+        image.routes.insert(THERE, via);
+        image
+    }
+
+    fn forwarder(image: &Image) -> Forwarder {
+        let mut forwarder = Forwarder::new();
+        let mut n = 0;
+        forwarder
+            .apply(image, || {
+                n += 1;
+                n
+            })
+            .unwrap();
+        forwarder
+    }
+
+    fn datagram(sequence: u64) -> Vec<u8> {
+        let header = Header {
+            destination: THERE,
+            origin_hash: ORIGIN,
+            channel_hash: CHANNEL,
+            payload_len: 16,
+            sequence,
+            ..Header::default()
+        };
+        let mut bytes = header.encode().to_vec();
+        bytes.extend([0; 16]);
+        bytes
+    }
+
+    #[test]
+    fn forwards_to_the_primary_and_counts_the_hop() {
+        let mut f = forwarder(&image(NextHop::ALIVE, NextHop::ALIVE));
+        let mut d = datagram(0);
+        let to = "127.0.0.3:4783".parse().unwrap();
+        assert_eq!(
+            f.handle(1, 0, neighbour(), &mut d),
+            Forwarding::Forward { to }
+        );
+        assert_eq!((d[offset::HOP_LIMIT], d[offset::HOP_COUNT]), (31, 1));
+        assert_eq!(
+            f.counters()[Outcome::Redirect.counter() as usize].packets,
+            1
+        );
+        assert_eq!(f.next_hop(THERE), Some(to));
+    }
+
+    #[test]
+    fn a_dead_primary_gives_way_to_the_backup_and_two_dead_ones_to_a_reason() {
+        let mut f = forwarder(&image(0, NextHop::ALIVE));
+        let to = "[::1]:4783".parse().unwrap();
+        assert_eq!(
+            f.handle(1, 0, neighbour(), &mut datagram(0)),
+            Forwarding::Forward { to }
+        );
+        assert_eq!(f.next_hop(THERE), Some(to));
+        let mut f = forwarder(&image(0, 0));
+        let verdict = f.handle(1, 0, neighbour(), &mut datagram(0));
+        assert_eq!(verdict, Forwarding::Drop(Reason::NextHopDown));
+        assert_eq!(f.next_hop(THERE), None);
+    }
+
+    #[test]
+    fn a_short_datagram_is_truncated_and_a_stranger_is_no_neighbour() {
+        let mut f = forwarder(&image(NextHop::ALIVE, 0));
+        let short = f.handle(1, 0, neighbour(), &mut [0; 63]);
+        assert_eq!(short, Forwarding::Drop(Reason::Truncated));
+        let stranger = "127.0.0.9:4783".parse().unwrap();
+        let verdict = f.handle(1, 0, stranger, &mut datagram(0));
+        assert_eq!(verdict, Forwarding::Drop(Reason::Neighbour));
+    }
+}
