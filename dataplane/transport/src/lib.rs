@@ -7,16 +7,19 @@
 //! - [`node`]: checks the header, finds the session.
 //! - [`event`], [`config`], [`name`], [`reason`]: the words of its interface.
 //! - [`forward`]: forwarding in user space, by the NIC path's own decision.
+//! - [`worker`]: the thread that owns all of it; [`io`]: the system's clock, sockets and waiting.
 //! - [`limits`]: every number, with its invariant.
 #![deny(unsafe_code)]
 
 pub mod config;
 pub mod event;
 pub mod forward;
+pub mod io;
 pub mod limits;
 pub mod name;
 pub mod node;
 pub mod reason;
+pub mod worker;
 
 pub use config::{ConfigError, NodeConfig, NodeLimits, PeerConfig};
 pub use event::{

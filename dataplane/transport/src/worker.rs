@@ -1,0 +1,549 @@
+//! The worker: one thread that owns a socket, a [`Node`], a [`Forwarder`] and a [`Service`].
+//!
+//! Nothing that it owns is shared: others reach it by closures and commands over a bounded queue.
+//! Each turn does a bounded amount of every kind of work, so that a flood on the socket starves
+//! neither timers nor commands, and commands starve no packet.
+
+use crate::{
+    config::{ConfigError, NodeConfig},
+    event::{Event, Transmit},
+    forward::{Forwarder, Forwarding},
+    io::{
+        clock::Clock,
+        udp::{self, IoCounters, Receiver, Sender, Sent},
+        wake::{Interest, Wake, wait},
+    },
+    limits::TRANSMIT_BYTES_MAX,
+    node::Node,
+};
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::AsFd,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread::JoinHandle,
+};
+use thiserror::Error;
+
+mod commander;
+use commander::Command;
+pub use commander::{Commander, Refused, Task};
+
+/// Commands that wait for the worker at most; one more is refused to its sender.
+pub const COMMANDS_MAX: usize = 1_024;
+/// Commands of one turn.
+const COMMANDS_PER_TURN: usize = 64;
+/// Receive calls of one turn.
+const RECEIVES_PER_TURN: usize = 4;
+/// Events of one turn.
+const EVENTS_PER_TURN: usize = 4_096;
+/// Transmits of one turn.
+const TRANSMITS_PER_TURN: usize = 64;
+/// How long a stopping worker goes on, so that its close frames get out.
+const STOP_NS_MAX: u64 = 1_000_000_000;
+
+const _: () = assert!(COMMANDS_PER_TURN <= COMMANDS_MAX);
+
+/// What runs above the sessions, on the worker's thread: it is told everything and never waits.
+pub trait Service: Send + 'static {
+    /// What other threads can ask of it.
+    type Command: Send + 'static;
+
+    /// Called once, before anything else.
+    fn start(&mut self, now_ns: u64, node: &mut Node);
+    /// Something happened on a session.
+    fn on_event(&mut self, now_ns: u64, node: &mut Node, event: Event);
+    /// Another thread asks.
+    fn on_command(&mut self, now_ns: u64, node: &mut Node, command: Self::Command);
+    /// When [`Service::handle_timeout`] is due.
+    fn poll_timeout(&self) -> Option<u64>;
+    /// Does what is due.
+    fn handle_timeout(&mut self, now_ns: u64, node: &mut Node);
+    /// Called once, before the sessions are closed.
+    fn stop(&mut self, now_ns: u64, node: &mut Node);
+}
+
+/// How a worker shall run.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkerConfig {
+    /// Where its UDP socket listens.
+    pub listen: SocketAddr,
+    /// The core that it stays on.
+    pub core: Option<usize>,
+}
+
+/// Why there is no worker.
+#[derive(Debug, Error)]
+pub enum WorkerError {
+    /// The address could not be bound.
+    #[error(
+        "cannot listen on UDP {address}: {source}; is another node running there, and is the address this machine's?"
+    )]
+    Bind {
+        /// Which one.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system gave no eventfd or thread.
+    #[error("cannot start a worker thread: {0}")]
+    System(#[from] io::Error),
+    /// The node's configuration contradicts itself.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+/// What the worker itself counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkerCounters {
+    /// Turns of its loop.
+    pub turns: u64,
+    /// Datagrams that were sent on, or were to be.
+    pub forwarded: u64,
+    /// Datagrams that were to be sent on while the socket was full: lost.
+    pub forward_blocked: u64,
+    /// Datagrams of this node's own to a node that no live next hop leads to: lost.
+    pub unroutable: u64,
+    /// Commands taken.
+    pub commands: u64,
+}
+
+/// All that a worker owns and others may look at and change, on its thread.
+pub struct Parts<S> {
+    /// The protocol.
+    pub node: Node,
+    /// The routes, and the decisions over what arrives.
+    pub forwarder: Forwarder,
+    /// What runs above.
+    pub service: S,
+    counters: WorkerCounters,
+    sender: Sender,
+    receiver: Receiver,
+}
+
+impl<S> Parts<S> {
+    /// What the worker counted.
+    #[must_use]
+    pub fn counters(&self) -> &WorkerCounters {
+        &self.counters
+    }
+
+    /// What the socket sent.
+    #[must_use]
+    pub fn sent(&self) -> &IoCounters {
+        self.sender.counters()
+    }
+
+    /// What the socket received.
+    #[must_use]
+    pub fn received(&self) -> &IoCounters {
+        self.receiver.counters()
+    }
+
+    /// Segments of one send: above 1 where the kernel segments.
+    #[must_use]
+    pub fn segments_max(&self) -> usize {
+        self.sender.segments_max()
+    }
+
+    /// Whether the kernel hands over runs of datagrams.
+    #[must_use]
+    pub fn coalesces(&self) -> bool {
+        self.receiver.coalesces()
+    }
+}
+
+/// Why a worker ended.
+#[derive(Debug)]
+pub enum Exit {
+    /// It was asked to, and its sessions are closed.
+    Stopped,
+    /// It panicked; the message.
+    Panicked(String),
+    /// The operating system refused to let it wait.
+    System(io::Error),
+}
+
+/// A running worker. Dropping it leaves the worker running; [`WorkerHandle::stop`] ends it.
+pub struct WorkerHandle<S: Service> {
+    commander: Commander<S>,
+    thread: JoinHandle<()>,
+    address: SocketAddr,
+}
+
+impl<S: Service> WorkerHandle<S> {
+    /// How to reach it.
+    #[must_use]
+    pub fn commander(&self) -> &Commander<S> {
+        &self.commander
+    }
+
+    /// See [`Commander::command`].
+    ///
+    /// # Errors
+    /// Gives the command back when the queue is full or the worker has ended.
+    pub fn command(&self, command: S::Command) -> Result<(), Refused<S::Command>> {
+        self.commander.command(command)
+    }
+
+    /// Where its socket listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends the worker: no new work, its sessions are closed, their close frames sent. Waits for it.
+    pub fn stop(self) {
+        // The queue may be full: its worker empties it, so this waits for a bounded time.
+        let _ended = self.commander.commands.send(Command::Stop);
+        self.commander.wake.ring();
+        let _exit_was_reported = self.thread.join();
+    }
+}
+
+/// What makes workers.
+pub struct Worker<S: Service> {
+    parts: Parts<S>,
+    commands: crossbeam_channel::Receiver<Command<S>>,
+    wake: Arc<Wake>,
+    clock: Clock,
+    outgoing: Outgoing,
+    stopping_since_ns: Option<u64>,
+}
+
+/// The run of this node's own datagrams that is being sent.
+#[derive(Default)]
+struct Outgoing {
+    buffer: Vec<u8>,
+    blocked: Option<Blocked>,
+}
+
+/// A run that the socket had no room for.
+struct Blocked {
+    to: SocketAddr,
+    from: usize,
+    segment_bytes: usize,
+}
+
+impl<S: Service> Worker<S> {
+    /// Binds the socket, makes the node and starts the thread. `exited` is called on the worker's
+    /// thread when it ends, for whatever reason.
+    ///
+    /// # Errors
+    /// See [`WorkerError`]; nothing is left running then.
+    pub fn spawn(
+        config: &WorkerConfig,
+        node_config: NodeConfig,
+        forwarder: Forwarder,
+        service: S,
+        exited: impl FnOnce(Exit) + Send + 'static,
+    ) -> Result<WorkerHandle<S>, WorkerError> {
+        let clock = Clock::start();
+        let node = Node::new(node_config, clock.now_ns())?;
+        let (sender, receiver) = udp::bind(config.listen).map_err(|source| WorkerError::Bind {
+            address: config.listen,
+            source,
+        })?;
+        let address = receiver.local_address()?;
+        let wake = Arc::new(Wake::new()?);
+        let (commands_in, commands) = crossbeam_channel::bounded(COMMANDS_MAX);
+        let worker = Self {
+            parts: Parts {
+                node,
+                forwarder,
+                service,
+                counters: WorkerCounters::default(),
+                sender,
+                receiver,
+            },
+            commands,
+            wake: Arc::clone(&wake),
+            clock,
+            outgoing: Outgoing::default(),
+            stopping_since_ns: None,
+        };
+        let core = config.core;
+        let thread = std::thread::Builder::new()
+            .name("virga-worker".into())
+            .spawn(move || {
+                if let Some(id) = core {
+                    core_affinity::set_for_current(core_affinity::CoreId { id });
+                }
+                let ended = catch_unwind(AssertUnwindSafe(|| worker.run()));
+                exited(match ended {
+                    Ok(Ok(())) => Exit::Stopped,
+                    Ok(Err(error)) => Exit::System(error),
+                    Err(panic) => Exit::Panicked(panic_message(&*panic)),
+                });
+            })?;
+        Ok(WorkerHandle {
+            commander: Commander {
+                commands: commands_in,
+                wake,
+            },
+            thread,
+            address,
+        })
+    }
+
+    fn run(mut self) -> io::Result<()> {
+        let now_ns = self.clock.now_ns();
+        self.parts.service.start(now_ns, &mut self.parts.node);
+        loop {
+            let more = self.turn();
+            if self.has_stopped(more) {
+                return Ok(());
+            }
+            let interest = if self.outgoing.blocked.is_none() {
+                Interest::Read
+            } else {
+                Interest::ReadWrite
+            };
+            let timeout_ns = if more { Some(0) } else { self.sleep_ns() };
+            let socket = self.parts.receiver.as_fd();
+            let ready = wait(socket, interest, &self.wake, timeout_ns)?;
+            if ready.woken {
+                self.wake.clear();
+            }
+        }
+    }
+
+    /// One turn; whether some kind of work was cut short and waits for the next.
+    fn turn(&mut self) -> bool {
+        self.parts.counters.turns += 1;
+        let more_commands = self.take_commands();
+        let more_datagrams = self.receive();
+        self.handle_timeouts();
+        let more_events = self.handle_events();
+        let more_transmits = self.transmit();
+        more_commands || more_datagrams || more_events || more_transmits
+    }
+
+    fn take_commands(&mut self) -> bool {
+        for _ in 0..COMMANDS_PER_TURN {
+            let Ok(command) = self.commands.try_recv() else {
+                return false;
+            };
+            let now_ns = self.clock.now_ns();
+            self.parts.counters.commands += 1;
+            let Parts { node, service, .. } = &mut self.parts;
+            match command {
+                Command::Service(command) => service.on_command(now_ns, node, command),
+                Command::Task(task) => task(now_ns, &mut self.parts),
+                Command::Stop => self.begin_stop(now_ns),
+            }
+        }
+        !self.commands.is_empty()
+    }
+
+    fn receive(&mut self) -> bool {
+        for _ in 0..RECEIVES_PER_TURN {
+            let runs = self.parts.receiver.receive();
+            if runs == 0 {
+                return false;
+            }
+            let now_ns = self.clock.now_ns();
+            let parts = &mut self.parts;
+            for run in parts.receiver.runs(runs) {
+                let mut onward = Onward::new(run.segment_bytes);
+                for at in (0..run.bytes.len()).step_by(run.segment_bytes) {
+                    let end = run.bytes.len().min(at + run.segment_bytes);
+                    let datagram = &mut run.bytes[at..end];
+                    match parts.forwarder.handle(now_ns, 0, run.source, datagram) {
+                        Forwarding::Forward { to } => {
+                            parts.counters.forwarded += 1;
+                            if !onward.extend(to, at, end) {
+                                parts.counters.forward_blocked +=
+                                    onward.flush(&mut parts.sender, run.bytes);
+                                onward.begin(to, at, end);
+                            }
+                        }
+                        // The node counts what it drops, the forwarder what it drops.
+                        Forwarding::Local => {
+                            let _counted = parts.node.handle(now_ns, run.source, datagram);
+                        }
+                        Forwarding::Drop(_) => {}
+                    }
+                }
+                parts.counters.forward_blocked += onward.flush(&mut parts.sender, run.bytes);
+            }
+            if runs < Receiver::RUNS_MAX {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn handle_timeouts(&mut self) {
+        let now_ns = self.clock.now_ns();
+        let Parts { node, service, .. } = &mut self.parts;
+        if node.poll_timeout().is_some_and(|due| due <= now_ns) {
+            node.handle_timeout(now_ns);
+        }
+        if service.poll_timeout().is_some_and(|due| due <= now_ns) {
+            service.handle_timeout(now_ns, node);
+        }
+    }
+
+    fn handle_events(&mut self) -> bool {
+        let now_ns = self.clock.now_ns();
+        let Parts { node, service, .. } = &mut self.parts;
+        for _ in 0..EVENTS_PER_TURN {
+            match node.poll() {
+                Some(event) => service.on_event(now_ns, node, event),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    fn transmit(&mut self) -> bool {
+        for _ in 0..TRANSMITS_PER_TURN {
+            if !self.send_blocked() {
+                return false;
+            }
+            let now_ns = self.clock.now_ns();
+            self.outgoing.buffer.clear();
+            let Some(transmit) = self
+                .parts
+                .node
+                .poll_transmit(now_ns, &mut self.outgoing.buffer)
+            else {
+                return false;
+            };
+            self.send(&transmit);
+        }
+        true
+    }
+
+    fn send(&mut self, transmit: &Transmit) {
+        debug_assert!(transmit.bytes <= TRANSMIT_BYTES_MAX);
+        debug_assert_eq!(transmit.bytes, self.outgoing.buffer.len());
+        let Some(to) = self.parts.forwarder.next_hop(transmit.destination) else {
+            let datagrams = transmit.bytes.div_ceil(transmit.segment_bytes.max(1));
+            self.parts.counters.unroutable += datagrams as u64;
+            return;
+        };
+        self.outgoing.blocked = Some(Blocked {
+            to,
+            from: 0,
+            segment_bytes: transmit.segment_bytes,
+        });
+        let _ends_next_time = self.send_blocked();
+    }
+
+    /// Sends what is left of the current run; whether nothing is left.
+    fn send_blocked(&mut self) -> bool {
+        let Some(blocked) = &mut self.outgoing.blocked else {
+            return true;
+        };
+        let rest = &self.outgoing.buffer[blocked.from..];
+        match self
+            .parts
+            .sender
+            .send(blocked.to, rest, blocked.segment_bytes)
+        {
+            Sent::Done => {
+                self.outgoing.blocked = None;
+                true
+            }
+            Sent::Blocked { from } => {
+                blocked.from += from;
+                false
+            }
+        }
+    }
+
+    /// How long there is nothing to do; `None`: until something comes.
+    fn sleep_ns(&self) -> Option<u64> {
+        let now_ns = self.clock.now_ns();
+        let stop = self.stopping_since_ns.map(|since| since + STOP_NS_MAX);
+        [
+            self.parts.node.poll_timeout(),
+            self.parts.service.poll_timeout(),
+            stop,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .map(|due| due.saturating_sub(now_ns))
+    }
+
+    fn begin_stop(&mut self, now_ns: u64) {
+        if self.stopping_since_ns.is_some() {
+            return;
+        }
+        self.stopping_since_ns = Some(now_ns);
+        let Parts { node, service, .. } = &mut self.parts;
+        service.stop(now_ns, node);
+        let peers: Vec<_> = node.sessions().map(|session| session.peer).collect();
+        for peer in peers {
+            node.close(now_ns, peer);
+        }
+    }
+
+    /// Stopped once nothing is left to send, or when that took too long.
+    fn has_stopped(&self, more: bool) -> bool {
+        let Some(since_ns) = self.stopping_since_ns else {
+            return false;
+        };
+        let late = self.clock.now_ns().saturating_sub(since_ns) >= STOP_NS_MAX;
+        late || !(more || self.outgoing.blocked.is_some())
+    }
+}
+
+/// Neighbouring datagrams of one received run that go to the same next hop: sent on in one call.
+struct Onward {
+    segment_bytes: usize,
+    to: Option<SocketAddr>,
+    from: usize,
+    end: usize,
+}
+
+impl Onward {
+    fn new(segment_bytes: usize) -> Self {
+        Self {
+            segment_bytes,
+            to: None,
+            from: 0,
+            end: 0,
+        }
+    }
+
+    /// Takes the datagram in when it follows the others and goes the same way.
+    fn extend(&mut self, to: SocketAddr, at: usize, end: usize) -> bool {
+        let fits = self.to == Some(to) && self.end == at && end - self.from <= TRANSMIT_BYTES_MAX;
+        if fits {
+            self.end = end;
+        }
+        fits
+    }
+
+    fn begin(&mut self, to: SocketAddr, at: usize, end: usize) {
+        self.to = Some(to);
+        self.from = at;
+        self.end = end;
+    }
+
+    /// Sends what was taken in; how many datagrams the socket had no room for.
+    fn flush(&mut self, sender: &mut Sender, run: &[u8]) -> u64 {
+        let Some(to) = self.to.take() else {
+            return 0;
+        };
+        let bytes = &run[self.from..self.end];
+        match sender.send(to, bytes, self.segment_bytes) {
+            Sent::Done => 0,
+            Sent::Blocked { from } => (bytes.len() - from).div_ceil(self.segment_bytes) as u64,
+        }
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a message".to_owned())
+}
+
+#[cfg(test)]
+mod tests;
