@@ -12,13 +12,20 @@
 #![deny(unsafe_code)]
 
 pub mod config;
+mod cookie;
 pub mod event;
 pub mod forward;
+pub mod frame;
+mod handshake;
+mod keys;
 pub mod io;
 pub mod limits;
 pub mod name;
 pub mod node;
+mod random;
+mod ranges;
 pub mod reason;
+mod replay;
 pub mod worker;
 
 pub use config::{ConfigError, NodeConfig, NodeLimits, PeerConfig};

@@ -1,0 +1,544 @@
+//! Frames: what a sealed payload is made of. Parsing is total: any bytes give frames or an error.
+//!
+//! Numbers are big-endian; `v` is a variable-length number (RFC 9000, section 16), `n*` a length
+//! and that many bytes.
+//!
+//! | type | frame | fields | where |
+//! |---|---|---|---|
+//! | 0 | padding | | anywhere |
+//! | 1 | ping | | control |
+//! | 2 | ack | largest `v`, delay in µs `v`, ranges − 1 `v`, length − 1 `v`, then (gap − 1 `v`, length − 1 `v`) each | control |
+//! | 3 | proof | entity key 32, signature 64, reset token 16 | control |
+//! | 4 | rekey | epoch `v`, X25519 public key 32 | control |
+//! | 5 | rekey ack | epoch `v`, X25519 public key 32 | control |
+//! | 6 | rekey wanted | | control |
+//! | 7 | close | | control |
+//! | 8 | session credit | bytes in all `v` | control |
+//! | 9 | stream credit | stream `v`, bytes in all `v` | control |
+//! | 10 | refuse | stream `v` | control |
+//! | 11 | reset | stream `v`, final offset `v` | control |
+//! | 16 | open | salt 4, mode 1 (0 unreliable, 1 reliable), name `1*` | data |
+//! | 17 | stream | offset `v`, bytes `2*` | data, and the control stream |
+//! | 18 | event | bytes `2*` | data |
+//! | 19 | fin | final offset `v` | data |
+
+use crate::{limits::ACK_RANGES_MAX, name, ranges::RangeSet};
+use thiserror::Error;
+use virga_ebpf::header::StreamId;
+
+/// Largest number that a variable-length field holds.
+pub(crate) const VARINT_MAX: u64 = (1 << 62) - 1;
+
+const PADDING: u8 = 0;
+const PING: u8 = 1;
+const ACK: u8 = 2;
+const PROOF: u8 = 3;
+const REKEY: u8 = 4;
+const REKEY_ACK: u8 = 5;
+const REKEY_WANTED: u8 = 6;
+const CLOSE: u8 = 7;
+const SESSION_CREDIT: u8 = 8;
+const STREAM_CREDIT: u8 = 9;
+const REFUSE: u8 = 10;
+const RESET: u8 = 11;
+const OPEN: u8 = 16;
+const STREAM: u8 = 17;
+const EVENT: u8 = 18;
+const FIN: u8 = 19;
+
+/// Why a payload is not a row of frames: the peer's fault, and nothing of it was used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum FrameError {
+    /// A frame reaches past the payload's end.
+    #[error("the frame at byte {at} is cut off")]
+    Truncated {
+        /// Where it starts.
+        at: usize,
+    },
+    /// A type that is not in the table.
+    #[error("the frame at byte {at} has the unknown type {kind}")]
+    Unknown {
+        /// Where it starts.
+        at: usize,
+        /// Its type.
+        kind: u8,
+    },
+    /// A field with a value that it may not have.
+    #[error("the frame at byte {at} has an impossible {field}")]
+    Field {
+        /// Where it starts.
+        at: usize,
+        /// Which field.
+        field: &'static str,
+    },
+}
+
+/// A proof of an entity, on the control stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// The entity's ed25519 public key.
+    pub entity: [u8; 32],
+    /// Its signature over the handshake.
+    pub signature: [u8; 64],
+    /// What this node will answer when it has lost the session.
+    pub reset_token: [u8; 16],
+}
+
+/// An acknowledgement: the sequences that were opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ack<'a> {
+    /// Newest sequence opened.
+    pub largest: u64,
+    /// How long its acknowledgement waited.
+    pub delay_us: u64,
+    ranges: u64,
+    encoded: &'a [u8],
+}
+
+impl Ack<'_> {
+    /// The acknowledged sequences as inclusive (first, last), newest first; checked when parsed.
+    pub fn ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let mut reader = Reader {
+            bytes: self.encoded,
+            at: 0,
+        };
+        let mut last = Some(self.largest);
+        (0..self.ranges).map_while(move |_| {
+            let end = last?;
+            let start = end.checked_sub(reader.varint()?)?;
+            last = reader
+                .varint()
+                .and_then(|gap| start.checked_sub(gap)?.checked_sub(2));
+            Some((start, end))
+        })
+    }
+}
+
+/// One frame, borrowing the payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame<'a> {
+    /// Asks for an acknowledgement.
+    Ping,
+    /// Acknowledges sequences.
+    Ack(Ack<'a>),
+    /// Proves the sender's entity.
+    Proof(Proof),
+    /// Proposes the next key epoch.
+    Rekey {
+        /// Its number.
+        epoch: u64,
+        /// The sender's fresh X25519 public key.
+        public: [u8; 32],
+    },
+    /// Accepts the next key epoch.
+    RekeyAck {
+        /// Its number.
+        epoch: u64,
+        /// The sender's fresh X25519 public key.
+        public: [u8; 32],
+    },
+    /// Asks the other side to propose new keys.
+    RekeyWanted,
+    /// Ends the session.
+    Close,
+    /// Grants bytes over all data streams, counted from the session's start.
+    SessionCredit {
+        /// In all.
+        bytes: u64,
+    },
+    /// Grants bytes of one stream, counted from its start.
+    StreamCredit {
+        /// Which stream.
+        stream: StreamId,
+        /// In all.
+        bytes: u64,
+    },
+    /// The receiver wants no more of a stream.
+    Refuse {
+        /// Which stream.
+        stream: StreamId,
+    },
+    /// The sender gives a stream up.
+    Reset {
+        /// Which stream.
+        stream: StreamId,
+        /// How much of the session's credit it has used.
+        offset: u64,
+    },
+    /// Names the stream's channel.
+    Open {
+        /// The channel's salt.
+        salt: u32,
+        /// Whether lost data travels again.
+        reliable: bool,
+        /// The channel's full name, valid.
+        name: &'a str,
+    },
+    /// Bytes of a reliable stream.
+    Stream {
+        /// Where they stand in it.
+        offset: u64,
+        /// The bytes.
+        bytes: &'a [u8],
+    },
+    /// One unreliable message.
+    Event {
+        /// The message.
+        bytes: &'a [u8],
+    },
+    /// A stream's end.
+    Fin {
+        /// Bytes in all.
+        offset: u64,
+    },
+}
+
+impl Frame<'_> {
+    /// Appends the frame. Acknowledgements are written by [`write_ack`].
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        match *self {
+            Self::Ping => out.push(PING),
+            Self::Ack(ack) => {
+                out.push(ACK);
+                write_varint(out, ack.largest);
+                write_varint(out, ack.delay_us);
+                write_varint(out, ack.ranges - 1);
+                out.extend_from_slice(ack.encoded);
+            }
+            Self::Proof(ref proof) => {
+                out.push(PROOF);
+                out.extend_from_slice(&proof.entity);
+                out.extend_from_slice(&proof.signature);
+                out.extend_from_slice(&proof.reset_token);
+            }
+            Self::Rekey { epoch, ref public } => write_key(out, REKEY, epoch, public),
+            Self::RekeyAck { epoch, ref public } => write_key(out, REKEY_ACK, epoch, public),
+            Self::RekeyWanted => out.push(REKEY_WANTED),
+            Self::Close => out.push(CLOSE),
+            Self::SessionCredit { bytes } => write_numbers(out, SESSION_CREDIT, &[bytes]),
+            Self::StreamCredit { stream, bytes } => {
+                write_numbers(out, STREAM_CREDIT, &[stream.0.into(), bytes]);
+            }
+            Self::Refuse { stream } => write_numbers(out, REFUSE, &[stream.0.into()]),
+            Self::Reset { stream, offset } => {
+                write_numbers(out, RESET, &[stream.0.into(), offset]);
+            }
+            Self::Open {
+                salt,
+                reliable,
+                name,
+            } => {
+                out.push(OPEN);
+                out.extend_from_slice(&salt.to_be_bytes());
+                out.push(reliable.into());
+                out.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
+                out.extend_from_slice(name.as_bytes());
+            }
+            Self::Stream { offset, bytes } => {
+                write_numbers(out, STREAM, &[offset]);
+                write_length(out, bytes.len());
+                out.extend_from_slice(bytes);
+            }
+            Self::Event { bytes } => {
+                out.push(EVENT);
+                write_length(out, bytes.len());
+                out.extend_from_slice(bytes);
+            }
+            Self::Fin { offset } => write_numbers(out, FIN, &[offset]),
+        }
+    }
+
+    /// Whether only control packets (stream 0, channel 0) may carry it.
+    pub(crate) const fn is_control(&self) -> bool {
+        !matches!(
+            self,
+            Self::Open { .. } | Self::Stream { .. } | Self::Event { .. } | Self::Fin { .. }
+        )
+    }
+}
+
+/// Appends the start of a stream frame, whose `length` bytes the caller appends.
+pub(crate) fn write_stream_start(out: &mut Vec<u8>, offset: u64, length: usize) {
+    write_numbers(out, STREAM, &[offset]);
+    write_length(out, length);
+}
+
+/// Bytes that a stream frame at `offset` needs beside its data.
+pub(crate) const fn stream_overhead(offset: u64) -> usize {
+    1 + varint_bytes(offset) + 2
+}
+
+/// Appends an acknowledgement of the newest [`ACK_RANGES_MAX`] ranges of `received`.
+pub(crate) fn write_ack(out: &mut Vec<u8>, received: &RangeSet, delay_us: u64) {
+    let Some((_, end)) = received.last() else {
+        return;
+    };
+    out.push(ACK);
+    write_varint(out, end - 1);
+    write_varint(out, delay_us);
+    let count = received.len().min(ACK_RANGES_MAX);
+    write_varint(out, count as u64 - 1);
+    let mut above: Option<u64> = None;
+    for (start, end) in received.iter().rev().take(count) {
+        if let Some(above) = above {
+            write_varint(out, above - end - 1);
+        }
+        write_varint(out, end - start - 1);
+        above = Some(start);
+    }
+}
+
+fn write_key(out: &mut Vec<u8>, kind: u8, epoch: u64, public: &[u8; 32]) {
+    write_numbers(out, kind, &[epoch]);
+    out.extend_from_slice(public);
+}
+
+fn write_numbers(out: &mut Vec<u8>, kind: u8, numbers: &[u64]) {
+    out.push(kind);
+    for &number in numbers {
+        write_varint(out, number);
+    }
+}
+
+fn write_length(out: &mut Vec<u8>, length: usize) {
+    let length = u16::try_from(length).unwrap_or(u16::MAX);
+    out.extend_from_slice(&length.to_be_bytes());
+}
+
+/// Bytes that `number` takes.
+pub(crate) const fn varint_bytes(number: u64) -> usize {
+    match number {
+        0..=0x3f => 1,
+        0x40..=0x3fff => 2,
+        0x4000..=0x3fff_ffff => 4,
+        _ => 8,
+    }
+}
+
+fn write_varint(out: &mut Vec<u8>, number: u64) {
+    let wide = number.min(VARINT_MAX).to_be_bytes();
+    let bytes = varint_bytes(number);
+    let start = out.len();
+    out.extend_from_slice(&wide[8 - bytes..]);
+    let prefix = match bytes {
+        1 => 0,
+        2 => 0x40,
+        4 => 0x80,
+        _ => 0xc0,
+    };
+    out[start] |= prefix;
+}
+
+/// The frames of a payload in order; ends after the first error. Padding is skipped.
+#[derive(Clone, Debug)]
+pub struct Frames<'a> {
+    reader: Reader<'a>,
+    failed: bool,
+}
+
+impl<'a> Frames<'a> {
+    /// Reads `payload` from its start.
+    #[must_use]
+    pub const fn new(payload: &'a [u8]) -> Self {
+        Self {
+            reader: Reader {
+                bytes: payload,
+                at: 0,
+            },
+            failed: false,
+        }
+    }
+}
+
+impl<'a> Iterator for Frames<'a> {
+    type Item = Result<Frame<'a>, FrameError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        loop {
+            let at = self.reader.at;
+            let kind = self.reader.byte()?;
+            if kind == PADDING {
+                continue;
+            }
+            let frame = match read_body(&mut self.reader, kind, at) {
+                Ok(Some(frame)) => Ok(frame),
+                Ok(None) => Err(FrameError::Truncated { at }),
+                Err(error) => Err(error),
+            };
+            self.failed = frame.is_err();
+            return Some(frame);
+        }
+    }
+}
+
+/// The frame after its type byte; `None` when it is cut off.
+fn read_body<'a>(r: &mut Reader<'a>, kind: u8, at: usize) -> Result<Option<Frame<'a>>, FrameError> {
+    let impossible = |field| FrameError::Field { at, field };
+    match kind {
+        ACK => return read_ack(r, at),
+        OPEN => return read_open(r, at),
+        _ => {}
+    }
+    let mut frame = || -> Option<Result<Frame<'a>, FrameError>> {
+        let frame = match kind {
+            PING => Frame::Ping,
+            PROOF => Frame::Proof(Proof {
+                entity: r.array()?,
+                signature: r.array()?,
+                reset_token: r.array()?,
+            }),
+            REKEY => Frame::Rekey {
+                epoch: r.varint()?,
+                public: r.array()?,
+            },
+            REKEY_ACK => Frame::RekeyAck {
+                epoch: r.varint()?,
+                public: r.array()?,
+            },
+            REKEY_WANTED => Frame::RekeyWanted,
+            CLOSE => Frame::Close,
+            SESSION_CREDIT => Frame::SessionCredit { bytes: r.varint()? },
+            STREAM_CREDIT | REFUSE | RESET => {
+                let Ok(stream) = u32::try_from(r.varint()?) else {
+                    return Some(Err(impossible("stream")));
+                };
+                let stream = StreamId(stream);
+                match kind {
+                    STREAM_CREDIT => Frame::StreamCredit {
+                        stream,
+                        bytes: r.varint()?,
+                    },
+                    REFUSE => Frame::Refuse { stream },
+                    _ => Frame::Reset {
+                        stream,
+                        offset: r.varint()?,
+                    },
+                }
+            }
+            STREAM => {
+                let offset = r.varint()?;
+                let bytes = r.sized()?;
+                if offset + bytes.len() as u64 > VARINT_MAX {
+                    return Some(Err(impossible("offset")));
+                }
+                Frame::Stream { offset, bytes }
+            }
+            EVENT => Frame::Event { bytes: r.sized()? },
+            FIN => Frame::Fin {
+                offset: r.varint()?,
+            },
+            _ => return Some(Err(FrameError::Unknown { at, kind })),
+        };
+        Some(Ok(frame))
+    };
+    frame().transpose()
+}
+
+fn read_open<'a>(r: &mut Reader<'a>, at: usize) -> Result<Option<Frame<'a>>, FrameError> {
+    let mut fields = || Some((r.array()?, r.byte()?, r.short()?));
+    let Some((salt, mode, name)) = fields() else {
+        return Ok(None);
+    };
+    let name = core::str::from_utf8(name)
+        .ok()
+        .filter(|name| name::check(name).is_ok());
+    let Some(name) = name else {
+        return Err(FrameError::Field {
+            at,
+            field: "channel name",
+        });
+    };
+    if mode > 1 {
+        return Err(FrameError::Field { at, field: "mode" });
+    }
+    Ok(Some(Frame::Open {
+        salt: u32::from_be_bytes(salt),
+        reliable: mode == 1,
+        name,
+    }))
+}
+
+fn read_ack<'a>(r: &mut Reader<'a>, at: usize) -> Result<Option<Frame<'a>>, FrameError> {
+    let impossible = FrameError::Field { at, field: "range" };
+    let (Some(largest), Some(delay_us), Some(more)) = (r.varint(), r.varint(), r.varint()) else {
+        return Ok(None);
+    };
+    if more >= ACK_RANGES_MAX as u64 {
+        return Err(impossible);
+    }
+    let start = r.at;
+    let mut last = largest;
+    for range in 0..=more {
+        let Some(length) = r.varint() else {
+            return Ok(None);
+        };
+        let first = last.checked_sub(length).ok_or(impossible)?;
+        if range < more {
+            let Some(gap) = r.varint() else {
+                return Ok(None);
+            };
+            last = first
+                .checked_sub(gap)
+                .and_then(|n| n.checked_sub(2))
+                .ok_or(impossible)?;
+        }
+    }
+    let encoded = &r.bytes[start..r.at];
+    Ok(Some(Frame::Ack(Ack {
+        largest,
+        delay_us,
+        ranges: more + 1,
+        encoded,
+    })))
+}
+
+/// Reads forward, never past the end.
+#[derive(Clone, Debug)]
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let bytes = self.bytes.get(self.at..self.at.checked_add(length)?)?;
+        self.at += length;
+        Some(bytes)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.take(1).map(|b| b[0])
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    /// One length byte, and that many bytes.
+    fn short(&mut self) -> Option<&'a [u8]> {
+        let length = self.byte()?;
+        self.take(length.into())
+    }
+
+    /// Two length bytes, and that many bytes.
+    fn sized(&mut self) -> Option<&'a [u8]> {
+        let length = u16::from_be_bytes(self.array()?);
+        self.take(length.into())
+    }
+
+    fn varint(&mut self) -> Option<u64> {
+        let first = self.byte()?;
+        let rest = self.take((1usize << (first >> 6)) - 1)?;
+        Some(
+            rest.iter()
+                .fold(u64::from(first & 0x3f), |n, &b| n << 8 | u64::from(b)),
+        )
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/frame.rs"]
+mod tests;

@@ -1,0 +1,185 @@
+//! Frames: encode and decode are inverse, and no bytes can make the parser panic.
+
+use super::*;
+use proptest::prelude::*;
+
+#[derive(Clone, Debug)]
+enum Owned {
+    Fixed(Frame<'static>),
+    Ack(RangeSet, u64),
+    Open(u32, bool, String),
+    Stream(u64, Vec<u8>),
+    Event(Vec<u8>),
+}
+
+impl Owned {
+    fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Fixed(frame) => frame.write(out),
+            Self::Ack(ranges, delay) => write_ack(out, ranges, *delay),
+            Self::Open(salt, reliable, name) => {
+                Frame::Open {
+                    salt: *salt,
+                    reliable: *reliable,
+                    name,
+                }
+                .write(out);
+            }
+            Self::Stream(offset, bytes) => Frame::Stream {
+                offset: *offset,
+                bytes,
+            }
+            .write(out),
+            Self::Event(bytes) => Frame::Event { bytes }.write(out),
+        }
+    }
+
+    fn same(&self, frame: &Frame<'_>) -> bool {
+        match (self, frame) {
+            (Self::Fixed(a), b) => a == b,
+            (Self::Ack(ranges, delay), Frame::Ack(ack)) => {
+                let sent: Vec<_> = ranges.iter().rev().map(|(s, e)| (s, e - 1)).collect();
+                let read: Vec<_> = ack.ranges().collect();
+                ack.delay_us == *delay && sent == read
+            }
+            (
+                Self::Open(a, b, c),
+                Frame::Open {
+                    salt,
+                    reliable,
+                    name,
+                },
+            ) => (a, b, c.as_str()) == (salt, reliable, *name),
+            (Self::Stream(a, b), Frame::Stream { offset, bytes }) => a == offset && b == bytes,
+            (Self::Event(a), Frame::Event { bytes }) => a == bytes,
+            _ => false,
+        }
+    }
+}
+
+fn number() -> impl Strategy<Value = u64> + Clone {
+    prop_oneof![0..64u64, 0..20_000u64, 0..=VARINT_MAX / 2]
+}
+
+fn frame() -> impl Strategy<Value = Owned> {
+    let stream = any::<u32>().prop_map(StreamId);
+    let key = (number(), any::<[u8; 32]>());
+    let ranges = prop::collection::vec((0u64..1_000_000, 1u64..50), 1..60).prop_map(|pairs| {
+        let mut set = RangeSet::default();
+        for (start, length) in pairs {
+            set.insert(start, start + length);
+        }
+        set
+    });
+    prop_oneof![
+        Just(Owned::Fixed(Frame::Ping)),
+        Just(Owned::Fixed(Frame::RekeyWanted)),
+        Just(Owned::Fixed(Frame::Close)),
+        key.clone()
+            .prop_map(|(epoch, public)| Owned::Fixed(Frame::Rekey { epoch, public })),
+        key.prop_map(|(epoch, public)| Owned::Fixed(Frame::RekeyAck { epoch, public })),
+        number().prop_map(|bytes| Owned::Fixed(Frame::SessionCredit { bytes })),
+        (stream.clone(), number())
+            .prop_map(|(stream, bytes)| Owned::Fixed(Frame::StreamCredit { stream, bytes })),
+        stream
+            .clone()
+            .prop_map(|stream| Owned::Fixed(Frame::Refuse { stream })),
+        (stream, number())
+            .prop_map(|(stream, offset)| Owned::Fixed(Frame::Reset { stream, offset })),
+        number().prop_map(|offset| Owned::Fixed(Frame::Fin { offset })),
+        (any::<[u8; 32]>(), any::<[u8; 32]>(), any::<[u8; 16]>()).prop_map(|(entity, half, t)| {
+            let mut signature = [0; 64];
+            signature[..32].copy_from_slice(&half);
+            Owned::Fixed(Frame::Proof(Proof {
+                entity,
+                signature,
+                reset_token: t,
+            }))
+        }),
+        (ranges, number()).prop_map(|(r, d)| Owned::Ack(r, d)),
+        (
+            any::<u32>(),
+            any::<bool>(),
+            "[a-z]{1,9}(/[A-Z0-9._-]{1,9}){0,3}"
+        )
+            .prop_map(|(salt, reliable, name)| Owned::Open(salt, reliable, name)),
+        (number(), prop::collection::vec(any::<u8>(), 0..40))
+            .prop_map(|(offset, bytes)| Owned::Stream(offset, bytes)),
+        prop::collection::vec(any::<u8>(), 0..40).prop_map(Owned::Event),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn encode_and_decode_are_inverse(frames in prop::collection::vec(frame(), 0..12)) {
+        let mut payload = Vec::new();
+        for frame in &frames {
+            frame.write(&mut payload);
+            payload.push(PADDING);
+        }
+        let read: Result<Vec<_>, _> = Frames::new(&payload).collect();
+        let read = read.unwrap();
+        prop_assert_eq!(read.len(), frames.len());
+        for (sent, got) in frames.iter().zip(&read) {
+            prop_assert!(sent.same(got), "{:?} became {:?}", sent, got);
+        }
+    }
+
+    #[test]
+    fn cut_frames_are_errors_or_fewer(frames in prop::collection::vec(frame(), 1..4), cut in 1usize..50) {
+        let mut payload = Vec::new();
+        for frame in &frames {
+            frame.write(&mut payload);
+        }
+        payload.truncate(payload.len().saturating_sub(cut));
+        let read = Frames::new(&payload).take_while(Result::is_ok).count();
+        prop_assert!(read < frames.len());
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_panic(payload in prop::collection::vec(any::<u8>(), 0..1500)) {
+        for frame in Frames::new(&payload).flatten() {
+            if let Frame::Ack(ack) = frame {
+                prop_assert!(ack.ranges().count() <= ACK_RANGES_MAX);
+            }
+        }
+    }
+
+    #[test]
+    fn likely_bytes_never_panic(payload in prop::collection::vec(
+        prop_oneof![0u8..20, Just(0xff), Just(0x40), Just(0xc0), any::<u8>()], 0..300)) {
+        for frame in Frames::new(&payload).flatten() {
+            if let Frame::Ack(ack) = frame {
+                prop_assert!(ack.ranges().all(|(first, last)| first <= last));
+            }
+        }
+    }
+}
+
+#[test]
+fn errors_say_where() {
+    let mut errors = Vec::new();
+    for payload in [
+        &[PING, 200][..],
+        &[PING, FIN],
+        &[OPEN, 0, 0, 0, 0, 2, 1, b'a'],
+        &[ACK, 0, 0, 0, 1],
+    ] {
+        errors.push(Frames::new(payload).find_map(Result::err).unwrap());
+    }
+    assert_eq!(
+        errors,
+        [
+            FrameError::Unknown { at: 1, kind: 200 },
+            FrameError::Truncated { at: 1 },
+            FrameError::Field {
+                at: 0,
+                field: "mode"
+            },
+            FrameError::Field {
+                at: 0,
+                field: "range"
+            },
+        ]
+    );
+}
