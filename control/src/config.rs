@@ -1,0 +1,176 @@
+//! A node's configuration file: read, checked as a whole, and resolved into typed values.
+//!
+//! [`Config::load`] reads the TOML file and the three key files it names. Every rule is checked
+//! here and every broken one is reported, each with its line and what to do, so that whatever
+//! comes later can take a [`Config`] at its word: names refer to something, keys are valid points,
+//! routes lead over a peer that has an address, no two channels share a hash.
+
+use crate::keys::Keys;
+use std::{net::SocketAddr, path::PathBuf};
+use virga_ebpf::header::{ChannelHash, NodeId, OriginHash, Subnet};
+use virga_transport::ChannelName;
+
+/// Where the daemon of a node named NAME listens for `pub`, `sub` and `status`: `NAME.sock` here.
+pub const SOCKET_DIRECTORY: &str = "/run/virga";
+
+/// Everything one node is told, checked and resolved.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it came from, for messages.
+    pub path: PathBuf,
+    /// This node.
+    pub node: NodeSection,
+    /// How this node forwards.
+    pub forwarding: ForwardingSection,
+    /// The other nodes, in the file's order; [`Reach::Via`] holds indices into this.
+    pub peers: Vec<PeerConfig>,
+    /// Entities that have a name: this node's own first, then the peers', then those named for
+    /// their entity alone.
+    pub entities: Vec<NamedEntity>,
+    /// Who may publish and subscribe where.
+    pub channels: Vec<ChannelConfig>,
+    /// The secrets of the three key files.
+    pub keys: Keys,
+}
+
+/// The `[node]` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeSection {
+    /// 1 to 32 of `a-z 0-9 -`: names the pins and the socket.
+    pub name: String,
+    /// Id of the network; nodes of another one are refused in the handshake.
+    pub network: String,
+    /// What the header calls this node.
+    pub id: NodeId,
+    /// What the header calls this node's entity.
+    pub origin: OriginHash,
+    /// Which generation of the network PSK `psk_file` holds.
+    pub psk_generation: u16,
+    /// The X25519 node key.
+    pub node_key_file: PathBuf,
+    /// The ed25519 entity key.
+    pub entity_key_file: PathBuf,
+    /// The network's pre-shared key.
+    pub psk_file: PathBuf,
+    /// UDP address and port of the mesh; never multicast, port never 0.
+    pub listen: SocketAddr,
+    /// This node's own subnet.
+    pub subnet: Subnet,
+    /// The local API's Unix socket; absolute, short enough for `sun_path`.
+    pub socket: PathBuf,
+    /// Group that may use the socket, beside root.
+    pub socket_group: Option<String>,
+    /// Core that the worker is pinned to.
+    pub worker_core: Option<usize>,
+}
+
+/// The `[forwarding]` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardingSection {
+    /// Which forwarding path is asked for.
+    pub mode: ForwardingMode,
+    /// Interfaces that get the XDP program; never empty in the modes `native` and `generic`.
+    pub interfaces: Vec<String>,
+    /// Destinations that the route table is made for; at least as many as there are peers.
+    pub destinations_max: u32,
+}
+
+/// Which forwarding path is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForwardingMode {
+    /// Native XDP where it attaches, else user space, with the reason logged and in `status`.
+    #[default]
+    Auto,
+    /// XDP in the driver, or the node does not start.
+    Native,
+    /// XDP after the driver, in the kernel's generic path: slower, and only when asked for.
+    Generic,
+    /// No XDP: the same verdicts over the UDP socket.
+    Userspace,
+}
+
+/// One `[[peers]]` block that names a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerConfig {
+    /// 1 to 32 of `a-z 0-9 -`, unlike any other name in the file.
+    pub name: String,
+    /// X25519 public key, never of low order.
+    pub node_key: [u8; 32],
+    /// What the header calls this node; unlike any other in the file.
+    pub id: NodeId,
+    /// ed25519 public key, never weak.
+    pub entity_key: [u8; 32],
+    /// What the header calls its entity; unlike any other in the file.
+    pub origin: OriginHash,
+    /// How packets get there.
+    pub reach: Reach,
+    /// What the header subnet of packets that arrive from this neighbour must lie in; `None`: any.
+    pub subnet: Option<SubnetPrefix>,
+}
+
+/// How packets get to a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Next to this node.
+    Adjacent {
+        /// Where its UDP socket listens; unlike any other peer's.
+        address: SocketAddr,
+        /// Egress interface; `None`: the kernel's route decides.
+        interface: Option<String>,
+    },
+    /// Over another peer, given as index into [`Config::peers`] and itself adjacent.
+    Via {
+        /// The next hop while it is alive.
+        primary: usize,
+        /// The next hop when `primary` is dead; never the same.
+        backup: Option<usize>,
+    },
+}
+
+/// A subnet and how many of its leading bits count; the bits after them are 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubnetPrefix {
+    /// The leading bits.
+    pub subnet: Subnet,
+    /// How many bits count, 0 to 32.
+    pub prefix_len: u8,
+}
+
+/// An entity's public key and what the header calls it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entity {
+    /// ed25519 public key, never weak.
+    pub key: [u8; 32],
+    /// Its keyed hash.
+    pub origin: OriginHash,
+}
+
+/// An entity that the file gives a name to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedEntity {
+    /// The name of its `[[peers]]` block, or of this node.
+    pub name: String,
+    /// Who it is.
+    pub entity: Entity,
+}
+
+/// One `[[channels]]` block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChannelConfig {
+    /// The full name, `$node` expanded.
+    pub name: ChannelName,
+    /// Keeps two names apart that would share a hash.
+    pub salt: u32,
+    /// What the header calls it; unlike any other channel's in the file.
+    pub hash: ChannelHash,
+    /// Class 0 to 6.
+    pub priority: u8,
+    /// Whether lost events travel again.
+    pub reliable: bool,
+    /// Packets a second that one origin may send; at least 1.
+    pub max_rate_pps: Option<u32>,
+    /// Who may publish; no duplicates.
+    pub publish: Vec<Entity>,
+    /// Who may subscribe; no duplicates.
+    pub subscribe: Vec<Entity>,
+}

@@ -1,0 +1,97 @@
+//! 32-byte keys as 64 hex digits, with errors that say which character is wrong.
+
+use std::fmt::Write as _;
+
+/// Why a text is no key; for messages.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HexError {
+    /// Not 64 characters.
+    #[error("has {characters} characters where a 32-byte key has 64 hex digits")]
+    Length {
+        /// How many it has.
+        characters: usize,
+    },
+    /// A character that is no hex digit.
+    #[error("has {character:?} as character {position}, which is not a hex digit")]
+    Digit {
+        /// What stands there.
+        character: char,
+        /// Where, counted from 1.
+        position: usize,
+    },
+}
+
+/// Reads exactly 64 hex digits of either case.
+///
+/// # Errors
+/// [`HexError`], naming the first thing that is wrong.
+pub fn decode(text: &str) -> Result<[u8; 32], HexError> {
+    let bad = text
+        .chars()
+        .enumerate()
+        .find(|(_, c)| !c.is_ascii_hexdigit());
+    if let Some((index, character)) = bad {
+        let position = index + 1;
+        return Err(HexError::Digit {
+            character,
+            position,
+        });
+    }
+    let digits: &[u8; 64] = text.as_bytes().try_into().map_err(|_| HexError::Length {
+        characters: text.len(),
+    })?;
+    let mut key = [0; 32];
+    for (byte, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = digit(pair[0]) << 4 | digit(pair[1]);
+    }
+    Ok(key)
+}
+
+/// 64 lower-case hex digits.
+#[must_use]
+pub fn encode(key: &[u8; 32]) -> String {
+    key.iter()
+        .fold(String::with_capacity(64), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+const fn digit(character: u8) -> u8 {
+    match character {
+        b'0'..=b'9' => character - b'0',
+        b'a'..=b'f' => character - b'a' + 10,
+        _ => character - b'A' + 10,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decode_is_the_inverse_of_encode_in_either_case() {
+        let key: [u8; 32] = std::array::from_fn(|i| u8::try_from(i * 8 + 7).unwrap());
+        let text = encode(&key);
+        assert_eq!(decode(&text).unwrap(), key);
+        assert_eq!(decode(&text.to_uppercase()).unwrap(), key);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let short = HexError::Length { characters: 63 };
+        assert_eq!(decode(&"a".repeat(63)), Err(short));
+        let digit = HexError::Digit {
+            character: 'g',
+            position: 4,
+        };
+        assert_eq!(decode(&format!("aaag{}", "0".repeat(60))), Err(digit));
+        let wide = HexError::Digit {
+            character: 'é',
+            position: 64,
+        };
+        assert_eq!(decode(&format!("{}é", "0".repeat(63))), Err(wide));
+        assert_eq!(decode(""), Err(HexError::Length { characters: 0 }));
+    }
+}

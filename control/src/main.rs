@@ -1,0 +1,4 @@
+//! The `virga` command.
+#![deny(unsafe_code)]
+
+fn main() {}
