@@ -17,15 +17,17 @@ pub mod event;
 pub mod forward;
 pub mod frame;
 mod handshake;
-mod keys;
 pub mod io;
+mod keys;
 pub mod limits;
 pub mod name;
 pub mod node;
 mod random;
 mod ranges;
 pub mod reason;
+mod recovery;
 mod replay;
+mod stream;
 pub mod worker;
 
 pub use config::{ConfigError, NodeConfig, NodeLimits, PeerConfig};

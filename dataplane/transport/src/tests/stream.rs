@@ -1,0 +1,100 @@
+//! Stream halves against each other, without packets.
+
+use super::*;
+use proptest::prelude::*;
+
+/// Moves chunks from one half to the other; `fate` says what becomes of each.
+fn carry(messages: &[Vec<u8>], fates: &[u8]) -> Vec<Vec<u8>> {
+    let (mut sender, mut receiver) = (SendBytes::new(), ReceiveBytes::new());
+    for message in messages {
+        sender.push(message);
+    }
+    let mut credit = u64::MAX;
+    sender.admit(&mut credit);
+    let (mut late, mut read) = (Vec::new(), Vec::new());
+    let mut fates = fates.iter().copied().chain(core::iter::repeat(0));
+    while !sender.is_all_acked() {
+        if let Some((start, end, _)) = sender.take_chunk(100) {
+            let mut bytes = Vec::new();
+            sender.copy(start, end, &mut bytes);
+            match fates.next().unwrap_or(0) {
+                1 => drop(sender.on_lost(start, end)),
+                2 => late.push((start, end, bytes)),
+                fate => {
+                    for _ in 0..=(fate == 3).into() {
+                        receiver.write(start, &bytes).unwrap();
+                    }
+                    sender.on_acked(start, end);
+                }
+            }
+        } else if let Some((start, end, bytes)) = late.pop() {
+            receiver.write(start, &bytes).unwrap();
+            sender.on_acked(start, end);
+        }
+        while let Some(message) = receiver.read().unwrap() {
+            receiver.consumed += (message.len() + MESSAGE_PREFIX_BYTES) as u64;
+            if receiver.raise() {
+                sender.grant(receiver.granted());
+            }
+            read.push(message);
+        }
+    }
+    read
+}
+
+proptest! {
+    #[test]
+    fn bytes_and_order_are_equal(
+        messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 1..20),
+        fates in prop::collection::vec(0u8..4, 0..100),
+    ) {
+        prop_assert_eq!(carry(&messages, &fates), messages);
+    }
+}
+
+#[test]
+fn the_largest_message_passes() {
+    let messages = vec![vec![7; MESSAGE_BYTES_MAX]; 3];
+    assert_eq!(carry(&messages, &[1, 2, 0, 3, 2, 1, 1]), messages);
+}
+
+#[test]
+fn a_message_is_admitted_whole_or_not_at_all() {
+    let mut sender = SendBytes::new();
+    sender.push(&[1; 96]);
+    sender.push(&[2; 96]);
+    let mut credit = 150;
+    sender.admit(&mut credit);
+    assert_eq!((sender.admitted(), credit), (100, 50));
+    assert!(sender.waits_for_credit());
+    assert_eq!(sender.take_chunk(1_000), Some((0, 100, false)));
+    assert_eq!(sender.take_chunk(1_000), None);
+    credit = 100;
+    sender.admit(&mut credit);
+    assert_eq!(sender.take_chunk(1_000), Some((100, 200, false)));
+    assert_eq!(sender.messages_in(0, 200), 2);
+    assert_eq!(sender.messages_in(50, 150), 1);
+}
+
+#[test]
+fn a_receiver_holds_no_more_than_it_granted() {
+    let mut receiver = ReceiveBytes::new();
+    let far = STREAM_WINDOW_BYTES - 1;
+    assert_eq!(receiver.write(far, &[1]), Ok(far + 1));
+    assert_eq!(receiver.write(far, &[1, 2]), Err(StreamFault::Credit));
+    assert_eq!(receiver.read(), Ok(None));
+    receiver.write(0, &u32::MAX.to_be_bytes()).unwrap();
+    assert_eq!(receiver.read(), Err(StreamFault::Message));
+}
+
+#[test]
+fn closed_streams_are_remembered_in_few_ranges() {
+    let mut closed = Closed::default();
+    for index in (0..1_000u32).rev() {
+        closed.insert(StreamId(index * 2 + 1));
+    }
+    assert!(closed.contains(StreamId(1_999)) && !closed.contains(StreamId(2_001)));
+    assert_eq!((closed.indices.len(), closed.count), (1, 1_000));
+    assert!(closed.allows(StreamId(2_001), 10));
+    assert!(!closed.allows(StreamId(2_100), 10));
+}
