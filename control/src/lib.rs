@@ -6,4 +6,6 @@
 
 pub mod config;
 pub mod hex;
+pub mod image;
 pub mod keys;
+pub mod nic;

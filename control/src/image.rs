@@ -1,0 +1,162 @@
+//! From the configuration and the kernel's facts to what the tables shall say.
+
+use std::collections::BTreeSet;
+
+use virga_ebpf::{
+    header::ChannelHash,
+    image::{Image, Link, NextHopKey, Via},
+    tables::{NextHop, Pair},
+};
+
+use crate::{
+    config::{Config, PeerConfig, Reach},
+    nic::kernel::Facts,
+};
+
+/// MTU assumed for a link whose interface the kernel does not tell.
+const MTU_UNKNOWN: u32 = 1_500;
+
+/// Peers that an operator has marked dead (`virga node link NODE PEER down`), by their index in
+/// [`Config::peers`].
+pub type Down = BTreeSet<usize>;
+
+/// The image of the NIC path: interfaces and link-layer addresses as the kernel knows them.
+/// `egress_place` gives an interface's place in the device map.
+///
+/// # Errors
+/// What `egress_place` returns.
+pub fn of_nic<E>(
+    config: &Config,
+    facts: &Facts,
+    down: &Down,
+    mut egress_place: impl FnMut(u32) -> Result<u32, E>,
+) -> Result<Image, E> {
+    let mut image = policy(config);
+    image.addresses = if config.node.listen.ip().is_unspecified() {
+        facts.addresses.iter().map(|ip| (*ip).into()).collect()
+    } else {
+        [config.node.listen.ip().into()].into()
+    };
+    let mut keys: Vec<Option<NextHopKey>> = vec![None; config.peers.len()];
+    for (index, peer) in config.peers.iter().enumerate() {
+        let Reach::Adjacent { address, .. } = &peer.reach else {
+            continue;
+        };
+        let mut next_hop = NextHop {
+            target: address.ip().into(),
+            port: address.port(),
+            ..NextHop::default()
+        };
+        if let Some(link) = facts.links.get(&index) {
+            let interface = facts.interfaces.get(&link.ifindex);
+            next_hop.source = link.source.into();
+            next_hop.ifindex = link.ifindex;
+            next_hop.egress = egress_place(link.ifindex)?;
+            next_hop.source_mac = interface.map(|i| i.mac).unwrap_or_default();
+            next_hop.target_mac = link.mac.unwrap_or_default();
+            next_hop.mtu = interface.map_or(MTU_UNKNOWN, |i| i.mtu);
+            let is_up = interface.is_some_and(|i| i.is_up);
+            if is_up && link.mac.is_some() && !down.contains(&index) {
+                next_hop.flags |= NextHop::ALIVE;
+            }
+            image
+                .neighbours
+                .insert((link.ifindex, address.ip().into()), enforced(peer));
+        }
+        keys[index] = Some(image.add_next_hop(next_hop));
+    }
+    add_routes(&mut image, config, &keys);
+    Ok(image)
+}
+
+/// The image of the user-space forwarder: the kernel picks interfaces and link-layer addresses.
+#[must_use]
+pub fn of_userspace(config: &Config, facts: &Facts, down: &Down) -> Image {
+    let mut image = policy(config);
+    let mut keys: Vec<Option<NextHopKey>> = vec![None; config.peers.len()];
+    for (index, peer) in config.peers.iter().enumerate() {
+        let Reach::Adjacent { address, .. } = &peer.reach else {
+            continue;
+        };
+        let interface = facts
+            .links
+            .get(&index)
+            .and_then(|l| facts.interfaces.get(&l.ifindex));
+        let is_alive = interface.is_none_or(|i| i.is_up) && !down.contains(&index);
+        let next_hop = NextHop {
+            target: address.ip().into(),
+            port: address.port(),
+            mtu: interface.map_or(MTU_UNKNOWN, |i| i.mtu),
+            flags: if is_alive { NextHop::ALIVE } else { 0 },
+            ..NextHop::default()
+        };
+        image
+            .neighbours
+            .insert((0, address.ip().into()), enforced(peer));
+        keys[index] = Some(image.add_next_hop(next_hop));
+    }
+    add_routes(&mut image, config, &keys);
+    image
+}
+
+/// What does not depend on where packets go: who may publish on what, and how much.
+fn policy(config: &Config) -> Image {
+    let mut image = Image {
+        node_id: config.node.id,
+        port: config.node.listen.port(),
+        ..Image::default()
+    };
+    for channel in &config.channels {
+        for entity in channel
+            .publish
+            .iter()
+            .filter(|e| e.origin != config.node.origin)
+        {
+            image.pairs.insert(Pair::new(entity.origin, channel.hash));
+        }
+        if let Some(rate) = channel.max_rate_pps {
+            image.add_rate(channel.hash, u64::from(rate));
+        }
+    }
+    // Control traffic of every member: sessions between others pass through this node too.
+    for entity in config
+        .entities
+        .iter()
+        .filter(|e| e.entity.origin != config.node.origin)
+    {
+        image
+            .pairs
+            .insert(Pair::new(entity.entity.origin, ChannelHash(0)));
+    }
+    image
+}
+
+fn enforced(peer: &PeerConfig) -> Link {
+    peer.subnet.map_or_else(Link::default, |prefix| {
+        let mask = u32::MAX
+            .checked_shl(32 - u32::from(prefix.prefix_len))
+            .unwrap_or(0);
+        Link {
+            subnet: prefix.subnet,
+            mask,
+        }
+    })
+}
+
+fn add_routes(image: &mut Image, config: &Config, keys: &[Option<NextHopKey>]) {
+    for (index, peer) in config.peers.iter().enumerate() {
+        let via = match peer.reach {
+            Reach::Adjacent { .. } => keys[index].map(|primary| Via {
+                primary,
+                backup: None,
+            }),
+            Reach::Via { primary, backup } => keys[primary].map(|primary| Via {
+                primary,
+                backup: backup.and_then(|b| keys[b]),
+            }),
+        };
+        if let Some(via) = via {
+            image.routes.insert(peer.id, via);
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! Interfaces, addresses, routes and neighbours as the kernel knows them, by netlink.
+//!
+//! [`Kernel::facts`] reads all of it anew; [`Changes`] says when to. Link-layer addresses of next hops
+//! come from the kernel's neighbour table, which is asked to keep them resolved.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use futures_util::{StreamExt, TryStreamExt};
+use rtnetlink::{
+    Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection,
+    packet_core::NetlinkMessage,
+    packet_route::{
+        RouteNetlinkMessage,
+        address::AddressAttribute,
+        link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo},
+        neighbour::{
+            NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourState,
+        },
+        route::{RouteAddress, RouteAttribute},
+    },
+    sys::SocketAddr as NetlinkAddress,
+};
+
+use crate::config::{Config, Reach};
+
+/// Changes that come together are read together.
+const SETTLE: Duration = Duration::from_millis(5);
+
+/// Why the kernel's state could not be read.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum KernelError {
+    #[error("no netlink socket: {0}")]
+    Socket(#[from] std::io::Error),
+    #[error("netlink, reading {0}: {1}")]
+    Read(&'static str, rtnetlink::Error),
+}
+
+/// One network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// Its link-layer address; zero where it has none.
+    pub mac: [u8; 6],
+    /// Bytes of IP packet.
+    pub mtu: u32,
+    /// Whether it is up and has a carrier.
+    pub is_up: bool,
+    /// For a veth: the index of its peer, where the peer is in this namespace.
+    pub peer_here: Option<u32>,
+}
+
+/// How packets get to an adjacent peer now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Egress interface.
+    pub ifindex: u32,
+    /// This node's address on it.
+    pub source: IpAddr,
+    /// The peer itself, or the gateway to it.
+    pub gateway: IpAddr,
+    /// Link-layer address of the gateway, where the kernel knows it.
+    pub mac: Option<[u8; 6]>,
+}
+
+/// What the kernel knew at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Interfaces by index.
+    pub interfaces: BTreeMap<u32, Interface>,
+    /// This host's own addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Adjacent peers that have a route, by their index in [`Config::peers`].
+    pub links: BTreeMap<usize, Link>,
+}
+
+impl Facts {
+    /// An interface by name.
+    #[must_use]
+    pub fn interface(&self, name: &str) -> Option<&Interface> {
+        self.interfaces.values().find(|i| i.name == name)
+    }
+}
+
+/// A netlink socket.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    handle: Handle,
+}
+
+/// Notices that something changed.
+#[derive(Debug)]
+pub struct Changes {
+    messages: futures_channel::mpsc::UnboundedReceiver<(
+        NetlinkMessage<RouteNetlinkMessage>,
+        NetlinkAddress,
+    )>,
+}
+
+impl Changes {
+    /// Waits for a change and for those that come right after it. False when the socket is gone.
+    pub async fn next(&mut self) -> bool {
+        if self.messages.next().await.is_none() {
+            return false;
+        }
+        tokio::time::sleep(SETTLE).await;
+        while self.messages.try_recv().is_ok() {}
+        true
+    }
+}
+
+impl Kernel {
+    /// Opens a socket and subscribes to changes; runs on the current tokio runtime.
+    ///
+    /// # Errors
+    /// When the kernel gives no netlink socket.
+    pub fn connect() -> Result<(Self, Changes), KernelError> {
+        let (connection, handle, messages) = new_multicast_connection(&[
+            MulticastGroup::Link,
+            MulticastGroup::Neigh,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+        ])?;
+        tokio::spawn(connection);
+        Ok((Self { handle }, Changes { messages }))
+    }
+
+    /// Reads everything that the node's tables are made from.
+    ///
+    /// # Errors
+    /// When the kernel refuses a request.
+    pub async fn facts(&self, config: &Config) -> Result<Facts, KernelError> {
+        let interfaces = self.interfaces().await?;
+        let addresses = self.addresses().await?;
+        let macs = self.macs().await?;
+        let mut links = BTreeMap::new();
+        for (index, peer) in config.peers.iter().enumerate() {
+            let Reach::Adjacent { address, interface } = &peer.reach else {
+                continue;
+            };
+            let wanted = interface.as_ref().map(|name| {
+                interfaces
+                    .values()
+                    .find(|i| &i.name == name)
+                    .map(|i| i.ifindex)
+            });
+            // A named interface that is not there: no link until it returns.
+            let Ok(wanted) = wanted.map_or(Ok(None), |found| found.map(Some).ok_or(())) else {
+                continue;
+            };
+            if let Some((ifindex, source, gateway)) = self.route(address.ip(), wanted).await {
+                let mac = macs.get(&(ifindex, gateway)).copied();
+                links.insert(
+                    index,
+                    Link {
+                        ifindex,
+                        source,
+                        gateway,
+                        mac,
+                    },
+                );
+            }
+        }
+        Ok(Facts {
+            interfaces,
+            addresses,
+            links,
+        })
+    }
+
+    /// Asks the kernel to resolve the gateways and keep them resolved (managed neighbours, since 5.16;
+    /// before that, a neighbour is resolved by being used). What it refuses shows in the next facts.
+    pub async fn resolve(&self, facts: &Facts) {
+        for link in facts.links.values().filter(|l| l.mac.is_none()) {
+            let mut request = self
+                .handle
+                .neighbours()
+                .add(link.ifindex, link.gateway)
+                .state(NeighbourState::None)
+                .flags(NeighbourFlags::Use)
+                .replace();
+            let managed = NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed);
+            request.message_mut().attributes.push(managed);
+            if let Err(error) = request.execute().await {
+                tracing::debug!(gateway = %link.gateway, %error, "neighbour not resolved");
+            }
+        }
+    }
+
+    async fn interfaces(&self) -> Result<BTreeMap<u32, Interface>, KernelError> {
+        let failed = |e| KernelError::Read("interfaces", e);
+        let mut all = BTreeMap::new();
+        let mut dump = self.handle.link().get().execute();
+        while let Some(message) = dump.try_next().await.map_err(failed)? {
+            let mut interface = Interface {
+                name: String::new(),
+                ifindex: message.header.index,
+                mac: [0; 6],
+                mtu: 0,
+                is_up: message
+                    .header
+                    .flags
+                    .contains(LinkFlags::Up | LinkFlags::LowerUp),
+                peer_here: None,
+            };
+            let (mut peer, mut is_elsewhere, mut is_veth) = (None, false, false);
+            for attribute in message.attributes {
+                match attribute {
+                    LinkAttribute::IfName(name) => interface.name = name,
+                    LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
+                    LinkAttribute::Address(mac) => interface.mac = six(&mac).unwrap_or_default(),
+                    LinkAttribute::Link(index) => peer = Some(index),
+                    LinkAttribute::LinkNetNsId(_) => is_elsewhere = true,
+                    LinkAttribute::LinkInfo(info) => {
+                        is_veth = info.contains(&LinkInfo::Kind(InfoKind::Veth));
+                    }
+                    _ => {}
+                }
+            }
+            interface.peer_here = peer.filter(|_| is_veth && !is_elsewhere);
+            all.insert(interface.ifindex, interface);
+        }
+        Ok(all)
+    }
+
+    async fn addresses(&self) -> Result<BTreeSet<IpAddr>, KernelError> {
+        let failed = |e| KernelError::Read("addresses", e);
+        let mut all = BTreeSet::new();
+        let mut dump = self.handle.address().get().execute();
+        while let Some(message) = dump.try_next().await.map_err(failed)? {
+            // On a point-to-point link `Address` is the peer's and `Local` this host's.
+            let local = message.attributes.iter().find_map(|a| match a {
+                AddressAttribute::Local(ip) => Some(*ip),
+                _ => None,
+            });
+            let address = message.attributes.iter().find_map(|a| match a {
+                AddressAttribute::Address(ip) => Some(*ip),
+                _ => None,
+            });
+            all.extend(local.or(address));
+        }
+        Ok(all)
+    }
+
+    /// Link-layer addresses that can be sent to now.
+    async fn macs(&self) -> Result<BTreeMap<(u32, IpAddr), [u8; 6]>, KernelError> {
+        let failed = |e| KernelError::Read("neighbours", e);
+        let mut all = BTreeMap::new();
+        let mut dump = self.handle.neighbours().get().execute();
+        while let Some(message) = dump.try_next().await.map_err(failed)? {
+            let is_valid = !matches!(
+                message.header.state,
+                NeighbourState::None | NeighbourState::Incomplete | NeighbourState::Failed
+            );
+            let (mut ip, mut mac) = (None, None);
+            for attribute in &message.attributes {
+                match attribute {
+                    NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
+                        ip = Some(IpAddr::V4(*v4));
+                    }
+                    NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
+                        ip = Some(IpAddr::V6(*v6));
+                    }
+                    NeighbourAttribute::LinkLayerAddress(bytes) => mac = six(bytes),
+                    _ => {}
+                }
+            }
+            if let (true, Some(ip), Some(mac)) = (is_valid, ip, mac) {
+                all.insert((message.header.ifindex, ip), mac);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Egress interface, own address and gateway towards `target`; `None` where there is no route.
+    async fn route(&self, target: IpAddr, wanted: Option<u32>) -> Option<(u32, IpAddr, IpAddr)> {
+        let mut request = match target {
+            IpAddr::V4(v4) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+                .destination_prefix(v4, 32)
+                .build(),
+            IpAddr::V6(v6) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+                .destination_prefix(v6, 128)
+                .build(),
+        };
+        request.attributes.extend(wanted.map(RouteAttribute::Oif));
+        let answer = self
+            .handle
+            .route()
+            .get(request)
+            .execute()
+            .try_next()
+            .await
+            .ok()??;
+        let (mut ifindex, mut source, mut gateway) = (None, None, target);
+        for attribute in &answer.attributes {
+            match attribute {
+                RouteAttribute::Oif(index) => ifindex = Some(*index),
+                RouteAttribute::PrefSource(address) => source = ip(address),
+                RouteAttribute::Gateway(address) => gateway = ip(address).unwrap_or(target),
+                _ => {}
+            }
+        }
+        Some((ifindex?, source?, gateway))
+    }
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    }
+}
+
+fn six(bytes: &[u8]) -> Option<[u8; 6]> {
+    bytes.try_into().ok()
+}

@@ -1,0 +1,102 @@
+//! Programs on interfaces: attached once, pinned, and from then on replaced in place.
+
+use std::{fs, path::Path};
+
+use aya::programs::{
+    ProgramError, Xdp, XdpMode,
+    links::{FdLink, PinnedLink},
+    xdp::{XdpLink, XdpLinkId},
+};
+
+use super::{NicError, kernel::Interface, pin_error, pins::Pins};
+
+/// Brings `program` onto an interface. A pinned link is updated atomically, so that no packet meets an
+/// interface without a program; where there is none, or its interface is gone, a new one is made.
+///
+/// # Errors
+/// When the kernel refuses, with the likeliest reason and its fix.
+pub(super) fn attach(
+    pins: &Pins,
+    program: &mut Xdp,
+    name: &'static str,
+    interface: &Interface,
+    mode: XdpMode,
+) -> Result<(), NicError> {
+    let pin = pins.link(&interface.name, name);
+    if pin.exists() {
+        if update(program, &pin)? {
+            return Ok(());
+        }
+        fs::remove_file(&pin).map_err(|e| pin_error(&pin, e))?;
+    }
+    let id = program
+        .attach_to_if_index(interface.ifindex, mode)
+        .map_err(|source| explain(interface, mode, source))?;
+    let link = into_fd(program, id).map_err(|e| pin_error(&pin, std::io::Error::other(e)))?;
+    link.pin(&pin)
+        .map_err(|e| pin_error(&pin, std::io::Error::other(e)))?;
+    Ok(())
+}
+
+/// True if the link of that pin now runs `program`; false if its interface is gone.
+fn update(program: &mut Xdp, pin: &Path) -> Result<bool, NicError> {
+    let failed =
+        |e: Box<dyn std::error::Error + Send + Sync>| pin_error(pin, std::io::Error::other(e));
+    let pinned = PinnedLink::from_pin(pin).map_err(|e| failed(Box::new(e)))?;
+    let link = XdpLink::try_from(FdLink::from(pinned)).map_err(|e| failed(Box::new(e)))?;
+    match program.attach_to_link(link) {
+        // The pin keeps the link; the program's own handle on it may go.
+        Ok(id) => into_fd(program, id).map(|_| true).map_err(failed),
+        Err(ProgramError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOLINK) => {
+            Ok(false)
+        }
+        Err(error) => Err(failed(Box::new(error))),
+    }
+}
+
+/// The link as a file descriptor. A link made by netlink, the loader's fallback, would end with this
+/// process and is refused.
+fn into_fd(
+    program: &mut Xdp,
+    id: XdpLinkId,
+) -> Result<FdLink, Box<dyn std::error::Error + Send + Sync>> {
+    Ok(FdLink::try_from(program.take_link(id)?)?)
+}
+
+fn explain(interface: &Interface, mode: XdpMode, source: ProgramError) -> NicError {
+    NicError::Attach {
+        interface: interface.name.clone(),
+        mode: super::mode_name(mode),
+        fix: fix(interface, &source),
+        source: Box::new(source),
+    }
+}
+
+/// What an operator should do about a refused attach. The kernel says little more than EINVAL.
+fn fix(interface: &Interface, source: &ProgramError) -> String {
+    let name = &interface.name;
+    let errno = match source {
+        ProgramError::SyscallError(e) => e.io_error.raw_os_error(),
+        _ => None,
+    };
+    match errno {
+        Some(libc::EBUSY | libc::EEXIST) => format!(
+            "another XDP program is attached: see `ip link show dev {name}`, detach it with \
+             `ip link set dev {name} xdp off`"
+        ),
+        Some(libc::EPERM | libc::EACCES) => {
+            "run as root, or with CAP_NET_ADMIN and CAP_BPF".to_owned()
+        }
+        _ if interface.mtu > super::NATIVE_MTU_MAX => format!(
+            "its MTU of {} is above what native XDP takes without fragments: \
+             `ip link set dev {name} mtu {}`",
+            interface.mtu,
+            super::NATIVE_MTU_MAX
+        ),
+        Some(libc::EOPNOTSUPP) => format!(
+            "its driver has no native XDP: set `mode = \"generic\"` or `mode = \"userspace\"` under \
+             [forwarding], or leave {name} out of `interfaces`"
+        ),
+        _ => format!("see `virga doctor --interface {name}`"),
+    }
+}

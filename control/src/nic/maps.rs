@@ -1,0 +1,273 @@
+//! The NIC path's programs and maps: loaded, or reused where they are pinned already.
+
+use std::path::Path;
+
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel,
+    maps::{Array, DevMap, HashMap, Map, MapData, MapError, PerCpuArray},
+    programs::Xdp,
+};
+use virga_ebpf::{
+    guard::Guard,
+    header::NodeId,
+    limits::{CHANNELS, GUARD_LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, PORTS_MAX, ROUTES_MAX},
+    publish::Store,
+    reason::{COUNTERS, Counter},
+    tables::{ChannelPolicy, GuardInfo, Neighbour, NextHop, Pair, Route, Settings},
+};
+
+use super::{NicError, pod::Plain};
+
+/// The built object; `scripts/build-ebpf` makes it from `ebpf/src/main.rs`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../ebpf/prebuilt/virga.bpf.o"
+));
+
+/// Every map of the object, by the name it is pinned under.
+pub const MAP_NAMES: [&str; 15] = [
+    "settings",
+    "neighbours",
+    "hs_buckets",
+    "guards",
+    "guard_lines",
+    "pairs",
+    "channels",
+    "ch_buckets",
+    "destinations",
+    "routes",
+    "next_hops",
+    "egress",
+    "flows",
+    "seen",
+    "counters",
+];
+
+/// Loads the object. Maps are pinned in `pins` and reused from there; without it they end with the
+/// programs.
+///
+/// # Errors
+/// When the kernel refuses a map.
+pub fn load(pins: Option<&Path>, destinations_max: u32) -> Result<(Ebpf, Maps), NicError> {
+    let mut loader = EbpfLoader::new();
+    loader
+        .btf(None)
+        .verifier_log_level(VerifierLogLevel::STATS)
+        .map_max_entries("destinations", destinations_max);
+    if let Some(pins) = pins {
+        for name in MAP_NAMES {
+            loader.map_pin_path(name, pins.join(name));
+        }
+    }
+    let mut ebpf = loader
+        .load(OBJECT)
+        .map_err(|e| NicError::Load(Box::new(e)))?;
+    let maps = Maps::take(&mut ebpf)?;
+    Ok((ebpf, maps))
+}
+
+/// Loads one of the object's programs into the kernel: the verifier reads it here.
+///
+/// # Errors
+/// When the object has no such program, or the verifier refuses it.
+pub fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, NicError> {
+    let program = ebpf.program_mut(name).ok_or(NicError::Object(name))?;
+    let xdp: &mut Xdp = program.try_into().map_err(|_| NicError::Object(name))?;
+    if xdp.fd().is_err() {
+        xdp.load()
+            .map_err(|e| NicError::Verifier(name, Box::new(e)))?;
+    }
+    Ok(xdp)
+}
+
+/// The maps that user space reads and writes.
+pub struct Maps {
+    settings: Array<MapData, Plain<Settings>>,
+    neighbours: Array<MapData, Plain<Neighbour>>,
+    guards: Array<MapData, Plain<GuardInfo>>,
+    guard_lines: Array<MapData, [u64; 8]>,
+    pairs: HashMap<MapData, Plain<Pair>, u32>,
+    channels: Array<MapData, Plain<ChannelPolicy>>,
+    destinations: HashMap<MapData, u64, u32>,
+    routes: Array<MapData, Plain<Route>>,
+    next_hops: Array<MapData, Plain<NextHop>>,
+    egress: DevMap<MapData>,
+    counters: PerCpuArray<MapData, Plain<Counter>>,
+}
+
+impl Maps {
+    fn take(ebpf: &mut Ebpf) -> Result<Self, NicError> {
+        fn one<M: TryFrom<Map, Error = MapError>>(
+            ebpf: &mut Ebpf,
+            name: &'static str,
+        ) -> Result<M, NicError> {
+            let map = ebpf.take_map(name).ok_or(NicError::Object(name))?;
+            M::try_from(map).map_err(|e| NicError::Map(name, e))
+        }
+        Ok(Self {
+            settings: one(ebpf, "settings")?,
+            neighbours: one(ebpf, "neighbours")?,
+            guards: one(ebpf, "guards")?,
+            guard_lines: one(ebpf, "guard_lines")?,
+            pairs: one(ebpf, "pairs")?,
+            channels: one(ebpf, "channels")?,
+            destinations: one(ebpf, "destinations")?,
+            routes: one(ebpf, "routes")?,
+            next_hops: one(ebpf, "next_hops")?,
+            egress: one(ebpf, "egress")?,
+            counters: one(ebpf, "counters")?,
+        })
+    }
+
+    /// Sums of all CPUs, by [`virga_ebpf::reason::Outcome`] and [`virga_ebpf::reason::Reason`].
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counters(&self) -> Result<Vec<Counter>, NicError> {
+        let mut sums = vec![Counter::default(); COUNTERS as usize];
+        for (place, sum) in (0..COUNTERS).zip(&mut sums) {
+            let each = self
+                .counters
+                .get(&place, 0)
+                .map_err(|e| NicError::Map("counters", e))?;
+            for one in each.iter() {
+                sum.packets += one.0.packets;
+                sum.bytes += one.0.bytes;
+            }
+        }
+        Ok(sums)
+    }
+
+    /// Interfaces that packets can be redirected to, by their place in the device map.
+    #[must_use]
+    pub fn egress(&self) -> Vec<(u32, u32)> {
+        let occupied = |place| self.egress.get(place, 0).ok().map(|v| (place, v.if_index));
+        (0..PORTS_MAX)
+            .filter_map(occupied)
+            .filter(|(_, ifindex)| *ifindex != 0)
+            .collect()
+    }
+
+    /// Puts an interface into the device map.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn set_egress(&mut self, place: u32, ifindex: u32) -> Result<(), NicError> {
+        self.egress.set(place, ifindex, None, 0).map_err(|source| {
+            let io = std::io::Error::other(source);
+            NicError::Egress(ifindex, io)
+        })
+    }
+}
+
+/// Which map could not be read or written, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("map {map}: {source}")]
+pub struct StoreError {
+    map: &'static str,
+    source: MapError,
+}
+
+fn at(map: &'static str) -> impl Fn(MapError) -> StoreError {
+    move |source| StoreError { map, source }
+}
+
+macro_rules! array_store {
+    ($map:ident, $all:ident, $set:ident, $key:ty, $value:ty, $count:expr) => {
+        fn $all(&self) -> Result<Vec<$value>, StoreError> {
+            (0..$count)
+                .map(|n| {
+                    self.$map
+                        .get(&n, 0)
+                        .map(|v| v.0)
+                        .map_err(at(stringify!($map)))
+                })
+                .collect()
+        }
+        fn $set(&mut self, place: $key, value: &$value) -> Result<(), StoreError> {
+            self.$map
+                .set(u32::from(place), Plain(*value), 0)
+                .map_err(at(stringify!($map)))
+        }
+    };
+}
+
+impl Store for Maps {
+    type Error = StoreError;
+
+    array_store!(
+        neighbours,
+        neighbours,
+        set_neighbour,
+        u32,
+        Neighbour,
+        NEIGHBOUR_SLOTS
+    );
+    array_store!(
+        channels,
+        channels,
+        set_channel,
+        u16,
+        ChannelPolicy,
+        CHANNELS
+    );
+    array_store!(routes, routes, set_route, u32, Route, ROUTES_MAX);
+    array_store!(
+        next_hops,
+        next_hops,
+        set_next_hop,
+        u32,
+        NextHop,
+        NEXT_HOPS_MAX
+    );
+
+    fn settings(&self) -> Result<Settings, StoreError> {
+        self.settings
+            .get(&0, 0)
+            .map(|s| s.0)
+            .map_err(at("settings"))
+    }
+    fn set_settings(&mut self, settings: &Settings) -> Result<(), StoreError> {
+        self.settings
+            .set(0, Plain(*settings), 0)
+            .map_err(at("settings"))
+    }
+    fn set_guard(&mut self, which: u32, guard: &Guard) -> Result<(), StoreError> {
+        for (line, bits) in (which * GUARD_LINES_MAX..).zip(&guard.lines) {
+            self.guard_lines
+                .set(line, bits, 0)
+                .map_err(at("guard_lines"))?;
+        }
+        self.guards
+            .set(which, Plain(guard.info), 0)
+            .map_err(at("guards"))
+    }
+    fn pairs(&self) -> Result<Vec<Pair>, StoreError> {
+        self.pairs
+            .keys()
+            .map(|k| k.map(|p| p.0).map_err(at("pairs")))
+            .collect()
+    }
+    fn insert_pair(&mut self, pair: &Pair) -> Result<(), StoreError> {
+        self.pairs.insert(Plain(*pair), 1, 0).map_err(at("pairs"))
+    }
+    fn remove_pair(&mut self, pair: &Pair) -> Result<(), StoreError> {
+        self.pairs.remove(&Plain(*pair)).map_err(at("pairs"))
+    }
+    fn destinations(&self) -> Result<Vec<(NodeId, u32)>, StoreError> {
+        self.destinations
+            .iter()
+            .map(|e| e.map(|(id, n)| (NodeId(id), n)).map_err(at("destinations")))
+            .collect()
+    }
+    fn set_destination(&mut self, destination: NodeId, route: u32) -> Result<(), StoreError> {
+        self.destinations
+            .insert(destination.0, route, 0)
+            .map_err(at("destinations"))
+    }
+    fn remove_destination(&mut self, destination: NodeId) -> Result<(), StoreError> {
+        self.destinations
+            .remove(&destination.0)
+            .map_err(at("destinations"))
+    }
+}

@@ -1,0 +1,273 @@
+//! The NIC path: the XDP program on this node's interfaces, and its maps.
+//!
+//! - [`maps`]: the object, loaded; its maps as a [`virga_ebpf::publish::Store`].
+//! - [`pins`]: where both outlive the daemon.
+//! - [`kernel`]: interfaces, addresses and neighbours as the kernel knows them, by netlink.
+//!
+//! The daemon may stop, start and be replaced while packets pass: maps and links are pinned, a new
+//! daemon takes the maps as they are, brings them to its own image, and replaces the program in place.
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    path::{Path, PathBuf},
+};
+
+use aya::{Ebpf, programs::XdpMode};
+use virga_ebpf::{
+    image::Image,
+    limits::{LAYOUT_VERSION, PORTS_MAX},
+    publish::{GuardStatus, PublishError, Publisher, Store},
+    reason::Counter,
+};
+
+use crate::config::{Config, ForwardingMode};
+
+pub mod kernel;
+mod links;
+pub mod maps;
+pub mod pins;
+pub mod pod;
+
+use self::{kernel::Interface, maps::Maps, pins::Pins};
+
+/// The program that forwards.
+pub const FORWARD: &str = "virga";
+/// The program that lets everything through.
+pub const PASS: &str = "virga_pass";
+/// Largest MTU that native XDP takes without fragments support: a page less headroom and tail.
+pub const NATIVE_MTU_MAX: u32 = 3_498;
+
+/// Why the NIC path could not be set up or changed.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum NicError {
+    #[error("the XDP program's maps could not be made: {0}; see `virga doctor`")]
+    Load(Box<dyn std::error::Error + Send + Sync>),
+    #[error("the built object has no `{0}`: rebuild it with `scripts/build-ebpf`")]
+    Object(&'static str),
+    #[error("the kernel's verifier refuses program `{0}`: {1}")]
+    Verifier(&'static str, Box<dyn std::error::Error + Send + Sync>),
+    #[error("map {0}: {1}")]
+    Map(&'static str, aya::maps::MapError),
+    #[error("pin {}: {source}", path.display())]
+    Pin { path: PathBuf, source: io::Error },
+    #[error(
+        "pinned maps are of layout {found}, this program's is {LAYOUT_VERSION}: run `virga node detach` and start again"
+    )]
+    Layout { found: u32 },
+    #[error("cannot attach to {interface} ({mode}): {source}; {fix}")]
+    Attach {
+        interface: String,
+        mode: &'static str,
+        fix: String,
+        source: Box<aya::programs::ProgramError>,
+    },
+    #[error("interface {0} does not exist: `ip link` lists those that do")]
+    NoInterface(String),
+    #[error("interface {0} cannot be a redirect target: {1}")]
+    Egress(u32, io::Error),
+    #[error("more than {PORTS_MAX} egress interfaces: name fewer")]
+    Ports,
+    #[error("{0}")]
+    Publish(#[from] PublishError<maps::StoreError>),
+    #[error("maps could not be read back: {0}")]
+    Recover(maps::StoreError),
+}
+
+fn pin_error(path: &Path, source: io::Error) -> NicError {
+    NicError::Pin {
+        path: path.to_path_buf(),
+        source,
+    }
+}
+
+/// What runs on an interface.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Attached {
+    /// The interface's name.
+    pub interface: String,
+    /// Its index when the program was attached.
+    pub ifindex: u32,
+    /// `native` or `generic`.
+    pub xdp_mode: &'static str,
+    /// [`FORWARD`] or [`PASS`].
+    pub program: &'static str,
+}
+
+/// The loaded NIC path of one node.
+pub struct Nic {
+    pins: Pins,
+    mode: XdpMode,
+    destinations_max: u32,
+    ebpf: Ebpf,
+    maps: Maps,
+    publisher: Publisher,
+    egress: BTreeMap<u32, u32>,
+    attached: BTreeMap<String, Attached>,
+}
+
+/// The mode's name in logs and status.
+#[must_use]
+pub fn mode_name(mode: XdpMode) -> &'static str {
+    match mode {
+        XdpMode::Skb => "generic",
+        _ => "native",
+    }
+}
+
+impl fmt::Debug for Nic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nic")
+            .field("pins", &self.pins)
+            .field("attached", &self.attached)
+            .finish()
+    }
+}
+
+impl Nic {
+    /// Loads the programs and takes the node's pinned maps, or makes them. Attaches nothing yet.
+    ///
+    /// # Errors
+    /// When bpffs, maps or verifier refuse.
+    pub fn open(config: &Config) -> Result<Self, NicError> {
+        let pins = Pins::of(&config.node.name);
+        let destinations_max = config.forwarding.destinations_max;
+        pins.create(destinations_max)
+            .map_err(|e| pin_error(pins.root(), e))?;
+        let (mut ebpf, maps) = maps::load(Some(&pins.maps(destinations_max)), destinations_max)?;
+        let publisher = Publisher::recover(&maps).map_err(NicError::Recover)?;
+        let layout = maps.settings().map_err(NicError::Recover)?.layout;
+        if layout != 0 && layout != LAYOUT_VERSION {
+            return Err(NicError::Layout { found: layout });
+        }
+        for name in [FORWARD, PASS] {
+            let program = maps::program(&mut ebpf, name)?;
+            let pin = pins.program(name);
+            if pin.exists() {
+                std::fs::remove_file(&pin).map_err(|e| pin_error(&pin, e))?;
+            }
+            program
+                .pin(&pin)
+                .map_err(|e| pin_error(&pin, io::Error::other(e)))?;
+        }
+        let mode = match config.forwarding.mode {
+            ForwardingMode::Generic => XdpMode::Skb,
+            _ => XdpMode::Driver,
+        };
+        let egress = maps
+            .egress()
+            .into_iter()
+            .map(|(place, ifindex)| (ifindex, place))
+            .collect();
+        let attached = BTreeMap::new();
+        Ok(Self {
+            pins,
+            mode,
+            destinations_max,
+            ebpf,
+            maps,
+            publisher,
+            egress,
+            attached,
+        })
+    }
+
+    /// Place of an egress interface in the device map; a place is kept while its interface is there.
+    ///
+    /// # Errors
+    /// When there are too many, or the kernel refuses the interface.
+    pub fn egress_place(&mut self, ifindex: u32) -> Result<u32, NicError> {
+        if let Some(place) = self.egress.get(&ifindex) {
+            return Ok(*place);
+        }
+        let used: Vec<u32> = self.egress.values().copied().collect();
+        let place = (0..PORTS_MAX)
+            .find(|p| !used.contains(p))
+            .ok_or(NicError::Ports)?;
+        self.maps.set_egress(place, ifindex)?;
+        self.egress.insert(ifindex, place);
+        Ok(place)
+    }
+
+    /// Brings the maps to `image`.
+    ///
+    /// # Errors
+    /// When a map is full or cannot be written.
+    pub fn apply(&mut self, image: &Image, entropy: impl FnMut() -> u64) -> Result<(), NicError> {
+        Ok(self.publisher.apply(&mut self.maps, image, entropy)?)
+    }
+
+    /// Sees to it that `program` runs on the interface, also after the interface went and came back.
+    /// True if something was attached.
+    ///
+    /// # Errors
+    /// When the kernel refuses, with the fix.
+    pub fn ensure(
+        &mut self,
+        interface: &Interface,
+        program: &'static str,
+    ) -> Result<bool, NicError> {
+        let held = self.attached.get(&interface.name);
+        if held.is_some_and(|a| a.ifindex == interface.ifindex && a.program == program) {
+            return Ok(false);
+        }
+        let xdp = maps::program(&mut self.ebpf, program)?;
+        links::attach(&self.pins, xdp, program, interface, self.mode)?;
+        let attached = Attached {
+            interface: interface.name.clone(),
+            ifindex: interface.ifindex,
+            xdp_mode: mode_name(self.mode),
+            program,
+        };
+        self.attached.insert(interface.name.clone(), attached);
+        Ok(true)
+    }
+
+    /// Forgets interfaces that are no more, and the places of those among them that were redirect
+    /// targets.
+    pub fn forget_gone(&mut self, exists: impl Fn(u32) -> bool) {
+        self.attached.retain(|_, a| exists(a.ifindex));
+        self.egress.retain(|ifindex, _| exists(*ifindex));
+    }
+
+    /// Removes maps of an earlier layout or size, once every link runs the new program.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn remove_other_maps(&self) -> Result<(), NicError> {
+        let failed = |e| pin_error(self.pins.root(), e);
+        self.pins
+            .remove_other_maps(self.destinations_max)
+            .map_err(failed)
+    }
+
+    /// What runs where.
+    #[must_use]
+    pub fn attached(&self) -> Vec<Attached> {
+        self.attached.values().cloned().collect()
+    }
+
+    /// Sums of all CPUs.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counters(&self) -> Result<Vec<Counter>, NicError> {
+        self.maps.counters()
+    }
+
+    /// The live guard.
+    #[must_use]
+    pub fn guard(&self) -> Option<GuardStatus> {
+        self.publisher.guard()
+    }
+}
+
+/// Detaches a node's programs and removes its pins. True if there was something.
+///
+/// # Errors
+/// When a pin cannot be removed.
+pub fn detach(node: &str) -> Result<bool, NicError> {
+    let pins = Pins::of(node);
+    pins.remove().map_err(|e| pin_error(pins.root(), e))
+}

@@ -1,0 +1,237 @@
+//! The two paths that a frame is sent through: the library over plain memory, and the loaded program
+//! by `BPF_PROG_TEST_RUN`.
+
+use aya::{
+    Ebpf,
+    maps::{Array, MapData},
+    programs::{TestRun as _, TestRunOptions, Xdp},
+};
+use virga::nic::{
+    FORWARD,
+    maps::{self, Maps},
+};
+use virga_ebpf::{
+    decide::{Arrival, Verdict, decide, find},
+    frame::{Frame, parse},
+    image::Image,
+    limits::DESTINATIONS_MAX,
+    memory::MemoryTables,
+    publish::Publisher,
+    reason::{Counter, Outcome, Reason},
+    rewrite,
+    tables::Tables as _,
+};
+
+use super::world::{self, INGRESS};
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Fate {
+    Pass,
+    Local,
+    Redirect,
+    Transmit,
+    Drop(Reason),
+}
+
+impl Fate {
+    /// The counter that this fate moves.
+    pub fn counter(self) -> u32 {
+        match self {
+            Self::Pass => Outcome::Pass.counter(),
+            Self::Local => Outcome::Local.counter(),
+            Self::Redirect => Outcome::Redirect.counter(),
+            Self::Transmit => Outcome::Transmit.counter(),
+            Self::Drop(reason) => reason.counter(),
+        }
+    }
+
+    /// Its label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pass => Outcome::Pass.name(),
+            Self::Local => Outcome::Local.name(),
+            Self::Redirect => Outcome::Redirect.name(),
+            Self::Transmit => Outcome::Transmit.name(),
+            Self::Drop(reason) => reason.name(),
+        }
+    }
+
+    /// Every fate there is.
+    pub fn all() -> Vec<Self> {
+        let drops = Reason::ALL.iter().map(|r| Self::Drop(*r));
+        [Self::Pass, Self::Local, Self::Redirect, Self::Transmit]
+            .into_iter()
+            .chain(drops)
+            .collect()
+    }
+}
+
+/// The library over plain memory.
+pub struct Memory {
+    pub tables: MemoryTables,
+}
+
+impl Memory {
+    pub fn new(image: &Image) -> Self {
+        let mut tables = MemoryTables::new();
+        let mut publisher = Publisher::recover(&tables).unwrap();
+        publisher
+            .apply(&mut tables, image, world::entropy())
+            .unwrap();
+        Self { tables }
+    }
+
+    /// The frame's fate, and the frame as it goes on.
+    pub fn run(&self, frame: &[u8]) -> (Fate, Vec<u8>) {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+        let now = u64::try_from(time.tv_sec).unwrap() * 1_000_000_000
+            + u64::try_from(time.tv_nsec).unwrap();
+        self.tables.set_now(now);
+        let settings = self.tables.current();
+        let unchanged = |fate| (fate, frame.to_vec());
+        let (outer, header) = match parse(frame, &self.tables, &settings) {
+            Frame::NotOurs => return unchanged(Fate::Pass),
+            Frame::Malformed(reason) => return unchanged(Fate::Drop(reason)),
+            Frame::Mesh(outer, header) => (outer, header),
+        };
+        let arrival = Arrival {
+            ifindex: INGRESS,
+            source: outer.source,
+            udp_payload_bytes: u32::from(outer.udp_payload_bytes),
+        };
+        let next_hop = match decide(&self.tables, &settings, &header, &arrival) {
+            Verdict::Local => return unchanged(Fate::Local),
+            Verdict::Drop(reason) => return unchanged(Fate::Drop(reason)),
+            Verdict::Forward(next_hop) => next_hop,
+        };
+        let sent = rewrite::sent(&outer, &header, next_hop);
+        let (ethernet, bytes) = rewrite::ethernet(next_hop);
+        let mut out = ethernet[..bytes].to_vec();
+        if next_hop.target.is_v4() {
+            out.extend(rewrite::ipv4(&outer, next_hop));
+        } else {
+            out.extend(rewrite::ipv6(&outer));
+            for half in [next_hop.source, next_hop.target]
+                .map(|a| [a.high, a.low])
+                .concat()
+            {
+                out.extend(half.to_be_bytes());
+            }
+        }
+        out.extend(rewrite::udp(&outer, next_hop, &sent));
+        let mesh = out.len();
+        out.extend(&frame[outer.mesh..]);
+        out[mesh + 5] = sent.hop_limit;
+        out[mesh + 6] = sent.hop_count;
+        let fate = if next_hop.ifindex == INGRESS {
+            Fate::Transmit
+        } else {
+            Fate::Redirect
+        };
+        (fate, out)
+    }
+}
+
+/// The loaded program. Its thread is pinned to a core, as flows and duplicates are per CPU.
+pub struct Kernel {
+    ebpf: Ebpf,
+    maps: Maps,
+    handshake_buckets: Array<MapData, u64>,
+    pub instructions: u32,
+}
+
+impl Kernel {
+    /// `None` with the reason printed where BPF programs cannot be loaded.
+    pub fn new(image: &Image) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: loading a BPF program needs root");
+            return None;
+        }
+        let mut cpus = rustix::thread::CpuSet::new();
+        cpus.set(0);
+        rustix::thread::sched_setaffinity(None, &cpus).unwrap();
+        let (mut ebpf, mut maps) = maps::load(None, DESTINATIONS_MAX).unwrap();
+        let instructions = maps::program(&mut ebpf, FORWARD)
+            .unwrap()
+            .info()
+            .unwrap()
+            .verified_instruction_count()
+            .unwrap_or(0);
+        let mut publisher = Publisher::recover(&maps).unwrap();
+        publisher.apply(&mut maps, image, world::entropy()).unwrap();
+        // The device map wants an interface that exists; a test run does not send.
+        maps.set_egress(0, INGRESS).unwrap();
+        let handshake_buckets = ebpf.take_map("hs_buckets").unwrap().try_into().unwrap();
+        Some(Self {
+            ebpf,
+            maps,
+            handshake_buckets,
+            instructions,
+        })
+    }
+
+    /// The frame's fate by the counter that moved, and the frame as it goes on.
+    pub fn run(&mut self, frame: &[u8]) -> (Fate, Vec<u8>) {
+        let before = self.counters();
+        let (action, out) = self.test_run(frame);
+        let after = self.counters();
+        let moved: Vec<Fate> = Fate::all()
+            .into_iter()
+            .filter(|f| after[f.counter() as usize] != before[f.counter() as usize])
+            .collect();
+        assert_eq!(
+            moved.len(),
+            1,
+            "one counter moves for one frame, not {moved:?}; action {action}"
+        );
+        let place = moved[0].counter() as usize;
+        assert_eq!(after[place].packets, before[place].packets + 1);
+        assert_eq!(after[place].bytes, before[place].bytes + frame.len() as u64);
+        let expected_action = match moved[0] {
+            Fate::Pass | Fate::Local => 2,
+            Fate::Drop(_) => 1,
+            Fate::Transmit => 3,
+            Fate::Redirect => 4,
+        };
+        assert_eq!(action, expected_action, "{moved:?}");
+        (moved[0], out)
+    }
+
+    fn test_run(&mut self, frame: &[u8]) -> (u32, Vec<u8>) {
+        let xdp: &Xdp = self.ebpf.program(FORWARD).unwrap().try_into().unwrap();
+        let mut out = vec![0; frame.len() + 128];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ..TestRunOptions::default()
+        };
+        let result = xdp.test_run(options).unwrap();
+        out.truncate(result.data_size_out as usize);
+        (result.return_value, out)
+    }
+
+    pub fn counters(&self) -> Vec<Counter> {
+        self.maps.counters().unwrap()
+    }
+
+    /// Sets when the neighbour's handshake bucket is empty.
+    pub fn set_handshake_bucket(&mut self, neighbour: u32, empty_at: u64) {
+        self.handshake_buckets.set(neighbour, empty_at, 0).unwrap();
+    }
+}
+
+/// Number of a neighbour, as both paths know it.
+pub fn neighbour_index(memory: &Memory, source: virga_ebpf::tables::Address) -> Option<u32> {
+    find(&memory.tables, &memory.tables.current(), INGRESS, source).map(|n| n.index)
+}
+
+/// Sets a neighbour's handshake bucket in both paths.
+pub fn set_handshake_bucket(memory: &Memory, kernel: &mut Kernel, neighbour: u32, empty_at: u64) {
+    memory
+        .tables
+        .handshake_bucket(neighbour)
+        .unwrap()
+        .set(empty_at);
+    kernel.set_handshake_bucket(neighbour, empty_at);
+}

@@ -1,0 +1,200 @@
+//! The tables that fixtures and mutations meet: the same image in plain memory and in the kernel.
+
+use std::net::IpAddr;
+
+use virga_ebpf::{
+    header::{ChannelHash, Header, NodeId, OriginHash, SessionId, Subnet},
+    image::{Image, Link, NextHopKey, Via},
+    tables::{ChannelPolicy, NextHop, Pair, mix},
+};
+
+/// This node.
+pub const HERE: NodeId = NodeId(0x1111);
+/// Where packets come in: BPF test runs arrive on the loopback device.
+pub const INGRESS: u32 = 1;
+/// Where redirected packets go out. Never looked at in a test run but for being another one.
+pub const EGRESS: u32 = 2;
+
+pub const MEMBER: OriginHash = OriginHash(0xaaaa_0001);
+pub const STRANGER: OriginHash = OriginHash(0xbbbb_0001);
+pub const CHANNEL: ChannelHash = ChannelHash(0x0101);
+pub const RATED: ChannelHash = ChannelHash(0x0202);
+pub const CONTROL: ChannelHash = ChannelHash(0);
+
+pub const OWN_V4: &str = "10.0.0.1";
+pub const OWN_V6: &str = "fd00::1";
+pub const NEIGHBOUR_V4: &str = "10.0.0.2";
+pub const NEIGHBOUR_V6: &str = "fd00::2";
+/// Its packets must lie in subnet 1.2.0.0/16.
+pub const NEIGHBOUR_IN_SUBNET: &str = "10.0.0.3";
+/// Used only to exhaust its handshake bucket.
+pub const NEIGHBOUR_SHAKING: &str = "10.0.0.4";
+pub const UNKNOWN_V4: &str = "10.9.9.9";
+pub const UNKNOWN_V6: &str = "fd00::99";
+
+pub const TO_V4: NodeId = NodeId(0x2001);
+pub const TO_V6: NodeId = NodeId(0x2002);
+pub const TO_SAME_INTERFACE: NodeId = NodeId(0x2003);
+pub const TO_VLAN: NodeId = NodeId(0x2004);
+pub const TO_VLAN_V6: NodeId = NodeId(0x2005);
+pub const TO_BACKUP: NodeId = NodeId(0x2006);
+pub const TO_DEAD: NodeId = NodeId(0x2007);
+pub const TO_NARROW: NodeId = NodeId(0x2008);
+pub const TO_FIXED_PORT: NodeId = NodeId(0x2009);
+pub const TO_NOWHERE: NodeId = NodeId(0x2fff);
+
+/// Every destination that a mutation may pick.
+pub const DESTINATIONS: [NodeId; 11] = [
+    HERE,
+    TO_V4,
+    TO_V6,
+    TO_SAME_INTERFACE,
+    TO_VLAN,
+    TO_VLAN_V6,
+    TO_BACKUP,
+    TO_DEAD,
+    TO_NARROW,
+    TO_FIXED_PORT,
+    TO_NOWHERE,
+];
+
+/// Pairs that fill the guard, so that some strangers hit it.
+pub const FILLER: u64 = 1_700;
+
+/// The image.
+pub fn image() -> Image {
+    let mut image = Image {
+        node_id: HERE,
+        port: 4783,
+        ..Image::default()
+    };
+    for own in [OWN_V4, OWN_V6] {
+        image.addresses.insert(address(own));
+    }
+    for neighbour in [NEIGHBOUR_V4, NEIGHBOUR_V6, NEIGHBOUR_SHAKING] {
+        image
+            .neighbours
+            .insert((INGRESS, address(neighbour)), Link::default());
+    }
+    let link = Link {
+        subnet: Subnet(0x0102_0000),
+        mask: 0xffff_0000,
+    };
+    image
+        .neighbours
+        .insert((INGRESS, address(NEIGHBOUR_IN_SUBNET)), link);
+    for channel in [CHANNEL, RATED, CONTROL] {
+        image.pairs.insert(Pair::new(MEMBER, channel));
+    }
+    image.pairs.extend((0..FILLER).map(filler));
+    // Two packets at once and the next after a day: no clock decides a test.
+    let day_ns = 86_400_000_000_000;
+    let policy = ChannelPolicy {
+        interval_ns: day_ns,
+        tolerance_ns: day_ns,
+    };
+    image.channels.insert(RATED.0, policy);
+    for (destination, via) in routes(&mut image) {
+        image.routes.insert(destination, via);
+    }
+    image
+}
+
+fn routes(image: &mut Image) -> Vec<(NodeId, Via)> {
+    let alone = |primary: NextHopKey| Via {
+        primary,
+        backup: None,
+    };
+    let v4 = image.add_next_hop(next_hop("10.1.0.1", "10.1.0.2"));
+    let v6 = image.add_next_hop(next_hop("fd01::1", "fd01::2"));
+    let same = image.add_next_hop(NextHop {
+        ifindex: INGRESS,
+        ..next_hop(OWN_V4, "10.0.0.7")
+    });
+    let vlan = image.add_next_hop(NextHop {
+        vlan: 100,
+        ..next_hop("10.2.0.1", "10.2.0.2")
+    });
+    let vlan_v6 = image.add_next_hop(NextHop {
+        vlan: 0x2064,
+        ..next_hop("fd02::1", "fd02::2")
+    });
+    let dead = image.add_next_hop(NextHop {
+        flags: 0,
+        ..next_hop("10.3.0.1", "10.3.0.2")
+    });
+    let narrow = image.add_next_hop(NextHop {
+        mtu: 200,
+        ..next_hop("10.4.0.1", "10.4.0.2")
+    });
+    let fixed = image.add_next_hop(NextHop {
+        source_port: 4783,
+        ..next_hop("10.5.0.1", "10.5.0.2")
+    });
+    vec![
+        (TO_V4, alone(v4)),
+        (TO_V6, alone(v6)),
+        (TO_SAME_INTERFACE, alone(same)),
+        (TO_VLAN, alone(vlan)),
+        (TO_VLAN_V6, alone(vlan_v6)),
+        (
+            TO_BACKUP,
+            Via {
+                primary: dead,
+                backup: Some(v4),
+            },
+        ),
+        (TO_DEAD, alone(dead)),
+        (TO_NARROW, alone(narrow)),
+        (TO_FIXED_PORT, alone(fixed)),
+    ]
+}
+
+fn next_hop(source: &str, target: &str) -> NextHop {
+    NextHop {
+        source: address(source),
+        target: address(target),
+        source_mac: [2, 0xaa, 0, 0, 0, 1],
+        target_mac: [2, 0xbb, 0, 0, 0, 2],
+        port: 4783,
+        ifindex: EGRESS,
+        egress: 0,
+        mtu: 1_500,
+        flags: NextHop::ALIVE,
+        ..NextHop::default()
+    }
+}
+
+/// A pair of the filling.
+pub fn filler(n: u64) -> Pair {
+    Pair::new(OriginHash(mix(0xf111, n)), CHANNEL)
+}
+
+/// An address as the tables hold it.
+pub fn address(text: &str) -> virga_ebpf::tables::Address {
+    text.parse::<IpAddr>().unwrap().into()
+}
+
+/// The same numbers for memory and kernel, so that both pick the same keys, slots and salts.
+pub fn entropy() -> impl FnMut() -> u64 {
+    let mut n = 0;
+    move || {
+        n += 1;
+        mix(0x5eed, n)
+    }
+}
+
+/// An authorised data header.
+pub fn header(destination: NodeId, sequence: u64) -> Header {
+    Header {
+        destination,
+        origin_hash: MEMBER,
+        channel_hash: CHANNEL,
+        session_id: SessionId(0x5e55_0000 + destination.0),
+        stream_id: virga_ebpf::header::StreamId(1),
+        event_count: 1,
+        sequence,
+        link_tag: 0,
+        ..Header::default()
+    }
+}
