@@ -21,7 +21,10 @@ use virga_ebpf::{
     reason::Counter,
 };
 
-use crate::config::{Config, ForwardingMode};
+use crate::{
+    config::{Config, ForwardingMode},
+    image::{self, Down},
+};
 
 pub mod kernel;
 mod links;
@@ -29,7 +32,11 @@ pub mod maps;
 pub mod pins;
 pub mod pod;
 
-use self::{kernel::Interface, maps::Maps, pins::Pins};
+use self::{
+    kernel::{Facts, Interface},
+    maps::Maps,
+    pins::Pins,
+};
 
 /// The program that forwards.
 pub const FORWARD: &str = "virga";
@@ -126,11 +133,71 @@ impl fmt::Debug for Nic {
 }
 
 impl Nic {
+    /// Loads the NIC path, brings its maps to what configuration and kernel say, and attaches it to the
+    /// configured interfaces. Maps come first: an interface never runs a program without its tables.
+    ///
+    /// # Errors
+    /// When anything of that fails; what was attached by an earlier daemon goes on as it was.
+    pub fn start(
+        config: &Config,
+        facts: &Facts,
+        down: &Down,
+        entropy: impl FnMut() -> u64,
+    ) -> Result<Self, NicError> {
+        for name in &config.forwarding.interfaces {
+            if facts.interface(name).is_none() {
+                return Err(NicError::NoInterface(name.clone()));
+            }
+        }
+        let mut nic = Self::open(config)?;
+        nic.update(config, facts, down, entropy)?;
+        nic.remove_other_maps()?;
+        Ok(nic)
+    }
+
+    /// Follows a change of the kernel's facts or of an operator's mind. Interfaces that came back get
+    /// their program again. Returns what was attached.
+    ///
+    /// # Errors
+    /// When a map or an interface refuses; the next update tries again.
+    pub fn update(
+        &mut self,
+        config: &Config,
+        facts: &Facts,
+        down: &Down,
+        entropy: impl FnMut() -> u64,
+    ) -> Result<Vec<Attached>, NicError> {
+        self.attached
+            .retain(|_, a| facts.interfaces.contains_key(&a.ifindex));
+        self.egress
+            .retain(|ifindex, _| facts.interfaces.contains_key(ifindex));
+        let image = image::of_nic(config, facts, down, |ifindex| self.egress_place(ifindex))?;
+        self.publisher.apply(&mut self.maps, &image, entropy)?;
+        let mut attached = Vec::new();
+        for name in &config.forwarding.interfaces {
+            if let Some(interface) = facts.interface(name) {
+                attached.extend(self.ensure(interface, FORWARD)?);
+            }
+        }
+        if matches!(self.mode, XdpMode::Driver) {
+            for interface in redirect_targets(config, facts, &image) {
+                match self.ensure(interface, PASS) {
+                    Ok(one) => attached.extend(one),
+                    // Whatever runs there already serves as well.
+                    Err(error) => {
+                        tracing::debug!(interface = %interface.name, %error, "redirect target kept as it is");
+                    }
+                }
+            }
+        }
+        Ok(attached)
+    }
+
     /// Loads the programs and takes the node's pinned maps, or makes them. Attaches nothing yet.
     ///
     /// # Errors
     /// When bpffs, maps or verifier refuse.
-    pub fn open(config: &Config) -> Result<Self, NicError> {
+    fn open(config: &Config) -> Result<Self, NicError> {
         let pins = Pins::of(&config.node.name);
         let destinations_max = config.forwarding.destinations_max;
         pins.create(destinations_max)
@@ -177,7 +244,7 @@ impl Nic {
     ///
     /// # Errors
     /// When there are too many, or the kernel refuses the interface.
-    pub fn egress_place(&mut self, ifindex: u32) -> Result<u32, NicError> {
+    fn egress_place(&mut self, ifindex: u32) -> Result<u32, NicError> {
         if let Some(place) = self.egress.get(&ifindex) {
             return Ok(*place);
         }
@@ -190,27 +257,19 @@ impl Nic {
         Ok(place)
     }
 
-    /// Brings the maps to `image`.
-    ///
-    /// # Errors
-    /// When a map is full or cannot be written.
-    pub fn apply(&mut self, image: &Image, entropy: impl FnMut() -> u64) -> Result<(), NicError> {
-        Ok(self.publisher.apply(&mut self.maps, image, entropy)?)
-    }
-
     /// Sees to it that `program` runs on the interface, also after the interface went and came back.
-    /// True if something was attached.
+    /// Returns what was attached, if anything had to be.
     ///
     /// # Errors
     /// When the kernel refuses, with the fix.
-    pub fn ensure(
+    fn ensure(
         &mut self,
         interface: &Interface,
         program: &'static str,
-    ) -> Result<bool, NicError> {
+    ) -> Result<Option<Attached>, NicError> {
         let held = self.attached.get(&interface.name);
         if held.is_some_and(|a| a.ifindex == interface.ifindex && a.program == program) {
-            return Ok(false);
+            return Ok(None);
         }
         let xdp = maps::program(&mut self.ebpf, program)?;
         links::attach(&self.pins, xdp, program, interface, self.mode)?;
@@ -220,22 +279,16 @@ impl Nic {
             xdp_mode: mode_name(self.mode),
             program,
         };
-        self.attached.insert(interface.name.clone(), attached);
-        Ok(true)
-    }
-
-    /// Forgets interfaces that are no more, and the places of those among them that were redirect
-    /// targets.
-    pub fn forget_gone(&mut self, exists: impl Fn(u32) -> bool) {
-        self.attached.retain(|_, a| exists(a.ifindex));
-        self.egress.retain(|ifindex, _| exists(*ifindex));
+        self.attached
+            .insert(interface.name.clone(), attached.clone());
+        Ok(Some(attached))
     }
 
     /// Removes maps of an earlier layout or size, once every link runs the new program.
     ///
     /// # Errors
     /// When a pin cannot be removed.
-    pub fn remove_other_maps(&self) -> Result<(), NicError> {
+    fn remove_other_maps(&self) -> Result<(), NicError> {
         let failed = |e| pin_error(self.pins.root(), e);
         self.pins
             .remove_other_maps(self.destinations_max)
@@ -261,6 +314,26 @@ impl Nic {
     pub fn guard(&self) -> Option<GuardStatus> {
         self.publisher.guard()
     }
+}
+
+/// Interfaces that packets are redirected to and that have no forwarding program: some drivers give
+/// their transmit rings only to interfaces with a program of their own, and a veth hands a redirected
+/// frame only to a peer that has one.
+fn redirect_targets<'a>(config: &Config, facts: &'a Facts, image: &Image) -> Vec<&'a Interface> {
+    let egress = image
+        .next_hops
+        .values()
+        .filter_map(|n| facts.interfaces.get(&n.ifindex));
+    let peers = egress
+        .clone()
+        .filter_map(|i| facts.interfaces.get(&i.peer_here?));
+    let mut targets: Vec<&Interface> = egress
+        .chain(peers)
+        .filter(|i| !config.forwarding.interfaces.contains(&i.name))
+        .collect();
+    targets.sort_by_key(|i| i.ifindex);
+    targets.dedup_by_key(|i| i.ifindex);
+    targets
 }
 
 /// Detaches a node's programs and removes its pins. True if there was something.
