@@ -2,9 +2,12 @@
 //!
 //! - [`hex`], [`keys`]: the node's secrets and their files.
 //! - [`config`]: the configuration file, checked as a whole and resolved.
+//! - [`channel`]: who has subscribed to what, and every event to each of them.
 #![deny(unsafe_code)]
 
+pub mod channel;
 pub mod config;
+pub mod generate;
 pub mod hex;
 pub mod image;
 pub mod keys;

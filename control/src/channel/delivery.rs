@@ -1,0 +1,44 @@
+//! What a local subscriber gets, and how it says that it is slow.
+
+use bytes::Bytes;
+use virga_transport::ChannelName;
+
+/// One local subscriber of one node; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SubscriberId(pub u64);
+
+/// One event on its way to a local subscriber.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// The channel's full name.
+    pub channel: ChannelName,
+    /// The proven ed25519 public key of the entity that published it.
+    pub entity: [u8; 32],
+    /// Counts the events of one stream as they arrive here, from 1: a gap is what this node had no
+    /// room for. Starts anew with each session.
+    pub sequence: u64,
+    /// When it arrived, on the node's own clock.
+    pub received_ns: u64,
+    /// What was published.
+    pub payload: Bytes,
+}
+
+/// What a subscriber's queue did with an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Offer {
+    /// Took it, and has room for more.
+    Taken,
+    /// Took it, and asks for a pause: [`super::Command::Drained`] will follow.
+    TakenSlow,
+    /// Had no room.
+    Full,
+    /// The subscriber is gone.
+    Gone,
+}
+
+/// The near end of a local subscriber's bounded queue.
+pub trait Outlet: Send + 'static {
+    /// Queues an event, never waiting.
+    fn offer(&mut self, delivery: &Delivery) -> Offer;
+}

@@ -1,0 +1,102 @@
+//! One configured channel: its policy, its remote subscribers, and what waits to be published.
+
+use super::{
+    delivery::SubscriberId,
+    publish::{Batch, Progress},
+};
+use crate::config::ChannelConfig;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use virga_ebpf::header::{ChannelHash, NodeId, StreamId};
+use virga_transport::{
+    ChannelName, StreamSpec,
+    limits::{EVENT_BYTES_MAX, MESSAGE_BYTES_MAX},
+};
+
+/// A channel's place in the service's table.
+pub(crate) type Index = usize;
+
+/// A node that gets this channel's events.
+#[derive(Debug, Default)]
+pub(crate) struct Remote {
+    /// How many of its subscriptions mean this channel.
+    pub(crate) patterns: usize,
+    /// The stream to it, once the first event went out.
+    pub(crate) stream: Option<StreamId>,
+    /// It asked for a pause.
+    pub(crate) held: bool,
+}
+
+/// What was counted on one channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChannelCounters {
+    /// Events that this node published.
+    pub published: u64,
+    /// Events handed to remote subscribers' streams.
+    pub sent: u64,
+    /// Events that arrived from other nodes.
+    pub received: u64,
+    /// Events handed to local subscribers.
+    pub delivered: u64,
+    /// Events that were not, whatever the reason.
+    pub dropped: u64,
+    /// Times that a publisher had to wait.
+    pub publishes_blocked: u64,
+}
+
+/// One channel.
+pub(crate) struct Entry {
+    pub(crate) spec: StreamSpec,
+    pub(crate) hash: ChannelHash,
+    pub(crate) publishers: BTreeSet<[u8; 32]>,
+    pub(crate) subscribers: BTreeSet<[u8; 32]>,
+    /// Remote subscribers.
+    pub(crate) roster: BTreeMap<NodeId, Remote>,
+    /// Local subscribers.
+    pub(crate) local: BTreeSet<SubscriberId>,
+    /// Publishers that were asked to pause because a local subscriber is slow.
+    pub(crate) holding: BTreeSet<NodeId>,
+    /// What publishers on this node wait for.
+    pub(crate) waiting: VecDeque<Batch>,
+    /// How far the first event of the first batch is.
+    pub(crate) progress: Progress,
+    pub(crate) counters: ChannelCounters,
+    /// Events published, as local subscribers count them.
+    pub(crate) sequence: u64,
+}
+
+impl Entry {
+    pub(crate) fn new(config: &ChannelConfig) -> Self {
+        let keys = |entities: &[crate::config::Entity]| entities.iter().map(|e| e.key).collect();
+        Self {
+            spec: StreamSpec {
+                name: config.name.clone(),
+                salt: config.salt,
+                priority: config.priority,
+                reliable: config.reliable,
+            },
+            hash: config.hash,
+            publishers: keys(&config.publish),
+            subscribers: keys(&config.subscribe),
+            roster: BTreeMap::new(),
+            local: BTreeSet::new(),
+            holding: BTreeSet::new(),
+            waiting: VecDeque::new(),
+            progress: Progress::default(),
+            counters: ChannelCounters::default(),
+            sequence: 0,
+        }
+    }
+
+    pub(crate) const fn name(&self) -> &ChannelName {
+        &self.spec.name
+    }
+
+    /// Bytes of the largest event that it carries.
+    pub(crate) const fn event_bytes_max(&self) -> usize {
+        if self.spec.reliable {
+            MESSAGE_BYTES_MAX
+        } else {
+            EVENT_BYTES_MAX
+        }
+    }
+}

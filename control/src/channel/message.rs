@@ -1,0 +1,370 @@
+//! What nodes tell each other about channels, on a session's control stream.
+//!
+//! ```text
+//! subscribe, unsubscribe   version 1 | type 1 | request 4 | kind 1 | length 1 | name
+//! ack                      version 1 | type 1 | request 4 | answer 1 | granted 4
+//! hold, release            version 1 | type 1 | length 1 | name
+//! ```
+//! Big-endian; one way to write each message; what is unknown, too short or too long is refused.
+
+use thiserror::Error;
+use virga_transport::ChannelName;
+
+/// First byte of every message.
+pub const VERSION: u8 = 1;
+/// Bytes of the largest message.
+pub const MESSAGE_BYTES_MAX: usize = 8 + 255;
+
+/// Which channels a subscription means.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Pattern {
+    /// This one.
+    Channel(ChannelName),
+    /// This one and all below it.
+    Prefix(ChannelName),
+}
+
+impl Pattern {
+    /// Whether the channel is meant.
+    #[must_use]
+    pub fn matches(&self, channel: &ChannelName) -> bool {
+        match self {
+            Self::Channel(name) => name == channel,
+            Self::Prefix(prefix) => channel.is_within(prefix),
+        }
+    }
+
+    /// The name in it.
+    #[must_use]
+    pub const fn name(&self) -> &ChannelName {
+        match self {
+            Self::Channel(name) | Self::Prefix(name) => name,
+        }
+    }
+
+    /// `channel` or `prefix`.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Channel(_) => "channel",
+            Self::Prefix(_) => "prefix",
+        }
+    }
+}
+
+/// How a publisher answers a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// This many channels are delivered from now on.
+    Granted(u32),
+    /// The publisher has no such channel.
+    UnknownChannel,
+    /// The subscriber's entity has no right to any of them.
+    NotAuthorised,
+    /// The publisher's own entity may not publish on any of them.
+    NotPublished,
+    /// The subscriber has too many subscriptions there.
+    TooMany,
+}
+
+impl Answer {
+    /// A word for people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Granted(_) => "granted",
+            Self::UnknownChannel => "unknown_channel",
+            Self::NotAuthorised => "not_authorised",
+            Self::NotPublished => "not_published",
+            Self::TooMany => "too_many",
+        }
+    }
+
+    const fn code(self) -> (u8, u32) {
+        match self {
+            Self::Granted(channels) => (0, channels),
+            Self::UnknownChannel => (1, 0),
+            Self::NotAuthorised => (2, 0),
+            Self::NotPublished => (3, 0),
+            Self::TooMany => (4, 0),
+        }
+    }
+}
+
+/// One message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Deliver these from now on.
+    Subscribe {
+        /// Comes back in the acknowledgement.
+        request: u32,
+        /// Which ones.
+        pattern: Pattern,
+    },
+    /// Deliver these no more.
+    Unsubscribe {
+        /// Comes back in the acknowledgement.
+        request: u32,
+        /// Exactly what was subscribed to before.
+        pattern: Pattern,
+    },
+    /// The answer to either.
+    Ack {
+        /// What is answered.
+        request: u32,
+        /// How.
+        answer: Answer,
+    },
+    /// Pause: a subscriber of this reliable channel is slow.
+    Hold(ChannelName),
+    /// Go on.
+    Release(ChannelName),
+}
+
+/// Why bytes are not a message; the sender is at fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum MessageError {
+    /// Ends before it should.
+    #[error("the message is too short")]
+    Short,
+    /// Goes on after it should have ended.
+    #[error("{0} bytes follow the message")]
+    Trailing(usize),
+    /// Another version than [`VERSION`].
+    #[error("version {0} is not known")]
+    Version(u8),
+    /// A type, kind or answer that there is not.
+    #[error("{field} {value} is not known")]
+    Unknown {
+        /// Which field.
+        field: &'static str,
+        /// What it holds.
+        value: u8,
+    },
+    /// The name breaks the rules for names.
+    #[error("the channel name is not valid")]
+    Name,
+}
+
+impl Message {
+    /// The bytes of the message.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        match self {
+            Self::Subscribe { request, pattern } => write_pattern(&mut out, 1, *request, pattern),
+            Self::Unsubscribe { request, pattern } => write_pattern(&mut out, 2, *request, pattern),
+            Self::Ack { request, answer } => {
+                let (code, granted) = answer.code();
+                out.push(3);
+                out.extend(request.to_be_bytes());
+                out.push(code);
+                out.extend(granted.to_be_bytes());
+            }
+            Self::Hold(name) => {
+                out.push(4);
+                write_name(&mut out, name);
+            }
+            Self::Release(name) => {
+                out.push(5);
+                write_name(&mut out, name);
+            }
+        }
+        out
+    }
+
+    /// Reads one message, all of `bytes`.
+    ///
+    /// # Errors
+    /// See [`MessageError`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, MessageError> {
+        let mut rest = Rest(bytes);
+        match rest.byte()? {
+            VERSION => {}
+            version => return Err(MessageError::Version(version)),
+        }
+        let message = match rest.byte()? {
+            1 => {
+                let (request, pattern) = (rest.u32()?, rest.pattern()?);
+                Self::Subscribe { request, pattern }
+            }
+            2 => {
+                let (request, pattern) = (rest.u32()?, rest.pattern()?);
+                Self::Unsubscribe { request, pattern }
+            }
+            3 => {
+                let (request, answer) = (rest.u32()?, rest.answer()?);
+                Self::Ack { request, answer }
+            }
+            4 => Self::Hold(rest.name()?),
+            5 => Self::Release(rest.name()?),
+            value => {
+                let field = "type";
+                return Err(MessageError::Unknown { field, value });
+            }
+        };
+        match rest.0.len() {
+            0 => Ok(message),
+            trailing => Err(MessageError::Trailing(trailing)),
+        }
+    }
+}
+
+fn write_pattern(out: &mut Vec<u8>, kind: u8, request: u32, pattern: &Pattern) {
+    out.push(kind);
+    out.extend(request.to_be_bytes());
+    out.push(match pattern {
+        Pattern::Channel(_) => 0,
+        Pattern::Prefix(_) => 1,
+    });
+    write_name(out, pattern.name());
+}
+
+fn write_name(out: &mut Vec<u8>, name: &ChannelName) {
+    let name = name.as_str().as_bytes();
+    // A valid name has 1 to 255 bytes.
+    out.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
+    out.extend(name);
+}
+
+struct Rest<'a>(&'a [u8]);
+
+impl<'a> Rest<'a> {
+    fn take(&mut self, bytes: usize) -> Result<&'a [u8], MessageError> {
+        let (taken, rest) = self.0.split_at_checked(bytes).ok_or(MessageError::Short)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn byte(&mut self) -> Result<u8, MessageError> {
+        Ok(self.take(1)?[0])
+    }
+
+    fn u32(&mut self) -> Result<u32, MessageError> {
+        let bytes = self.take(4)?.first_chunk().ok_or(MessageError::Short)?;
+        Ok(u32::from_be_bytes(*bytes))
+    }
+
+    fn name(&mut self) -> Result<ChannelName, MessageError> {
+        let bytes = self.byte()?;
+        let text = std::str::from_utf8(self.take(bytes.into())?).map_err(|_| MessageError::Name)?;
+        ChannelName::parse(text).map_err(|_| MessageError::Name)
+    }
+
+    fn pattern(&mut self) -> Result<Pattern, MessageError> {
+        let kind = self.byte()?;
+        let name = self.name()?;
+        match kind {
+            0 => Ok(Pattern::Channel(name)),
+            1 => Ok(Pattern::Prefix(name)),
+            value => {
+                let field = "kind";
+                Err(MessageError::Unknown { field, value })
+            }
+        }
+    }
+
+    fn answer(&mut self) -> Result<Answer, MessageError> {
+        let (value, granted) = (self.byte()?, self.u32()?);
+        let answer = match (value, granted) {
+            (0, granted) => Answer::Granted(granted),
+            (1, 0) => Answer::UnknownChannel,
+            (2, 0) => Answer::NotAuthorised,
+            (3, 0) => Answer::NotPublished,
+            (4, 0) => Answer::TooMany,
+            _ => {
+                let field = "answer";
+                return Err(MessageError::Unknown { field, value });
+            }
+        };
+        Ok(answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> ChannelName {
+        ChannelName::parse(text).unwrap()
+    }
+
+    fn one_of_each() -> Vec<Message> {
+        let answers = [
+            Answer::Granted(7),
+            Answer::UnknownChannel,
+            Answer::NotAuthorised,
+            Answer::NotPublished,
+            Answer::TooMany,
+        ];
+        let acks = answers.map(|answer| Message::Ack { request: 9, answer });
+        let mut all = vec![
+            Message::Subscribe {
+                request: 1,
+                pattern: Pattern::Channel(name("a/b")),
+            },
+            Message::Unsubscribe {
+                request: u32::MAX,
+                pattern: Pattern::Prefix(name(&"x".repeat(255))),
+            },
+            Message::Hold(name("a")),
+            Message::Release(name("a")),
+        ];
+        all.extend(acks);
+        all
+    }
+
+    #[test]
+    fn published_vectors() {
+        let pattern = Pattern::Prefix(name("ab"));
+        let subscribe = Message::Subscribe {
+            request: 0x0102_0304,
+            pattern,
+        };
+        assert_eq!(subscribe.encode(), [1, 1, 1, 2, 3, 4, 1, 2, b'a', b'b']);
+        let ack = Message::Ack {
+            request: 5,
+            answer: Answer::Granted(6),
+        };
+        assert_eq!(ack.encode(), [1, 3, 0, 0, 0, 5, 0, 0, 0, 0, 6]);
+        assert_eq!(Message::Hold(name("z")).encode(), [1, 4, 1, b'z']);
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_nothing_shorter_or_longer() {
+        for message in one_of_each() {
+            let bytes = message.encode();
+            assert!(bytes.len() <= MESSAGE_BYTES_MAX);
+            assert_eq!(Message::parse(&bytes), Ok(message));
+            for cut in 0..bytes.len() {
+                assert!(Message::parse(&bytes[..cut]).is_err(), "{cut}");
+            }
+            let longer = [&bytes[..], &[0]].concat();
+            assert_eq!(Message::parse(&longer), Err(MessageError::Trailing(1)));
+        }
+    }
+
+    #[test]
+    fn what_is_read_is_written_the_same_for_any_bytes() {
+        // Every one-byte change of every message: refused, or another message with that very encoding.
+        for bytes in one_of_each().iter().map(Message::encode) {
+            for at in 0..bytes.len() {
+                for value in 0..=u8::MAX {
+                    let mut changed = bytes.clone();
+                    changed[at] = value;
+                    if let Ok(message) = Message::parse(&changed) {
+                        assert_eq!(message.encode(), changed);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_prefix_means_what_lies_below() {
+        let prefix = Pattern::Prefix(name("sensors/lidar"));
+        assert!(prefix.matches(&name("sensors/lidar/front")));
+        assert!(!prefix.matches(&name("sensors/lidarx")));
+        assert!(!Pattern::Channel(name("sensors")).matches(&name("sensors/lidar")));
+    }
+}

@@ -1,0 +1,27 @@
+//! Channels: who has subscribed to what, and every event to each of them.
+//!
+//! [`ChannelService`] runs on the worker's thread, above the sessions, without any input or output
+//! of its own. In the order in which an event meets them:
+//!
+//! - [`publish`]: the sending side: one stream a (peer, channel), opened on demand, back-pressure.
+//! - [`message`]: what nodes tell each other on the control stream: subscribe, acknowledge, hold.
+//! - [`service`]: the receiving side: may this entity publish here, and is the channel the one that
+//!   is configured?
+//! - [`subscribe`]: local subscribers, and the subscriptions that they need at other nodes.
+//! - [`delivery`]: what a local subscriber gets, and how it says that it is slow.
+//! - [`reason`]: every refusal and every drop, by name.
+
+pub mod delivery;
+pub mod entry;
+pub mod message;
+pub mod publish;
+pub mod reason;
+pub mod service;
+pub mod status;
+pub mod subscribe;
+
+pub use delivery::{Delivery, Offer, Outlet, SubscriberId};
+pub use message::Pattern;
+pub use publish::{Batch, PublishError, PublishReport};
+pub use service::{ChannelService, Command, Setup};
+pub use subscribe::SubscribeError;

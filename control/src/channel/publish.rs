@@ -1,0 +1,294 @@
+//! The sending side: every event once to every subscriber, and back-pressure to the publisher.
+//!
+//! A reliable channel moves on only when every subscriber's stream took the event; until then its
+//! publishers wait. An unreliable one waits only when no subscriber at all had room: a slow one among
+//! several loses the event, and that is counted.
+
+use super::{
+    delivery::{Delivery, Outlet},
+    entry::{Entry, Index},
+    reason::Reason,
+    service::ChannelService,
+};
+use bytes::Bytes;
+use thiserror::Error;
+use virga_ebpf::header::NodeId;
+use virga_transport::{ChannelName, Node, OpenError, SendError};
+
+/// Why nothing of a batch was published.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PublishError {
+    /// Not in the configuration.
+    #[error("channel {0} is not configured on this node: add a [[channels]] block for it")]
+    UnknownChannel(ChannelName),
+    /// This node's entity is not in the channel's `publish` list.
+    #[error("this node's entity may not publish on {0}: add it to the channel's `publish` list")]
+    NotAuthorised(ChannelName),
+    /// The node is shutting down.
+    #[error("the node is shutting down")]
+    Stopping,
+}
+
+/// What became of a batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PublishReport {
+    /// Events that went to every subscriber there was (perhaps none).
+    pub published: u64,
+    /// Events larger than the channel carries.
+    pub refused: u64,
+    /// Subscribers, local and remote, that the last event went to.
+    pub subscribers: usize,
+    /// Bytes of the largest event that the channel carries.
+    pub event_bytes_max: usize,
+}
+
+/// Tells a publisher what became of its batch; called exactly once.
+pub type Done = Box<dyn FnOnce(Result<PublishReport, PublishError>) + Send>;
+
+/// Events that one publisher wants out, in order.
+pub struct Batch {
+    events: std::vec::IntoIter<Bytes>,
+    report: PublishReport,
+    done: Done,
+}
+
+impl Batch {
+    /// Events in order, and whom to tell.
+    #[must_use]
+    pub fn new(events: Vec<Bytes>, done: Done) -> Self {
+        Self {
+            events: events.into_iter(),
+            report: PublishReport::default(),
+            done,
+        }
+    }
+
+    pub(crate) fn fail(self, error: PublishError) {
+        (self.done)(Err(error));
+    }
+}
+
+/// How far the event at the head of a channel's queue is.
+#[derive(Debug, Default)]
+pub(crate) enum Progress {
+    /// No event has been begun.
+    #[default]
+    Idle,
+    /// It still has to go to some subscribers.
+    Partial(Partial),
+}
+
+/// An event on its way out.
+#[derive(Debug)]
+pub(crate) struct Partial {
+    event: Bytes,
+    missing: Vec<NodeId>,
+    subscribers: usize,
+}
+
+enum Begun {
+    Nothing,
+    Held,
+    Event(Partial),
+}
+
+/// What a subscriber's stream did with an event.
+enum Taken {
+    Yes,
+    Full,
+    Left,
+    Lost(Reason),
+}
+
+impl<O: Outlet> ChannelService<O> {
+    pub(crate) fn publish(
+        &mut self,
+        now_ns: u64,
+        node: &mut Node,
+        name: &ChannelName,
+        batch: Batch,
+    ) {
+        let Some(&index) = self.names.get(name) else {
+            return batch.fail(PublishError::UnknownChannel(name.clone()));
+        };
+        let entry = &mut self.entries[index];
+        if !entry.publishers.contains(&self.entity) {
+            return batch.fail(PublishError::NotAuthorised(name.clone()));
+        }
+        entry.waiting.push_back(batch);
+        if entry.waiting.len() == 1 {
+            self.pump(now_ns, node, index);
+        }
+    }
+
+    /// Pushes on with every channel that something was in the way of.
+    pub(crate) fn pump_blocked(&mut self, now_ns: u64, node: &mut Node) {
+        for index in std::mem::take(&mut self.blocked) {
+            self.pump(now_ns, node, index);
+        }
+    }
+
+    /// Publishes what waits on a channel, until something is in the way.
+    fn pump(&mut self, now_ns: u64, node: &mut Node, index: Index) {
+        loop {
+            let partial = match std::mem::take(&mut self.entries[index].progress) {
+                Progress::Partial(partial) => partial,
+                Progress::Idle => match self.begin(index) {
+                    Begun::Nothing => return,
+                    Begun::Held => return self.block(index),
+                    Begun::Event(partial) => partial,
+                },
+            };
+            match self.fan_out(now_ns, node, index, partial) {
+                Ok(sent) => self.finish(now_ns, node, index, sent),
+                Err(partial) => {
+                    self.entries[index].progress = Progress::Partial(partial);
+                    return self.block(index);
+                }
+            }
+        }
+    }
+
+    fn block(&mut self, index: Index) {
+        self.entries[index].counters.publishes_blocked += 1;
+        self.blocked.insert(index);
+    }
+
+    /// The next event of a channel's queue; tells the publishers whose batches are through.
+    fn begin(&mut self, index: Index) -> Begun {
+        let is_held = self.is_held(index);
+        let entry = &mut self.entries[index];
+        let event_bytes_max = entry.event_bytes_max();
+        loop {
+            let Some(batch) = entry.waiting.front_mut() else {
+                return Begun::Nothing;
+            };
+            if batch.events.as_slice().is_empty() {
+                if let Some(mut batch) = entry.waiting.pop_front() {
+                    batch.report.event_bytes_max = event_bytes_max;
+                    (batch.done)(Ok(batch.report));
+                }
+                continue;
+            }
+            if is_held {
+                return Begun::Held;
+            }
+            match batch.events.next() {
+                Some(event) if event.len() <= event_bytes_max => {
+                    let missing: Vec<NodeId> = entry.roster.keys().copied().collect();
+                    let subscribers = missing.len() + entry.local.len();
+                    return Begun::Event(Partial {
+                        event,
+                        missing,
+                        subscribers,
+                    });
+                }
+                _ => {
+                    batch.report.refused += 1;
+                    self.reasons.add(Reason::TooLarge);
+                }
+            }
+        }
+    }
+
+    /// Whether a subscriber of a reliable channel asked for a pause.
+    fn is_held(&self, index: Index) -> bool {
+        let entry = &self.entries[index];
+        entry.spec.reliable
+            && (entry.roster.values().any(|remote| remote.held) || self.has_slow(index))
+    }
+
+    /// Offers the event to everyone that misses it; gives it back when it has to wait.
+    fn fan_out(
+        &mut self,
+        now_ns: u64,
+        node: &mut Node,
+        index: Index,
+        mut partial: Partial,
+    ) -> Result<Partial, Partial> {
+        let entry = &mut self.entries[index];
+        let mut taken = 0;
+        let mut full = Vec::new();
+        for peer in std::mem::take(&mut partial.missing) {
+            match offer(now_ns, node, entry, peer, &partial.event) {
+                Taken::Yes => taken += 1,
+                Taken::Left => {}
+                Taken::Full => full.push(peer),
+                Taken::Lost(reason) => {
+                    self.reasons.add(reason);
+                    entry.counters.dropped += 1;
+                }
+            }
+        }
+        entry.counters.sent += taken;
+        if full.is_empty() {
+            return Ok(partial);
+        }
+        if !entry.spec.reliable && (taken > 0 || !entry.local.is_empty()) {
+            for _ in full {
+                self.reasons.add(Reason::PeerFull);
+                entry.counters.dropped += 1;
+            }
+            return Ok(partial);
+        }
+        partial.missing = full;
+        Err(partial)
+    }
+
+    /// The event went out: local subscribers get it too, and it is counted.
+    fn finish(&mut self, now_ns: u64, node: &mut Node, index: Index, sent: Partial) {
+        let entry = &mut self.entries[index];
+        entry.counters.published += 1;
+        entry.sequence += 1;
+        if let Some(batch) = entry.waiting.front_mut() {
+            batch.report.published += 1;
+            batch.report.subscribers = sent.subscribers;
+        }
+        if !entry.local.is_empty() {
+            let delivery = Delivery {
+                channel: entry.spec.name.clone(),
+                entity: self.entity,
+                sequence: entry.sequence,
+                received_ns: now_ns,
+                payload: sent.event,
+            };
+            self.deliver(now_ns, node, index, &delivery);
+        }
+    }
+
+    /// Gives every waiting publisher its answer: the node is going away.
+    pub(crate) fn fail_waiting(&mut self) {
+        for entry in &mut self.entries {
+            entry.progress = Progress::Idle;
+            for batch in entry.waiting.drain(..) {
+                batch.fail(PublishError::Stopping);
+            }
+        }
+    }
+}
+
+/// Hands an event to one subscriber's stream, which is opened with the first.
+fn offer(now_ns: u64, node: &mut Node, entry: &mut Entry, peer: NodeId, event: &[u8]) -> Taken {
+    let Some(remote) = entry.roster.get_mut(&peer) else {
+        return Taken::Left;
+    };
+    let stream = match remote.stream {
+        Some(stream) => stream,
+        None => match node.open_stream(now_ns, peer, &entry.spec) {
+            Ok(stream) => *remote.stream.insert(stream),
+            Err(OpenError::NoSession(_)) => return Taken::Lost(Reason::PeerGone),
+            Err(OpenError::TooMany { .. } | OpenError::Priority(_)) => {
+                return Taken::Lost(Reason::StreamsFull);
+            }
+        },
+    };
+    match node.send(now_ns, peer, stream, event) {
+        Ok(()) => Taken::Yes,
+        Err(SendError::Full) => Taken::Full,
+        Err(SendError::TooLarge { .. }) => Taken::Lost(Reason::TooLarge),
+        Err(SendError::NoSession | SendError::NoStream) => {
+            remote.stream = None;
+            Taken::Lost(Reason::PeerGone)
+        }
+    }
+}

@@ -1,0 +1,437 @@
+//! The service on the worker's thread: events of the node in, control messages and deliveries out.
+
+use super::{
+    delivery::{Delivery, Outlet, SubscriberId},
+    entry::{Entry, Index},
+    message::{Answer, Message, Pattern},
+    publish::Batch,
+    reason::{Reason, Reasons},
+    subscribe::{self, Local, Wanted},
+};
+use crate::config::{ChannelConfig, Config};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use virga_ebpf::header::{NodeId, StreamId};
+use virga_transport::{ChannelName, Event, Node, SendError, worker::Service};
+
+/// Subscriptions that one peer may have here.
+pub const PATTERNS_PER_PEER_MAX: usize = 4_096;
+/// Control messages that wait for room towards one peer.
+pub const OUTBOX_MAX: usize = 8_192;
+
+const _: () = assert!(PATTERNS_PER_PEER_MAX <= OUTBOX_MAX);
+
+/// What the service has to know of the configuration.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// This node's entity.
+    pub entity: [u8; 32],
+    /// The other nodes and their entities.
+    pub peers: Vec<(NodeId, [u8; 32])>,
+    /// The channels.
+    pub channels: Vec<ChannelConfig>,
+}
+
+impl From<&Config> for Setup {
+    fn from(config: &Config) -> Self {
+        Self {
+            entity: config.keys.entity.public,
+            peers: config.peers.iter().map(|p| (p.id, p.entity_key)).collect(),
+            channels: config.channels.clone(),
+        }
+    }
+}
+
+/// What other threads ask of the service.
+pub enum Command<O> {
+    /// Publish a batch on a channel.
+    Publish {
+        /// Full name.
+        channel: ChannelName,
+        /// The events, and whom to tell.
+        batch: Batch,
+    },
+    /// Be given the events of one or many channels.
+    Subscribe {
+        /// Which ones.
+        pattern: Pattern,
+        /// Where they go.
+        outlet: O,
+        /// Whom to tell.
+        done: subscribe::Done,
+    },
+    /// After [`super::Offer::TakenSlow`]: there is room again.
+    Drained(SubscriberId),
+    /// No more events.
+    Unsubscribe(SubscriberId),
+}
+
+/// A proven session.
+pub(crate) struct Session {
+    pub(crate) entity: [u8; 32],
+    /// What it subscribed to here.
+    pub(crate) patterns: BTreeSet<Pattern>,
+    /// Streams that it opened and that were let in.
+    inbound: BTreeMap<StreamId, Inbound>,
+    /// Control messages that found no room.
+    outbox: VecDeque<Vec<u8>>,
+}
+
+struct Inbound {
+    index: Index,
+    sequence: u64,
+}
+
+/// Channels on one node: see the [module](super).
+pub struct ChannelService<O> {
+    pub(crate) entity: [u8; 32],
+    pub(crate) peers: BTreeMap<NodeId, [u8; 32]>,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) names: BTreeMap<ChannelName, Index>,
+    pub(crate) sessions: BTreeMap<NodeId, Session>,
+    pub(crate) subscribers: BTreeMap<SubscriberId, Local<O>>,
+    pub(crate) wanted: BTreeMap<Pattern, Wanted>,
+    /// Channels whose publishers wait for room.
+    pub(crate) blocked: BTreeSet<Index>,
+    pub(crate) reasons: Reasons,
+    pub(crate) last_subscriber: u64,
+    pub(crate) last_request: u32,
+    pub(crate) ask_again_ns: Option<u64>,
+}
+
+impl<O: Outlet> ChannelService<O> {
+    /// A service without any session or subscriber.
+    #[must_use]
+    pub fn new(setup: &Setup) -> Self {
+        let entries: Vec<Entry> = setup.channels.iter().map(Entry::new).collect();
+        let names = entries.iter().enumerate();
+        Self {
+            entity: setup.entity,
+            peers: setup.peers.iter().copied().collect(),
+            names: names.map(|(index, e)| (e.name().clone(), index)).collect(),
+            entries,
+            sessions: BTreeMap::new(),
+            subscribers: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            blocked: BTreeSet::new(),
+            reasons: Reasons::default(),
+            last_subscriber: 0,
+            last_request: 0,
+            ask_again_ns: None,
+        }
+    }
+
+    /// Sends a control message, now or when there is room.
+    pub(crate) fn tell(&mut self, now_ns: u64, node: &mut Node, peer: NodeId, message: &Message) {
+        let Some(session) = self.sessions.get_mut(&peer) else {
+            return;
+        };
+        if session.outbox.len() >= OUTBOX_MAX {
+            self.reasons.add(Reason::ControlFull);
+            return;
+        }
+        session.outbox.push_back(message.encode());
+        session.flush(now_ns, node, peer);
+    }
+
+    fn on_connected(&mut self, now_ns: u64, node: &mut Node, peer: NodeId, entity: [u8; 32]) {
+        self.on_closed(now_ns, node, peer);
+        let session = Session {
+            entity,
+            patterns: BTreeSet::new(),
+            inbound: BTreeMap::new(),
+            outbox: VecDeque::new(),
+        };
+        self.sessions.insert(peer, session);
+        self.ask_all(now_ns, node, peer);
+    }
+
+    /// Reaps all that the session had.
+    fn on_closed(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
+        if self.sessions.remove(&peer).is_none() {
+            return;
+        }
+        for entry in &mut self.entries {
+            entry.roster.remove(&peer);
+            entry.holding.remove(&peer);
+        }
+        self.forget_answers(peer);
+        self.pump_blocked(now_ns, node);
+    }
+
+    fn on_control(&mut self, now_ns: u64, node: &mut Node, peer: NodeId, message: &[u8]) {
+        match Message::parse(message) {
+            Err(_) => self.reasons.add(Reason::ControlMalformed),
+            Ok(Message::Ack { request, answer }) => self.on_ack(peer, request, answer),
+            Ok(Message::Subscribe { request, pattern }) => {
+                let answer = self.grant(peer, &pattern);
+                if !matches!(answer, Answer::Granted(_)) {
+                    self.reasons.add(Reason::SubscribeRefused);
+                }
+                self.tell(now_ns, node, peer, &Message::Ack { request, answer });
+            }
+            Ok(Message::Unsubscribe { request, pattern }) => {
+                self.withdraw(now_ns, node, peer, &pattern);
+                let answer = Answer::Granted(0);
+                self.tell(now_ns, node, peer, &Message::Ack { request, answer });
+                self.pump_blocked(now_ns, node);
+            }
+            Ok(Message::Hold(name)) => self.set_held(peer, &name, true),
+            Ok(Message::Release(name)) => {
+                self.set_held(peer, &name, false);
+                self.pump_blocked(now_ns, node);
+            }
+        }
+    }
+
+    fn set_held(&mut self, peer: NodeId, name: &ChannelName, held: bool) {
+        let Some(&index) = self.names.get(name) else {
+            return;
+        };
+        if let Some(remote) = self.entries[index].roster.get_mut(&peer) {
+            remote.held = held;
+        }
+    }
+
+    /// Puts a peer on the roster of every channel that the pattern means and its entity may have.
+    fn grant(&mut self, peer: NodeId, pattern: &Pattern) -> Answer {
+        let Some(session) = self.sessions.get_mut(&peer) else {
+            return Answer::NotAuthorised;
+        };
+        let mut answer = Answer::UnknownChannel;
+        let mut granted = Vec::new();
+        for (index, entry) in self.entries.iter().enumerate() {
+            if !pattern.matches(entry.name()) {
+                continue;
+            }
+            let publishes = entry.publishers.contains(&self.entity);
+            let subscribes = entry.subscribers.contains(&session.entity);
+            match (publishes, subscribes) {
+                (true, true) => granted.push(index),
+                (_, false) => answer = Answer::NotAuthorised,
+                (false, true) if answer == Answer::UnknownChannel => answer = Answer::NotPublished,
+                (false, true) => {}
+            }
+        }
+        if granted.is_empty() {
+            return answer;
+        }
+        if !session.patterns.contains(pattern) {
+            if session.patterns.len() >= PATTERNS_PER_PEER_MAX {
+                return Answer::TooMany;
+            }
+            session.patterns.insert(pattern.clone());
+            for &index in &granted {
+                let roster = &mut self.entries[index].roster;
+                roster.entry(peer).or_default().patterns += 1;
+            }
+        }
+        Answer::Granted(u32::try_from(granted.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Takes a peer off the rosters that only this subscription kept it on.
+    fn withdraw(&mut self, now_ns: u64, node: &mut Node, peer: NodeId, pattern: &Pattern) {
+        let Some(session) = self.sessions.get_mut(&peer) else {
+            return;
+        };
+        if !session.patterns.remove(pattern) {
+            return;
+        }
+        for entry in &mut self.entries {
+            if !pattern.matches(&entry.spec.name) {
+                continue;
+            }
+            let Some(remote) = entry.roster.get_mut(&peer) else {
+                continue;
+            };
+            remote.patterns = remote.patterns.saturating_sub(1);
+            if remote.patterns == 0 {
+                let stream = remote.stream;
+                entry.roster.remove(&peer);
+                if let Some(stream) = stream {
+                    // Finished already, or the session is gone: there is nothing left to finish.
+                    let _gone = node.finish_stream(now_ns, peer, stream);
+                }
+            }
+        }
+    }
+
+    /// Why a stream must not be let in, or the channel that it is for.
+    fn admit(
+        &self,
+        session: &Session,
+        name: &ChannelName,
+        salt: u32,
+        reliable: bool,
+    ) -> Result<Index, Reason> {
+        let index = *self.names.get(name).ok_or(Reason::StreamUnknownChannel)?;
+        let entry = &self.entries[index];
+        if entry.spec.salt != salt {
+            return Err(Reason::StreamSalt);
+        }
+        if entry.spec.reliable != reliable {
+            return Err(Reason::StreamMode);
+        }
+        if !entry.publishers.contains(&session.entity) {
+            return Err(Reason::StreamPublisher);
+        }
+        if !entry.subscribers.contains(&self.entity) {
+            return Err(Reason::StreamSubscriber);
+        }
+        Ok(index)
+    }
+
+    fn on_stream(
+        &mut self,
+        now_ns: u64,
+        node: &mut Node,
+        (peer, stream): (NodeId, StreamId),
+        (name, salt, reliable): (&ChannelName, u32, bool),
+    ) {
+        let admitted = match self.sessions.get(&peer) {
+            Some(session) => self.admit(session, name, salt, reliable),
+            None => Err(Reason::UnknownStream),
+        };
+        match (admitted, self.sessions.get_mut(&peer)) {
+            (Ok(index), Some(session)) => {
+                let sequence = 0;
+                let inbound = Inbound { index, sequence };
+                session.inbound.insert(stream, inbound);
+            }
+            (admitted, _) => {
+                self.reasons
+                    .add(admitted.err().unwrap_or(Reason::UnknownStream));
+                // Where the session is gone, the stream is too.
+                let _gone = node.refuse_stream(now_ns, peer, stream);
+            }
+        }
+    }
+
+    fn on_message(
+        &mut self,
+        now_ns: u64,
+        node: &mut Node,
+        (peer, stream): (NodeId, StreamId),
+        event: Vec<u8>,
+    ) {
+        let session = self.sessions.get_mut(&peer);
+        let known = session.and_then(|s| s.inbound.get_mut(&stream).map(|i| (s.entity, i)));
+        let Some((entity, inbound)) = known else {
+            self.reasons.add(Reason::UnknownStream);
+            return;
+        };
+        inbound.sequence += 1;
+        let index = inbound.index;
+        let entry = &mut self.entries[index];
+        entry.counters.received += 1;
+        let delivery = Delivery {
+            channel: entry.spec.name.clone(),
+            entity,
+            sequence: inbound.sequence,
+            received_ns: now_ns,
+            payload: Bytes::from(event),
+        };
+        self.deliver(now_ns, node, index, &delivery);
+        self.hold(now_ns, node, index, peer);
+    }
+
+    /// The peer does not want the channel after all.
+    fn on_refused(&mut self, peer: NodeId, stream: StreamId) {
+        for entry in &mut self.entries {
+            if entry
+                .roster
+                .get(&peer)
+                .is_some_and(|r| r.stream == Some(stream))
+            {
+                entry.roster.remove(&peer);
+                self.reasons.add(Reason::PeerRefused);
+            }
+        }
+    }
+}
+
+impl Session {
+    fn flush(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
+        while let Some(message) = self.outbox.front() {
+            if node.send_control(now_ns, peer, message) == Err(SendError::Full) {
+                return;
+            }
+            self.outbox.pop_front();
+        }
+    }
+}
+
+impl<O: Outlet> Service for ChannelService<O> {
+    type Command = Command<O>;
+
+    fn start(&mut self, _now_ns: u64, _node: &mut Node) {}
+
+    fn on_event(&mut self, now_ns: u64, node: &mut Node, event: Event) {
+        match event {
+            Event::Connected { peer, entity } => self.on_connected(now_ns, node, peer, entity),
+            Event::Closed { peer, .. } => self.on_closed(now_ns, node, peer),
+            Event::Control { peer, message } => self.on_control(now_ns, node, peer, &message),
+            Event::StreamOpened {
+                peer,
+                stream,
+                name,
+                salt,
+                reliable,
+            } => {
+                self.on_stream(now_ns, node, (peer, stream), (&name, salt, reliable));
+            }
+            Event::Message {
+                peer,
+                stream,
+                event,
+            } => {
+                self.on_message(now_ns, node, (peer, stream), event);
+            }
+            Event::StreamFinished { peer, stream } => {
+                if let Some(session) = self.sessions.get_mut(&peer) {
+                    session.inbound.remove(&stream);
+                }
+            }
+            Event::StreamRefused { peer, stream } => {
+                self.on_refused(peer, stream);
+                self.pump_blocked(now_ns, node);
+            }
+            Event::Writable { peer } => {
+                if let Some(session) = self.sessions.get_mut(&peer) {
+                    session.flush(now_ns, node, peer);
+                }
+                self.pump_blocked(now_ns, node);
+            }
+        }
+    }
+
+    fn on_command(&mut self, now_ns: u64, node: &mut Node, command: Command<O>) {
+        match command {
+            Command::Publish { channel, batch } => self.publish(now_ns, node, &channel, batch),
+            Command::Subscribe {
+                pattern,
+                outlet,
+                done,
+            } => {
+                done(self.subscribe(now_ns, node, pattern, outlet));
+            }
+            Command::Drained(id) => self.drained(now_ns, node, id),
+            Command::Unsubscribe(id) => {
+                self.unsubscribe(now_ns, node, id);
+                self.pump_blocked(now_ns, node);
+            }
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<u64> {
+        self.ask_again_ns
+    }
+
+    fn handle_timeout(&mut self, now_ns: u64, node: &mut Node) {
+        self.ask_again(now_ns, node);
+    }
+
+    fn stop(&mut self, _now_ns: u64, _node: &mut Node) {
+        self.fail_waiting();
+    }
+}

@@ -1,0 +1,295 @@
+//! The subscribing side: local subscribers, and what they need other nodes to send.
+
+use super::{
+    delivery::{Delivery, Offer, Outlet, SubscriberId},
+    entry::Index,
+    message::{Answer, Message, Pattern},
+    reason::Reason,
+    service::ChannelService,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use thiserror::Error;
+use virga_ebpf::header::NodeId;
+use virga_transport::Node;
+
+/// Local subscribers of one node.
+pub const SUBSCRIBERS_MAX: usize = 4_096;
+/// A subscription that was not answered is sent again after this long.
+pub const ASK_AGAIN_NS: u64 = 5_000_000_000;
+
+/// Why there is no subscription.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SubscribeError {
+    /// Nothing in the configuration matches.
+    #[error("no channel {kind} {name} is configured on this node: add a [[channels]] block", kind = match .0 { Pattern::Channel(_) => "named", Pattern::Prefix(_) => "within" }, name = .0.name())]
+    UnknownChannel(Pattern),
+    /// This node's entity is in no matching channel's `subscribe` list.
+    #[error("this node's entity may not subscribe to {}: add it to the channel's `subscribe` list", .0.name())]
+    NotAuthorised(Pattern),
+    /// The node has as many as it may.
+    #[error("the node has {SUBSCRIBERS_MAX} local subscribers already: end one first")]
+    TooMany,
+}
+
+/// Tells a subscriber whether it is one; called exactly once.
+pub type Done = Box<dyn FnOnce(Result<SubscriberId, SubscribeError>) + Send>;
+
+/// A local subscriber.
+pub(crate) struct Local<O> {
+    pub(crate) outlet: O,
+    pub(crate) pattern: Pattern,
+    pub(crate) slow: bool,
+}
+
+/// A pattern that local subscribers have, and the nodes that were asked for it.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    pub(crate) subscribers: usize,
+    pub(crate) asked: BTreeMap<NodeId, Asked>,
+}
+
+/// What one node was asked for, and what it said.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    request: u32,
+    pub(crate) answer: Option<Answer>,
+}
+
+impl<O: Outlet> ChannelService<O> {
+    pub(crate) fn subscribe(
+        &mut self,
+        now_ns: u64,
+        node: &mut Node,
+        pattern: Pattern,
+        outlet: O,
+    ) -> Result<SubscriberId, SubscribeError> {
+        if self.subscribers.len() >= SUBSCRIBERS_MAX {
+            return Err(SubscribeError::TooMany);
+        }
+        let mut matching = self.entries.iter().filter(|e| pattern.matches(e.name()));
+        if matching.next().is_none() {
+            return Err(SubscribeError::UnknownChannel(pattern));
+        }
+        let allowed = self.allowed(&pattern);
+        if allowed.is_empty() {
+            return Err(SubscribeError::NotAuthorised(pattern));
+        }
+        self.last_subscriber += 1;
+        let id = SubscriberId(self.last_subscriber);
+        for &index in &allowed {
+            self.entries[index].local.insert(id);
+        }
+        let local = Local {
+            outlet,
+            pattern: pattern.clone(),
+            slow: false,
+        };
+        self.subscribers.insert(id, local);
+        let wanted = self.wanted.entry(pattern.clone()).or_default();
+        wanted.subscribers += 1;
+        if wanted.subscribers == 1 {
+            for peer in self.publishers_of(&allowed) {
+                // Only configured peers are asked, and connecting twice does nothing.
+                let _known = node.connect(now_ns, peer);
+                self.ask(now_ns, node, peer, &pattern);
+            }
+        }
+        Ok(id)
+    }
+
+    /// Channels that a pattern means and this node's entity may have.
+    fn allowed(&self, pattern: &Pattern) -> Vec<Index> {
+        let entries = self.entries.iter().enumerate();
+        entries
+            .filter(|(_, e)| pattern.matches(e.name()) && e.subscribers.contains(&self.entity))
+            .map(|(index, _)| index)
+            .collect()
+    }
+
+    /// Configured peers whose entity may publish on one of the channels.
+    fn publishers_of(&self, channels: &[Index]) -> BTreeSet<NodeId> {
+        let publishes = |key: &[u8; 32]| {
+            channels
+                .iter()
+                .any(|&i| self.entries[i].publishers.contains(key))
+        };
+        let peers = self.peers.iter().filter(|(_, entity)| publishes(entity));
+        peers.map(|(&peer, _)| peer).collect()
+    }
+
+    /// Sends a subscription, where there is a session; else it is sent when there is one.
+    fn ask(&mut self, now_ns: u64, node: &mut Node, peer: NodeId, pattern: &Pattern) {
+        let Some(wanted) = self.wanted.get_mut(pattern) else {
+            return;
+        };
+        self.last_request = self.last_request.wrapping_add(1);
+        let request = self.last_request;
+        let asked = Asked {
+            request,
+            answer: None,
+        };
+        wanted.asked.insert(peer, asked);
+        if self.sessions.contains_key(&peer) {
+            let pattern = pattern.clone();
+            self.tell(now_ns, node, peer, &Message::Subscribe { request, pattern });
+            self.ask_again_ns.get_or_insert(now_ns + ASK_AGAIN_NS);
+        }
+    }
+
+    /// Asks a node for all that local subscribers want of it: the session is new.
+    pub(crate) fn ask_all(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
+        let patterns: Vec<Pattern> = self.wanted.keys().cloned().collect();
+        for pattern in patterns {
+            if self.publishers_of(&self.allowed(&pattern)).contains(&peer) {
+                self.ask(now_ns, node, peer, &pattern);
+            }
+        }
+    }
+
+    /// Asks again what was not answered.
+    pub(crate) fn ask_again(&mut self, now_ns: u64, node: &mut Node) {
+        self.ask_again_ns = None;
+        let mut unanswered = Vec::new();
+        for (pattern, wanted) in &self.wanted {
+            let silent = wanted
+                .asked
+                .iter()
+                .filter(|(_, asked)| asked.answer.is_none());
+            unanswered.extend(silent.map(|(&peer, _)| (peer, pattern.clone())));
+        }
+        for (peer, pattern) in unanswered {
+            if self.sessions.contains_key(&peer) {
+                self.ask(now_ns, node, peer, &pattern);
+            }
+        }
+    }
+
+    /// The answers of a node whose session ended are void.
+    pub(crate) fn forget_answers(&mut self, peer: NodeId) {
+        for wanted in self.wanted.values_mut() {
+            if let Some(asked) = wanted.asked.get_mut(&peer) {
+                asked.answer = None;
+            }
+        }
+    }
+
+    pub(crate) fn on_ack(&mut self, peer: NodeId, request: u32, answer: Answer) {
+        for wanted in self.wanted.values_mut() {
+            match wanted.asked.get_mut(&peer) {
+                Some(asked) if asked.request == request => asked.answer = Some(answer),
+                _ => {}
+            }
+        }
+    }
+
+    pub(crate) fn unsubscribe(&mut self, now_ns: u64, node: &mut Node, id: SubscriberId) {
+        let Some(local) = self.subscribers.remove(&id) else {
+            return;
+        };
+        for index in 0..self.entries.len() {
+            if self.entries[index].local.remove(&id) {
+                self.release(now_ns, node, index);
+            }
+        }
+        let Some(wanted) = self.wanted.get_mut(&local.pattern) else {
+            return;
+        };
+        wanted.subscribers -= 1;
+        if wanted.subscribers > 0 {
+            return;
+        }
+        let asked = self.wanted.remove(&local.pattern).unwrap_or_default().asked;
+        for peer in asked.into_keys() {
+            self.last_request = self.last_request.wrapping_add(1);
+            let message = Message::Unsubscribe {
+                request: self.last_request,
+                pattern: local.pattern.clone(),
+            };
+            self.tell(now_ns, node, peer, &message);
+        }
+    }
+
+    /// Hands an event to every local subscriber of a channel.
+    pub(crate) fn deliver(
+        &mut self,
+        now_ns: u64,
+        node: &mut Node,
+        index: Index,
+        delivery: &Delivery,
+    ) {
+        let entry = &mut self.entries[index];
+        if entry.local.is_empty() {
+            entry.counters.dropped += 1;
+            self.reasons.add(Reason::NoSubscriber);
+        }
+        let mut gone = Vec::new();
+        for &id in &entry.local {
+            let Some(local) = self.subscribers.get_mut(&id) else {
+                continue;
+            };
+            // A slow subscriber gets what is reliable and already under way, nothing else.
+            let offer = if local.slow && !entry.spec.reliable {
+                Offer::Full
+            } else {
+                local.outlet.offer(delivery)
+            };
+            match offer {
+                Offer::Taken => entry.counters.delivered += 1,
+                Offer::TakenSlow => {
+                    entry.counters.delivered += 1;
+                    local.slow = true;
+                }
+                Offer::Full => {
+                    entry.counters.dropped += 1;
+                    self.reasons.add(Reason::SubscriberFull);
+                }
+                Offer::Gone => gone.push(id),
+            }
+        }
+        for id in gone {
+            self.unsubscribe(now_ns, node, id);
+        }
+    }
+
+    /// Whether a local subscriber of the channel is slow.
+    pub(crate) fn has_slow(&self, index: Index) -> bool {
+        let slow = |id| self.subscribers.get(id).is_some_and(|local| local.slow);
+        self.entries[index].local.iter().any(slow)
+    }
+
+    /// Has the publisher of a reliable channel pause while a local subscriber is slow.
+    pub(crate) fn hold(&mut self, now_ns: u64, node: &mut Node, index: Index, peer: NodeId) {
+        if self.entries[index].spec.reliable
+            && self.has_slow(index)
+            && self.entries[index].holding.insert(peer)
+        {
+            let message = Message::Hold(self.entries[index].name().clone());
+            self.tell(now_ns, node, peer, &message);
+        }
+    }
+
+    /// A local subscriber has room again.
+    pub(crate) fn drained(&mut self, now_ns: u64, node: &mut Node, id: SubscriberId) {
+        let Some(local) = self.subscribers.get_mut(&id) else {
+            return;
+        };
+        local.slow = false;
+        for index in 0..self.entries.len() {
+            if self.entries[index].local.contains(&id) {
+                self.release(now_ns, node, index);
+            }
+        }
+        self.pump_blocked(now_ns, node);
+    }
+
+    /// Has publishers go on, unless a local subscriber is still slow.
+    fn release(&mut self, now_ns: u64, node: &mut Node, index: Index) {
+        if self.has_slow(index) {
+            return;
+        }
+        for peer in std::mem::take(&mut self.entries[index].holding) {
+            let message = Message::Release(self.entries[index].name().clone());
+            self.tell(now_ns, node, peer, &message);
+        }
+    }
+}
