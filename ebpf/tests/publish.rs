@@ -1,0 +1,360 @@
+//! Tables follow images: whatever the way, they decide as tables made from scratch would, and no packet
+//! that both the old and the new image admit is refused on the way.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use virga_ebpf::{
+    decide::{Arrival, Verdict, decide, find},
+    guard::Guard,
+    header::{ChannelHash, Header, NodeId, OriginHash, Subnet},
+    image::{Image, Link, NextHopKey, Via},
+    limits::{NEIGHBOURS_MAX, ROUTES_MAX},
+    memory::MemoryTables,
+    publish::{PublishError, Publisher, Store},
+    reason::Reason,
+    tables::{Address, ChannelPolicy, Neighbour, NextHop, OWN_ADDRESS, Pair, Route, Settings, mix},
+};
+
+const HERE: NodeId = NodeId(1);
+
+/// A seeded source of numbers.
+struct Seeded(u64);
+
+impl Seeded {
+    fn next(&mut self) -> u64 {
+        self.0 += 1;
+        mix(mix(self.0, 0x5eed), 7)
+    }
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+}
+
+fn address(n: u64) -> Address {
+    Address::v4(Ipv4Addr::from(0x0a00_0000 + u32::try_from(n).unwrap()).octets())
+}
+
+/// A random small image; few names, so that successive ones overlap.
+fn image(seeded: &mut Seeded) -> Image {
+    let mut image = Image {
+        node_id: HERE,
+        port: 4783,
+        ..Image::default()
+    };
+    image.addresses.insert(address(0));
+    for _ in 0..seeded.below(30) {
+        let link = Link {
+            subnet: Subnet(0),
+            mask: 0,
+        };
+        image
+            .neighbours
+            .insert((1, address(1 + seeded.below(40))), link);
+    }
+    for _ in 0..seeded.below(60) {
+        let pair = Pair::new(
+            OriginHash(seeded.below(20)),
+            ChannelHash(u16::try_from(seeded.below(6)).unwrap()),
+        );
+        image.pairs.insert(pair);
+    }
+    let keys: Vec<NextHopKey> = (0..1 + seeded.below(6))
+        .map(|_| {
+            let flags = if seeded.below(4) == 0 {
+                0
+            } else {
+                NextHop::ALIVE
+            };
+            let target = address(100 + seeded.below(8));
+            image.add_next_hop(NextHop {
+                target,
+                port: 4783,
+                mtu: 1500,
+                ifindex: 2,
+                flags,
+                ..NextHop::default()
+            })
+        })
+        .collect();
+    let one = |seeded: &mut Seeded| keys[usize::try_from(seeded.below(keys.len() as u64)).unwrap()];
+    for _ in 0..seeded.below(20) {
+        let via = Via {
+            primary: one(seeded),
+            backup: (seeded.below(2) == 0).then(|| one(seeded)),
+        };
+        image.routes.insert(NodeId(100 + seeded.below(15)), via);
+    }
+    if seeded.below(2) == 0 {
+        image.add_rate(ChannelHash(3), 1 + seeded.below(1_000));
+    }
+    image
+}
+
+/// Every packet that the small names can make, with a sequence of its own.
+fn packets(mut sequence: u64) -> Vec<(Header, Arrival)> {
+    let mut all = Vec::new();
+    for neighbour in [1, 2, 9, 33] {
+        for origin in 0..20 {
+            for channel in 0..3 {
+                for destination in [1, 100, 101, 107, 114] {
+                    sequence += 1;
+                    let header = Header {
+                        destination: NodeId(destination),
+                        origin_hash: OriginHash(origin),
+                        channel_hash: ChannelHash(channel),
+                        sequence,
+                        payload_len: 16,
+                        ..Header::default()
+                    };
+                    let arrival = Arrival {
+                        ifindex: 1,
+                        source: address(neighbour),
+                        udp_payload_bytes: 80,
+                    };
+                    all.push((header, arrival));
+                }
+            }
+        }
+    }
+    all
+}
+
+/// A verdict without places and numbers.
+#[derive(Debug, PartialEq)]
+enum Fate {
+    Local,
+    Forward(Address),
+    Drop(Reason),
+}
+
+fn fate(tables: &MemoryTables, packet: &(Header, Arrival)) -> Fate {
+    match decide(tables, &tables.current(), &packet.0, &packet.1) {
+        Verdict::Local => Fate::Local,
+        Verdict::Drop(reason) => Fate::Drop(reason),
+        Verdict::Forward(next_hop) => Fate::Forward(next_hop.target),
+    }
+}
+
+fn fresh(image: &Image, seeded: &mut Seeded) -> MemoryTables {
+    let mut tables = MemoryTables::new();
+    let mut publisher = Publisher::recover(&tables).unwrap();
+    publisher
+        .apply(&mut tables, image, || seeded.next())
+        .unwrap();
+    tables
+}
+
+#[test]
+fn any_sequence_of_images_ends_where_the_last_one_alone_would() {
+    for seed in 0..40 {
+        let mut seeded = Seeded(seed << 32);
+        let mut tables = MemoryTables::new();
+        let mut publisher = Publisher::recover(&tables).unwrap();
+        for step in 0..12 {
+            // At times the daemon is restarted in between.
+            if seeded.below(3) == 0 {
+                publisher = Publisher::recover(&tables).unwrap();
+            }
+            let image = image(&mut seeded);
+            publisher
+                .apply(&mut tables, &image, || seeded.next())
+                .unwrap();
+            let scratch = fresh(&image, &mut seeded);
+            for packet in packets(step << 32) {
+                let (followed, made) = (fate(&tables, &packet), fate(&scratch, &packet));
+                assert_eq!(followed, made, "seed {seed}, step {step}: {packet:?}");
+            }
+            let pairs: BTreeSet<Pair> = tables.pairs().unwrap().into_iter().collect();
+            assert_eq!(pairs, image.pairs, "seed {seed}, step {step}");
+        }
+    }
+}
+
+/// Tables that, before every single write, ask whether packets that are admitted before and after
+/// are admitted now.
+struct Watched<'a> {
+    tables: MemoryTables,
+    packets: Vec<(Header, Arrival)>,
+    constant: &'a dyn Fn(&(Header, Arrival)) -> bool,
+    writes: u64,
+}
+
+impl Watched<'_> {
+    fn look(&mut self) {
+        self.writes += 1;
+        for (n, packet) in self.packets.iter().enumerate() {
+            if (self.constant)(packet) {
+                let mut packet = *packet;
+                packet.0.sequence = self.writes << 32 | n as u64;
+                let now = fate(&self.tables, &packet);
+                assert!(
+                    !matches!(now, Fate::Drop(_)),
+                    "before write {}: {now:?} for {packet:?}",
+                    self.writes
+                );
+            }
+        }
+    }
+}
+
+macro_rules! watched {
+    ($($set:ident($($name:ident: $type:ty),*)),* $(,)?) => {
+        $(fn $set(&mut self, $($name: $type),*) -> Result<(), Self::Error> {
+            self.look();
+            self.tables.$set($($name),*)
+        })*
+    };
+}
+
+impl Store for Watched<'_> {
+    type Error = core::convert::Infallible;
+    watched! {
+        set_settings(settings: &Settings),
+        set_neighbour(slot: u32, neighbour: &Neighbour),
+        set_guard(which: u32, guard: &Guard),
+        insert_pair(pair: &Pair),
+        remove_pair(pair: &Pair),
+        set_channel(hash: u16, policy: &ChannelPolicy),
+        set_destination(destination: NodeId, route: u32),
+        remove_destination(destination: NodeId),
+        set_route(number: u32, route: &Route),
+        set_next_hop(number: u32, next_hop: &NextHop),
+    }
+    fn settings(&self) -> Result<Settings, Self::Error> {
+        self.tables.settings()
+    }
+    fn neighbours(&self) -> Result<Vec<Neighbour>, Self::Error> {
+        self.tables.neighbours()
+    }
+    fn pairs(&self) -> Result<Vec<Pair>, Self::Error> {
+        self.tables.pairs()
+    }
+    fn channels(&self) -> Result<Vec<ChannelPolicy>, Self::Error> {
+        self.tables.channels()
+    }
+    fn destinations(&self) -> Result<Vec<(NodeId, u32)>, Self::Error> {
+        self.tables.destinations()
+    }
+    fn routes(&self) -> Result<Vec<Route>, Self::Error> {
+        self.tables.routes()
+    }
+    fn next_hops(&self) -> Result<Vec<NextHop>, Self::Error> {
+        self.tables.next_hops()
+    }
+}
+
+#[test]
+fn no_single_write_refuses_a_packet_that_both_images_admit() {
+    let mut looked = 0;
+    for seed in 0..60 {
+        let mut seeded = Seeded(seed << 40 | 1);
+        // Rates depend on how often one looks: not here.
+        let (mut old, mut new) = (image(&mut seeded), image(&mut seeded));
+        (old.channels, new.channels) = Default::default();
+        let (before, after) = (fresh(&old, &mut seeded), fresh(&new, &mut seeded));
+        let constant = |packet: &(Header, Arrival)| {
+            ![&before, &after].iter().any(
+                |t| matches!(fate(t, packet), Fate::Drop(reason) if reason != Reason::Duplicate),
+            )
+        };
+        let tables = fresh(&old, &mut seeded);
+        let mut publisher = Publisher::recover(&tables).unwrap();
+        let mut watched = Watched {
+            tables,
+            packets: packets(0),
+            constant: &constant,
+            writes: 0,
+        };
+        publisher
+            .apply(&mut watched, &new, || seeded.next())
+            .unwrap();
+        looked += watched.writes;
+    }
+    assert!(looked > 1_000, "{looked} writes were watched");
+}
+
+#[test]
+fn as_many_neighbours_as_promised_find_a_place_and_are_found() {
+    let mut seeded = Seeded(99);
+    let mut image = Image {
+        node_id: HERE,
+        port: 4783,
+        ..Image::default()
+    };
+    image.addresses.insert(address(0));
+    for n in 1..u64::from(NEIGHBOURS_MAX) {
+        image
+            .neighbours
+            .insert((u32::try_from(n % 7).unwrap(), address(n)), Link::default());
+    }
+    let tables = fresh(&image, &mut seeded);
+    let settings = tables.current();
+    for &(ifindex, address) in image.neighbours.keys() {
+        assert!(find(&tables, &settings, ifindex, address).is_some());
+        assert!(find(&tables, &settings, ifindex + 7, address).is_none());
+    }
+    assert!(find(&tables, &settings, OWN_ADDRESS, address(0)).is_some());
+    image
+        .neighbours
+        .insert((1, address(100_000)), Link::default());
+    let mut tables = MemoryTables::new();
+    let full = Publisher::recover(&tables)
+        .unwrap()
+        .apply(&mut tables, &image, || seeded.next());
+    assert_eq!(full, Err(PublishError::Full("neighbours", NEIGHBOURS_MAX)));
+}
+
+#[test]
+fn more_routes_than_places_are_refused_by_name() {
+    let mut seeded = Seeded(5);
+    let mut image = Image {
+        node_id: HERE,
+        port: 4783,
+        ..Image::default()
+    };
+    let keys: Vec<NextHopKey> = (0..100)
+        .map(|n| {
+            image.add_next_hop(NextHop {
+                target: address(n),
+                ifindex: 2,
+                ..NextHop::default()
+            })
+        })
+        .collect();
+    for n in 0..=u64::from(ROUTES_MAX) {
+        let key = |n: u64| keys[usize::try_from(n % 100).unwrap()];
+        let via = Via {
+            primary: key(n),
+            backup: Some(key(n / 100)),
+        };
+        image.routes.insert(NodeId(1_000 + n), via);
+    }
+    let mut tables = MemoryTables::new();
+    let full = Publisher::recover(&tables)
+        .unwrap()
+        .apply(&mut tables, &image, || seeded.next());
+    assert_eq!(full, Err(PublishError::Full("routes", ROUTES_MAX)));
+}
+
+#[test]
+fn a_grant_keeps_the_generation_and_a_revocation_bumps_it() {
+    let mut seeded = Seeded(3);
+    let mut image = Image {
+        node_id: HERE,
+        port: 4783,
+        ..Image::default()
+    };
+    let mut tables = MemoryTables::new();
+    let mut publisher = Publisher::recover(&tables).unwrap();
+    let pair = Pair::new(OriginHash(1), ChannelHash(1));
+    let mut apply = |image: &Image, tables: &mut MemoryTables| {
+        publisher.apply(tables, image, || seeded.next()).unwrap();
+        tables.current().generation
+    };
+    let first = apply(&image, &mut tables);
+    image.pairs.insert(pair);
+    assert_eq!(apply(&image, &mut tables), first, "a grant");
+    image.pairs.remove(&pair);
+    assert_eq!(apply(&image, &mut tables), first + 1, "a revocation");
+    assert_eq!(apply(&image, &mut tables), first + 1, "nothing");
+}
