@@ -22,11 +22,13 @@ mod keys;
 pub mod limits;
 pub mod name;
 pub mod node;
+mod proof;
 mod random;
 mod ranges;
 pub mod reason;
 mod recovery;
 mod replay;
+mod session;
 mod stream;
 pub mod worker;
 
@@ -38,3 +40,6 @@ pub use event::{
 pub use name::{ChannelName, NameError};
 pub use node::Node;
 pub use reason::{DropReason, NodeCounters};
+
+#[cfg(test)]
+mod tests;

@@ -40,7 +40,7 @@ pub const EVENTS_UNREAD_MAX: usize = 4_096;
 /// Sequences behind the newest that are still told apart from replays; a multiple of 64.
 pub const REPLAY_WINDOW_PACKETS: u64 = 4_096;
 /// Ranges of one acknowledgement; older ones were reported before.
-pub const ACK_RANGES_MAX: usize = 64;
+pub const ACK_RANGES_MAX: usize = 32;
 /// Packets that ask for an acknowledgement before one is sent at once.
 pub const ACK_AFTER_PACKETS: u32 = 8;
 /// Longest that an acknowledgement waits for company.

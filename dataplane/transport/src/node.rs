@@ -1,23 +1,68 @@
 //! A node: its peers, its sessions, and the five verbs over them.
 
+mod handshakes;
+mod peers;
+
 use crate::{
-    config::{ConfigError, NodeConfig},
+    config::{ConfigError, NodeConfig, NodeLimits, PeerConfig},
+    cookie::{Bucket, Gate},
     event::{
-        ConnectError, Event, Handled, OpenError, SendError, SessionStatus, StreamSpec, Transmit,
+        CloseReason, ConnectError, Event, Handled, OpenError, SendError, SessionState,
+        SessionStatus, StreamSpec, Transmit,
     },
+    handshake::Network,
+    keys::ResetKey,
+    limits::{NETWORK_ID_BYTES_MAX, PEERS_MAX, RESETS_PER_SECOND},
+    random::Generator,
     reason::{DropReason, NodeCounters},
+    session::{Context, Outcome, Queued, Session},
 };
-use std::net::SocketAddr;
+use ed25519_dalek::{SigningKey, VerifyingKey};
+use handshakes::{HalfOpen, Outbound};
+use peers::{Attempt, Peer};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::SocketAddr,
+};
 use virga_ebpf::{
     hash,
-    header::{NodeId, OriginHash, StreamId},
+    header::{Header, MAGIC, NodeId, OriginHash, SessionId, StreamId, Subnet, VERSION},
+    limits::{HEADER_BYTES, PRIORITY_MAX},
 };
 use x25519_dalek::{PublicKey, StaticSecret};
+use zeroize::Zeroizing;
+
+/// Whose timer it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Session(SessionId),
+    Peer(NodeId),
+}
 
 /// The protocol of one node, without any input or output.
 pub struct Node {
     id: NodeId,
     origin: OriginHash,
+    subnet: Subnet,
+    node_key: Zeroizing<[u8; 32]>,
+    entity_key: SigningKey,
+    network: Network,
+    /// Key of the tags on handshakes to this node.
+    tag_key: [u8; 32],
+    limits: NodeLimits,
+    generator: Generator,
+    gate: Gate,
+    resets: Bucket,
+    reset_key: ResetKey,
+    peers: BTreeMap<NodeId, Peer>,
+    by_origin: BTreeMap<u64, NodeId>,
+    sessions: BTreeMap<SessionId, Session>,
+    half_open: Vec<HalfOpen>,
+    timers: BTreeSet<(u64, Timer)>,
+    /// Sessions that may have something to send.
+    row: VecDeque<SessionId>,
+    outbox: VecDeque<Outbound>,
+    events: VecDeque<Queued>,
     counters: NodeCounters,
 }
 
@@ -26,13 +71,53 @@ impl Node {
     ///
     /// # Errors
     /// When the configuration contradicts itself.
-    pub fn new(config: NodeConfig, _now_ns: u64) -> Result<Self, ConfigError> {
+    pub fn new(mut config: NodeConfig, now_ns: u64) -> Result<Self, ConfigError> {
         config.limits.check()?;
-        let public = PublicKey::from(&StaticSecret::from(config.node_key));
-        let entity = ed25519_dalek::SigningKey::from_bytes(&config.entity_key).verifying_key();
+        let bytes = config.network_id.len();
+        if bytes == 0 || bytes > NETWORK_ID_BYTES_MAX {
+            return Err(ConfigError::NetworkId { bytes });
+        }
+        let secret = StaticSecret::from(config.node_key);
+        let id = hash::node_id(PublicKey::from(&secret).as_bytes());
+        drop(secret);
+        let entity_key = SigningKey::from_bytes(&config.entity_key);
+        let network = Network {
+            id: std::mem::take(&mut config.network_id),
+            psk: config.psk,
+            psk_generation: config.psk_generation,
+        };
+        let peers = read_peers(id, &config.peers)?;
+        let limits = config.limits.clone();
+        let per_source = limits.handshakes_per_second_per_source;
         Ok(Self {
-            id: hash::node_id(public.as_bytes()),
-            origin: hash::origin_hash(entity.as_bytes()),
+            id,
+            origin: hash::origin_hash(entity_key.verifying_key().as_bytes()),
+            subnet: config.subnet,
+            node_key: Zeroizing::new(config.node_key),
+            entity_key,
+            tag_key: network.tag_key(id),
+            network,
+            generator: Generator::new(&config.seed, b"node"),
+            gate: Gate::new(
+                limits.handshakes_per_second,
+                per_source,
+                &config.seed,
+                now_ns,
+            ),
+            resets: Bucket::full(RESETS_PER_SECOND, now_ns),
+            reset_key: ResetKey::new(&config.node_key),
+            limits,
+            by_origin: peers
+                .values()
+                .map(|peer| (peer.origin.0, peer.id))
+                .collect(),
+            peers,
+            sessions: BTreeMap::new(),
+            half_open: Vec::new(),
+            timers: BTreeSet::new(),
+            row: VecDeque::new(),
+            outbox: VecDeque::new(),
+            events: VecDeque::new(),
             counters: NodeCounters::default(),
         })
     }
@@ -50,28 +135,199 @@ impl Node {
     }
 
     /// Takes one datagram in; it is opened in place.
-    pub fn handle(&mut self, _now_ns: u64, _source: SocketAddr, _datagram: &mut [u8]) -> Handled {
-        self.counters.drop(DropReason::UnknownSession);
-        Handled::Dropped(DropReason::UnknownSession)
+    pub fn handle(&mut self, now_ns: u64, source: SocketAddr, datagram: &mut [u8]) -> Handled {
+        self.counters.received_datagrams += 1;
+        match self.receive(now_ns, source, datagram) {
+            Ok(()) => Handled::Accepted,
+            Err(reason) => {
+                self.counters.drop(reason);
+                Handled::Dropped(reason)
+            }
+        }
+    }
+
+    fn receive(
+        &mut self,
+        now_ns: u64,
+        source: SocketAddr,
+        datagram: &mut [u8],
+    ) -> Result<(), DropReason> {
+        let Some(header_bytes) = datagram.first_chunk::<HEADER_BYTES>().copied() else {
+            return Err(DropReason::Truncated);
+        };
+        let header = Header::decode(&header_bytes);
+        check(&header, datagram.len())?;
+        if header.destination != self.id {
+            return Err(DropReason::NotForUs);
+        }
+        if header.is_handshake() {
+            return self.handle_handshake(now_ns, source, &header, datagram);
+        }
+        let id = header.session_id;
+        if !self.sessions.contains_key(&id) {
+            self.answer_unknown(now_ns, &header);
+            return Err(DropReason::UnknownSession);
+        }
+        let mark = self.events.len();
+        let sealed = &mut datagram[HEADER_BYTES..];
+        let taken = self.with_session(now_ns, id, |session, ctx| {
+            session.handle(ctx, &header, &header_bytes, sealed)
+        });
+        self.settle(now_ns, id, mark);
+        taken.unwrap_or(Err(DropReason::UnknownSession))
+    }
+
+    /// Runs `call` on a session with what it needs of the node.
+    fn with_session<T>(
+        &mut self,
+        now_ns: u64,
+        id: SessionId,
+        call: impl FnOnce(&mut Session, &mut Context<'_>) -> T,
+    ) -> Option<T> {
+        let session = self.sessions.get_mut(&id)?;
+        let mut ctx = Context {
+            now_ns,
+            origin: self.origin,
+            subnet: self.subnet,
+            entity_key: &self.entity_key,
+            limits: &self.limits,
+            generator: &mut self.generator,
+            events: &mut self.events,
+            counters: &mut self.counters,
+        };
+        Some(call(session, &mut ctx))
+    }
+
+    /// After a session was touched: acts on its outcome (events since `mark` are its own), queues it
+    /// for sending, sets its timer.
+    fn settle(&mut self, now_ns: u64, id: SessionId, mark: usize) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        match session.take_outcome() {
+            Some(Outcome::Established) => self.on_established(now_ns, id, mark),
+            Some(Outcome::Closed(reason)) => self.on_closed(now_ns, id, reason),
+            None => {}
+        }
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if !session.is_queued {
+            session.is_queued = true;
+            self.row.push_back(id);
+        }
+        let due_ns = session.timeout(&self.limits);
+        if session.timer_ns != Some(due_ns) {
+            if let Some(old_ns) = session.timer_ns.replace(due_ns) {
+                self.timers.remove(&(old_ns, Timer::Session(id)));
+            }
+            self.timers.insert((due_ns, Timer::Session(id)));
+        }
+    }
+
+    fn remove_session(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.remove(&id) else {
+            return;
+        };
+        if let Some(due_ns) = session.timer_ns {
+            self.timers.remove(&(due_ns, Timer::Session(id)));
+        }
+        self.half_open.retain(|half| half.own != id);
     }
 
     /// Appends the next run of datagrams to `buf`; `None` when there is nothing to send now.
-    pub fn poll_transmit(&mut self, _now_ns: u64, _buf: &mut Vec<u8>) -> Option<Transmit> {
+    pub fn poll_transmit(&mut self, now_ns: u64, buf: &mut Vec<u8>) -> Option<Transmit> {
+        if let Some(outbound) = self.outbox.pop_front() {
+            self.counters.sent_datagrams += 1;
+            buf.extend_from_slice(&outbound.bytes);
+            let bytes = outbound.bytes.len();
+            let (destination, session) = (outbound.destination, outbound.session);
+            return Some(Transmit {
+                destination,
+                session,
+                bytes,
+                segment_bytes: bytes,
+            });
+        }
+        while let Some(id) = self.row.pop_front() {
+            let sent = self.with_session(now_ns, id, |session, ctx| {
+                let run = session.poll_transmit(ctx, buf);
+                session.is_queued = run.is_some();
+                run.map(|run| (run, session.ends.peer, session.ends.peer_session))
+            });
+            if let Some(Some(((bytes, segment_bytes, count), destination, session))) = sent {
+                self.row.push_back(id);
+                self.counters.sent_datagrams += count;
+                self.settle(now_ns, id, self.events.len());
+                return Some(Transmit {
+                    destination,
+                    session,
+                    bytes,
+                    segment_bytes,
+                });
+            }
+            self.update_timer(now_ns, id);
+        }
         None
+    }
+
+    /// Sets the timer of a session that has nothing to send, and acts on its outcome.
+    fn update_timer(&mut self, now_ns: u64, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        session.is_queued = true;
+        self.settle(now_ns, id, self.events.len());
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.is_queued = false;
+        }
     }
 
     /// When [`Node::handle_timeout`] is due, on the clock of `now_ns`.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
-        None
+        self.timers.first().map(|&(due_ns, _)| due_ns)
     }
 
     /// Does what is due.
-    pub fn handle_timeout(&mut self, _now_ns: u64) {}
+    pub fn handle_timeout(&mut self, now_ns: u64) {
+        let due: Vec<Timer> = self
+            .timers
+            .iter()
+            .take_while(|&&(due_ns, _)| due_ns <= now_ns)
+            .map(|&(_, timer)| timer)
+            .collect();
+        for timer in due {
+            match timer {
+                Timer::Peer(peer) => self.handle_peer_timeout(now_ns, peer),
+                Timer::Session(id) => {
+                    if self.sessions.get(&id).is_some_and(|s| s.is_drained(now_ns)) {
+                        self.remove_session(id);
+                        continue;
+                    }
+                    let mark = self.events.len();
+                    self.with_session(now_ns, id, |session, ctx| session.handle_timeout(ctx));
+                    self.settle(now_ns, id, mark);
+                }
+            }
+        }
+    }
 
     /// What happened since; reading a message gives its sender room for more.
     pub fn poll(&mut self) -> Option<Event> {
-        None
+        let Queued {
+            session: id,
+            event,
+            credit,
+        } = self.events.pop_front()?;
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.on_read(&event, credit);
+            if !session.is_queued {
+                session.is_queued = true;
+                self.row.push_back(id);
+            }
+        }
+        Some(event)
     }
 
     /// Has a session with `peer` from now on: tries again, with capped and jittered back-off,
@@ -79,8 +335,17 @@ impl Node {
     ///
     /// # Errors
     /// When the peer is not configured.
-    pub fn connect(&mut self, _now_ns: u64, peer: NodeId) -> Result<(), ConnectError> {
-        Err(ConnectError::UnknownPeer(peer))
+    pub fn connect(&mut self, now_ns: u64, peer: NodeId) -> Result<(), ConnectError> {
+        let known = self
+            .peers
+            .get_mut(&peer)
+            .ok_or(ConnectError::UnknownPeer(peer))?;
+        known.is_wanted = true;
+        if known.live.is_none() && matches!(known.attempt, Attempt::None) {
+            known.attempts_failed = 0;
+            self.start_attempt(now_ns, peer);
+        }
+        Ok(())
     }
 
     /// Queues a message on the session's control stream: reliable, ordered.
@@ -89,11 +354,11 @@ impl Node {
     /// See [`SendError`]; nothing was queued then.
     pub fn send_control(
         &mut self,
-        _now_ns: u64,
-        _peer: NodeId,
-        _message: &[u8],
+        now_ns: u64,
+        peer: NodeId,
+        message: &[u8],
     ) -> Result<(), SendError> {
-        Err(SendError::NoSession)
+        self.on_live(now_ns, peer, |session| session.send_control(message))
     }
 
     /// Opens a stream to `peer`; the first message tells the peer so.
@@ -102,11 +367,13 @@ impl Node {
     /// See [`OpenError`].
     pub fn open_stream(
         &mut self,
-        _now_ns: u64,
+        now_ns: u64,
         peer: NodeId,
-        _spec: &StreamSpec,
+        spec: &StreamSpec,
     ) -> Result<StreamId, OpenError> {
-        Err(OpenError::NoSession(peer))
+        let id = self.live(peer).ok_or(OpenError::NoSession(peer))?;
+        self.with_session(now_ns, id, |session, ctx| session.open_stream(ctx, spec))
+            .unwrap_or(Err(OpenError::NoSession(peer)))
     }
 
     /// Queues a message on a stream that this node opened.
@@ -115,12 +382,12 @@ impl Node {
     /// See [`SendError`]; nothing was queued then.
     pub fn send(
         &mut self,
-        _now_ns: u64,
-        _peer: NodeId,
-        _stream: StreamId,
-        _event: &[u8],
+        now_ns: u64,
+        peer: NodeId,
+        stream: StreamId,
+        event: &[u8],
     ) -> Result<(), SendError> {
-        Err(SendError::NoSession)
+        self.on_live(now_ns, peer, |session| session.send(stream, event))
     }
 
     /// Finishes a stream that this node opened, after what is queued.
@@ -129,11 +396,11 @@ impl Node {
     /// [`SendError::NoSession`] or [`SendError::NoStream`].
     pub fn finish_stream(
         &mut self,
-        _now_ns: u64,
-        _peer: NodeId,
-        _stream: StreamId,
+        now_ns: u64,
+        peer: NodeId,
+        stream: StreamId,
     ) -> Result<(), SendError> {
-        Err(SendError::NoSession)
+        self.on_live(now_ns, peer, |session| session.finish_stream(stream))
     }
 
     /// Refuses a stream that the peer opened: later messages are counted and dropped, and the peer
@@ -143,19 +410,68 @@ impl Node {
     /// [`SendError::NoSession`] or [`SendError::NoStream`].
     pub fn refuse_stream(
         &mut self,
-        _now_ns: u64,
-        _peer: NodeId,
-        _stream: StreamId,
+        now_ns: u64,
+        peer: NodeId,
+        stream: StreamId,
     ) -> Result<(), SendError> {
-        Err(SendError::NoSession)
+        self.on_live(now_ns, peer, |session| {
+            if session.refuse(stream) {
+                Ok(())
+            } else {
+                Err(SendError::NoStream)
+            }
+        })
+    }
+
+    fn live(&self, peer: NodeId) -> Option<SessionId> {
+        self.peers.get(&peer)?.live
+    }
+
+    /// Runs `call` on the established session with `peer`, and queues it for sending.
+    fn on_live(
+        &mut self,
+        now_ns: u64,
+        peer: NodeId,
+        call: impl FnOnce(&mut Session) -> Result<(), SendError>,
+    ) -> Result<(), SendError> {
+        let id = self.live(peer).ok_or(SendError::NoSession)?;
+        let session = self.sessions.get_mut(&id).ok_or(SendError::NoSession)?;
+        let done = call(session);
+        match done {
+            Ok(()) => self.settle(now_ns, id, self.events.len()),
+            Err(SendError::Full) => self.counters.sends_refused += 1,
+            Err(_) => {}
+        }
+        done
     }
 
     /// Ends the session with `peer` and stops trying for another.
-    pub fn close(&mut self, _now_ns: u64, _peer: NodeId) {}
+    pub fn close(&mut self, now_ns: u64, peer: NodeId) {
+        let Some(known) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        known.is_wanted = false;
+        let (live, attempt) = (
+            known.live,
+            std::mem::replace(&mut known.attempt, Attempt::None),
+        );
+        self.set_peer_timer(peer, None);
+        let proving = match attempt {
+            Attempt::Proving(id) => Some(id),
+            Attempt::None | Attempt::Waiting(_) => None,
+        };
+        for id in live.into_iter().chain(proving) {
+            let mark = self.events.len();
+            self.with_session(now_ns, id, |session, ctx| {
+                session.close(ctx, CloseReason::Local)
+            });
+            self.settle(now_ns, id, mark);
+        }
+    }
 
     /// Every session, for people.
     pub fn sessions(&self) -> impl Iterator<Item = SessionStatus> + '_ {
-        std::iter::empty()
+        self.sessions.values().map(Session::status)
     }
 
     /// What was counted.
@@ -163,4 +479,46 @@ impl Node {
     pub fn counters(&self) -> &NodeCounters {
         &self.counters
     }
+}
+
+/// What every node can tell from the header alone.
+fn check(header: &Header, datagram_bytes: usize) -> Result<(), DropReason> {
+    if header.magic != MAGIC {
+        return Err(DropReason::Magic);
+    }
+    if header.version != VERSION {
+        return Err(DropReason::Version);
+    }
+    if header.priority > PRIORITY_MAX {
+        return Err(DropReason::Priority);
+    }
+    if usize::from(header.payload_len) != datagram_bytes - HEADER_BYTES {
+        return Err(DropReason::PayloadLength);
+    }
+    Ok(())
+}
+
+fn read_peers(own: NodeId, peers: &[PeerConfig]) -> Result<BTreeMap<NodeId, Peer>, ConfigError> {
+    if peers.len() > PEERS_MAX {
+        return Err(ConfigError::TooManyPeers { peers: peers.len() });
+    }
+    let mut known = BTreeMap::new();
+    for config in peers {
+        let peer = Peer::new(config);
+        if peer.id == own {
+            return Err(ConfigError::PeerIsSelf(own));
+        }
+        if VerifyingKey::from_bytes(&config.entity_key).is_err() {
+            return Err(ConfigError::EntityKey(peer.id));
+        }
+        if let Some(before) = known.insert(peer.id, peer) {
+            return Err(ConfigError::DuplicatePeer(before.id));
+        }
+    }
+    Ok(known)
+}
+
+/// Whether a session may still be displaced or used.
+const fn is_over(state: SessionState) -> bool {
+    matches!(state, SessionState::Draining)
 }

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use virga_ebpf::header::StreamId;
 
 /// Matters of one stream that a control packet speaks of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Matter {
     Credit(StreamId),
     Refuse(StreamId),

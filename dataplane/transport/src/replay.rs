@@ -4,6 +4,7 @@ use crate::limits::REPLAY_WINDOW_PACKETS;
 
 const BITS: u64 = 64;
 /// One word more than the window, so that a word can be cleared before its bits count.
+#[allow(clippy::cast_possible_truncation)] // a constant of two digits
 const WORDS: usize = (REPLAY_WINDOW_PACKETS / BITS + 1) as usize;
 
 /// What is known of a sequence before its packet is opened.
@@ -31,11 +32,6 @@ impl ReplayWindow {
             end: 0,
             words: [0; WORDS],
         }
-    }
-
-    /// One past the newest sequence opened.
-    pub(crate) const fn end(&self) -> u64 {
-        self.end
     }
 
     /// Whether `sequence` may still be opened.

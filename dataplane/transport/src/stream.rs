@@ -232,6 +232,8 @@ pub(crate) struct SendStream {
     pub(crate) end: End,
     /// Refused by the peer: only its reset is outstanding.
     pub(crate) is_reset: bool,
+    /// Bytes of the session's credit that it had used by then.
+    pub(crate) reset_offset: u64,
     /// Whether it stands in the session's row of streams to serve.
     pub(crate) is_queued: bool,
 }
@@ -250,6 +252,7 @@ impl SendStream {
             is_open_acked: false,
             end: End::Open,
             is_reset: false,
+            reset_offset: 0,
             is_queued: false,
         }
     }

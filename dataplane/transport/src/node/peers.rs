@@ -1,0 +1,297 @@
+//! Peers: which session is theirs, and attempts to have one.
+
+use super::{Node, Timer, is_over};
+use crate::{
+    config::PeerConfig,
+    event::{CloseReason, Event},
+    handshake::{Initiator, Kind, Route},
+    keys::Role,
+    session::Queued,
+};
+use std::collections::VecDeque;
+use virga_ebpf::{
+    hash,
+    header::{NodeId, OriginHash, SessionId},
+};
+
+/// Sessions of a peer that were proven lately, as it names them: their initiations are replays.
+const RECENT_MAX: usize = 8;
+
+/// An initiation that waits for its response.
+pub(super) struct Waiting {
+    pub(super) initiator: Initiator,
+    pub(super) session: SessionId,
+    started_ns: u64,
+    send_at_ns: u64,
+    tries: u32,
+    pub(super) cookie: [u8; 16],
+}
+
+/// What this node does to have a session.
+pub(super) enum Attempt {
+    /// Nothing.
+    None,
+    /// Sent an initiation.
+    Waiting(Box<Waiting>),
+    /// Got the response; entities are being proven.
+    Proving(SessionId),
+}
+
+/// One configured peer.
+pub(super) struct Peer {
+    pub(super) id: NodeId,
+    pub(super) origin: OriginHash,
+    pub(super) config: PeerConfig,
+    /// The established session.
+    pub(super) live: Option<SessionId>,
+    pub(super) attempt: Attempt,
+    pub(super) is_wanted: bool,
+    pub(super) attempts_failed: u32,
+    pub(super) recent: VecDeque<SessionId>,
+    timer_ns: Option<u64>,
+}
+
+impl Peer {
+    pub(super) fn new(config: &PeerConfig) -> Self {
+        Self {
+            id: hash::node_id(&config.node_key),
+            origin: hash::origin_hash(&config.entity_key),
+            config: *config,
+            live: None,
+            attempt: Attempt::None,
+            is_wanted: false,
+            attempts_failed: 0,
+            recent: VecDeque::new(),
+            timer_ns: None,
+        }
+    }
+
+    fn remember(&mut self, session: SessionId) {
+        if self.recent.len() == RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(session);
+    }
+}
+
+impl Node {
+    pub(super) fn route(&self, receiver: NodeId) -> Route {
+        Route {
+            sender: self.id,
+            origin: self.origin,
+            subnet: self.subnet,
+            receiver,
+        }
+    }
+
+    pub(super) fn set_peer_timer(&mut self, peer: NodeId, due_ns: Option<u64>) {
+        let Some(known) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        if let Some(old_ns) = std::mem::replace(&mut known.timer_ns, due_ns) {
+            self.timers.remove(&(old_ns, Timer::Peer(peer)));
+        }
+        if let Some(due_ns) = due_ns {
+            self.timers.insert((due_ns, Timer::Peer(peer)));
+        }
+    }
+
+    /// A session id that is free: random, the low 8 bits naming worker 0.
+    pub(super) fn free_session_id(&mut self) -> SessionId {
+        loop {
+            let id = SessionId(self.generator.number() & !0xff);
+            if id.0 != 0 && !self.sessions.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
+    /// Sends an initiation to `peer`.
+    pub(super) fn start_attempt(&mut self, now_ns: u64, peer: NodeId) {
+        let session = self.free_session_id();
+        let Some(known) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        let key = &known.config.node_key;
+        let started = Initiator::start(&self.network, &mut self.generator, self.id, session, key);
+        let Some(initiator) = started else { return };
+        known.attempt = Attempt::Waiting(Box::new(Waiting {
+            initiator,
+            session,
+            started_ns: now_ns,
+            send_at_ns: now_ns,
+            tries: 0,
+            cookie: [0; 16],
+        }));
+        self.send_initiation(now_ns, peer);
+    }
+
+    /// Sends the initiation under way (again), and sets the timer for the next time.
+    pub(super) fn send_initiation(&mut self, now_ns: u64, peer: NodeId) {
+        let Some(known) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        let Attempt::Waiting(waiting) = &mut known.attempt else {
+            return;
+        };
+        let wait_ns = self.limits.handshake_retry_ns << waiting.tries.min(6);
+        waiting.tries += 1;
+        waiting.send_at_ns = now_ns.saturating_add(wait_ns);
+        let deadline_ns = waiting.started_ns + self.limits.handshake_deadline_ns;
+        let due_ns = waiting.send_at_ns.min(deadline_ns);
+        let (session, cookie) = (waiting.session, waiting.cookie);
+        let body = waiting.initiator.body().to_vec();
+        self.counters.initiations_sent += 1;
+        self.post(
+            Kind::Initiation,
+            peer,
+            SessionId(0),
+            session,
+            &body,
+            &cookie,
+        );
+        self.set_peer_timer(peer, Some(due_ns));
+    }
+
+    pub(super) fn handle_peer_timeout(&mut self, now_ns: u64, peer: NodeId) {
+        let Some(known) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        match &known.attempt {
+            Attempt::Waiting(waiting) => {
+                if now_ns >= waiting.started_ns + self.limits.handshake_deadline_ns {
+                    known.attempt = Attempt::None;
+                    self.retry_later(now_ns, peer);
+                } else {
+                    self.send_initiation(now_ns, peer);
+                }
+            }
+            Attempt::None if known.is_wanted && known.live.is_none() => {
+                self.start_attempt(now_ns, peer);
+            }
+            Attempt::None | Attempt::Proving(_) => self.set_peer_timer(peer, None),
+        }
+    }
+
+    /// Waits with capped, jittered back-off before the next attempt, if one is wanted.
+    pub(super) fn retry_later(&mut self, now_ns: u64, peer: NodeId) {
+        let Some(known) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        if !known.is_wanted || known.live.is_some() || !matches!(known.attempt, Attempt::None) {
+            return self.set_peer_timer(peer, None);
+        }
+        let doubled = self.limits.backoff_ns_min << known.attempts_failed.min(24);
+        let most_ns = doubled.min(self.limits.backoff_ns_max);
+        known.attempts_failed += 1;
+        let wait_ns = most_ns / 2 + self.generator.below(most_ns / 2 + 1);
+        self.set_peer_timer(peer, Some(now_ns + wait_ns));
+    }
+
+    /// Which node started a session.
+    fn initiator_of(&self, id: SessionId) -> Option<NodeId> {
+        let ends = self.sessions.get(&id)?.ends;
+        Some(if ends.role == Role::Initiator {
+            self.id
+        } else {
+            ends.peer
+        })
+    }
+
+    /// Both ends are proven. The newer session takes the older one's place, unless both were
+    /// started at about the same time from both ends: then the one that the lower node id started
+    /// stays, at both ends alike.
+    pub(super) fn on_established(&mut self, now_ns: u64, id: SessionId, mark: usize) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let ends = session.ends;
+        self.half_open.retain(|half| half.own != id);
+        let Some(known) = self.peers.get_mut(&ends.peer) else {
+            return;
+        };
+        known.remember(ends.peer_session);
+        if matches!(known.attempt, Attempt::Proving(own) if own == id) {
+            known.attempt = Attempt::None;
+        }
+        let live = known.live;
+        if let Some(old) = live {
+            let age_ns = self
+                .sessions
+                .get(&old)
+                .map_or(u64::MAX, |s| now_ns - s.established_ns);
+            let is_crossing = age_ns < self.limits.handshake_deadline_ns
+                && self.initiator_of(old) != self.initiator_of(id);
+            if is_crossing && self.initiator_of(old) < self.initiator_of(id) {
+                self.events.truncate(mark);
+                let superseded = CloseReason::Superseded;
+                self.with_session(now_ns, id, |session, ctx| session.close(ctx, superseded));
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.take_outcome();
+                }
+                return;
+            }
+        }
+        let Some(known) = self.peers.get_mut(&ends.peer) else {
+            return;
+        };
+        known.live = Some(id);
+        known.attempts_failed = 0;
+        if matches!(known.attempt, Attempt::Waiting(_)) {
+            known.attempt = Attempt::None;
+        }
+        self.set_peer_timer(ends.peer, None);
+        self.counters.sessions_established += 1;
+        let later = self.events.split_off(mark.min(self.events.len()));
+        if let Some(old) = live {
+            let superseded = CloseReason::Superseded;
+            self.with_session(now_ns, old, |session, ctx| session.close(ctx, superseded));
+            self.settle(now_ns, old, self.events.len());
+        }
+        let event = Event::Connected {
+            peer: ends.peer,
+            entity: ends.peer_entity,
+        };
+        self.events.push_back(Queued {
+            session: id,
+            event,
+            credit: 0,
+        });
+        self.events.extend(later);
+    }
+
+    /// A session ended: its owner is told if it ever knew of it, and a wanted one is tried again.
+    pub(super) fn on_closed(&mut self, now_ns: u64, id: SessionId, reason: CloseReason) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        debug_assert!(is_over(session.state()), "a closed session drains");
+        let peer = session.ends.peer;
+        self.half_open.retain(|half| half.own != id);
+        let Some(known) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        let was_live = known.live == Some(id);
+        let was_attempt = matches!(known.attempt, Attempt::Proving(own) if own == id);
+        if was_live {
+            known.live = None;
+        }
+        if was_attempt {
+            known.attempt = Attempt::None;
+        }
+        if was_live || was_attempt {
+            let event = Event::Closed { peer, reason };
+            self.events.push_back(Queued {
+                session: id,
+                event,
+                credit: 0,
+            });
+            if matches!(
+                self.peers.get(&peer).map(|p| &p.attempt),
+                Some(Attempt::None)
+            ) {
+                self.retry_later(now_ns, peer);
+            }
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! One session: opens and seals its packets, proves entities, carries streams.
+//!
+//! In the order in which a packet meets them: `open` (here) checks and opens, `frames` acts on what
+//! was sealed, `streams` holds the streams, `rekey` the key epochs, `transmit` builds what goes out.
+
+mod frames;
+mod rekey;
+mod streams;
+mod transmit;
+
+use crate::{
+    config::NodeLimits,
+    event::{CloseReason, Event, SessionState, SessionStatus},
+    handshake::Agreed,
+    keys::{Epoch, Role},
+    limits::{ACK_RANGES_MAX, PREVIOUS_EPOCH_NS},
+    proof::Subject,
+    random::Generator,
+    ranges::RangeSet,
+    reason::{DropReason, NodeCounters},
+    recovery::{Content, Due, Recovery, Standing},
+    replay::{ReplayWindow, Seen},
+};
+use ed25519_dalek::SigningKey;
+use rekey::Proposal;
+use std::collections::VecDeque;
+use streams::Streams;
+use virga_ebpf::{
+    header::{Header, NodeId, OriginHash, SessionId, Subnet},
+    limits::HEADER_BYTES,
+};
+
+/// An event for the owner, and what reading it gives back to its sender.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    pub(crate) session: SessionId,
+    pub(crate) event: Event,
+    /// Bytes of credit.
+    pub(crate) credit: u64,
+}
+
+/// What a session needs of its node, for the length of one call.
+pub(crate) struct Context<'a> {
+    pub(crate) now_ns: u64,
+    pub(crate) origin: OriginHash,
+    pub(crate) subnet: Subnet,
+    pub(crate) entity_key: &'a SigningKey,
+    pub(crate) limits: &'a NodeLimits,
+    pub(crate) generator: &'a mut Generator,
+    pub(crate) events: &'a mut VecDeque<Queued>,
+    pub(crate) counters: &'a mut NodeCounters,
+}
+
+/// Who is at the other end, and how this session came about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends {
+    pub(crate) own_node: NodeId,
+    pub(crate) own: SessionId,
+    pub(crate) peer: NodeId,
+    pub(crate) peer_session: SessionId,
+    pub(crate) peer_origin: OriginHash,
+    pub(crate) peer_entity: [u8; 32],
+    pub(crate) role: Role,
+}
+
+/// What a call brought about that concerns the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Both entities are proven.
+    Established,
+    /// It is over.
+    Closed(CloseReason),
+}
+
+/// Packets and bytes, for people.
+#[derive(Clone, Copy, Debug, Default)]
+struct Traffic {
+    sent_packets: u64,
+    sent_bytes: u64,
+    received_packets: u64,
+    received_bytes: u64,
+    retransmitted_packets: u64,
+    retransmitted_bytes: u64,
+}
+
+/// One session with one peer.
+pub(crate) struct Session {
+    pub(crate) ends: Ends,
+    state: SessionState,
+    pub(crate) since_ns: u64,
+    pub(crate) established_ns: u64,
+    outcome: Option<Outcome>,
+
+    previous: Option<Epoch>,
+    current: Epoch,
+    /// Held by the responder until the initiator uses it.
+    next: Option<Epoch>,
+    proposal: Proposal,
+    epoch_since_ns: u64,
+    epoch_first_sequence: u64,
+    failed_opens: u64,
+
+    subject: Subject,
+    reset_token: [u8; 16],
+    peer_reset_token: Option<[u8; 16]>,
+    is_peer_proven: bool,
+    is_own_proof_acked: bool,
+
+    sequence: u64,
+    replay: ReplayWindow,
+    received: RangeSet,
+    newest_ns: u64,
+    ack_after: u32,
+    ack_at_ns: Option<u64>,
+
+    recovery: Recovery,
+    standing: Standing,
+    streams: Streams,
+    last_sent_ns: u64,
+    last_heard_ns: u64,
+    /// A close frame is to be sent.
+    close_wanted: bool,
+    drain_until_ns: u64,
+    traffic: Traffic,
+    pub(crate) timer_ns: Option<u64>,
+    pub(crate) is_queued: bool,
+    acked: Vec<Content>,
+    lost: Vec<Content>,
+}
+
+impl Session {
+    pub(crate) fn new(ends: Ends, agreed: Agreed, reset_token: [u8; 16], now_ns: u64) -> Self {
+        let (initiator, responder) = match ends.role {
+            Role::Initiator => (ends.own_node, ends.peer),
+            Role::Responder => (ends.peer, ends.own_node),
+        };
+        let mut standing = Standing::default();
+        if ends.role == Role::Initiator {
+            standing.insert(Standing::PROOF);
+        }
+        Self {
+            ends,
+            state: SessionState::Proving,
+            since_ns: now_ns,
+            established_ns: now_ns,
+            outcome: None,
+            previous: None,
+            current: agreed.epoch,
+            next: None,
+            proposal: Proposal::new(),
+            epoch_since_ns: now_ns,
+            epoch_first_sequence: 0,
+            failed_opens: 0,
+            subject: Subject {
+                hash: agreed.hash,
+                initiator,
+                responder,
+            },
+            reset_token,
+            peer_reset_token: None,
+            is_peer_proven: false,
+            is_own_proof_acked: false,
+            sequence: 0,
+            replay: ReplayWindow::new(),
+            received: RangeSet::default(),
+            newest_ns: now_ns,
+            ack_after: 0,
+            ack_at_ns: None,
+            recovery: Recovery::new(),
+            standing,
+            streams: Streams::new(ends.role),
+            last_sent_ns: now_ns,
+            last_heard_ns: now_ns,
+            close_wanted: false,
+            drain_until_ns: u64::MAX,
+            traffic: Traffic::default(),
+            timer_ns: None,
+            is_queued: false,
+            acked: Vec::new(),
+            lost: Vec::new(),
+        }
+    }
+
+    pub(crate) fn state(&self) -> SessionState {
+        self.state
+    }
+
+    pub(crate) fn is_established(&self) -> bool {
+        self.state == SessionState::Established
+    }
+
+    /// What the last calls brought about; asked once.
+    pub(crate) fn take_outcome(&mut self) -> Option<Outcome> {
+        self.outcome.take()
+    }
+
+    /// Whether `token` says that the peer lost this session.
+    pub(crate) fn is_reset_by(&self, token: &[u8; 16]) -> bool {
+        self.peer_reset_token
+            .is_some_and(|expected| crate::keys::same(&expected, token))
+    }
+
+    /// Takes one packet in. Cheap checks, open in place, mark: in this order.
+    pub(crate) fn handle(
+        &mut self,
+        ctx: &mut Context<'_>,
+        header: &Header,
+        header_bytes: &[u8; HEADER_BYTES],
+        sealed: &mut [u8],
+    ) -> Result<(), DropReason> {
+        if header.origin_hash != self.ends.peer_origin {
+            return Err(DropReason::Origin);
+        }
+        let datagram_bytes = (HEADER_BYTES + sealed.len()) as u64;
+        let clear = self.open(ctx, header, header_bytes, sealed)?;
+        self.traffic.received_packets += 1;
+        self.traffic.received_bytes += datagram_bytes;
+        self.last_heard_ns = ctx.now_ns;
+        if self.state == SessionState::Draining {
+            return self.handle_draining(ctx, clear);
+        }
+        self.handle_frames(ctx, header, clear)
+    }
+
+    fn open<'a>(
+        &mut self,
+        ctx: &mut Context<'_>,
+        header: &Header,
+        header_bytes: &[u8; HEADER_BYTES],
+        sealed: &'a mut [u8],
+    ) -> Result<&'a [u8], DropReason> {
+        let held = [
+            Some(&self.current),
+            self.next.as_ref(),
+            self.previous.as_ref(),
+        ];
+        let epoch = held
+            .into_iter()
+            .flatten()
+            .find(|epoch| epoch.phase() == header.key_phase);
+        let epoch = epoch.ok_or(DropReason::KeyPhase)?;
+        match self.replay.check(header.sequence) {
+            Seen::New if header.sequence <= crate::limits::SEQUENCE_MAX => {}
+            Seen::New | Seen::TooOld => return Err(DropReason::TooOld),
+            Seen::Replayed => return Err(DropReason::Replayed),
+        }
+        let number = epoch.number;
+        let Ok(clear) = epoch.opening.open(header_bytes, header.sequence, sealed) else {
+            self.on_failed_open(ctx);
+            return Err(DropReason::Forged);
+        };
+        self.replay.mark(header.sequence);
+        self.on_opened_with(ctx, number);
+        Ok(clear)
+    }
+
+    /// Only a close is of interest; anything else is told again that this is over.
+    fn handle_draining(&mut self, ctx: &Context<'_>, clear: &[u8]) -> Result<(), DropReason> {
+        let is_close = crate::frame::Frames::new(clear)
+            .any(|frame| matches!(frame, Ok(crate::frame::Frame::Close)));
+        if !is_close && ctx.now_ns >= self.last_sent_ns + self.recovery.rtt_ns() {
+            self.close_wanted = true;
+        }
+        Err(DropReason::Draining)
+    }
+
+    /// Notes a packet whose frames were taken, for the next acknowledgement.
+    fn note_received(&mut self, ctx: &Context<'_>, sequence: u64, asks: bool) {
+        let newest = self.received.last().map_or(0, |(_, end)| end);
+        if sequence >= newest {
+            self.newest_ns = ctx.now_ns;
+        }
+        self.received.insert(sequence, sequence + 1);
+        while self.received.len() > ACK_RANGES_MAX {
+            self.received.remove_first();
+        }
+        if !asks {
+            return;
+        }
+        self.ack_after += 1;
+        let at_once = self.ack_after >= crate::limits::ACK_AFTER_PACKETS
+            || sequence != newest
+            || self.state != SessionState::Established
+            || self.outcome == Some(Outcome::Established);
+        let due_ns = if at_once {
+            ctx.now_ns
+        } else {
+            ctx.now_ns + crate::limits::ACK_DELAY_NS
+        };
+        self.ack_at_ns = Some(self.ack_at_ns.map_or(due_ns, |at| at.min(due_ns)));
+    }
+
+    /// Both ends are proven: data may flow.
+    fn establish(&mut self, ctx: &Context<'_>) {
+        self.state = SessionState::Established;
+        self.established_ns = ctx.now_ns;
+        self.outcome = Some(Outcome::Established);
+    }
+
+    /// Ends the session from this side; the peer is told once, and again when it goes on sending.
+    pub(crate) fn close(&mut self, ctx: &Context<'_>, reason: CloseReason) {
+        if self.state == SessionState::Draining {
+            return;
+        }
+        self.close_wanted = true;
+        self.end(ctx, reason);
+    }
+
+    /// Ends the session without a word: the peer closed it, or is not there.
+    fn end(&mut self, ctx: &Context<'_>, reason: CloseReason) {
+        if self.state == SessionState::Draining {
+            return;
+        }
+        self.state = SessionState::Draining;
+        self.outcome = Some(Outcome::Closed(reason));
+        self.drain_until_ns = ctx.now_ns + ctx.limits.drain_ns;
+        self.streams = Streams::new(self.ends.role);
+        self.recovery = Recovery::new();
+        self.standing = Standing::default();
+        self.ack_at_ns = None;
+    }
+
+    /// Whether nothing of it needs to be remembered any more.
+    pub(crate) fn is_drained(&self, now_ns: u64) -> bool {
+        self.state == SessionState::Draining && now_ns >= self.drain_until_ns
+    }
+
+    /// When [`Session::handle_timeout`] is due.
+    pub(crate) fn timeout(&self, limits: &NodeLimits) -> u64 {
+        match self.state {
+            SessionState::Draining => return self.drain_until_ns,
+            SessionState::Proving => {
+                let deadline_ns = self.since_ns + limits.handshake_deadline_ns;
+                return [self.recovery.timeout(), self.ack_at_ns]
+                    .into_iter()
+                    .flatten()
+                    .fold(deadline_ns, u64::min);
+            }
+            SessionState::Established => {}
+        }
+        let previous = self
+            .previous
+            .as_ref()
+            .map(|_| self.epoch_since_ns + PREVIOUS_EPOCH_NS);
+        let rekey = (self.ends.role == Role::Initiator && self.may_propose())
+            .then_some(self.epoch_since_ns + limits.rekey_after_ns);
+        let keepalive = (!self.standing.contains(Standing::PING))
+            .then_some(self.last_sent_ns + limits.keepalive_ns);
+        [
+            self.recovery.timeout(),
+            self.ack_at_ns,
+            previous,
+            rekey,
+            keepalive,
+        ]
+        .into_iter()
+        .flatten()
+        .fold(self.last_heard_ns + limits.idle_ns_max, u64::min)
+    }
+
+    /// Does what is due.
+    pub(crate) fn handle_timeout(&mut self, ctx: &mut Context<'_>) {
+        let now_ns = ctx.now_ns;
+        match self.state {
+            SessionState::Draining => return,
+            SessionState::Proving if now_ns >= self.since_ns + ctx.limits.handshake_deadline_ns => {
+                return self.close(ctx, CloseReason::Deadline);
+            }
+            SessionState::Established if now_ns >= self.last_heard_ns + ctx.limits.idle_ns_max => {
+                return self.close(ctx, CloseReason::Idle);
+            }
+            SessionState::Proving | SessionState::Established => {}
+        }
+        if self.recovery.on_timeout(now_ns, &mut self.lost) == Due::Probe {
+            self.standing.insert(Standing::PING);
+        }
+        self.requeue_lost();
+        if self.state == SessionState::Established {
+            if now_ns >= self.last_sent_ns + ctx.limits.keepalive_ns {
+                self.standing.insert(Standing::PING);
+            }
+            self.check_epoch(ctx);
+        }
+    }
+
+    pub(crate) fn status(&self) -> SessionStatus {
+        SessionStatus {
+            peer: self.ends.peer,
+            entity: self.ends.peer_entity,
+            session: self.ends.own,
+            state: self.state,
+            epoch: self.current.number,
+            sent_packets: self.traffic.sent_packets,
+            sent_bytes: self.traffic.sent_bytes,
+            received_packets: self.traffic.received_packets,
+            received_bytes: self.traffic.received_bytes,
+            retransmitted_packets: self.traffic.retransmitted_packets,
+            retransmitted_bytes: self.traffic.retransmitted_bytes,
+            rtt_us: self.recovery.rtt_ns() / 1_000,
+            since_ns: self.since_ns,
+            streams_sending: self.streams.sending(),
+            streams_receiving: self.streams.receiving(),
+        }
+    }
+}

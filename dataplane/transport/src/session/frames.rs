@@ -1,0 +1,249 @@
+//! What sealed frames do. A packet is taken as a whole or not at all.
+
+use super::{Context, Queued, Session, streams::Data};
+use crate::{
+    event::{CloseReason, Event, SessionState},
+    frame::{Ack, Frame, Frames, Proof},
+    reason::DropReason,
+    recovery::{Matter, Standing},
+};
+use virga_ebpf::header::{Flags, Header, StreamId};
+
+/// What kinds of frames a packet holds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Kinds {
+    control: bool,
+    data: bool,
+    /// Frames that only a proven peer may send.
+    after_proof: bool,
+    /// Frames that ask for an acknowledgement.
+    asks: bool,
+    events: usize,
+}
+
+impl Kinds {
+    fn of(payload: &[u8]) -> Option<Self> {
+        let mut kinds = Self::default();
+        for frame in Frames::new(payload) {
+            let frame = frame.ok()?;
+            let before_proof = matches!(
+                frame,
+                Frame::Ping | Frame::Ack(_) | Frame::Proof(_) | Frame::Close
+            );
+            kinds.after_proof |= !before_proof;
+            kinds.asks |= !matches!(frame, Frame::Ack(_) | Frame::Close | Frame::Event { .. });
+            kinds.control |= frame.is_control();
+            kinds.events += usize::from(matches!(frame, Frame::Event { .. }));
+            kinds.data |= matches!(
+                frame,
+                Frame::Open { .. } | Frame::Event { .. } | Frame::Fin { .. }
+            );
+        }
+        Some(kinds)
+    }
+
+    /// Whether header and frames agree on whether this is control.
+    fn fits(&self, header: &Header) -> bool {
+        if header.flags.contains(Flags::CONTROL) {
+            let is_zero = header.stream_id == StreamId(0) && header.channel_hash.0 == 0;
+            is_zero && !self.data
+        } else {
+            header.stream_id != StreamId(0)
+                && header.channel_hash.0 != 0
+                && !self.control
+                && (self.events == 0 || self.events == usize::from(header.event_count))
+        }
+    }
+}
+
+impl Session {
+    pub(super) fn handle_frames(
+        &mut self,
+        ctx: &mut Context<'_>,
+        header: &Header,
+        payload: &[u8],
+    ) -> Result<(), DropReason> {
+        let kinds = Kinds::of(payload).ok_or(DropReason::FrameMalformed)?;
+        if !self.is_peer_proven && (kinds.after_proof || !header.flags.contains(Flags::CONTROL)) {
+            return Err(DropReason::BeforeProof);
+        }
+        if !kinds.fits(header) {
+            return Err(DropReason::FrameMalformed);
+        }
+        if self.state == SessionState::Proving && kinds.after_proof {
+            // Only an end that has our proof sends more than proofs.
+            self.is_own_proof_acked = true;
+            self.establish(ctx);
+        }
+        if header.flags.contains(Flags::CONTROL) {
+            self.handle_control(ctx, payload)?;
+        } else {
+            let data = Data::of(header, payload);
+            let verdict = self.streams.on_data(ctx, &self.ends, &data);
+            if verdict == Err(DropReason::Credit) {
+                self.close(ctx, CloseReason::Violation);
+            }
+            if !matches!(verdict, Ok(()) | Err(DropReason::StreamClosed)) {
+                return verdict;
+            }
+            self.note_received(ctx, header.sequence, kinds.asks);
+            return verdict;
+        }
+        if self.state != SessionState::Draining {
+            self.note_received(ctx, header.sequence, kinds.asks);
+        }
+        Ok(())
+    }
+
+    fn handle_control(&mut self, ctx: &mut Context<'_>, payload: &[u8]) -> Result<(), DropReason> {
+        for frame in Frames::new(payload).flatten() {
+            match frame {
+                Frame::Ping => {}
+                Frame::Ack(ack) => self.on_ack(ctx, &ack),
+                Frame::Proof(proof) => self.on_proof(ctx, &proof)?,
+                Frame::Rekey { epoch, public } => self.on_rekey(ctx, epoch, &public),
+                Frame::RekeyAck { epoch, public } => self.on_rekey_ack(ctx, epoch, &public),
+                Frame::RekeyWanted => self.on_rekey_wanted(ctx),
+                Frame::Close => self.end(ctx, CloseReason::Peer),
+                Frame::SessionCredit { bytes } => self.streams.on_session_credit(bytes),
+                Frame::StreamCredit { stream, bytes } => self.streams.on_credit(stream, bytes),
+                Frame::Refuse { stream } => {
+                    if self.streams.on_refused(stream) {
+                        let event = Event::StreamRefused {
+                            peer: self.ends.peer,
+                            stream,
+                        };
+                        ctx.events.push_back(Queued {
+                            session: self.ends.own,
+                            event,
+                            credit: 0,
+                        });
+                    }
+                }
+                Frame::Reset { stream, offset } => {
+                    let verdict = self.streams.on_end(ctx, &self.ends, stream, offset, true);
+                    self.close_on(ctx, verdict)?;
+                }
+                Frame::Stream { offset, bytes } => {
+                    let verdict = self
+                        .streams
+                        .on_control_bytes(ctx, &self.ends, offset, bytes);
+                    self.close_on(ctx, verdict)?;
+                }
+                Frame::Open { .. } | Frame::Event { .. } | Frame::Fin { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn close_on(
+        &mut self,
+        ctx: &Context<'_>,
+        verdict: Result<(), DropReason>,
+    ) -> Result<(), DropReason> {
+        if verdict.is_err() {
+            self.close(ctx, CloseReason::Violation);
+        }
+        verdict
+    }
+
+    fn on_proof(&mut self, ctx: &mut Context<'_>, proof: &Proof) -> Result<(), DropReason> {
+        if self.is_peer_proven {
+            return Ok(());
+        }
+        let prover = self.ends.role.other();
+        if !self.subject.verify(prover, &self.ends.peer_entity, proof) {
+            self.close(ctx, CloseReason::Entity);
+            return Err(DropReason::Proof);
+        }
+        self.is_peer_proven = true;
+        self.peer_reset_token = Some(proof.reset_token);
+        if !self.is_own_proof_acked {
+            self.standing.insert(Standing::PROOF);
+        }
+        self.establish_if_proven(ctx);
+        Ok(())
+    }
+
+    fn establish_if_proven(&mut self, ctx: &Context<'_>) {
+        if self.state == SessionState::Proving && self.is_peer_proven && self.is_own_proof_acked {
+            self.establish(ctx);
+        }
+    }
+
+    fn on_ack(&mut self, ctx: &mut Context<'_>, ack: &Ack<'_>) {
+        if self.state == SessionState::Draining {
+            return;
+        }
+        let mut acked = std::mem::take(&mut self.acked);
+        let mut lost = std::mem::take(&mut self.lost);
+        let known = self
+            .recovery
+            .on_ack(ctx.now_ns, ack, self.sequence, &mut acked, &mut lost);
+        for content in acked.drain(..) {
+            if content.standing.contains(Standing::PROOF) {
+                self.is_own_proof_acked = true;
+                self.standing.remove(Standing::PROOF);
+                self.establish_if_proven(ctx);
+            }
+            self.streams.on_acked(ctx, &self.ends, &content);
+        }
+        (self.acked, self.lost) = (acked, lost);
+        self.requeue_lost();
+        if known.is_err() {
+            self.close(ctx, CloseReason::Violation);
+        }
+    }
+
+    /// What was lost and still matters goes out again, under new sequences.
+    pub(super) fn requeue_lost(&mut self) {
+        let mut lost = std::mem::take(&mut self.lost);
+        for content in lost.drain(..) {
+            let standing = content.standing;
+            if standing.contains(Standing::PROOF) && !self.is_own_proof_acked {
+                self.standing.insert(Standing::PROOF);
+            }
+            if standing.contains(Standing::REKEY) && self.proposal.is_waiting() {
+                self.standing.insert(Standing::REKEY);
+            }
+            if standing.contains(Standing::REKEY_ACK) && self.next.is_some() {
+                self.standing.insert(Standing::REKEY_ACK);
+            }
+            if standing.contains(Standing::REKEY_WANTED) {
+                self.proposal.forget_asking();
+            }
+            if standing.contains(Standing::CREDIT) {
+                self.standing.insert(Standing::CREDIT);
+            }
+            for matter in content.matters.into_iter().flatten() {
+                self.streams.requeue(matter);
+            }
+            self.streams.on_lost(&content);
+        }
+        self.lost = lost;
+    }
+
+    /// The owner read an event: its bytes make room for more.
+    pub(crate) fn on_read(&mut self, event: &Event, credit: u64) {
+        let stream = match event {
+            Event::Message { stream, .. } => *stream,
+            Event::Control { .. } => StreamId(0),
+            _ => return,
+        };
+        if self.streams.on_read(stream, credit) {
+            self.standing.insert(Standing::CREDIT);
+        }
+    }
+
+    /// The owner wants no more of a stream that the peer opened.
+    pub(crate) fn refuse(&mut self, stream: StreamId) -> bool {
+        let refused = self.streams.refuse(stream);
+        if refused {
+            self.streams.requeue(Matter::Refuse(stream));
+            if self.streams.raise_session() {
+                self.standing.insert(Standing::CREDIT);
+            }
+        }
+        refused
+    }
+}

@@ -1,0 +1,388 @@
+//! What goes out: control first, then streams in turn, in runs of equal size.
+
+use super::{
+    Context, Session,
+    streams::{EVENT_OVERHEAD, open_bytes},
+};
+use crate::{
+    event::{CloseReason, OpenError, SendError, SessionState, StreamSpec},
+    frame::{Frame, stream_overhead, write_ack, write_stream_start},
+    limits::{DATAGRAM_BYTES_MAX, TRANSMIT_BYTES_MAX, TRANSMIT_SEGMENTS_MAX, UNACKNOWLEDGED_MAX},
+    recovery::{Content, Matter, Sent, Standing},
+    stream::{End, Outgoing},
+};
+use virga_ebpf::{
+    header::{ChannelHash, Flags, Header, PRIORITY_CONTROL, StreamId},
+    limits::{HEADER_BYTES, TAG_BYTES},
+};
+
+/// Bytes around the frames of a packet.
+const AROUND: usize = HEADER_BYTES + TAG_BYTES;
+/// A stream frame with fewer bytes than this is not worth its overhead.
+const CHUNK_BYTES_MIN: usize = 16;
+
+/// What is particular to one packet's header.
+struct Label {
+    flags: Flags,
+    priority: u8,
+    channel: ChannelHash,
+    stream: StreamId,
+    events: usize,
+}
+
+impl Label {
+    const CONTROL: Self = Self {
+        flags: Flags::CONTROL,
+        priority: PRIORITY_CONTROL,
+        channel: ChannelHash(0),
+        stream: StreamId(0),
+        events: 0,
+    };
+}
+
+impl Session {
+    /// Appends the next run of datagrams: bytes in all, and of each but the last.
+    pub(crate) fn poll_transmit(
+        &mut self,
+        ctx: &mut Context<'_>,
+        out: &mut Vec<u8>,
+    ) -> Option<(usize, usize, u64)> {
+        if self.state != SessionState::Draining && self.sequence >= ctx.limits.sequence_max {
+            self.close(ctx, CloseReason::Exhausted);
+        }
+        if self.state == SessionState::Draining {
+            if !std::mem::take(&mut self.close_wanted) {
+                return None;
+            }
+            let bytes = self.build_close(ctx, out);
+            return Some((bytes, bytes, 1));
+        }
+        if let Some(bytes) = self.build_control(ctx, out) {
+            return Some((bytes, bytes, 1));
+        }
+        let segment = self.build_data(ctx, out, DATAGRAM_BYTES_MAX)?;
+        let (mut total, mut count) = (segment, 1);
+        while count < TRANSMIT_SEGMENTS_MAX && total + segment <= TRANSMIT_BYTES_MAX {
+            let Some(bytes) = self.build_data(ctx, out, segment) else {
+                break;
+            };
+            total += bytes;
+            count += 1;
+            if bytes < segment {
+                break;
+            }
+        }
+        self.check_epoch(ctx);
+        Some((total, segment, count as u64))
+    }
+
+    fn build_close(&mut self, ctx: &Context<'_>, out: &mut Vec<u8>) -> usize {
+        let start = begin(out);
+        Frame::Close.write(out);
+        let flags = Flags::CONTROL.with(Flags::FIN);
+        self.seal(
+            ctx,
+            out,
+            start,
+            &Label {
+                flags,
+                ..Label::CONTROL
+            },
+        )
+    }
+
+    /// Acknowledgements, standing frames, matters of streams, and the control stream's bytes.
+    fn build_control(&mut self, ctx: &mut Context<'_>, out: &mut Vec<u8>) -> Option<usize> {
+        let is_ack_due = self.ack_at_ns.is_some_and(|at| at <= ctx.now_ns);
+        let may_chunk = self.is_established() && self.may_ask() && self.recovery.may_send();
+        let has_chunk = may_chunk && self.streams.control_out.has_chunk();
+        let asks = !self.standing.is_empty() || self.streams.has_matters() || has_chunk;
+        if !is_ack_due && !asks {
+            return None;
+        }
+        let start = begin(out);
+        if self.ack_at_ns.is_some() {
+            self.ack_at_ns = None;
+            self.ack_after = 0;
+            write_ack(
+                out,
+                &self.received,
+                ctx.now_ns.saturating_sub(self.newest_ns) / 1_000,
+            );
+        }
+        let unasked_bytes = out.len();
+        let mut content = Content {
+            standing: self.write_standing(ctx, out),
+            ..Content::default()
+        };
+        for slot in &mut content.matters {
+            *slot = self.write_matter(out);
+        }
+        if may_chunk {
+            content.range = self.write_control_chunk(out, start);
+        }
+        if out.len() == start + HEADER_BYTES {
+            out.truncate(start);
+            return None;
+        }
+        let sequence = self.sequence;
+        let asked = out.len() > unasked_bytes;
+        let bytes = self.seal(ctx, out, start, &Label::CONTROL);
+        if asked {
+            let has_bytes = content.range.0 < content.range.1;
+            let window_bytes = if has_bytes { bytes as u64 } else { 0 };
+            self.recovery.on_sent(Sent {
+                sequence,
+                time_ns: ctx.now_ns,
+                window_bytes,
+                content,
+            });
+        }
+        Some(bytes)
+    }
+
+    fn write_standing(&mut self, ctx: &Context<'_>, out: &mut Vec<u8>) -> Standing {
+        let standing = std::mem::take(&mut self.standing);
+        let (epoch, public) = (self.current.number + 1, self.proposal.public);
+        if standing.contains(Standing::PING) {
+            Frame::Ping.write(out);
+        }
+        if standing.contains(Standing::PROOF) {
+            let proof = self
+                .subject
+                .prove(self.ends.role, ctx.entity_key, self.reset_token);
+            Frame::Proof(proof).write(out);
+        }
+        if standing.contains(Standing::REKEY) {
+            Frame::Rekey { epoch, public }.write(out);
+        }
+        if standing.contains(Standing::REKEY_ACK) {
+            Frame::RekeyAck { epoch, public }.write(out);
+        }
+        if standing.contains(Standing::REKEY_WANTED) {
+            Frame::RekeyWanted.write(out);
+        }
+        if standing.contains(Standing::CREDIT) {
+            Frame::SessionCredit {
+                bytes: self.streams.receive_granted(),
+            }
+            .write(out);
+        }
+        standing
+    }
+
+    fn write_matter(&mut self, out: &mut Vec<u8>) -> Option<Matter> {
+        let matter = self.streams.take_matter()?;
+        match matter {
+            Matter::Credit(stream) => {
+                let bytes = self.streams.granted(stream)?;
+                Frame::StreamCredit { stream, bytes }.write(out);
+            }
+            Matter::Refuse(stream) => Frame::Refuse { stream }.write(out),
+            Matter::Reset(stream) => {
+                let offset = self.streams.reset_offset(stream)?;
+                Frame::Reset { stream, offset }.write(out);
+            }
+        }
+        Some(matter)
+    }
+
+    fn write_control_chunk(&mut self, out: &mut Vec<u8>, start: usize) -> (u64, u64) {
+        let bytes = &mut self.streams.control_out;
+        if !bytes.has_chunk() {
+            return (0, 0);
+        }
+        let used = out.len() - start + TAG_BYTES + stream_overhead(bytes.next_offset());
+        let room = DATAGRAM_BYTES_MAX.saturating_sub(used);
+        if room < CHUNK_BYTES_MIN {
+            return (0, 0);
+        }
+        let Some((from, to, again)) = bytes.take_chunk(room) else {
+            return (0, 0);
+        };
+        write_stream_start(out, from, usize::try_from(to - from).unwrap_or(0));
+        bytes.copy(from, to, out);
+        if again {
+            self.note_again(to - from);
+        }
+        (from, to)
+    }
+
+    fn note_again(&mut self, bytes: u64) {
+        self.traffic.retransmitted_packets += 1;
+        self.traffic.retransmitted_bytes += bytes;
+    }
+
+    /// Whether one more packet that asks for an acknowledgement may be on its way.
+    fn may_ask(&self) -> bool {
+        self.recovery.outstanding() < UNACKNOWLEDGED_MAX
+    }
+
+    /// One data packet of at most `bytes_max`. Reliable bytes only go out in full packets or as a
+    /// run's first, so that one short packet never makes a run of short ones.
+    fn build_data(
+        &mut self,
+        ctx: &mut Context<'_>,
+        out: &mut Vec<u8>,
+        bytes_max: usize,
+    ) -> Option<usize> {
+        if !self.is_established() || !self.may_ask() || self.sequence >= ctx.limits.sequence_max {
+            return None;
+        }
+        let stream = self.streams.pick(self.recovery.may_send())?;
+        let s = self.streams.sending.get_mut(&stream)?;
+        let open = !s.is_open_acked;
+        let around = AROUND + if open { open_bytes(&s.spec) } else { 0 };
+        let room = bytes_max.saturating_sub(around);
+        let fits = match &s.outgoing {
+            Outgoing::Reliable(_) => bytes_max == DATAGRAM_BYTES_MAX,
+            Outgoing::Events(events) => {
+                events
+                    .front()
+                    .map_or(FIN_BYTES, |e| e.len() + EVENT_OVERHEAD)
+                    <= room
+            }
+        };
+        if !fits {
+            return None;
+        }
+        let start = begin(out);
+        let mut content = Content {
+            stream,
+            open,
+            ..Content::default()
+        };
+        if open {
+            let (salt, reliable) = (s.spec.salt, s.spec.reliable);
+            Frame::Open {
+                salt,
+                reliable,
+                name: s.spec.name.as_str(),
+            }
+            .write(out);
+        }
+        let (mut events, mut event_bytes, mut again_bytes) = (0, 0, 0);
+        let end = start + bytes_max - TAG_BYTES;
+        match &mut s.outgoing {
+            Outgoing::Reliable(bytes) => {
+                let left = end - out.len() - stream_overhead(bytes.next_offset());
+                if let Some((from, to, again)) = bytes.take_chunk(left) {
+                    write_stream_start(out, from, usize::try_from(to - from).unwrap_or(0));
+                    bytes.copy(from, to, out);
+                    content.range = (from, to);
+                    events = bytes.messages_in(from, to);
+                    again_bytes = if again { to - from } else { 0 };
+                }
+            }
+            Outgoing::Events(queue) => {
+                while let Some(event) = queue.front()
+                    && out.len() + event.len() + EVENT_OVERHEAD <= end
+                {
+                    Frame::Event { bytes: event }.write(out);
+                    (events, event_bytes) = (events + 1, event_bytes + event.len());
+                    queue.pop_front();
+                }
+            }
+        }
+        let (is_last, offset) = match &s.outgoing {
+            Outgoing::Reliable(bytes) => (bytes.is_all_sent(), bytes.final_offset()),
+            Outgoing::Events(queue) => (queue.is_empty(), 0),
+        };
+        if s.end == End::Wanted && is_last && out.len() + FIN_BYTES <= end {
+            Frame::Fin { offset }.write(out);
+            s.end = End::Sent;
+            content.fin = true;
+        }
+        let label = Label {
+            flags: if s.spec.reliable {
+                Flags::RELIABLE
+            } else {
+                Flags::NONE
+            },
+            priority: s.spec.priority,
+            channel: s.channel,
+            stream,
+            events,
+        };
+        let sequence = self.sequence;
+        let bytes = self.seal(ctx, out, start, &label);
+        if again_bytes > 0 {
+            self.note_again(again_bytes);
+        }
+        let has_range = content.range.0 < content.range.1;
+        if open || has_range || content.fin {
+            let window_bytes = if has_range { bytes as u64 } else { 0 };
+            self.recovery.on_sent(Sent {
+                sequence,
+                time_ns: ctx.now_ns,
+                window_bytes,
+                content,
+            });
+        }
+        if event_bytes > 0 || events > 0 && !has_range {
+            let ends = self.ends;
+            self.streams.on_event_sent(ctx, &ends, event_bytes);
+        }
+        Some(bytes)
+    }
+
+    /// Completes the header of the packet that starts at `start`, and seals it.
+    fn seal(&mut self, ctx: &Context<'_>, out: &mut Vec<u8>, start: usize, label: &Label) -> usize {
+        out.extend_from_slice(&[0; TAG_BYTES]);
+        let bytes = out.len() - start;
+        debug_assert!(bytes <= DATAGRAM_BYTES_MAX, "a packet of {bytes} bytes");
+        let header = Header {
+            flags: label.flags,
+            priority: label.priority,
+            key_phase: self.current.phase(),
+            channel_hash: label.channel,
+            subnet: ctx.subnet,
+            destination: self.ends.peer,
+            origin_hash: ctx.origin,
+            session_id: self.ends.peer_session,
+            stream_id: label.stream,
+            payload_len: u16::try_from(bytes - HEADER_BYTES).unwrap_or(u16::MAX),
+            event_count: u16::try_from(label.events).unwrap_or(u16::MAX),
+            sequence: self.sequence,
+            ..Header::default()
+        };
+        out[start..start + HEADER_BYTES].copy_from_slice(&header.encode());
+        self.current.sealing.seal(self.sequence, &mut out[start..]);
+        self.sequence += 1;
+        self.last_sent_ns = ctx.now_ns;
+        self.traffic.sent_packets += 1;
+        self.traffic.sent_bytes += bytes as u64;
+        bytes
+    }
+
+    pub(crate) fn open_stream(
+        &mut self,
+        ctx: &Context<'_>,
+        spec: &StreamSpec,
+    ) -> Result<StreamId, OpenError> {
+        self.streams
+            .open(self.ends.peer, spec, ctx.limits.streams_max)
+    }
+
+    pub(crate) fn send(&mut self, stream: StreamId, message: &[u8]) -> Result<(), SendError> {
+        self.streams.send(stream, message)
+    }
+
+    pub(crate) fn send_control(&mut self, message: &[u8]) -> Result<(), SendError> {
+        self.streams.send_control(message)
+    }
+
+    pub(crate) fn finish_stream(&mut self, stream: StreamId) -> Result<(), SendError> {
+        self.streams.finish(stream)
+    }
+}
+
+/// Largest end frame.
+const FIN_BYTES: usize = 9;
+
+/// Makes room for a header; gives where the packet starts.
+fn begin(out: &mut Vec<u8>) -> usize {
+    let start = out.len();
+    out.extend_from_slice(&[0; HEADER_BYTES]);
+    start
+}

@@ -1,0 +1,301 @@
+//! What is sent arrives: in order, once, whole, whatever the network does.
+
+use super::sim::{MS, SECOND, Sim, Weather, spec};
+use crate::{DropReason, Event, NodeLimits, SendError, limits};
+
+fn message(index: usize, bytes: usize) -> Vec<u8> {
+    (0..bytes)
+        .map(|at| u8::try_from((index * 31 + at * 7) % 251).unwrap())
+        .collect()
+}
+
+#[test]
+fn events_and_messages_arrive() {
+    let mut sim = Sim::pair(&NodeLimits::default());
+    let (sure, quick) = (spec("log/a", true), spec("metrics/a", false));
+    let (sure_id, quick_id) = (sim.open(0, 1, &sure), sim.open(0, 1, &quick));
+    sim.send(0, 1, sure_id, b"sure").unwrap();
+    sim.send(0, 1, quick_id, b"quick").unwrap();
+    let (now_ns, id) = (sim.now_ns, sim.ids[1]);
+    sim.nodes[0].send_control(now_ns, id, b"control").unwrap();
+    sim.run(50 * MS);
+    let peer = sim.ids[0];
+    let opened = |stream, spec: &crate::StreamSpec| Event::StreamOpened {
+        peer,
+        stream,
+        name: spec.name.clone(),
+        salt: 0,
+        reliable: spec.reliable,
+    };
+    assert_eq!(
+        sim.told[1],
+        [
+            Event::Control {
+                peer,
+                message: b"control".to_vec()
+            },
+            opened(sure_id, &sure),
+            Event::Message {
+                peer,
+                stream: sure_id,
+                event: b"sure".to_vec()
+            },
+            opened(quick_id, &quick),
+            Event::Message {
+                peer,
+                stream: quick_id,
+                event: b"quick".to_vec()
+            },
+        ]
+    );
+}
+
+#[test]
+fn waiting_events_share_a_packet_and_a_lone_one_does_not_wait() {
+    let mut sim = Sim::pair(&NodeLimits::default());
+    let stream = sim.open(0, 1, &spec("metrics/a", false));
+    sim.send(0, 1, stream, b"first").unwrap();
+    assert_eq!(sim.transmit(), 1, "a lone event goes at once");
+    for n in 0..20u8 {
+        sim.send(0, 1, stream, &[n; 40]).unwrap();
+    }
+    sim.keep_wire = true;
+    assert_eq!(
+        sim.transmit(),
+        1,
+        "20 events of 43 bytes and an open frame fit one packet"
+    );
+    assert_eq!(
+        sim.wire[0].1[46..48],
+        20u16.to_be_bytes(),
+        "event_count is true"
+    );
+    sim.run(50 * MS);
+    assert_eq!(sim.messages(1).len(), 21);
+}
+
+#[test]
+fn a_storm_changes_no_byte_and_no_order() {
+    for seed in 0..4 {
+        let mut sim = Sim::new(seed, 2, &NodeLimits::default(), Weather::STORM);
+        sim.connect(0, 1);
+        let streams = [
+            sim.open(0, 1, &spec("a", true)),
+            sim.open(0, 1, &spec("b", true)),
+        ];
+        let back = sim.open(1, 0, &spec("c", true));
+        let sent: Vec<_> = (0..120).map(|n| message(n, n * 13 % 3_000)).collect();
+        for (n, bytes) in sent.iter().enumerate() {
+            sim.send(0, 1, streams[n % 2], bytes).unwrap();
+            sim.send(1, 0, back, bytes).unwrap();
+        }
+        let done = sim.run_until(300 * SECOND, |sim| {
+            sim.messages(1).len() == sent.len() && sim.messages(0).len() == sent.len()
+        });
+        assert!(
+            done,
+            "seed {seed}: {} of {}",
+            sim.messages(1).len(),
+            sent.len()
+        );
+        for (which, &id) in streams.iter().enumerate() {
+            let got = sim.told[1].iter().filter_map(|event| match event {
+                Event::Message { stream, event, .. } if *stream == id => Some(event),
+                _ => None,
+            });
+            let expected: Vec<_> = sent.iter().skip(which).step_by(2).collect();
+            assert_eq!(got.collect::<Vec<_>>(), expected, "seed {seed}");
+        }
+        assert_eq!(sim.messages(0), sent, "seed {seed}");
+        assert!(
+            sim.nodes[0]
+                .sessions()
+                .next()
+                .unwrap()
+                .retransmitted_packets
+                > 0
+        );
+        assert!(sim.dropped(1, DropReason::Forged) + sim.dropped(1, DropReason::Replayed) > 0);
+    }
+}
+
+#[test]
+fn large_messages_pass_and_larger_are_refused() {
+    let weather = Weather {
+        loss: 5,
+        ..Weather::STORM
+    };
+    let mut sim = Sim::new(7, 2, &NodeLimits::default(), weather);
+    sim.connect(0, 1);
+    let stream = sim.open(0, 1, &spec("blobs", true));
+    let sent: Vec<_> = (0..3)
+        .map(|n| message(n, limits::MESSAGE_BYTES_MAX))
+        .collect();
+    for bytes in &sent {
+        sim.send(0, 1, stream, bytes).unwrap();
+    }
+    let too_large = sim.send(0, 1, stream, &vec![0; limits::MESSAGE_BYTES_MAX + 1]);
+    assert_eq!(
+        too_large,
+        Err(SendError::TooLarge {
+            max_bytes: limits::MESSAGE_BYTES_MAX
+        })
+    );
+    assert!(sim.run_until(300 * SECOND, |sim| sim.messages(1).len() == 3));
+    assert_eq!(sim.messages(1), sent);
+    let quick = sim.open(0, 1, &spec("quick", false));
+    let Err(SendError::TooLarge { max_bytes }) = sim.send(0, 1, quick, &[0; 1_300]) else {
+        panic!("an event must fit one packet")
+    };
+    assert!(max_bytes >= limits::EVENT_BYTES_MAX);
+    sim.send(0, 1, quick, &vec![1; max_bytes]).unwrap();
+}
+
+#[test]
+fn unreliable_events_are_lost_not_repeated_and_never_doubled() {
+    let mut sim = Sim::new(3, 2, &NodeLimits::default(), Weather::STORM);
+    sim.connect(0, 1);
+    let stream = sim.open(0, 1, &spec("metrics/a", false));
+    for n in 0..500u32 {
+        sim.send(0, 1, stream, &n.to_be_bytes()).unwrap();
+        sim.run(MS);
+    }
+    sim.run(SECOND);
+    let mut got = sim.messages(1);
+    let arrived = got.len();
+    assert!((300..480).contains(&arrived), "{arrived} of 500 arrived");
+    got.sort();
+    got.dedup();
+    assert_eq!(got.len(), arrived, "none twice");
+}
+
+#[test]
+fn a_peer_that_stops_reading_stops_its_sender_and_holds_little() {
+    let mut sim = Sim::pair(&NodeLimits::default());
+    let stream = sim.open(0, 1, &spec("log", true));
+    let other = sim.open(0, 1, &spec("other", true));
+    sim.deaf.push(1);
+    let (mut sent, big) = (0, vec![5; 10_000]);
+    for _ in 0..500 {
+        match sim.send(0, 1, stream, &big) {
+            Ok(()) => sent += 1,
+            Err(error) => assert_eq!(error, SendError::Full),
+        }
+        sim.run(10 * MS);
+    }
+    let window = usize::try_from(limits::STREAM_WINDOW_BYTES).unwrap();
+    assert!(
+        sent * 10_004 <= window + limits::STREAM_QUEUE_BYTES,
+        "{sent} were taken"
+    );
+    assert!(sim.nodes[0].counters().sends_refused > 0);
+    sim.send(0, 1, other, b"another stream still flows")
+        .unwrap();
+    let (now_ns, id) = (sim.now_ns, sim.ids[1]);
+    sim.nodes[0]
+        .send_control(now_ns, id, b"and control")
+        .unwrap();
+    sim.run(SECOND);
+    sim.deaf.clear();
+    assert!(sim.run_until(60 * SECOND, |sim| sim.messages(1).len() == sent + 1));
+    assert!(sim.told[0].contains(&Event::Writable { peer: sim.ids[1] }));
+    assert!(
+        sim.told[1]
+            .iter()
+            .any(|e| matches!(e, Event::Control { .. }))
+    );
+}
+
+#[test]
+fn a_full_event_queue_is_refused_to_the_caller() {
+    let mut sim = Sim::pair(&NodeLimits::default());
+    let stream = sim.open(0, 1, &spec("metrics/a", false));
+    let taken = (0..1_000)
+        .take_while(|_| sim.send(0, 1, stream, &[1; 64]).is_ok())
+        .count();
+    assert_eq!(taken, limits::EVENT_QUEUE_MAX);
+    assert_eq!(sim.send(0, 1, stream, b"x"), Err(SendError::Full));
+    sim.run(50 * MS);
+    assert!(sim.told[0].contains(&Event::Writable { peer: sim.ids[1] }));
+    assert_eq!(sim.messages(1).len(), taken);
+    assert!(
+        sim.runs.iter().any(|&(bytes, segment)| bytes > 5 * segment),
+        "runs for GSO"
+    );
+}
+
+#[test]
+fn a_finished_stream_ends_after_its_last_message() {
+    for weather in [Weather::CALM, Weather::STORM] {
+        let mut sim = Sim::new(5, 2, &NodeLimits::default(), weather);
+        sim.connect(0, 1);
+        let stream = sim.open(0, 1, &spec("log", true));
+        for n in 0..50 {
+            sim.send(0, 1, stream, &message(n, 500)).unwrap();
+        }
+        let (now_ns, id) = (sim.now_ns, sim.ids[1]);
+        sim.nodes[0].finish_stream(now_ns, id, stream).unwrap();
+        assert_eq!(sim.send(0, 1, stream, b"late"), Err(SendError::NoStream));
+        let finished = Event::StreamFinished {
+            peer: sim.ids[0],
+            stream,
+        };
+        assert!(sim.run_until(60 * SECOND, |sim| sim.told[1].back() == Some(&finished)));
+        assert_eq!(sim.messages(1).len(), 50);
+        sim.run(10 * SECOND);
+        let (a, b) = (
+            sim.nodes[0].sessions().next(),
+            sim.nodes[1].sessions().next(),
+        );
+        assert_eq!(
+            (a.unwrap().streams_sending, b.unwrap().streams_receiving),
+            (0, 0)
+        );
+    }
+}
+
+#[test]
+fn a_refused_stream_is_told_to_its_sender_and_costs_no_credit() {
+    let mut sim = Sim::pair(&NodeLimits::default());
+    sim.weather.jitter_ns = 10 * MS;
+    for _ in 0..30 {
+        let stream = sim.open(0, 1, &spec("log", true));
+        for n in 0..40 {
+            sim.send(0, 1, stream, &message(n, 10_000)).unwrap();
+        }
+        sim.run_until(SECOND, |sim| {
+            sim.told[1]
+                .iter()
+                .any(|e| matches!(e, Event::Message { .. }))
+        });
+        let (now_ns, id) = (sim.now_ns, sim.ids[0]);
+        sim.nodes[1].refuse_stream(now_ns, id, stream).unwrap();
+        sim.run(SECOND);
+        let refused = Event::StreamRefused {
+            peer: sim.ids[1],
+            stream,
+        };
+        assert!(sim.told[0].contains(&refused));
+        assert_eq!(sim.send(0, 1, stream, b"more"), Err(SendError::NoStream));
+        sim.told[1].clear();
+    }
+    assert!(sim.dropped(1, DropReason::StreamClosed) > 0);
+    let status = sim.nodes[1].sessions().next().unwrap();
+    assert_eq!(status.streams_receiving, 0);
+    let stream = sim.open(0, 1, &spec("log", true));
+    sim.send(0, 1, stream, b"credit is left").unwrap();
+    sim.run(SECOND);
+    assert_eq!(sim.messages(1), [b"credit is left"]);
+}
+
+#[test]
+fn hundreds_of_streams_of_large_messages_never_wait_for_each_other() {
+    let mut sim = Sim::pair(&NodeLimits::default());
+    let streams: Vec<_> = (0..40)
+        .map(|_| sim.open(0, 1, &spec("log", true)))
+        .collect();
+    for &stream in &streams {
+        sim.send(0, 1, stream, &message(1, 200_000)).unwrap();
+    }
+    assert!(sim.run_until(120 * SECOND, |sim| sim.messages(1).len() == streams.len()));
+}
