@@ -1,6 +1,8 @@
 //! Tables follow images: whatever the way, they decide as tables made from scratch would, and no packet
 //! that both the old and the new image admit is refused on the way.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use virga_ebpf::{

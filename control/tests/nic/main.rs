@@ -1,6 +1,6 @@
 //! The NIC path, as it is loaded: one table of fixtures through the library and through the kernel, and
 //! mutated fixtures through both, which must agree.
-#![allow(missing_docs, unreachable_pub)]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 mod differential;
 mod fixtures;

@@ -1,0 +1,411 @@
+//! Hosts made of network namespaces, joined by veth pairs, each running a node: the stage of the
+//! demonstration and of the namespaces tests. Whatever happens, dropping it ends its processes by id
+//! and removes its namespaces, pins and files.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use virga::keys::{self, EntityKey, Existing, KeyKind, NodeKey, Secret};
+
+/// How long a node may take to start or stop.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One host.
+pub struct Host {
+    /// Its name; node, files and configuration go by it.
+    pub name: String,
+    /// Its namespace; `None` is this machine's own.
+    pub namespace: Option<String>,
+    /// Its node's public key and id.
+    pub node: NodeKey,
+    /// Its entity.
+    pub entity: EntityKey,
+    child: Option<Child>,
+}
+
+/// All hosts of one stage.
+pub struct Hosts {
+    /// Keys, configurations, sockets and logs.
+    pub folder: PathBuf,
+    prefix: String,
+    psk: Secret,
+    virga: PathBuf,
+    hosts: Vec<Host>,
+}
+
+impl Hosts {
+    /// An empty stage; `virga` is the binary that nodes run. Removes what a killed run of the same
+    /// prefix left.
+    pub fn new(prefix: &str, virga: &Path) -> io::Result<Self> {
+        sweep(prefix, virga);
+        let prefix = format!("{prefix}-{}", std::process::id());
+        let folder = std::env::temp_dir().join(&prefix);
+        fs::create_dir_all(&folder)?;
+        let (virga, psk) = (virga.to_path_buf(), Secret::generate()?);
+        Ok(Self {
+            folder,
+            prefix,
+            psk,
+            virga,
+            hosts: Vec::new(),
+        })
+    }
+
+    /// Adds a host in a namespace of its own.
+    pub fn add(&mut self, name: &str) -> io::Result<()> {
+        let namespace = format!("{}-{name}", self.prefix);
+        ip(&["netns", "add", &namespace])?;
+        self.push(name, Some(namespace))?;
+        self.ip(name, &["link", "set", "lo", "up"])
+    }
+
+    /// Adds a host in this machine's own namespace.
+    pub fn add_here(&mut self, name: &str) -> io::Result<()> {
+        self.push(name, None)
+    }
+
+    fn push(&mut self, name: &str, namespace: Option<String>) -> io::Result<()> {
+        let node = NodeKey::from(Secret::generate()?);
+        let entity = EntityKey::from(Secret::generate()?);
+        let host = Host {
+            name: name.to_owned(),
+            namespace,
+            node,
+            entity,
+            child: None,
+        };
+        let folder = self.folder.join(name);
+        fs::create_dir_all(&folder)?;
+        for (kind, secret) in [
+            (KeyKind::Node, &host.node.secret),
+            (KeyKind::Entity, &host.entity.seed),
+            (KeyKind::Psk, &self.psk),
+        ] {
+            keys::write(
+                kind,
+                &folder.join(kind.file_name()),
+                secret,
+                Existing::Replace,
+            )
+            .map_err(io::Error::other)?;
+        }
+        self.hosts.push(host);
+        Ok(())
+    }
+
+    /// A host by name.
+    pub fn host(&self, name: &str) -> &Host {
+        self.hosts
+            .iter()
+            .find(|h| h.name == name)
+            .expect("the stage has this host")
+    }
+
+    /// Joins two hosts by a veth pair. Ends are (host, interface, address with prefix length).
+    pub fn join(&self, a: (&str, &str, &str), b: (&str, &str, &str)) -> io::Result<()> {
+        let (left, right) = (self.namespace(a.0), self.namespace(b.0));
+        let args = [
+            "link", "add", a.1, "netns", left, "type", "veth", "peer", "name", b.1, "netns",
+        ];
+        ip(&[&args[..], &[right]].concat())?;
+        for (host, interface, address) in [a, b] {
+            self.ip(
+                host,
+                &["address", "add", address, "dev", interface, "nodad"],
+            )?;
+            self.ip(host, &["link", "set", interface, "up"])?;
+            // veth leaves checksums to hardware that it does not have; what is redirected needs them.
+            self.run(host, "ethtool", &["-K", interface, "tx", "off"])?;
+        }
+        Ok(())
+    }
+
+    fn namespace(&self, host: &str) -> &str {
+        self.host(host)
+            .namespace
+            .as_deref()
+            .expect("the host has a namespace")
+    }
+
+    /// The binary that nodes run.
+    pub fn virga(&self) -> &Path {
+        &self.virga
+    }
+
+    /// `ip` in a host's namespace.
+    pub fn ip(&self, host: &str, args: &[&str]) -> io::Result<()> {
+        self.run(host, "ip", args).map(drop)
+    }
+
+    /// A program in a host's namespace; its failure is an error.
+    pub fn run(&self, host: &str, program: &str, args: &[&str]) -> io::Result<Output> {
+        let output = self.command(host, program).args(args).output()?;
+        if output.status.success() {
+            return Ok(output);
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(io::Error::other(format!(
+            "{program} {}: {}",
+            args.join(" "),
+            said.trim()
+        )))
+    }
+
+    /// A program to be run in a host's namespace. `nsenter` leaves /sys alone, `ip netns exec` would
+    /// mount another over the pins.
+    pub fn command(&self, host: &str, program: &str) -> Command {
+        // Ends with this process, even if that is killed.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]);
+        if let Some(namespace) = &self.host(host).namespace {
+            command
+                .arg("nsenter")
+                .arg(format!("--net=/run/netns/{namespace}"));
+        }
+        command.arg(program);
+        command
+    }
+
+    /// Where a host's node has its socket.
+    pub fn socket(&self, host: &str) -> PathBuf {
+        self.folder.join(format!("{host}.sock"))
+    }
+
+    /// The node's name: unique on the machine, as pins go by it.
+    pub fn node_name(&self, host: &str) -> String {
+        format!("{}-{host}", self.prefix)
+    }
+
+    /// A host's log.
+    pub fn log(&self, host: &str) -> String {
+        fs::read_to_string(self.folder.join(host).join("log")).unwrap_or_default()
+    }
+
+    /// Writes a host's configuration: `[node]` from what is known of it, then `rest`, in which
+    /// `{HOST.node}` and `{HOST.entity}` stand for the public keys of any host.
+    pub fn configure(&self, host: &str, listen: &str, rest: &str) -> io::Result<PathBuf> {
+        let folder = self.folder.join(host);
+        let mut text = format!(
+            "[node]\nname = \"{}\"\nnetwork = \"demo\"\nlisten = \"{listen}\"\nsocket = \"{}\"\n",
+            self.node_name(host),
+            self.socket(host).display()
+        );
+        for (key, kind) in [("node", KeyKind::Node), ("entity", KeyKind::Entity)]
+            .map(|(k, v)| (format!("{k}_key"), v))
+        {
+            let path = folder.join(kind.file_name());
+            text += &format!("{key}_file = \"{}\"\n", path.display());
+        }
+        text += &format!(
+            "psk_file = \"{}\"\n",
+            folder.join(KeyKind::Psk.file_name()).display()
+        );
+        text += rest;
+        for other in &self.hosts {
+            let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+            text = text.replace(
+                &format!("{{{}.node}}", other.name),
+                &hex(&other.node.public),
+            );
+            text = text.replace(
+                &format!("{{{}.entity}}", other.name),
+                &hex(&other.entity.public),
+            );
+            text = text.replace(
+                &format!("{{{}.name}}", other.name),
+                &self.node_name(&other.name),
+            );
+        }
+        let path = folder.join("node.toml");
+        fs::write(&path, text)?;
+        Ok(path)
+    }
+
+    /// Starts a host's node and waits until its socket answers.
+    pub fn start(&mut self, host: &str) -> io::Result<()> {
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.join(host).join("log"))?;
+        let config = self.folder.join(host).join("node.toml");
+        let virga = self.virga.to_string_lossy().into_owned();
+        let child = self
+            .command(host, &virga)
+            .args(["node", "run", "--config"])
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        self.host_mut(host).child = Some(child);
+        self.await_socket(host)
+    }
+
+    fn await_socket(&mut self, host: &str) -> io::Result<()> {
+        let socket = self.socket(host);
+        let start = Instant::now();
+        loop {
+            if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+                return Ok(());
+            }
+            let child = self.host_mut(host).child.as_mut();
+            let ended = child.is_none_or(|c| c.try_wait().is_ok_and(|status| status.is_some()));
+            if ended || start.elapsed() > PATIENCE {
+                let log = self.log(host);
+                return Err(io::Error::other(format!(
+                    "node {host} did not start:\n{log}"
+                )));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn host_mut(&mut self, name: &str) -> &mut Host {
+        self.hosts
+            .iter_mut()
+            .find(|h| h.name == name)
+            .expect("the stage has this host")
+    }
+
+    /// Asks a host's node to stop and waits for it. True if it ended well.
+    pub fn stop(&mut self, host: &str) -> io::Result<bool> {
+        self.end(host, "-TERM")
+    }
+
+    /// Ends a host's node without asking.
+    pub fn kill(&mut self, host: &str) -> io::Result<bool> {
+        self.end(host, "-KILL")
+    }
+
+    fn end(&mut self, host: &str, signal: &str) -> io::Result<bool> {
+        let Some(mut child) = self.host_mut(host).child.take() else {
+            return Ok(true);
+        };
+        Command::new("kill")
+            .args([signal, &child.id().to_string()])
+            .status()?;
+        let start = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status.success());
+            }
+            if start.elapsed() > PATIENCE {
+                child.kill()?;
+                child.wait()?;
+                return Ok(false);
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// What `virga status --json` says of a host's node.
+    pub fn status(&self, host: &str) -> io::Result<serde_json::Value> {
+        let socket = self.socket(host);
+        let virga = self.virga.to_string_lossy();
+        let output = self.run(
+            host,
+            &virga,
+            &["status", "--json", "--socket", &socket.to_string_lossy()],
+        )?;
+        serde_json::from_slice(&output.stdout).map_err(io::Error::other)
+    }
+
+    /// A UDP or IP counter of the host's kernel, IPv4 and IPv6 together: `Udp.InDatagrams` is
+    /// InDatagrams of `Udp:` in /proc/net/snmp and Udp6InDatagrams of /proc/net/snmp6.
+    pub fn kernel_counter(&self, host: &str, name: &str) -> io::Result<u64> {
+        let (table, field) = name.split_once('.').expect("TABLE.FIELD");
+        let v4 = self.run(host, "cat", &["/proc/net/snmp"])?;
+        let v4 = String::from_utf8_lossy(&v4.stdout);
+        let rows: Vec<&str> = v4
+            .lines()
+            .filter(|l| l.starts_with(&format!("{table}:")))
+            .collect();
+        let number = |text: &str| text.parse::<u64>().unwrap_or(0);
+        let place = rows
+            .first()
+            .and_then(|r| r.split_whitespace().position(|f| f == field));
+        let first = place
+            .and_then(|p| rows.get(1)?.split_whitespace().nth(p))
+            .map(number)
+            .ok_or_else(|| io::Error::other(format!("/proc/net/snmp has no {name}")))?;
+        let v6 = self.run(host, "cat", &["/proc/net/snmp6"])?;
+        let v6 = String::from_utf8_lossy(&v6.stdout);
+        let wanted = format!("{table}6{field}");
+        let second = v6
+            .lines()
+            .filter_map(|l| l.split_once(char::is_whitespace))
+            .find(|(n, _)| *n == wanted)
+            .map_or(0, |(_, v)| number(v.trim()));
+        Ok(first + second)
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        let names: Vec<String> = self.hosts.iter().map(|h| h.name.clone()).collect();
+        for name in &names {
+            // A node that does not stop is killed; there is nobody left to tell of a failure.
+            let _ended = self.stop(name);
+            let _detached = Command::new(&self.virga)
+                .args(["node", "detach", &self.node_name(name)])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+            if let Some(namespace) = &self.host(name).namespace {
+                let _removed = ip(&["netns", "delete", namespace]);
+            }
+        }
+        let _removed = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Removes namespaces and pins of runs whose process is no more.
+fn sweep(prefix: &str, virga: &Path) {
+    let Ok(namespaces) = fs::read_dir("/run/netns") else {
+        return;
+    };
+    for entry in namespaces.flatten() {
+        let namespace = entry.file_name().to_string_lossy().into_owned();
+        let pid = namespace
+            .strip_prefix(&format!("{prefix}-"))
+            .and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let detach = ["node", "detach", &namespace];
+            let _detached = Command::new(virga)
+                .args(detach)
+                .stdout(Stdio::null())
+                .status();
+            let _removed = ip(&["netns", "delete", &namespace]);
+        }
+    }
+}
+
+fn ip(args: &[&str]) -> io::Result<()> {
+    let output = Command::new("ip").args(args).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(format!(
+        "ip {}: {}",
+        args.join(" "),
+        said.trim()
+    )))
+}
+
+/// Polls until `condition` holds; false when patience is over.
+pub fn eventually(mut condition: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        if condition() {
+            return true;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    false
+}

@@ -1,0 +1,103 @@
+//! Senders that mean no good: each packet meets its counted reason, and sessions keep flowing.
+
+use std::time::Duration;
+
+use virga_ebpf::reason::Reason;
+
+use crate::{
+    hosts::Hosts,
+    stage::{RELIABLE, Sink, V4, assert_complete, dropped, line, number, publish, virga},
+};
+
+fn flood(hosts: &Hosts, host: &str, to: &str, more: &[&str]) -> u64 {
+    let destination = hosts.host("b").node.id.to_string();
+    let fixed = ["gen", "--to", to, "--destination", &destination, "--json"];
+    let arguments = [&fixed[..], &["--rate", "5000", "--seconds", "2"], more].concat();
+    let output = hosts
+        .run(host, &virga().to_string_lossy(), &arguments)
+        .unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    report["sent"].as_u64().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn floods_are_counted_by_reason_and_harm_nobody() {
+    let hosts = line("native", &V4);
+    let sink = Sink::subscribe(&hosts, RELIABLE).await;
+    let floods = async {
+        tokio::task::block_in_place(|| {
+            let sent = flood(&hosts, "a", "10.78.1.1:4783", &["--kind", "unauthorised"]);
+            assert_eq!(dropped(&hosts, "router", Reason::Unauthorised.name()), sent);
+            let sent = flood(&hosts, "b", "10.78.2.1:4783", &["--kind", "malformed"]);
+            let malformed = Reason::ALL.iter().filter(|r| r.is_malformed());
+            let counted: u64 = malformed.map(|r| dropped(&hosts, "router", r.name())).sum();
+            assert_eq!(counted, sent);
+        });
+    };
+    let (count, ()) = tokio::join!(
+        publish(&hosts, RELIABLE, 500, Duration::from_secs(5)),
+        floods
+    );
+    assert_complete(&sink.numbers().await, count);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn a_copied_origin_gets_through_the_guard_and_no_further_than_the_end_node() {
+    let hosts = line("native", &V4);
+    let sink = Sink::subscribe(&hosts, RELIABLE).await;
+    let origin = hosts.host("a").entity.origin.to_string();
+    let opened = |hosts: &Hosts| {
+        let status = hosts.status("b").unwrap();
+        let drops = status["transport"]["drops"].as_object().unwrap();
+        drops
+            .values()
+            .filter_map(serde_json::Value::as_u64)
+            .sum::<u64>()
+    };
+    let before = opened(&hosts);
+    let more = ["--kind", "plain", "--origin", &origin, "--channel", "0"];
+    let sent = tokio::task::block_in_place(|| flood(&hosts, "a", "10.78.1.1:4783", &more));
+    assert!(
+        opened(&hosts) > before,
+        "b refuses what it cannot open, with a reason"
+    );
+    println!(
+        "{sent} forged packets; b dropped {}",
+        opened(&hosts) - before
+    );
+    let count = publish(&hosts, RELIABLE, 500, Duration::from_secs(1)).await;
+    assert_complete(&sink.numbers().await, count);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn garbage_on_an_end_nodes_socket_is_counted_and_forgotten() {
+    let hosts = line("userspace", &V4);
+    let sink = Sink::subscribe(&hosts, RELIABLE).await;
+    let before = number(&hosts, "b", "/userspace/drops/magic/packets");
+    let output = hosts
+        .run(
+            "router",
+            &virga().to_string_lossy(),
+            &[
+                "gen",
+                "--to",
+                "10.78.2.2:4783",
+                "--kind",
+                "malformed",
+                "--destination",
+                "0000000000000001",
+                "--rate",
+                "2000",
+                "--seconds",
+                "1",
+            ],
+        )
+        .unwrap();
+    assert!(output.status.success());
+    assert!(number(&hosts, "b", "/userspace/drops/magic/packets") > before);
+    let count = publish(&hosts, RELIABLE, 500, Duration::from_secs(1)).await;
+    assert_complete(&sink.numbers().await, count);
+}

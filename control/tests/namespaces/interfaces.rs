@@ -1,0 +1,147 @@
+//! Interfaces come and go, addresses change, attaching fails: the node follows, or says why not.
+
+use std::time::Duration;
+
+use crate::{
+    hosts::{Hosts, eventually},
+    stage::{RELIABLE, Sink, V4, assert_complete, forwarding, line, peer, publish, virga},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn an_interface_that_disappears_and_returns_is_used_again() {
+    let hosts = line("native", &V4);
+    let sink = Sink::subscribe(&hosts, RELIABLE).await;
+    let during = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        hosts.ip("router", &["link", "delete", "mb"]).unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let (b, router) = (
+            ("b", "m0", "10.78.2.2/24"),
+            ("router", "mb", "10.78.2.1/24"),
+        );
+        hosts.join(b, router).unwrap();
+    };
+    let (count, ()) = tokio::join!(
+        publish(&hosts, RELIABLE, 200, Duration::from_secs(5)),
+        during
+    );
+    assert_complete(&sink.numbers().await, count);
+    let status = hosts.status("router").unwrap();
+    let interfaces = status["forwarding"]["interfaces"].as_array().unwrap();
+    assert!(
+        interfaces
+            .iter()
+            .any(|i| i["interface"] == "mb" && i["program"] == "virga")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn a_neighbours_new_link_layer_address_is_followed() {
+    let hosts = line("native", &V4);
+    let sink = Sink::subscribe(&hosts, RELIABLE).await;
+    let during = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        for (host, interface) in [("b", "m0"), ("a", "m0")] {
+            let address = format!("02:00:00:00:77:0{}", if host == "a" { 1 } else { 2 });
+            hosts
+                .ip(host, &["link", "set", interface, "address", &address])
+                .unwrap();
+            hosts
+                .run(
+                    host,
+                    "ping",
+                    &[
+                        "-c",
+                        "1",
+                        "-W",
+                        "1",
+                        if host == "a" {
+                            "10.78.1.1"
+                        } else {
+                            "10.78.2.1"
+                        },
+                    ],
+                )
+                .ok();
+        }
+    };
+    let (count, ()) = tokio::join!(
+        publish(&hosts, RELIABLE, 200, Duration::from_secs(4)),
+        during
+    );
+    assert_complete(&sink.numbers().await, count);
+}
+
+/// A host with one link and one configuration; `prepare` spoils something.
+fn alone(mode: &str, interfaces: &str, prepare: impl FnOnce(&Hosts)) -> (Hosts, std::io::Error) {
+    let mut hosts = Hosts::new("virga-test", virga()).unwrap();
+    hosts.add("router").unwrap();
+    hosts.add("b").unwrap();
+    hosts
+        .join(
+            ("router", "mb", "10.78.2.1/24"),
+            ("b", "m0", "10.78.2.2/24"),
+        )
+        .unwrap();
+    let rest = forwarding(mode, interfaces) + &peer("b", "address = \"10.78.2.2:4783\"");
+    hosts.configure("router", "0.0.0.0:4783", &rest).unwrap();
+    prepare(&hosts);
+    let error = hosts.start("router").expect_err("it must not start");
+    (hosts, error)
+}
+
+#[test]
+#[ignore = "needs root: scripts/test runs it"]
+fn native_mode_attaches_or_names_the_fix() {
+    let (_hosts, error) = alone("native", "\"mb\"", |hosts| {
+        for (host, interface) in [("router", "mb"), ("b", "m0")] {
+            hosts
+                .ip(host, &["link", "set", interface, "mtu", "9000"])
+                .unwrap();
+        }
+    });
+    let text = error.to_string();
+    assert!(
+        text.contains("MTU of 9000") && text.contains("ip link set dev mb mtu"),
+        "{text}"
+    );
+
+    let (_hosts, error) = alone("native", "\"absent0\"", |_| {});
+    assert!(
+        error.to_string().contains("absent0 does not exist"),
+        "{error}"
+    );
+}
+
+#[test]
+#[ignore = "needs root: scripts/test runs it"]
+fn auto_mode_falls_back_to_user_space_and_says_why() {
+    let mut hosts = Hosts::new("virga-test", virga()).unwrap();
+    hosts.add("router").unwrap();
+    hosts.add("b").unwrap();
+    hosts
+        .join(
+            ("router", "mb", "10.78.2.1/24"),
+            ("b", "m0", "10.78.2.2/24"),
+        )
+        .unwrap();
+    for (host, interface) in [("router", "mb"), ("b", "m0")] {
+        hosts
+            .ip(host, &["link", "set", interface, "mtu", "9000"])
+            .unwrap();
+    }
+    let rest = forwarding("auto", "\"mb\"") + &peer("b", "address = \"10.78.2.2:4783\"");
+    hosts.configure("router", "0.0.0.0:4783", &rest).unwrap();
+    hosts.start("router").unwrap();
+    let status = hosts.status("router").unwrap();
+    assert_eq!(status["forwarding"]["mode"], "userspace");
+    assert!(
+        status["forwarding"]["why"]
+            .as_str()
+            .unwrap()
+            .contains("9000")
+    );
+    assert!(eventually(|| hosts.log("router").contains("9000")));
+}

@@ -1,0 +1,12 @@
+//! Real daemons on hosts made of network namespaces, XDP in veth's native mode, sockets between
+//! processes. Counts what arrives at the far end and what the kernels in between saw. As root.
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
+
+#[path = "../../examples/demo/hosts.rs"]
+mod hosts;
+mod stage;
+
+mod hostile;
+mod interfaces;
+mod restart;
+mod transit;

@@ -1,0 +1,135 @@
+//! The daemon goes, packets go on.
+
+use std::time::Duration;
+
+use crate::{
+    hosts::eventually,
+    stage::{LOSSY, RELIABLE, Sink, V4, assert_complete, forwarded, line, publish, virga},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn restarting_and_upgrading_the_router_loses_no_transit_packet() {
+    let mut hosts = line("native", &V4);
+    let sink = Sink::subscribe(&hosts, LOSSY).await;
+    let program = program_id(&hosts);
+    let published = tokio::spawn({
+        let (socket, seconds) = (hosts.socket("a"), 8);
+        async move {
+            crate::stage::publish_at(&socket, LOSSY, 2_000, Duration::from_secs(seconds)).await
+        }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(
+        hosts.stop("router").unwrap(),
+        "it ends well: {}",
+        hosts.log("router")
+    );
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    hosts.start("router").unwrap();
+    let upgraded = program_id(&hosts);
+    assert_ne!(
+        program, upgraded,
+        "a new daemon brings a program of its own"
+    );
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    hosts.kill("router").unwrap();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    hosts.start("router").unwrap();
+    let before = forwarded(&hosts, "router");
+    let count = published.await.unwrap();
+    assert_complete(&sink.numbers().await, count);
+    assert!(
+        forwarded(&hosts, "router") > before,
+        "counters go on where they were"
+    );
+    println!(
+        "{count} events on an unreliable stream, a stop, a kill -9 and two upgrades: none lost"
+    );
+}
+
+/// Id of the program that runs on the router's interface.
+fn program_id(hosts: &crate::hosts::Hosts) -> String {
+    let shown = hosts
+        .run("router", "ip", &["-details", "link", "show", "dev", "ma"])
+        .unwrap();
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let id = shown
+        .split("prog/xdp id ")
+        .nth(1)
+        .and_then(|rest| rest.split_whitespace().next());
+    id.unwrap_or_else(|| panic!("no XDP program on the interface: {shown}"))
+        .to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn an_end_node_that_is_killed_and_started_again_is_known_again() {
+    let mut hosts = line("native", &V4);
+    let sink = Sink::subscribe(&hosts, RELIABLE).await;
+    let count = publish(&hosts, RELIABLE, 200, Duration::from_secs(1)).await;
+    assert_complete(&sink.numbers().await, count);
+    hosts.kill("b").unwrap();
+    hosts.start("b").unwrap();
+    let sink = Sink::subscribe(&hosts, RELIABLE).await;
+    let count = publish(&hosts, RELIABLE, 200, Duration::from_secs(1)).await;
+    assert_complete(&sink.numbers().await, count);
+    hosts.kill("a").unwrap();
+    hosts.start("a").unwrap();
+    let sink = Sink::subscribe(&hosts, RELIABLE).await;
+    let count = publish(&hosts, RELIABLE, 200, Duration::from_secs(1)).await;
+    assert_complete(&sink.numbers().await, count);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn pins_have_readable_names_and_detach_removes_them() {
+    let mut hosts = line("native", &V4);
+    let name = hosts.node_name("router");
+    let folder = std::path::Path::new("/sys/fs/bpf/virga").join(&name);
+    assert!(folder.join("programs/virga").exists() && folder.join("links/ma").exists());
+    match std::process::Command::new("bpftool")
+        .args(["prog", "show", "pinned"])
+        .arg(folder.join("programs/virga"))
+        .output()
+    {
+        Err(error) => println!("skipped: bpftool cannot be run: {error}"),
+        Ok(shown) => {
+            let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+            assert!(shown.contains("name virga"), "{shown}");
+            for map in virga::nic::maps::MAP_NAMES {
+                let path = folder.join("maps-v1-65536").join(map);
+                let shown = std::process::Command::new("bpftool")
+                    .args(["map", "show", "pinned"])
+                    .arg(path)
+                    .output()
+                    .unwrap();
+                let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+                assert!(shown.contains(&format!("name {map}")), "{shown}");
+            }
+        }
+    }
+    hosts.stop("router").unwrap();
+    assert!(
+        folder.exists(),
+        "a stopped daemon leaves the NIC path running"
+    );
+    hosts
+        .run(
+            "router",
+            &virga().to_string_lossy(),
+            &["node", "detach", &name],
+        )
+        .unwrap();
+    assert!(!folder.exists());
+    let is_attached = || {
+        let shown = hosts
+            .run("router", "ip", &["link", "show", "dev", "ma"])
+            .unwrap();
+        String::from_utf8_lossy(&shown.stdout).contains("prog/xdp")
+    };
+    assert!(
+        eventually(|| !is_attached()),
+        "the program is off the interface"
+    );
+}

@@ -1,0 +1,200 @@
+//! Events cross the router, and only its NIC path sees them.
+
+use std::time::Duration;
+
+use crate::stage::{
+    LOSSY, RELIABLE, Sink, V4, V6, assert_complete, forwarded, line, number, peer, publish,
+};
+use crate::{
+    hosts::{Hosts, eventually},
+    stage::{at, channels, forwarding, virga},
+};
+
+/// UDP and IP counters that a packet would move on its way through a kernel's stack.
+const STACK: [&str; 4] = [
+    "Udp.InDatagrams",
+    "Udp.NoPorts",
+    "Udp.InErrors",
+    "Ip.ForwDatagrams",
+];
+
+fn stack(hosts: &Hosts, host: &str) -> u64 {
+    STACK
+        .iter()
+        .map(|name| hosts.kernel_counter(host, name).unwrap())
+        .sum()
+}
+
+async fn crosses_in_the_nic(addresses: &crate::stage::Addresses) {
+    let hosts = line("native", addresses);
+    for channel in [RELIABLE, LOSSY] {
+        let sink = Sink::subscribe(&hosts, channel).await;
+        let (stack_before, nic_before) = (stack(&hosts, "router"), forwarded(&hosts, "router"));
+        let local = "/forwarding/nic/outcomes/local/packets";
+        let local_before = number(&hosts, "router", local);
+        let count = publish(&hosts, channel, 1_000, Duration::from_secs(2)).await;
+        assert_complete(&sink.numbers().await, count);
+        let own = number(&hosts, "router", local) - local_before;
+        assert_eq!(
+            stack(&hosts, "router") - stack_before,
+            own,
+            "only its own control packets"
+        );
+        assert!(
+            forwarded(&hosts, "router") - nic_before >= count / 20,
+            "events crossed the NIC path"
+        );
+        println!(
+            "{channel}: {count} events; {} packets forwarded in the NIC, {own} own, 0 in the stack",
+            forwarded(&hosts, "router") - nic_before
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn events_cross_the_router_in_its_nic_over_ipv4() {
+    crosses_in_the_nic(&V4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn events_cross_the_router_in_its_nic_over_ipv6() {
+    crosses_in_the_nic(&V6).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn generic_and_user_space_forward_as_well_and_say_so() {
+    for mode in ["generic", "userspace"] {
+        let hosts = line(mode, &V4);
+        let status = hosts.status("router").unwrap();
+        assert_eq!(status["forwarding"]["mode"], mode);
+        assert!(!status["forwarding"]["why"].as_str().unwrap().is_empty());
+        let sink = Sink::subscribe(&hosts, RELIABLE).await;
+        let count = publish(&hosts, RELIABLE, 500, Duration::from_secs(1)).await;
+        assert_complete(&sink.numbers().await, count);
+        assert!(
+            hosts.log("router").contains(mode),
+            "one line of the log says which path"
+        );
+    }
+}
+
+/// a -- r1 -- {r2, r3} -- b: from r1 there are two ways to b.
+fn diamond() -> Hosts {
+    let mut hosts = Hosts::new("virga-test", virga()).unwrap();
+    for host in ["a", "r1", "r2", "r3", "b"] {
+        hosts.add(host).unwrap();
+    }
+    let links = [
+        ("a", "m0", "10.79.1.2", "r1", "ma", "10.79.1.1"),
+        ("r1", "m2", "10.79.2.1", "r2", "m1", "10.79.2.2"),
+        ("r1", "m3", "10.79.3.1", "r3", "m1", "10.79.3.2"),
+        ("r2", "mb", "10.79.4.1", "b", "m2", "10.79.4.2"),
+        ("r3", "mb", "10.79.5.1", "b", "m3", "10.79.5.2"),
+    ];
+    for (one, i, x, other, j, y) in links {
+        hosts
+            .join((one, i, &format!("{x}/24")), (other, j, &format!("{y}/24")))
+            .unwrap();
+    }
+    let any = "0.0.0.0:4783";
+    let next = |name: &str, address: &str| peer(name, &format!("address = \"{}\"", at(address)));
+    let via = |name: &str, via: &str| peer(name, &format!("via = [{via}]"));
+    let both = "\"r2\", \"r3\"";
+    let a = forwarding("native", "\"m0\"") + &next("r1", "10.79.1.1") + &via("b", "\"r1\"");
+    let r1 = forwarding("native", "\"ma\", \"m2\", \"m3\"")
+        + &next("a", "10.79.1.2")
+        + &next("r2", "10.79.2.2")
+        + &next("r3", "10.79.3.2")
+        + &via("b", both);
+    let middle = |to_r1: &str, to_b: &str| {
+        forwarding("native", "\"m1\", \"mb\"")
+            + &next("r1", to_r1)
+            + &next("b", to_b)
+            + &via("a", "\"r1\"")
+    };
+    let b = forwarding("native", "\"m2\", \"m3\"")
+        + &next("r2", "10.79.4.1")
+        + &next("r3", "10.79.5.1")
+        + &via("a", both);
+    let files = [
+        ("a", a),
+        ("r1", r1),
+        ("r2", middle("10.79.2.1", "10.79.4.2")),
+        ("r3", middle("10.79.3.1", "10.79.5.2")),
+        ("b", b),
+    ];
+    for (host, rest) in &files {
+        hosts
+            .configure(host, any, &(rest.clone() + &channels()))
+            .unwrap();
+    }
+    for (host, _) in files {
+        hosts.start(host).unwrap();
+    }
+    hosts
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn traffic_goes_on_over_the_backup_next_hop() {
+    let hosts = diamond();
+    let sink = Sink::subscribe(&hosts, LOSSY).await;
+    let (r2, r3) = (forwarded(&hosts, "r2"), forwarded(&hosts, "r3"));
+    let during = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let before = forwarded(&hosts, "r3");
+        assert!(forwarded(&hosts, "r2") > r2, "the primary carries traffic");
+        let r1 = hosts.node_name("r1");
+        let socket = hosts.socket("r1").to_string_lossy().into_owned();
+        let program = virga().to_string_lossy().into_owned();
+        let link = |state: &str| {
+            let arguments = ["node", "link", &r1, "r2", state, "--socket", &socket];
+            hosts.run("r1", &program, &arguments).unwrap();
+        };
+        link("down");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(
+            forwarded(&hosts, "r3") > before,
+            "the backup carries traffic"
+        );
+        let idle = forwarded(&hosts, "r2");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        // What still comes through r2 is b's own, on its way to a.
+        let back = forwarded(&hosts, "r2") - idle;
+        link("up");
+        assert!(
+            eventually(|| forwarded(&hosts, "r2") > idle + back + 100),
+            "the primary is back"
+        );
+    };
+    let (count, ()) = tokio::join!(
+        publish(&hosts, LOSSY, 1_000, Duration::from_secs(5)),
+        during
+    );
+    assert_complete(&sink.numbers().await, count);
+    println!(
+        "{count} events, none lost; r3 sent on {} packets",
+        forwarded(&hosts, "r3") - r3
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn a_link_that_goes_down_gives_way_to_the_backup() {
+    let hosts = diamond();
+    let sink = Sink::subscribe(&hosts, RELIABLE).await;
+    let r3 = forwarded(&hosts, "r3");
+    let during = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        hosts.ip("r1", &["link", "set", "m2", "down"]).unwrap();
+    };
+    let (count, ()) = tokio::join!(
+        publish(&hosts, RELIABLE, 500, Duration::from_secs(4)),
+        during
+    );
+    assert_complete(&sink.numbers().await, count);
+    assert!(forwarded(&hosts, "r3") > r3);
+}
