@@ -3,12 +3,16 @@
 //! - [`hex`], [`keys`]: the node's secrets and their files.
 //! - [`config`]: the configuration file, checked as a whole and resolved.
 //! - [`channel`]: who has subscribed to what, and every event to each of them.
+//! - [`daemon`]: a running node; [`api`]: its Unix socket; [`mesh`]: the API of programs on this machine.
 #![deny(unsafe_code)]
 
+pub mod api;
 pub mod channel;
 pub mod config;
 pub mod generate;
+pub mod daemon;
 pub mod hex;
 pub mod image;
 pub mod keys;
+pub mod mesh;
 pub mod nic;

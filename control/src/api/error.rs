@@ -1,0 +1,82 @@
+//! What a request is refused with.
+
+use crate::channel::{PublishError, SubscribeError};
+use axum::{
+    Json,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+
+/// The JSON object that every error is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What happened, and what to do.
+    pub error: String,
+}
+
+/// Why a request was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The request itself is wrong.
+    #[error("{0}")]
+    Request(String),
+    /// There is no such channel, peer or route.
+    #[error("{0}")]
+    Missing(String),
+    /// This node's entity has no right to it.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The node has no room for another.
+    #[error("{0}")]
+    Busy(String),
+    /// The node is shutting down.
+    #[error("the node is shutting down")]
+    Stopping,
+    /// Something of this machine refused.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<PublishError> for ApiError {
+    fn from(error: PublishError) -> Self {
+        let text = error.to_string();
+        match error {
+            PublishError::UnknownChannel(_) => Self::Missing(text),
+            PublishError::NotAuthorised(_) => Self::Forbidden(text),
+            PublishError::Stopping => Self::Stopping,
+        }
+    }
+}
+
+impl From<SubscribeError> for ApiError {
+    fn from(error: SubscribeError) -> Self {
+        let text = error.to_string();
+        match error {
+            SubscribeError::UnknownChannel(_) => Self::Missing(text),
+            SubscribeError::NotAuthorised(_) => Self::Forbidden(text),
+            SubscribeError::TooMany => Self::Busy(text),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let code = match &self {
+            Self::Request(_) => StatusCode::BAD_REQUEST,
+            Self::Missing(_) => StatusCode::NOT_FOUND,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::Busy(_) | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let error = self.to_string();
+        (code, Json(ErrorBody { error })).into_response()
+    }
+}
+
+/// The answer to any other path.
+pub(super) async fn no_such_route() -> ApiError {
+    ApiError::Missing(
+        "no such request: there are GET /status, POST /publish, GET /subscribe, POST /link".into(),
+    )
+}

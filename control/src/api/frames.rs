@@ -1,0 +1,209 @@
+//! How events travel through the socket, both ways; integers big-endian.
+//!
+//! ```text
+//! published   length 4 | event
+//! delivered   length 4 | name length 1 | name | entity 32 | sequence 8 | received 8 | event
+//! ```
+//! `length` counts what follows it; `received` is Unix time in nanoseconds.
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use thiserror::Error;
+use virga_transport::{ChannelName, limits::MESSAGE_BYTES_MAX};
+
+/// Bytes of a length.
+pub const LENGTH_BYTES: usize = 4;
+/// Bytes of the largest frame, its length not counted; larger ones end the connection.
+pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a delivery beside its name and event.
+const DELIVERED_BYTES: usize = 1 + 32 + 8 + 8;
+
+const _: () = assert!(MESSAGE_BYTES_MAX + DELIVERED_BYTES + 255 <= FRAME_BYTES_MAX);
+
+/// Why bytes are not frames; the sender is at fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum FrameError {
+    /// Longer than any frame may be.
+    #[error("a frame of {bytes} bytes is announced; at most {FRAME_BYTES_MAX} are allowed")]
+    TooLong {
+        /// How long it says it is.
+        bytes: usize,
+    },
+    /// The stream ended within a frame.
+    #[error("the stream ends within a frame, {bytes} bytes after its beginning")]
+    Cut {
+        /// What was there of it.
+        bytes: usize,
+    },
+    /// A delivery that is too short or has no valid name.
+    #[error("the frame is not a delivery")]
+    Delivery,
+}
+
+/// Cuts a stream of bytes into frames.
+#[derive(Debug, Default)]
+pub struct Frames {
+    buffer: BytesMut,
+}
+
+impl Frames {
+    /// Takes in what arrived.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole frame, without its length.
+    ///
+    /// # Errors
+    /// [`FrameError::TooLong`]: the stream cannot be read on.
+    pub fn next_frame(&mut self) -> Result<Option<Bytes>, FrameError> {
+        let Some(length) = self.buffer.first_chunk::<LENGTH_BYTES>() else {
+            return Ok(None);
+        };
+        let bytes = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+        if bytes > FRAME_BYTES_MAX {
+            return Err(FrameError::TooLong { bytes });
+        }
+        if self.buffer.len() < LENGTH_BYTES + bytes {
+            return Ok(None);
+        }
+        self.buffer.advance(LENGTH_BYTES);
+        Ok(Some(self.buffer.split_to(bytes).freeze()))
+    }
+
+    /// Checks that the stream ended between two frames.
+    ///
+    /// # Errors
+    /// [`FrameError::Cut`].
+    pub fn end(&self) -> Result<(), FrameError> {
+        match self.buffer.len() {
+            0 => Ok(()),
+            bytes => Err(FrameError::Cut { bytes }),
+        }
+    }
+}
+
+/// Appends an event as it is published.
+pub fn write_event(out: &mut BytesMut, event: &[u8]) {
+    out.put_u32(u32::try_from(event.len()).unwrap_or(u32::MAX));
+    out.extend_from_slice(event);
+}
+
+/// An event as a subscriber outside the daemon gets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    /// The channel's full name.
+    pub channel: ChannelName,
+    /// The proven ed25519 public key of the entity that published it.
+    pub entity: [u8; 32],
+    /// Counts the events of one stream; a gap is what the node had no room for.
+    pub sequence: u64,
+    /// Unix time in nanoseconds at which the node got it.
+    pub received_unix_ns: u64,
+    /// What was published.
+    pub payload: Bytes,
+}
+
+impl Delivered {
+    /// Appends it as a frame.
+    pub fn write(&self, out: &mut BytesMut) {
+        let name = self.channel.as_str().as_bytes();
+        let bytes = DELIVERED_BYTES + name.len() + self.payload.len();
+        out.reserve(LENGTH_BYTES + bytes);
+        out.put_u32(u32::try_from(bytes).unwrap_or(u32::MAX));
+        out.put_u8(u8::try_from(name.len()).unwrap_or(u8::MAX));
+        out.extend_from_slice(name);
+        out.extend_from_slice(&self.entity);
+        out.put_u64(self.sequence);
+        out.put_u64(self.received_unix_ns);
+        out.extend_from_slice(&self.payload);
+    }
+
+    /// Reads a frame, without its length.
+    ///
+    /// # Errors
+    /// [`FrameError::Delivery`].
+    pub fn parse(mut frame: Bytes) -> Result<Self, FrameError> {
+        let short = |_| FrameError::Delivery;
+        let name_bytes = usize::from(frame.try_get_u8().map_err(short)?);
+        if frame.len() < name_bytes {
+            return Err(FrameError::Delivery);
+        }
+        let name = frame.split_to(name_bytes);
+        let name = std::str::from_utf8(&name).map_err(|_| FrameError::Delivery)?;
+        let channel = ChannelName::parse(name).map_err(|_| FrameError::Delivery)?;
+        let mut entity = [0; 32];
+        frame.try_copy_to_slice(&mut entity).map_err(short)?;
+        Ok(Self {
+            channel,
+            entity,
+            sequence: frame.try_get_u64().map_err(short)?,
+            received_unix_ns: frame.try_get_u64().map_err(short)?,
+            payload: frame,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delivered() -> Delivered {
+        Delivered {
+            channel: ChannelName::parse("a/b").unwrap(),
+            entity: [7; 32],
+            sequence: 1,
+            received_unix_ns: u64::MAX,
+            payload: Bytes::from_static(b"payload"),
+        }
+    }
+
+    #[test]
+    fn frames_come_out_as_they_went_in_however_they_are_cut() {
+        let mut all = BytesMut::new();
+        for event in [&b"one"[..], b"", b"three"] {
+            write_event(&mut all, event);
+        }
+        for cut in 1..all.len() {
+            let mut frames = Frames::default();
+            let mut out = Vec::new();
+            for piece in all.chunks(cut) {
+                frames.extend(piece);
+                while let Some(frame) = frames.next_frame().unwrap() {
+                    out.push(frame);
+                }
+            }
+            assert_eq!(out, [&b"one"[..], b"", b"three"]);
+            assert_eq!(frames.end(), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_cut_and_an_endless_frame_are_errors() {
+        let mut frames = Frames::default();
+        frames.extend(&[0, 0, 0, 2, 1]);
+        assert_eq!(frames.next_frame(), Ok(None));
+        assert_eq!(frames.end(), Err(FrameError::Cut { bytes: 5 }));
+        let mut frames = Frames::default();
+        frames.extend(&u32::MAX.to_be_bytes());
+        assert!(matches!(
+            frames.next_frame(),
+            Err(FrameError::TooLong { .. })
+        ));
+    }
+
+    #[test]
+    fn a_delivery_is_read_as_it_was_written_and_nothing_shorter_than_its_head() {
+        let mut out = BytesMut::new();
+        delivered().write(&mut out);
+        let mut frames = Frames::default();
+        frames.extend(&out);
+        let frame = frames.next_frame().unwrap().unwrap();
+        assert_eq!(Delivered::parse(frame.clone()), Ok(delivered()));
+        for cut in 0..DELIVERED_BYTES + 3 {
+            assert_eq!(
+                Delivered::parse(frame.slice(..cut)),
+                Err(FrameError::Delivery)
+            );
+        }
+    }
+}

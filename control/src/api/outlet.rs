@@ -1,0 +1,133 @@
+//! The queue between the worker and a subscriber's connection, bounded in bytes.
+//!
+//! Above the high mark the service is told, and has publishers of reliable channels pause; what they
+//! have under way still fits below the hard limit. Below the low mark the service is told again.
+
+use crate::channel::{Delivery, Offer, Outlet};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+use tokio::sync::mpsc;
+use virga_transport::limits::{STREAM_QUEUE_BYTES, STREAM_WINDOW_BYTES};
+
+/// A subscriber counts as slow from here on.
+const HIGH_BYTES: usize = 1024 * 1024;
+/// A slow subscriber has room again from here on.
+const LOW_BYTES: usize = HIGH_BYTES / 2;
+/// No more than this is ever queued.
+const HARD_BYTES: usize = 16 * 1024 * 1024;
+/// What an event costs beside its payload.
+const EVENT_BYTES: usize = 128;
+
+const _: () = assert!(LOW_BYTES < HIGH_BYTES);
+const _: () = assert!(
+    (HARD_BYTES - HIGH_BYTES) as u64 > 4 * (STREAM_QUEUE_BYTES as u64 + STREAM_WINDOW_BYTES),
+    "what a few streams have under way fits above the high mark"
+);
+
+#[derive(Debug, Default)]
+struct Fill {
+    bytes: AtomicUsize,
+    is_slow: AtomicBool,
+}
+
+/// The worker's end.
+#[derive(Debug)]
+pub struct Queue {
+    sender: mpsc::UnboundedSender<Delivery>,
+    fill: Arc<Fill>,
+}
+
+/// The connection's end.
+#[derive(Debug)]
+pub struct Drain {
+    receiver: mpsc::UnboundedReceiver<Delivery>,
+    fill: Arc<Fill>,
+}
+
+/// An empty queue.
+#[must_use]
+pub fn queue() -> (Queue, Drain) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let fill = Arc::new(Fill::default());
+    let queue = Queue {
+        sender,
+        fill: Arc::clone(&fill),
+    };
+    (queue, Drain { receiver, fill })
+}
+
+impl Outlet for Queue {
+    fn offer(&mut self, delivery: &Delivery) -> Offer {
+        let cost = EVENT_BYTES + delivery.payload.len();
+        let bytes = self.fill.bytes.load(Ordering::Acquire);
+        if bytes + cost > HARD_BYTES {
+            return Offer::Full;
+        }
+        // Only this end adds, so the bound holds.
+        self.fill.bytes.fetch_add(cost, Ordering::AcqRel);
+        if self.sender.send(delivery.clone()).is_err() {
+            return Offer::Gone;
+        }
+        if bytes + cost > HIGH_BYTES && !self.fill.is_slow.swap(true, Ordering::AcqRel) {
+            return Offer::TakenSlow;
+        }
+        Offer::Taken
+    }
+}
+
+impl Drain {
+    /// Waits for events and takes all there are, at most `max`. None: the service let go.
+    pub async fn take(&mut self, max: usize) -> Vec<Delivery> {
+        let mut taken = Vec::new();
+        self.receiver.recv_many(&mut taken, max).await;
+        let cost: usize = taken.iter().map(|d| EVENT_BYTES + d.payload.len()).sum();
+        self.fill.bytes.fetch_sub(cost, Ordering::AcqRel);
+        taken
+    }
+
+    /// Whether the queue was slow and has room again: then the service must be told.
+    #[must_use]
+    pub fn has_drained(&self) -> bool {
+        self.fill.bytes.load(Ordering::Acquire) < LOW_BYTES
+            && self.fill.is_slow.swap(false, Ordering::AcqRel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use virga_transport::ChannelName;
+
+    fn delivery(bytes: usize) -> Delivery {
+        Delivery {
+            channel: ChannelName::parse("a").unwrap(),
+            entity: [0; 32],
+            sequence: 0,
+            received_ns: 0,
+            payload: Bytes::from(vec![0; bytes]),
+        }
+    }
+
+    #[tokio::test]
+    async fn slow_once_full_at_the_limit_and_drained_once() {
+        let (mut queue, mut drain) = queue();
+        let event = delivery(64 * 1024 - EVENT_BYTES);
+        let offers: Vec<Offer> = (0..300).map(|_| queue.offer(&event)).collect();
+        let count = |what| offers.iter().filter(|&&o| o == what).count();
+        assert_eq!(offers[16], Offer::TakenSlow);
+        assert_eq!(count(Offer::TakenSlow), 1);
+        assert_eq!(count(Offer::Full), 300 - 256);
+        assert!(!drain.has_drained());
+        assert_eq!(drain.take(248).await.len(), 248);
+        assert!(!drain.has_drained());
+        assert_eq!(drain.take(1).await.len(), 1);
+        assert!(drain.has_drained());
+        assert!(!drain.has_drained());
+        assert_eq!(queue.offer(&event), Offer::Taken);
+        drop(drain);
+        assert_eq!(queue.offer(&event), Offer::Gone);
+    }
+}

@@ -1,0 +1,197 @@
+//! The Unix socket: who may open it, and what happens to one that an earlier daemon left behind.
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    os::unix::{
+        fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _, chown},
+        net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+};
+use thiserror::Error;
+
+/// The directory's mode when it is made here.
+const DIRECTORY_MODE: u32 = 0o750;
+/// The socket's mode: its owner and its group, nobody else.
+const SOCKET_MODE: u32 = 0o660;
+
+/// Why there is no socket.
+#[derive(Debug, Error)]
+pub enum SocketError {
+    /// Another daemon answers on it.
+    #[error(
+        "{} is in use by a running node: stop that one first, or give this node another name or `socket`", .0.display()
+    )]
+    InUse(PathBuf),
+    /// Something that is not a socket is in its place.
+    #[error("{} exists and is not a socket: move it away", .0.display())]
+    NotASocket(PathBuf),
+    /// The configured group does not exist.
+    #[error("there is no group {0:?}: create it (groupadd {0}) or change `socket_group`")]
+    Group(String),
+    /// The operating system refused.
+    #[error("{}: cannot {operation}: {source}", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What was tried.
+        operation: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+/// A listening socket that is removed from the file system when it is dropped.
+#[derive(Debug)]
+pub struct Socket {
+    /// Where it is.
+    pub path: PathBuf,
+    /// It, non-blocking.
+    pub listener: Option<UnixListener>,
+}
+
+/// Makes the socket and its directory. The socket appears under its name only with its final owner
+/// and mode, so nobody else can open it in between.
+///
+/// # Errors
+/// See [`SocketError`].
+pub fn listen(path: &Path, group: Option<&str>) -> Result<Socket, SocketError> {
+    let io = |path: &Path, operation: &'static str| {
+        let path = path.to_path_buf();
+        move |source| SocketError::Io {
+            path,
+            operation,
+            source,
+        }
+    };
+    let group = group.map(group_id).transpose()?;
+    if let Some(directory) = path.parent().filter(|d| !d.is_dir()) {
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(DIRECTORY_MODE);
+        builder
+            .create(directory)
+            .map_err(io(directory, "create the directory"))?;
+        chown(directory, None, group).map_err(io(directory, "change the group of"))?;
+    }
+    remove_stale(path)?;
+    let new = path.with_extension("new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(io(&new, "remove")(error));
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(&new).map_err(io(path, "listen on"))?;
+    let settle = || {
+        fs::set_permissions(&new, fs::Permissions::from_mode(SOCKET_MODE))?;
+        chown(&new, None, group)?;
+        listener.set_nonblocking(true)?;
+        fs::rename(&new, path)
+    };
+    if let Err(error) = settle() {
+        let _already_failing = fs::remove_file(&new);
+        return Err(io(path, "set up")(error));
+    }
+    Ok(Socket {
+        path: path.to_path_buf(),
+        listener: Some(listener),
+    })
+}
+
+/// Removes the socket of a daemon that is gone; one that answers is left alone.
+fn remove_stale(path: &Path) -> Result<(), SocketError> {
+    let failed = |operation| {
+        move |source| SocketError::Io {
+            path: path.to_path_buf(),
+            operation,
+            source,
+        }
+    };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed("inspect")(error)),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(SocketError::NotASocket(path.to_path_buf()));
+        }
+        Ok(_) => {}
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => Err(SocketError::InUse(path.to_path_buf())),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(failed("remove the stale socket"))
+        }
+        Err(error) => Err(failed("try the old socket")(error)),
+    }
+}
+
+/// Looks a group up in the system's list.
+fn group_id(name: &str) -> Result<u32, SocketError> {
+    let missing = || SocketError::Group(name.to_owned());
+    let list = fs::read_to_string("/etc/group").map_err(|source| SocketError::Io {
+        path: "/etc/group".into(),
+        operation: "read",
+        source,
+    })?;
+    let mut fields = list.lines().map(|line| line.split(':'));
+    let found = fields.find_map(|mut fields| {
+        let matches = fields.next() == Some(name);
+        matches.then(|| fields.nth(1)).flatten()
+    });
+    found.and_then(|id| id.parse().ok()).ok_or_else(missing)
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // When someone else removed it, there is nothing left to do.
+        let _gone = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn the_directory_and_the_socket_are_for_owner_and_group_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run/a.sock");
+        let socket = listen(&path, Some("root")).unwrap();
+        assert_eq!(mode(path.parent().unwrap()), 0o750);
+        assert_eq!(mode(&path), 0o660);
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let socket = listen(&path, None).unwrap();
+        assert!(matches!(listen(&path, None), Err(SocketError::InUse(_))));
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(socket);
+    }
+
+    #[test]
+    fn a_file_in_its_place_and_an_unknown_group_are_errors() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.sock");
+        fs::write(&path, "not a socket").unwrap();
+        assert!(matches!(
+            listen(&path, None),
+            Err(SocketError::NotASocket(_))
+        ));
+        assert!(matches!(
+            listen(&path, Some("no-such-group-here")),
+            Err(SocketError::Group(_))
+        ));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "not a socket");
+    }
+}

@@ -1,0 +1,441 @@
+//! The forwarding path: set up at the start, then kept in step with the kernel and the operator.
+//!
+//! One task owns the NIC path, the kernel's facts and the links that an operator took down; others
+//! ask it.
+
+use crate::{
+    api::{
+        Service,
+        status::{LinkState, Verdicts, mode_name},
+    },
+    config::{Config, ForwardingMode, Reach},
+    image::{self, Down},
+    nic::{
+        Nic, NicError,
+        kernel::{Changes, Facts, Kernel},
+    },
+};
+use serde::{Deserialize, Serialize};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::{Notify, mpsc, oneshot};
+use virga_ebpf::image::Image;
+use virga_transport::worker::{Commander, Refused, Task};
+
+/// Requests that wait for the task.
+const ASKS_MAX: usize = 64;
+/// What could not be applied is tried again after this.
+const RETRY: Duration = Duration::from_secs(1);
+/// Neighbours that are missing are looked for this often, also when the kernel tells nothing.
+const REFRESH: Duration = Duration::from_secs(5);
+
+/// How packets of others pass.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ForwardingStatus {
+    /// What the configuration asks for.
+    pub mode_asked: String,
+    /// `native`, `generic` or `userspace`.
+    pub mode: String,
+    /// Why that one.
+    pub why: String,
+    /// Programs on interfaces; none in user space.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// Adjacent peers.
+    pub links: Vec<LinkStatus>,
+    /// Verdicts in the NIC path; none in user space.
+    pub nic: Option<Verdicts>,
+    /// The NIC path's guard.
+    pub guard: Option<GuardStatus>,
+    /// What went wrong with the last change, and is tried again.
+    pub problem: Option<String>,
+}
+
+/// A program on an interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub interface: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// `native` or `generic`.
+    pub xdp_mode: String,
+    /// Which program.
+    pub program: String,
+}
+
+/// An adjacent peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// The peer's name.
+    pub peer: String,
+    /// Its address.
+    pub address: String,
+    /// The interface to it, where the kernel has a route.
+    pub interface: Option<String>,
+    /// Whether the kernel knows the link-layer address of the next hop.
+    pub resolved: bool,
+    /// Whether an operator took it down.
+    pub down: bool,
+}
+
+/// The guard of the NIC path.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GuardStatus {
+    /// Pairs it holds.
+    pub pairs: usize,
+    /// Banks of 4 KiB.
+    pub banks: u32,
+    /// Share of bits set.
+    pub fill: f64,
+    /// Estimated share of strangers that hit.
+    pub false_positive_rate: f64,
+}
+
+/// Why there is no forwarding path.
+#[derive(Debug, thiserror::Error)]
+pub enum PathError {
+    /// The NIC path was asked for and cannot be had.
+    #[error("forwarding mode {mode} was asked for: {source}")]
+    Nic {
+        /// What was asked for.
+        mode: &'static str,
+        /// What is in the way.
+        source: NicError,
+    },
+    /// The kernel's facts were needed.
+    #[error("forwarding mode {mode} was asked for: {source}")]
+    Kernel {
+        /// What was asked for.
+        mode: &'static str,
+        /// What is in the way.
+        source: crate::nic::kernel::KernelError,
+    },
+}
+
+enum Ask {
+    Status(oneshot::Sender<ForwardingStatus>),
+    Link {
+        index: usize,
+        state: LinkState,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+}
+
+/// How others reach the task.
+#[derive(Clone, Debug)]
+pub struct Asker(mpsc::Sender<Ask>);
+
+impl Asker {
+    /// What is in use, and why. None: the daemon is shutting down.
+    pub async fn status(&self) -> Option<ForwardingStatus> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Ask::Status(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Takes the next hop to a peer (by its index) in or out of use.
+    pub async fn set_link(&self, index: usize, state: LinkState) -> Option<Result<(), String>> {
+        let (reply, answer) = oneshot::channel();
+        let ask = Ask::Link {
+            index,
+            state,
+            reply,
+        };
+        self.0.send(ask).await.ok()?;
+        answer.await.ok()
+    }
+}
+
+/// The forwarding path of one node.
+#[derive(Debug)]
+pub struct Path {
+    config: Arc<Config>,
+    kernel: Option<Kernel>,
+    /// Rung when the kernel tells of a change.
+    changed: Arc<Notify>,
+    facts: Facts,
+    down: Down,
+    nic: Option<Nic>,
+    why: String,
+    problem: Option<String>,
+}
+
+pub(super) fn entropy() -> u64 {
+    // Only slot and guard keys are drawn from it; without the system's generator they are weaker,
+    // and packets still pass.
+    virga_transport::io::clock::entropy().unwrap_or(0x9e37_79b9_7f4a_7c15)
+}
+
+impl Path {
+    /// Sets up what the configuration asks for; in mode `auto` user space where there is no NIC path.
+    ///
+    /// # Errors
+    /// When a mode was asked for by name and cannot be had.
+    pub async fn start(config: Arc<Config>) -> Result<Self, PathError> {
+        let mode = mode_name(config.forwarding.mode);
+        let must = matches!(
+            config.forwarding.mode,
+            ForwardingMode::Native | ForwardingMode::Generic
+        );
+        let mut path = Self {
+            config,
+            kernel: None,
+            changed: Arc::new(Notify::new()),
+            facts: Facts::default(),
+            down: Down::new(),
+            nic: None,
+            why: String::new(),
+            problem: None,
+        };
+        match Kernel::connect() {
+            Ok((kernel, changes)) => {
+                path.kernel = Some(kernel);
+                tokio::spawn(ring(changes, Arc::clone(&path.changed)));
+            }
+            Err(source) if must => return Err(PathError::Kernel { mode, source }),
+            Err(error) => path.problem = Some(error.to_string()),
+        }
+        if let Err(source) = path.read_facts().await {
+            if must {
+                return Err(PathError::Kernel { mode, source });
+            }
+            path.problem = Some(source.to_string());
+        }
+        match path.config.forwarding.mode {
+            ForwardingMode::Userspace => path.why = "asked for by the configuration".into(),
+            ForwardingMode::Auto if path.config.forwarding.interfaces.is_empty() => {
+                path.why = "the configuration names no interfaces for the NIC path".into();
+            }
+            asked => match Nic::start(&path.config, &path.facts, &path.down, entropy) {
+                Ok(nic) => {
+                    path.nic = Some(nic);
+                    path.why = match asked {
+                        ForwardingMode::Auto => "native XDP attaches on this machine".into(),
+                        _ => "asked for by the configuration".into(),
+                    };
+                }
+                Err(source) if must => return Err(PathError::Nic { mode, source }),
+                Err(error) => path.why = format!("no NIC path: {error}"),
+            },
+        }
+        Ok(path)
+    }
+
+    /// `native`, `generic` or `userspace`.
+    #[must_use]
+    pub fn mode(&self) -> &'static str {
+        match (&self.nic, self.config.forwarding.mode) {
+            (None, _) => "userspace",
+            (Some(_), ForwardingMode::Generic) => "generic",
+            (Some(_), _) => "native",
+        }
+    }
+
+    /// Why that one.
+    #[must_use]
+    pub fn why(&self) -> &str {
+        &self.why
+    }
+
+    /// The worker's tables: they route what this node sends, and decide over what reaches its socket.
+    #[must_use]
+    pub fn image(&self) -> Image {
+        image::of_userspace(&self.config, &self.facts, &self.down)
+    }
+
+    async fn read_facts(&mut self) -> Result<(), crate::nic::kernel::KernelError> {
+        if let Some(kernel) = &self.kernel {
+            self.facts = kernel.facts(&self.config).await?;
+            kernel.resolve(&self.facts).await;
+        }
+        Ok(())
+    }
+
+    /// Follows the kernel and answers questions, until nobody can ask any more. What it changes, it
+    /// applies to the NIC path and to the worker's forwarder.
+    #[must_use]
+    pub fn run(mut self, commander: Commander<Service>) -> Asker {
+        let (asker, mut asks) = mpsc::channel(ASKS_MAX);
+        tokio::spawn(async move {
+            loop {
+                let pause = if self.problem.is_some() {
+                    RETRY
+                } else {
+                    REFRESH
+                };
+                tokio::select! {
+                    ask = asks.recv() => match ask {
+                        Some(ask) => self.answer(ask, &commander).await,
+                        None => return,
+                    },
+                    () = self.changed.notified() => self.follow(&commander).await,
+                    () = tokio::time::sleep(pause) => self.follow(&commander).await,
+                }
+            }
+        });
+        Asker(asker)
+    }
+
+    async fn follow(&mut self, commander: &Commander<Service>) {
+        let before = self.facts.clone();
+        if let Err(error) = self.read_facts().await {
+            return self.complain(error.to_string());
+        }
+        if before != self.facts || self.problem.is_some() {
+            // It is logged, shown in `status` and tried again.
+            let _shown = self.apply(commander).await;
+        }
+    }
+
+    /// Brings the NIC path and the worker's forwarder to what is known now.
+    async fn apply(&mut self, commander: &Commander<Service>) -> Result<(), String> {
+        let nic = self.nic.as_mut().map_or(Ok(Vec::new()), |nic| {
+            nic.update(&self.config, &self.facts, &self.down, entropy)
+        });
+        let result = match nic {
+            Ok(attached) => {
+                for one in attached {
+                    tracing::info!(interface = %one.interface, program = one.program,
+                        mode = one.xdp_mode, "XDP program attached");
+                }
+                Ok(())
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        let result = result.and(apply_to_worker(self.image(), commander).await);
+        match &result {
+            Ok(()) => {
+                if self.problem.take().is_some() {
+                    tracing::info!("forwarding path is in step with the kernel again");
+                }
+            }
+            Err(error) => self.complain(error.clone()),
+        }
+        result
+    }
+
+    fn complain(&mut self, problem: String) {
+        if self.problem.as_ref() != Some(&problem) {
+            tracing::warn!(%problem, "forwarding path lags behind the kernel; trying again");
+        }
+        self.problem = Some(problem);
+    }
+
+    async fn answer(&mut self, ask: Ask, commander: &Commander<Service>) {
+        match ask {
+            // The request may have been given up meanwhile.
+            Ask::Status(reply) => {
+                let _given_up = reply.send(self.status());
+            }
+            Ask::Link {
+                index,
+                state,
+                reply,
+            } => {
+                let result = self.set_link(index, state, commander).await;
+                let _given_up = reply.send(result);
+            }
+        }
+    }
+
+    async fn set_link(
+        &mut self,
+        index: usize,
+        state: LinkState,
+        commander: &Commander<Service>,
+    ) -> Result<(), String> {
+        let peer = &self.config.peers[index];
+        if !matches!(peer.reach, Reach::Adjacent { .. }) {
+            return Err(format!(
+                "{} is not adjacent: only next hops can be taken up or down",
+                peer.name
+            ));
+        }
+        tracing::info!(peer = %peer.name, state = state.name(), "next hop set by the operator");
+        match state {
+            LinkState::Up => self.down.remove(&index),
+            LinkState::Down => self.down.insert(index),
+        };
+        self.apply(commander).await
+    }
+
+    fn status(&self) -> ForwardingStatus {
+        let attached = self.nic.as_ref().map(Nic::attached).unwrap_or_default();
+        let counters = self.nic.as_ref().map(Nic::counters);
+        let (nic, failed) = match counters {
+            Some(Ok(counters)) => (Some(counters.as_slice().into()), None),
+            Some(Err(error)) => (None, Some(error.to_string())),
+            None => (None, None),
+        };
+        let guard = self.nic.as_ref().and_then(Nic::guard);
+        ForwardingStatus {
+            mode_asked: mode_name(self.config.forwarding.mode).to_owned(),
+            mode: self.mode().to_owned(),
+            why: self.why.clone(),
+            interfaces: attached
+                .into_iter()
+                .map(|one| InterfaceStatus {
+                    interface: one.interface,
+                    ifindex: one.ifindex,
+                    xdp_mode: one.xdp_mode.to_owned(),
+                    program: one.program.to_owned(),
+                })
+                .collect(),
+            links: self.links(),
+            nic,
+            guard: guard.map(|guard| GuardStatus {
+                pairs: guard.pairs,
+                banks: guard.banks,
+                fill: guard.fill,
+                false_positive_rate: guard.false_positive_rate,
+            }),
+            problem: failed.or_else(|| self.problem.clone()),
+        }
+    }
+
+    fn links(&self) -> Vec<LinkStatus> {
+        let mut links = Vec::new();
+        for (index, peer) in self.config.peers.iter().enumerate() {
+            let Reach::Adjacent { address, .. } = &peer.reach else {
+                continue;
+            };
+            let link = self.facts.links.get(&index);
+            let interface = link.and_then(|l| self.facts.interfaces.get(&l.ifindex));
+            links.push(LinkStatus {
+                peer: peer.name.clone(),
+                address: address.to_string(),
+                interface: interface.map(|i| i.name.clone()),
+                resolved: link.is_some_and(|l| l.mac.is_some()),
+                down: self.down.contains(&index),
+            });
+        }
+        links
+    }
+}
+
+/// Rings when the kernel tells of a change, until its socket is gone.
+async fn ring(mut changes: Changes, changed: Arc<Notify>) {
+    while changes.next().await {
+        changed.notify_one();
+    }
+}
+
+/// Has the worker's forwarder take the image over, and waits for it.
+async fn apply_to_worker(image: Image, commander: &Commander<Service>) -> Result<(), String> {
+    let (reply, answer) = oneshot::channel();
+    let mut task: Task<Service> = Box::new(move |_, parts| {
+        let applied = parts.forwarder.apply(&image, entropy);
+        // Whoever asked waits for this.
+        let _gone = reply.send(applied.map_err(|error| error.to_string()));
+    });
+    loop {
+        match commander.run(task) {
+            Ok(()) => break,
+            Err(Refused::Ended(_)) => return Err("the worker has ended".into()),
+            Err(Refused::Full(again)) => task = again,
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    answer
+        .await
+        .map_err(|_| "the worker has ended".to_owned())?
+}
