@@ -522,3 +522,34 @@ fn read_peers(own: NodeId, peers: &[PeerConfig]) -> Result<BTreeMap<NodeId, Peer
 const fn is_over(state: SessionState) -> bool {
     matches!(state, SessionState::Draining)
 }
+
+#[cfg(test)]
+impl Node {
+    /// See [`Session::seal_raw`]; for the first session with `peer`.
+    pub(crate) fn seal_raw(
+        &mut self,
+        peer: NodeId,
+        label: (virga_ebpf::header::Flags, u32, u16, usize),
+        payload: &[u8],
+    ) -> Vec<u8> {
+        let id = self.first_session(peer);
+        self.with_session(0, id, |session, ctx| session.seal_raw(ctx, label, payload))
+            .unwrap()
+    }
+
+    /// See [`Session::skip`].
+    pub(crate) fn skip(&mut self, peer: NodeId, sequences: u64) {
+        let id = self.first_session(peer);
+        self.with_session(0, id, |session, _| session.skip(sequences))
+            .unwrap();
+    }
+
+    fn first_session(&self, peer: NodeId) -> SessionId {
+        *self
+            .sessions
+            .iter()
+            .find(|(_, s)| s.ends.peer == peer)
+            .unwrap()
+            .0
+    }
+}

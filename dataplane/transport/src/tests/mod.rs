@@ -1,5 +1,7 @@
 //! Nodes against each other: the protocol as its users see it.
 
 mod delivery;
+mod hostile;
+mod reasons;
 mod sessions;
 pub(crate) mod sim;
