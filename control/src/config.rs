@@ -5,9 +5,29 @@
 //! comes later can take a [`Config`] at its word: names refer to something, keys are valid points,
 //! routes lead over a peer that has an address, no two channels share a hash.
 
+mod channels;
+mod file;
+mod peers;
+mod problem;
+mod rules;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+pub use problem::{ConfigError, Problem};
+
 use crate::keys::Keys;
-use std::{net::SocketAddr, path::PathBuf};
-use virga_ebpf::header::{ChannelHash, NodeId, OriginHash, Subnet};
+use problem::Report;
+use rules::KeySource;
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+use virga_ebpf::{
+    hash,
+    header::{ChannelHash, NodeId, OriginHash, Subnet},
+};
 use virga_transport::ChannelName;
 
 /// Where the daemon of a node named NAME listens for `pub`, `sub` and `status`: `NAME.sock` here.
@@ -31,6 +51,55 @@ pub struct Config {
     pub channels: Vec<ChannelConfig>,
     /// The secrets of the three key files.
     pub keys: Keys,
+}
+
+impl Config {
+    /// Reads the file at `path` and the key files that it names; those are relative to its folder.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every broken rule, each with its line and what to do.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.into(),
+            source,
+        })?;
+        Self::parse(&text, path, KeySource::Files)
+    }
+
+    /// The same from a text that is already there, with keys that are already there: the key files
+    /// must be named and are not read.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] with every broken rule.
+    pub fn from_toml(text: &str, path: &Path, keys: Keys) -> Result<Self, ConfigError> {
+        Self::parse(text, path, KeySource::Given(keys))
+    }
+
+    fn parse(text: &str, path: &Path, source: KeySource) -> Result<Self, ConfigError> {
+        let mut report = Report::new(text);
+        let config = file::read(text, &mut report)
+            .and_then(|file| rules::resolve(path, file, source, &mut report));
+        config.ok_or_else(|| ConfigError::Invalid {
+            path: path.into(),
+            problems: report.into_problems(),
+        })
+    }
+
+    /// What the file calls an entity.
+    #[must_use]
+    pub fn entity_name(&self, key: &[u8; 32]) -> Option<&str> {
+        let named = self
+            .entities
+            .iter()
+            .find(|named| named.entity.key == *key)?;
+        Some(&named.name)
+    }
+
+    /// The peer of that name.
+    #[must_use]
+    pub fn peer(&self, name: &str) -> Option<&PeerConfig> {
+        self.peers.iter().find(|peer| peer.name == name)
+    }
 }
 
 /// The `[node]` section.
@@ -143,6 +212,17 @@ pub struct Entity {
     pub key: [u8; 32],
     /// Its keyed hash.
     pub origin: OriginHash,
+}
+
+impl Entity {
+    /// The entity of a key that was checked already.
+    #[must_use]
+    pub fn from_key(key: [u8; 32]) -> Self {
+        Self {
+            key,
+            origin: hash::origin_hash(&key),
+        }
+    }
 }
 
 /// An entity that the file gives a name to.

@@ -387,3 +387,6 @@ fn create(path: &Path, content: &[u8]) -> Result<(), KeyError> {
             source,
         })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+//! The `[[channels]]` blocks: who may publish and subscribe where.
+
+use super::{
+    ChannelConfig, Entity, file,
+    peers::Roster,
+    problem::{Report, Section, suggest},
+    rules::Checker,
+    values,
+};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    ops::Range,
+};
+use toml::Spanned;
+use virga_ebpf::{
+    header::{ChannelHash, PRIORITY_CONTROL},
+    limits,
+};
+use virga_transport::ChannelName;
+
+/// A name's hexadecimal digits, when it is a key and not a name.
+const KEY_DIGITS: usize = 64;
+
+/// Applies every rule to the blocks; complete only when nothing is wrong.
+pub(super) fn resolve(
+    blocks: Vec<Spanned<file::Channel>>,
+    own_name: Option<&str>,
+    roster: &Roster,
+    report: &mut Report<'_>,
+) -> Vec<ChannelConfig> {
+    let mut channels: Vec<Placed> = Vec::new();
+    let mut names: HashMap<ChannelName, Range<usize>> = HashMap::new();
+    for (index, block) in blocks.into_iter().enumerate() {
+        let section = Section::new(format!("channels[{index}]"), block.span());
+        let (block_span, block) = (block.span(), block.into_inner());
+        let span = block.name.as_ref().map_or(block_span, Spanned::span);
+        let Some(channel) = channel(&section, block, own_name, roster, report) else {
+            continue;
+        };
+        match names.get(&channel.name) {
+            Some(earlier) => {
+                let name = channel.name.as_str();
+                let what = format!(
+                    "{name:?} is configured on line {} already",
+                    report.line(earlier)
+                );
+                report.add(span, section.key("name"), what, "keep one block");
+            }
+            None => {
+                names.insert(channel.name.clone(), span.clone());
+                channels.push(Placed {
+                    section,
+                    span,
+                    channel,
+                });
+            }
+        }
+    }
+    check_collisions(&channels, report);
+    let pairs: usize = channels
+        .iter()
+        .map(|placed| placed.channel.publish.len())
+        .sum();
+    let pairs_max = usize::try_from(limits::PAIRS_MAX).unwrap_or(usize::MAX);
+    if pairs > pairs_max {
+        let what = format!("name {pairs} publishers in all");
+        report.add(0..0, "channels", what, format!("a node holds {pairs_max}"));
+    }
+    channels.into_iter().map(|placed| placed.channel).collect()
+}
+
+/// A channel and where its name stands.
+struct Placed {
+    section: Section,
+    span: Range<usize>,
+    channel: ChannelConfig,
+}
+
+fn channel(
+    section: &Section,
+    block: file::Channel,
+    own_name: Option<&str>,
+    roster: &Roster,
+    report: &mut Report<'_>,
+) -> Option<ChannelConfig> {
+    let name = report.required(section, "name", block.name, "\"metrics/$node\"");
+    let publish = report.required(section, "publish", block.publish, "[\"edge-a\"]");
+    if let Some(empty) = publish.as_ref().filter(|names| names.get_ref().is_empty()) {
+        let fix = "name who may publish, or remove the block";
+        report.add(
+            empty.span(),
+            section.key("publish"),
+            "is empty, so nothing can pass",
+            fix,
+        );
+    }
+    let publish = entities(section, "publish", publish, roster, report);
+    let subscribe = entities(section, "subscribe", block.subscribe, roster, report);
+    // A node name that is wrong is reported where it stands; here any serves.
+    let node = own_name.unwrap_or("node");
+    let mut check = Checker { section, report };
+    let name = check.text("name", name, |text| {
+        ChannelName::expand(text, node).or_else(|error| {
+            values::fault(
+                error.to_string(),
+                "write levels with single slashes between, such as \"metrics/edge-a\"",
+            )
+        })
+    });
+    let salt: u32 = check
+        .number("salt", block.salt, 0, i64::from(u32::MAX))
+        .unwrap_or_default();
+    let priority_max = i64::from(PRIORITY_CONTROL) - 1;
+    let priority = check
+        .number("priority", block.priority, 0, priority_max)
+        .unwrap_or_default();
+    let max_rate_pps = check.number("max_rate_pps", block.max_rate_pps, 1, i64::from(u32::MAX));
+    let name = name?;
+    let hash = name.hash(salt);
+    let reliable = block.reliable.is_none_or(Spanned::into_inner);
+    Some(ChannelConfig {
+        name,
+        salt,
+        hash,
+        priority,
+        reliable,
+        max_rate_pps,
+        publish,
+        subscribe,
+    })
+}
+
+/// Who is meant by a list of names and keys.
+fn entities(
+    section: &Section,
+    key: &str,
+    words: Option<Spanned<Vec<Spanned<String>>>>,
+    roster: &Roster,
+    report: &mut Report<'_>,
+) -> Vec<Entity> {
+    let mut entities = Vec::new();
+    let mut seen = HashSet::new();
+    for word in words.into_iter().flat_map(Spanned::into_inner) {
+        let (span, text) = (word.span(), word.get_ref().clone());
+        let entity = if text.len() == KEY_DIGITS {
+            let mut check = Checker { section, report };
+            check
+                .text(key, Some(word), values::entity_key)
+                .map(Entity::from_key)
+        } else if let Some(known) = roster.names.get(&text) {
+            // A known name without an entity has a wrong key, reported where that stands.
+            *known
+        } else {
+            let what = format!(
+                "{text:?} is neither a peer's name, nor this node's, nor an entity key of 64 hex digits"
+            );
+            let fix = suggest(&text, roster.names.keys().map(String::as_str));
+            report.add(span.clone(), section.key(key), what, fix);
+            None
+        };
+        let Some(entity) = entity else { continue };
+        if seen.insert(entity.key) {
+            entities.push(entity);
+        } else {
+            report.add(
+                span,
+                section.key(key),
+                format!("{text:?} is in the list already"),
+                "name each once",
+            );
+        }
+    }
+    entities
+}
+
+/// The 16-bit hash is all that a forwarder sees: two channels on one could not be told apart.
+fn check_collisions(channels: &[Placed], report: &mut Report<'_>) {
+    let mut holders: HashMap<ChannelHash, &Placed> = HashMap::new();
+    let mut taken: BTreeSet<u16> = channels
+        .iter()
+        .map(|placed| placed.channel.hash.0)
+        .collect();
+    for placed in channels {
+        let channel = &placed.channel;
+        let Some(earlier) = holders.get(&channel.hash) else {
+            holders.insert(channel.hash, placed);
+            continue;
+        };
+        let what = format!(
+            "{:?} and {:?} (line {}) share the hash {}",
+            channel.name.as_str(),
+            earlier.channel.name.as_str(),
+            report.line(&earlier.span),
+            channel.hash,
+        );
+        let fix = match free_salt(&channel.name, &mut taken) {
+            Some(salt) => format!(
+                "set salt = {salt} on {:?}, on every node",
+                channel.name.as_str()
+            ),
+            None => "no hash is free; configure fewer channels".into(),
+        };
+        report.add(placed.span.clone(), placed.section.key("salt"), what, fix);
+    }
+}
+
+/// The smallest salt whose hash nobody has, taken for the channel.
+fn free_salt(name: &ChannelName, taken: &mut BTreeSet<u16>) -> Option<u32> {
+    const TRIES: u32 = 1 << 20;
+    let salt = (0..TRIES).find(|salt| !taken.contains(&name.hash(*salt).0))?;
+    taken.insert(name.hash(salt).0);
+    Some(salt)
+}

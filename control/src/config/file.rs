@@ -1,0 +1,230 @@
+//! The file as it is written: every key optional, every value with its place.
+//!
+//! Unknown keys and values of the wrong type are taken out and noted, so that one typo does not
+//! hide what else is wrong. The rules are in [`super::rules`].
+
+use super::problem::{Report, suggest};
+use serde::{Deserialize, de::DeserializeOwned};
+use std::ops::Range;
+use toml::{
+    Spanned,
+    de::{DeString, DeTable, DeValue, Deserializer},
+};
+
+type Field<T> = Option<Spanned<T>>;
+type Names = Vec<Spanned<String>>;
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) node: Field<Node>,
+    pub(super) forwarding: Field<Forwarding>,
+    #[serde(default)]
+    pub(super) peers: Vec<Spanned<Peer>>,
+    #[serde(default)]
+    pub(super) channels: Vec<Spanned<Channel>>,
+}
+
+/// `[node]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "the section [node]")]
+pub(super) struct Node {
+    pub(super) name: Field<String>,
+    pub(super) network: Field<String>,
+    pub(super) node_key_file: Field<String>,
+    pub(super) entity_key_file: Field<String>,
+    pub(super) psk_file: Field<String>,
+    pub(super) psk_generation: Field<i64>,
+    pub(super) listen: Field<String>,
+    pub(super) subnet: Field<String>,
+    pub(super) socket: Field<String>,
+    pub(super) socket_group: Field<String>,
+    pub(super) worker_core: Field<i64>,
+}
+
+/// `[forwarding]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "the section [forwarding]")]
+pub(super) struct Forwarding {
+    pub(super) mode: Field<String>,
+    pub(super) interfaces: Field<Names>,
+    pub(super) destinations_max: Field<i64>,
+}
+
+/// `[[peers]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a block [[peers]]")]
+pub(super) struct Peer {
+    pub(super) name: Field<String>,
+    pub(super) node_key: Field<String>,
+    pub(super) entity_key: Field<String>,
+    pub(super) address: Field<String>,
+    pub(super) interface: Field<String>,
+    pub(super) subnet: Field<String>,
+    pub(super) via: Field<Names>,
+}
+
+/// `[[channels]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a block [[channels]]")]
+pub(super) struct Channel {
+    pub(super) name: Field<String>,
+    pub(super) salt: Field<i64>,
+    pub(super) priority: Field<i64>,
+    pub(super) reliable: Field<bool>,
+    pub(super) max_rate_pps: Field<i64>,
+    pub(super) publish: Field<Names>,
+    pub(super) subscribe: Field<Names>,
+}
+
+/// Reads the file's text; `None` when it is not TOML. Whatever is wrong is in `report`.
+pub(super) fn read(text: &str, report: &mut Report<'_>) -> Option<File> {
+    let (mut table, errors) = DeTable::parse_recoverable(text);
+    let mut line_before = 0;
+    for error in &errors {
+        let span = error.span().unwrap_or(0..0);
+        // The first on a line is the cause, the rest its echo.
+        if report.line(&span) != line_before {
+            line_before = report.line(&span);
+            report.add(span, "", format!("not valid TOML: {}", error.message()), "");
+        }
+    }
+    if !errors.is_empty() {
+        return None;
+    }
+    take_unknown(table.get_mut(), report);
+    loop {
+        match File::deserialize(Deserializer::from(table.clone())) {
+            Ok(file) => return Some(file),
+            Err(error) => {
+                let span = error.span().unwrap_or(0..0);
+                // Each round takes one entry out, so that the loop ends.
+                let Some(key) = take_at(table.get_mut(), &span, "") else {
+                    report.add(span, "", error.message(), "");
+                    return None;
+                };
+                let fix = match key.as_str() {
+                    "node" | "forwarding" => format!("begin the section with a line [{key}]"),
+                    "peers" | "channels" => format!("begin each block with a line [[{key}]]"),
+                    _ => String::new(),
+                };
+                report.add_mistyped(span, &key, error.message(), fix);
+            }
+        }
+    }
+}
+
+/// Takes out, and reports, each key that no section has.
+fn take_unknown(table: &mut DeTable<'_>, report: &mut Report<'_>) {
+    keep_known(table, &fields::<File>(), "", report);
+    for (key, value) in table.iter_mut() {
+        let name = key.get_ref().to_string();
+        let known = match name.as_str() {
+            "node" => fields::<Node>(),
+            "forwarding" => fields::<Forwarding>(),
+            "peers" => fields::<Peer>(),
+            _ => fields::<Channel>(),
+        };
+        match value.get_mut() {
+            DeValue::Table(section) => keep_known(section, &known, &name, report),
+            DeValue::Array(blocks) => {
+                for (index, block) in blocks.iter_mut().enumerate() {
+                    if let DeValue::Table(section) = block.get_mut() {
+                        keep_known(section, &known, &format!("{name}[{index}]"), report);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn keep_known(
+    table: &mut DeTable<'_>,
+    known: &[&'static str],
+    path: &str,
+    report: &mut Report<'_>,
+) {
+    let is_unknown = |key: &&Spanned<DeString<'_>>| !known.contains(&key.get_ref().as_ref());
+    let unknown: Vec<Spanned<DeString<'_>>> = table.keys().filter(is_unknown).cloned().collect();
+    for key in unknown {
+        let fix = suggest(key.get_ref(), known.iter().copied());
+        report.add(key.span(), join(path, key.get_ref()), "unknown key", fix);
+        table.remove(&key);
+    }
+}
+
+/// Takes out the innermost entry whose value holds `span`, and says what it is called.
+fn take_at(table: &mut DeTable<'_>, span: &Range<usize>, path: &str) -> Option<String> {
+    let holds = |value: &Spanned<DeValue<'_>>| {
+        value.span().start <= span.start && span.end <= value.span().end
+    };
+    for (key, value) in table.iter_mut() {
+        let path = join(path, key.get_ref());
+        let inner = match value.get_mut() {
+            DeValue::Table(section) => take_at(section, span, &path),
+            DeValue::Array(blocks) => {
+                blocks
+                    .iter_mut()
+                    .enumerate()
+                    .find_map(|(index, block)| match block.get_mut() {
+                        DeValue::Table(section) => {
+                            take_at(section, span, &format!("{path}[{index}]"))
+                        }
+                        _ => None,
+                    })
+            }
+            _ => None,
+        };
+        if inner.is_some() {
+            return inner;
+        }
+    }
+    let key = table
+        .iter()
+        .find(|(_, value)| holds(value))
+        .map(|(key, _)| key.clone())?;
+    table.remove(&key);
+    Some(join(path, key.get_ref()))
+}
+
+fn join(path: &str, key: &str) -> String {
+    match path {
+        "" => key.into(),
+        _ => format!("{path}.{key}"),
+    }
+}
+
+/// The keys that `T` takes, as serde knows them.
+pub(super) fn fields<T: DeserializeOwned>() -> Vec<&'static str> {
+    let mut names = Vec::new();
+    // Always fails: it only listens to what `T` asks for.
+    let _ = T::deserialize(Listener(&mut names));
+    names
+}
+
+struct Listener<'a>(&'a mut Vec<&'static str>);
+
+impl<'de> serde::Deserializer<'de> for Listener<'_> {
+    type Error = serde::de::value::Error;
+
+    fn deserialize_any<V: serde::de::Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+        Err(serde::de::Error::custom("not a struct"))
+    }
+
+    fn deserialize_struct<V: serde::de::Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        self.0.extend_from_slice(fields);
+        self.deserialize_any(visitor)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
+        unit unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}

@@ -1,0 +1,361 @@
+//! From the file as written to a [`Config`], rule by rule; every broken one is noted.
+
+use super::{
+    Config, Entity, ForwardingMode, ForwardingSection, NamedEntity, NodeSection, SOCKET_DIRECTORY,
+    channels, file, peers,
+    problem::{Report, Section, suggest},
+    values::{self, Fault},
+};
+use crate::keys::{self, EntityKey, KeyError, KeyKind, Keys, NodeKey, Secret};
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+};
+use toml::Spanned;
+use virga_ebpf::{header::Subnet, limits};
+
+/// More destinations than this do not fit the memory of any router that we know.
+const DESTINATIONS_MAX: i64 = 1 << 24;
+/// Highest core number that `sched_setaffinity`'s set holds.
+const CORE_MAX: i64 = 1_023;
+const MODES: [(&str, ForwardingMode); 4] = [
+    ("auto", ForwardingMode::Auto),
+    ("native", ForwardingMode::Native),
+    ("generic", ForwardingMode::Generic),
+    ("userspace", ForwardingMode::Userspace),
+];
+
+/// Where the secrets come from.
+pub(super) enum KeySource {
+    /// The files that `[node]` names.
+    Files,
+    /// The caller.
+    Given(Keys),
+}
+
+/// Applies every rule; `None` when one is broken, or [`Report`] already holds a problem.
+pub(super) fn resolve(
+    path: &Path,
+    file: file::File,
+    source: KeySource,
+    report: &mut Report<'_>,
+) -> Option<Config> {
+    let Some(node) = file.node else {
+        if !report.is_mistyped("node") {
+            let fix = "write a [node] section with `name`, `network`, `listen` and the key files";
+            report.add(0..0, "node", "is missing", fix);
+        }
+        return None;
+    };
+    let node_span = node.span();
+    let directory = path.parent().unwrap_or(Path::new(""));
+    let (node, keys) = resolve_node(
+        Section::new("node", node_span.clone()),
+        node.into_inner(),
+        directory,
+        source,
+        report,
+    );
+    let own = peers::Own {
+        name: node.name.as_deref(),
+        listen: node.listen,
+        node: keys.as_ref().map(|keys| &keys.node),
+        entity: keys.as_ref().map(|keys| &keys.entity),
+    };
+    let roster = peers::resolve(file.peers, &own, report);
+    let forwarding = resolve_forwarding(file.forwarding, roster.peers.len(), report);
+    let channels = channels::resolve(file.channels, node.name.as_deref(), &roster, report);
+    if !report.is_clean() {
+        return None;
+    }
+    let keys = keys?;
+    let node = node.complete(&keys)?;
+    let own = NamedEntity {
+        name: node.name.clone(),
+        entity: Entity::from_key(keys.entity.public),
+    };
+    let entities = [own].into_iter().chain(roster.entities).collect();
+    let (path, forwarding) = (path.to_path_buf(), forwarding?);
+    Some(Config {
+        path,
+        node,
+        forwarding,
+        peers: roster.peers,
+        entities,
+        channels,
+        keys,
+    })
+}
+
+/// `[node]` while some of it may be wrong.
+struct PartialNode {
+    name: Option<String>,
+    network: Option<String>,
+    psk_generation: u16,
+    files: [Option<PathBuf>; 3],
+    listen: Option<std::net::SocketAddr>,
+    subnet: Subnet,
+    socket: Option<PathBuf>,
+    socket_group: Option<String>,
+    worker_core: Option<usize>,
+}
+
+impl PartialNode {
+    fn complete(self, keys: &Keys) -> Option<NodeSection> {
+        let name = self.name?;
+        let [node_key_file, entity_key_file, psk_file] = self.files;
+        let default_socket = || Path::new(SOCKET_DIRECTORY).join(format!("{name}.sock"));
+        Some(NodeSection {
+            network: self.network?,
+            id: keys.node.id,
+            origin: keys.entity.origin,
+            psk_generation: self.psk_generation,
+            node_key_file: node_key_file?,
+            entity_key_file: entity_key_file?,
+            psk_file: psk_file?,
+            listen: self.listen?,
+            subnet: self.subnet,
+            socket: self.socket.unwrap_or_else(default_socket),
+            socket_group: self.socket_group,
+            worker_core: self.worker_core,
+            name,
+        })
+    }
+}
+
+fn resolve_node(
+    section: Section,
+    node: file::Node,
+    directory: &Path,
+    source: KeySource,
+    report: &mut Report<'_>,
+) -> (PartialNode, Option<Keys>) {
+    let mut key_path = |key, value: Option<Spanned<String>>, kind: KeyKind| {
+        let example = format!("\"{}/{}\"", keys::DIRECTORY, kind.file_name());
+        let value = report.required(&section, key, value, &example)?;
+        let (span, path) = (value.span(), directory.join(value.into_inner()));
+        Some((section.key(key), span, path))
+    };
+    let files = [
+        key_path("node_key_file", node.node_key_file, KeyKind::Node),
+        key_path("entity_key_file", node.entity_key_file, KeyKind::Entity),
+        key_path("psk_file", node.psk_file, KeyKind::Psk),
+    ];
+    let keys = match source {
+        KeySource::Given(keys) => Some(keys),
+        KeySource::Files => read_keys(&files, report),
+    };
+    let name = report.required(&section, "name", node.name, "\"edge-a\"");
+    let network = report.required(&section, "network", node.network, "\"demo\"");
+    let listen = report.required(&section, "listen", node.listen, "\"10.77.1.2:4783\"");
+    let mut check = Checker {
+        section: &section,
+        report,
+    };
+    let partial = PartialNode {
+        name: check.text("name", name, values::name),
+        network: check.text("network", network, values::network),
+        psk_generation: check
+            .number(
+                "psk_generation",
+                node.psk_generation,
+                0,
+                i64::from(u16::MAX),
+            )
+            .unwrap_or_default(),
+        files: files.map(|file| file.map(|(_, _, path)| path)),
+        listen: check.text("listen", listen, values::listen),
+        subnet: check
+            .text("subnet", node.subnet, values::subnet)
+            .unwrap_or_default(),
+        socket: check.text("socket", node.socket, values::socket),
+        socket_group: check.text("socket_group", node.socket_group, |group| match group {
+            "" => values::fault("is empty", "write a group's name, or leave the key out"),
+            _ => Ok(group.to_owned()),
+        }),
+        worker_core: check.number("worker_core", node.worker_core, 0, CORE_MAX),
+    };
+    (partial, keys)
+}
+
+type KeyPath = Option<(String, Range<usize>, PathBuf)>;
+
+/// Reads all three files, so that all three can be complained about.
+fn read_keys(files: &[KeyPath; 3], report: &mut Report<'_>) -> Option<Keys> {
+    let mut read = |kind: KeyKind, file: &KeyPath| -> Option<Secret> {
+        let (key, span, path) = file.as_ref()?;
+        match keys::read(kind, path) {
+            Ok(secret) => Some(secret),
+            Err(error) => {
+                let cause = match &error {
+                    KeyError::Io { source, .. } => format!("{error}: {source}"),
+                    _ => error.to_string(),
+                };
+                report.add(span.clone(), key, cause, "");
+                None
+            }
+        }
+    };
+    let node = read(KeyKind::Node, &files[0]);
+    let entity = read(KeyKind::Entity, &files[1]);
+    let psk = read(KeyKind::Psk, &files[2]);
+    Some(Keys {
+        node: NodeKey::from(node?),
+        entity: EntityKey::from(entity?),
+        psk: psk?,
+    })
+}
+
+/// Turns single values into types and notes what is wrong with them.
+pub(super) struct Checker<'c, 'r> {
+    pub(super) section: &'c Section,
+    pub(super) report: &'c mut Report<'r>,
+}
+
+impl Checker<'_, '_> {
+    /// Applies `rule` to a text.
+    pub(super) fn text<T>(
+        &mut self,
+        key: &str,
+        value: Option<Spanned<String>>,
+        rule: impl Fn(&str) -> Result<T, Fault>,
+    ) -> Option<T> {
+        let value = value?;
+        self.keep(key, value.span(), rule(value.get_ref()))
+    }
+
+    /// A whole number of at least `min` and at most `max`.
+    pub(super) fn number<T: TryFrom<i64>>(
+        &mut self,
+        key: &str,
+        value: Option<Spanned<i64>>,
+        min: i64,
+        max: i64,
+    ) -> Option<T> {
+        let value = value?;
+        self.keep(
+            key,
+            value.span(),
+            values::number(*value.get_ref(), min, max),
+        )
+    }
+
+    fn keep<T>(&mut self, key: &str, span: Range<usize>, result: Result<T, Fault>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(Fault { what, fix }) => {
+                self.report.add(span, self.section.key(key), what, fix);
+                None
+            }
+        }
+    }
+}
+
+fn resolve_forwarding(
+    file: Option<Spanned<file::Forwarding>>,
+    peers: usize,
+    report: &mut Report<'_>,
+) -> Option<ForwardingSection> {
+    let span = file.as_ref().map_or(0..0, Spanned::span);
+    let section = Section::new("forwarding", span.clone());
+    let file = file.map(Spanned::into_inner).unwrap_or_default();
+    let mode_span = file.mode.as_ref().map_or(span, Spanned::span);
+    let mut check = Checker {
+        section: &section,
+        report,
+    };
+    let is_given = file.mode.is_some();
+    let mode = check.text("mode", file.mode, mode);
+    let destinations_min = i64::try_from(peers).unwrap_or(i64::MAX).max(1);
+    let destinations_max = check
+        .number(
+            "destinations_max",
+            file.destinations_max,
+            destinations_min,
+            DESTINATIONS_MAX,
+        )
+        .unwrap_or(limits::DESTINATIONS_MAX);
+    let is_empty = file
+        .interfaces
+        .as_ref()
+        .is_none_or(|names| names.get_ref().is_empty());
+    if let (Some(name @ ("native" | "generic")), true) = (mode.map(label), is_empty) {
+        let what = format!("mode {name:?} needs interfaces to attach to");
+        let fix = "add a line such as: interfaces = [\"eth0\"]";
+        report.add(mode_span, section.key("interfaces"), what, fix);
+    }
+    let interfaces = resolve_interfaces(&section, file.interfaces, report);
+    let mode = if is_given {
+        mode?
+    } else {
+        ForwardingMode::default()
+    };
+    Some(ForwardingSection {
+        mode,
+        interfaces,
+        destinations_max,
+    })
+}
+
+fn mode(text: &str) -> Result<ForwardingMode, Fault> {
+    let names = MODES.iter().map(|(name, _)| *name);
+    match MODES.iter().find(|(name, _)| *name == text) {
+        Some((_, mode)) => Ok(*mode),
+        None => values::fault(
+            format!("{text:?} is not a forwarding mode"),
+            suggest(text, names),
+        ),
+    }
+}
+
+fn label(mode: ForwardingMode) -> &'static str {
+    MODES
+        .iter()
+        .find(|(_, known)| *known == mode)
+        .map_or("", |(name, _)| name)
+}
+
+impl std::fmt::Display for ForwardingMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(label(*self))
+    }
+}
+
+fn resolve_interfaces(
+    section: &Section,
+    names: Option<Spanned<Vec<Spanned<String>>>>,
+    report: &mut Report<'_>,
+) -> Vec<String> {
+    let Some(names) = names else {
+        return Vec::new();
+    };
+    let ports_max = usize::try_from(limits::PORTS_MAX).unwrap_or(usize::MAX);
+    if names.get_ref().len() > ports_max {
+        let what = format!("names {} interfaces", names.get_ref().len());
+        report.add(
+            names.span(),
+            section.key("interfaces"),
+            what,
+            format!("at most {ports_max} can be served"),
+        );
+    }
+    let mut interfaces = Vec::new();
+    for name in names.into_inner() {
+        let span = name.span();
+        let mut check = Checker { section, report };
+        let Some(name) = check.text("interfaces", Some(name), values::interface) else {
+            continue;
+        };
+        if interfaces.contains(&name) {
+            report.add(
+                span,
+                section.key("interfaces"),
+                format!("{name:?} is named twice"),
+                "name it once",
+            );
+        } else {
+            interfaces.push(name);
+        }
+    }
+    interfaces
+}

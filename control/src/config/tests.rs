@@ -1,0 +1,709 @@
+//! Every rule broken once, and the example file.
+
+use super::{file, *};
+use crate::{
+    hex,
+    keys::{EntityKey, NodeKey, Secret},
+};
+use std::fmt::Write as _;
+
+const EXAMPLE: &str = include_str!("../../example.toml");
+
+fn secret(fill: u8) -> Secret {
+    Secret::new([fill; 32])
+}
+
+fn node_key(fill: u8) -> String {
+    hex::encode(&NodeKey::from(secret(fill)).public)
+}
+
+fn entity_key(fill: u8) -> String {
+    hex::encode(&EntityKey::from(secret(fill)).public)
+}
+
+fn keys() -> Keys {
+    Keys {
+        node: secret(1).into(),
+        entity: secret(2).into(),
+        psk: secret(3),
+    }
+}
+
+const NODE: &str = r#"
+[node]
+name = "us"
+network = "demo"
+node_key_file = "node.key"
+entity_key_file = "entity.key"
+psk_file = "network.psk"
+listen = "10.0.0.1:4783"
+"#;
+
+/// A node with two neighbours, `one` and `two`, and `far` behind both.
+fn mesh() -> String {
+    let mut text = NODE.to_owned();
+    for (name, fill, rest) in [
+        ("one", 10, "address = \"10.0.0.2:4783\""),
+        ("two", 20, "address = \"10.0.0.3:4783\""),
+        ("far", 30, "via = [\"one\", \"two\"]"),
+    ] {
+        text.push_str(&peer(name, fill, rest));
+    }
+    text
+}
+
+fn peer(name: &str, fill: u8, rest: &str) -> String {
+    let (node_key, entity_key) = (node_key(fill), entity_key(fill + 1));
+    format!(
+        "\n[[peers]]\nname = \"{name}\"\nnode_key = \"{node_key}\"\nentity_key = \"{entity_key}\"\n{rest}\n"
+    )
+}
+
+fn channel(name: &str, rest: &str) -> String {
+    format!("\n[[channels]]\nname = \"{name}\"\npublish = [\"us\"]\n{rest}\n")
+}
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::from_toml(text, Path::new("/etc/virga/us.toml"), keys())
+}
+
+fn problems(text: &str) -> Vec<Problem> {
+    match parse(text) {
+        Ok(_) => panic!("accepted:\n{text}"),
+        Err(error) => error.problems().to_vec(),
+    }
+}
+
+/// The only problem of `text`, which must be about `key` and say `what` or `fix`.
+#[track_caller]
+fn refused(text: &str, key: &str, say: &str) -> Problem {
+    let problems = problems(text);
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    let problem = problems[0].clone();
+    assert_eq!(problem.key, key, "{problem}");
+    assert!(problem.to_string().contains(say), "{problem}");
+    problem
+}
+
+#[test]
+fn the_example_is_valid_and_shows_every_key() {
+    let config = parse(EXAMPLE).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(config.node.name, "edge-a");
+    assert_eq!(
+        (
+            config.peers.len(),
+            config.entities.len(),
+            config.channels.len()
+        ),
+        (3, 5, 1)
+    );
+    let table: toml::Table = EXAMPLE.parse().unwrap();
+    let blocks = |name: &str| table[name].as_array().unwrap().clone();
+    let has =
+        |blocks: &[toml::Value], key: &str| blocks.iter().any(|block| block.get(key).is_some());
+    for key in file::fields::<file::File>() {
+        assert!(table.contains_key(key), "{key}");
+    }
+    for (section, keys) in [
+        ("node", file::fields::<file::Node>()),
+        ("forwarding", file::fields::<file::Forwarding>()),
+    ] {
+        for key in keys {
+            assert!(table[section].get(key).is_some(), "{section}.{key}");
+        }
+    }
+    for (section, keys) in [
+        ("peers", file::fields::<file::Peer>()),
+        ("channels", file::fields::<file::Channel>()),
+    ] {
+        for key in keys {
+            assert!(has(&blocks(section), key), "{section}.{key}");
+        }
+    }
+}
+
+#[test]
+fn the_defaults_are_those_that_the_example_states() {
+    let config = parse(&format!("{NODE}{}", channel("a", ""))).unwrap();
+    assert_eq!(config.node.psk_generation, 0);
+    assert_eq!(config.node.subnet, Subnet(0));
+    assert_eq!(config.node.socket, Path::new("/run/virga/us.sock"));
+    assert_eq!(
+        (config.node.socket_group, config.node.worker_core),
+        (None, None)
+    );
+    assert_eq!(config.forwarding.mode, ForwardingMode::Auto);
+    assert!(config.forwarding.interfaces.is_empty());
+    assert_eq!(config.forwarding.destinations_max, 65_536);
+    let channel = &config.channels[0];
+    assert_eq!(
+        (channel.salt, channel.priority, channel.reliable),
+        (0, 0, true)
+    );
+    assert_eq!((channel.max_rate_pps, channel.subscribe.len()), (None, 0));
+}
+
+#[test]
+fn everything_is_resolved() {
+    let config = parse(&format!(
+        "{}{}",
+        mesh(),
+        channel(
+            "metrics/$node",
+            &format!("subscribe = [\"far\", \"{}\"]", entity_key(99))
+        )
+    ))
+    .unwrap();
+    let keys = keys();
+    assert_eq!(
+        (config.node.id, config.node.origin),
+        (keys.node.id, keys.entity.origin)
+    );
+    assert_eq!(config.node.node_key_file, Path::new("/etc/virga/node.key"));
+    let far = config.peer("far").unwrap();
+    assert_eq!(
+        far.reach,
+        Reach::Via {
+            primary: 0,
+            backup: Some(1)
+        }
+    );
+    assert_eq!(far.id, hash::node_id(&far.node_key));
+    assert_eq!(far.origin, hash::origin_hash(&far.entity_key));
+    let address = "10.0.0.2:4783".parse().unwrap();
+    assert_eq!(
+        config.peers[0].reach,
+        Reach::Adjacent {
+            address,
+            interface: None
+        }
+    );
+    let channel = &config.channels[0];
+    assert_eq!(channel.name.as_str(), "metrics/us");
+    assert_eq!(channel.hash, hash::channel_hash(0, "metrics/us"));
+    assert_eq!(channel.publish, [Entity::from_key(keys.entity.public)]);
+    assert_eq!(channel.subscribe[0].key, far.entity_key);
+    assert_eq!(config.entity_name(&far.entity_key), Some("far"));
+    assert_eq!(config.entity_name(&keys.entity.public), Some("us"));
+    assert_eq!(config.entity_name(&channel.subscribe[1].key), None);
+}
+
+#[test]
+fn a_typo_is_an_error_with_its_place_and_a_suggestion() {
+    let text = NODE.replace("listen =", "lissten =");
+    let found = problems(&text);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    let typo = found
+        .iter()
+        .find(|problem| problem.key == "node.lissten")
+        .unwrap();
+    assert_eq!((typo.line, typo.column), (8, 1));
+    assert_eq!(
+        typo.to_string(),
+        "node.lissten: unknown key; did you mean `listen`?"
+    );
+    assert!(
+        found
+            .iter()
+            .any(|problem| problem.key == "node.listen" && problem.what == "is missing")
+    );
+    refused(
+        &format!("{NODE}[fowarding]\n"),
+        "fowarding",
+        "did you mean `forwarding`?",
+    );
+    refused(
+        &format!("{}priorty = 1\n", mesh()),
+        "peers[2].priorty",
+        "unknown key",
+    );
+    refused(
+        &format!("{NODE}[forwarding]\nmode = \"natve\"\n"),
+        "forwarding.mode",
+        "did you mean `native`?",
+    );
+    refused(
+        &format!("{NODE}zzz = 1\n"),
+        "node.zzz",
+        "known are `name`, `network`",
+    );
+}
+
+#[test]
+fn all_problems_are_listed_in_the_file_order_with_the_file_name() {
+    let text = mesh()
+        .replace("listen = \"10.0.0.1:4783\"", "listen = 4783")
+        .replace("address = \"10.0.0.3:4783\"", "address = \"here\"")
+        .replace("\"demo\"", "\"\"");
+    let error = parse(&text).unwrap_err();
+    let keys: Vec<&str> = error
+        .problems()
+        .iter()
+        .map(|problem| problem.key.as_str())
+        .collect();
+    assert_eq!(keys, ["node.network", "node.listen", "peers[1].address"]);
+    let message = error.to_string();
+    assert!(
+        message.starts_with("3 problems in the configuration file /etc/virga/us.toml\n"),
+        "{message}"
+    );
+    assert!(
+        message.contains("\n  /etc/virga/us.toml:8:10: node.listen: invalid type: integer"),
+        "{message}"
+    );
+}
+
+#[test]
+fn what_is_not_toml_or_of_the_wrong_shape() {
+    let broken = refused(&format!("{NODE}subnet = = 1\n"), "", "not valid TOML");
+    assert_eq!(broken.line, 9);
+    refused("", "node", "is missing");
+    refused("node = 1\n", "node", "invalid type");
+    refused(
+        &format!("{NODE}[peers]\nname = \"x\"\n"),
+        "peers",
+        "[[peers]]",
+    );
+    refused(
+        &format!("{}{}", NODE, channel("a", "reliable = \"yes\"")),
+        "channels[0].reliable",
+        "boolean",
+    );
+    refused(
+        &format!("{}{}", NODE, channel("a", "subscribe = [1]")),
+        "channels[0].subscribe",
+        "string",
+    );
+    refused(
+        &format!("{}{}", NODE, channel("a", "subscribe = \"us\"")),
+        "channels[0].subscribe",
+        "sequence",
+    );
+}
+
+#[test]
+fn rules_of_the_node_section() {
+    let with = |from: &str, to: &str| NODE.replace(from, to);
+    refused(&with("\"us\"", "\"Us\""), "node.name", "a-z");
+    refused(
+        &with("10.0.0.1:4783", "10.0.0.1"),
+        "node.listen",
+        "IP address and port",
+    );
+    for missing in [
+        "name",
+        "network",
+        "node_key_file",
+        "entity_key_file",
+        "psk_file",
+        "listen",
+    ] {
+        let text: String = NODE
+            .lines()
+            .filter(|line| !line.starts_with(&format!("{missing} ")))
+            .fold(String::new(), |mut text, line| {
+                writeln!(text, "{line}").unwrap();
+                text
+            });
+        refused(
+            &text,
+            &format!("node.{missing}"),
+            "is missing; add a line such as: ",
+        );
+    }
+    for (line, key, say) in [
+        ("subnet = \"1.0.0.0/8\"", "node.subnet", "four levels"),
+        (
+            "psk_generation = 65536",
+            "node.psk_generation",
+            "0 to 65535",
+        ),
+        ("socket = \"run/a.sock\"", "node.socket", "absolute"),
+        (
+            "socket_group = \"\"",
+            "node.socket_group",
+            "leave the key out",
+        ),
+        ("worker_core = -1", "node.worker_core", "0 to 1023"),
+    ] {
+        refused(&format!("{NODE}{line}\n"), key, say);
+    }
+}
+
+#[test]
+fn rules_of_the_forwarding_section() {
+    for (lines, key, say) in [
+        (
+            "mode = \"fast\"",
+            "forwarding.mode",
+            "known are `auto`, `native`",
+        ),
+        (
+            "mode = \"native\"",
+            "forwarding.interfaces",
+            "needs interfaces",
+        ),
+        (
+            "mode = \"generic\"\ninterfaces = []",
+            "forwarding.interfaces",
+            "needs interfaces",
+        ),
+        (
+            "interfaces = [\"a/b\"]",
+            "forwarding.interfaces",
+            "not an interface name",
+        ),
+        (
+            "interfaces = [\"a\", \"a\"]",
+            "forwarding.interfaces",
+            "named twice",
+        ),
+        (
+            "destinations_max = 0",
+            "forwarding.destinations_max",
+            "1 to",
+        ),
+    ] {
+        refused(&format!("{NODE}[forwarding]\n{lines}\n"), key, say);
+    }
+    let few = mesh() + "\n[forwarding]\ndestinations_max = 2\n";
+    refused(&few, "forwarding.destinations_max", "3 to");
+    for (mode, expected) in [
+        ("native", ForwardingMode::Native),
+        ("generic", ForwardingMode::Generic),
+    ] {
+        let text = format!("{NODE}[forwarding]\nmode = \"{mode}\"\ninterfaces = [\"eth0\"]\n");
+        assert_eq!(parse(&text).unwrap().forwarding.mode, expected);
+        assert_eq!(expected.to_string(), mode);
+    }
+}
+
+#[test]
+fn rules_of_a_peer() {
+    let mesh_with = |block: String| mesh() + &block;
+    let adjacent = "address = \"10.0.0.9:4783\"";
+    for (block, key, say) in [
+        (peer("P", 40, adjacent), "name", "a-z"),
+        (peer("p", 40, ""), "address", "no way leads to this peer"),
+        (
+            peer("p", 40, "address = \"10.0.0.9:1\"\nvia = [\"one\"]"),
+            "via",
+            "stands beside `address`",
+        ),
+        (
+            peer("p", 40, "address = \"0.0.0.0:1\""),
+            "address",
+            "no destination",
+        ),
+        (
+            peer("p", 40, "address = \"[fd00::1]:1\""),
+            "address",
+            "family",
+        ),
+        (
+            peer("p", 40, "via = [\"one\"]\ninterface = \"eth0\""),
+            "interface",
+            "no address",
+        ),
+        (
+            peer("p", 40, "via = [\"one\"]\nsubnet = \"1.0.0.0/8\""),
+            "subnet",
+            "where packets arrive",
+        ),
+        (peer("p", 40, "via = []"), "via", "names 0 next hops"),
+        (
+            peer("p", 40, "via = [\"one\", \"two\", \"one\"]"),
+            "via",
+            "names 3 next hops",
+        ),
+        (
+            peer("p", 40, "via = [\"one\", \"one\"]"),
+            "via",
+            "named twice",
+        ),
+        (peer("p", 40, "via = [\"p\"]"), "via", "the peer itself"),
+        (peer("p", 40, "via = [\"us\"]"), "via", "this node itself"),
+        (peer("p", 40, "via = [\"far\"]"), "via", "has no address"),
+        (
+            peer("p", 40, "via = [\"onne\"]"),
+            "via",
+            "did you mean `one`?",
+        ),
+        (
+            peer("p", 40, &format!("{adjacent}\nsubnet = \"1.0.0.0\"")),
+            "subnet",
+            "/length",
+        ),
+        (
+            peer("p", 40, &format!("{adjacent}\ninterface = \"\"")),
+            "interface",
+            "not an interface name",
+        ),
+        (
+            peer("one", 40, adjacent),
+            "name",
+            "the same as that of peer \"one\"",
+        ),
+        (peer("us", 40, adjacent), "name", "this node itself"),
+        (
+            peer("p", 40, "address = \"10.0.0.2:4783\""),
+            "address",
+            "peer \"one\"",
+        ),
+        (
+            peer("p", 40, "address = \"10.0.0.1:4783\""),
+            "address",
+            "this node itself",
+        ),
+        (
+            peer(
+                "p",
+                40,
+                "address = \"10.0.0.2:4784\"\nsubnet = \"1.0.0.0/8\"",
+            ),
+            "subnet",
+            "another peer at 10.0.0.2",
+        ),
+    ] {
+        refused(&mesh_with(block), &format!("peers[3].{key}"), say);
+    }
+}
+
+#[test]
+fn rules_of_a_peers_keys() {
+    let block = |node_key: &str, entity_key: &str| {
+        let rest = "address = \"10.0.0.9:4783\"";
+        let lines = format!("node_key = \"{node_key}\"\nentity_key = \"{entity_key}\"\n{rest}\n");
+        mesh() + "\n[[peers]]\nname = \"p\"\n" + &lines
+    };
+    let (node, entity) = (node_key(40), entity_key(41));
+    assert!(parse(&block(&node, &entity)).is_ok());
+    refused(&block("abcd", &entity), "peers[3].node_key", "4 characters");
+    refused(
+        &block(&node.replace(['a', '1', '2', '3'], "x"), &entity),
+        "peers[3].node_key",
+        "'x'",
+    );
+    refused(
+        &block(&"00".repeat(32), &entity),
+        "peers[3].node_key",
+        "low order",
+    );
+    refused(
+        &block(&node, &"00".repeat(32)),
+        "peers[3].entity_key",
+        "weak",
+    );
+    refused(
+        &block(&node, &format!("02{}", "00".repeat(31))),
+        "peers[3].entity_key",
+        "not a point",
+    );
+    refused(
+        &block(&node_key(10), &entity),
+        "peers[3].node_key",
+        "peer \"one\"",
+    );
+    refused(
+        &block(&node_key(1), &entity),
+        "peers[3].node_key",
+        "this node itself",
+    );
+    refused(
+        &block(&node, &entity_key(11)),
+        "peers[3].entity_key",
+        "peer \"one\"",
+    );
+    refused(
+        &block(&node, &entity_key(2)),
+        "peers[3].entity_key",
+        "this node itself",
+    );
+}
+
+#[test]
+fn a_block_without_a_node_key_names_an_entity() {
+    let entity = entity_key(41);
+    let text = mesh() + &format!("\n[[peers]]\nname = \"e\"\nentity_key = \"{entity}\"\n");
+    let config = parse(&(text.clone() + &channel("a", "subscribe = [\"e\"]"))).unwrap();
+    assert_eq!(config.peers.len(), 3);
+    assert_eq!(hex::encode(&config.channels[0].subscribe[0].key), entity);
+    assert_eq!(
+        config.entity_name(&config.channels[0].subscribe[0].key),
+        Some("e")
+    );
+    refused(
+        &(text.clone() + "address = \"10.0.0.9:1\"\n"),
+        "peers[3].node_key",
+        "is missing",
+    );
+    refused(
+        &(text.clone() + "via = [\"one\"]\n"),
+        "peers[3].node_key",
+        "is missing",
+    );
+    refused(
+        &(text + &peer("p", 50, "via = [\"e\"]")),
+        "peers[4].via",
+        "not a peer with an address",
+    );
+}
+
+#[test]
+fn a_broken_neighbour_does_not_make_its_users_wrong() {
+    let text = mesh().replace("address = \"10.0.0.2:4783\"", "address = \"x\"");
+    refused(
+        &(text + &channel("a", "subscribe = [\"one\"]")),
+        "peers[0].address",
+        "IP address",
+    );
+    let text = mesh().replace(&entity_key(11), "x");
+    refused(
+        &(text + &channel("a", "subscribe = [\"one\"]")),
+        "peers[0].entity_key",
+        "not a hex digit",
+    );
+}
+
+#[test]
+fn rules_of_a_channel() {
+    for (block, key, say) in [
+        (channel("a//b", ""), "name", "slash"),
+        (channel("a/$host", ""), "name", "placeholder"),
+        (channel("a", "salt = -1"), "salt", "0 to 4294967295"),
+        (channel("a", "priority = 7"), "priority", "0 to 6"),
+        (channel("a", "max_rate_pps = 0"), "max_rate_pps", "1 to"),
+        (
+            channel("a", "subscribe = [\"fra\"]"),
+            "subscribe",
+            "did you mean `far`?",
+        ),
+        (
+            channel("a", "subscribe = [\"far\", \"far\"]"),
+            "subscribe",
+            "already",
+        ),
+        (
+            channel("a", &format!("subscribe = [\"{}\"]", "00".repeat(32))),
+            "subscribe",
+            "weak",
+        ),
+        (
+            channel(
+                "a",
+                &format!("subscribe = [\"far\", \"{}\"]", entity_key(31)),
+            ),
+            "subscribe",
+            "already",
+        ),
+        (
+            "[[channels]]\nname = \"a\"\n".into(),
+            "publish",
+            "is missing",
+        ),
+        (
+            "[[channels]]\npublish = [\"us\"]\n".into(),
+            "name",
+            "is missing",
+        ),
+        (
+            "[[channels]]\nname = \"a\"\npublish = []\n".into(),
+            "publish",
+            "is empty",
+        ),
+    ] {
+        refused(&(mesh() + &block), &format!("channels[0].{key}"), say);
+    }
+    let twice = mesh() + &channel("a/us", "") + &channel("a/$node", "salt = 1");
+    let problem = refused(&twice, "channels[1].name", "configured on line");
+    assert_eq!(problem.line, twice.lines().count() - 2);
+}
+
+#[test]
+fn two_channels_on_one_hash_are_refused_with_a_salt_that_works() {
+    let taken = hash::channel_hash(0, "a");
+    let other = (0u32..)
+        .map(|number| format!("b{number}"))
+        .find(|name| hash::channel_hash(0, name) == taken)
+        .unwrap();
+    let text = |rest| mesh() + &channel("a", "") + &channel(&other, rest);
+    let problem = refused(&text(""), "channels[1].salt", "share the hash");
+    let salt = problem
+        .fix
+        .split("salt = ")
+        .nth(1)
+        .unwrap()
+        .split(' ')
+        .next()
+        .unwrap();
+    let config = parse(&text(&format!("salt = {salt}"))).unwrap();
+    assert_ne!(config.channels[0].hash, config.channels[1].hash);
+}
+
+#[test]
+fn too_many_neighbours_and_routes() {
+    let mut text = NODE.to_owned();
+    for number in 0..=virga_ebpf::limits::NEIGHBOURS_MAX {
+        let key = |domain: &[u8]| Secret::new(hash::keyed(domain, &[&number.to_be_bytes()]));
+        let node_key = hex::encode(&NodeKey::from(key(b"node")).public);
+        let entity_key = hex::encode(&EntityKey::from(key(b"entity")).public);
+        writeln!(
+            text,
+            "[[peers]]\nname = \"n{number}\"\nnode_key = \"{node_key}\"\nentity_key = \"{entity_key}\"\naddress = \"10.1.{}.{}:1\"",
+            number >> 8,
+            number & 255,
+        )
+        .unwrap();
+    }
+    refused(&text, "peers[1024].address", "one neighbour too many");
+}
+
+#[test]
+fn key_files_are_read_and_complained_about_where_they_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("us.toml");
+    std::fs::write(&path, NODE).unwrap();
+    let error = Config::load(&path).unwrap_err();
+    let keys: Vec<&str> = error
+        .problems()
+        .iter()
+        .map(|problem| problem.key.as_str())
+        .collect();
+    assert_eq!(
+        keys,
+        [
+            "node.node_key_file",
+            "node.entity_key_file",
+            "node.psk_file"
+        ]
+    );
+    let line = format!(
+        "virga keygen --kind node --out {}/node.key",
+        folder.path().display()
+    );
+    assert!(error.problems()[0].what.contains(&line), "{error}");
+    use crate::keys::{Existing, KeyKind, write};
+    for (kind, fill) in [(KeyKind::Node, 1), (KeyKind::Entity, 2), (KeyKind::Psk, 3)] {
+        write(
+            kind,
+            &folder.path().join(kind.file_name()),
+            &secret(fill),
+            Existing::Keep,
+        )
+        .unwrap();
+    }
+    let config = Config::load(&path).unwrap();
+    assert_eq!(config.node.id, NodeKey::from(secret(1)).id);
+    assert_eq!(config.keys.psk, secret(3));
+    let missing = Config::load(&folder.path().join("no.toml")).unwrap_err();
+    assert!(matches!(missing, ConfigError::Read { .. }));
+}
+
+#[test]
+fn secrets_are_never_printed() {
+    let printed = format!("{:?}", parse(NODE).unwrap());
+    assert!(printed.contains("Secret(..)"));
+    for secret in ["01010101", "1, 1, 1", "2, 2, 2", "3, 3, 3"] {
+        assert!(!printed.contains(secret), "{secret}");
+    }
+}
