@@ -149,12 +149,27 @@ pub enum ConfigError {
 impl NodeLimits {
     /// Checks each number against its relatives.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let longest_ns = [
+            self.handshake_deadline_ns,
+            self.handshake_retry_ns,
+            self.backoff_ns_max,
+            self.idle_ns_max,
+            self.drain_ns,
+            self.rekey_after_ns,
+        ]
+        .into_iter()
+        .fold(0, u64::max);
         let rules = [
             (self.half_open_max > 0, "half_open_max", "must be above 0"),
             (
                 self.half_open_max <= self.sessions_max,
                 "half_open_max",
                 "is above sessions_max",
+            ),
+            (
+                longest_ns <= limits::DURATION_NS_MAX,
+                "a duration",
+                "is above a year",
             ),
             (self.streams_max > 0, "streams_max", "must be above 0"),
             (

@@ -126,7 +126,7 @@ pub struct StreamSpec {
     pub name: ChannelName,
     /// The channel's salt.
     pub salt: u32,
-    /// Class 0 to 6; a lower class waits for no higher one, but forwarders may prefer the higher.
+    /// Class 0 to 6, for forwarders; within a session streams are served in turn.
     pub priority: u8,
     /// Whether lost data travels again, in order.
     pub reliable: bool,

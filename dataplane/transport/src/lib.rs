@@ -4,7 +4,11 @@
 //! `poll_timeout`, `handle_timeout`, `poll`), with the time as an argument. In the order in which a
 //! datagram meets them:
 //!
-//! - [`node`]: checks the header, finds the session.
+//! - [`node`]: checks the header, finds the session, or answers a handshake.
+//! - `handshake`: Noise NKpsk0, checked by a keyed tag first; `cookie` asks for proof of address
+//!   under load, `proof` for the entity's signature once packets are sealed.
+//! - `session`: replay check, open in place, mark (`replay`, `keys`); then [`frame`] by frame.
+//! - `stream`: bytes put in order and cut into messages; `recovery`: what was lost goes again.
 //! - [`event`], [`config`], [`name`], [`reason`]: the words of its interface.
 //! - [`forward`]: forwarding in user space, by the NIC path's own decision.
 //! - [`worker`]: the thread that owns all of it; [`io`]: the system's clock, sockets and waiting.

@@ -34,7 +34,8 @@ pub const STREAM_QUEUE_BYTES: usize = 1024 * 1024;
 pub const SESSION_QUEUE_BYTES: usize = 8 * 1024 * 1024;
 /// Events that one unreliable stream holds for sending.
 pub const EVENT_QUEUE_MAX: usize = 256;
-/// Unread unreliable events of one session; later ones are dropped and counted.
+/// Unread events of one session: beyond it unreliable ones are dropped and counted, and reliable
+/// ones stay in their streams.
 pub const EVENTS_UNREAD_MAX: usize = 4_096;
 
 /// Sequences behind the newest that are still told apart from replays; a multiple of 64.
@@ -77,6 +78,8 @@ pub const COOKIE_SECRET_NS: u64 = 60_000_000_000;
 pub const RESETS_PER_SECOND: u64 = 16;
 /// Longest network id in bytes.
 pub const NETWORK_ID_BYTES_MAX: usize = 255;
+/// Longest configurable duration, a year: sums with the clock cannot overflow.
+pub const DURATION_NS_MAX: u64 = 366 * 86_400 * 1_000_000_000;
 /// Configured peers.
 pub const PEERS_MAX: usize = 65_536;
 /// An old epoch's keys are dropped this long after the move to the next.
@@ -100,6 +103,7 @@ const _: () = assert!(STREAM_QUEUE_BYTES <= SESSION_QUEUE_BYTES);
 const _: () = assert!(REPLAY_WINDOW_PACKETS.is_multiple_of(64));
 const _: () = assert!(TRANSMIT_BYTES_MAX >= DATAGRAM_BYTES_MAX);
 const _: () = assert!(TRANSMIT_BYTES_MAX <= DATAGRAM_BYTES_RECEIVED_MAX);
+const _: () = assert!(DURATION_NS_MAX < u64::MAX / 4);
 const _: () = assert!(ADMISSION_SLOTS.is_power_of_two());
 const _: () = assert!(WINDOW_BYTES_MIN <= WINDOW_BYTES_INITIAL);
 const _: () = assert!(WINDOW_BYTES_INITIAL <= WINDOW_BYTES_MAX);

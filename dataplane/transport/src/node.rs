@@ -48,7 +48,7 @@ pub struct Node {
     entity_key: SigningKey,
     network: Network,
     /// Key of the tags on handshakes to this node.
-    tag_key: [u8; 32],
+    tag_key: Zeroizing<[u8; 32]>,
     limits: NodeLimits,
     generator: Generator,
     gate: Gate,
@@ -95,7 +95,7 @@ impl Node {
             subnet: config.subnet,
             node_key: Zeroizing::new(config.node_key),
             entity_key,
-            tag_key: network.tag_key(id),
+            tag_key: Zeroizing::new(network.tag_key(id)),
             network,
             generator: Generator::new(&config.seed, b"node"),
             gate: Gate::new(
@@ -321,7 +321,7 @@ impl Node {
             credit,
         } = self.events.pop_front()?;
         if let Some(session) = self.sessions.get_mut(&id) {
-            session.on_read(&event, credit);
+            session.on_read(&mut self.events, &event, credit);
             if !session.is_queued {
                 session.is_queued = true;
                 self.row.push_back(id);
@@ -535,6 +535,11 @@ impl Node {
         let id = self.first_session(peer);
         self.with_session(0, id, |session, ctx| session.seal_raw(ctx, label, payload))
             .unwrap()
+    }
+
+    /// Events that wait for the owner.
+    pub(crate) fn unread(&self) -> usize {
+        self.events.len()
     }
 
     /// See [`Session::skip`].

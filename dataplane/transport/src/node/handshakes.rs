@@ -154,7 +154,18 @@ impl Node {
             response: bytes,
         });
         self.counters.initiations_answered += 1;
+        self.probe_live(now_ns, peer);
         Ok(())
+    }
+
+    /// A peer that starts anew may have forgotten the session that lives here: a ping brings its
+    /// reset at once.
+    fn probe_live(&mut self, now_ns: u64, peer: NodeId) {
+        let Some(id) = self.live(peer) else { return };
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.probe();
+        }
+        self.settle(now_ns, id, self.events.len());
     }
 
     fn add_session(

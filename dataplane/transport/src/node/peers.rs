@@ -134,7 +134,10 @@ impl Node {
         let Attempt::Waiting(waiting) = &mut known.attempt else {
             return;
         };
-        let wait_ns = self.limits.handshake_retry_ns << waiting.tries.min(6);
+        let wait_ns = self
+            .limits
+            .handshake_retry_ns
+            .saturating_mul(1 << waiting.tries.min(6));
         waiting.tries += 1;
         waiting.send_at_ns = now_ns.saturating_add(wait_ns);
         let deadline_ns = waiting.started_ns + self.limits.handshake_deadline_ns;
@@ -181,9 +184,12 @@ impl Node {
         if !known.is_wanted || known.live.is_some() || !matches!(known.attempt, Attempt::None) {
             return self.set_peer_timer(peer, None);
         }
-        let doubled = self.limits.backoff_ns_min << known.attempts_failed.min(24);
+        let doubled = self
+            .limits
+            .backoff_ns_min
+            .saturating_mul(1 << known.attempts_failed.min(24));
         let most_ns = doubled.min(self.limits.backoff_ns_max);
-        known.attempts_failed += 1;
+        known.attempts_failed = known.attempts_failed.saturating_add(1);
         let wait_ns = most_ns / 2 + self.generator.below(most_ns / 2 + 1);
         self.set_peer_timer(peer, Some(now_ns + wait_ns));
     }
@@ -219,7 +225,7 @@ impl Node {
             let age_ns = self
                 .sessions
                 .get(&old)
-                .map_or(u64::MAX, |s| now_ns - s.established_ns);
+                .map_or(u64::MAX, |s| now_ns.saturating_sub(s.established_ns));
             let is_crossing = age_ns < self.limits.handshake_deadline_ns
                 && self.initiator_of(old) != self.initiator_of(id);
             if is_crossing && self.initiator_of(old) < self.initiator_of(id) {
@@ -278,6 +284,10 @@ impl Node {
         }
         if was_attempt {
             known.attempt = Attempt::None;
+        }
+        if reason == CloseReason::Deadline {
+            // It never carried anything: nothing late is to be recognised.
+            self.remove_session(id);
         }
         if was_live || was_attempt {
             let event = Event::Closed { peer, reason };

@@ -7,6 +7,7 @@ use crate::{
     reason::DropReason,
     recovery::{Matter, Standing},
 };
+use std::collections::VecDeque;
 use virga_ebpf::header::{Flags, Header, StreamId};
 
 /// What kinds of frames a packet holds.
@@ -223,16 +224,21 @@ impl Session {
         self.lost = lost;
     }
 
-    /// The owner read an event: its bytes make room for more.
-    pub(crate) fn on_read(&mut self, event: &Event, credit: u64) {
+    /// The owner read an event: that makes room for more.
+    pub(crate) fn on_read(&mut self, events: &mut VecDeque<Queued>, event: &Event, credit: u64) {
         let stream = match event {
-            Event::Message { stream, .. } => *stream,
+            Event::Message { stream, .. } | Event::StreamOpened { stream, .. } => *stream,
             Event::Control { .. } => StreamId(0),
             _ => return,
         };
-        if self.streams.on_read(stream, credit) {
+        if self.streams.on_read(events, &self.ends, stream, credit) {
             self.standing.insert(Standing::CREDIT);
         }
+    }
+
+    /// Finds out whether the peer still knows this session.
+    pub(crate) fn probe(&mut self) {
+        self.standing.insert(Standing::PING);
     }
 
     /// The owner wants no more of a stream that the peer opened.

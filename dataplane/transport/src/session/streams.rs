@@ -1,24 +1,21 @@
 //! A session's streams in both directions, and the credit over all of them.
 
+mod receiving;
+
 use super::{Context, Ends, Queued};
 use crate::{
     event::{Event, OpenError, SendError, StreamSpec},
     frame::{Frame, Frames},
     keys::Role,
     limits::{
-        EVENT_QUEUE_MAX, EVENTS_UNREAD_MAX, MESSAGE_BYTES_MAX, MESSAGE_PREFIX_BYTES,
-        PAYLOAD_BYTES_MAX, SESSION_QUEUE_BYTES, SESSION_WINDOW_BYTES, STREAM_QUEUE_BYTES,
+        EVENT_QUEUE_MAX, MESSAGE_BYTES_MAX, MESSAGE_PREFIX_BYTES, PAYLOAD_BYTES_MAX,
+        SESSION_QUEUE_BYTES, SESSION_WINDOW_BYTES, STREAM_QUEUE_BYTES,
     },
-    name::ChannelName,
-    reason::DropReason,
     recovery::{Content, Matter},
     stream::{Closed, End, Outgoing, ReceiveBytes, ReceiveStream, SendBytes, SendStream, Wants},
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use virga_ebpf::{
-    hash,
-    header::{ChannelHash, Header, NodeId, StreamId},
-};
+use virga_ebpf::header::{ChannelHash, Header, NodeId, StreamId};
 
 const CONTROL: StreamId = StreamId(0);
 
@@ -71,7 +68,10 @@ pub(super) struct Streams {
     receive_highest: u64,
     receive_consumed: u64,
     receive_granted: u64,
-    unread_events: usize,
+    /// Events that the owner has not read: messages, and openings of streams.
+    unread: usize,
+    /// Streams whose messages wait until the owner has read more.
+    stalled: BTreeSet<StreamId>,
     matters: BTreeSet<Matter>,
 }
 
@@ -93,7 +93,8 @@ impl Streams {
             receive_highest: 0,
             receive_consumed: 0,
             receive_granted: SESSION_WINDOW_BYTES,
-            unread_events: 0,
+            unread: 0,
+            stalled: BTreeSet::new(),
             matters: BTreeSet::new(),
         }
     }
@@ -368,322 +369,6 @@ impl Streams {
                 credit: 0,
             });
         }
-    }
-
-    // Receiving.
-
-    pub(super) fn on_data(
-        &mut self,
-        ctx: &mut Context<'_>,
-        ends: &Ends,
-        data: &Data<'_>,
-    ) -> Result<(), DropReason> {
-        let is_peers = data.stream.0.is_multiple_of(2) == (self.role == Role::Responder);
-        if !is_peers {
-            return Err(DropReason::FrameMalformed);
-        }
-        if let Some((salt, _, name)) = data.open
-            && hash::channel_hash(salt, name) != data.channel
-        {
-            return Err(DropReason::ChannelMismatch);
-        }
-        if self.closed.contains(data.stream) {
-            return Err(DropReason::StreamClosed);
-        }
-        match self.receiving.get(&data.stream) {
-            Some(s) => {
-                let same = |(salt, reliable, name): (u32, bool, &str)| {
-                    (salt, reliable, name) == (s.salt, s.reliable, s.name.as_str())
-                };
-                if s.channel != data.channel || !data.open.is_none_or(same) {
-                    return Err(DropReason::StreamChannel);
-                }
-            }
-            None => self.accept(ctx, ends, data)?,
-        }
-        self.apply(ctx, ends, data)
-    }
-
-    fn accept(
-        &mut self,
-        ctx: &mut Context<'_>,
-        ends: &Ends,
-        data: &Data<'_>,
-    ) -> Result<(), DropReason> {
-        let (salt, reliable, name) = data.open.ok_or(DropReason::UnknownStream)?;
-        let streams_max = ctx.limits.streams_max;
-        if self.receiving.len() >= streams_max || !self.closed.allows(data.stream, streams_max) {
-            return Err(DropReason::StreamsFull);
-        }
-        let name = ChannelName::parse(name).map_err(|_| DropReason::FrameMalformed)?;
-        let (peer, stream) = (ends.peer, data.stream);
-        let event = Event::StreamOpened {
-            peer,
-            stream,
-            name: name.clone(),
-            salt,
-            reliable,
-        };
-        ctx.events.push_back(Queued {
-            session: ends.own,
-            event,
-            credit: 0,
-        });
-        let opened = ReceiveStream {
-            name,
-            salt,
-            channel: data.channel,
-            reliable,
-            bytes: ReceiveBytes::new(),
-            end: None,
-            is_refused: false,
-        };
-        self.receiving.insert(stream, opened);
-        Ok(())
-    }
-
-    fn apply(
-        &mut self,
-        ctx: &mut Context<'_>,
-        ends: &Ends,
-        data: &Data<'_>,
-    ) -> Result<(), DropReason> {
-        let mut verdict = Ok(());
-        for frame in Frames::new(data.payload).flatten() {
-            let Some(s) = self.receiving.get(&data.stream) else {
-                break;
-            };
-            let is_refused = s.is_refused;
-            match frame {
-                Frame::Stream { offset, bytes } if s.reliable => {
-                    self.on_bytes(ctx, ends, data.stream, offset, bytes)?;
-                    if is_refused {
-                        verdict = Err(DropReason::StreamClosed);
-                    }
-                }
-                Frame::Event { bytes } if !s.reliable => {
-                    if is_refused {
-                        verdict = Err(DropReason::StreamClosed);
-                    } else {
-                        self.on_event(ctx, ends, data.stream, bytes);
-                    }
-                }
-                Frame::Fin { offset } => self.on_end(ctx, ends, data.stream, offset, false)?,
-                Frame::Open { .. } => {}
-                _ => return Err(DropReason::FrameMalformed),
-            }
-        }
-        verdict
-    }
-
-    fn on_event(&mut self, ctx: &mut Context<'_>, ends: &Ends, stream: StreamId, bytes: &[u8]) {
-        if self.unread_events >= EVENTS_UNREAD_MAX {
-            ctx.counters.drop(DropReason::EventQueueFull);
-            return;
-        }
-        self.unread_events += 1;
-        let event = Event::Message {
-            peer: ends.peer,
-            stream,
-            event: bytes.to_vec(),
-        };
-        ctx.events.push_back(Queued {
-            session: ends.own,
-            event,
-            credit: 0,
-        });
-    }
-
-    fn on_bytes(
-        &mut self,
-        ctx: &mut Context<'_>,
-        ends: &Ends,
-        stream: StreamId,
-        offset: u64,
-        bytes: &[u8],
-    ) -> Result<(), DropReason> {
-        let Some(s) = self.receiving.get_mut(&stream) else {
-            return Ok(());
-        };
-        let end = offset + bytes.len() as u64;
-        let moves = end.saturating_sub(s.bytes.highest);
-        let session_end = self.receive_highest + moves;
-        let past_end = s.end.is_some_and(|last| end > last);
-        if past_end || session_end > self.receive_granted {
-            return Err(DropReason::Credit);
-        }
-        if s.is_refused {
-            if !s.bytes.allows(end) {
-                return Err(DropReason::Credit);
-            }
-            s.bytes.highest += moves;
-            self.receive_consumed += moves;
-        } else {
-            s.bytes
-                .write(offset, bytes)
-                .map_err(|_| DropReason::Credit)?;
-        }
-        self.receive_highest = session_end;
-        if !s.is_refused {
-            while let Some(event) = s.bytes.read().map_err(|_| DropReason::Credit)? {
-                let credit = (event.len() + MESSAGE_PREFIX_BYTES) as u64;
-                let event = Event::Message {
-                    peer: ends.peer,
-                    stream,
-                    event,
-                };
-                ctx.events.push_back(Queued {
-                    session: ends.own,
-                    event,
-                    credit,
-                });
-            }
-        }
-        self.remove_if_done(ctx, ends, stream);
-        Ok(())
-    }
-
-    /// The peer's end of a stream, after its last byte or (`is_reset`) instead of the rest.
-    pub(super) fn on_end(
-        &mut self,
-        ctx: &mut Context<'_>,
-        ends: &Ends,
-        stream: StreamId,
-        offset: u64,
-        is_reset: bool,
-    ) -> Result<(), DropReason> {
-        if self.closed.contains(stream) {
-            return Ok(());
-        }
-        let highest = self.receiving.get(&stream).map_or(0, |s| s.bytes.highest);
-        let reliable = self.receiving.get(&stream).is_none_or(|s| s.reliable);
-        let is_discarded = is_reset || self.receiving.get(&stream).is_some_and(|s| s.is_refused);
-        if reliable {
-            let moves = offset.checked_sub(highest).ok_or(DropReason::Credit)?;
-            if self.receive_highest + moves > self.receive_granted {
-                return Err(DropReason::Credit);
-            }
-            if is_discarded {
-                self.receive_highest += moves;
-                self.receive_consumed += moves;
-            }
-        }
-        if !self.closed.allows(stream, ctx.limits.streams_max) {
-            return Err(DropReason::StreamsFull);
-        }
-        match self.receiving.get_mut(&stream) {
-            Some(s) => {
-                if is_reset && !s.is_refused {
-                    self.receive_consumed += s.bytes.highest - s.bytes.base();
-                }
-                s.end = Some(offset);
-                s.is_refused |= is_reset;
-            }
-            None => self.closed.insert(stream),
-        }
-        self.remove_if_done(ctx, ends, stream);
-        Ok(())
-    }
-
-    fn remove_if_done(&mut self, ctx: &mut Context<'_>, ends: &Ends, stream: StreamId) {
-        if !self
-            .receiving
-            .get(&stream)
-            .is_some_and(ReceiveStream::is_done)
-        {
-            return;
-        }
-        self.receiving.remove(&stream);
-        self.closed.insert(stream);
-        let event = Event::StreamFinished {
-            peer: ends.peer,
-            stream,
-        };
-        ctx.events.push_back(Queued {
-            session: ends.own,
-            event,
-            credit: 0,
-        });
-    }
-
-    pub(super) fn on_control_bytes(
-        &mut self,
-        ctx: &mut Context<'_>,
-        ends: &Ends,
-        offset: u64,
-        bytes: &[u8],
-    ) -> Result<(), DropReason> {
-        self.control_in
-            .write(offset, bytes)
-            .map_err(|_| DropReason::Credit)?;
-        while let Some(message) = self.control_in.read().map_err(|_| DropReason::Credit)? {
-            let credit = (message.len() + MESSAGE_PREFIX_BYTES) as u64;
-            let event = Event::Control {
-                peer: ends.peer,
-                message,
-            };
-            ctx.events.push_back(Queued {
-                session: ends.own,
-                event,
-                credit,
-            });
-        }
-        Ok(())
-    }
-
-    /// The owner read a message of `credit` bytes (0: an unreliable event); `true` when the
-    /// session's grant is to be told.
-    pub(super) fn on_read(&mut self, stream: StreamId, credit: u64) -> bool {
-        if credit == 0 {
-            self.unread_events = self.unread_events.saturating_sub(1);
-            return false;
-        }
-        let bytes = if stream == CONTROL {
-            Some(&mut self.control_in)
-        } else {
-            self.receiving.get_mut(&stream).map(|s| &mut s.bytes)
-        };
-        if let Some(bytes) = bytes {
-            bytes.consumed += credit;
-            if bytes.raise() {
-                self.matters.insert(Matter::Credit(stream));
-            }
-        }
-        if stream != CONTROL {
-            self.receive_consumed += credit;
-        }
-        self.raise_session()
-    }
-
-    /// Raises the session's grant once half a window was read.
-    pub(super) fn raise_session(&mut self) -> bool {
-        let wanted = self.receive_consumed + SESSION_WINDOW_BYTES;
-        if wanted - self.receive_granted < SESSION_WINDOW_BYTES / 2 {
-            return false;
-        }
-        self.receive_granted = wanted;
-        true
-    }
-
-    pub(super) fn receive_granted(&self) -> u64 {
-        self.receive_granted
-    }
-
-    pub(super) fn granted(&self, stream: StreamId) -> Option<u64> {
-        if stream == CONTROL {
-            return Some(self.control_in.granted());
-        }
-        self.receiving.get(&stream).map(|s| s.bytes.granted())
-    }
-
-    pub(super) fn refuse(&mut self, stream: StreamId) -> bool {
-        let Some(s) = self.receiving.get_mut(&stream).filter(|s| !s.is_refused) else {
-            return false;
-        };
-        s.is_refused = true;
-        self.receive_consumed += s.bytes.highest - s.bytes.base();
-        s.bytes.discard();
-        true
     }
 
     // What is to be told.

@@ -57,6 +57,9 @@ impl Session {
             let bytes = self.build_close(ctx, out);
             return Some((bytes, bytes, 1));
         }
+        if self.is_established() {
+            self.check_epoch(ctx);
+        }
         if let Some(bytes) = self.build_control(ctx, out) {
             return Some((bytes, bytes, 1));
         }
@@ -72,7 +75,6 @@ impl Session {
                 break;
             }
         }
-        self.check_epoch(ctx);
         Some((total, segment, count as u64))
     }
 

@@ -299,3 +299,26 @@ fn hundreds_of_streams_of_large_messages_never_wait_for_each_other() {
     }
     assert!(sim.run_until(120 * SECOND, |sim| sim.messages(1).len() == streams.len()));
 }
+
+/// Empty messages cost hardly any credit, so that their number is bounded apart.
+#[test]
+fn a_million_empty_messages_are_held_as_bytes_not_as_events() {
+    let mut sim = Sim::pair(&NodeLimits::default());
+    let stream = sim.open(0, 1, &spec("log", true));
+    sim.deaf.push(1);
+    let mut sent = 0;
+    for _ in 0..50_000 {
+        sent += usize::from(sim.send(0, 1, stream, b"").is_ok());
+    }
+    sim.run(5 * SECOND);
+    assert_eq!(sim.nodes[1].unread(), limits::EVENTS_UNREAD_MAX);
+    let (now_ns, id) = (sim.now_ns, sim.ids[1]);
+    sim.nodes[0].finish_stream(now_ns, id, stream).unwrap();
+    sim.deaf.clear();
+    let finished = Event::StreamFinished {
+        peer: sim.ids[0],
+        stream,
+    };
+    assert!(sim.run_until(60 * SECOND, |sim| sim.told[1].contains(&finished)));
+    assert_eq!(sim.messages(1).len(), sent);
+}

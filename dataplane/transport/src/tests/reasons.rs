@@ -313,8 +313,9 @@ fn every_reason_can_happen_and_is_counted() {
         let handled = sim.give(at, &datagram);
         match reason {
             // Counted beside the packet that carried it, or given to the case itself.
-            DropReason::EventQueueFull => assert_eq!(sim.dropped(at, reason), 1),
-            DropReason::HandshakeRate => assert!(sim.dropped(at, reason) > 0),
+            DropReason::EventQueueFull | DropReason::HandshakeRate => {
+                assert!(sim.dropped(at, reason) > 0)
+            }
             _ => {
                 assert_eq!(handled, Handled::Dropped(reason), "{}", reason.name());
                 assert_eq!(sim.dropped(at, reason), before + 1, "{}", reason.name());

@@ -381,6 +381,24 @@ fn a_restarted_peer_is_recognised_at_once() {
     assert!(matches!(sim.told[0].back(), Some(Event::Connected { .. })));
 }
 
+/// Even when this end has nothing to say: the newcomer's initiation makes it ask.
+#[test]
+fn a_restarted_peer_that_connects_first_is_let_in_at_once() {
+    for restarted in 0..2u8 {
+        let at = usize::from(restarted);
+        let mut sim = Sim::pair(&limits());
+        sim.nodes[at] = Node::new(config(restarted, 2, 99, &limits()), sim.now_ns).unwrap();
+        let (now_ns, id) = (sim.now_ns, sim.ids[1 - at]);
+        sim.nodes[at].connect(now_ns, id).unwrap();
+        sim.run(3 * SECOND);
+        assert!(sim.is_connected(0, 1) && sim.is_connected(1, 0));
+        let stream = sim.open(at, 1 - at, &spec("log", true));
+        sim.send(at, 1 - at, stream, b"back").unwrap();
+        sim.run(SECOND);
+        assert_eq!(sim.messages(1 - at), [b"back"], "node {restarted}");
+    }
+}
+
 #[test]
 fn a_forged_reset_does_nothing() {
     let mut sim = Sim::pair(&limits());
@@ -473,7 +491,9 @@ fn a_configuration_that_contradicts_itself_is_refused() {
     );
     let twice = fail(&|c| c.peers.push(peer(1)));
     assert!(matches!(twice, Some(ConfigError::DuplicatePeer(_))));
-    let broken = fail(&|c| c.limits.keepalive_ns = u64::MAX);
+    let endless = fail(&|c| c.limits.idle_ns_max = u64::MAX);
+    assert!(matches!(endless, Some(ConfigError::Limit { .. })));
+    let broken = fail(&|c| c.limits.keepalive_ns = c.limits.idle_ns_max);
     assert!(matches!(
         broken,
         Some(ConfigError::Limit {

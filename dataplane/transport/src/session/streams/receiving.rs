@@ -1,0 +1,365 @@
+//! What arrives on streams: bytes and events to the owner, credit back to the peer.
+
+use super::{CONTROL, Data, Streams};
+use crate::{
+    event::Event,
+    frame::{Frame, Frames},
+    keys::Role,
+    limits::{EVENTS_UNREAD_MAX, MESSAGE_PREFIX_BYTES, SESSION_WINDOW_BYTES},
+    name::ChannelName,
+    reason::DropReason,
+    recovery::Matter,
+    session::{Context, Ends, Queued},
+    stream::{ReceiveBytes, ReceiveStream},
+};
+use std::collections::VecDeque;
+use virga_ebpf::{hash, header::StreamId};
+
+impl Streams {
+    pub(in crate::session) fn on_data(
+        &mut self,
+        ctx: &mut Context<'_>,
+        ends: &Ends,
+        data: &Data<'_>,
+    ) -> Result<(), DropReason> {
+        let is_peers = data.stream.0.is_multiple_of(2) == (self.role == Role::Responder);
+        if !is_peers {
+            return Err(DropReason::FrameMalformed);
+        }
+        if let Some((salt, _, name)) = data.open
+            && hash::channel_hash(salt, name) != data.channel
+        {
+            return Err(DropReason::ChannelMismatch);
+        }
+        if self.closed.contains(data.stream) {
+            return Err(DropReason::StreamClosed);
+        }
+        match self.receiving.get(&data.stream) {
+            Some(s) => {
+                let same = |(salt, reliable, name): (u32, bool, &str)| {
+                    (salt, reliable, name) == (s.salt, s.reliable, s.name.as_str())
+                };
+                if s.channel != data.channel || !data.open.is_none_or(same) {
+                    return Err(DropReason::StreamChannel);
+                }
+            }
+            None => self.accept(ctx, ends, data)?,
+        }
+        self.apply(ctx, ends, data)
+    }
+
+    fn accept(
+        &mut self,
+        ctx: &mut Context<'_>,
+        ends: &Ends,
+        data: &Data<'_>,
+    ) -> Result<(), DropReason> {
+        let (salt, reliable, name) = data.open.ok_or(DropReason::UnknownStream)?;
+        let streams_max = ctx.limits.streams_max;
+        let has_room = self.receiving.len() < streams_max && self.unread < EVENTS_UNREAD_MAX;
+        if !has_room || !self.closed.allows(data.stream, streams_max) {
+            return Err(DropReason::StreamsFull);
+        }
+        let name = ChannelName::parse(name).map_err(|_| DropReason::FrameMalformed)?;
+        let (peer, stream) = (ends.peer, data.stream);
+        self.unread += 1;
+        let event = Event::StreamOpened {
+            peer,
+            stream,
+            name: name.clone(),
+            salt,
+            reliable,
+        };
+        ctx.events.push_back(Queued {
+            session: ends.own,
+            event,
+            credit: 0,
+        });
+        let opened = ReceiveStream {
+            name,
+            salt,
+            channel: data.channel,
+            reliable,
+            bytes: ReceiveBytes::new(),
+            end: None,
+            is_refused: false,
+        };
+        self.receiving.insert(stream, opened);
+        Ok(())
+    }
+
+    fn apply(
+        &mut self,
+        ctx: &mut Context<'_>,
+        ends: &Ends,
+        data: &Data<'_>,
+    ) -> Result<(), DropReason> {
+        let mut verdict = Ok(());
+        for frame in Frames::new(data.payload).flatten() {
+            let Some(s) = self.receiving.get(&data.stream) else {
+                break;
+            };
+            let is_refused = s.is_refused;
+            match frame {
+                Frame::Stream { offset, bytes } if s.reliable => {
+                    self.on_bytes(ctx, ends, data.stream, offset, bytes)?;
+                    if is_refused {
+                        verdict = Err(DropReason::StreamClosed);
+                    }
+                }
+                Frame::Event { bytes } if !s.reliable => {
+                    if is_refused {
+                        verdict = Err(DropReason::StreamClosed);
+                    } else {
+                        self.on_event(ctx, ends, data.stream, bytes);
+                    }
+                }
+                Frame::Fin { offset } => self.on_end(ctx, ends, data.stream, offset, false)?,
+                Frame::Open { .. } => {}
+                _ => return Err(DropReason::FrameMalformed),
+            }
+        }
+        verdict
+    }
+
+    fn on_event(&mut self, ctx: &mut Context<'_>, ends: &Ends, stream: StreamId, bytes: &[u8]) {
+        if self.unread >= EVENTS_UNREAD_MAX {
+            ctx.counters.drop(DropReason::EventQueueFull);
+            return;
+        }
+        self.unread += 1;
+        let event = Event::Message {
+            peer: ends.peer,
+            stream,
+            event: bytes.to_vec(),
+        };
+        ctx.events.push_back(Queued {
+            session: ends.own,
+            event,
+            credit: 0,
+        });
+    }
+
+    fn on_bytes(
+        &mut self,
+        ctx: &mut Context<'_>,
+        ends: &Ends,
+        stream: StreamId,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), DropReason> {
+        let Some(s) = self.receiving.get_mut(&stream) else {
+            return Ok(());
+        };
+        let end = offset + bytes.len() as u64;
+        let moves = end.saturating_sub(s.bytes.highest);
+        let session_end = self.receive_highest + moves;
+        let past_end = s.end.is_some_and(|last| end > last);
+        if past_end || session_end > self.receive_granted {
+            return Err(DropReason::Credit);
+        }
+        if s.is_refused {
+            if !s.bytes.allows(end) {
+                return Err(DropReason::Credit);
+            }
+            s.bytes.highest += moves;
+            self.receive_consumed += moves;
+        } else {
+            s.bytes
+                .write(offset, bytes)
+                .map_err(|_| DropReason::Credit)?;
+        }
+        self.receive_highest = session_end;
+        self.deliver(ctx.events, ends, stream)
+    }
+
+    /// The peer's end of a stream, after its last byte or (`is_reset`) instead of the rest.
+    pub(in crate::session) fn on_end(
+        &mut self,
+        ctx: &mut Context<'_>,
+        ends: &Ends,
+        stream: StreamId,
+        offset: u64,
+        is_reset: bool,
+    ) -> Result<(), DropReason> {
+        if self.closed.contains(stream) {
+            return Ok(());
+        }
+        let highest = self.receiving.get(&stream).map_or(0, |s| s.bytes.highest);
+        let reliable = self.receiving.get(&stream).is_none_or(|s| s.reliable);
+        let is_discarded = is_reset || self.receiving.get(&stream).is_some_and(|s| s.is_refused);
+        if reliable {
+            let moves = offset.checked_sub(highest).ok_or(DropReason::Credit)?;
+            if self.receive_highest + moves > self.receive_granted {
+                return Err(DropReason::Credit);
+            }
+            if is_discarded {
+                self.receive_highest += moves;
+                self.receive_consumed += moves;
+            }
+        }
+        if !self.closed.allows(stream, ctx.limits.streams_max) {
+            return Err(DropReason::StreamsFull);
+        }
+        match self.receiving.get_mut(&stream) {
+            Some(s) => {
+                if is_reset && !s.is_refused {
+                    self.receive_consumed += s.bytes.highest - s.bytes.base();
+                }
+                s.end = Some(offset);
+                s.is_refused |= is_reset;
+            }
+            None => self.closed.insert(stream),
+        }
+        self.remove_if_done(ctx.events, ends, stream);
+        Ok(())
+    }
+
+    fn remove_if_done(&mut self, events: &mut VecDeque<Queued>, ends: &Ends, stream: StreamId) {
+        if !self
+            .receiving
+            .get(&stream)
+            .is_some_and(ReceiveStream::is_done)
+        {
+            return;
+        }
+        self.receiving.remove(&stream);
+        self.closed.insert(stream);
+        let event = Event::StreamFinished {
+            peer: ends.peer,
+            stream,
+        };
+        events.push_back(Queued {
+            session: ends.own,
+            event,
+            credit: 0,
+        });
+    }
+
+    pub(in crate::session) fn on_control_bytes(
+        &mut self,
+        ctx: &mut Context<'_>,
+        ends: &Ends,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), DropReason> {
+        self.control_in
+            .write(offset, bytes)
+            .map_err(|_| DropReason::Credit)?;
+        self.deliver(ctx.events, ends, CONTROL)
+    }
+
+    /// Hands whole messages to the owner, as many as it may have unread.
+    fn deliver(
+        &mut self,
+        events: &mut VecDeque<Queued>,
+        ends: &Ends,
+        stream: StreamId,
+    ) -> Result<(), DropReason> {
+        let (session, peer) = (ends.own, ends.peer);
+        let bytes = if stream == CONTROL {
+            &mut self.control_in
+        } else {
+            match self.receiving.get_mut(&stream) {
+                Some(s) if !s.is_refused => &mut s.bytes,
+                _ => {
+                    self.remove_if_done(events, ends, stream);
+                    return Ok(());
+                }
+            }
+        };
+        loop {
+            if self.unread >= EVENTS_UNREAD_MAX {
+                self.stalled.insert(stream);
+                return Ok(());
+            }
+            let Some(message) = bytes.read().map_err(|_| DropReason::Credit)? else {
+                break;
+            };
+            self.unread += 1;
+            let credit = (message.len() + MESSAGE_PREFIX_BYTES) as u64;
+            let event = if stream == CONTROL {
+                Event::Control { peer, message }
+            } else {
+                Event::Message {
+                    peer,
+                    stream,
+                    event: message,
+                }
+            };
+            events.push_back(Queued {
+                session,
+                event,
+                credit,
+            });
+        }
+        self.remove_if_done(events, ends, stream);
+        Ok(())
+    }
+
+    /// The owner read an event: a message of `credit` bytes, or (0) an unreliable one or a
+    /// stream's opening. `true` when the session's grant is to be told.
+    pub(in crate::session) fn on_read(
+        &mut self,
+        events: &mut VecDeque<Queued>,
+        ends: &Ends,
+        stream: StreamId,
+        credit: u64,
+    ) -> bool {
+        self.unread = self.unread.saturating_sub(1);
+        let bytes = if stream == CONTROL {
+            Some(&mut self.control_in)
+        } else {
+            self.receiving.get_mut(&stream).map(|s| &mut s.bytes)
+        };
+        if let Some(bytes) = bytes
+            && credit > 0
+        {
+            bytes.consumed += credit;
+            if bytes.raise() {
+                self.matters.insert(Matter::Credit(stream));
+            }
+        }
+        if stream != CONTROL {
+            self.receive_consumed += credit;
+        }
+        if self.unread <= EVENTS_UNREAD_MAX / 2 {
+            for stalled in std::mem::take(&mut self.stalled) {
+                // A message that is too large ends its stream's reading for good.
+                let _ = self.deliver(events, ends, stalled);
+            }
+        }
+        self.raise_session()
+    }
+
+    /// Raises the session's grant once half a window was read.
+    pub(in crate::session) fn raise_session(&mut self) -> bool {
+        let wanted = self.receive_consumed + SESSION_WINDOW_BYTES;
+        if wanted - self.receive_granted < SESSION_WINDOW_BYTES / 2 {
+            return false;
+        }
+        self.receive_granted = wanted;
+        true
+    }
+
+    pub(in crate::session) fn receive_granted(&self) -> u64 {
+        self.receive_granted
+    }
+
+    pub(in crate::session) fn granted(&self, stream: StreamId) -> Option<u64> {
+        if stream == CONTROL {
+            return Some(self.control_in.granted());
+        }
+        self.receiving.get(&stream).map(|s| s.bytes.granted())
+    }
+
+    pub(in crate::session) fn refuse(&mut self, stream: StreamId) -> bool {
+        let Some(s) = self.receiving.get_mut(&stream).filter(|s| !s.is_refused) else {
+            return false;
+        };
+        s.is_refused = true;
+        self.receive_consumed += s.bytes.highest - s.bytes.base();
+        s.bytes.discard();
+        true
+    }
+}
