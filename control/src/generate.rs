@@ -9,7 +9,7 @@ use std::{
 };
 
 use virga_ebpf::{
-    header::{ChannelHash, Header, NodeId, OriginHash, SessionId, StreamId},
+    header::{ChannelHash, Flags, Header, NodeId, OriginHash, SessionId, StreamId},
     limits::HEADER_BYTES,
 };
 
@@ -27,6 +27,8 @@ pub enum Kind {
     Plain,
     /// Well-formed packets of origins that nobody knows, a new one each.
     Unauthorised,
+    /// Handshake packets, which skip guard and duplicate check.
+    Handshake,
     /// Wrong magic, version, priority and length, and headers cut short, in turn.
     Malformed,
 }
@@ -40,7 +42,7 @@ pub struct Plan {
     pub kind: Kind,
     /// The header's destination.
     pub destination: NodeId,
-    /// The header's origin, for [`Kind::Plain`].
+    /// The header's origin; strangers have their own.
     pub origin: OriginHash,
     /// The header's channel.
     pub channel: ChannelHash,
@@ -66,7 +68,11 @@ pub struct Report {
 /// # Errors
 /// When no socket can be had, or the target cannot be connected to.
 pub fn run(plan: &Plan) -> io::Result<Report> {
-    let any = if plan.to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let any = if plan.to.is_ipv4() {
+        "0.0.0.0:0"
+    } else {
+        "[::]:0"
+    };
     let socket = UdpSocket::bind(any)?;
     socket.connect(plan.to)?;
     let mut report = Report::default();
@@ -94,9 +100,19 @@ pub fn run(plan: &Plan) -> io::Result<Report> {
 /// The `n`th packet of a plan.
 fn write_packet(plan: &Plan, n: u64, packet: &mut Vec<u8>) {
     let stranger = OriginHash(0xdead_0000_0000_0000 | n & 0xffff_ffff);
+    let flags = if plan.kind == Kind::Handshake {
+        Flags::HANDSHAKE
+    } else {
+        Flags::NONE
+    };
     let mut header = Header {
+        flags,
         destination: plan.destination,
-        origin_hash: if plan.kind == Kind::Unauthorised { stranger } else { plan.origin },
+        origin_hash: if plan.kind == Kind::Unauthorised {
+            stranger
+        } else {
+            plan.origin
+        },
         channel_hash: plan.channel,
         session_id: SessionId(0x6765_6e00_0000_0000),
         stream_id: StreamId(1),
@@ -142,14 +158,18 @@ mod tests {
     fn judged(kind: Kind, n: u64) -> Result<(), Reason> {
         let mut packet = Vec::new();
         write_packet(&plan(kind, "127.0.0.1:9".parse().unwrap()), n, &mut packet);
-        let header = packet.first_chunk().map(Header::decode).ok_or(Reason::Truncated)?;
+        let header = packet
+            .first_chunk()
+            .map(Header::decode)
+            .ok_or(Reason::Truncated)?;
         check(&header, u32::try_from(packet.len()).unwrap())
     }
 
     #[test]
     fn malformed_packets_are_malformed_in_each_way_and_others_are_not() {
-        let reasons: Vec<Reason> =
-            (0..5).map(|n| judged(Kind::Malformed, n).unwrap_err()).collect();
+        let reasons: Vec<Reason> = (0..5)
+            .map(|n| judged(Kind::Malformed, n).unwrap_err())
+            .collect();
         use Reason::{Length, Magic, Priority, Truncated, Version};
         assert_eq!(reasons, [Magic, Version, Priority, Length, Truncated]);
         assert_eq!(judged(Kind::Plain, 0), Ok(()));

@@ -2,6 +2,9 @@
 //! demonstration and of the namespaces tests. Whatever happens, dropping it ends its processes by id
 //! and removes its namespaces, pins and files.
 
+#![allow(unreachable_pub)]
+#![allow(dead_code, reason = "the demonstration and the tests each use their part")]
+
 use std::{
     fs, io,
     path::{Path, PathBuf},

@@ -1,6 +1,7 @@
 //! Three hosts, two routed hops: this machine's live metrics travel as events from one edge to the
 //! other, through a router that forwards them in the NIC's driver while it is flooded. Ends with a
 //! table of what held, and with exit code 0 only if all of it did. `scripts/demo` runs it.
+#![allow(unreachable_pub)]
 
 use std::{
     collections::HashMap,
@@ -46,6 +47,9 @@ struct Arguments {
     #[arg(long)]
     json: bool,
 }
+
+/// Events that are under way, by their number: when they were published, and what they were.
+type Published = Mutex<HashMap<u64, (Instant, Vec<u8>)>>;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -100,7 +104,7 @@ async fn demonstrate(arguments: &Arguments) -> Result<Outcome> {
     let mut hosts = Hosts::new("virga-demo", &arguments.virga)?;
     if is_root {
         say("hosts: edge-a -- router -- edge-b, each a network namespace");
-        set_namespaces(&hosts_added(&mut hosts)?)?;
+        set_namespaces(hosts_added(&mut hosts)?)?;
     } else {
         say("not root: the same three nodes on loopback, forwarding in user space.");
         say("left out: namespaces, XDP, and the kernel's counters of the router.");
@@ -212,7 +216,7 @@ async fn stream(arguments: &Arguments, hosts: &Hosts, is_root: bool) -> Result<O
         arguments.rate, arguments.seconds
     ));
     let mut floods = Floods::start(hosts, arguments.seconds, is_root)?;
-    let sent: Arc<Mutex<HashMap<u64, (Instant, Vec<u8>)>>> = Arc::default();
+    let sent = Arc::new(Published::default());
     let awaited = Arc::clone(&sent);
     let receiver = tokio::spawn(async move {
         let mut received = outcome::Received::default();
@@ -250,7 +254,7 @@ async fn stream(arguments: &Arguments, hosts: &Hosts, is_root: bool) -> Result<O
 async fn publish(
     arguments: &Arguments,
     publisher: &mut virga::mesh::Publisher,
-    sent: &Mutex<HashMap<u64, (Instant, Vec<u8>)>>,
+    sent: &Published,
 ) -> Result<u64> {
     let total = arguments.seconds * u64::from(arguments.rate);
     let mut source = metrics::Source::new();

@@ -5,14 +5,31 @@ use std::time::Duration;
 use virga_ebpf::reason::Reason;
 
 use crate::{
-    hosts::Hosts,
-    stage::{RELIABLE, Sink, V4, assert_complete, dropped, line, number, publish, virga},
+    hosts::{Hosts, eventually},
+    stage::{
+        RELIABLE, Sink, V4, assert_complete, channels, dropped, forwarding, line, number, peer,
+        publish, virga,
+    },
 };
 
 fn flood(hosts: &Hosts, host: &str, to: &str, more: &[&str]) -> u64 {
     let destination = hosts.host("b").node.id.to_string();
-    let fixed = ["gen", "--to", to, "--destination", &destination, "--json"];
-    let arguments = [&fixed[..], &["--rate", "5000", "--seconds", "2"], more].concat();
+    let fixed = [
+        "gen",
+        "--to",
+        to,
+        "--destination",
+        &destination,
+        "--json",
+        "--seconds",
+        "2",
+    ];
+    let rate = if more.contains(&"--rate") {
+        &[][..]
+    } else {
+        &["--rate", "5000"]
+    };
+    let arguments = [&fixed[..], rate, more].concat();
     let output = hosts
         .run(host, &virga().to_string_lossy(), &arguments)
         .unwrap();
@@ -100,4 +117,54 @@ async fn garbage_on_an_end_nodes_socket_is_counted_and_forgotten() {
     assert!(number(&hosts, "b", "/userspace/drops/magic/packets") > before);
     let count = publish(&hosts, RELIABLE, 500, Duration::from_secs(1)).await;
     assert_complete(&sink.numbers().await, count);
+}
+
+/// Two routers that each think the other nearer to b.
+fn loop_of_two() -> Hosts {
+    let mut hosts = Hosts::new("virga-test", virga()).unwrap();
+    for host in ["a", "r1", "r2", "b"] {
+        hosts.add(host).unwrap();
+    }
+    hosts
+        .join(("a", "m0", "10.78.1.2/24"), ("r1", "ma", "10.78.1.1/24"))
+        .unwrap();
+    hosts
+        .join(("r1", "m2", "10.78.3.1/24"), ("r2", "m1", "10.78.3.2/24"))
+        .unwrap();
+    let next = |name: &str, address: &str| peer(name, &format!("address = \"{address}:4783\""));
+    let r1 = forwarding("native", "\"ma\", \"m2\"")
+        + &next("a", "10.78.1.2")
+        + &next("r2", "10.78.3.2")
+        + &peer("b", "via = [\"r2\"]");
+    let r2 = forwarding("native", "\"m1\"")
+        + &next("r1", "10.78.3.1")
+        + &peer("a", "via = [\"r1\"]")
+        + &peer("b", "via = [\"r1\"]");
+    for (host, rest) in [("r1", r1), ("r2", r2)] {
+        hosts
+            .configure(host, "0.0.0.0:4783", &(rest + &channels()))
+            .unwrap();
+        hosts.start(host).unwrap();
+    }
+    hosts
+}
+
+#[test]
+#[ignore = "needs root: scripts/test runs it"]
+fn a_routing_loop_ends_for_data_as_duplicate_and_for_handshakes_at_the_hop_limit() {
+    let hosts = loop_of_two();
+    let origin = hosts.host("a").entity.origin.to_string();
+    let to = "10.78.1.1:4783";
+    let run = |more: &[&str]| flood(&hosts, "a", to, &[&["--rate", "50"], more].concat());
+    let sent = run(&["--kind", "plain", "--origin", &origin, "--channel", "0"]);
+    assert!(sent > 0);
+    let both = |reason| dropped(&hosts, "r1", reason) + dropped(&hosts, "r2", reason);
+    assert!(eventually(|| both(Reason::Duplicate.name()) == sent));
+    let sent = run(&["--kind", "handshake", "--origin", &origin, "--channel", "0"]);
+    assert!(eventually(|| both(Reason::HopLimit.name()) > 0));
+    println!(
+        "{sent} handshakes: {} ended at the hop limit, {} at the handshake rate",
+        both(Reason::HopLimit.name()),
+        both(Reason::HandshakeRate.name())
+    );
 }

@@ -133,3 +133,31 @@ async fn pins_have_readable_names_and_detach_removes_them() {
         "the program is off the interface"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn another_map_layout_and_back_again_loses_no_transit_packet() {
+    let mut hosts = line("native", &V4);
+    let sink = Sink::subscribe(&hosts, LOSSY).await;
+    let socket = hosts.socket("a");
+    let published = tokio::spawn(async move {
+        crate::stage::publish_at(&socket, LOSSY, 2_000, Duration::from_secs(6)).await
+    });
+    let folder = std::path::Path::new("/sys/fs/bpf/virga").join(hosts.node_name("router"));
+    let file = hosts.folder.join("router/node.toml");
+    let first = std::fs::read_to_string(&file).unwrap();
+    // Maps of another size are other maps: filled before the program that reads them is put in place.
+    let second = first.replace("[forwarding]", "[forwarding]\ndestinations_max = 1000");
+    for (text, maps, gone) in [
+        (&second, "maps-v1-1000", "maps-v1-65536"),
+        (&first, "maps-v1-65536", "maps-v1-1000"),
+    ] {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        hosts.stop("router").unwrap();
+        std::fs::write(&file, text).unwrap();
+        hosts.start("router").unwrap();
+        assert!(folder.join(maps).exists() && !folder.join(gone).exists());
+    }
+    let count = published.await.unwrap();
+    assert_complete(&sink.numbers().await, count);
+}

@@ -209,7 +209,7 @@ pub async fn publish(hosts: &Hosts, channel: &str, rate: u32, duration: Duration
 /// The same at a socket.
 pub async fn publish_at(socket: &Path, channel: &str, rate: u32, duration: Duration) -> u64 {
     let mesh = Mesh::open(socket).await.unwrap();
-    let mut publisher = mesh.publisher(channel).await.unwrap();
+    let publisher = mesh.publisher(channel).await.unwrap();
     let mut tick = tokio::time::interval(Duration::from_secs(1) / rate);
     let start = std::time::Instant::now();
     let mut count: u64 = 0;
