@@ -9,7 +9,7 @@ use crate::{
     frame::{Frame, stream_overhead, write_ack, write_stream_start},
     limits::{DATAGRAM_BYTES_MAX, TRANSMIT_BYTES_MAX, TRANSMIT_SEGMENTS_MAX, UNACKNOWLEDGED_MAX},
     recovery::{Content, Matter, Sent, Standing},
-    stream::{End, Outgoing},
+    stream::{End, Outgoing, SendStream},
 };
 use virga_ebpf::{
     header::{ChannelHash, Flags, Header, PRIORITY_CONTROL, StreamId},
@@ -233,68 +233,11 @@ impl Session {
         }
         let stream = self.streams.pick(self.recovery.may_send())?;
         let s = self.streams.sending.get_mut(&stream)?;
-        let open = !s.is_open_acked;
-        let around = AROUND + if open { open_bytes(&s.spec) } else { 0 };
-        let room = bytes_max.saturating_sub(around);
-        let fits = match &s.outgoing {
-            Outgoing::Reliable(_) => bytes_max == DATAGRAM_BYTES_MAX,
-            Outgoing::Events(events) => {
-                events
-                    .front()
-                    .map_or(FIN_BYTES, |e| e.len() + EVENT_OVERHEAD)
-                    <= room
-            }
-        };
-        if !fits {
+        if !has_fitting(s, bytes_max) {
             return None;
         }
         let start = begin(out);
-        let mut content = Content {
-            stream,
-            open,
-            ..Content::default()
-        };
-        if open {
-            let (salt, reliable) = (s.spec.salt, s.spec.reliable);
-            Frame::Open {
-                salt,
-                reliable,
-                name: s.spec.name.as_str(),
-            }
-            .write(out);
-        }
-        let (mut events, mut event_bytes, mut again_bytes) = (0, 0, 0);
-        let end = start + bytes_max - TAG_BYTES;
-        match &mut s.outgoing {
-            Outgoing::Reliable(bytes) => {
-                let left = end - out.len() - stream_overhead(bytes.next_offset());
-                if let Some((from, to, again)) = bytes.take_chunk(left) {
-                    write_stream_start(out, from, usize::try_from(to - from).unwrap_or(0));
-                    bytes.copy(from, to, out);
-                    content.range = (from, to);
-                    events = bytes.messages_in(from, to);
-                    again_bytes = if again { to - from } else { 0 };
-                }
-            }
-            Outgoing::Events(queue) => {
-                while let Some(event) = queue.front()
-                    && out.len() + event.len() + EVENT_OVERHEAD <= end
-                {
-                    Frame::Event { bytes: event }.write(out);
-                    (events, event_bytes) = (events + 1, event_bytes + event.len());
-                    queue.pop_front();
-                }
-            }
-        }
-        let (is_last, offset) = match &s.outgoing {
-            Outgoing::Reliable(bytes) => (bytes.is_all_sent(), bytes.final_offset()),
-            Outgoing::Events(queue) => (queue.is_empty(), 0),
-        };
-        if s.end == End::Wanted && is_last && out.len() + FIN_BYTES <= end {
-            Frame::Fin { offset }.write(out);
-            s.end = End::Sent;
-            content.fin = true;
-        }
+        let filled = fill(stream, s, out, start + bytes_max - TAG_BYTES);
         let label = Label {
             flags: if s.spec.reliable {
                 Flags::RELIABLE
@@ -304,15 +247,15 @@ impl Session {
             priority: s.spec.priority,
             channel: s.channel,
             stream,
-            events,
+            events: filled.events,
         };
-        let sequence = self.sequence;
+        let (sequence, content) = (self.sequence, filled.content);
         let bytes = self.seal(ctx, out, start, &label);
-        if again_bytes > 0 {
-            self.note_again(again_bytes);
+        if filled.again_bytes > 0 {
+            self.note_again(filled.again_bytes);
         }
         let has_range = content.range.0 < content.range.1;
-        if open || has_range || content.fin {
+        if content.open || has_range || content.fin {
             let window_bytes = if has_range { bytes as u64 } else { 0 };
             self.recovery.on_sent(Sent {
                 sequence,
@@ -321,9 +264,9 @@ impl Session {
                 content,
             });
         }
-        if event_bytes > 0 || events > 0 && !has_range {
+        if filled.events > 0 && !has_range {
             let ends = self.ends;
-            self.streams.on_event_sent(ctx, &ends, event_bytes);
+            self.streams.on_event_sent(ctx, &ends, filled.event_bytes);
         }
         Some(bytes)
     }
@@ -381,6 +324,83 @@ impl Session {
 
 /// Largest end frame.
 const FIN_BYTES: usize = 9;
+
+/// What went into a data packet.
+#[derive(Default)]
+struct Filled {
+    content: Content,
+    /// Events, or messages that end in this packet.
+    events: usize,
+    /// Bytes of events, which leave the queue for good.
+    event_bytes: usize,
+    /// Bytes that travel again.
+    again_bytes: u64,
+}
+
+/// Whether the next of a stream fits a packet of `bytes_max`.
+fn has_fitting(s: &SendStream, bytes_max: usize) -> bool {
+    let around = AROUND
+        + if s.is_open_acked {
+            0
+        } else {
+            open_bytes(&s.spec)
+        };
+    match &s.outgoing {
+        Outgoing::Reliable(_) => bytes_max == DATAGRAM_BYTES_MAX,
+        Outgoing::Events(events) => {
+            let needed = events
+                .front()
+                .map_or(FIN_BYTES, |e| e.len() + EVENT_OVERHEAD);
+            around + needed <= bytes_max
+        }
+    }
+}
+
+/// Writes the frames of a data packet up to `end` of `out`.
+fn fill(stream: StreamId, s: &mut SendStream, out: &mut Vec<u8>, end: usize) -> Filled {
+    let mut filled = Filled::default();
+    filled.content.stream = stream;
+    if !s.is_open_acked {
+        let (salt, reliable) = (s.spec.salt, s.spec.reliable);
+        Frame::Open {
+            salt,
+            reliable,
+            name: s.spec.name.as_str(),
+        }
+        .write(out);
+        filled.content.open = true;
+    }
+    let (is_last, offset) = match &mut s.outgoing {
+        Outgoing::Reliable(bytes) => {
+            let left = end.saturating_sub(out.len() + stream_overhead(bytes.next_offset()));
+            if let Some((from, to, again)) = bytes.take_chunk(left) {
+                write_stream_start(out, from, usize::try_from(to - from).unwrap_or(0));
+                bytes.copy(from, to, out);
+                filled.content.range = (from, to);
+                filled.events = bytes.messages_in(from, to);
+                filled.again_bytes = if again { to - from } else { 0 };
+            }
+            (bytes.is_all_sent(), bytes.final_offset())
+        }
+        Outgoing::Events(queue) => {
+            while let Some(event) = queue.front()
+                && out.len() + event.len() + EVENT_OVERHEAD <= end
+            {
+                Frame::Event { bytes: event }.write(out);
+                filled.events += 1;
+                filled.event_bytes += event.len();
+                queue.pop_front();
+            }
+            (queue.is_empty(), 0)
+        }
+    };
+    if s.end == End::Wanted && is_last && out.len() + FIN_BYTES <= end {
+        Frame::Fin { offset }.write(out);
+        s.end = End::Sent;
+        filled.content.fin = true;
+    }
+    filled
+}
 
 /// Makes room for a header; gives where the packet starts.
 fn begin(out: &mut Vec<u8>) -> usize {
