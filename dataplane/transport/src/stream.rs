@@ -364,8 +364,14 @@ impl ReceiveBytes {
             self.buffer.resize(until, 0);
         }
         let new = &bytes[to(start - offset)..];
-        for (slot, &byte) in self.buffer.range_mut(from..until).zip(new) {
-            *slot = byte;
+        let (first, second) = self.buffer.as_mut_slices();
+        let split = first.len();
+        if from < split {
+            let here = new.len().min(split - from);
+            first[from..from + here].copy_from_slice(&new[..here]);
+            second[..until.saturating_sub(split)].copy_from_slice(&new[here..]);
+        } else {
+            second[from - split..until - split].copy_from_slice(new);
         }
         self.received.insert(start, end);
         Ok(moved)
@@ -396,11 +402,13 @@ impl ReceiveBytes {
         if ready < whole {
             return Ok(None);
         }
-        let message = self
-            .buffer
-            .drain(..whole)
-            .skip(MESSAGE_PREFIX_BYTES)
-            .collect();
+        let (first, second) = self.buffer.as_slices();
+        let split = first.len();
+        let mut message = Vec::with_capacity(length);
+        message.extend_from_slice(&first[MESSAGE_PREFIX_BYTES.min(split)..whole.min(split)]);
+        let rest = MESSAGE_PREFIX_BYTES.saturating_sub(split)..whole.saturating_sub(split);
+        message.extend_from_slice(&second[rest]);
+        self.buffer.drain(..whole);
         let base = self.base + whole as u64;
         self.received.remove(self.base, base);
         self.base = base;
