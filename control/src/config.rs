@@ -102,6 +102,22 @@ impl Config {
     }
 }
 
+/// A node's name as the command line takes it.
+///
+/// # Errors
+/// What is wrong with it, and what to do.
+pub fn valid_name(text: &str) -> Result<String, String> {
+    values::name(text).map_err(|fault| fault.to_string())
+}
+
+/// A peer's address as the command line takes it.
+///
+/// # Errors
+/// What is wrong with it, and what to do.
+pub fn valid_address(text: &str) -> Result<SocketAddr, String> {
+    values::address(text).map_err(|fault| fault.to_string())
+}
+
 /// The `[node]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSection {

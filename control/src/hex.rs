@@ -50,8 +50,15 @@ pub fn decode(text: &str) -> Result<[u8; 32], HexError> {
 /// 64 lower-case hex digits.
 #[must_use]
 pub fn encode(key: &[u8; 32]) -> String {
-    key.iter()
-        .fold(String::with_capacity(64), |mut text, byte| {
+    encode_bytes(key)
+}
+
+/// Two lower-case hex digits a byte.
+#[must_use]
+pub fn encode_bytes(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
             // Writing to a String cannot fail.
             let _ = write!(text, "{byte:02x}");
             text

@@ -4,10 +4,12 @@
 //! - [`config`]: the configuration file, checked as a whole and resolved.
 //! - [`channel`]: who has subscribed to what, and every event to each of them.
 //! - [`daemon`]: a running node; [`api`]: its Unix socket; [`mesh`]: the API of programs on this machine.
+//! - [`cli`]: the `virga` command.
 #![deny(unsafe_code)]
 
 pub mod api;
 pub mod channel;
+pub mod cli;
 pub mod config;
 pub mod generate;
 pub mod daemon;

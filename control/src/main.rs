@@ -1,4 +1,6 @@
 //! The `virga` command.
 #![deny(unsafe_code)]
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    virga::cli::main()
+}

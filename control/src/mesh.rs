@@ -9,7 +9,7 @@
 //!
 //! let mut events = mesh.subscribe_prefix("metrics").await?;
 //! let publisher = mesh.publisher("metrics/edge-a").await?;
-//! publisher.publish(&b"load 0.42"[..]).await?;
+//! publisher.publish(b"load 0.42").await?;
 //!
 //! while let Some(delivery) = events.next().await {
 //!     let delivery = delivery?;
@@ -323,8 +323,8 @@ impl Publisher {
     ///
     /// # Errors
     /// [`MeshError::Broken`] when the connection is gone; [`Publisher::finish`] says why.
-    pub async fn publish(&self, event: impl Into<Bytes>) -> Result<(), MeshError> {
-        let sent = self.events.send(event.into()).await;
+    pub async fn publish(&self, event: &[u8]) -> Result<(), MeshError> {
+        let sent = self.events.send(Bytes::copy_from_slice(event)).await;
         sent.map_err(|_| MeshError::Broken("the node ended the request".into()))
     }
 

@@ -3,6 +3,7 @@
 use super::SubnetPrefix;
 use crate::hex;
 use std::{
+    fmt,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -22,6 +23,12 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 pub(super) struct Fault {
     pub(super) what: String,
     pub(super) fix: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.what, self.fix)
+    }
 }
 
 pub(super) fn fault<T>(what: impl Into<String>, fix: impl Into<String>) -> Result<T, Fault> {

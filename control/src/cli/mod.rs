@@ -1,0 +1,170 @@
+//! The command line: one file a command.
+//!
+//! Exit codes: 0 done, 1 it failed while running, 2 wrong usage or configuration. Errors go to
+//! standard error as `virga: …`, with their causes.
+
+mod check_config;
+mod id;
+mod keygen;
+mod node;
+mod publish;
+mod status;
+mod subscribe;
+mod target;
+
+use crate::{config::ConfigError, keys::KeyError};
+use clap::{Parser, Subcommand};
+use std::{
+    error::Error,
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+/// An encrypted mesh whose transit packets never reach the host's network stack.
+#[derive(Debug, Parser)]
+#[command(name = "virga", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a node's keys (and the network's pre-shared key).
+    Keygen(keygen::Arguments),
+    /// Print this node's public keys, and the [[peers]] block to give to others.
+    Id(id::Arguments),
+    /// Run a node, detach it from its interfaces, take its links in or out of use.
+    #[command(subcommand)]
+    Node(node::Command),
+    /// Publish events on a channel.
+    Pub(publish::Arguments),
+    /// Subscribe to a channel and print its events.
+    Sub(subscribe::Arguments),
+    /// Show what a running node is doing.
+    Status(status::Arguments),
+    /// Check a configuration file, and list everything that is wrong with it.
+    CheckConfig(check_config::Arguments),
+}
+
+/// How a command ended when it did not succeed.
+#[derive(Debug)]
+enum Failure {
+    /// The arguments or the configuration are wrong: nothing was tried.
+    Usage(Box<dyn Error + Send + Sync>),
+    /// It was tried, and failed.
+    Runtime(Box<dyn Error + Send + Sync>),
+    /// The same, and the output has said all there is to say.
+    Told(u8),
+}
+
+impl Failure {
+    fn runtime(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Runtime(error.into())
+    }
+
+    fn usage(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Usage(error.into())
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Usage(error.into())
+    }
+}
+
+impl From<KeyError> for Failure {
+    fn from(error: KeyError) -> Self {
+        match error {
+            KeyError::Io { .. } => Self::Runtime(error.into()),
+            _ => Self::Usage(error.into()),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Runtime(error.into())
+    }
+}
+
+impl From<serde_json::Error> for Failure {
+    fn from(error: serde_json::Error) -> Self {
+        // Nobody reads the output any more: an I/O error that is told apart below.
+        Self::Runtime(io::Error::from(error).into())
+    }
+}
+
+impl From<crate::mesh::MeshError> for Failure {
+    fn from(error: crate::mesh::MeshError) -> Self {
+        match error {
+            crate::mesh::MeshError::Name(_) => Self::Usage(error.into()),
+            _ => Self::Runtime(error.into()),
+        }
+    }
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Keygen(arguments) => keygen::run(&arguments),
+        Command::Id(arguments) => id::run(&arguments),
+        Command::Node(command) => node::run(&command),
+        Command::Pub(arguments) => publish::run(&arguments),
+        Command::Sub(arguments) => subscribe::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::CheckConfig(arguments) => check_config::run(&arguments),
+    };
+    match result.and_then(|()| Ok(io::stdout().flush()?)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Told(code)) => ExitCode::from(code),
+        Err(Failure::Usage(error)) => tell(error.as_ref(), 2),
+        // `virga sub … | head` has what it wanted.
+        Err(Failure::Runtime(error)) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
+        Err(Failure::Runtime(error)) => tell(error.as_ref(), 1),
+    }
+}
+
+/// Prints an error, each cause once: many messages quote their cause already.
+fn tell(error: &dyn Error, code: u8) -> ExitCode {
+    // Without standard error there is nobody to tell.
+    let _nobody = writeln!(io::stderr(), "virga: {}", chain(error));
+    ExitCode::from(code)
+}
+
+/// An error and its causes.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn is_broken_pipe(error: &(dyn Error + Send + Sync + 'static)) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// A value as one line of JSON on standard output.
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer(&mut out, value)?;
+    Ok(writeln!(out)?)
+}
+
+/// Runs a client of the local API.
+fn block_on<F: Future<Output = Result<(), Failure>>>(future: F) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(future)
+}

@@ -1,0 +1,86 @@
+//! `virga node`: run, detach, links.
+
+use super::{Failure, block_on, target::socket_of};
+use crate::{
+    api::status::LinkState,
+    config::{Config, valid_name},
+    daemon,
+    mesh::Mesh,
+    nic,
+};
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+};
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Run a node until SIGTERM; what it attached to interfaces goes on forwarding.
+    Run {
+        /// The configuration file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Take a node's programs off its interfaces and remove its pins.
+    Detach {
+        /// The node's name.
+        #[arg(value_parser = valid_name)]
+        name: String,
+    },
+    /// Take the next hop to a neighbour in or out of use.
+    Link {
+        /// The node's name.
+        #[arg(value_parser = valid_name)]
+        name: String,
+        /// The neighbour's name.
+        peer: String,
+        /// Used when the kernel knows the way, or not used at all.
+        state: State,
+        /// The node's socket, when it is not in /run/virga.
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(super) enum State {
+    Up,
+    Down,
+}
+
+pub(super) fn run(command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Run { config } => {
+            let config = Config::load(config)?;
+            daemon::run(config).map_err(Failure::runtime)
+        }
+        Command::Detach { name } => {
+            let words = match nic::detach(name).map_err(Failure::runtime)? {
+                true => "detached; its pins are removed",
+                false => "nothing was attached or pinned",
+            };
+            Ok(writeln!(io::stdout(), "{name}: {words}")?)
+        }
+        Command::Link {
+            name,
+            peer,
+            state,
+            socket,
+        } => {
+            let socket = socket.clone().unwrap_or_else(|| socket_of(name));
+            let state = match state {
+                State::Up => LinkState::Up,
+                State::Down => LinkState::Down,
+            };
+            block_on(async move {
+                let mesh = Mesh::open(socket).await?;
+                mesh.set_link(peer, state).await?;
+                Ok(writeln!(
+                    io::stdout(),
+                    "{name}: next hop {peer} is {}",
+                    state.name()
+                )?)
+            })
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! `virga sub`: a channel's events on standard output.
+
+use super::{Failure, block_on, target::Target};
+use crate::{hex, mesh::Delivery};
+use std::io::{self, Write as _};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The channel's full name, or with --prefix the first levels of many.
+    channel: String,
+    /// Subscribe to the channel of that name and all below it.
+    #[arg(long)]
+    prefix: bool,
+    /// End after so many events.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Print a JSON object a line: channel, entity, sequence, received_unix_ns, and the event as
+    /// `text`, or as `hex` when it is not UTF-8.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    block_on(async {
+        let mesh = arguments.target.open().await?;
+        let mut events = match arguments.prefix {
+            true => mesh.subscribe_prefix(&arguments.channel).await?,
+            false => mesh.subscribe(&arguments.channel).await?,
+        };
+        let mut left = arguments.count.unwrap_or(u64::MAX);
+        while left > 0 {
+            let Some(delivery) = events.next_delivery().await else {
+                return Err(Failure::runtime("the node has stopped"));
+            };
+            print(&delivery?, arguments)?;
+            left -= 1;
+        }
+        Ok(())
+    })
+}
+
+#[derive(serde::Serialize)]
+struct Line<'a> {
+    channel: &'a str,
+    entity: String,
+    sequence: u64,
+    received_unix_ns: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hex: Option<String>,
+}
+
+/// One write and a flush an event, so that whoever reads the other end has it at once.
+fn print(delivery: &Delivery, arguments: &Arguments) -> Result<(), Failure> {
+    let mut line = Vec::with_capacity(delivery.payload.len() + 64);
+    let channel = delivery.channel.as_str();
+    if arguments.json {
+        let text = std::str::from_utf8(&delivery.payload).ok();
+        let line_json = Line {
+            channel,
+            entity: hex::encode(&delivery.entity),
+            sequence: delivery.sequence,
+            received_unix_ns: delivery.received_unix_ns,
+            text,
+            hex: text.is_none().then(|| hex::encode_bytes(&delivery.payload)),
+        };
+        serde_json::to_writer(&mut line, &line_json)?;
+    } else {
+        if arguments.prefix {
+            line.extend_from_slice(channel.as_bytes());
+            line.push(b'\t');
+        }
+        line.extend_from_slice(&delivery.payload);
+    }
+    line.push(b'\n');
+    let mut out = io::stdout().lock();
+    out.write_all(&line)?;
+    Ok(out.flush()?)
+}
