@@ -11,18 +11,18 @@ use std::{
 
 /// Which node on this machine.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct Target {
+pub(super) struct Target {
     /// The node's socket; needed when several nodes run here, or one with a socket elsewhere.
     #[arg(long, value_name = "PATH", conflicts_with = "node")]
-    pub socket: Option<PathBuf>,
+    pub(super) socket: Option<PathBuf>,
     /// The node's name, in place of its socket.
     #[arg(long, value_name = "NAME")]
-    pub node: Option<String>,
+    pub(super) node: Option<String>,
 }
 
 /// Why a command did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
+pub(super) enum ClientError {
     /// No node's socket is in its usual place.
     #[error(
         "no node runs on this machine (there is no socket in {SOCKET_DIRECTORY}): start one with `virga node run`, or say --socket PATH"
@@ -71,7 +71,7 @@ pub enum ClientError {
 }
 
 /// An error of the operating system, with what was tried.
-pub(super) fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> ClientError {
+fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> ClientError {
     move |source| ClientError::Io { operation, source }
 }
 
@@ -80,7 +80,7 @@ impl Target {
     ///
     /// # Errors
     /// When it was not said, and there is none or more than one.
-    pub fn socket(&self) -> Result<PathBuf, ClientError> {
+    fn socket(&self) -> Result<PathBuf, ClientError> {
         if let Some(path) = &self.socket {
             return Ok(path.clone());
         }
@@ -95,7 +95,7 @@ impl Target {
     ///
     /// # Errors
     /// When nobody answers there.
-    pub async fn open(&self) -> Result<Mesh, ClientError> {
+    pub(super) async fn open(&self) -> Result<Mesh, ClientError> {
         Ok(Mesh::open(self.socket()?).await?)
     }
 }
@@ -120,20 +120,6 @@ fn the_only_one(directory: &Path) -> Result<PathBuf, ClientError> {
             Err(ClientError::SeveralNodes(names))
         }
     }
-}
-
-/// Runs a command's conversation with the node on this thread.
-///
-/// # Errors
-/// What the conversation ended with.
-pub fn block_on<T>(
-    conversation: impl Future<Output = Result<T, ClientError>>,
-) -> Result<T, ClientError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(failed("start"))?;
-    runtime.block_on(conversation)
 }
 
 #[cfg(test)]

@@ -1,15 +1,19 @@
 //! `virga gen`: packets with mesh headers at a chosen rate.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    io::{self, Write as _},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use virga_ebpf::header::{ChannelHash, NodeId, OriginHash};
 
-use super::client::{ClientError, failed};
-use crate::generate::{Kind, Plan, run};
+use super::{Failure, print_json};
+use crate::generate::{self, Kind, Plan};
 
 /// The command's arguments.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// Outer target: the next hop's address and port.
     #[arg(long, value_name = "ADDRESS:PORT")]
     to: SocketAddr,
@@ -47,34 +51,25 @@ fn hex_u16(text: &str) -> Result<u16, String> {
     u16::from_str_radix(text, 16).map_err(|e| format!("not up to 4 hex digits: {e}"))
 }
 
-impl Arguments {
-    /// Sends, then says how many.
-    ///
-    /// # Errors
-    /// When no socket can be had, or the target cannot be reached.
-    pub fn run(&self) -> Result<(), ClientError> {
-        let plan = Plan {
-            to: self.to,
-            kind: self.kind,
-            destination: NodeId(self.destination),
-            origin: OriginHash(self.origin),
-            channel: ChannelHash(self.channel),
-            payload_bytes: self.payload,
-            rate: self.rate,
-            duration: Duration::from_secs(self.seconds),
-        };
-        let report = run(&plan).map_err(failed("send packets"))?;
-        if self.json {
-            println!(
-                "{}",
-                serde_json::json!({ "sent": report.sent, "refused": report.refused })
-            );
-        } else {
-            println!(
-                "{} packets sent, {} refused by the socket",
-                report.sent, report.refused
-            );
-        }
-        Ok(())
+/// Sends, then says how many.
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let plan = Plan {
+        to: arguments.to,
+        kind: arguments.kind,
+        destination: NodeId(arguments.destination),
+        origin: OriginHash(arguments.origin),
+        channel: ChannelHash(arguments.channel),
+        payload_bytes: arguments.payload,
+        rate: arguments.rate,
+        duration: Duration::from_secs(arguments.seconds),
+    };
+    let report = generate::run(&plan)?;
+    if arguments.json {
+        return print_json(&report);
     }
+    let words = format!(
+        "{} packets sent, {} refused by the socket",
+        report.sent, report.refused
+    );
+    Ok(writeln!(io::stdout(), "{words}")?)
 }

@@ -4,16 +4,18 @@
 //! standard error as `virga: …`, with their causes.
 
 mod check_config;
+mod client;
+mod generate;
 mod id;
 mod keygen;
 mod node;
 mod publish;
 mod status;
 mod subscribe;
-mod target;
 
-use crate::{config::ConfigError, keys::KeyError};
+use crate::{config::ConfigError, keys::KeyError, mesh::MeshError};
 use clap::{Parser, Subcommand};
+use client::ClientError;
 use std::{
     error::Error,
     io::{self, Write as _},
@@ -45,6 +47,8 @@ enum Command {
     Status(status::Arguments),
     /// Check a configuration file, and list everything that is wrong with it.
     CheckConfig(check_config::Arguments),
+    /// Send packets with mesh headers at a chosen rate, for tests: authorised, strangers', malformed.
+    Gen(generate::Arguments),
 }
 
 /// How a command ended when it did not succeed.
@@ -61,10 +65,6 @@ enum Failure {
 impl Failure {
     fn runtime(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Runtime(error.into())
-    }
-
-    fn usage(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::Usage(error.into())
     }
 }
 
@@ -96,12 +96,20 @@ impl From<serde_json::Error> for Failure {
     }
 }
 
-impl From<crate::mesh::MeshError> for Failure {
-    fn from(error: crate::mesh::MeshError) -> Self {
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
         match error {
-            crate::mesh::MeshError::Name(_) => Self::Usage(error.into()),
+            ClientError::NoNode
+            | ClientError::SeveralNodes(_)
+            | ClientError::Mesh(MeshError::Name(_)) => Self::Usage(error.into()),
             _ => Self::Runtime(error.into()),
         }
+    }
+}
+
+impl From<MeshError> for Failure {
+    fn from(error: MeshError) -> Self {
+        ClientError::from(error).into()
     }
 }
 
@@ -116,6 +124,7 @@ pub fn main() -> ExitCode {
         Command::Sub(arguments) => subscribe::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::CheckConfig(arguments) => check_config::run(&arguments),
+        Command::Gen(arguments) => generate::run(&arguments),
     };
     match result.and_then(|()| Ok(io::stdout().flush()?)) {
         Ok(()) => ExitCode::SUCCESS,

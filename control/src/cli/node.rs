@@ -1,12 +1,10 @@
 //! `virga node`: run, detach, links.
 
-use super::{Failure, block_on, target::socket_of};
+use super::{Failure, block_on, client::Target};
 use crate::{
     api::status::LinkState,
     config::{Config, valid_name},
-    daemon,
-    mesh::Mesh,
-    nic,
+    daemon, nic,
 };
 use std::{
     io::{self, Write as _},
@@ -67,13 +65,13 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
             state,
             socket,
         } => {
-            let socket = socket.clone().unwrap_or_else(|| socket_of(name));
+            let (socket, node) = (socket.clone(), Some(name.clone()));
             let state = match state {
                 State::Up => LinkState::Up,
                 State::Down => LinkState::Down,
             };
             block_on(async move {
-                let mesh = Mesh::open(socket).await?;
+                let mesh = Target { socket, node }.open().await?;
                 mesh.set_link(peer, state).await?;
                 Ok(writeln!(
                     io::stdout(),

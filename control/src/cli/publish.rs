@@ -1,6 +1,10 @@
 //! `virga pub`: events from the command line or standard input.
 
-use super::{Failure, block_on, print_json, target::Target};
+use super::{
+    Failure, block_on,
+    client::{ClientError, Target},
+    print_json,
+};
 use crate::{api::publish::Published, mesh::Publisher};
 use std::{
     io::{self, BufRead as _, Write as _},
@@ -89,10 +93,16 @@ fn tell(published: &Published, arguments: &Arguments) -> Result<(), Failure> {
         )?;
     }
     if published.refused > 0 {
-        return Err(Failure::runtime(format!(
-            "{} events were larger than the {} bytes that the channel carries, and not published",
-            published.refused, published.event_bytes_max
-        )));
+        let Published {
+            refused,
+            event_bytes_max,
+            ..
+        } = *published;
+        return Err(ClientError::Refused {
+            refused,
+            event_bytes_max,
+        }
+        .into());
     }
     Ok(())
 }

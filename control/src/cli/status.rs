@@ -1,6 +1,6 @@
 //! `virga status`: what a running node is doing.
 
-use super::{Failure, block_on, print_json, target::Target};
+use super::{Failure, block_on, client::Target, print_json};
 use crate::api::status::{Count, Status, Verdicts};
 use std::{
     collections::BTreeMap,

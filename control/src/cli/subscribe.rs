@@ -1,8 +1,15 @@
 //! `virga sub`: a channel's events on standard output.
 
-use super::{Failure, block_on, target::Target};
+use super::{
+    Failure, block_on,
+    client::{ClientError, Target},
+};
 use crate::{hex, mesh::Delivery};
-use std::io::{self, Write as _};
+use std::{
+    io::{self, Write as _},
+    time::Duration,
+};
+use tokio::time::{Instant, timeout_at};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -14,6 +21,9 @@ pub(super) struct Arguments {
     /// End after so many events.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
+    /// Fail when that many, or with no --count one, have not come after so many seconds.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: Option<u64>,
     /// Print a JSON object a line: channel, entity, sequence, received_unix_ns, and the event as
     /// `text`, or as `hex` when it is not UTF-8.
     #[arg(long)]
@@ -29,13 +39,32 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             true => mesh.subscribe_prefix(&arguments.channel).await?,
             false => mesh.subscribe(&arguments.channel).await?,
         };
-        let mut left = arguments.count.unwrap_or(u64::MAX);
-        while left > 0 {
-            let Some(delivery) = events.next_delivery().await else {
-                return Err(Failure::runtime("the node has stopped"));
+        let start = Instant::now();
+        let deadline = arguments
+            .timeout
+            .map(|seconds| start + Duration::from_secs(seconds));
+        let mut arrived = 0;
+        while arguments.count.is_none_or(|count| arrived < count) {
+            // Without --count, whatever comes after the first may take its time.
+            let deadline = deadline.filter(|_| arguments.count.is_some() || arrived == 0);
+            let next = events.next_delivery();
+            let next = match deadline {
+                None => next.await,
+                Some(deadline) => timeout_at(deadline, next).await.map_err(|_| {
+                    let (wanted, seconds) =
+                        (arguments.count.unwrap_or(1), start.elapsed().as_secs_f64());
+                    ClientError::Timeout {
+                        arrived,
+                        wanted,
+                        seconds,
+                    }
+                })?,
+            };
+            let Some(delivery) = next else {
+                return Err(ClientError::Stopped { arrived }.into());
             };
             print(&delivery?, arguments)?;
-            left -= 1;
+            arrived += 1;
         }
         Ok(())
     })
