@@ -364,7 +364,23 @@ impl Session {
 impl<O: Outlet> Service for ChannelService<O> {
     type Command = Command<O>;
 
-    fn start(&mut self, _now_ns: u64, _node: &mut Node) {}
+    /// Connects to the peers that may subscribe here, so that subscribers of a node that restarts
+    /// learn of it at once; publishers are connected to when there is a local subscriber.
+    fn start(&mut self, now_ns: u64, node: &mut Node) {
+        let published = self
+            .entries
+            .iter()
+            .filter(|e| e.publishers.contains(&self.entity));
+        let entities: BTreeSet<&[u8; 32]> = published.flat_map(|e| &e.subscribers).collect();
+        for (&peer, _) in self
+            .peers
+            .iter()
+            .filter(|(_, entity)| entities.contains(entity))
+        {
+            // Every one of them is configured.
+            let _known = node.connect(now_ns, peer);
+        }
+    }
 
     fn on_event(&mut self, now_ns: u64, node: &mut Node, event: Event) {
         match event {

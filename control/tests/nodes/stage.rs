@@ -1,0 +1,294 @@
+//! Three nodes on the loopback, each a process of its own: a -- router -- b.
+
+use serde_json::Value;
+use std::{
+    fs,
+    net::{SocketAddr, UdpSocket},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    time::{Duration, Instant},
+};
+use virga::{
+    api::status::Status,
+    hex,
+    keys::{self, EntityKey, Existing, KeyKind, NodeKey, Secret},
+    mesh::Mesh,
+};
+
+/// Far above what anything here takes; only a failure waits so long.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// How often something awaited is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// A `[[channels]]` block, as one node's file has it.
+#[derive(Clone, Debug)]
+pub(crate) struct Channel {
+    pub(crate) name: &'static str,
+    pub(crate) reliable: bool,
+    pub(crate) publish: &'static [&'static str],
+    pub(crate) subscribe: &'static [&'static str],
+}
+
+/// From a to b, reliable.
+pub(crate) const RELIABLE: Channel = Channel {
+    name: "test/reliable",
+    reliable: true,
+    publish: &["a"],
+    subscribe: &["b"],
+};
+
+/// One node: its files, and its process while it runs.
+pub(crate) struct Node {
+    pub(crate) name: &'static str,
+    folder: PathBuf,
+    listen: SocketAddr,
+    node_key: String,
+    entity_key: String,
+    process: Option<Child>,
+}
+
+/// All three; whatever happens, no process outlives it.
+pub(crate) struct Stage {
+    _folder: tempfile::TempDir,
+    pub(crate) nodes: [Node; 3],
+}
+
+/// Waits until `look` gives something.
+pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        if let Some(found) = look().await {
+            return found;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    panic!("{what}: not within {PATIENCE:?}");
+}
+
+/// Within a time that only a failure takes.
+pub(crate) async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(result) => result,
+        Err(_) => panic!("{what}: not within {PATIENCE:?}"),
+    }
+}
+
+impl Stage {
+    /// Makes keys and files for all three; nothing runs yet. Every node's file has `channels`.
+    pub(crate) fn new(channels: &[Channel]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let psk = Secret::generate().unwrap();
+        let names = [
+            ("a", "127.0.0.2"),
+            ("router", "127.0.0.3"),
+            ("b", "127.0.0.4"),
+        ];
+        let nodes = names.map(|(name, ip)| Node::new(name, ip, folder.path(), &psk));
+        let stage = Self {
+            _folder: folder,
+            nodes,
+        };
+        for name in ["a", "router", "b"] {
+            stage.configure(name, channels);
+        }
+        stage
+    }
+
+    /// All three, running, with these channels in every file.
+    pub(crate) async fn running(channels: &[Channel]) -> Self {
+        let mut stage = Self::new(channels);
+        for name in ["router", "b", "a"] {
+            stage.start(name).await;
+        }
+        stage
+    }
+
+    pub(crate) fn node(&self, name: &str) -> &Node {
+        self.nodes.iter().find(|node| node.name == name).unwrap()
+    }
+
+    fn node_mut(&mut self, name: &str) -> &mut Node {
+        self.nodes
+            .iter_mut()
+            .find(|node| node.name == name)
+            .unwrap()
+    }
+
+    /// Writes a node's configuration file.
+    pub(crate) fn configure(&self, name: &str, channels: &[Channel]) {
+        let own = self.node(name);
+        let file = |kind: KeyKind| own.folder.join(kind.file_name()).display().to_string();
+        let mut text = format!(
+            "[node]\nname = \"{name}\"\nnetwork = \"test\"\nnode_key_file = \"{}\"\n\
+             entity_key_file = \"{}\"\npsk_file = \"{}\"\nlisten = \"{}\"\nsocket = \"{}\"\n\
+             [forwarding]\nmode = \"userspace\"\n",
+            file(KeyKind::Node),
+            file(KeyKind::Entity),
+            file(KeyKind::Psk),
+            own.listen,
+            own.socket().display(),
+        );
+        for peer in self.nodes.iter().filter(|peer| peer.name != name) {
+            let reach = if name == "router" || peer.name == "router" {
+                format!("address = \"{}\"", peer.listen)
+            } else {
+                "via = [\"router\"]".to_owned()
+            };
+            text += &format!(
+                "[[peers]]\nname = \"{}\"\nnode_key = \"{}\"\nentity_key = \"{}\"\n{reach}\n",
+                peer.name, peer.node_key, peer.entity_key
+            );
+        }
+        for channel in channels {
+            text += &format!(
+                "[[channels]]\nname = \"{}\"\nreliable = {}\npublish = {:?}\nsubscribe = {:?}\n",
+                channel.name, channel.reliable, channel.publish, channel.subscribe
+            );
+        }
+        fs::write(own.config(), text).unwrap();
+    }
+
+    /// Starts a node and waits until it answers.
+    pub(crate) async fn start(&mut self, name: &str) {
+        let node = self.node_mut(name);
+        node.spawn();
+        let node = self.node(name);
+        eventually(&format!("{name} answers"), async || {
+            Mesh::open(node.socket()).await.ok()?.status().await.ok()
+        })
+        .await;
+    }
+
+    pub(crate) async fn mesh(&self, name: &str) -> Mesh {
+        Mesh::open(self.node(name).socket()).await.unwrap()
+    }
+
+    pub(crate) async fn status(&self, name: &str) -> Status {
+        self.mesh(name).await.status().await.unwrap()
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub(crate) fn kill(&mut self, name: &str) {
+        let mut process = self.node_mut(name).process.take().unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub(crate) fn terminate(&mut self, name: &str) -> ExitStatus {
+        let mut process = self.node_mut(name).process.take().unwrap();
+        let id = process.id().to_string();
+        let told = Command::new("kill").args(["-TERM", &id]).status().unwrap();
+        assert!(told.success());
+        process.wait().unwrap()
+    }
+
+    /// Waits until so many nodes are on a's roster of a channel.
+    pub(crate) async fn subscribers(&self, channel: &str, count: usize) {
+        eventually(&format!("{count} subscribers of {channel}"), async || {
+            let status = self.mesh("a").await.status().await.ok()?;
+            let channel = status.channels.iter().find(|c| c.name == channel)?;
+            (channel.remote_subscribers == count).then_some(())
+        })
+        .await;
+    }
+}
+
+impl Node {
+    fn new(name: &'static str, ip: &str, folder: &Path, psk: &Secret) -> Self {
+        let folder = folder.join(name);
+        fs::create_dir(&folder).unwrap();
+        let write = |kind: KeyKind, secret: &Secret| {
+            let path = folder.join(kind.file_name());
+            keys::write(kind, &path, secret, Existing::Keep).unwrap();
+        };
+        let node = Secret::generate().unwrap();
+        let entity = Secret::generate().unwrap();
+        write(KeyKind::Node, &node);
+        write(KeyKind::Entity, &entity);
+        write(KeyKind::Psk, psk);
+        // The port stays free unless someone takes it within a moment: on an address of its own.
+        let free = UdpSocket::bind((ip, 0)).unwrap();
+        Self {
+            name,
+            listen: free.local_addr().unwrap(),
+            node_key: hex::encode(&NodeKey::from(node).public),
+            entity_key: hex::encode(&EntityKey::from(entity).public),
+            folder,
+            process: None,
+        }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.join("run").join("node.sock")
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.folder.join("node.toml")
+    }
+
+    /// Replaces the network's key in this node's file.
+    pub(crate) fn replace_psk(&self) {
+        let psk = Secret::generate().unwrap();
+        let path = self.folder.join(KeyKind::Psk.file_name());
+        keys::write(KeyKind::Psk, &path, &psk, Existing::Replace).unwrap();
+    }
+
+    /// What the daemon has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    fn spawn(&mut self) {
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.join("log"));
+        let process = Command::new(env!("CARGO_BIN_EXE_virga"))
+            .args(["node", "run", "--config"])
+            .arg(self.config())
+            .stdin(Stdio::null())
+            .stderr(log.unwrap())
+            .spawn();
+        self.process = Some(process.unwrap());
+    }
+
+    /// `virga ARGUMENTS --socket SOCKET`, not yet started.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_virga"));
+        command
+            .args(arguments)
+            .arg("--socket")
+            .arg(self.socket())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs a command that must succeed, and reads the JSON object it prints.
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.run(arguments);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {errors}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            if let Some(mut process) = node.process.take() {
+                // It may have ended by itself.
+                let _ended = process.kill();
+                let _reaped = process.wait();
+            }
+            if std::thread::panicking() {
+                eprintln!("--- log of {}\n{}", node.name, node.log());
+            }
+        }
+    }
+}
