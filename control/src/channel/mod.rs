@@ -20,6 +20,9 @@ pub mod service;
 pub mod status;
 pub mod subscribe;
 
+#[cfg(test)]
+mod tests;
+
 pub use delivery::{Delivery, Offer, Outlet, SubscriberId};
 pub use message::Pattern;
 pub use publish::{Batch, PublishError, PublishReport};
