@@ -4,6 +4,7 @@
 //! - [`config`]: the configuration file, checked as a whole and resolved.
 //! - [`channel`]: who has subscribed to what, and every event to each of them.
 //! - [`daemon`]: a running node; [`api`]: its Unix socket; [`mesh`]: the API of programs on this machine.
+//! - [`doctor`]: what this machine lacks, with the line that fixes it.
 //! - [`cli`]: the `virga` command.
 #![deny(unsafe_code)]
 
@@ -11,10 +12,12 @@ pub mod api;
 pub mod channel;
 pub mod cli;
 pub mod config;
-pub mod generate;
 pub mod daemon;
+pub mod doctor;
+pub mod generate;
 pub mod hex;
 pub mod image;
+mod io;
 pub mod keys;
 pub mod mesh;
 pub mod nic;

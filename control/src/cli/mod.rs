@@ -5,6 +5,7 @@
 
 mod check_config;
 mod client;
+mod doctor;
 mod generate;
 mod id;
 mod keygen;
@@ -47,6 +48,8 @@ enum Command {
     Status(status::Arguments),
     /// Check a configuration file, and list everything that is wrong with it.
     CheckConfig(check_config::Arguments),
+    /// Check this machine, and print the line that fixes what it lacks.
+    Doctor(doctor::Arguments),
     /// Send packets with mesh headers at a chosen rate, for tests: authorised, strangers', malformed.
     Gen(generate::Arguments),
 }
@@ -124,6 +127,7 @@ pub fn main() -> ExitCode {
         Command::Sub(arguments) => subscribe::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::CheckConfig(arguments) => check_config::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Gen(arguments) => generate::run(&arguments),
     };
     match result.and_then(|()| Ok(io::stdout().flush()?)) {

@@ -1,0 +1,381 @@
+//! Every rule, broken.
+
+use super::*;
+use std::fmt::Write as _;
+
+#[test]
+fn rules_of_the_node_section() {
+    let with = |from: &str, to: &str| NODE.replace(from, to);
+    refused(&with("\"us\"", "\"Us\""), "node.name", "a-z");
+    refused(
+        &with("10.0.0.1:4783", "10.0.0.1"),
+        "node.listen",
+        "IP address and port",
+    );
+    for missing in [
+        "name",
+        "network",
+        "node_key_file",
+        "entity_key_file",
+        "psk_file",
+        "listen",
+    ] {
+        let text: String = NODE
+            .lines()
+            .filter(|line| !line.starts_with(&format!("{missing} ")))
+            .fold(String::new(), |mut text, line| {
+                writeln!(text, "{line}").unwrap();
+                text
+            });
+        refused(
+            &text,
+            &format!("node.{missing}"),
+            "is missing; add a line such as: ",
+        );
+    }
+    for (line, key, say) in [
+        ("subnet = \"1.0.0.0/8\"", "node.subnet", "four levels"),
+        (
+            "psk_generation = 65536",
+            "node.psk_generation",
+            "0 to 65535",
+        ),
+        ("socket = \"run/a.sock\"", "node.socket", "absolute"),
+        (
+            "socket_group = \"\"",
+            "node.socket_group",
+            "leave the key out",
+        ),
+        ("worker_core = -1", "node.worker_core", "0 to 1023"),
+    ] {
+        refused(&format!("{NODE}{line}\n"), key, say);
+    }
+}
+
+#[test]
+fn rules_of_the_forwarding_section() {
+    for (lines, key, say) in [
+        (
+            "mode = \"fast\"",
+            "forwarding.mode",
+            "known are `auto`, `native`",
+        ),
+        (
+            "mode = \"native\"",
+            "forwarding.interfaces",
+            "needs interfaces",
+        ),
+        (
+            "mode = \"generic\"\ninterfaces = []",
+            "forwarding.interfaces",
+            "needs interfaces",
+        ),
+        (
+            "interfaces = [\"a/b\"]",
+            "forwarding.interfaces",
+            "not an interface name",
+        ),
+        (
+            "interfaces = [\"a\", \"a\"]",
+            "forwarding.interfaces",
+            "named twice",
+        ),
+        (
+            "destinations_max = 0",
+            "forwarding.destinations_max",
+            "1 to",
+        ),
+    ] {
+        refused(&format!("{NODE}[forwarding]\n{lines}\n"), key, say);
+    }
+    let few = mesh() + "\n[forwarding]\ndestinations_max = 2\n";
+    refused(&few, "forwarding.destinations_max", "3 to");
+    for (mode, expected) in [
+        ("native", ForwardingMode::Native),
+        ("generic", ForwardingMode::Generic),
+    ] {
+        let text = format!("{NODE}[forwarding]\nmode = \"{mode}\"\ninterfaces = [\"eth0\"]\n");
+        assert_eq!(parse(&text).unwrap().forwarding.mode, expected);
+        assert_eq!(expected.to_string(), mode);
+    }
+}
+
+#[test]
+fn rules_of_a_peer() {
+    let mesh_with = |block: String| mesh() + &block;
+    let adjacent = "address = \"10.0.0.9:4783\"";
+    for (block, key, say) in [
+        (peer("P", 40, adjacent), "name", "a-z"),
+        (peer("p", 40, ""), "address", "no way leads to this peer"),
+        (
+            peer("p", 40, "address = \"10.0.0.9:1\"\nvia = [\"one\"]"),
+            "via",
+            "stands beside `address`",
+        ),
+        (
+            peer("p", 40, "address = \"0.0.0.0:1\""),
+            "address",
+            "no destination",
+        ),
+        (
+            peer("p", 40, "address = \"[fd00::1]:1\""),
+            "address",
+            "family",
+        ),
+        (
+            peer("p", 40, "via = [\"one\"]\ninterface = \"eth0\""),
+            "interface",
+            "no address",
+        ),
+        (
+            peer("p", 40, "via = [\"one\"]\nsubnet = \"1.0.0.0/8\""),
+            "subnet",
+            "where packets arrive",
+        ),
+        (peer("p", 40, "via = []"), "via", "names 0 next hops"),
+        (
+            peer("p", 40, "via = [\"one\", \"two\", \"one\"]"),
+            "via",
+            "names 3 next hops",
+        ),
+        (
+            peer("p", 40, "via = [\"one\", \"one\"]"),
+            "via",
+            "named twice",
+        ),
+        (peer("p", 40, "via = [\"p\"]"), "via", "the peer itself"),
+        (peer("p", 40, "via = [\"us\"]"), "via", "this node itself"),
+        (peer("p", 40, "via = [\"far\"]"), "via", "has no address"),
+        (
+            peer("p", 40, "via = [\"onne\"]"),
+            "via",
+            "did you mean `one`?",
+        ),
+        (
+            peer("p", 40, &format!("{adjacent}\nsubnet = \"1.0.0.0\"")),
+            "subnet",
+            "/length",
+        ),
+        (
+            peer("p", 40, &format!("{adjacent}\ninterface = \"\"")),
+            "interface",
+            "not an interface name",
+        ),
+        (
+            peer("one", 40, adjacent),
+            "name",
+            "the same as that of peer \"one\"",
+        ),
+        (peer("us", 40, adjacent), "name", "this node itself"),
+        (
+            peer("p", 40, "address = \"10.0.0.2:4783\""),
+            "address",
+            "peer \"one\"",
+        ),
+        (
+            peer("p", 40, "address = \"10.0.0.1:4783\""),
+            "address",
+            "this node itself",
+        ),
+        (
+            peer(
+                "p",
+                40,
+                "address = \"10.0.0.2:4784\"\nsubnet = \"1.0.0.0/8\"",
+            ),
+            "subnet",
+            "another peer at 10.0.0.2",
+        ),
+    ] {
+        refused(&mesh_with(block), &format!("peers[3].{key}"), say);
+    }
+}
+
+#[test]
+fn rules_of_a_peers_keys() {
+    let block = |node_key: &str, entity_key: &str| {
+        let rest = "address = \"10.0.0.9:4783\"";
+        let lines = format!("node_key = \"{node_key}\"\nentity_key = \"{entity_key}\"\n{rest}\n");
+        mesh() + "\n[[peers]]\nname = \"p\"\n" + &lines
+    };
+    let (node, entity) = (node_key(40), entity_key(41));
+    assert!(parse(&block(&node, &entity)).is_ok());
+    refused(&block("abcd", &entity), "peers[3].node_key", "4 characters");
+    refused(
+        &block(&node.replace(['a', '1', '2', '3'], "x"), &entity),
+        "peers[3].node_key",
+        "'x'",
+    );
+    refused(
+        &block(&"00".repeat(32), &entity),
+        "peers[3].node_key",
+        "low order",
+    );
+    refused(
+        &block(&node, &"00".repeat(32)),
+        "peers[3].entity_key",
+        "weak",
+    );
+    refused(
+        &block(&node, &format!("02{}", "00".repeat(31))),
+        "peers[3].entity_key",
+        "not a point",
+    );
+    refused(
+        &block(&node_key(10), &entity),
+        "peers[3].node_key",
+        "peer \"one\"",
+    );
+    refused(
+        &block(&node_key(1), &entity),
+        "peers[3].node_key",
+        "this node itself",
+    );
+    refused(
+        &block(&node, &entity_key(11)),
+        "peers[3].entity_key",
+        "peer \"one\"",
+    );
+    refused(
+        &block(&node, &entity_key(2)),
+        "peers[3].entity_key",
+        "this node itself",
+    );
+}
+
+#[test]
+fn a_block_without_a_node_key_names_an_entity() {
+    let entity = entity_key(41);
+    let text = mesh() + &format!("\n[[peers]]\nname = \"e\"\nentity_key = \"{entity}\"\n");
+    let config = parse(&(text.clone() + &channel("a", "subscribe = [\"e\"]"))).unwrap();
+    assert_eq!(config.peers.len(), 3);
+    assert_eq!(hex::encode(&config.channels[0].subscribe[0].key), entity);
+    assert_eq!(
+        config.entity_name(&config.channels[0].subscribe[0].key),
+        Some("e")
+    );
+    refused(
+        &(text.clone() + "address = \"10.0.0.9:1\"\n"),
+        "peers[3].node_key",
+        "is missing",
+    );
+    refused(
+        &(text.clone() + "via = [\"one\"]\n"),
+        "peers[3].node_key",
+        "is missing",
+    );
+    refused(
+        &(text + &peer("p", 50, "via = [\"e\"]")),
+        "peers[4].via",
+        "not a peer with an address",
+    );
+}
+
+#[test]
+fn a_broken_neighbour_does_not_make_its_users_wrong() {
+    let text = mesh().replace("address = \"10.0.0.2:4783\"", "address = \"x\"");
+    refused(
+        &(text + &channel("a", "subscribe = [\"one\"]")),
+        "peers[0].address",
+        "IP address",
+    );
+    let text = mesh().replace(&entity_key(11), "x");
+    refused(
+        &(text + &channel("a", "subscribe = [\"one\"]")),
+        "peers[0].entity_key",
+        "not a hex digit",
+    );
+}
+
+#[test]
+fn rules_of_a_channel() {
+    for (block, key, say) in [
+        (channel("a//b", ""), "name", "slash"),
+        (channel("a/$host", ""), "name", "placeholder"),
+        (channel("a", "salt = -1"), "salt", "0 to 4294967295"),
+        (channel("a", "priority = 7"), "priority", "0 to 6"),
+        (channel("a", "max_rate_pps = 0"), "max_rate_pps", "1 to"),
+        (
+            channel("a", "subscribe = [\"fra\"]"),
+            "subscribe",
+            "did you mean `far`?",
+        ),
+        (
+            channel("a", "subscribe = [\"far\", \"far\"]"),
+            "subscribe",
+            "already",
+        ),
+        (
+            channel("a", &format!("subscribe = [\"{}\"]", "00".repeat(32))),
+            "subscribe",
+            "weak",
+        ),
+        (
+            channel(
+                "a",
+                &format!("subscribe = [\"far\", \"{}\"]", entity_key(31)),
+            ),
+            "subscribe",
+            "already",
+        ),
+        (
+            "[[channels]]\nname = \"a\"\n".into(),
+            "publish",
+            "is missing",
+        ),
+        (
+            "[[channels]]\npublish = [\"us\"]\n".into(),
+            "name",
+            "is missing",
+        ),
+        (
+            "[[channels]]\nname = \"a\"\npublish = []\n".into(),
+            "publish",
+            "is empty",
+        ),
+    ] {
+        refused(&(mesh() + &block), &format!("channels[0].{key}"), say);
+    }
+    let twice = mesh() + &channel("a/us", "") + &channel("a/$node", "salt = 1");
+    let problem = refused(&twice, "channels[1].name", "configured on line");
+    assert_eq!(problem.line, twice.lines().count() - 2);
+}
+
+#[test]
+fn two_channels_on_one_hash_are_refused_with_a_salt_that_works() {
+    let taken = hash::channel_hash(0, "a");
+    let other = (0u32..)
+        .map(|number| format!("b{number}"))
+        .find(|name| hash::channel_hash(0, name) == taken)
+        .unwrap();
+    let text = |rest| mesh() + &channel("a", "") + &channel(&other, rest);
+    let problem = refused(&text(""), "channels[1].salt", "share the hash");
+    let salt = problem
+        .fix
+        .split("salt = ")
+        .nth(1)
+        .unwrap()
+        .split(' ')
+        .next()
+        .unwrap();
+    let config = parse(&text(&format!("salt = {salt}"))).unwrap();
+    assert_ne!(config.channels[0].hash, config.channels[1].hash);
+}
+
+#[test]
+fn too_many_neighbours_and_routes() {
+    let mut text = NODE.to_owned();
+    for number in 0..=virga_ebpf::limits::NEIGHBOURS_MAX {
+        let key = |domain: &[u8]| Secret::new(hash::keyed(domain, &[&number.to_be_bytes()]));
+        let node_key = hex::encode(&NodeKey::from(key(b"node")).public);
+        let entity_key = hex::encode(&EntityKey::from(key(b"entity")).public);
+        writeln!(
+            text,
+            "[[peers]]\nname = \"n{number}\"\nnode_key = \"{node_key}\"\nentity_key = \"{entity_key}\"\naddress = \"10.1.{}.{}:1\"",
+            number >> 8,
+            number & 255,
+        )
+        .unwrap();
+    }
+    refused(&text, "peers[1024].address", "one neighbour too many");
+}

@@ -1,0 +1,150 @@
+//! What this machine has and lacks for a node, each with the exact line that fixes it.
+//!
+//! - [`host`]: the kernel and this process's rights.
+//! - [`interface`]: the facts about one interface; [`rules`]: what follows from them.
+//! - [`drivers`]: which drivers run XDP programs, where the kernel does not say.
+
+pub mod drivers;
+pub mod host;
+pub mod interface;
+mod link;
+pub mod rules;
+
+use crate::config::{Config, ForwardingMode, Reach};
+use std::{collections::BTreeSet, fmt};
+
+/// What a check came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// As it should be.
+    Ok,
+    /// Could not be found out.
+    Unknown,
+    /// Works, with less than there could be.
+    Warn,
+    /// Does not work.
+    Fail,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ok => "ok",
+            Self::Unknown => "unknown",
+            Self::Warn => "warn",
+            Self::Fail => "FAIL",
+        })
+    }
+}
+
+/// One check.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Check {
+    /// The interface that was looked at; none when it is about the host.
+    pub interface: Option<String>,
+    /// What was looked at.
+    pub name: &'static str,
+    /// What it came to.
+    pub verdict: Verdict,
+    /// What was found.
+    pub found: String,
+    /// The line that fixes it, or what to do where no line does.
+    pub fix: Option<String>,
+}
+
+impl Check {
+    pub(crate) fn ok(name: &'static str, found: impl Into<String>) -> Self {
+        Self {
+            interface: None,
+            name,
+            verdict: Verdict::Ok,
+            found: found.into(),
+            fix: None,
+        }
+    }
+
+    pub(crate) fn new(
+        name: &'static str,
+        verdict: Verdict,
+        found: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        let fix = Some(fix.into());
+        Self {
+            interface: None,
+            name,
+            verdict,
+            found: found.into(),
+            fix,
+        }
+    }
+}
+
+/// What the node wants of the NIC path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// It does not start without.
+    Required,
+    /// It falls back to user space.
+    Preferred,
+    /// It does not use it.
+    None,
+}
+
+impl Need {
+    /// What a lack of something that the NIC path needs comes to.
+    #[must_use]
+    pub const fn lack(self) -> Verdict {
+        match self {
+            Self::Required => Verdict::Fail,
+            Self::Preferred => Verdict::Warn,
+            Self::None => Verdict::Ok,
+        }
+    }
+}
+
+impl From<ForwardingMode> for Need {
+    fn from(mode: ForwardingMode) -> Self {
+        match mode {
+            ForwardingMode::Native | ForwardingMode::Generic => Self::Required,
+            ForwardingMode::Auto => Self::Preferred,
+            ForwardingMode::Userspace => Self::None,
+        }
+    }
+}
+
+/// Looks at the host, then at each interface: those named, those of the configuration, and when
+/// there are neither, all that are up.
+#[must_use]
+pub fn examine(named: &[String], config: Option<&Config>) -> Vec<Check> {
+    let need = config.map_or(Need::Required, |config| config.forwarding.mode.into());
+    let mut checks = host::examine(need, config);
+    let mut interfaces: BTreeSet<String> = named.iter().cloned().collect();
+    if let Some(config) = config {
+        interfaces.extend(config.forwarding.interfaces.iter().cloned());
+        interfaces.extend(config.peers.iter().filter_map(|peer| match &peer.reach {
+            Reach::Adjacent { interface, .. } => interface.clone(),
+            Reach::Via { .. } => None,
+        }));
+    }
+    if interfaces.is_empty() && config.is_none() {
+        interfaces = interface::all_up();
+    }
+    for name in interfaces {
+        let mut found = match interface::facts(&name) {
+            Ok(facts) => rules::judge(&facts, need),
+            Err(error) => vec![Check::new(
+                "exists",
+                need.lack().max(Verdict::Unknown),
+                error.to_string(),
+                error.fix(),
+            )],
+        };
+        for check in &mut found {
+            check.interface = Some(name.clone());
+        }
+        checks.append(&mut found);
+    }
+    checks
+}
