@@ -227,13 +227,7 @@ impl<O: Outlet> ChannelService<O> {
             let Some(local) = self.subscribers.get_mut(&id) else {
                 continue;
             };
-            // A slow subscriber gets what is reliable and already under way, nothing else.
-            let offer = if local.slow && !entry.spec.reliable {
-                Offer::Full
-            } else {
-                local.outlet.offer(delivery)
-            };
-            match offer {
+            match local.outlet.offer(delivery) {
                 Offer::Taken => entry.counters.delivered += 1,
                 Offer::TakenSlow => {
                     entry.counters.delivered += 1;

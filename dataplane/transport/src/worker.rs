@@ -10,7 +10,7 @@ use crate::{
     forward::{Forwarder, Forwarding},
     io::{
         clock::Clock,
-        udp::{self, IoCounters, Receiver, Sender, Sent},
+        udp::{self, IoCounters, Receiver, Run, Sender, Sent},
         wake::{Interest, Wake, wait},
     },
     limits::TRANSMIT_BYTES_MAX,
@@ -119,7 +119,8 @@ pub struct Parts<S> {
     pub service: S,
     counters: WorkerCounters,
     sender: Sender,
-    receiver: Receiver,
+    received: IoCounters,
+    coalesces: bool,
 }
 
 impl<S> Parts<S> {
@@ -138,7 +139,7 @@ impl<S> Parts<S> {
     /// What the socket received.
     #[must_use]
     pub fn received(&self) -> &IoCounters {
-        self.receiver.counters()
+        &self.received
     }
 
     /// Segments of one send: above 1 where the kernel segments.
@@ -150,7 +151,7 @@ impl<S> Parts<S> {
     /// Whether the kernel hands over runs of datagrams.
     #[must_use]
     pub fn coalesces(&self) -> bool {
-        self.receiver.coalesces()
+        self.coalesces
     }
 }
 
@@ -202,9 +203,43 @@ impl<S: Service> WorkerHandle<S> {
     }
 }
 
+impl<S: Service> Parts<S> {
+    /// Sends on what is for others, and hands over what is for this node.
+    fn take_in(&mut self, now_ns: u64, run: Run<'_>) {
+        let mut onward = Onward::new(run.segment_bytes);
+        for at in (0..run.bytes.len()).step_by(run.segment_bytes) {
+            let end = run.bytes.len().min(at + run.segment_bytes);
+            let datagram = &mut run.bytes[at..end];
+            match self.forwarder.handle(now_ns, 0, run.source, datagram) {
+                Forwarding::Forward { to } => {
+                    self.counters.forwarded += 1;
+                    if !onward.extend(to, at, end) {
+                        self.counters.forward_blocked += onward.flush(&mut self.sender, run.bytes);
+                        onward.begin(to, at, end);
+                    }
+                }
+                Forwarding::Local => self.hand_over(now_ns, run.source, datagram),
+                // The forwarder has counted it.
+                Forwarding::Drop(_) => {}
+            }
+        }
+        self.counters.forward_blocked += onward.flush(&mut self.sender, run.bytes);
+    }
+
+    /// Opens a datagram and tells the service at once: the node holds only so many unread events.
+    fn hand_over(&mut self, now_ns: u64, source: SocketAddr, datagram: &mut [u8]) {
+        // The node counts what it drops.
+        let _counted = self.node.handle(now_ns, source, datagram);
+        while let Some(event) = self.node.poll() {
+            self.service.on_event(now_ns, &mut self.node, event);
+        }
+    }
+}
+
 /// What makes workers.
 pub struct Worker<S: Service> {
     parts: Parts<S>,
+    receiver: Receiver,
     commands: crossbeam_channel::Receiver<Command<S>>,
     wake: Arc<Wake>,
     clock: Clock,
@@ -255,8 +290,10 @@ impl<S: Service> Worker<S> {
                 service,
                 counters: WorkerCounters::default(),
                 sender,
-                receiver,
+                received: IoCounters::default(),
+                coalesces: receiver.coalesces(),
             },
+            receiver,
             commands,
             wake: Arc::clone(&wake),
             clock,
@@ -301,7 +338,7 @@ impl<S: Service> Worker<S> {
                 Interest::ReadWrite
             };
             let timeout_ns = if more { Some(0) } else { self.sleep_ns() };
-            let socket = self.parts.receiver.as_fd();
+            let socket = self.receiver.as_fd();
             let ready = wait(socket, interest, &self.wake, timeout_ns)?;
             if ready.woken {
                 self.wake.clear();
@@ -339,35 +376,14 @@ impl<S: Service> Worker<S> {
 
     fn receive(&mut self) -> bool {
         for _ in 0..RECEIVES_PER_TURN {
-            let runs = self.parts.receiver.receive();
-            if runs == 0 {
-                return false;
-            }
-            let now_ns = self.clock.now_ns();
-            let parts = &mut self.parts;
-            for run in parts.receiver.runs(runs) {
-                let mut onward = Onward::new(run.segment_bytes);
-                for at in (0..run.bytes.len()).step_by(run.segment_bytes) {
-                    let end = run.bytes.len().min(at + run.segment_bytes);
-                    let datagram = &mut run.bytes[at..end];
-                    match parts.forwarder.handle(now_ns, 0, run.source, datagram) {
-                        Forwarding::Forward { to } => {
-                            parts.counters.forwarded += 1;
-                            if !onward.extend(to, at, end) {
-                                parts.counters.forward_blocked +=
-                                    onward.flush(&mut parts.sender, run.bytes);
-                                onward.begin(to, at, end);
-                            }
-                        }
-                        // The node counts what it drops, the forwarder what it drops.
-                        Forwarding::Local => {
-                            let _counted = parts.node.handle(now_ns, run.source, datagram);
-                        }
-                        Forwarding::Drop(_) => {}
-                    }
+            let runs = self.receiver.receive();
+            if runs > 0 {
+                let now_ns = self.clock.now_ns();
+                for run in self.receiver.runs(runs) {
+                    self.parts.take_in(now_ns, run);
                 }
-                parts.counters.forward_blocked += onward.flush(&mut parts.sender, run.bytes);
             }
+            self.parts.received = *self.receiver.counters();
             if runs < Receiver::RUNS_MAX {
                 return false;
             }
