@@ -26,8 +26,11 @@ pub(super) struct Arguments {
     timeout: Option<u64>,
     /// Print a JSON object a line: channel, entity, sequence, received_unix_ns, and the event as
     /// `text`, or as `hex` when it is not UTF-8.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "raw")]
     json: bool,
+    /// Print the events as they were published, with nothing before, between or after them.
+    #[arg(long)]
+    raw: bool,
     #[command(flatten)]
     target: Target,
 }
@@ -98,13 +101,15 @@ fn print(delivery: &Delivery, arguments: &Arguments) -> Result<(), Failure> {
         };
         serde_json::to_writer(&mut line, &line_json)?;
     } else {
-        if arguments.prefix {
+        if arguments.prefix && !arguments.raw {
             line.extend_from_slice(channel.as_bytes());
             line.push(b'\t');
         }
         line.extend_from_slice(&delivery.payload);
     }
-    line.push(b'\n');
+    if !arguments.raw {
+        line.push(b'\n');
+    }
     let mut out = io::stdout().lock();
     out.write_all(&line)?;
     Ok(out.flush()?)

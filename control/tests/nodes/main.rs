@@ -6,7 +6,15 @@ mod stage;
 
 use bytes::Bytes;
 use stage::{Channel, RELIABLE, Stage, eventually, in_time};
-use std::{io::Read as _, os::unix::fs::PermissionsExt as _, process::Stdio};
+use std::{
+    io::Read as _,
+    os::unix::fs::PermissionsExt as _,
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 use virga::{
     api::status::LinkState,
     mesh::{MeshError, Subscription, TryPublishError},
@@ -297,6 +305,12 @@ async fn sigterm_ends_a_node_cleanly_and_its_peers_know_at_once() {
         .unwrap();
     stage.subscribers(RELIABLE.name, 1).await;
     let socket = stage.node("b").socket();
+    stage.signal("b", "-HUP");
+    eventually("the answer to SIGHUP", async || {
+        stage.node("b").log().contains("SIGHUP").then_some(())
+    })
+    .await;
+    stage.status("b").await;
     let status = stage.terminate("b");
     assert!(status.success(), "{status}");
     assert!(!socket.exists());
@@ -387,6 +401,40 @@ async fn a_next_hop_taken_down_stops_traffic_until_it_is_up_again() {
     assert!(error.to_string().contains("there is no peer"), "{error}");
     let error = a.set_link("b", LinkState::Down).await.unwrap_err();
     assert!(error.to_string().contains("not adjacent"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_garbage_starves_neither_sessions_nor_the_api() {
+    let stage = Stage::running(&[RELIABLE]).await;
+    let mut events = stage
+        .mesh("b")
+        .await
+        .subscribe(RELIABLE.name)
+        .await
+        .unwrap();
+    stage.subscribers(RELIABLE.name, 1).await;
+    let target = stage.status("b").await.node.listen;
+    let done = Arc::new(AtomicBool::new(false));
+    let is_done = Arc::clone(&done);
+    let flood = std::thread::spawn(move || {
+        let socket = std::net::UdpSocket::bind("127.0.0.9:0").unwrap();
+        while !is_done.load(Ordering::Relaxed) {
+            for bytes in [&[0; 1_200][..], &[0x56; 63], b""] {
+                // A full socket is what a flood is about.
+                let _full = socket.send_to(bytes, &target);
+            }
+        }
+    });
+    let sent = numbered(2_000);
+    let a = stage.mesh("a").await;
+    let published = a.publish_batch(RELIABLE.name, &sent);
+    let published = in_time("publishing", published).await.unwrap();
+    assert_eq!(published.published, 2_000);
+    assert!(payloads(&mut events, 2_000).await == sent);
+    let drops = in_time("status", stage.status("b")).await.userspace.drops;
+    done.store(true, Ordering::Relaxed);
+    flood.join().unwrap();
+    assert!(drops["magic"].packets > 0 && drops["truncated"].packets > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -174,12 +174,18 @@ impl Stage {
         process.wait().unwrap();
     }
 
+    /// Sends a node a signal.
+    pub(crate) fn signal(&self, name: &str, signal: &str) {
+        let process = self.node(name).process.as_ref().unwrap();
+        let id = process.id().to_string();
+        let told = Command::new("kill").args([signal, &id]).status().unwrap();
+        assert!(told.success());
+    }
+
     /// SIGTERM, and waits for the end.
     pub(crate) fn terminate(&mut self, name: &str) -> ExitStatus {
+        self.signal(name, "-TERM");
         let mut process = self.node_mut(name).process.take().unwrap();
-        let id = process.id().to_string();
-        let told = Command::new("kill").args(["-TERM", &id]).status().unwrap();
-        assert!(told.success());
         process.wait().unwrap()
     }
 
