@@ -43,7 +43,7 @@ pub(super) enum ClientError {
         source: io::Error,
     },
     /// Not as many events came as were asked for.
-    #[error("{arrived} of {wanted} events arrived in {seconds} s")]
+    #[error("{arrived} of {wanted} events arrived in {seconds:.1} s")]
     Timeout {
         /// How many came.
         arrived: u64,

@@ -16,6 +16,8 @@ use tokio::sync::mpsc;
 const LINES_MAX: usize = 1_024;
 /// Waits shorter than this are made up for later: timers are no finer.
 const WAIT_MIN: Duration = Duration::from_millis(1);
+/// A sender that is later than this does not catch up: it would burst.
+const LATE_MAX: Duration = Duration::from_millis(20);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -127,10 +129,7 @@ impl Pace {
             return;
         };
         let now = tokio::time::Instant::now();
-        // After a pause there is no burst to catch up.
-        self.due = self
-            .due
-            .max(now.checked_sub(Duration::from_secs(1)).unwrap_or(now));
+        self.due = self.due.max(now.checked_sub(LATE_MAX).unwrap_or(now));
         if self.due.saturating_duration_since(now) >= WAIT_MIN {
             tokio::time::sleep_until(self.due).await;
         }

@@ -65,7 +65,9 @@ fn write_forwarding(out: &mut impl Write, status: &Status) -> io::Result<()> {
     }
     for link in &forwarding.links {
         let interface = link.interface.as_deref().unwrap_or("no route");
-        let state = match (link.down, link.resolved) {
+        // User space sends through the kernel, which finds link-layer addresses by itself.
+        let is_resolved = link.resolved || forwarding.nic.is_none();
+        let state = match (link.down, is_resolved) {
             (true, _) => "taken down",
             (false, true) => "ready",
             (false, false) => "link-layer address unknown",
@@ -144,7 +146,7 @@ fn write_channels(out: &mut impl Write, status: &Status) -> io::Result<()> {
         };
         writeln!(
             out,
-            "  {} (hash {}): {rights}; {} published to {} nodes, {} delivered to {} programs, {} dropped",
+            "  {} (hash {}): {rights}; {} published, subscribed {} nodes; {} delivered, subscribed {} programs here; {} dropped",
             channel.name,
             channel.hash,
             channel.published,
@@ -167,7 +169,11 @@ fn write_channels(out: &mut impl Write, status: &Status) -> io::Result<()> {
 
 /// What happened at all; the rest is in `--json`.
 fn write_reasons(out: &mut impl Write, reasons: &BTreeMap<String, u64>) -> io::Result<()> {
-    for (reason, count) in reasons.iter().filter(|(_, count)| **count > 0) {
+    let mut counted = reasons.iter().filter(|(_, count)| **count > 0).peekable();
+    if counted.peek().is_none() {
+        return writeln!(out, "  none");
+    }
+    for (reason, count) in counted {
         writeln!(out, "  {reason:<32}{count:>14}")?;
     }
     Ok(())
