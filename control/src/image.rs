@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use virga_ebpf::{
     header::ChannelHash,
-    image::{Image, Link, NextHopKey, Via},
+    image::{Image, Link, NextHopKey, Place, Via},
     tables::{NextHop, Pair},
 };
 
@@ -32,10 +32,16 @@ pub fn of_nic<E>(
     mut egress_place: impl FnMut(u32) -> Result<u32, E>,
 ) -> Result<Image, E> {
     let mut image = policy(config);
-    image.addresses = if config.node.listen.ip().is_unspecified() {
-        facts.addresses.iter().map(|ip| (*ip).into()).collect()
+    let listen = config.node.listen.ip();
+    image.addresses = if listen.is_unspecified() {
+        // An IPv6 socket takes IPv4 as well; an IPv4 socket leaves IPv6 to others.
+        let own = facts
+            .addresses
+            .iter()
+            .filter(|ip| listen.is_ipv6() || ip.is_ipv4());
+        own.map(|ip| (*ip).into()).collect()
     } else {
-        [config.node.listen.ip().into()].into()
+        [listen.into()].into()
     };
     let mut keys: Vec<Option<NextHopKey>> = vec![None; config.peers.len()];
     for (index, peer) in config.peers.iter().enumerate() {
@@ -49,9 +55,14 @@ pub fn of_nic<E>(
         };
         if let Some(link) = facts.links.get(&index) {
             let interface = facts.interfaces.get(&link.ifindex);
-            next_hop.source = link.source.into();
-            next_hop.ifindex = link.ifindex;
-            next_hop.egress = egress_place(link.ifindex)?;
+            // Frames of a VLAN device are seen and sent, with their tag, on the interface below it.
+            let (ifindex, vlan) = interface.and_then(|i| i.vlan).unwrap_or((link.ifindex, 0));
+            // Neighbours know this node by the address that it listens on, if that is one.
+            let is_told = !listen.is_unspecified() && listen.is_ipv4() == address.is_ipv4();
+            next_hop.source = if is_told { listen } else { link.source }.into();
+            next_hop.ifindex = ifindex;
+            next_hop.vlan = vlan;
+            next_hop.egress = egress_place(ifindex)?;
             next_hop.source_mac = interface.map(|i| i.mac).unwrap_or_default();
             next_hop.target_mac = link.mac.unwrap_or_default();
             next_hop.mtu = interface.map_or(MTU_UNKNOWN, |i| i.mtu);
@@ -59,9 +70,13 @@ pub fn of_nic<E>(
             if is_up && link.mac.is_some() && !down.contains(&index) {
                 next_hop.flags |= NextHop::ALIVE;
             }
-            image
-                .neighbours
-                .insert((link.ifindex, address.ip().into()), enforced(peer));
+            let address = address.ip().into();
+            let place = Place {
+                ifindex,
+                vlan: u32::from(vlan),
+                address,
+            };
+            image.neighbours.insert(place, enforced(peer));
         }
         keys[index] = Some(image.add_next_hop(next_hop));
     }
@@ -78,11 +93,11 @@ pub fn of_userspace(config: &Config, facts: &Facts, down: &Down) -> Image {
         let Reach::Adjacent { address, .. } = &peer.reach else {
             continue;
         };
-        let interface = facts
-            .links
-            .get(&index)
-            .and_then(|l| facts.interfaces.get(&l.ifindex));
-        let is_alive = interface.is_none_or(|i| i.is_up) && !down.contains(&index);
+        let link = facts.links.get(&index);
+        let interface = link.and_then(|l| facts.interfaces.get(&l.ifindex));
+        // Without any facts (no netlink) the kernel is trusted to find a way.
+        let is_up = facts.interfaces.is_empty() || interface.is_some_and(|i| i.is_up);
+        let is_alive = is_up && !down.contains(&index);
         let next_hop = NextHop {
             target: address.ip().into(),
             port: address.port(),
@@ -90,12 +105,38 @@ pub fn of_userspace(config: &Config, facts: &Facts, down: &Down) -> Image {
             flags: if is_alive { NextHop::ALIVE } else { 0 },
             ..NextHop::default()
         };
-        image
-            .neighbours
-            .insert((0, address.ip().into()), enforced(peer));
+        let place = Place::new(0, address.ip().into());
+        image.neighbours.insert(place, enforced(peer));
         keys[index] = Some(image.add_next_hop(next_hop));
     }
     add_routes(&mut image, config, &keys);
+    image
+}
+
+/// The image of a worker beside a NIC path that runs on `interfaces`: it routes what this node itself
+/// sends, takes what is for this node, and sends on only what comes in elsewhere. Nothing gets around
+/// the NIC path through the socket.
+#[must_use]
+pub fn of_worker(config: &Config, facts: &Facts, down: &Down, interfaces: &[String]) -> Image {
+    let mut image = of_userspace(config, facts, down);
+    image.neighbours.clear();
+    for (index, link) in &facts.links {
+        let (Some(peer), Some(interface)) = (
+            config.peers.get(*index),
+            facts.interfaces.get(&link.ifindex),
+        ) else {
+            continue;
+        };
+        // Frames of a VLAN device pass the program of the interface below it.
+        let below = interface
+            .vlan
+            .and_then(|(ifindex, _)| facts.interfaces.get(&ifindex));
+        let is_in_nic = interfaces.contains(&below.unwrap_or(interface).name);
+        if let (Reach::Adjacent { address, .. }, false) = (&peer.reach, is_in_nic) {
+            let place = Place::new(link.ifindex, address.ip().into());
+            image.neighbours.insert(place, enforced(peer));
+        }
+    }
     image
 }
 

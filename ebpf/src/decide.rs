@@ -1,6 +1,6 @@
 //! May this packet pass, and where to? One function, compiled into the NIC path and into user space.
 //!
-//! Order: malformed · handshake · ingress neighbour and its subnet · guard · channel rate · Local ·
+//! Order: malformed · ingress neighbour and its subnet · handshake · guard · channel rate · Local ·
 //! hop limit · route and next hop · too big · duplicate · Forward. What guard, policy and route decide
 //! together is cached a flow; all else is decided a packet.
 
@@ -13,7 +13,7 @@ use core::cell::Cell;
 
 use crate::{
     guard,
-    header::{ChannelHash, Header, MAGIC, VERSION},
+    header::{Header, MAGIC, VERSION},
     limits::{
         HEADER_BYTES, PRIORITY_MAX, SEEN_SLOTS, SEEN_TICK_SHIFT, SEEN_WINDOW_NS,
         TRANSIT_HANDSHAKE_BURST, TRANSIT_HANDSHAKES_PER_SECOND,
@@ -21,7 +21,7 @@ use crate::{
     reason::Reason,
     tables::{
         Address, Flow, NEIGHBOUR_UNKNOWN, Neighbour, NextHop, Pair, ROUTE_LOCAL, Settings, Tables,
-        mix, neighbour_slots,
+        mix, neighbour_slots, rate_slot,
     },
 };
 
@@ -30,6 +30,8 @@ use crate::{
 pub struct Arrival {
     /// Interface it came in on; 0 where that is not known (user space).
     pub ifindex: u32,
+    /// Its VLAN, see [`crate::tables::vlan_key`]; 0 in user space.
+    pub vlan: u32,
     /// Outer source address.
     pub source: Address,
     /// Bytes of UDP payload, mesh header included.
@@ -75,10 +77,13 @@ pub fn find<'a, T: Tables>(
     tables: &'a T,
     settings: &Settings,
     ifindex: u32,
+    vlan: u32,
     address: Address,
 ) -> Option<&'a Neighbour> {
-    let [first, second] = neighbour_slots(settings.neighbour_key, ifindex, address);
-    let matches = |n: &&Neighbour| n.used == 1 && n.ifindex == ifindex && n.address == address;
+    let [first, second] = neighbour_slots(settings.neighbour_key, ifindex, vlan, address);
+    let matches = |n: &&Neighbour| {
+        n.used == 1 && n.ifindex == ifindex && n.vlan == vlan && n.address == address
+    };
     match tables.neighbour(first).filter(matches) {
         Some(found) => Some(found),
         None => tables.neighbour(second).filter(matches),
@@ -109,9 +114,20 @@ fn verdict<'a, T: Tables>(
 ) -> Result<Option<&'a NextHop>, Reason> {
     check(header, arrival.udp_payload_bytes)?;
     let is_local = header.destination.0 == settings.node_id.0;
-    let neighbour = find(tables, settings, arrival.ifindex, arrival.source);
+    let neighbour = find(
+        tables,
+        settings,
+        arrival.ifindex,
+        arrival.vlan,
+        arrival.source,
+    );
     if neighbour.is_none() && !is_local {
         return Err(Reason::Neighbour);
+    }
+    if let Some(n) = neighbour
+        && header.subnet.0 & n.subnet_mask != n.subnet.0
+    {
+        return Err(Reason::Subnet);
     }
     if header.is_handshake() {
         if is_local {
@@ -121,18 +137,13 @@ fn verdict<'a, T: Tables>(
         let route = tables.route_to(header.destination);
         return forward(tables, header, arrival, route).map(Some);
     }
-    if let Some(n) = neighbour
-        && header.subnet.0 & n.subnet_mask != n.subnet.0
-    {
-        return Err(Reason::Subnet);
-    }
     let index = match neighbour {
         Some(n) => n.index,
         None => NEIGHBOUR_UNKNOWN,
     };
     let (route, rated) = authorise(tables, settings, header, index)?;
     if rated {
-        admit_rate(tables, header.channel_hash)?;
+        admit_rate(tables, settings, header, index)?;
     }
     if is_local {
         return Ok(None);
@@ -239,9 +250,15 @@ fn admit(bucket: &Cell<u64>, now_ns: u64, interval_ns: u64, tolerance_ns: u64) -
 }
 
 #[inline(always)]
-fn admit_rate<T: Tables>(tables: &T, channel: ChannelHash) -> Result<(), Reason> {
-    let (Some(policy), Some(bucket)) = (tables.channel(channel), tables.channel_bucket(channel))
-    else {
+fn admit_rate<T: Tables>(
+    tables: &T,
+    settings: &Settings,
+    header: &Header,
+    neighbour: u32,
+) -> Result<(), Reason> {
+    let channel = header.channel_hash;
+    let slot = rate_slot(settings.flow_key, neighbour, header.origin_hash, channel);
+    let (Some(policy), Some(bucket)) = (tables.channel(channel), tables.rate_bucket(slot)) else {
         return Err(Reason::Rate);
     };
     if admit(

@@ -14,7 +14,7 @@ use crate::{
     header::Header,
     limits::{HEADER_BYTES, IPV6_EXTENSIONS_MAX, VLAN_TAGS_MAX},
     reason::Reason,
-    tables::{Address, OWN_ADDRESS, Settings, Tables},
+    tables::{Address, OWN_ADDRESS, Settings, Tables, vlan_key},
 };
 
 /// Bytes of an Ethernet header without tags.
@@ -81,6 +81,10 @@ pub struct Outer {
     pub traffic_class: u8,
     /// Bytes of UDP payload.
     pub udp_payload_bytes: u16,
+    /// Bytes after the IP packet: padding, which is not sent on.
+    pub trailing: u16,
+    /// The frame's VLAN, see [`vlan_key`].
+    pub vlan: u32,
 }
 
 /// A frame, read.
@@ -107,6 +111,8 @@ struct Network {
     traffic_class: u8,
     /// Set where the packet is refused if it turns out to be for our port.
     refusal: Option<Reason>,
+    /// More extension headers than are walked: no port can be seen.
+    is_unreadable: bool,
 }
 
 /// Reads a frame.
@@ -126,41 +132,50 @@ fn read<B: Bytes + ?Sized, T: Tables>(
     tables: &T,
     settings: &Settings,
 ) -> Option<Result<(Outer, Header), Reason>> {
-    let (ethertype, at) = link(frame)?;
+    let (ethertype, at, vlan) = link(frame)?;
     let network = match ethertype {
         ETHERTYPE_IPV4 => ipv4(frame, at)?,
         ETHERTYPE_IPV6 => ipv6(frame, at)?,
         _ => return None,
     };
+    if network.is_unreadable {
+        // What no port can be seen of is refused at our own addresses, where it would reach the
+        // socket around this path, and left alone elsewhere.
+        find(tables, settings, OWN_ADDRESS, 0, network.target)?;
+        return Some(Err(Reason::Ipv6Extension));
+    }
     let ports = frame.at::<4>(network.udp)?;
     let target_port = u16::from_be_bytes([ports[2], ports[3]]);
     if u32::from(target_port) != settings.port {
         return None;
     }
-    find(tables, settings, OWN_ADDRESS, network.target)?;
-    Some(mesh(
-        frame,
-        &network,
-        u16::from_be_bytes([ports[0], ports[1]]),
-        target_port,
-    ))
+    find(tables, settings, OWN_ADDRESS, 0, network.target)?;
+    let source_port = u16::from_be_bytes([ports[0], ports[1]]);
+    let read = mesh(frame, &network, source_port, target_port);
+    Some(read.map(|(outer, header)| (Outer { vlan, ..outer }, header)))
 }
 
-/// EtherType and offset of the network header, VLAN tags read through.
+/// EtherType and offset of the network header, VLAN tags read through; and the VLAN. Frames to a
+/// group of hosts are not ours: nothing in the mesh is sent so, and a router does not send it on.
 #[inline(always)]
-fn link<B: Bytes + ?Sized>(frame: &B) -> Option<(u16, usize)> {
+fn link<B: Bytes + ?Sized>(frame: &B) -> Option<(u16, usize, u32)> {
     let ethernet = frame.at::<ETHERNET_BYTES>(0)?;
+    if ethernet[0] & 1 == 1 {
+        return None;
+    }
     let mut ethertype = u16::from_be_bytes([ethernet[12], ethernet[13]]);
     let mut at = ETHERNET_BYTES;
+    let mut vlan = 0;
     for _ in 0..VLAN_TAGS_MAX {
         if ethertype != ETHERTYPE_VLAN && ethertype != ETHERTYPE_SERVICE_VLAN {
             break;
         }
         let tag = frame.at::<VLAN_TAG_BYTES>(at)?;
+        vlan = vlan_key(vlan, u16::from_be_bytes([tag[0], tag[1]]));
         ethertype = u16::from_be_bytes([tag[2], tag[3]]);
         at += VLAN_TAG_BYTES;
     }
-    Some((ethertype, at))
+    Some((ethertype, at, vlan))
 }
 
 /// RFC 791. `None` is not ours.
@@ -191,6 +206,7 @@ fn ipv4<B: Bytes + ?Sized>(frame: &B, at: usize) -> Option<Network> {
         target: Address::v4([ip[16], ip[17], ip[18], ip[19]]),
         traffic_class: ip[1],
         refusal,
+        is_unreadable: false,
     })
 }
 
@@ -203,13 +219,19 @@ fn ipv6<B: Bytes + ?Sized>(frame: &B, at: usize) -> Option<Network> {
     }
     let source = Address::v6(*frame.at::<16>(at + 8)?);
     let target = Address::v6(*frame.at::<16>(at + 24)?);
+    if source.is_v4() || target.is_v4() {
+        // A mapped address is no address on the wire (RFC 4291, 2.5.5.2): the kernel drops it.
+        return None;
+    }
     let traffic_class = ip[0] << 4 | ip[1] >> 4;
     let payload = usize::from(u16::from_be_bytes([ip[4], ip[5]]));
-    let (extensions, refusal) = if ip[6] == PROTOCOL_UDP {
-        (0, None)
+    let (extensions, refusal, is_unreadable) = if ip[6] == PROTOCOL_UDP {
+        (0, None, false)
     } else {
-        let (bytes, reason) = extensions(frame, at + IPV6_BYTES, ip[6])?;
-        (bytes, Some(reason))
+        match extensions(frame, at + IPV6_BYTES, ip[6])? {
+            Extensions::Udp { bytes, reason } => (bytes, Some(reason), false),
+            Extensions::TooMany => (0, None, true),
+        }
     };
     Some(Network {
         udp: at + IPV6_BYTES + extensions,
@@ -219,13 +241,22 @@ fn ipv6<B: Bytes + ?Sized>(frame: &B, at: usize) -> Option<Network> {
         target,
         traffic_class,
         refusal,
+        is_unreadable,
     })
 }
 
-/// Bytes of the extension headers before UDP, and why such a packet is refused if it is for our port.
-/// `None` where no UDP header comes within [`IPV6_EXTENSIONS_MAX`], or none can be seen.
+/// What a walk along extension headers came to.
+enum Extensions {
+    /// A UDP header, after so many bytes; and why such a packet is refused if it is for our port.
+    Udp { bytes: usize, reason: Reason },
+    /// More of them than are walked.
+    TooMany,
+}
+
+/// Walks along the extension headers. `None` where they lead to something other than UDP, or where a
+/// later fragment shows no port.
 #[inline(always)]
-fn extensions<B: Bytes + ?Sized>(frame: &B, at: usize, first: u8) -> Option<(usize, Reason)> {
+fn extensions<B: Bytes + ?Sized>(frame: &B, at: usize, first: u8) -> Option<Extensions> {
     let mut next = first;
     let mut bytes = 0;
     let mut reason = Reason::Ipv6Extension;
@@ -247,10 +278,13 @@ fn extensions<B: Bytes + ?Sized>(frame: &B, at: usize, first: u8) -> Option<(usi
         };
         next = extension[0];
         if next == PROTOCOL_UDP {
-            return Some((bytes, reason));
+            return Some(Extensions::Udp { bytes, reason });
         }
     }
-    None
+    match next {
+        0 | 43 | 44 | 51 | 60 | 135 => Some(Extensions::TooMany),
+        _ => None,
+    }
 }
 
 /// UDP (RFC 768) and the mesh header, of a packet for our port.
@@ -289,6 +323,8 @@ fn mesh<B: Bytes + ?Sized>(
         checksum,
         traffic_class: network.traffic_class,
         udp_payload_bytes: length - UDP_BYTES as u16,
+        trailing: (frame.len() - network.end).min(u16::MAX as usize) as u16,
+        vlan: 0,
     };
     Ok((outer, Header::decode(header)))
 }

@@ -22,8 +22,8 @@ pub struct Image {
     pub port: u16,
     /// This node's own addresses.
     pub addresses: BTreeSet<Address>,
-    /// Adjacent nodes, by the interface they are behind and their outer address.
-    pub neighbours: BTreeMap<(u32, Address), Link>,
+    /// Adjacent nodes, by where they are.
+    pub neighbours: BTreeMap<Place, Link>,
     /// Who may publish on what.
     pub pairs: BTreeSet<Pair>,
     /// Channels that have a rate, by hash.
@@ -32,6 +32,29 @@ pub struct Image {
     pub next_hops: BTreeMap<NextHopKey, NextHop>,
     /// Next hops of each destination.
     pub routes: BTreeMap<NodeId, Via>,
+}
+
+/// Where a neighbour's packets come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// Ingress interface; 0 in user space, [`crate::tables::OWN_ADDRESS`] for an own address.
+    pub ifindex: u32,
+    /// VLAN, see [`crate::tables::vlan_key`].
+    pub vlan: u32,
+    /// Outer source address.
+    pub address: Address,
+}
+
+impl Place {
+    /// Untagged packets of an address behind an interface.
+    #[must_use]
+    pub const fn new(ifindex: u32, address: Address) -> Self {
+        Self {
+            ifindex,
+            vlan: 0,
+            address,
+        }
+    }
 }
 
 /// What is enforced on a link.

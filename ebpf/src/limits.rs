@@ -37,6 +37,8 @@ pub const PAIRS_MAX: u32 = 524_288;
 
 /// Channel policies: one a value of the 16-bit hash, so that no look-up can miss.
 pub const CHANNELS: u32 = 65_536;
+/// Rate buckets, one a (neighbour, origin, channel) that has a rate; a power of two.
+pub const RATE_BUCKETS: u32 = 65_536;
 /// Destinations that have a route, unless the loader asks for more.
 pub const DESTINATIONS_MAX: u32 = 65_536;
 /// Distinct (primary, backup) routes.
@@ -47,7 +49,7 @@ pub const NEXT_HOPS_MAX: u32 = 1_024;
 pub const PORTS_MAX: u32 = 256;
 /// Adjacent nodes.
 pub const NEIGHBOURS_MAX: u32 = 1_024;
-/// Slots of the neighbour table; a power of two, 4 a neighbour so that two choices always place it.
+/// Slots of the neighbour table; a power of two, 4 a neighbour so that two choices place it.
 pub const NEIGHBOUR_SLOTS: u32 = 4_096;
 /// Slots of the flow cache, per CPU; a power of two.
 pub const FLOW_SLOTS: u32 = 8_192;
@@ -75,6 +77,7 @@ const _: () = assert!(
     "6 bits of the key's hash pick the line"
 );
 const _: () = assert!(NEIGHBOUR_SLOTS.is_power_of_two() && NEIGHBOUR_SLOTS >= 4 * NEIGHBOURS_MAX);
+const _: () = assert!(RATE_BUCKETS.is_power_of_two());
 const _: () = assert!(FLOW_SLOTS.is_power_of_two() && SEEN_SLOTS.is_power_of_two());
 const _: () = assert!(
     SEEN_SLOTS >= 256,

@@ -12,7 +12,7 @@ use core::cell::Cell;
 use aya_ebpf::{
     bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX},
     btf_maps::{Array, DevMap, HashMap, PerCpuArray},
-    helpers::{bpf_ktime_get_coarse_ns, bpf_xdp_adjust_head},
+    helpers::{bpf_ktime_get_coarse_ns, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
@@ -22,7 +22,7 @@ use virga_ebpf::{
     header::{ChannelHash, Header, NodeId, offset},
     limits::{
         CHANNELS, DESTINATIONS_MAX, FLOW_SLOTS, GUARD_LINES_MAX, HEADER_BYTES, NEIGHBOUR_SLOTS,
-        NEXT_HOPS_MAX, PAIRS_MAX, PORTS_MAX, ROUTES_MAX, SEEN_SLOTS,
+        NEXT_HOPS_MAX, PAIRS_MAX, PORTS_MAX, RATE_BUCKETS, ROUTES_MAX, SEEN_SLOTS,
     },
     reason::{COUNTERS, Counter, Outcome},
     rewrite,
@@ -47,8 +47,8 @@ static GUARD_LINES: Array<[u64; 8], { 2 * GUARD_LINES_MAX as usize }, MMAPABLE> 
 static PAIRS: HashMap<Pair, u32, { PAIRS_MAX as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map(name = "channels")]
 static CHANNEL_POLICIES: Array<ChannelPolicy, { CHANNELS as usize }> = Array::new();
-#[btf_map(name = "ch_buckets")]
-static CHANNEL_BUCKETS: Array<u64, { CHANNELS as usize }> = Array::new();
+#[btf_map(name = "rate_buckets")]
+static RATES: Array<u64, { RATE_BUCKETS as usize }> = Array::new();
 #[btf_map(name = "destinations")]
 static DESTINATIONS: HashMap<u64, u32, { DESTINATIONS_MAX as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map(name = "routes")]
@@ -113,11 +113,9 @@ impl Tables for Maps {
         CHANNEL_POLICIES.get(u32::from(hash.0))
     }
     #[inline(always)]
-    fn channel_bucket(&self, hash: ChannelHash) -> Option<&Cell<u64>> {
+    fn rate_bucket(&self, slot: u32) -> Option<&Cell<u64>> {
         // SAFETY: a value of the map.
-        CHANNEL_BUCKETS
-            .get_ptr_mut(u32::from(hash.0))
-            .map(|p| unsafe { cell(p) })
+        RATES.get_ptr_mut(slot).map(|p| unsafe { cell(p) })
     }
     #[inline(always)]
     fn route_to(&self, destination: NodeId) -> Option<u32> {
@@ -212,6 +210,7 @@ pub(crate) fn virga(ctx: XdpContext) -> u32 {
         Frame::Mesh(outer, header) => {
             let arrival = Arrival {
                 ifindex: ctx.ingress_ifindex() as u32,
+                vlan: outer.vlan,
                 source: outer.source,
                 udp_payload_bytes: u32::from(outer.udp_payload_bytes),
             };
@@ -237,6 +236,12 @@ pub(crate) fn virga_pass(_ctx: XdpContext) -> u32 {
 fn send(ctx: &XdpContext, outer: &Outer, header: &Header, next_hop: &NextHop) -> (u32, u32) {
     const ABORTED: (u32, u32) = (Outcome::Aborted.counter(), XDP_ABORTED);
     let sent = rewrite::sent(outer, header, next_hop);
+    if outer.trailing != 0 {
+        // SAFETY: the context is the one that the program was called with.
+        if unsafe { bpf_xdp_adjust_tail(ctx.ctx, -i32::from(outer.trailing)) } != 0 {
+            return ABORTED;
+        }
+    }
     let headers_bytes = rewrite::headers_bytes(next_hop);
     if headers_bytes != outer.mesh {
         let delta = outer.mesh as i32 - headers_bytes as i32;

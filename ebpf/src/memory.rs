@@ -14,8 +14,8 @@ use crate::{
     guard::Guard,
     header::{ChannelHash, NodeId},
     limits::{
-        CHANNELS, FLOW_SLOTS, GUARD_LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, ROUTES_MAX,
-        SEEN_SLOTS,
+        CHANNELS, FLOW_SLOTS, GUARD_LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, RATE_BUCKETS,
+        ROUTES_MAX, SEEN_SLOTS,
     },
     publish::Store,
     tables::{ChannelPolicy, Flow, GuardInfo, Neighbour, NextHop, Pair, Route, Settings, Tables},
@@ -32,7 +32,7 @@ pub struct MemoryTables {
     guard_lines: Vec<[u64; 8]>,
     pairs: HashSet<Pair>,
     channels: Vec<ChannelPolicy>,
-    channel_buckets: Vec<Cell<u64>>,
+    rate_buckets: Vec<Cell<u64>>,
     destinations: HashMap<NodeId, u32>,
     routes: Vec<Route>,
     next_hops: Vec<NextHop>,
@@ -51,7 +51,7 @@ impl Default for MemoryTables {
             guard_lines: vec![[0; 8]; 2 * GUARD_LINES_MAX as usize],
             pairs: HashSet::new(),
             channels: vec![ChannelPolicy::default(); CHANNELS as usize],
-            channel_buckets: vec![Cell::new(0); CHANNELS as usize],
+            rate_buckets: vec![Cell::new(0); RATE_BUCKETS as usize],
             destinations: HashMap::new(),
             routes: vec![Route::default(); ROUTES_MAX as usize],
             next_hops: vec![NextHop::default(); NEXT_HOPS_MAX as usize],
@@ -87,7 +87,7 @@ impl MemoryTables {
         for cell in self
             .seen
             .iter()
-            .chain(&self.channel_buckets)
+            .chain(&self.rate_buckets)
             .chain(&self.handshake_buckets)
         {
             cell.set(0);
@@ -117,8 +117,8 @@ impl Tables for MemoryTables {
     fn channel(&self, hash: ChannelHash) -> Option<&ChannelPolicy> {
         self.channels.get(usize::from(hash.0))
     }
-    fn channel_bucket(&self, hash: ChannelHash) -> Option<&Cell<u64>> {
-        self.channel_buckets.get(usize::from(hash.0))
+    fn rate_bucket(&self, slot: u32) -> Option<&Cell<u64>> {
+        self.rate_buckets.get(slot as usize)
     }
     fn route_to(&self, destination: NodeId) -> Option<u32> {
         self.destinations.get(&destination).copied()

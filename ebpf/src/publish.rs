@@ -2,18 +2,21 @@
 //!
 //! | step | why there |
 //! |---|---|
+//! | destinations removed | none is cached anew while the rest is written |
 //! | next hops, then routes, then destinations | a number is written before anything names it |
 //! | channel policies, neighbours | |
-//! | pairs added, pairs removed, guard rebuilt beside the live one | the exact set confirms every hit |
+//! | pairs removed, pairs added, guard rebuilt beside the live one | the exact set confirms every hit |
 //! | settings: guard flipped; generation bumped if a cached verdict may be wrong | one write makes it so |
-//! | destinations removed | cached flows to them have just ended |
+//! | next hops that nothing names are cleared | no cached flow leads there any more |
+//!
+//! Whatever fails or is killed on the way leaves a bump due, which the next image or the next daemon makes.
 //!
 //! Numbers given up by one image are given out again by the next at the earliest. After a restart the
 //! tables themselves say what they hold ([`Publisher::recover`]), so nothing that stays is touched.
 
 extern crate std;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque, hash_map::Entry},
     vec,
     vec::Vec,
 };
@@ -21,7 +24,7 @@ use std::{
 use crate::{
     guard::Guard,
     header::NodeId,
-    image::{Image, NextHopKey},
+    image::{Image, Link, NextHopKey, Place},
     limits::{
         LAYOUT_VERSION, NEIGHBOUR_SLOTS, NEIGHBOURS_MAX, NEXT_HOPS_MAX, PAIRS_MAX, ROUTES_MAX,
     },
@@ -108,6 +111,8 @@ pub struct Publisher {
     routes: HashMap<Route, u32>,
     next_hops: BTreeMap<NextHopKey, (u32, NextHop)>,
     guard: Option<GuardStatus>,
+    /// Something was written since the last bump that a cached verdict may contradict, or may have been.
+    bump_due: bool,
 }
 
 impl Publisher {
@@ -144,6 +149,7 @@ impl Publisher {
                 .map(|(number, n)| (NextHopKey::from(&n), (number, n)))
                 .collect(),
             guard: None,
+            bump_due: true,
         })
     }
 
@@ -166,37 +172,66 @@ impl Publisher {
         self.check_sizes::<S>(image)?;
         let is_first = self.settings.generation == 0;
         if is_first {
+            self.bump_due = true;
             self.settings.flow_key = entropy();
             self.settings.seen_key = entropy();
             self.settings.neighbour_key = entropy();
         }
+        self.remove_destinations(store, image)?;
         self.apply_next_hops(store, image)?;
-        let (mut stale, gone) = self.apply_destinations(store, image)?;
-        stale |= self.apply_channels(store, image)?;
-        stale |= self.apply_neighbours(store, image)?;
-        let (flip, revoked) = self.apply_pairs(store, image)?;
-        if flip || is_first || self.guard.is_none() {
-            let guard = Guard::build([entropy(), entropy()], self.pairs.iter());
-            self.settings.live_guard ^= 1;
-            store.set_guard(self.settings.live_guard, &guard)?;
-            self.guard = Some(GuardStatus {
-                pairs: self.pairs.len(),
-                banks: guard.info.bank_mask + 1,
-                fill: guard.fill(),
-                false_positive_rate: guard.false_positive_rate(),
-            });
+        self.apply_destinations(store, image)?;
+        self.apply_channels(store, image)?;
+        self.apply_neighbours(store, image)?;
+        if self.apply_pairs(store, image)? || self.guard.is_none() {
+            self.build_guard(store, [entropy(), entropy()])?;
         }
-        if is_first || stale || revoked || self.settings.node_id != image.node_id {
+        if self.bump_due || self.settings.node_id != image.node_id {
             self.settings.generation += 1;
         }
         self.settings.node_id = image.node_id;
         self.settings.port = u32::from(image.port);
         self.settings.layout = LAYOUT_VERSION;
         store.set_settings(&self.settings)?;
-        for destination in gone {
-            store.remove_destination(destination)?;
-        }
+        self.bump_due = false;
         self.forget_unused(store, image)?;
+        Ok(())
+    }
+
+    /// Builds the guard beside the live one; the settings, written next, flip to it.
+    fn build_guard<S: Store>(
+        &mut self,
+        store: &mut S,
+        salt: [u64; 2],
+    ) -> Result<(), PublishError<S::Error>> {
+        let guard = Guard::build(salt, self.pairs.iter());
+        self.guard = None;
+        store.set_guard(self.settings.live_guard ^ 1, &guard)?;
+        self.settings.live_guard ^= 1;
+        self.guard = Some(GuardStatus {
+            pairs: self.pairs.len(),
+            banks: guard.info.bank_mask + 1,
+            fill: guard.fill(),
+            false_positive_rate: guard.false_positive_rate(),
+        });
+        Ok(())
+    }
+
+    fn remove_destinations<S: Store>(
+        &mut self,
+        store: &mut S,
+        image: &Image,
+    ) -> Result<(), PublishError<S::Error>> {
+        let gone: Vec<NodeId> = self
+            .destinations
+            .keys()
+            .filter(|d| !image.routes.contains_key(d))
+            .copied()
+            .collect();
+        for destination in gone {
+            self.bump_due = true;
+            store.remove_destination(destination)?;
+            self.destinations.remove(&destination);
+        }
         Ok(())
     }
 
@@ -244,13 +279,12 @@ impl Publisher {
             .map_or(NEXT_HOP_NONE, |(number, _)| *number)
     }
 
-    /// Writes routes and destinations; returns whether one changed, and those to be removed.
+    /// Writes routes, then the destinations that name them.
     fn apply_destinations<S: Store>(
         &mut self,
         store: &mut S,
         image: &Image,
-    ) -> Result<(bool, Vec<NodeId>), PublishError<S::Error>> {
-        let mut changed = false;
+    ) -> Result<(), PublishError<S::Error>> {
         for (destination, via) in &image.routes {
             let route = Route {
                 primary: self.number_of(&via.primary),
@@ -266,84 +300,83 @@ impl Publisher {
                     number
                 }
             };
-            let held = self.destinations.insert(*destination, number);
+            let held = self.destinations.get(destination).copied();
             if held != Some(number) {
+                self.bump_due |= held.is_some();
                 store.set_destination(*destination, number)?;
-                changed |= held.is_some();
+                self.destinations.insert(*destination, number);
             }
         }
-        let gone: Vec<NodeId> = self
-            .destinations
-            .keys()
-            .filter(|d| !image.routes.contains_key(d))
-            .copied()
-            .collect();
-        for destination in &gone {
-            self.destinations.remove(destination);
-        }
-        Ok((changed || !gone.is_empty(), gone))
+        Ok(())
     }
 
     fn apply_channels<S: Store>(
         &mut self,
         store: &mut S,
         image: &Image,
-    ) -> Result<bool, PublishError<S::Error>> {
-        let gone: Vec<u16> = self
+    ) -> Result<(), PublishError<S::Error>> {
+        let hashes: BTreeSet<u16> = self
             .channels
             .keys()
-            .filter(|h| !image.channels.contains_key(h))
+            .chain(image.channels.keys())
             .copied()
             .collect();
-        for hash in &gone {
-            store.set_channel(*hash, &ChannelPolicy::default())?;
-        }
-        let mut changed = !gone.is_empty();
-        for (hash, policy) in &image.channels {
-            if self.channels.get(hash) != Some(policy) {
-                store.set_channel(*hash, policy)?;
-                changed = true;
+        for hash in hashes {
+            let wanted = image.channels.get(&hash);
+            if self.channels.get(&hash) != wanted {
+                self.bump_due = true;
+                store.set_channel(hash, &wanted.copied().unwrap_or_default())?;
+                match wanted {
+                    Some(policy) => self.channels.insert(hash, *policy),
+                    None => self.channels.remove(&hash),
+                };
             }
         }
-        self.channels.clone_from(&image.channels);
-        Ok(changed)
+        Ok(())
     }
 
-    /// True if a neighbour changed or went.
     fn apply_neighbours<S: Store>(
         &mut self,
         store: &mut S,
         image: &Image,
-    ) -> Result<bool, PublishError<S::Error>> {
-        let mut wanted: BTreeMap<(u32, Address), Neighbour> = BTreeMap::new();
-        for (&(ifindex, address), link) in &image.neighbours {
-            let (subnet, subnet_mask) = (link.subnet, link.mask);
+    ) -> Result<(), PublishError<S::Error>> {
+        let mut wanted: BTreeMap<Place, Neighbour> = BTreeMap::new();
+        let own = image
+            .addresses
+            .iter()
+            .map(|a| (Place::new(OWN_ADDRESS, *a), Link::default()));
+        for (place, link) in image.neighbours.iter().map(|(p, l)| (*p, *l)).chain(own) {
+            let Place {
+                ifindex,
+                vlan,
+                address,
+            } = place;
+            let Link {
+                subnet,
+                mask: subnet_mask,
+            } = link;
             let entry = Neighbour {
                 address,
                 ifindex,
                 used: 1,
+                index: 0,
                 subnet,
                 subnet_mask,
-                ..Default::default()
+                vlan,
             };
-            wanted.insert((ifindex, address), entry);
+            wanted.insert(place, entry);
         }
-        for &address in &image.addresses {
-            let entry = Neighbour {
-                address,
-                ifindex: OWN_ADDRESS,
-                used: 1,
-                ..Default::default()
-            };
-            wanted.insert((OWN_ADDRESS, address), entry);
-        }
-        let mut changed = false;
         for slot in 0..NEIGHBOUR_SLOTS {
             let held = self.neighbours[slot as usize];
             if held.used == 0 {
                 continue;
             }
-            let new = wanted.remove(&(held.ifindex, held.address));
+            let place = Place {
+                ifindex: held.ifindex,
+                vlan: held.vlan,
+                address: held.address,
+            };
+            let new = wanted.remove(&place);
             let new = new
                 .map(|n| Neighbour {
                     index: held.index,
@@ -351,8 +384,8 @@ impl Publisher {
                 })
                 .unwrap_or_default();
             if new != held {
+                self.bump_due = true;
                 self.write_neighbour(store, slot, new)?;
-                changed = true;
             }
         }
         for (_, mut neighbour) in wanted {
@@ -365,44 +398,41 @@ impl Publisher {
                 .ok_or(PublishError::Full("neighbours", NEIGHBOURS_MAX))?;
             self.place(store, neighbour)?;
         }
-        Ok(changed)
+        Ok(())
     }
 
+    /// Writes an entry; one for another address is marked used only when the rest of it stands.
     fn write_neighbour<S: Store>(
         &mut self,
         store: &mut S,
         slot: u32,
         neighbour: Neighbour,
     ) -> Result<(), PublishError<S::Error>> {
+        let held = &mut self.neighbours[slot as usize];
+        if neighbour.used == 1 && (held.used == 0 || held.address != neighbour.address) {
+            store.set_neighbour(
+                slot,
+                &Neighbour {
+                    used: 0,
+                    ..neighbour
+                },
+            )?;
+        }
         store.set_neighbour(slot, &neighbour)?;
-        self.neighbours[slot as usize] = neighbour;
+        *held = neighbour;
         Ok(())
     }
 
-    /// Cuckoo insertion (Pagh, Rodler). Entries move into the free slot at the far end first, so that
-    /// each is somewhere at any time.
+    /// Cuckoo insertion (Pagh, Rodler) along the shortest way to a free slot. Entries move there from
+    /// the far end first, so that each is somewhere at any time.
     fn place<S: Store>(
         &mut self,
         store: &mut S,
         neighbour: Neighbour,
     ) -> Result<(), PublishError<S::Error>> {
-        const MOVES_MAX: usize = 256;
-        let slots = |n: &Neighbour, key| neighbour_slots(key, n.ifindex, n.address);
-        let key = self.settings.neighbour_key;
-        let mut path = vec![slots(&neighbour, key)[0]];
-        let mut at = path[0];
-        if self.neighbours[slots(&neighbour, key)[1] as usize].used == 0 {
-            at = slots(&neighbour, key)[1];
-            path = vec![at];
-        }
-        while self.neighbours[at as usize].used == 1 {
-            let [first, second] = slots(&self.neighbours[at as usize], key);
-            at = if first == at { second } else { first };
-            if path.len() == MOVES_MAX || path.contains(&at) {
-                return Err(PublishError::Full("neighbours", NEIGHBOURS_MAX));
-            }
-            path.push(at);
-        }
+        let path = self
+            .path_for(&neighbour)
+            .ok_or(PublishError::Full("neighbours", NEIGHBOURS_MAX))?;
         for i in (1..path.len()).rev() {
             let moved = self.neighbours[path[i - 1] as usize];
             self.write_neighbour(store, path[i], moved)?;
@@ -410,23 +440,58 @@ impl Publisher {
         self.write_neighbour(store, path[0], neighbour)
     }
 
-    /// Whether the exact set changed, and whether a pair went.
+    /// Slots from one of the entry's own to a free one, each the other slot of what is in the one before.
+    fn path_for(&self, neighbour: &Neighbour) -> Option<Vec<u32>> {
+        let key = self.settings.neighbour_key;
+        let slots = |n: &Neighbour| neighbour_slots(key, n.ifindex, n.vlan, n.address);
+        let mut came_from: HashMap<u32, Option<u32>> = HashMap::new();
+        let mut queue: VecDeque<u32> = VecDeque::new();
+        for slot in slots(neighbour) {
+            if came_from.insert(slot, None).is_none() {
+                queue.push_back(slot);
+            }
+        }
+        while let Some(at) = queue.pop_front() {
+            let held = &self.neighbours[at as usize];
+            if held.used == 0 {
+                let mut path = vec![at];
+                while let Some(Some(before)) = path.last().and_then(|slot| came_from.get(slot)) {
+                    path.push(*before);
+                }
+                path.reverse();
+                return Some(path);
+            }
+            for next in slots(held) {
+                if let Entry::Vacant(unseen) = came_from.entry(next) {
+                    unseen.insert(Some(at));
+                    queue.push_back(next);
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether the exact set changed.
     fn apply_pairs<S: Store>(
         &mut self,
         store: &mut S,
         image: &Image,
-    ) -> Result<(bool, bool), PublishError<S::Error>> {
+    ) -> Result<bool, PublishError<S::Error>> {
         let added: Vec<Pair> = image.pairs.difference(&self.pairs).copied().collect();
         let gone: Vec<Pair> = self.pairs.difference(&image.pairs).copied().collect();
-        for pair in &added {
-            store.insert_pair(pair)?;
-            self.pairs.insert(*pair);
-        }
         for pair in &gone {
+            self.bump_due = true;
+            // Should this fail half-way, the guard is rebuilt with what is left.
+            self.guard = None;
             store.remove_pair(pair)?;
             self.pairs.remove(pair);
         }
-        Ok((!added.is_empty() || !gone.is_empty(), !gone.is_empty()))
+        for pair in &added {
+            self.guard = None;
+            store.insert_pair(pair)?;
+            self.pairs.insert(*pair);
+        }
+        Ok(!added.is_empty() || !gone.is_empty())
     }
 
     /// Gives up the numbers that nothing names any more.

@@ -13,7 +13,7 @@ use core::cell::Cell;
 
 use crate::{
     header::{ChannelHash, NodeId, OriginHash, Subnet},
-    limits::{FLOW_SLOTS, NEIGHBOUR_SLOTS},
+    limits::{FLOW_SLOTS, NEIGHBOUR_SLOTS, RATE_BUCKETS},
 };
 
 /// An IP address; IPv4 as `::ffff:a.b.c.d` (RFC 4291), most significant half first.
@@ -131,8 +131,15 @@ pub struct Neighbour {
     pub subnet: Subnet,
     /// Mask of the link's subnet; 0 allows any.
     pub subnet_mask: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// VLAN id of its frames as they arrive, see [`vlan_key`]; 0 is untagged.
+    pub vlan: u32,
+}
+
+/// One number for the VLAN ids of a frame's tags, outermost first: 12 bits each.
+#[inline(always)]
+#[must_use]
+pub const fn vlan_key(outer: u32, tci: u16) -> u32 {
+    outer << 12 | (tci & 0xfff) as u32
 }
 
 /// In place of an interface: the address is this node's own.
@@ -143,8 +150,9 @@ pub const NEIGHBOUR_UNKNOWN: u32 = u32::MAX;
 /// The two slots that an address may be in.
 #[inline(always)]
 #[must_use]
-pub const fn neighbour_slots(key: u64, ifindex: u32, address: Address) -> [u32; 2] {
-    let h = mix(mix(mix(key, ifindex as u64), address.high), address.low);
+pub const fn neighbour_slots(key: u64, ifindex: u32, vlan: u32, address: Address) -> [u32; 2] {
+    let link = (vlan as u64) << 32 | ifindex as u64;
+    let h = mix(mix(mix(key, link), address.high), address.low);
     let h = mix(h, 0);
     let first = h as u32 & (NEIGHBOUR_SLOTS - 1);
     [first, (h >> 32) as u32 & (NEIGHBOUR_SLOTS - 1)]
@@ -312,6 +320,15 @@ impl Flow {
     }
 }
 
+/// The bucket that a neighbour's packets of one origin on one channel draw from. Flows that share a
+/// slot by chance share its rate.
+#[inline(always)]
+#[must_use]
+pub const fn rate_slot(key: u64, neighbour: u32, origin: OriginHash, channel: ChannelHash) -> u32 {
+    let link = (neighbour as u64) << 32 | channel.0 as u64;
+    (mix(mix(key, origin.0), link) >> 16) as u32 & (RATE_BUCKETS - 1)
+}
+
 macro_rules! no_padding {
     ($($name:ty: $bytes:literal),* $(,)?) => {
         $(const _: () = assert!(core::mem::size_of::<$name>() == $bytes);)*
@@ -338,8 +355,8 @@ pub trait Tables {
     fn has_pair(&self, pair: &Pair) -> bool;
     /// The channel's policy.
     fn channel(&self, hash: ChannelHash) -> Option<&ChannelPolicy>;
-    /// Time at which the channel's bucket is empty.
-    fn channel_bucket(&self, hash: ChannelHash) -> Option<&Cell<u64>>;
+    /// Slot of the rate buckets: the time at which it is empty.
+    fn rate_bucket(&self, slot: u32) -> Option<&Cell<u64>>;
     /// Number of the route to a destination.
     fn route_to(&self, destination: NodeId) -> Option<u32>;
     /// A route by its number.

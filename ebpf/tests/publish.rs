@@ -9,7 +9,7 @@ use virga_ebpf::{
     decide::{Arrival, Verdict, decide, find},
     guard::Guard,
     header::{ChannelHash, Header, NodeId, OriginHash, Subnet},
-    image::{Image, Link, NextHopKey, Via},
+    image::{Image, Link, NextHopKey, Place, Via},
     limits::{NEIGHBOURS_MAX, ROUTES_MAX},
     memory::MemoryTables,
     publish::{PublishError, Publisher, Store},
@@ -51,7 +51,7 @@ fn image(seeded: &mut Seeded) -> Image {
         };
         image
             .neighbours
-            .insert((1, address(1 + seeded.below(40))), link);
+            .insert(Place::new(1, address(1 + seeded.below(40))), link);
     }
     for _ in 0..seeded.below(60) {
         let pair = Pair::new(
@@ -110,6 +110,7 @@ fn packets(mut sequence: u64) -> Vec<(Header, Arrival)> {
                     };
                     let arrival = Arrival {
                         ifindex: 1,
+                        vlan: 0,
                         source: address(neighbour),
                         udp_payload_bytes: 80,
                     };
@@ -270,6 +271,11 @@ fn no_single_write_refuses_a_packet_that_both_images_admit() {
         publisher
             .apply(&mut watched, &new, || seeded.next())
             .unwrap();
+        // What was looked at on the way is cached now: none of it may outlive its image.
+        for packet in packets(u64::from(u32::MAX) << 8) {
+            let (followed, made) = (fate(&watched.tables, &packet), fate(&after, &packet));
+            assert_eq!(followed, made, "seed {seed}: {packet:?}");
+        }
         looked += watched.writes;
     }
     assert!(looked > 1_000, "{looked} writes were watched");
@@ -285,20 +291,27 @@ fn as_many_neighbours_as_promised_find_a_place_and_are_found() {
     };
     image.addresses.insert(address(0));
     for n in 1..u64::from(NEIGHBOURS_MAX) {
-        image
-            .neighbours
-            .insert((u32::try_from(n % 7).unwrap(), address(n)), Link::default());
+        image.neighbours.insert(
+            Place::new(u32::try_from(n % 7).unwrap(), address(n)),
+            Link::default(),
+        );
     }
     let tables = fresh(&image, &mut seeded);
     let settings = tables.current();
-    for &(ifindex, address) in image.neighbours.keys() {
-        assert!(find(&tables, &settings, ifindex, address).is_some());
-        assert!(find(&tables, &settings, ifindex + 7, address).is_none());
+    for &Place {
+        ifindex,
+        vlan,
+        address,
+    } in image.neighbours.keys()
+    {
+        assert!(find(&tables, &settings, ifindex, vlan, address).is_some());
+        assert!(find(&tables, &settings, ifindex + 7, vlan, address).is_none());
+        assert!(find(&tables, &settings, ifindex, 9, address).is_none());
     }
-    assert!(find(&tables, &settings, OWN_ADDRESS, address(0)).is_some());
+    assert!(find(&tables, &settings, OWN_ADDRESS, 0, address(0)).is_some());
     image
         .neighbours
-        .insert((1, address(100_000)), Link::default());
+        .insert(Place::new(1, address(100_000)), Link::default());
     let mut tables = MemoryTables::new();
     let full = Publisher::recover(&tables)
         .unwrap()
@@ -359,4 +372,94 @@ fn a_grant_keeps_the_generation_and_a_revocation_bumps_it() {
     image.pairs.remove(&pair);
     assert_eq!(apply(&image, &mut tables), first + 1, "a revocation");
     assert_eq!(apply(&image, &mut tables), first + 1, "nothing");
+}
+
+/// Tables whose nth write fails.
+struct Failing {
+    tables: MemoryTables,
+    left: u32,
+}
+
+impl Failing {
+    fn write(&mut self) -> Result<&mut MemoryTables, &'static str> {
+        self.left = self.left.checked_sub(1).ok_or("no more writes")?;
+        Ok(&mut self.tables)
+    }
+}
+
+macro_rules! failing {
+    ($($set:ident($($name:ident: $type:ty),*)),* $(,)?) => {
+        $(fn $set(&mut self, $($name: $type),*) -> Result<(), Self::Error> {
+            self.write()?.$set($($name),*).map_err(|never| match never {})
+        })*
+    };
+}
+
+macro_rules! read {
+    ($($get:ident: $type:ty),* $(,)?) => {
+        $(fn $get(&self) -> Result<$type, Self::Error> {
+            self.tables.$get().map_err(|never| match never {})
+        })*
+    };
+}
+
+impl Store for Failing {
+    type Error = &'static str;
+    failing! {
+        set_settings(settings: &Settings),
+        set_neighbour(slot: u32, neighbour: &Neighbour),
+        set_guard(which: u32, guard: &Guard),
+        insert_pair(pair: &Pair),
+        remove_pair(pair: &Pair),
+        set_channel(hash: u16, policy: &ChannelPolicy),
+        set_destination(destination: NodeId, route: u32),
+        remove_destination(destination: NodeId),
+        set_route(number: u32, route: &Route),
+        set_next_hop(number: u32, next_hop: &NextHop),
+    }
+    read! {
+        settings: Settings, neighbours: Vec<Neighbour>, pairs: Vec<Pair>,
+        channels: Vec<ChannelPolicy>, destinations: Vec<(NodeId, u32)>, routes: Vec<Route>,
+        next_hops: Vec<NextHop>,
+    }
+}
+
+#[test]
+fn an_image_that_fails_or_is_killed_anywhere_is_made_good_by_the_next() {
+    for seed in 0..12 {
+        for left in 0..60 {
+            let mut seeded = Seeded(seed << 40 | 77);
+            let (old, new) = (image(&mut seeded), image(&mut seeded));
+            let mut failing = Failing {
+                tables: fresh(&old, &mut seeded),
+                left,
+            };
+            // Every flow of the old image is cached.
+            for packet in packets(0) {
+                fate(&failing.tables, &packet);
+            }
+            let mut publisher = Publisher::recover(&failing.tables).unwrap();
+            let failed = publisher
+                .apply(&mut failing, &new, || seeded.next())
+                .is_err();
+            for packet in packets(1 << 32) {
+                fate(&failing.tables, &packet);
+            }
+            if seeded.below(2) == 0 {
+                publisher = Publisher::recover(&failing.tables).unwrap();
+            }
+            failing.left = u32::MAX;
+            publisher
+                .apply(&mut failing, &new, || seeded.next())
+                .unwrap();
+            let scratch = fresh(&new, &mut seeded);
+            for packet in packets(2 << 32) {
+                let (followed, made) = (fate(&failing.tables, &packet), fate(&scratch, &packet));
+                assert_eq!(
+                    followed, made,
+                    "seed {seed}, {left} writes, failed {failed}: {packet:?}"
+                );
+            }
+        }
+    }
 }

@@ -3,7 +3,10 @@
 //! and removes its namespaces, pins and files.
 
 #![allow(unreachable_pub)]
-#![allow(dead_code, reason = "the demonstration and the tests each use their part")]
+#![allow(
+    dead_code,
+    reason = "the demonstration and the tests each use their part"
+)]
 
 use std::{
     fs, io,
@@ -121,7 +124,7 @@ impl Hosts {
                 host,
                 &["address", "add", address, "dev", interface, "nodad"],
             )?;
-            self.ip(host, &["link", "set", interface, "up"])?;
+            self.ip(host, &["link", "set", "dev", interface, "up"])?;
             // veth leaves checksums to hardware that it does not have; what is redirected needs them.
             self.run(host, "ethtool", &["-K", interface, "tx", "off"])?;
         }
@@ -250,10 +253,9 @@ impl Hosts {
     }
 
     fn await_socket(&mut self, host: &str) -> io::Result<()> {
-        let socket = self.socket(host);
         let start = Instant::now();
         loop {
-            if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+            if self.status(host).is_ok() {
                 return Ok(());
             }
             let child = self.host_mut(host).child.as_mut();
@@ -289,9 +291,10 @@ impl Hosts {
         let Some(mut child) = self.host_mut(host).child.take() else {
             return Ok(true);
         };
+        // One that has ended by itself is told by its status, not by kill.
         Command::new("kill")
             .args([signal, &child.id().to_string()])
-            .status()?;
+            .output()?;
         let start = Instant::now();
         loop {
             if let Some(status) = child.try_wait()? {

@@ -11,7 +11,7 @@ use crate::{
     config::{Config, ForwardingMode, Reach},
     image::{self, Down},
     nic::{
-        Nic, NicError,
+        self, Nic, NicError,
         kernel::{Changes, Facts, Kernel},
     },
 };
@@ -107,7 +107,7 @@ pub enum PathError {
         /// What was asked for.
         mode: &'static str,
         /// What is in the way.
-        source: crate::nic::kernel::KernelError,
+        source: nic::kernel::KernelError,
     },
 }
 
@@ -217,6 +217,9 @@ impl Path {
                 Err(error) => path.why = format!("no NIC path: {error}"),
             },
         }
+        if path.nic.is_none() {
+            leave_nic(&path.config.node.name);
+        }
         Ok(path)
     }
 
@@ -239,10 +242,16 @@ impl Path {
     /// The worker's tables: they route what this node sends, and decide over what reaches its socket.
     #[must_use]
     pub fn image(&self) -> Image {
-        image::of_userspace(&self.config, &self.facts, &self.down)
+        match self.nic {
+            Some(_) => {
+                let interfaces = &self.config.forwarding.interfaces;
+                image::of_worker(&self.config, &self.facts, &self.down, interfaces)
+            }
+            None => image::of_userspace(&self.config, &self.facts, &self.down),
+        }
     }
 
-    async fn read_facts(&mut self) -> Result<(), crate::nic::kernel::KernelError> {
+    async fn read_facts(&mut self) -> Result<(), nic::kernel::KernelError> {
         if let Some(kernel) = &self.kernel {
             self.facts = kernel.facts(&self.config).await?;
             kernel.resolve(&self.facts).await;
@@ -438,4 +447,15 @@ async fn apply_to_worker(image: Image, commander: &Commander<Service>) -> Result
     answer
         .await
         .map_err(|_| "the worker has ended".to_owned())?
+}
+
+/// Takes an earlier daemon's NIC path off: beside user space its tables would grow stale.
+fn leave_nic(node: &str) {
+    match nic::detach(node) {
+        Ok(true) => tracing::info!("the earlier NIC path of this node is detached"),
+        Ok(false) => {}
+        Err(error) => {
+            tracing::warn!(%error, "the earlier NIC path of this node could not be detached")
+        }
+    }
 }

@@ -16,11 +16,11 @@ use rtnetlink::{
     packet_route::{
         RouteNetlinkMessage,
         address::AddressAttribute,
-        link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo},
+        link::{InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkXdp},
         neighbour::{
             NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourState,
         },
-        route::{RouteAddress, RouteAttribute},
+        route::{RouteAddress, RouteAttribute, RouteVia},
     },
     sys::SocketAddr as NetlinkAddress,
 };
@@ -55,6 +55,10 @@ pub struct Interface {
     pub is_up: bool,
     /// For a veth: the index of its peer, where the peer is in this namespace.
     pub peer_here: Option<u32>,
+    /// For a VLAN device: the interface that carries its frames, and the VLAN id.
+    pub vlan: Option<(u32, u16)>,
+    /// Id of the XDP program on it.
+    pub xdp_program: Option<u32>,
 }
 
 /// How packets get to an adjacent peer now.
@@ -68,6 +72,15 @@ pub struct Link {
     pub gateway: IpAddr,
     /// Link-layer address of the gateway, where the kernel knows it.
     pub mac: Option<[u8; 6]>,
+    /// Whether the kernel keeps it resolved.
+    pub is_managed: bool,
+}
+
+/// What the neighbour table says about an address.
+#[derive(Clone, Copy, Debug, Default)]
+struct Resolution {
+    mac: Option<[u8; 6]>,
+    is_managed: bool,
 }
 
 /// What the kernel knew at one moment.
@@ -141,7 +154,7 @@ impl Kernel {
     pub async fn facts(&self, config: &Config) -> Result<Facts, KernelError> {
         let interfaces = self.interfaces().await?;
         let addresses = self.addresses().await?;
-        let macs = self.macs().await?;
+        let neighbours = self.neighbours().await?;
         let mut links = BTreeMap::new();
         for (index, peer) in config.peers.iter().enumerate() {
             let Reach::Adjacent { address, interface } = &peer.reach else {
@@ -157,17 +170,17 @@ impl Kernel {
             let Ok(wanted) = wanted.map_or(Ok(None), |found| found.map(Some).ok_or(())) else {
                 continue;
             };
-            if let Some((ifindex, source, gateway)) = self.route(address.ip(), wanted).await {
-                let mac = macs.get(&(ifindex, gateway)).copied();
-                links.insert(
-                    index,
-                    Link {
-                        ifindex,
-                        source,
-                        gateway,
-                        mac,
-                    },
-                );
+            if let Some((ifindex, source, gateway)) = self.route(address.ip(), wanted).await? {
+                let known = neighbours.get(&(ifindex, gateway)).copied();
+                let Resolution { mac, is_managed } = known.unwrap_or_default();
+                let link = Link {
+                    ifindex,
+                    source,
+                    gateway,
+                    mac,
+                    is_managed,
+                };
+                links.insert(index, link);
             }
         }
         Ok(Facts {
@@ -180,7 +193,11 @@ impl Kernel {
     /// Asks the kernel to resolve the gateways and keep them resolved (managed neighbours, since 5.16;
     /// before that, a neighbour is resolved by being used). What it refuses shows in the next facts.
     pub async fn resolve(&self, facts: &Facts) {
-        for link in facts.links.values().filter(|l| l.mac.is_none()) {
+        let unsure = facts
+            .links
+            .values()
+            .filter(|l| l.mac.is_none() || !l.is_managed);
+        for link in unsure {
             let mut request = self
                 .handle
                 .neighbours()
@@ -211,22 +228,34 @@ impl Kernel {
                     .flags
                     .contains(LinkFlags::Up | LinkFlags::LowerUp),
                 peer_here: None,
+                vlan: None,
+                xdp_program: None,
             };
-            let (mut peer, mut is_elsewhere, mut is_veth) = (None, false, false);
+            let (mut below, mut is_elsewhere) = (None, false);
+            let (mut is_veth, mut vlan_id) = (false, None);
             for attribute in message.attributes {
                 match attribute {
                     LinkAttribute::IfName(name) => interface.name = name,
                     LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
                     LinkAttribute::Address(mac) => interface.mac = six(&mac).unwrap_or_default(),
-                    LinkAttribute::Link(index) => peer = Some(index),
+                    LinkAttribute::Link(index) => below = Some(index),
                     LinkAttribute::LinkNetNsId(_) => is_elsewhere = true,
                     LinkAttribute::LinkInfo(info) => {
                         is_veth = info.contains(&LinkInfo::Kind(InfoKind::Veth));
+                        vlan_id = info.iter().find_map(vlan_id_of);
+                    }
+                    LinkAttribute::Xdp(xdp) => {
+                        interface.xdp_program = xdp.iter().find_map(|x| match x {
+                            LinkXdp::ProgId(id) => Some(*id),
+                            _ => None,
+                        });
                     }
                     _ => {}
                 }
             }
-            interface.peer_here = peer.filter(|_| is_veth && !is_elsewhere);
+            let below_here = below.filter(|_| !is_elsewhere);
+            interface.peer_here = below_here.filter(|_| is_veth);
+            interface.vlan = below_here.zip(vlan_id);
             all.insert(interface.ifindex, interface);
         }
         Ok(all)
@@ -251,8 +280,7 @@ impl Kernel {
         Ok(all)
     }
 
-    /// Link-layer addresses that can be sent to now.
-    async fn macs(&self) -> Result<BTreeMap<(u32, IpAddr), [u8; 6]>, KernelError> {
+    async fn neighbours(&self) -> Result<BTreeMap<(u32, IpAddr), Resolution>, KernelError> {
         let failed = |e| KernelError::Read("neighbours", e);
         let mut all = BTreeMap::new();
         let mut dump = self.handle.neighbours().get().execute();
@@ -261,7 +289,7 @@ impl Kernel {
                 message.header.state,
                 NeighbourState::None | NeighbourState::Incomplete | NeighbourState::Failed
             );
-            let (mut ip, mut mac) = (None, None);
+            let (mut ip, mut mac, mut is_managed) = (None, None, false);
             for attribute in &message.attributes {
                 match attribute {
                     NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
@@ -271,18 +299,26 @@ impl Kernel {
                         ip = Some(IpAddr::V6(*v6));
                     }
                     NeighbourAttribute::LinkLayerAddress(bytes) => mac = six(bytes),
+                    NeighbourAttribute::ExtFlags(flags) => {
+                        is_managed = flags.contains(NeighbourExtFlags::Managed);
+                    }
                     _ => {}
                 }
             }
-            if let (true, Some(ip), Some(mac)) = (is_valid, ip, mac) {
-                all.insert((message.header.ifindex, ip), mac);
+            if let Some(ip) = ip {
+                let mac = mac.filter(|_| is_valid);
+                all.insert((message.header.ifindex, ip), Resolution { mac, is_managed });
             }
         }
         Ok(all)
     }
 
     /// Egress interface, own address and gateway towards `target`; `None` where there is no route.
-    async fn route(&self, target: IpAddr, wanted: Option<u32>) -> Option<(u32, IpAddr, IpAddr)> {
+    async fn route(
+        &self,
+        target: IpAddr,
+        wanted: Option<u32>,
+    ) -> Result<Option<(u32, IpAddr, IpAddr)>, KernelError> {
         let mut request = match target {
             IpAddr::V4(v4) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
                 .destination_prefix(v4, 32)
@@ -292,25 +328,52 @@ impl Kernel {
                 .build(),
         };
         request.attributes.extend(wanted.map(RouteAttribute::Oif));
-        let answer = self
-            .handle
-            .route()
-            .get(request)
-            .execute()
-            .try_next()
-            .await
-            .ok()??;
+        let answer = match self.handle.route().get(request).execute().try_next().await {
+            Ok(Some(answer)) => answer,
+            Ok(None) => return Ok(None),
+            Err(error) if is_unroutable(&error) => return Ok(None),
+            Err(error) => return Err(KernelError::Read("routes", error)),
+        };
         let (mut ifindex, mut source, mut gateway) = (None, None, target);
         for attribute in &answer.attributes {
             match attribute {
                 RouteAttribute::Oif(index) => ifindex = Some(*index),
                 RouteAttribute::PrefSource(address) => source = ip(address),
                 RouteAttribute::Gateway(address) => gateway = ip(address).unwrap_or(target),
+                // An IPv4 route over an IPv6 gateway (RFC 5549).
+                RouteAttribute::Via(RouteVia::Inet6(address)) => gateway = IpAddr::V6(*address),
                 _ => {}
             }
         }
-        Some((ifindex?, source?, gateway))
+        let found = ifindex.zip(source);
+        Ok(found.map(|(ifindex, source)| (ifindex, source, gateway)))
     }
+}
+
+/// Whether the kernel says that there is no way, rather than that it could not answer.
+fn is_unroutable(error: &rtnetlink::Error) -> bool {
+    let rtnetlink::Error::NetlinkError(message) = error else {
+        return false;
+    };
+    let no_way = [
+        libc::ENETUNREACH,
+        libc::EHOSTUNREACH,
+        libc::ENETDOWN,
+        libc::ENODEV,
+        libc::EINVAL,
+        libc::EACCES,
+    ];
+    no_way.contains(&-message.raw_code())
+}
+
+fn vlan_id_of(info: &LinkInfo) -> Option<u16> {
+    let LinkInfo::Data(InfoData::Vlan(attributes)) = info else {
+        return None;
+    };
+    attributes.iter().find_map(|attribute| match attribute {
+        InfoVlan::Id(id) => Some(*id),
+        _ => None,
+    })
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {

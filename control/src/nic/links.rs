@@ -1,6 +1,10 @@
 //! Programs on interfaces: attached once, pinned, and from then on replaced in place.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use aya::programs::{
     ProgramError, Xdp, XdpMode,
@@ -8,34 +12,76 @@ use aya::programs::{
     xdp::{XdpLink, XdpLinkId},
 };
 
-use super::{NicError, kernel::Interface, pin_error, pins::Pins};
+use super::{NicError, kernel::Interface, mode_name, pin_error, pins::Pins};
 
-/// Brings `program` onto an interface. A pinned link is updated atomically, so that no packet meets an
-/// interface without a program; where there is none, or its interface is gone, a new one is made.
+/// How often, and how long apart, an interface is tried whose earlier link was just removed.
+const RELEASE_ATTEMPTS: u32 = 100;
+const RELEASE_PAUSE: Duration = Duration::from_millis(10);
+
+/// Brings `program` onto an interface. A pinned link of the same mode is updated atomically, so that no
+/// packet meets an interface without a program; where there is none, or its interface is gone, a new one
+/// is made. Returns its pin.
 ///
 /// # Errors
 /// When the kernel refuses, with the likeliest reason and its fix.
 pub(super) fn attach(
     pins: &Pins,
     program: &mut Xdp,
-    name: &'static str,
     interface: &Interface,
     mode: XdpMode,
-) -> Result<(), NicError> {
-    let pin = pins.link(&interface.name, name);
+) -> Result<PathBuf, NicError> {
+    let (name, ifindex) = (&interface.name, interface.ifindex);
+    let mut attempts = 1;
+    let mut remove = |pin: &Path| {
+        attempts = RELEASE_ATTEMPTS;
+        fs::remove_file(pin).map_err(|e| pin_error(pin, e))
+    };
+    for other in ["native", "generic"]
+        .into_iter()
+        .filter(|m| *m != mode_name(mode))
+    {
+        // A link keeps the mode that it was made in, and an interface takes one mode at a time.
+        let pin = pins.link(name, ifindex, other);
+        if pin.exists() {
+            remove(&pin)?;
+        }
+    }
+    let pin = pins.link(name, ifindex, mode_name(mode));
     if pin.exists() {
         if update(program, &pin)? {
-            return Ok(());
+            return Ok(pin);
         }
-        fs::remove_file(&pin).map_err(|e| pin_error(&pin, e))?;
+        remove(&pin)?;
     }
-    let id = program
-        .attach_to_if_index(interface.ifindex, mode)
+    let id = attach_anew(program, ifindex, mode, attempts)
         .map_err(|source| explain(interface, mode, source))?;
     let link = into_fd(program, id).map_err(|e| pin_error(&pin, std::io::Error::other(e)))?;
     link.pin(&pin)
         .map_err(|e| pin_error(&pin, std::io::Error::other(e)))?;
-    Ok(())
+    Ok(pin)
+}
+
+/// The kernel lets go of a link some time after its last pin is removed: until then it is busy.
+fn attach_anew(
+    program: &mut Xdp,
+    ifindex: u32,
+    mode: XdpMode,
+    attempts: u32,
+) -> Result<XdpLinkId, ProgramError> {
+    for _ in 1..attempts {
+        match program.attach_to_if_index(ifindex, mode) {
+            Err(ProgramError::SyscallError(e)) if is_taken(&e.io_error) => {
+                std::thread::sleep(RELEASE_PAUSE);
+            }
+            done => return done,
+        }
+    }
+    program.attach_to_if_index(ifindex, mode)
+}
+
+/// EBUSY: another link is there. EEXIST: a program of the other mode is.
+fn is_taken(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
 }
 
 /// True if the link of that pin now runs `program`; false if its interface is gone.
@@ -66,7 +112,7 @@ fn into_fd(
 fn explain(interface: &Interface, mode: XdpMode, source: ProgramError) -> NicError {
     NicError::Attach {
         interface: interface.name.clone(),
-        mode: super::mode_name(mode),
+        mode: mode_name(mode),
         fix: fix(interface, &source),
         source: Box::new(source),
     }
@@ -81,7 +127,8 @@ fn fix(interface: &Interface, source: &ProgramError) -> String {
     };
     match errno {
         Some(libc::EBUSY | libc::EEXIST) => format!(
-            "another XDP program is attached: see `ip link show dev {name}`, detach it with \
+            "another XDP program is attached: see `ip link show dev {name}` and `bpftool net`; another \
+             node's comes off with `virga node detach NODE`, one without a link with \
              `ip link set dev {name} xdp off`"
         ),
         Some(libc::EPERM | libc::EACCES) => {

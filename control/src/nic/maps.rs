@@ -33,7 +33,7 @@ pub const MAP_NAMES: [&str; 15] = [
     "guard_lines",
     "pairs",
     "channels",
-    "ch_buckets",
+    "rate_buckets",
     "destinations",
     "routes",
     "next_hops",
@@ -78,6 +78,13 @@ pub fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp
             .map_err(|e| NicError::Verifier(name, Box::new(e)))?;
     }
     Ok(xdp)
+}
+
+/// The kernel's id of a loaded program.
+#[must_use]
+pub fn program_id(ebpf: &Ebpf, name: &str) -> Option<u32> {
+    let xdp: &Xdp = ebpf.program(name)?.try_into().ok()?;
+    xdp.info().ok().map(|info| info.id())
 }
 
 /// The maps that user space reads and writes.

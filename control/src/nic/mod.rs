@@ -9,7 +9,7 @@
 
 use std::{
     collections::BTreeMap,
-    fmt, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -70,6 +70,8 @@ pub enum NicError {
         fix: String,
         source: Box<aya::programs::ProgramError>,
     },
+    #[error("another daemon runs node {0}, or detaches it: stop it first")]
+    Running(String),
     #[error("interface {0} does not exist: `ip link` lists those that do")]
     NoInterface(String),
     #[error("interface {0} cannot be a redirect target: {1}")]
@@ -111,7 +113,9 @@ pub struct Nic {
     maps: Maps,
     publisher: Publisher,
     egress: BTreeMap<u32, u32>,
-    attached: BTreeMap<String, Attached>,
+    attached: BTreeMap<u32, (Attached, PathBuf)>,
+    /// Held while this daemon runs.
+    _lock: fs::File,
 }
 
 /// The mode's name in logs and status.
@@ -149,10 +153,18 @@ impl Nic {
                 return Err(NicError::NoInterface(name.clone()));
             }
         }
-        let mut nic = Self::open(config)?;
-        nic.update(config, facts, down, entropy)?;
-        nic.remove_other_maps()?;
-        Ok(nic)
+        let pins = Pins::of(&config.node.name);
+        let before = pins.links();
+        let started = Self::open(config, pins.clone()).and_then(|mut nic| {
+            nic.update(config, facts, down, entropy)?;
+            nic.remove_other_maps()?;
+            Ok(nic)
+        });
+        if started.is_err() {
+            // What this start attached goes again; the error is the one worth telling.
+            let _removed = pins.remove_other_links(&before);
+        }
+        started
     }
 
     /// Follows a change of the kernel's facts or of an operator's mind. Interfaces that came back get
@@ -167,10 +179,7 @@ impl Nic {
         down: &Down,
         entropy: impl FnMut() -> u64,
     ) -> Result<Vec<Attached>, NicError> {
-        self.attached
-            .retain(|_, a| facts.interfaces.contains_key(&a.ifindex));
-        self.egress
-            .retain(|ifindex, _| facts.interfaces.contains_key(ifindex));
+        self.forget_gone(facts);
         let image = image::of_nic(config, facts, down, |ifindex| self.egress_place(ifindex))?;
         self.publisher.apply(&mut self.maps, &image, entropy)?;
         let mut attached = Vec::new();
@@ -190,6 +199,11 @@ impl Nic {
                 }
             }
         }
+        let wanted: Vec<PathBuf> = self.attached.values().map(|(_, pin)| pin.clone()).collect();
+        let others = self.pins.remove_other_links(&wanted);
+        for pin in others.map_err(|e| pin_error(self.pins.root(), e))? {
+            tracing::info!(pin = %pin.display(), "XDP program detached: the interface is not configured");
+        }
         Ok(attached)
     }
 
@@ -197,11 +211,12 @@ impl Nic {
     ///
     /// # Errors
     /// When bpffs, maps or verifier refuse.
-    fn open(config: &Config) -> Result<Self, NicError> {
-        let pins = Pins::of(&config.node.name);
+    fn open(config: &Config, pins: Pins) -> Result<Self, NicError> {
         let destinations_max = config.forwarding.destinations_max;
         pins.create(destinations_max)
             .map_err(|e| pin_error(pins.root(), e))?;
+        let lock = pins.lock().map_err(|e| pin_error(pins.root(), e))?;
+        let lock = lock.ok_or_else(|| NicError::Running(config.node.name.clone()))?;
         let (mut ebpf, maps) = maps::load(Some(&pins.maps(destinations_max)), destinations_max)?;
         let publisher = Publisher::recover(&maps).map_err(NicError::Recover)?;
         let layout = maps.settings().map_err(NicError::Recover)?.layout;
@@ -212,7 +227,7 @@ impl Nic {
             let program = maps::program(&mut ebpf, name)?;
             let pin = pins.program(name);
             if pin.exists() {
-                std::fs::remove_file(&pin).map_err(|e| pin_error(&pin, e))?;
+                fs::remove_file(&pin).map_err(|e| pin_error(&pin, e))?;
             }
             program
                 .pin(&pin)
@@ -237,7 +252,21 @@ impl Nic {
             publisher,
             egress,
             attached,
+            _lock: lock,
         })
+    }
+
+    /// Forgets interfaces that are no more or run something else, and the places of redirect targets
+    /// that are no more.
+    fn forget_gone(&mut self, facts: &Facts) {
+        let ids = [FORWARD, PASS].map(|name| maps::program_id(&self.ebpf, name));
+        let runs_ours = |i: &Interface| i.xdp_program.is_some() && ids.contains(&i.xdp_program);
+        self.attached
+            .retain(|ifindex, _| facts.interfaces.get(ifindex).is_some_and(runs_ours));
+        let listed = self.maps.egress();
+        self.egress.retain(|ifindex, place| {
+            facts.interfaces.contains_key(ifindex) && listed.contains(&(*place, *ifindex))
+        });
     }
 
     /// Place of an egress interface in the device map; a place is kept while its interface is there.
@@ -267,12 +296,12 @@ impl Nic {
         interface: &Interface,
         program: &'static str,
     ) -> Result<Option<Attached>, NicError> {
-        let held = self.attached.get(&interface.name);
-        if held.is_some_and(|a| a.ifindex == interface.ifindex && a.program == program) {
+        let held = self.attached.get(&interface.ifindex);
+        if held.is_some_and(|(a, _)| a.interface == interface.name && a.program == program) {
             return Ok(None);
         }
         let xdp = maps::program(&mut self.ebpf, program)?;
-        links::attach(&self.pins, xdp, program, interface, self.mode)?;
+        let pin = links::attach(&self.pins, xdp, interface, self.mode)?;
         let attached = Attached {
             interface: interface.name.clone(),
             ifindex: interface.ifindex,
@@ -280,7 +309,7 @@ impl Nic {
             program,
         };
         self.attached
-            .insert(interface.name.clone(), attached.clone());
+            .insert(interface.ifindex, (attached.clone(), pin));
         Ok(Some(attached))
     }
 
@@ -298,7 +327,10 @@ impl Nic {
     /// What runs where.
     #[must_use]
     pub fn attached(&self) -> Vec<Attached> {
-        self.attached.values().cloned().collect()
+        self.attached
+            .values()
+            .map(|(attached, _)| attached.clone())
+            .collect()
     }
 
     /// Sums of all CPUs.
@@ -339,8 +371,16 @@ fn redirect_targets<'a>(config: &Config, facts: &'a Facts, image: &Image) -> Vec
 /// Detaches a node's programs and removes its pins. True if there was something.
 ///
 /// # Errors
-/// When a pin cannot be removed.
+/// When the node's daemon runs, or a pin cannot be removed.
 pub fn detach(node: &str) -> Result<bool, NicError> {
     let pins = Pins::of(node);
-    pins.remove().map_err(|e| pin_error(pins.root(), e))
+    let failed = |e| pin_error(pins.root(), e);
+    if !pins.root().exists() {
+        return Ok(false);
+    }
+    let lock = pins.lock().map_err(failed)?;
+    if lock.is_none() {
+        return Err(NicError::Running(node.to_owned()));
+    }
+    pins.remove().map_err(failed)
 }

@@ -4,7 +4,7 @@
 //! /sys/fs/bpf/virga/NODE/
 //!     maps-v1-65536/   layout version and size of the route table: another layout, another folder
 //!     programs/        virga, virga_pass
-//!     links/           one an interface; INTERFACE.pass where only the minimal program is attached
+//!     links/           one an interface: NAME-INDEX-MODE, MODE being native or generic
 //! ```
 
 use std::{
@@ -53,16 +53,50 @@ impl Pins {
         self.root.join("programs").join(name)
     }
 
-    /// The pin of an interface's link.
+    /// The pin of a link on an interface: the one that is there for its index and mode, whatever the
+    /// interface was called then, or where a new one goes.
     #[must_use]
-    pub fn link(&self, interface: &str, program: &str) -> PathBuf {
-        // bpffs refuses names with a dot other than its own, and interface names may hold some.
-        let interface = interface.replace('.', "_");
-        let suffix = if program == super::PASS { "-pass" } else { "" };
-        self.root.join("links").join(format!("{interface}{suffix}"))
+    pub fn link(&self, interface: &str, ifindex: u32, mode: &str) -> PathBuf {
+        let suffix = format!("-{ifindex}-{mode}");
+        let there = self
+            .links()
+            .into_iter()
+            .find(|p| p.to_string_lossy().ends_with(&suffix));
+        // bpffs refuses names with a dot, and interface names may hold some.
+        let name = format!("{}{suffix}", interface.replace('.', "_"));
+        there.unwrap_or_else(|| self.root.join("links").join(name))
     }
 
-    /// Names of the pinned links.
+    /// Locks the node's folder: one daemon a node, and no detaching under it. `None`: another holds it.
+    ///
+    /// # Errors
+    /// When the folder cannot be opened.
+    pub fn lock(&self) -> io::Result<Option<fs::File>> {
+        let folder = fs::File::open(&self.root)?;
+        match rustix::fs::flock(
+            &folder,
+            rustix::fs::FlockOperation::NonBlockingLockExclusive,
+        ) {
+            Ok(()) => Ok(Some(folder)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes the pins of links that are not `wanted`: their programs detach. Returns them.
+    ///
+    /// # Errors
+    /// When one cannot be removed.
+    pub fn remove_other_links(&self, wanted: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
+        let mut others = self.links();
+        others.retain(|pin| !wanted.contains(pin));
+        for pin in &others {
+            fs::remove_file(pin)?;
+        }
+        Ok(others)
+    }
+
+    /// The pinned links.
     #[must_use]
     pub fn links(&self) -> Vec<PathBuf> {
         entries(&self.root.join("links"))

@@ -14,7 +14,9 @@ async fn an_interface_that_disappears_and_returns_is_used_again() {
     let sink = Sink::subscribe(&hosts, RELIABLE).await;
     let during = async {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        hosts.ip("router", &["link", "delete", "mb"]).unwrap();
+        hosts
+            .ip("router", &["link", "delete", "dev", "mb"])
+            .unwrap();
         tokio::time::sleep(Duration::from_millis(500)).await;
         let (b, router) = (
             ("b", "m0", "10.78.2.2/24"),
@@ -46,7 +48,10 @@ async fn a_neighbours_new_link_layer_address_is_followed() {
         for (host, interface) in [("b", "m0"), ("a", "m0")] {
             let address = format!("02:00:00:00:77:0{}", if host == "a" { 1 } else { 2 });
             hosts
-                .ip(host, &["link", "set", interface, "address", &address])
+                .ip(
+                    host,
+                    &["link", "set", "dev", interface, "address", &address],
+                )
                 .unwrap();
             hosts
                 .run(
@@ -95,10 +100,10 @@ fn alone(mode: &str, interfaces: &str, prepare: impl FnOnce(&Hosts)) -> (Hosts, 
 #[test]
 #[ignore = "needs root: scripts/test runs it"]
 fn native_mode_attaches_or_names_the_fix() {
-    let (_hosts, error) = alone("native", "\"mb\"", |hosts| {
+    let (hosts, error) = alone("native", "\"mb\"", |hosts| {
         for (host, interface) in [("router", "mb"), ("b", "m0")] {
             hosts
-                .ip(host, &["link", "set", interface, "mtu", "9000"])
+                .ip(host, &["link", "set", "dev", interface, "mtu", "9000"])
                 .unwrap();
         }
     });
@@ -107,6 +112,7 @@ fn native_mode_attaches_or_names_the_fix() {
         text.contains("MTU of 9000") && text.contains("ip link set dev mb mtu"),
         "{text}"
     );
+    drop(hosts);
 
     let (_hosts, error) = alone("native", "\"absent0\"", |_| {});
     assert!(
@@ -129,7 +135,7 @@ fn auto_mode_falls_back_to_user_space_and_says_why() {
         .unwrap();
     for (host, interface) in [("router", "mb"), ("b", "m0")] {
         hosts
-            .ip(host, &["link", "set", interface, "mtu", "9000"])
+            .ip(host, &["link", "set", "dev", interface, "mtu", "9000"])
             .unwrap();
     }
     let rest = forwarding("auto", "\"mb\"") + &peer("b", "address = \"10.78.2.2:4783\"");

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use crate::{
     hosts::eventually,
-    stage::{LOSSY, RELIABLE, Sink, V4, assert_complete, forwarded, line, publish, virga},
+    stage::{
+        LOSSY, RELIABLE, Sink, V4, assert_complete, forwarded, line, publish, publishing, virga,
+    },
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -13,12 +15,7 @@ async fn restarting_and_upgrading_the_router_loses_no_transit_packet() {
     let mut hosts = line("native", &V4);
     let sink = Sink::subscribe(&hosts, LOSSY).await;
     let program = program_id(&hosts);
-    let published = tokio::spawn({
-        let (socket, seconds) = (hosts.socket("a"), 8);
-        async move {
-            crate::stage::publish_at(&socket, LOSSY, 2_000, Duration::from_secs(seconds)).await
-        }
-    });
+    let published = publishing(&hosts, LOSSY, 2_000, Duration::from_secs(8));
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(
         hosts.stop("router").unwrap(),
@@ -46,6 +43,13 @@ async fn restarting_and_upgrading_the_router_loses_no_transit_packet() {
     println!(
         "{count} events on an unreliable stream, a stop, a kill -9 and two upgrades: none lost"
     );
+}
+
+fn links(folder: &std::path::Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder.join("links")).unwrap();
+    entries
+        .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+        .collect()
 }
 
 /// Id of the program that runs on the router's interface.
@@ -87,13 +91,22 @@ async fn pins_have_readable_names_and_detach_removes_them() {
     let mut hosts = line("native", &V4);
     let name = hosts.node_name("router");
     let folder = std::path::Path::new("/sys/fs/bpf/virga").join(&name);
-    assert!(folder.join("programs/virga").exists() && folder.join("links/ma").exists());
+    assert!(
+        folder.join("programs/virga").exists()
+            && links(&folder).iter().any(|l| l.starts_with("ma-"))
+    );
     match std::process::Command::new("bpftool")
         .args(["prog", "show", "pinned"])
         .arg(folder.join("programs/virga"))
         .output()
     {
         Err(error) => println!("skipped: bpftool cannot be run: {error}"),
+        Ok(shown) if !shown.status.success() => {
+            println!(
+                "skipped: bpftool: {}",
+                String::from_utf8_lossy(&shown.stderr)
+            );
+        }
         Ok(shown) => {
             let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
             assert!(shown.contains("name virga"), "{shown}");
@@ -109,6 +122,11 @@ async fn pins_have_readable_names_and_detach_removes_them() {
             }
         }
     }
+    let detach = ["node", "detach", &name];
+    let refused = hosts
+        .run("router", &virga().to_string_lossy(), &detach)
+        .unwrap_err();
+    assert!(refused.to_string().contains("stop it first"), "{refused}");
     hosts.stop("router").unwrap();
     assert!(
         folder.exists(),
@@ -139,10 +157,7 @@ async fn pins_have_readable_names_and_detach_removes_them() {
 async fn another_map_layout_and_back_again_loses_no_transit_packet() {
     let mut hosts = line("native", &V4);
     let sink = Sink::subscribe(&hosts, LOSSY).await;
-    let socket = hosts.socket("a");
-    let published = tokio::spawn(async move {
-        crate::stage::publish_at(&socket, LOSSY, 2_000, Duration::from_secs(6)).await
-    });
+    let published = publishing(&hosts, LOSSY, 2_000, Duration::from_secs(6));
     let folder = std::path::Path::new("/sys/fs/bpf/virga").join(hosts.node_name("router"));
     let file = hosts.folder.join("router/node.toml");
     let first = std::fs::read_to_string(&file).unwrap();
@@ -160,4 +175,51 @@ async fn another_map_layout_and_back_again_loses_no_transit_packet() {
     }
     let count = published.await.unwrap();
     assert_complete(&sink.numbers().await, count);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn a_change_of_mode_or_interfaces_leaves_no_stale_program_behind() {
+    let mut hosts = line("native", &V4);
+    let file = hosts.folder.join("router/node.toml");
+    let native = std::fs::read_to_string(&file).unwrap();
+    let program_of = |hosts: &crate::hosts::Hosts, interface: &str| {
+        let shown = hosts
+            .run("router", "ip", &["link", "show", "dev", interface])
+            .unwrap();
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        ["xdpgeneric", "xdp"]
+            .into_iter()
+            .find(|mode| shown.contains(&format!(" {mode} ")))
+    };
+    let generic = native.replace("\"native\"", "\"generic\"");
+    let one = native.replace("\"ma\", \"mb\"", "\"ma\"");
+    let userspace = native.replace("\"native\"", "\"userspace\"");
+    for (text, on_ma, on_mb, named) in [
+        (&generic, Some("xdpgeneric"), Some("xdpgeneric"), 2),
+        (&native, Some("xdp"), Some("xdp"), 2),
+        // mb keeps a program: the one that lets everything through, as redirect target.
+        (&one, Some("xdp"), Some("xdp"), 2),
+        (&userspace, None, None, 0),
+    ] {
+        hosts.stop("router").unwrap();
+        std::fs::write(&file, text).unwrap();
+        hosts.start("router").unwrap();
+        let status = hosts.status("router").unwrap();
+        let interfaces = status["forwarding"]["interfaces"].as_array().unwrap();
+        assert_eq!(interfaces.len(), named, "{status}");
+        assert!(
+            eventually(|| program_of(&hosts, "ma") == on_ma),
+            "{:?}",
+            program_of(&hosts, "ma")
+        );
+        assert!(
+            eventually(|| program_of(&hosts, "mb") == on_mb),
+            "{:?}",
+            program_of(&hosts, "mb")
+        );
+        let sink = Sink::subscribe(&hosts, RELIABLE).await;
+        let count = publish(&hosts, RELIABLE, 200, Duration::from_secs(1)).await;
+        assert_complete(&sink.numbers().await, count);
+    }
 }

@@ -206,6 +206,17 @@ pub async fn publish(hosts: &Hosts, channel: &str, rate: u32, duration: Duration
     publish_at(&hosts.socket("a"), channel, rate, duration).await
 }
 
+/// The same on a task of its own, that goes on while a test blocks.
+pub fn publishing(
+    hosts: &Hosts,
+    channel: &'static str,
+    rate: u32,
+    duration: Duration,
+) -> JoinHandle<u64> {
+    let socket = hosts.socket("a");
+    tokio::spawn(async move { publish_at(&socket, channel, rate, duration).await })
+}
+
 /// The same at a socket.
 pub async fn publish_at(socket: &Path, channel: &str, rate: u32, duration: Duration) -> u64 {
     let mesh = Mesh::open(socket).await.unwrap();

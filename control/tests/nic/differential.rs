@@ -129,8 +129,8 @@ fn change_outer(choice: &mut Choice, spec: &mut Spec) {
         (kind, bytes)
     };
     match choice.below(14) {
-        0 => spec.tags = vec![(0x8100, choice.of(&[1, 0x2005]))],
-        1 => spec.tags = vec![(0x88a8, 7), (0x8100, 8)],
+        0 => spec.tags = vec![(0x8100, choice.of(&[1, 5, 0x2005]))],
+        1 => spec.tags = vec![(0x88a8, choice.of(&[5, 7])), (0x8100, choice.of(&[6, 8]))],
         2 => spec.tags = vec![(0x8100, 1); 3],
         3 => spec.ethertype = Some(choice.of(&[0x0800, 0x86dd, 0x0806, 0x8100])),
         4 => spec.options = vec![1; choice.of(&[4, 8, 40])],
@@ -171,9 +171,11 @@ fn library_and_loaded_program_agree_on_mutated_fixtures() {
     for n in 0..FRAMES {
         let (spec, frame) = mutated(&mut choice, &bases, falsely_positive);
         // Both buckets are set, so that no clock decides between the two paths.
-        if let Some(neighbour) = neighbour_index(&memory, spec.source.into()) {
-            let empty_at = choice.of(&[0, 0, NEVER_NS]);
-            set_handshake_bucket(&memory, &mut kernel, neighbour, empty_at);
+        let empty_at = choice.of(&[0, 0, NEVER_NS]);
+        for vlan in [0].into_iter().chain(world::VLANS) {
+            if let Some(neighbour) = neighbour_index(&memory, vlan, spec.source.into()) {
+                set_handshake_bucket(&memory, &mut kernel, neighbour, empty_at);
+            }
         }
         let expected = memory.run(&frame);
         let actual = kernel.run(&frame);

@@ -122,10 +122,22 @@ fn passed(t: &mut Table) {
         .v6(HERE)
         .with(|s| s.extensions = vec![(44, vec![0, 0, 8, 0, 0, 0, 1])]);
     t.line("a later IPv6 fragment", spec, Fate::Pass);
+    let many = vec![(60, vec![0, 1, 4, 0, 0, 0, 0]); 5];
     let spec = t
         .v6(HERE)
-        .with(|s| s.extensions = vec![(60, vec![0, 1, 4, 0, 0, 0, 0]); 5]);
-    t.line("more IPv6 extensions than are walked", spec, Fate::Pass);
+        .with(|s| s.extensions = many)
+        .with(between(NEIGHBOUR_V6, "fd00::77"));
+    t.line(
+        "more IPv6 extensions than are walked, at another's address",
+        spec,
+        Fate::Pass,
+    );
+    let spec = t.v4(HERE).with(|s| s.macs[0] |= 1);
+    t.line("to a group of hosts", spec, Fate::Pass);
+    let spec = t
+        .v6(TO_V4)
+        .with(between("::ffff:10.0.0.2", "::ffff:10.0.0.1"));
+    t.line("IPv4-mapped addresses in an IPv6 header", spec, Fate::Pass);
     let spec = t.v4(HERE).with(|s| s.cut = 150);
     t.line("cut within the IP header", spec, Fate::Pass);
 }
@@ -178,6 +190,14 @@ fn malformed(t: &mut Table) {
         spec,
         Reason::Ipv6Extension,
     );
+    let spec = t
+        .v6(HERE)
+        .with(|s| s.extensions = vec![(60, vec![0, 1, 4, 0, 0, 0, 0]); 5]);
+    t.drop(
+        "more IPv6 extensions than are walked",
+        spec,
+        Reason::Ipv6Extension,
+    );
     let spec = t.v4(HERE).with(|s| s.checksum = Checksum::Zero);
     t.drop("no UDP checksum", spec, Reason::ZeroChecksum);
 }
@@ -216,7 +236,15 @@ fn forwarded(t: &mut Table) {
         v4(),
     );
     let spec = t.v4(TO_V4).with(|s| s.trailing = 7);
-    t.sent("padding after the packet stays", spec, Fate::Redirect, v4());
+    t.sent(
+        "padding after the packet is not sent on",
+        spec,
+        Fate::Redirect,
+        |s| {
+            v4()(s);
+            s.trailing = 0;
+        },
+    );
     let spec = t.v4(TO_V4).with(|s| s.tags = vec![(0x8100, 5)]);
     t.sent("a VLAN tag is taken off", spec, Fate::Redirect, v4());
     let spec = t
@@ -283,6 +311,12 @@ fn zero_sum(t: &mut Table) {
 }
 
 fn refused(t: &mut Table, memory: &Memory) {
+    let spec = t.v4(TO_V4).with(|s| s.tags = vec![(0x8100, 77)]);
+    t.drop(
+        "a neighbour's address in a VLAN that it is not in",
+        spec,
+        Reason::Neighbour,
+    );
     let spec = t.v4(TO_V4).with(between(UNKNOWN_V4, OWN_V4));
     t.drop("transit from an unknown address", spec, Reason::Neighbour);
     let spec = t.v6(TO_V4).with(between(UNKNOWN_V6, OWN_V6));
@@ -426,6 +460,15 @@ fn handshakes(t: &mut Table) {
     if let Some(line) = t.lines.last_mut() {
         line.frames.insert(0, first);
     }
+    let spec = t.v4(TO_V4).with(|s| shake(&mut s.header)).with(|s| {
+        between(NEIGHBOUR_IN_SUBNET, OWN_V4)(s);
+        s.header.subnet.0 = 0x0103_0304;
+    });
+    t.drop(
+        "a handshake from outside the link's subnet",
+        spec,
+        Reason::Subnet,
+    );
     let spec = t.v4(TO_NOWHERE).with(|s| shake(&mut s.header));
     t.drop("a handshake to nowhere", spec, Reason::NoRoute);
     let frames: Vec<Spec> = (0..400)

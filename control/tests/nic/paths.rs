@@ -97,6 +97,7 @@ impl Memory {
         };
         let arrival = Arrival {
             ifindex: INGRESS,
+            vlan: outer.vlan,
             source: outer.source,
             udp_payload_bytes: u32::from(outer.udp_payload_bytes),
         };
@@ -121,7 +122,7 @@ impl Memory {
         }
         out.extend(rewrite::udp(&outer, next_hop, &sent));
         let mesh = out.len();
-        out.extend(&frame[outer.mesh..]);
+        out.extend(&frame[outer.mesh..frame.len() - usize::from(outer.trailing)]);
         out[mesh + 5] = sent.hop_limit;
         out[mesh + 6] = sent.hop_count;
         let fate = if next_hop.ifindex == INGRESS {
@@ -222,8 +223,19 @@ impl Kernel {
 }
 
 /// Number of a neighbour, as both paths know it.
-pub fn neighbour_index(memory: &Memory, source: virga_ebpf::tables::Address) -> Option<u32> {
-    find(&memory.tables, &memory.tables.current(), INGRESS, source).map(|n| n.index)
+pub fn neighbour_index(
+    memory: &Memory,
+    vlan: u32,
+    source: virga_ebpf::tables::Address,
+) -> Option<u32> {
+    find(
+        &memory.tables,
+        &memory.tables.current(),
+        INGRESS,
+        vlan,
+        source,
+    )
+    .map(|n| n.index)
 }
 
 /// Sets a neighbour's handshake bucket in both paths.

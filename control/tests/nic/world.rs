@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use virga_ebpf::{
     header::{ChannelHash, Header, NodeId, OriginHash, SessionId, Subnet},
-    image::{Image, Link, NextHopKey, Via},
+    image::{Image, Link, NextHopKey, Place, Via},
     tables::{ChannelPolicy, NextHop, Pair, mix},
 };
 
@@ -25,6 +25,8 @@ pub const OWN_V4: &str = "10.0.0.1";
 pub const OWN_V6: &str = "fd00::1";
 pub const NEIGHBOUR_V4: &str = "10.0.0.2";
 pub const NEIGHBOUR_V6: &str = "fd00::2";
+/// The VLANs that the same neighbour is also reached in: single tags, and one pair.
+pub const VLANS: [u32; 3] = [5, 9, 5 << 12 | 6];
 /// Its packets must lie in subnet 1.2.0.0/16.
 pub const NEIGHBOUR_IN_SUBNET: &str = "10.0.0.3";
 /// Used only to exhaust its handshake bucket.
@@ -74,7 +76,14 @@ pub fn image() -> Image {
     for neighbour in [NEIGHBOUR_V4, NEIGHBOUR_V6, NEIGHBOUR_SHAKING] {
         image
             .neighbours
-            .insert((INGRESS, address(neighbour)), Link::default());
+            .insert(Place::new(INGRESS, address(neighbour)), Link::default());
+    }
+    for vlan in VLANS {
+        let place = Place {
+            vlan,
+            ..Place::new(INGRESS, address(NEIGHBOUR_V4))
+        };
+        image.neighbours.insert(place, Link::default());
     }
     let link = Link {
         subnet: Subnet(0x0102_0000),
@@ -82,7 +91,7 @@ pub fn image() -> Image {
     };
     image
         .neighbours
-        .insert((INGRESS, address(NEIGHBOUR_IN_SUBNET)), link);
+        .insert(Place::new(INGRESS, address(NEIGHBOUR_IN_SUBNET)), link);
     for channel in [CHANNEL, RATED, CONTROL] {
         image.pairs.insert(Pair::new(MEMBER, channel));
     }

@@ -1,13 +1,13 @@
 //! Forwarding in user space: the NIC path's decision over a UDP socket, where XDP is not available.
 //!
 //! The tables have the same layouts and the decision is the same source ([`virga_ebpf::decide`]). What
-//! differs: the kernel has read the outer headers, writes new ones, and does not say which interface a
-//! packet came in on.
+//! differs: the kernel has read the outer headers and writes new ones. A neighbour is known by its
+//! interface, or by its address alone where the image names interface 0.
 
 use std::net::{IpAddr, SocketAddr};
 
 use virga_ebpf::{
-    decide::{Arrival, Verdict, decide},
+    decide::{Arrival, Verdict, decide, find},
     header::{Header, NodeId, offset},
     image::Image,
     limits::HEADER_BYTES,
@@ -97,12 +97,16 @@ impl Forwarder {
             return drop(Reason::Truncated);
         };
         let header = Header::decode(bytes);
+        let settings = self.tables.current();
+        let source = source.ip().into();
+        let is_known_there = find(&self.tables, &settings, ifindex, 0, source).is_some();
         let arrival = Arrival {
-            ifindex,
-            source: source.ip().into(),
+            ifindex: if is_known_there { ifindex } else { 0 },
+            vlan: 0,
+            source,
             udp_payload_bytes,
         };
-        match decide(&self.tables, &self.tables.current(), &header, &arrival) {
+        match decide(&self.tables, &settings, &header, &arrival) {
             Verdict::Local => (Outcome::Local.counter(), Forwarding::Local),
             Verdict::Drop(reason) => drop(reason),
             Verdict::Forward(next_hop) => {
@@ -154,7 +158,7 @@ fn address_of(next_hop: &NextHop) -> SocketAddr {
 mod tests {
     use virga_ebpf::{
         header::{ChannelHash, OriginHash},
-        image::{Link, Via},
+        image::{Link, Place, Via},
         tables::Pair,
     };
 
@@ -177,7 +181,7 @@ mod tests {
         };
         image
             .neighbours
-            .insert((0, neighbour().ip().into()), Link::default());
+            .insert(Place::new(0, neighbour().ip().into()), Link::default());
         image.pairs.insert(Pair::new(ORIGIN, CHANNEL));
         let mut hop = |ip: &str, flags| {
             let target = ip.parse::<IpAddr>().unwrap().into();

@@ -150,6 +150,8 @@ pub struct Receiver {
 pub struct Run<'a> {
     /// Where they came from.
     pub source: SocketAddr,
+    /// The interface that they came in on; 0 where the system does not say.
+    pub ifindex: u32,
     /// The datagrams, one after another.
     pub bytes: &'a mut [u8],
     /// Bytes of each but the last; never 0.
@@ -317,6 +319,7 @@ impl Receiver {
                 let bytes = meta.len.min(buffer.len());
                 Run {
                     source: meta.addr,
+                    ifindex: meta.interface_index.unwrap_or(0),
                     bytes: &mut buffer[..bytes],
                     segment_bytes: meta.stride.max(1),
                 }
