@@ -210,7 +210,10 @@ impl<S: Service> Parts<S> {
         for at in (0..run.bytes.len()).step_by(run.segment_bytes) {
             let end = run.bytes.len().min(at + run.segment_bytes);
             let datagram = &mut run.bytes[at..end];
-            match self.forwarder.handle(now_ns, run.ifindex, run.source, datagram) {
+            match self
+                .forwarder
+                .handle(now_ns, run.ifindex, run.source, datagram)
+            {
                 Forwarding::Forward { to } => {
                     self.counters.forwarded += 1;
                     if !onward.extend(to, at, end) {
