@@ -65,15 +65,16 @@ impl Outlet for Queue {
         if bytes + cost > HARD_BYTES {
             return Offer::Full;
         }
-        // Only this end adds, so the bound holds.
+        // Only this end adds, so the bound holds. The mark is set before the event is there: whoever
+        // takes the event sees it.
         self.fill.bytes.fetch_add(cost, Ordering::AcqRel);
-        if self.sender.send(delivery.clone()).is_err() {
-            return Offer::Gone;
+        let is_new_mark =
+            bytes + cost > HIGH_BYTES && !self.fill.is_slow.swap(true, Ordering::AcqRel);
+        match self.sender.send(delivery.clone()) {
+            Err(_) => Offer::Gone,
+            Ok(()) if is_new_mark => Offer::TakenSlow,
+            Ok(()) => Offer::Taken,
         }
-        if bytes + cost > HIGH_BYTES && !self.fill.is_slow.swap(true, Ordering::AcqRel) {
-            return Offer::TakenSlow;
-        }
-        Offer::Taken
     }
 }
 
@@ -129,5 +130,35 @@ mod tests {
         assert_eq!(queue.offer(&event), Offer::Taken);
         drop(drain);
         assert_eq!(queue.offer(&event), Offer::Gone);
+    }
+
+    /// A worker that stops at the high mark until it is told to go on, against a reader at full speed:
+    /// a mark that nobody clears would stop it for good.
+    #[test]
+    fn no_mark_is_ever_missed() {
+        const MARKS: usize = 2_000;
+        let (mut queue, mut drain) = queue();
+        let (tell, told) = std::sync::mpsc::channel();
+        let reader = std::thread::spawn(move || {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            runtime.build().unwrap().block_on(async {
+                while !drain.take(512).await.is_empty() {
+                    if drain.has_drained() {
+                        tell.send(()).unwrap();
+                    }
+                }
+            });
+        });
+        let event = delivery(HIGH_BYTES / 4);
+        let mut marks = 0;
+        while marks < MARKS {
+            if queue.offer(&event) == Offer::TakenSlow {
+                marks += 1;
+                told.recv_timeout(std::time::Duration::from_secs(90))
+                    .expect("the reader has drained the queue");
+            }
+        }
+        drop(queue);
+        reader.join().unwrap();
     }
 }

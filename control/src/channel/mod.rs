@@ -10,6 +10,9 @@
 //! - [`subscribe`]: local subscribers, and the subscriptions that they need at other nodes.
 //! - [`delivery`]: what a local subscriber gets, and how it says that it is slow.
 //! - [`reason`]: every refusal and every drop, by name.
+//!
+//! A reliable channel loses nothing and keeps its order while a session lasts. When the session ends,
+//! what was on its way to that subscriber is lost with it; what is published next comes in order again.
 
 pub mod delivery;
 pub mod entry;

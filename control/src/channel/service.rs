@@ -21,6 +21,10 @@ pub const OUTBOX_MAX: usize = 8_192;
 
 const _: () = assert!(PATTERNS_PER_PEER_MAX <= OUTBOX_MAX);
 
+/// How long subscribers have to connect by themselves before a node that has started does: sessions
+/// begun from both ends at once would replace each other.
+const GREET_AFTER_NS: u64 = 1_000_000_000;
+
 /// What the service has to know of the configuration.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -97,6 +101,7 @@ pub struct ChannelService<O> {
     pub(crate) last_subscriber: u64,
     pub(crate) last_request: u32,
     pub(crate) ask_again_ns: Option<u64>,
+    greet_ns: Option<u64>,
 }
 
 impl<O: Outlet> ChannelService<O> {
@@ -118,6 +123,21 @@ impl<O: Outlet> ChannelService<O> {
             last_subscriber: 0,
             last_request: 0,
             ask_again_ns: None,
+            greet_ns: None,
+        }
+    }
+
+    /// Connects to the peers that may subscribe here: subscribers of a node that has restarted learn
+    /// of it so. (Publishers are connected to when there is a local subscriber.)
+    fn greet(&mut self, now_ns: u64, node: &mut Node) {
+        let published = self
+            .entries
+            .iter()
+            .filter(|e| e.publishers.contains(&self.entity));
+        let entities: BTreeSet<&[u8; 32]> = published.flat_map(|e| &e.subscribers).collect();
+        for (&peer, _) in self.peers.iter().filter(|(_, key)| entities.contains(key)) {
+            // Every one of them is configured.
+            let _known = node.connect(now_ns, peer);
         }
     }
 
@@ -364,22 +384,8 @@ impl Session {
 impl<O: Outlet> Service for ChannelService<O> {
     type Command = Command<O>;
 
-    /// Connects to the peers that may subscribe here, so that subscribers of a node that restarts
-    /// learn of it at once; publishers are connected to when there is a local subscriber.
-    fn start(&mut self, now_ns: u64, node: &mut Node) {
-        let published = self
-            .entries
-            .iter()
-            .filter(|e| e.publishers.contains(&self.entity));
-        let entities: BTreeSet<&[u8; 32]> = published.flat_map(|e| &e.subscribers).collect();
-        for (&peer, _) in self
-            .peers
-            .iter()
-            .filter(|(_, entity)| entities.contains(entity))
-        {
-            // Every one of them is configured.
-            let _known = node.connect(now_ns, peer);
-        }
+    fn start(&mut self, now_ns: u64, _node: &mut Node) {
+        self.greet_ns = Some(now_ns + GREET_AFTER_NS);
     }
 
     fn on_event(&mut self, now_ns: u64, node: &mut Node, event: Event) {
@@ -440,11 +446,17 @@ impl<O: Outlet> Service for ChannelService<O> {
     }
 
     fn poll_timeout(&self) -> Option<u64> {
-        self.ask_again_ns
+        self.ask_again_ns.into_iter().chain(self.greet_ns).min()
     }
 
     fn handle_timeout(&mut self, now_ns: u64, node: &mut Node) {
-        self.ask_again(now_ns, node);
+        if self.greet_ns.is_some_and(|due| due <= now_ns) {
+            self.greet_ns = None;
+            self.greet(now_ns, node);
+        }
+        if self.ask_again_ns.is_some_and(|due| due <= now_ns) {
+            self.ask_again(now_ns, node);
+        }
     }
 
     fn stop(&mut self, _now_ns: u64, _node: &mut Node) {

@@ -449,7 +449,7 @@ fn a_closed_session_is_reaped_and_subscribed_again_when_it_comes_back() {
     net.subscribe(1, only("a"), &inbox);
     // The publisher starts anew; it connects, and the subscription is told to it again.
     net.restart(0, &channels);
-    net.settle();
+    net.pass(2_000);
     assert_eq!(net.roster(0, "a"), 1);
     net.say(0, "a", &["new"]);
     assert_eq!(inbox.texts(), ["new"]);
@@ -465,7 +465,7 @@ fn a_closed_session_is_reaped_and_subscribed_again_when_it_comes_back() {
 #[test]
 fn a_subscription_that_is_not_answered_is_sent_again() {
     let mut net = Net::new(2, &[channel("a", &[0], &[1])]);
-    net.settle();
+    net.pass(2_000);
     let inbox = Inbox::with_room(10);
     net.try_subscribe(1, only("a"), &inbox).unwrap();
     net.settle_but(&[0]);

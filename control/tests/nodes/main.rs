@@ -47,7 +47,7 @@ async fn reliable_events_cross_the_router_whole_and_in_order() {
     stage.subscribers(RELIABLE.name, 1).await;
 
     // Read while they are published: a subscriber that does not read stops its publisher.
-    let reader = tokio::spawn(async move { payloads(&mut events, 20_000).await });
+    let reader = tokio::spawn(async move { (payloads(&mut events, 20_000).await, events) });
     let sent = numbered(20_000);
     let publisher = stage
         .mesh("a")
@@ -61,7 +61,8 @@ async fn reliable_events_cross_the_router_whole_and_in_order() {
     let published = in_time("publishing", publisher.finish()).await.unwrap();
     assert_eq!((published.published, published.refused), (20_000, 0));
     assert_eq!(published.subscribers, 1);
-    assert!(reader.await.unwrap() == sent, "out of order");
+    let (arrived, _events) = reader.await.unwrap();
+    assert!(arrived == sent, "out of order");
 
     let router = stage.status("router").await;
     assert!(router.userspace.outcomes["redirect"].packets > 0);
@@ -69,8 +70,8 @@ async fn reliable_events_cross_the_router_whole_and_in_order() {
     assert_eq!(router.forwarding.why, "asked for by the configuration");
     let a = stage.status("a").await;
     assert_eq!(a.channels[0].published, 20_000);
-    let session = a.sessions.iter().find(|s| s.name == "b").unwrap();
-    assert_eq!(session.state, "established");
+    let mut sessions = a.sessions.iter();
+    assert!(sessions.any(|s| s.name == "b" && s.state == "established"));
     let b = stage.status("b").await;
     assert_eq!(b.channels[0].delivered, 20_000);
     assert_eq!(b.subscriptions[0].state, "granted");
@@ -433,10 +434,13 @@ async fn a_flood_of_garbage_starves_neither_sessions_nor_the_api() {
     let published = in_time("publishing", published).await.unwrap();
     assert_eq!(published.published, 2_000);
     assert!(payloads(&mut events, 2_000).await == sent);
-    let drops = in_time("status", stage.status("b")).await.userspace.drops;
+    eventually("the garbage is counted", async || {
+        let drops = stage.status("b").await.userspace.drops;
+        (drops["magic"].packets > 0 && drops["truncated"].packets > 0).then_some(())
+    })
+    .await;
     done.store(true, Ordering::Relaxed);
     flood.join().unwrap();
-    assert!(drops["magic"].packets > 0 && drops["truncated"].packets > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
