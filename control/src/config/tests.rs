@@ -331,3 +331,17 @@ fn secrets_are_never_printed() {
         assert!(!printed.contains(secret), "{secret}");
     }
 }
+
+#[test]
+fn addresses_that_are_no_ones_or_anyones_are_refused() {
+    for (address, say) in [
+        ("10.0.0.3:0", "port 0"),
+        ("0.0.0.0:4783", "no destination"),
+        ("224.0.0.1:4783", "not one host's"),
+        ("[::ffff:10.0.0.3]:4783", "written as IPv6"),
+        ("[fe80::1]:4783", "another host on each link"),
+    ] {
+        let text = mesh().replace("10.0.0.3:4783", address);
+        refused(&text, "peers[1].address", say);
+    }
+}

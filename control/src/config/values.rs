@@ -74,6 +74,16 @@ pub(super) fn listen(text: &str) -> Result<SocketAddr, Fault> {
     if ip.is_multicast() || is_broadcast {
         return fault(format!("{ip} is not one host's address"), EXAMPLE);
     }
+    if let SocketAddr::V6(v6) = address {
+        if v6.ip().to_ipv4_mapped().is_some() {
+            let what = format!("{ip} is an IPv4 address written as IPv6");
+            return fault(what, "write the IPv4 address itself");
+        }
+        if v6.ip().is_unicast_link_local() {
+            let what = format!("{ip} means another host on each link");
+            return fault(what, "write an address of wider scope, such as fd00::2");
+        }
+    }
     Ok(address)
 }
 

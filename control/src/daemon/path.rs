@@ -16,7 +16,7 @@ use crate::{
     },
 };
 use serde::{Deserialize, Serialize};
-use std::{sync::Arc, time::Duration};
+use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::{Notify, mpsc, oneshot};
 use virga_ebpf::image::Image;
 use virga_transport::worker::{Commander, Refused, Task};
@@ -176,12 +176,13 @@ impl Path {
             config.forwarding.mode,
             ForwardingMode::Native | ForwardingMode::Generic
         );
+        let down = read_down(&config);
         let mut path = Self {
             config,
             kernel: None,
             changed: Arc::new(Notify::new()),
             facts: Facts::default(),
-            down: Down::new(),
+            down,
             nic: None,
             why: String::new(),
             problem: None,
@@ -364,7 +365,30 @@ impl Path {
             LinkState::Up => self.down.remove(&index),
             LinkState::Down => self.down.insert(index),
         };
+        self.write_down().map_err(|error| {
+            let file = down_file(&self.config);
+            format!(
+                "set, but not remembered: cannot write {}: {error}",
+                file.display()
+            )
+        })?;
         self.apply(commander).await
+    }
+
+    /// Writes down what the operator took down, so that a restart or an upgrade keeps to it.
+    fn write_down(&self) -> io::Result<()> {
+        let file = down_file(&self.config);
+        if self.down.is_empty() {
+            return match fs::remove_file(file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            };
+        }
+        let names = self
+            .down
+            .iter()
+            .map(|index| format!("{}\n", self.config.peers[*index].name));
+        fs::write(file, names.collect::<String>())
     }
 
     fn status(&self) -> ForwardingStatus {
@@ -458,4 +482,21 @@ fn leave_nic(node: &str) {
             tracing::warn!(%error, "the earlier NIC path of this node could not be detached")
         }
     }
+}
+
+/// Beside the socket: gone with the machine's next start, as the links' states are then looked at anew.
+fn down_file(config: &Config) -> PathBuf {
+    config.node.socket.with_extension("down")
+}
+
+/// The next hops that the operator took down before this daemon was started.
+fn read_down(config: &Config) -> Down {
+    let names = fs::read_to_string(down_file(config)).unwrap_or_default();
+    let index = |name: &str| config.peers.iter().position(|peer| peer.name == name);
+    let down: Down = names.lines().filter_map(index).collect();
+    for index in &down {
+        let peer = &config.peers[*index].name;
+        tracing::info!(peer, "next hop stays down, as the operator left it");
+    }
+    down
 }

@@ -142,13 +142,13 @@ fn diamond() -> Hosts {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: scripts/test runs it"]
 async fn traffic_goes_on_over_the_backup_next_hop() {
-    let hosts = diamond();
+    let mut hosts = diamond();
     let sink = Sink::subscribe(&hosts, LOSSY).await;
     let publishing = publishing(&hosts, LOSSY, 1_000, Duration::from_secs(6));
     let pause = |ms| tokio::time::sleep(Duration::from_millis(ms));
     let program = virga().to_string_lossy().into_owned();
     let socket = hosts.socket("r1").to_string_lossy().into_owned();
-    let link = |state: &str| {
+    let link = |hosts: &Hosts, state: &str| {
         let r1 = hosts.node_name("r1");
         let arguments = ["node", "link", &r1, "r2", state, "--socket", &socket];
         hosts.run("r1", &program, &arguments).unwrap();
@@ -157,13 +157,21 @@ async fn traffic_goes_on_over_the_backup_next_hop() {
     let (r2, r3) = (forwarded(&hosts, "r2"), forwarded(&hosts, "r3"));
     pause(500).await;
     assert!(forwarded(&hosts, "r2") > r2, "the primary carries traffic");
-    link("down");
+    link(&hosts, "down");
     pause(100).await;
     let idle = forwarded(&hosts, "r2");
     pause(500).await;
     assert_eq!(forwarded(&hosts, "r2"), idle, "the primary carries none");
     assert!(forwarded(&hosts, "r3") > r3 + 100, "the backup carries it");
-    link("up");
+    hosts.stop("r1").unwrap();
+    hosts.start("r1").unwrap();
+    pause(500).await;
+    assert_eq!(
+        forwarded(&hosts, "r2"),
+        idle,
+        "also after a restart of the daemon"
+    );
+    link(&hosts, "up");
     pause(500).await;
     assert!(
         forwarded(&hosts, "r2") > idle,

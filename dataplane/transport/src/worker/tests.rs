@@ -142,7 +142,9 @@ fn forwarder(sink: SocketAddr) -> Forwarder {
         ..Image::default()
     };
     let from = "127.0.0.1".parse::<std::net::IpAddr>().unwrap().into();
-    image.neighbours.insert(Place::new(0, from), Link::default());
+    image
+        .neighbours
+        .insert(Place::new(0, from), Link::default());
     let control = Pair::new(OriginHash(0), ChannelHash(0));
     image.pairs.insert(control);
     let primary = image.add_next_hop(NextHop {
