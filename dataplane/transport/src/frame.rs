@@ -29,7 +29,8 @@ use virga_ebpf::header::StreamId;
 /// Largest number that a variable-length field holds.
 pub(crate) const VARINT_MAX: u64 = (1 << 62) - 1;
 
-const PADDING: u8 = 0;
+/// One byte that means nothing.
+pub(crate) const PADDING: u8 = 0;
 const PING: u8 = 1;
 const ACK: u8 = 2;
 const PROOF: u8 = 3;

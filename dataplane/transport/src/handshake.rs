@@ -49,6 +49,9 @@ const _: () = assert!(
     "a cookie reply is smaller than its cause"
 );
 
+/// A whole reset.
+pub(crate) const RESET_BYTES: usize = BODY_AT + TOKEN_BYTES + FOOT_BYTES;
+
 /// What a handshake message is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {

@@ -58,6 +58,8 @@ pub struct Node {
     by_origin: BTreeMap<u64, NodeId>,
     sessions: BTreeMap<SessionId, Session>,
     half_open: Vec<HalfOpen>,
+    /// Ids that initiations under way named: the response makes them sessions.
+    promised: BTreeSet<SessionId>,
     timers: BTreeSet<(u64, Timer)>,
     /// Sessions that may have something to send.
     row: VecDeque<SessionId>,
@@ -114,6 +116,7 @@ impl Node {
             peers,
             sessions: BTreeMap::new(),
             half_open: Vec::new(),
+            promised: BTreeSet::new(),
             timers: BTreeSet::new(),
             row: VecDeque::new(),
             outbox: VecDeque::new(),
@@ -165,7 +168,7 @@ impl Node {
         }
         let id = header.session_id;
         if !self.sessions.contains_key(&id) {
-            self.answer_unknown(now_ns, &header);
+            self.answer_unknown(now_ns, &header, datagram.len());
             return Err(DropReason::UnknownSession);
         }
         let mark = self.events.len();
@@ -451,10 +454,8 @@ impl Node {
             return;
         };
         known.is_wanted = false;
-        let (live, attempt) = (
-            known.live,
-            std::mem::replace(&mut known.attempt, Attempt::None),
-        );
+        let live = known.live;
+        let attempt = self.set_attempt(peer, Attempt::None);
         self.set_peer_timer(peer, None);
         let proving = match attempt {
             Attempt::Proving(id) => Some(id),

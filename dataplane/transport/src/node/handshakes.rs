@@ -4,7 +4,7 @@ use super::{Attempt, Node};
 use crate::{
     cookie::Admission,
     event::{CloseReason, Event},
-    handshake::{Kind, Message, build, parse, respond},
+    handshake::{Kind, Message, RESET_BYTES, build, parse, respond},
     keys::Role,
     limits::{HALF_OPEN_PER_PEER_MAX, OUTBOX_MAX},
     reason::DropReason,
@@ -256,7 +256,7 @@ impl Node {
             return Err(DropReason::HandshakeFull);
         }
         let agreed = waiting.initiator.finish(&self.network, message, body)?;
-        known.attempt = Attempt::Proving(own);
+        self.set_attempt(message.sender, Attempt::Proving(own));
         self.set_peer_timer(message.sender, None);
         self.add_session(
             now_ns,
@@ -325,12 +325,16 @@ impl Node {
     }
 
     /// A packet for a session that this node does not have: perhaps it restarted. The configured
-    /// peer whose entity the packet names is told, at a bounded rate.
-    pub(super) fn answer_unknown(&mut self, now_ns: u64, header: &Header) {
+    /// peer whose entity the packet names is told, at a bounded rate and never with more bytes than
+    /// came. An id that a response may yet bring to life is not spoken of: its token would end it.
+    pub(super) fn answer_unknown(&mut self, now_ns: u64, header: &Header, datagram_bytes: usize) {
         let Some(&peer) = self.by_origin.get(&header.origin_hash.0) else {
             return;
         };
-        if !self.resets.take(now_ns) {
+        if datagram_bytes < RESET_BYTES
+            || self.is_promised(header.session_id)
+            || !self.resets.take(now_ns)
+        {
             return;
         }
         self.counters.resets_sent += 1;

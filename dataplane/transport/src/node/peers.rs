@@ -100,10 +100,30 @@ impl Node {
     pub(super) fn free_session_id(&mut self) -> SessionId {
         loop {
             let id = SessionId(self.generator.number() & !0xff);
-            if id.0 != 0 && !self.sessions.contains_key(&id) {
+            if id.0 != 0 && !self.sessions.contains_key(&id) && !self.is_promised(id) {
                 return id;
             }
         }
+    }
+
+    /// Whether an initiation under way named this id: the response makes it a session.
+    pub(super) fn is_promised(&self, id: SessionId) -> bool {
+        self.promised.contains(&id)
+    }
+
+    /// Replaces what is done to have a session with `peer`; gives what it was.
+    pub(super) fn set_attempt(&mut self, peer: NodeId, attempt: Attempt) -> Attempt {
+        let Some(known) = self.peers.get_mut(&peer) else {
+            return Attempt::None;
+        };
+        if let Attempt::Waiting(waiting) = &attempt {
+            self.promised.insert(waiting.session);
+        }
+        let before = std::mem::replace(&mut known.attempt, attempt);
+        if let Attempt::Waiting(waiting) = &before {
+            self.promised.remove(&waiting.session);
+        }
+        before
     }
 
     /// Sends an initiation to `peer`.
@@ -115,14 +135,15 @@ impl Node {
         let key = &known.config.node_key;
         let started = Initiator::start(&self.network, &mut self.generator, self.id, session, key);
         let Some(initiator) = started else { return };
-        known.attempt = Attempt::Waiting(Box::new(Waiting {
+        let waiting = Waiting {
             initiator,
             session,
             started_ns: now_ns,
             send_at_ns: now_ns,
             tries: 0,
             cookie: [0; 16],
-        }));
+        };
+        self.set_attempt(peer, Attempt::Waiting(Box::new(waiting)));
         self.send_initiation(now_ns, peer);
     }
 
@@ -163,7 +184,7 @@ impl Node {
         match &known.attempt {
             Attempt::Waiting(waiting) => {
                 if now_ns >= waiting.started_ns + self.limits.handshake_deadline_ns {
-                    known.attempt = Attempt::None;
+                    self.set_attempt(peer, Attempt::None);
                     self.retry_later(now_ns, peer);
                 } else {
                     self.send_initiation(now_ns, peer);
@@ -217,10 +238,10 @@ impl Node {
             return;
         };
         known.remember(ends.peer_session);
-        if matches!(known.attempt, Attempt::Proving(own) if own == id) {
-            known.attempt = Attempt::None;
-        }
         let live = known.live;
+        if matches!(known.attempt, Attempt::Proving(own) if own == id) {
+            self.set_attempt(ends.peer, Attempt::None);
+        }
         if let Some(old) = live {
             let age_ns = self
                 .sessions
@@ -244,7 +265,7 @@ impl Node {
         known.live = Some(id);
         known.attempts_failed = 0;
         if matches!(known.attempt, Attempt::Waiting(_)) {
-            known.attempt = Attempt::None;
+            self.set_attempt(ends.peer, Attempt::None);
         }
         self.set_peer_timer(ends.peer, None);
         self.counters.sessions_established += 1;
@@ -283,7 +304,7 @@ impl Node {
             known.live = None;
         }
         if was_attempt {
-            known.attempt = Attempt::None;
+            self.set_attempt(peer, Attempt::None);
         }
         if reason == CloseReason::Deadline {
             // It never carried anything: nothing late is to be recognised.

@@ -6,7 +6,8 @@ use super::{
 };
 use crate::{
     event::{CloseReason, OpenError, SendError, SessionState, StreamSpec},
-    frame::{Frame, stream_overhead, write_ack, write_stream_start},
+    frame::{Frame, PADDING, stream_overhead, write_ack, write_stream_start},
+    handshake::RESET_BYTES,
     limits::{DATAGRAM_BYTES_MAX, TRANSMIT_BYTES_MAX, TRANSMIT_SEGMENTS_MAX, UNACKNOWLEDGED_MAX},
     recovery::{Content, Matter, Sent, Standing},
     stream::{End, Outgoing, SendStream},
@@ -127,6 +128,9 @@ impl Session {
             out.truncate(start);
             return None;
         }
+        if content.standing.contains(Standing::PING) {
+            pad(out, start);
+        }
         let sequence = self.sequence;
         let asked = out.len() > unasked_bytes;
         let bytes = self.seal(ctx, out, start, &Label::CONTROL);
@@ -238,6 +242,9 @@ impl Session {
         }
         let start = begin(out);
         let filled = fill(stream, s, out, start + bytes_max - TAG_BYTES);
+        if filled.content.open && bytes_max == DATAGRAM_BYTES_MAX {
+            pad(out, start);
+        }
         let label = Label {
             flags: if s.spec.reliable {
                 Flags::RELIABLE
@@ -407,6 +414,15 @@ fn begin(out: &mut Vec<u8>) -> usize {
     let start = out.len();
     out.extend_from_slice(&[0; HEADER_BYTES]);
     start
+}
+
+/// Makes the packet that starts at `start` as large as a reset: a peer that lost the session
+/// answers with no more bytes than came.
+fn pad(out: &mut Vec<u8>, start: usize) {
+    let least = start + RESET_BYTES - TAG_BYTES;
+    if out.len() < least {
+        out.resize(least, PADDING);
+    }
 }
 
 #[cfg(test)]

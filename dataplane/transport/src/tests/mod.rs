@@ -2,6 +2,7 @@
 
 mod delivery;
 mod hostile;
+mod outsiders;
 mod reasons;
 mod sessions;
 pub(crate) mod sim;

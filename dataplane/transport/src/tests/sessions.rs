@@ -441,13 +441,13 @@ fn unknown_sessions_are_answered_at_a_bounded_rate() {
     let mut sim = Sim::pair(&limits());
     let mut header = Header {
         destination: sim.ids[1],
-        payload_len: 40,
+        payload_len: 80,
         ..Header::default()
     };
     header.origin_hash = sim.nodes[0].origin();
     for n in 0..1_000u64 {
         header.session_id.0 = n << 8;
-        let datagram = [&header.encode()[..], &[0; 40]].concat();
+        let datagram = [&header.encode()[..], &[0; 80]].concat();
         assert_eq!(
             sim.give(1, &datagram),
             Handled::Dropped(DropReason::UnknownSession)
