@@ -26,8 +26,13 @@ pub const EVENT_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - OPEN_FRAME_BYTES_MAX - 3;
 
 /// Bytes that a receiver grants a stream beyond what its owner has read: any message fits.
 pub const STREAM_WINDOW_BYTES: u64 = 512 * 1024;
+/// A stream's grant is raised once this much of it was read; any message fits what is left until
+/// then, so that sender and receiver never wait for each other.
+pub const STREAM_RAISE_BYTES: u64 = STREAM_WINDOW_BYTES / 4;
 /// Bytes that a receiver grants a session beyond what its owner has read: any message fits.
 pub const SESSION_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
+/// A session's grant is raised once this much of it was read; any message fits what is left.
+pub const SESSION_RAISE_BYTES: u64 = SESSION_WINDOW_BYTES / 4;
 /// Bytes that one stream holds for sending; more is refused as [`crate::SendError::Full`].
 pub const STREAM_QUEUE_BYTES: usize = 1024 * 1024;
 /// Bytes that all streams of a session hold for sending.
@@ -96,7 +101,14 @@ const _: () = assert!(
     EVENT_BYTES_MAX > 512,
     "an event beside the longest name stays useful"
 );
-const _: () = assert!((MESSAGE_BYTES_MAX + MESSAGE_PREFIX_BYTES) as u64 <= STREAM_WINDOW_BYTES);
+const _: () = assert!(
+    (MESSAGE_BYTES_MAX + MESSAGE_PREFIX_BYTES) as u64 <= STREAM_WINDOW_BYTES - STREAM_RAISE_BYTES,
+    "a stream's credit that is not raised yet takes any message"
+);
+const _: () = assert!(
+    (MESSAGE_BYTES_MAX + MESSAGE_PREFIX_BYTES) as u64 <= SESSION_WINDOW_BYTES - SESSION_RAISE_BYTES,
+    "a session's credit that is not raised yet takes any message"
+);
 const _: () = assert!(STREAM_WINDOW_BYTES <= SESSION_WINDOW_BYTES);
 const _: () = assert!(MESSAGE_BYTES_MAX + MESSAGE_PREFIX_BYTES <= STREAM_QUEUE_BYTES);
 const _: () = assert!(STREAM_QUEUE_BYTES <= SESSION_QUEUE_BYTES);

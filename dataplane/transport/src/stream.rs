@@ -7,7 +7,7 @@ use crate::{
     event::StreamSpec,
     limits::{
         EVENT_QUEUE_MAX, MESSAGE_BYTES_MAX, MESSAGE_PREFIX_BYTES, STREAM_QUEUE_BYTES,
-        STREAM_WINDOW_BYTES,
+        STREAM_RAISE_BYTES, STREAM_WINDOW_BYTES,
     },
     name::ChannelName,
     ranges::RangeSet,
@@ -429,10 +429,10 @@ impl ReceiveBytes {
         self.base
     }
 
-    /// The grant, if it should be raised by now (half a window was read).
+    /// Raises the grant once enough was read; `true` when the peer is to be told.
     pub(crate) fn raise(&mut self) -> bool {
         let wanted = self.consumed + STREAM_WINDOW_BYTES;
-        if wanted - self.granted < STREAM_WINDOW_BYTES / 2 {
+        if wanted - self.granted < STREAM_RAISE_BYTES {
             return false;
         }
         self.granted = wanted;

@@ -84,6 +84,7 @@ impl Session {
             if verdict == Err(DropReason::Credit) {
                 self.close(ctx, CloseReason::Violation);
             }
+            self.raise_session();
             if !matches!(verdict, Ok(()) | Err(DropReason::StreamClosed)) {
                 return verdict;
             }
@@ -108,22 +109,11 @@ impl Session {
                 Frame::Close => self.end(ctx, CloseReason::Peer),
                 Frame::SessionCredit { bytes } => self.streams.on_session_credit(bytes),
                 Frame::StreamCredit { stream, bytes } => self.streams.on_credit(stream, bytes),
-                Frame::Refuse { stream } => {
-                    if self.streams.on_refused(stream) {
-                        let event = Event::StreamRefused {
-                            peer: self.ends.peer,
-                            stream,
-                        };
-                        ctx.events.push_back(Queued {
-                            session: self.ends.own,
-                            event,
-                            credit: 0,
-                        });
-                    }
-                }
+                Frame::Refuse { stream } => self.streams.on_refused(ctx, &self.ends, stream),
                 Frame::Reset { stream, offset } => {
                     let verdict = self.streams.on_end(ctx, &self.ends, stream, offset, true);
                     self.close_on(ctx, verdict)?;
+                    self.raise_session();
                 }
                 Frame::Stream { offset, bytes } => {
                     let verdict = self
@@ -246,10 +236,15 @@ impl Session {
         let refused = self.streams.refuse(stream);
         if refused {
             self.streams.requeue(Matter::Refuse(stream));
-            if self.streams.raise_session() {
-                self.standing.insert(Standing::CREDIT);
-            }
+            self.raise_session();
         }
         refused
+    }
+
+    /// Bytes that nobody will read give their credit back, too.
+    fn raise_session(&mut self) {
+        if self.streams.raise_session() {
+            self.standing.insert(Standing::CREDIT);
+        }
     }
 }

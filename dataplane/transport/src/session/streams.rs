@@ -265,10 +265,10 @@ impl Streams {
         }
     }
 
-    /// The peer refused a stream; `true` when that is news.
-    pub(super) fn on_refused(&mut self, stream: StreamId) -> bool {
+    /// The peer refused a stream: the owner is told, and that the others have more room.
+    pub(super) fn on_refused(&mut self, ctx: &mut Context<'_>, ends: &Ends, stream: StreamId) {
         let Some(s) = self.sending.get_mut(&stream).filter(|s| !s.is_reset) else {
-            return false;
+            return;
         };
         s.is_reset = true;
         self.held_bytes -= s.held();
@@ -280,7 +280,16 @@ impl Streams {
         s.reset_offset = admitted;
         self.full.remove(&stream);
         self.matters.insert(Matter::Reset(stream));
-        true
+        let event = Event::StreamRefused {
+            peer: ends.peer,
+            stream,
+        };
+        ctx.events.push_back(Queued {
+            session: ends.own,
+            event,
+            credit: 0,
+        });
+        self.tell_writable(ctx, ends);
     }
 
     pub(super) fn reset_offset(&self, stream: StreamId) -> Option<u64> {

@@ -322,3 +322,84 @@ fn a_million_empty_messages_are_held_as_bytes_not_as_events() {
     assert!(sim.run_until(60 * SECOND, |sim| sim.told[1].contains(&finished)));
     assert_eq!(sim.messages(1).len(), sent);
 }
+
+/// What is left of the credit before it is raised takes the largest message.
+#[test]
+fn large_messages_of_any_size_never_wait_for_each_other() {
+    let largest = limits::MESSAGE_BYTES_MAX;
+    for first in [
+        1,
+        131_064,
+        131_072,
+        largest - 8,
+        largest - 5,
+        largest - 4,
+        largest,
+    ] {
+        let mut sim = Sim::pair(&NodeLimits::default());
+        let stream = sim.open(0, 1, &spec("log", true));
+        let (now_ns, id) = (sim.now_ns, sim.ids[1]);
+        for bytes in [first, largest, largest] {
+            sim.send(0, 1, stream, &vec![1; bytes]).unwrap();
+            sim.nodes[0]
+                .send_control(now_ns, id, &vec![2; bytes])
+                .unwrap();
+        }
+        let controls = |s: &Sim| {
+            let is_control = |e: &&Event| matches!(e, Event::Control { .. });
+            s.told[1].iter().filter(is_control).count()
+        };
+        let all = |s: &Sim| s.messages(1).len() == 3 && controls(s) == 3;
+        assert!(sim.run_until(60 * SECOND, all), "after {first} bytes");
+    }
+}
+
+/// Opens `count` streams from node 0, each filled to its brim, and refuses every one of them.
+fn refuse_full_streams(sim: &mut Sim, count: usize) {
+    for _ in 0..count {
+        let stream = sim.open(0, 1, &spec("forbidden", true));
+        while sim.send(0, 1, stream, &[1; 65_532]).is_ok() {}
+    }
+    refuse_all(sim);
+}
+
+/// Node 1 refuses every stream that it hears of.
+fn refuse_all(sim: &mut Sim) {
+    let peer = sim.ids[0];
+    for _ in 0..400 {
+        sim.run(MS);
+        for event in std::mem::take(&mut sim.told[1]) {
+            if let Event::StreamOpened { stream, .. } = event {
+                let now_ns = sim.now_ns;
+                sim.nodes[1].refuse_stream(now_ns, peer, stream).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn refused_streams_give_the_sessions_credit_back() {
+    let mut sim = Sim::pair(&NodeLimits::default());
+    for _ in 0..6 {
+        refuse_full_streams(&mut sim, 4);
+    }
+    let stream = sim.open(0, 1, &spec("allowed", true));
+    sim.send(0, 1, stream, b"hello").unwrap();
+    assert!(sim.run_until(SECOND, |s| s.messages(1) == [b"hello"]));
+    assert_eq!(sim.nodes[0].sessions().next().unwrap().streams_sending, 1);
+}
+
+#[test]
+fn a_refusal_makes_the_other_streams_writable() {
+    let mut sim = Sim::pair(&NodeLimits::default());
+    let waiting = sim.open(0, 1, &spec("allowed", true));
+    for _ in 0..8 {
+        let stream = sim.open(0, 1, &spec("forbidden", true));
+        while sim.send(0, 1, stream, &[1; 65_532]).is_ok() {}
+    }
+    assert_eq!(sim.send(0, 1, waiting, b"x"), Err(SendError::Full));
+    refuse_all(&mut sim);
+    let writable = |e: &Event| matches!(e, Event::Writable { .. });
+    assert!(sim.told[0].iter().any(writable));
+    assert_eq!(sim.send(0, 1, waiting, b"x"), Ok(()));
+}

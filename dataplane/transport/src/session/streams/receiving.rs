@@ -5,7 +5,7 @@ use crate::{
     event::Event,
     frame::{Frame, Frames},
     keys::Role,
-    limits::{EVENTS_UNREAD_MAX, MESSAGE_PREFIX_BYTES, SESSION_WINDOW_BYTES},
+    limits::{EVENTS_UNREAD_MAX, MESSAGE_PREFIX_BYTES, SESSION_RAISE_BYTES, SESSION_WINDOW_BYTES},
     name::ChannelName,
     reason::DropReason,
     recovery::Matter,
@@ -332,10 +332,10 @@ impl Streams {
         self.raise_session()
     }
 
-    /// Raises the session's grant once half a window was read.
+    /// Raises the session's grant once enough was read; `true` when the peer is to be told.
     pub(in crate::session) fn raise_session(&mut self) -> bool {
         let wanted = self.receive_consumed + SESSION_WINDOW_BYTES;
-        if wanted - self.receive_granted < SESSION_WINDOW_BYTES / 2 {
+        if wanted - self.receive_granted < SESSION_RAISE_BYTES {
             return false;
         }
         self.receive_granted = wanted;
