@@ -365,14 +365,14 @@ impl Path {
             LinkState::Up => self.down.remove(&index),
             LinkState::Down => self.down.insert(index),
         };
+        self.apply(commander).await?;
         self.write_down().map_err(|error| {
             let file = down_file(&self.config);
             format!(
                 "set, but not remembered: cannot write {}: {error}",
                 file.display()
             )
-        })?;
-        self.apply(commander).await
+        })
     }
 
     /// Writes down what the operator took down, so that a restart or an upgrade keeps to it.
