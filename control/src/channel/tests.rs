@@ -85,6 +85,7 @@ fn keys(number: u8) -> NodeConfig {
         subnet: Subnet(0),
         peers: Vec::new(),
         limits: NodeLimits::default(),
+        started_unix_ns: 0,
         seed: [number; 32],
     }
 }

@@ -196,18 +196,22 @@ fn node_config(config: &Config, seed: [u8; 32]) -> NodeConfig {
         subnet: config.node.subnet,
         peers: peers.collect(),
         limits: NodeLimits::default(),
+        started_unix_ns: unix_ns(),
         seed,
     }
+}
+
+fn unix_ns() -> u64 {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH);
+    unix.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// Unix time at the worker's time 0.
 async fn unix_zero_ns(commander: &Commander<Service>) -> Result<u64, DaemonError> {
     let (reply, answer) = oneshot::channel();
     let task: Task<Service> = Box::new(move |now_ns, _| {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH);
-        let unix_ns = unix.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
         // The daemon waits for it.
-        let _gone = reply.send(unix_ns.saturating_sub(now_ns));
+        let _gone = reply.send(unix_ns().saturating_sub(now_ns));
     });
     match commander.run(task) {
         Ok(()) => {}

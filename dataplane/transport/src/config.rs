@@ -23,6 +23,10 @@ pub struct NodeConfig {
     pub peers: Vec<PeerConfig>,
     /// Numbers that an operator or a test may change.
     pub limits: NodeLimits,
+    /// Unix time at `now_ns` 0: their sum dates this node's initiations, and must grow from one start
+    /// to the next. Peers take an initiation older than the last one that was proven for a replay,
+    /// and answer it only when it returns their cookie.
+    pub started_unix_ns: u64,
     /// Seed of all session ids, ephemeral keys and jitter: fresh from the system at each start.
     pub seed: [u8; 32],
 }

@@ -2,7 +2,9 @@
 
 use crate::{
     keys::{first_16, same},
-    limits::{ADMISSION_SLOTS, COOKIE_SECRET_NS},
+    limits::{
+        ADMISSION_SLOTS, COOKIE_SECRET_NS, COOKIES_PER_SECOND, COOKIES_PER_SECOND_PER_SOURCE,
+    },
     random::Generator,
 };
 use std::net::{IpAddr, SocketAddr};
@@ -55,14 +57,23 @@ pub(crate) enum Admission {
     Admit,
     /// Under load, and it has no valid cookie: send this one.
     Cookie([u8; 16]),
-    /// Under load, and its source had its share.
+    /// Under load, and its source (or all together) had its share of handshakes or cookies.
     Refuse,
+}
+
+/// Whether an initiation could be new, by its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Age {
+    New,
+    Stale,
 }
 
 /// Decides who gets a DH. Its size is fixed: two sources that share a slot share its rate.
 pub(crate) struct Gate {
     all: Bucket,
     sources: Vec<Bucket>,
+    cookies: Bucket,
+    cookies_by_source: Vec<Bucket>,
     slot_key: [u8; 32],
     secret: [u8; 32],
     secret_before: [u8; 32],
@@ -81,6 +92,11 @@ impl Gate {
         Self {
             all: Bucket::full(per_second, now_ns),
             sources: vec![Bucket::full(per_second_per_source, now_ns); ADMISSION_SLOTS],
+            cookies: Bucket::full(COOKIES_PER_SECOND, now_ns),
+            cookies_by_source: vec![
+                Bucket::full(COOKIES_PER_SECOND_PER_SOURCE, now_ns);
+                ADMISSION_SLOTS
+            ],
             slot_key: generator.bytes_32(),
             secret: generator.bytes_32(),
             secret_before: generator.bytes_32(),
@@ -89,25 +105,29 @@ impl Gate {
         }
     }
 
-    /// Admits all while the node is at ease; under load, who returns a cookie and is in its share.
+    /// Admits what may be new while the node is at ease; otherwise who returns a cookie and is in its
+    /// share.
     pub(crate) fn admit(
         &mut self,
         now_ns: u64,
-        sender: NodeId,
-        session: SessionId,
+        (sender, session): (NodeId, SessionId),
         source: SocketAddr,
         cookie: &[u8; 16],
+        age: Age,
     ) -> Admission {
         self.rotate(now_ns);
         let returned = *cookie != [0; 16] && self.is_valid(sender, session, source, cookie);
+        let slot = self.slot(source.ip());
         if !returned {
-            return if self.all.take(now_ns) {
-                Admission::Admit
-            } else {
+            if age == Age::New && self.all.take(now_ns) {
+                return Admission::Admit;
+            }
+            return if self.cookies_by_source[slot].take(now_ns) && self.cookies.take(now_ns) {
                 Admission::Cookie(mac(&self.secret, sender, session, source))
+            } else {
+                Admission::Refuse
             };
         }
-        let slot = self.slot(source.ip());
         if self.sources[slot].take(now_ns) {
             Admission::Admit
         } else {
@@ -179,7 +199,7 @@ mod tests {
     }
 
     fn cookie(gate: &mut Gate, now_ns: u64, source: SocketAddr) -> [u8; 16] {
-        match gate.admit(now_ns, WHO.0, WHO.1, source, &[0; 16]) {
+        match gate.admit(now_ns, WHO, source, &[0; 16], Age::New) {
             Admission::Cookie(cookie) => cookie,
             other => panic!("{other:?}"),
         }
@@ -190,24 +210,27 @@ mod tests {
         let mut gate = Gate::new(3, 2, &[1; 32], 0);
         for _ in 0..3 {
             assert_eq!(
-                gate.admit(0, WHO.0, WHO.1, at(1), &[0; 16]),
+                gate.admit(0, WHO, at(1), &[0; 16], Age::New),
                 Admission::Admit
             );
         }
         let given = cookie(&mut gate, 0, at(1));
-        assert_eq!(gate.admit(0, WHO.0, WHO.1, at(1), &given), Admission::Admit);
-        let elsewhere = gate.admit(0, WHO.0, WHO.1, at(2), &given);
+        assert_eq!(
+            gate.admit(0, WHO, at(1), &given, Age::New),
+            Admission::Admit
+        );
+        let elsewhere = gate.admit(0, WHO, at(2), &given, Age::New);
         assert!(
             matches!(elsewhere, Admission::Cookie(_)),
             "it is bound to the source"
         );
-        let other = gate.admit(0, WHO.0, SessionId(0x200), at(1), &given);
+        let other = gate.admit(0, (WHO.0, SessionId(0x200)), at(1), &given, Age::New);
         assert!(
             matches!(other, Admission::Cookie(_)),
             "it is bound to the session"
         );
         assert_eq!(
-            gate.admit(SECOND_NS, WHO.0, WHO.1, at(1), &[0; 16]),
+            gate.admit(SECOND_NS, WHO, at(1), &[0; 16], Age::New),
             Admission::Admit
         );
     }
@@ -217,11 +240,11 @@ mod tests {
         let mut gate = Gate::new(0, 2, &[1; 32], 0);
         let (loud, calm) = (cookie(&mut gate, 0, at(1)), cookie(&mut gate, 0, at(2)));
         for expected in [Admission::Admit, Admission::Admit, Admission::Refuse] {
-            assert_eq!(gate.admit(0, WHO.0, WHO.1, at(1), &loud), expected);
+            assert_eq!(gate.admit(0, WHO, at(1), &loud, Age::New), expected);
         }
-        assert_eq!(gate.admit(0, WHO.0, WHO.1, at(2), &calm), Admission::Admit);
+        assert_eq!(gate.admit(0, WHO, at(2), &calm, Age::New), Admission::Admit);
         assert_eq!(
-            gate.admit(SECOND_NS / 2, WHO.0, WHO.1, at(1), &loud),
+            gate.admit(SECOND_NS / 2, WHO, at(1), &loud, Age::New),
             Admission::Admit
         );
     }
@@ -232,10 +255,10 @@ mod tests {
         let given = cookie(&mut gate, 0, at(1));
         let later = COOKIE_SECRET_NS;
         assert_eq!(
-            gate.admit(later, WHO.0, WHO.1, at(1), &given),
+            gate.admit(later, WHO, at(1), &given, Age::New),
             Admission::Admit
         );
-        let too_late = gate.admit(2 * later, WHO.0, WHO.1, at(1), &given);
+        let too_late = gate.admit(2 * later, WHO, at(1), &given, Age::New);
         assert!(matches!(too_late, Admission::Cookie(_)));
     }
 }

@@ -8,13 +8,14 @@
 //!  generation     2   of the network's pre-shared key
 //!  sender         8   node id
 //!  session        8   the sender's session_id (in a reset: the one it no longer knows)
-//!  body           …   48 Noise message · 48 Noise message · nothing · 16 reset token
+//!  body           …   8 time and 48 Noise message · 48 Noise message · nothing · 16 reset token
 //!  cookie        16   zero if none
 //!  tag           16   keyed BLAKE2s over everything before it
 //! ```
 //!
 //! The tag's key comes from the network's pre-shared key and the receiver's node id; it is checked
-//! before any DH. The prologue binds network id, version, suites and the clear prefix.
+//! before any DH. The prologue binds network id, version, suites, the clear prefix and the time: when
+//! the initiation was made, in nanoseconds of Unix time on its maker's clock.
 
 use crate::{
     keys::{Epoch, Role, first_16, same},
@@ -36,12 +37,13 @@ pub(crate) const SUITES: [u8; 1] = [1];
 
 const PREFIX_BYTES: usize = 20;
 const NOISE_BYTES: usize = 48;
+const TIME_BYTES: usize = 8;
 const TOKEN_BYTES: usize = 16;
 const FOOT_BYTES: usize = 32;
 const BODY_AT: usize = HEADER_BYTES + PREFIX_BYTES;
 
 const _: () = assert!(
-    BODY_AT + NOISE_BYTES + FOOT_BYTES <= crate::limits::DATAGRAM_BYTES_MAX,
+    BODY_AT + TIME_BYTES + NOISE_BYTES + FOOT_BYTES <= crate::limits::DATAGRAM_BYTES_MAX,
     "a handshake fits the smallest path"
 );
 const _: () = assert!(
@@ -83,7 +85,8 @@ impl Kind {
 
     const fn body_bytes(self) -> usize {
         match self {
-            Self::Initiation | Self::Response => NOISE_BYTES,
+            Self::Initiation => TIME_BYTES + NOISE_BYTES,
+            Self::Response => NOISE_BYTES,
             Self::Cookie => 0,
             Self::Reset => TOKEN_BYTES,
         }
@@ -113,7 +116,7 @@ impl Network {
     }
 
     /// What both ends must agree on before the first DH.
-    fn prologue(&self, prefix: &[u8; PREFIX_BYTES]) -> Vec<u8> {
+    fn prologue(&self, prefix: &[u8; PREFIX_BYTES], made_ns: u64) -> Vec<u8> {
         let mut prologue = b"virga handshake v1".to_vec();
         let id_bytes = u8::try_from(self.id.len()).unwrap_or(u8::MAX);
         prologue.push(id_bytes);
@@ -121,6 +124,7 @@ impl Network {
         prologue.push(VERSION);
         prologue.extend_from_slice(&SUITES);
         prologue.extend_from_slice(prefix);
+        prologue.extend_from_slice(&made_ns.to_be_bytes());
         prologue
     }
 }
@@ -242,6 +246,11 @@ pub(crate) struct Agreed {
     pub(crate) hash: [u8; 32],
 }
 
+/// When an initiation was made, by its body, whose length [`parse`] has checked.
+pub(crate) fn made_ns(body: &[u8]) -> u64 {
+    body.first_chunk().copied().map_or(0, u64::from_be_bytes)
+}
+
 /// The initiator's half, waiting for the response.
 pub(crate) struct Initiator {
     state: HandshakeState,
@@ -249,7 +258,7 @@ pub(crate) struct Initiator {
 }
 
 impl Initiator {
-    /// Starts towards the node whose X25519 public key is `peer_key`. `None` only if the Noise
+    /// Starts at `made_ns` towards the node whose X25519 public key is `peer_key`. `None` only if the Noise
     /// library refuses its own parameters, which no peer can bring about.
     pub(crate) fn start(
         network: &Network,
@@ -257,20 +266,23 @@ impl Initiator {
         sender: NodeId,
         session: SessionId,
         peer_key: &[u8; 32],
+        made_ns: u64,
     ) -> Option<Self> {
-        let prologue = network.prologue(&prefix(network, Kind::Initiation, sender, session));
+        let prefix = prefix(network, Kind::Initiation, sender, session);
+        let prologue = network.prologue(&prefix, made_ns);
         let builder = builder(network, generator, &prologue).ok()?;
         let mut state = builder
             .remote_public_key(peer_key)
             .ok()?
             .build_initiator()
             .ok()?;
-        let mut body = vec![0; NOISE_BYTES];
-        let written = state.write_message(&[], &mut body).ok()?;
+        let mut body = vec![0; TIME_BYTES + NOISE_BYTES];
+        body[..TIME_BYTES].copy_from_slice(&made_ns.to_be_bytes());
+        let written = state.write_message(&[], &mut body[TIME_BYTES..]).ok()?;
         (written == NOISE_BYTES).then_some(Self { state, body })
     }
 
-    /// The Noise message of the initiation; the same each time it is sent.
+    /// The initiation's body: its time and the Noise message; the same each time it is sent.
     pub(crate) fn body(&self) -> &[u8] {
         &self.body
     }
@@ -300,17 +312,16 @@ pub(crate) fn respond(
     message: &Message,
     body: &[u8],
 ) -> Result<(Agreed, Vec<u8>), DropReason> {
-    let prologue = network.prologue(&prefix(
-        network,
-        Kind::Initiation,
-        message.sender,
-        message.session,
-    ));
+    let noise = body
+        .get(TIME_BYTES..)
+        .ok_or(DropReason::HandshakeMalformed)?;
+    let prefix_there = prefix(network, Kind::Initiation, message.sender, message.session);
+    let prologue = network.prologue(&prefix_there, made_ns(body));
     let context = prefix(network, Kind::Response, own.0, own.1);
     let mut answer = || -> Result<(Agreed, Vec<u8>), snow::Error> {
         let builder = builder(network, generator, &prologue)?;
         let mut state = builder.local_private_key(node_key)?.build_responder()?;
-        state.read_message(body, &mut [0; NOISE_BYTES])?;
+        state.read_message(noise, &mut [0; NOISE_BYTES])?;
         let mut response = vec![0; NOISE_BYTES];
         let written = state.write_message(&[], &mut response)?;
         response.truncate(written);

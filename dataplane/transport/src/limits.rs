@@ -77,6 +77,10 @@ pub const HALF_OPEN_PER_PEER_MAX: usize = 4;
 pub const ADMISSION_SLOTS: usize = 1_024;
 /// Handshake messages waiting to be sent; more are dropped, as the network might.
 pub const OUTBOX_MAX: usize = 256;
+/// Cookies sent per second to all.
+pub const COOKIES_PER_SECOND: u64 = 2_048;
+/// Cookies sent per second to one ingress source: the others find some left.
+pub const COOKIES_PER_SECOND_PER_SOURCE: u64 = 64;
 /// How long one cookie secret is used; the one before it stays valid as long again.
 pub const COOKIE_SECRET_NS: u64 = 60_000_000_000;
 /// Resets sent per second.
@@ -116,6 +120,7 @@ const _: () = assert!(REPLAY_WINDOW_PACKETS.is_multiple_of(64));
 const _: () = assert!(TRANSMIT_BYTES_MAX >= DATAGRAM_BYTES_MAX);
 const _: () = assert!(TRANSMIT_BYTES_MAX <= DATAGRAM_BYTES_RECEIVED_MAX);
 const _: () = assert!(DURATION_NS_MAX < u64::MAX / 4);
+const _: () = assert!(COOKIES_PER_SECOND_PER_SOURCE < COOKIES_PER_SECOND);
 const _: () = assert!(ADMISSION_SLOTS.is_power_of_two());
 const _: () = assert!(WINDOW_BYTES_MIN <= WINDOW_BYTES_INITIAL);
 const _: () = assert!(WINDOW_BYTES_INITIAL <= WINDOW_BYTES_MAX);

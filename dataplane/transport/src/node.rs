@@ -39,6 +39,22 @@ enum Timer {
     Peer(NodeId),
 }
 
+/// Whose turn it is to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Handshakes,
+    Sessions,
+}
+
+impl Turn {
+    const fn other(self) -> Self {
+        match self {
+            Self::Handshakes => Self::Sessions,
+            Self::Sessions => Self::Handshakes,
+        }
+    }
+}
+
 /// The protocol of one node, without any input or output.
 pub struct Node {
     id: NodeId,
@@ -50,6 +66,9 @@ pub struct Node {
     /// Key of the tags on handshakes to this node.
     tag_key: Zeroizing<[u8; 32]>,
     limits: NodeLimits,
+    started_unix_ns: u64,
+    /// When the last initiation was made.
+    made_ns: u64,
     generator: Generator,
     gate: Gate,
     resets: Bucket,
@@ -64,6 +83,7 @@ pub struct Node {
     /// Sessions that may have something to send.
     row: VecDeque<SessionId>,
     outbox: VecDeque<Outbound>,
+    turn: Turn,
     events: VecDeque<Queued>,
     counters: NodeCounters,
 }
@@ -108,6 +128,8 @@ impl Node {
             ),
             resets: Bucket::full(RESETS_PER_SECOND, now_ns),
             reset_key: ResetKey::new(&config.node_key),
+            started_unix_ns: config.started_unix_ns,
+            made_ns: 0,
             limits,
             by_origin: peers
                 .values()
@@ -120,6 +142,7 @@ impl Node {
             timers: BTreeSet::new(),
             row: VecDeque::new(),
             outbox: VecDeque::new(),
+            turn: Turn::Handshakes,
             events: VecDeque::new(),
             counters: NodeCounters::default(),
         })
@@ -165,6 +188,9 @@ impl Node {
         }
         if header.is_handshake() {
             return self.handle_handshake(now_ns, source, &header, datagram);
+        }
+        if header.subprotocol != 0 {
+            return Err(DropReason::Subprotocol);
         }
         let id = header.session_id;
         if !self.sessions.contains_key(&id) {
@@ -239,19 +265,34 @@ impl Node {
     }
 
     /// Appends the next run of datagrams to `buf`; `None` when there is nothing to send now.
+    /// Handshake messages and sessions take turns: neither can keep the other waiting.
     pub fn poll_transmit(&mut self, now_ns: u64, buf: &mut Vec<u8>) -> Option<Transmit> {
-        if let Some(outbound) = self.outbox.pop_front() {
-            self.counters.sent_datagrams += 1;
-            buf.extend_from_slice(&outbound.bytes);
-            let bytes = outbound.bytes.len();
-            let (destination, session) = (outbound.destination, outbound.session);
-            return Some(Transmit {
-                destination,
-                session,
-                bytes,
-                segment_bytes: bytes,
-            });
+        let turn = self.turn;
+        self.turn = turn.other();
+        match turn {
+            Turn::Handshakes => self
+                .transmit_handshake(buf)
+                .or_else(|| self.transmit_session(now_ns, buf)),
+            Turn::Sessions => self
+                .transmit_session(now_ns, buf)
+                .or_else(|| self.transmit_handshake(buf)),
         }
+    }
+
+    fn transmit_handshake(&mut self, buf: &mut Vec<u8>) -> Option<Transmit> {
+        let outbound = self.outbox.pop_front()?;
+        self.counters.sent_datagrams += 1;
+        buf.extend_from_slice(&outbound.bytes);
+        let bytes = outbound.bytes.len();
+        Some(Transmit {
+            destination: outbound.destination,
+            session: outbound.session,
+            bytes,
+            segment_bytes: bytes,
+        })
+    }
+
+    fn transmit_session(&mut self, now_ns: u64, buf: &mut Vec<u8>) -> Option<Transmit> {
         while let Some(id) = self.row.pop_front() {
             let sent = self.with_session(now_ns, id, |session, ctx| {
                 let run = session.poll_transmit(ctx, buf);

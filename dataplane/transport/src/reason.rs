@@ -45,11 +45,16 @@ reasons! {
     HandshakePeer = "handshake_peer",
     /// An initiation that was answered before and is a session now.
     HandshakeReplayed = "handshake_replayed",
+    /// An initiation that was answered a moment ago; a later one is answered alike.
+    HandshakeRepeated = "handshake_repeated",
     /// Both ends started; the one of the lower node id goes on.
     HandshakeSimultaneous = "handshake_simultaneous",
+    /// Made before the last initiation of this peer that was proven: a replay, or its clock went
+    /// back. Answered with a cookie: whoever returns it is there now.
+    HandshakeStale = "handshake_stale",
     /// Under load: answered with a cookie instead.
     HandshakeCookie = "handshake_cookie",
-    /// Under load: this ingress source had its share.
+    /// Under load: this ingress source had its share of handshakes or cookies, or all had theirs.
     HandshakeRate = "handshake_rate",
     /// No room for another half-open session.
     HandshakeFull = "handshake_full",
@@ -59,6 +64,8 @@ reasons! {
     HandshakeUnasked = "handshake_unasked",
     /// A reset whose token is not the session's.
     ResetToken = "reset_token",
+    /// A subprotocol that this node does not speak.
+    Subprotocol = "subprotocol",
     /// A session that this node does not have.
     UnknownSession = "unknown_session",
     /// The session belongs to another entity.
@@ -109,6 +116,8 @@ pub struct NodeCounters {
     pub initiations_answered: u64,
     /// Cookies sent under load.
     pub cookies_sent: u64,
+    /// Handshake messages given up because too many waited to be sent.
+    pub outbox_full: u64,
     /// Resets sent for unknown sessions.
     pub resets_sent: u64,
     /// Sessions whose peer was recognised as restarted.
@@ -132,6 +141,7 @@ impl Default for NodeCounters {
             initiations_sent: 0,
             initiations_answered: 0,
             cookies_sent: 0,
+            outbox_full: 0,
             resets_sent: 0,
             resets_received: 0,
             sessions_established: 0,

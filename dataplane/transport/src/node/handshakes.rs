@@ -2,15 +2,18 @@
 
 use super::{Attempt, Node};
 use crate::{
-    cookie::Admission,
+    cookie::{Admission, Age},
     event::{CloseReason, Event},
-    handshake::{Kind, Message, RESET_BYTES, build, parse, respond},
+    handshake::{Kind, Message, RESET_BYTES, build, made_ns, parse, respond},
     keys::Role,
     limits::{HALF_OPEN_PER_PEER_MAX, OUTBOX_MAX},
     reason::DropReason,
     session::{Ends, Queued, Session},
 };
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 use virga_ebpf::header::{Header, NodeId, SessionId};
 
 /// A handshake message to send.
@@ -26,8 +29,12 @@ pub(super) struct HalfOpen {
     pub(super) own: SessionId,
     theirs: SessionId,
     source: IpAddr,
+    /// When its initiation was made, on the peer's clock.
+    pub(super) made_ns: u64,
     /// The response, for when it was lost.
     response: Vec<u8>,
+    /// Before this it is not sent again.
+    repeat_at_ns: u64,
 }
 
 impl Node {
@@ -79,14 +86,16 @@ impl Node {
         bytes
     }
 
-    fn post_again(&mut self, destination: NodeId, session: SessionId, bytes: Vec<u8>) {
-        if self.outbox.len() < OUTBOX_MAX {
-            self.outbox.push_back(Outbound {
-                destination,
-                session,
-                bytes,
-            });
+    pub(super) fn post_again(&mut self, destination: NodeId, session: SessionId, bytes: Vec<u8>) {
+        if self.outbox.len() >= OUTBOX_MAX {
+            self.counters.outbox_full += 1;
+            return;
         }
+        self.outbox.push_back(Outbound {
+            destination,
+            session,
+            bytes,
+        });
     }
 
     fn on_initiation(
@@ -99,9 +108,13 @@ impl Node {
         let (peer, theirs) = (message.sender, message.session);
         let answered = self
             .half_open
-            .iter()
+            .iter_mut()
             .find(|h| h.peer == peer && h.theirs == theirs);
         if let Some(half) = answered {
+            if now_ns < half.repeat_at_ns {
+                return Err(DropReason::HandshakeRepeated);
+            }
+            half.repeat_at_ns = now_ns + self.limits.handshake_retry_ns / 2;
             let response = half.response.clone();
             self.post_again(peer, theirs, response);
             return Ok(());
@@ -113,16 +126,21 @@ impl Node {
         if !matches!(known.attempt, Attempt::None) && self.id < peer {
             return Err(DropReason::HandshakeSimultaneous);
         }
+        let made_ns = made_ns(body);
+        let (age, reason) = match known.proven_made_ns {
+            Some(proven_ns) if made_ns <= proven_ns => (Age::Stale, DropReason::HandshakeStale),
+            _ => (Age::New, DropReason::HandshakeCookie),
+        };
         match self
             .gate
-            .admit(now_ns, peer, theirs, source, &message.cookie)
+            .admit(now_ns, (peer, theirs), source, &message.cookie, age)
         {
             Admission::Admit => {}
             Admission::Refuse => return Err(DropReason::HandshakeRate),
             Admission::Cookie(cookie) => {
                 self.counters.cookies_sent += 1;
                 self.post(Kind::Cookie, peer, theirs, SessionId(0), &[], &cookie);
-                return Err(DropReason::HandshakeCookie);
+                return Err(reason);
             }
         }
         self.answer(now_ns, source, message, body)
@@ -136,22 +154,28 @@ impl Node {
         message: &Message,
         body: &[u8],
     ) -> Result<(), DropReason> {
+        let (source, made_ns) = (source.ip(), made_ns(body));
+        let victim = self.room_for(message.sender, source, made_ns)?;
         let own = self.free_session_id();
         let ends_own = (self.id, own);
         let (network, generator) = (&self.network, &mut self.generator);
         let (agreed, response) =
             respond(network, generator, &self.node_key, ends_own, message, body)?;
-        self.make_room(message.sender)?;
+        if let Some(victim) = victim {
+            self.counters.half_open_evicted += 1;
+            self.remove_session(victim);
+        }
         let (peer, theirs) = (message.sender, message.session);
         self.add_session(now_ns, own, peer, theirs, Role::Responder, agreed)?;
         let bytes = self.post(Kind::Response, peer, theirs, own, &response, &[0; 16]);
-        let source = source.ip();
         self.half_open.push(HalfOpen {
             peer,
             own,
             theirs,
             source,
+            made_ns,
             response: bytes,
+            repeat_at_ns: now_ns + self.limits.handshake_retry_ns / 2,
         });
         self.counters.initiations_answered += 1;
         self.probe_live(now_ns, peer);
@@ -194,45 +218,25 @@ impl Node {
         Ok(())
     }
 
-    /// Bounded state: beyond the bounds the oldest half-open session of the source that has most
-    /// of them gives way.
-    fn make_room(&mut self, peer: NodeId) -> Result<(), DropReason> {
-        let of_peer = self.half_open.iter().filter(|h| h.peer == peer).count();
-        let victim = if of_peer >= HALF_OPEN_PER_PEER_MAX {
-            self.victim(|half| half.peer == peer)
-        } else if self.half_open.len() >= self.limits.half_open_max
-            || self.sessions.len() >= self.limits.sessions_max
+    /// Bounded state: whether another half-open session fits, and which one gives way to it.
+    fn room_for(
+        &self,
+        peer: NodeId,
+        source: IpAddr,
+        made_ns: u64,
+    ) -> Result<Option<SessionId>, DropReason> {
+        let of_peer = self.half_open.iter().filter(|h| h.peer == peer);
+        if of_peer.clone().count() >= HALF_OPEN_PER_PEER_MAX {
+            let victim = oldest_of_peer(of_peer, source, made_ns);
+            return victim.map(Some).ok_or(DropReason::HandshakeFull);
+        }
+        if self.half_open.len() < self.limits.half_open_max
+            && self.sessions.len() < self.limits.sessions_max
         {
-            Some(self.victim(|_| true).ok_or(DropReason::HandshakeFull)?)
-        } else {
-            None
-        };
-        if let Some(own) = victim {
-            self.counters.half_open_evicted += 1;
-            self.remove_session(own);
+            return Ok(None);
         }
-        Ok(())
-    }
-
-    fn victim(&self, counts: impl Fn(&HalfOpen) -> bool) -> Option<SessionId> {
-        let share = |source: IpAddr| {
-            self.half_open
-                .iter()
-                .filter(|h| counts(h) && h.source == source)
-                .count()
-        };
-        let mut victim: Option<(&HalfOpen, usize)> = None;
-        for half in self.half_open.iter().filter(|h| counts(h)) {
-            let same_source = victim.is_some_and(|(v, _)| v.source == half.source);
-            if same_source {
-                continue;
-            }
-            let held = share(half.source);
-            if victim.is_none_or(|(_, most)| held > most) {
-                victim = Some((half, held));
-            }
-        }
-        victim.map(|(half, _)| half.own)
+        let victim = first_of_loudest(&self.half_open);
+        victim.map(Some).ok_or(DropReason::HandshakeFull)
     }
 
     fn on_response(
@@ -281,10 +285,11 @@ impl Node {
         let Attempt::Waiting(waiting) = &mut known.attempt else {
             return Err(DropReason::HandshakeUnasked);
         };
-        if waiting.session != own || waiting.cookie == message.cookie {
+        if waiting.session != own || now_ns < waiting.cookie_at_ns {
             return Err(DropReason::HandshakeUnasked);
         }
         waiting.cookie = message.cookie;
+        waiting.cookie_at_ns = now_ns + self.limits.handshake_retry_ns;
         self.send_initiation(now_ns, message.sender);
         Ok(())
     }
@@ -348,6 +353,42 @@ impl Node {
             &[0; 16],
         );
     }
+}
+
+/// How many half-open sessions each source holds.
+fn held_by_source<'a>(half_open: impl Iterator<Item = &'a HalfOpen>) -> BTreeMap<IpAddr, usize> {
+    let mut held = BTreeMap::new();
+    for half in half_open {
+        *held.entry(half.source).or_insert(0) += 1;
+    }
+    held
+}
+
+/// Of one peer's: the earliest made of the sources that hold most, the newcomer counted in. `None`
+/// when that is the newcomer. Replays are old, so the peer's true attempt stays.
+fn oldest_of_peer<'a>(
+    of_peer: impl Iterator<Item = &'a HalfOpen> + Clone,
+    source: IpAddr,
+    made_ns: u64,
+) -> Option<SessionId> {
+    let mut held = held_by_source(of_peer.clone());
+    *held.entry(source).or_insert(0) += 1;
+    let most = held.values().copied().max();
+    let holds_most = |source: &IpAddr| held.get(source).copied() == most;
+    let oldest = of_peer
+        .filter(|half| holds_most(&half.source))
+        .min_by_key(|half| half.made_ns)?;
+    (!holds_most(&source) || oldest.made_ns < made_ns).then_some(oldest.own)
+}
+
+/// Of all peers', whose clocks cannot be compared: the first of the source that holds most.
+fn first_of_loudest(half_open: &[HalfOpen]) -> Option<SessionId> {
+    let held = held_by_source(half_open.iter());
+    let most = held.values().copied().max()?;
+    half_open
+        .iter()
+        .find(|half| held.get(&half.source) == Some(&most))
+        .map(|half| half.own)
 }
 
 #[cfg(test)]

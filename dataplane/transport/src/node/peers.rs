@@ -25,6 +25,8 @@ pub(super) struct Waiting {
     send_at_ns: u64,
     tries: u32,
     pub(super) cookie: [u8; 16],
+    /// Before this no other cookie is taken.
+    pub(super) cookie_at_ns: u64,
 }
 
 /// What this node does to have a session.
@@ -48,6 +50,8 @@ pub(super) struct Peer {
     pub(super) is_wanted: bool,
     pub(super) attempts_failed: u32,
     pub(super) recent: VecDeque<SessionId>,
+    /// When the newest of its initiations that led to a proven session was made.
+    pub(super) proven_made_ns: Option<u64>,
     timer_ns: Option<u64>,
 }
 
@@ -62,6 +66,7 @@ impl Peer {
             is_wanted: false,
             attempts_failed: 0,
             recent: VecDeque::new(),
+            proven_made_ns: None,
             timer_ns: None,
         }
     }
@@ -132,8 +137,11 @@ impl Node {
         let Some(known) = self.peers.get_mut(&peer) else {
             return;
         };
-        let key = &known.config.node_key;
-        let started = Initiator::start(&self.network, &mut self.generator, self.id, session, key);
+        let unix_ns = self.started_unix_ns.saturating_add(now_ns);
+        self.made_ns = unix_ns.max(self.made_ns.saturating_add(1));
+        let (key, made_ns) = (&known.config.node_key, self.made_ns);
+        let (network, generator) = (&self.network, &mut self.generator);
+        let started = Initiator::start(network, generator, self.id, session, key, made_ns);
         let Some(initiator) = started else { return };
         let waiting = Waiting {
             initiator,
@@ -142,6 +150,7 @@ impl Node {
             send_at_ns: now_ns,
             tries: 0,
             cookie: [0; 16],
+            cookie_at_ns: 0,
         };
         self.set_attempt(peer, Attempt::Waiting(Box::new(waiting)));
         self.send_initiation(now_ns, peer);
@@ -233,11 +242,14 @@ impl Node {
             return;
         };
         let ends = session.ends;
+        let answered = self.half_open.iter().find(|half| half.own == id);
+        let made_ns = answered.map(|half| half.made_ns);
         self.half_open.retain(|half| half.own != id);
         let Some(known) = self.peers.get_mut(&ends.peer) else {
             return;
         };
         known.remember(ends.peer_session);
+        known.proven_made_ns = known.proven_made_ns.max(made_ns);
         let live = known.live;
         if matches!(known.attempt, Attempt::Proving(own) if own == id) {
             self.set_attempt(ends.peer, Attempt::None);
@@ -274,6 +286,15 @@ impl Node {
             let superseded = CloseReason::Superseded;
             self.with_session(now_ns, old, |session, ctx| session.close(ctx, superseded));
             self.settle(now_ns, old, self.events.len());
+            let event = Event::Closed {
+                peer: ends.peer,
+                reason: superseded,
+            };
+            self.events.push_back(Queued {
+                session: old,
+                event,
+                credit: 0,
+            });
         }
         let event = Event::Connected {
             peer: ends.peer,
@@ -287,6 +308,20 @@ impl Node {
         self.events.extend(later);
     }
 
+    /// Tells the peer of a session that is about to be forgotten.
+    fn post_close(&mut self, now_ns: u64, id: SessionId) {
+        let mut bytes = Vec::new();
+        let built = self.with_session(now_ns, id, |session, ctx| {
+            let ends = session.ends;
+            session
+                .poll_transmit(ctx, &mut bytes)
+                .map(|_| (ends.peer, ends.peer_session))
+        });
+        if let Some(Some((peer, theirs))) = built {
+            self.post_again(peer, theirs, bytes);
+        }
+    }
+
     /// A session ended: its owner is told if it ever knew of it, and a wanted one is tried again.
     pub(super) fn on_closed(&mut self, now_ns: u64, id: SessionId, reason: CloseReason) {
         let Some(session) = self.sessions.get(&id) else {
@@ -294,7 +329,7 @@ impl Node {
         };
         debug_assert!(is_over(session.state()), "a closed session drains");
         let peer = session.ends.peer;
-        self.half_open.retain(|half| half.own != id);
+        let is_unproven = self.half_open.iter().any(|half| half.own == id);
         let Some(known) = self.peers.get_mut(&peer) else {
             return;
         };
@@ -306,8 +341,10 @@ impl Node {
         if was_attempt {
             self.set_attempt(peer, Attempt::None);
         }
-        if reason == CloseReason::Deadline {
-            // It never carried anything: nothing late is to be recognised.
+        if is_unproven || reason == CloseReason::Deadline {
+            // It never carried anything: nothing late is to be recognised, and what strangers can
+            // bring about must not stay beyond its bounds.
+            self.post_close(now_ns, id);
             self.remove_session(id);
         }
         if was_live || was_attempt {

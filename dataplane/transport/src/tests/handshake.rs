@@ -122,6 +122,7 @@ impl Ends {
             self.route.sender,
             session,
             &self.responder_public,
+            5,
         );
         let started = started.unwrap();
         let (kind, none) = (Kind::Initiation, [0; 16]);

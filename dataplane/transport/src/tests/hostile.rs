@@ -4,6 +4,7 @@ use super::sim::{MS, SECOND, Sim, Weather, config, source, spec};
 use crate::{
     CloseReason, DropReason, Event, Handled, Node, NodeLimits,
     handshake::{Initiator, Kind, Network, Route, build},
+    limits::COOKIES_PER_SECOND_PER_SOURCE,
     random::Generator,
 };
 use virga_ebpf::header::{Header, SessionId, Subnet};
@@ -71,7 +72,7 @@ fn a_million_half_open_handshakes_leave_bounded_state() {
     let key = super::sim::peer(1).node_key;
     let mut generator = Generator::new(&[4; 32], b"flood");
     let session = SessionId(0x100);
-    let started = Initiator::start(&network, &mut generator, route.sender, session, &key);
+    let started = Initiator::start(&network, &mut generator, route.sender, session, &key, 5);
     let body = started.unwrap().body().to_vec();
     let flood = 1_000_000u64;
     for n in 0..flood {
@@ -90,7 +91,14 @@ fn a_million_half_open_handshakes_leave_bounded_state() {
         sim.now_ns += MS / 100;
     }
     assert!(sim.nodes[1].sessions().count() <= few.half_open_max);
-    assert!(sim.dropped(1, DropReason::HandshakeCookie) > flood / 2);
+    let cookies = sim.dropped(1, DropReason::HandshakeCookie);
+    let per_second = COOKIES_PER_SECOND_PER_SOURCE;
+    assert!(
+        (per_second..=per_second * 11).contains(&cookies),
+        "{cookies}"
+    );
+    assert!(sim.dropped(1, DropReason::HandshakeRate) > flood / 2);
+    assert!(sim.nodes[1].counters().outbox_full > 0);
     let mut sent = Vec::new();
     while sim.nodes[1].poll_transmit(sim.now_ns, &mut sent).is_some() {}
     assert!(

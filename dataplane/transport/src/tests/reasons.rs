@@ -79,6 +79,7 @@ fn case(reason: DropReason) -> (Sim, usize, Vec<u8>) {
         DropReason::PayloadLength => packet(45, 1),
         DropReason::NotForUs => packet(20, 0),
         DropReason::Origin => packet(30, 0),
+        DropReason::Subprotocol => packet(9, 1),
         DropReason::KeyPhase => packet(7, 9),
         DropReason::UnknownSession => packet(33, 0),
         DropReason::Forged => packet(70, 0),
@@ -96,7 +97,9 @@ fn case(reason: DropReason) -> (Sim, usize, Vec<u8>) {
             },
         )),
         DropReason::HandshakeReplayed
+        | DropReason::HandshakeRepeated
         | DropReason::HandshakeSimultaneous
+        | DropReason::HandshakeStale
         | DropReason::HandshakeRate
         | DropReason::HandshakeFull
         | DropReason::HandshakeUnasked
@@ -157,6 +160,18 @@ fn handshake_case(reason: DropReason) -> (Sim, usize, Vec<u8>) {
             sim.nodes[2].connect(now_ns, id).unwrap();
             sim.transmit();
             let bytes = sim.wire[0].1.clone();
+            (sim, 1, bytes)
+        }
+        DropReason::HandshakeRepeated => {
+            let (mut sim, bytes) = initiation(|_| {}, &limits());
+            assert_eq!(sim.give(1, &bytes), Handled::Accepted);
+            (sim, 1, bytes)
+        }
+        DropReason::HandshakeStale => {
+            let (mut sim, bytes) = initiation(|_| {}, &limits());
+            sim.nodes[0] = Node::new(config(0, 2, 9, &limits()), 0).unwrap();
+            sim.connect(0, 1);
+            sim.run(limits().handshake_deadline_ns);
             (sim, 1, bytes)
         }
         DropReason::ResetToken => {

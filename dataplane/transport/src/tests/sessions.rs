@@ -212,11 +212,15 @@ fn a_replayed_initiation_changes_nothing() {
     // To a restarted node it is new: a half-open session comes of it, and goes.
     sim.nodes[1] = Node::new(config(1, 2, 77, &limits()), sim.now_ns).unwrap();
     assert_eq!(sim.give(1, &initiation), Handled::Accepted);
+    let repeated = Handled::Dropped(DropReason::HandshakeRepeated);
+    assert_eq!(sim.give(1, &initiation), repeated);
+    sim.now_ns += limits().handshake_retry_ns / 2;
     assert_eq!(
         sim.give(1, &initiation),
         Handled::Accepted,
         "it is answered alike"
     );
+    assert_eq!(sim.give(1, &initiation), repeated);
     assert_eq!(sim.nodes[1].sessions().count(), 1);
     assert_ne!(sim.nodes[1].sessions().next().unwrap().session, before);
 }
@@ -228,16 +232,22 @@ fn an_unconfirmed_handshake_displaces_nothing() {
     sim.keep_wire = true;
     let id = sim.ids[1];
     sim.nodes[0].connect(0, id).unwrap();
+    sim.cut = true;
     sim.transmit();
     let first = sim.wire[0].1.clone();
     // The node starts anew, with other keys; its first initiation was never answered.
     sim.nodes[0] = Node::new(config(0, 2, 5, &limits()), 0).unwrap();
-    sim.cut = true;
-    sim.run(SECOND);
     sim.cut = false;
     sim.connect(0, 1);
     let stream = sim.open(0, 1, &spec("log", true));
-    assert_eq!(sim.give(1, &first), Handled::Accepted);
+    let stale = Handled::Dropped(DropReason::HandshakeStale);
+    assert_eq!(sim.give(1, &first), stale, "older than what was proven");
+    // One that the node's next start made, and that could be new.
+    let mut next = Node::new(config(0, 2, 1 << 60, &limits()), 0).unwrap();
+    next.connect(0, id).unwrap();
+    let mut newer = Vec::new();
+    let _ = next.poll_transmit(0, &mut newer).unwrap();
+    assert_eq!(sim.give(1, &newer), Handled::Accepted);
     assert_eq!(sim.nodes[1].sessions().count(), 2);
     sim.send(0, 1, stream, b"still here").unwrap();
     sim.run(60 * SECOND);
@@ -248,6 +258,18 @@ fn an_unconfirmed_handshake_displaces_nothing() {
         "the half-open one is gone"
     );
     assert!(sim.closed(1).is_empty());
+}
+
+/// Its initiations look like replays: a cookie shows that they are not.
+#[test]
+fn a_peer_whose_clock_went_back_is_let_in() {
+    let mut sim = Sim::new(1 << 60, 2, &limits(), Weather::CALM);
+    sim.connect(0, 1);
+    sim.nodes[0] = Node::new(config(0, 2, 1, &limits()), sim.now_ns).unwrap();
+    sim.connect(0, 1);
+    assert_eq!(sim.dropped(1, DropReason::HandshakeStale), 1);
+    assert_eq!(sim.nodes[1].counters().cookies_sent, 1);
+    assert_eq!(sim.nodes[1].counters().resets_sent, 0);
 }
 
 #[test]

@@ -75,6 +75,7 @@ pub(crate) fn config(number: u8, count: u8, seed: u64, limits: &NodeLimits) -> N
         subnet: Subnet(1 << 24),
         peers: (0..count).filter(|&n| n != number).map(peer).collect(),
         limits: limits.clone(),
+        started_unix_ns: seed,
         seed: bytes,
     }
 }

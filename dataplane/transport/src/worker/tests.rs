@@ -53,6 +53,7 @@ fn node_config() -> NodeConfig {
         subnet: Subnet(0),
         peers: Vec::new(),
         limits: NodeLimits::default(),
+        started_unix_ns: 0,
         seed: [4; 32],
     }
 }
