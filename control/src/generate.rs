@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     time::{Duration, Instant},
 };
 
@@ -36,6 +36,8 @@ pub enum Kind {
 /// A run of the generator.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
+    /// Outer source address; any of this host's when not said.
+    pub from: Option<IpAddr>,
     /// Outer target.
     pub to: SocketAddr,
     /// What is sent.
@@ -68,12 +70,11 @@ pub struct Report {
 /// # Errors
 /// When no socket can be had, or the target cannot be connected to.
 pub fn run(plan: &Plan) -> io::Result<Report> {
-    let any = if plan.to.is_ipv4() {
-        "0.0.0.0:0"
-    } else {
-        "[::]:0"
+    let any = match plan.to {
+        SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
     };
-    let socket = UdpSocket::bind(any)?;
+    let socket = UdpSocket::bind((plan.from.unwrap_or(any), 0))?;
     socket.connect(plan.to)?;
     let mut report = Report::default();
     let start = Instant::now();
@@ -144,6 +145,7 @@ mod tests {
 
     fn plan(kind: Kind, to: SocketAddr) -> Plan {
         Plan {
+            from: None,
             to,
             kind,
             destination: NodeId(1),

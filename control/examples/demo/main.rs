@@ -316,25 +316,25 @@ struct Floods {
 impl Floods {
     fn start(hosts: &Hosts, seconds: u64, is_root: bool) -> Result<Self> {
         let destination = hosts.host("edge-b").node.id.to_string();
-        let plans = if is_root {
-            [
-                ("edge-a", "unauthorised", "10.77.1.1:4783"),
-                ("edge-b", "malformed", "10.77.2.1:4783"),
-            ]
+        let [a, b, to_a, to_b] = if is_root {
+            ["10.77.1.2", "10.77.2.2", "10.77.1.1:4783", "10.77.2.1:4783"]
         } else {
             let router = "127.77.0.1:4783";
-            [
-                ("edge-a", "unauthorised", router),
-                ("edge-b", "malformed", router),
-            ]
+            ["127.77.0.2", "127.77.0.3", router, router]
         };
+        let plans = [
+            ("edge-a", "unauthorised", a, to_a),
+            ("edge-b", "malformed", b, to_b),
+        ];
         let mut children = Vec::new();
-        for (host, kind, to) in plans {
+        for (host, kind, from, to) in plans {
             let virga = hosts.virga().to_string_lossy().into_owned();
             let child = hosts
                 .command(host, &virga)
                 .args([
                     "gen",
+                    "--from",
+                    from,
                     "--to",
                     to,
                     "--kind",

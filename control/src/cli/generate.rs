@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write as _},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
@@ -17,6 +17,9 @@ pub(super) struct Arguments {
     /// Outer target: the next hop's address and port.
     #[arg(long, value_name = "ADDRESS:PORT")]
     to: SocketAddr,
+    /// Outer source address; any of this host's when not said.
+    #[arg(long, value_name = "ADDRESS")]
+    from: Option<IpAddr>,
     /// What to send.
     #[arg(long, value_enum, default_value = "plain")]
     kind: Kind,
@@ -54,6 +57,7 @@ fn hex_u16(text: &str) -> Result<u16, String> {
 /// Sends, then says how many.
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let plan = Plan {
+        from: arguments.from,
         to: arguments.to,
         kind: arguments.kind,
         destination: NodeId(arguments.destination),
