@@ -33,6 +33,11 @@ pub const STREAM_RAISE_BYTES: u64 = STREAM_WINDOW_BYTES / 4;
 pub const SESSION_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
 /// A session's grant is raised once this much of it was read; any message fits what is left.
 pub const SESSION_RAISE_BYTES: u64 = SESSION_WINDOW_BYTES / 4;
+/// Streams beyond those that a peer may have open that are still told apart, to be refused.
+pub const STREAMS_AHEAD_MAX: u64 = 4_096;
+/// Ranges that a receiver keeps of one stream's bytes; then only the next in order are taken. Twice
+/// what a window of full packets can leave.
+pub const RECEIVE_RANGES_MAX: usize = 1_024;
 /// Bytes that one stream holds for sending; more is refused as [`crate::SendError::Full`].
 pub const STREAM_QUEUE_BYTES: usize = 1024 * 1024;
 /// Bytes that all streams of a session hold for sending.
@@ -114,6 +119,10 @@ const _: () = assert!(
     "a session's credit that is not raised yet takes any message"
 );
 const _: () = assert!(STREAM_WINDOW_BYTES <= SESSION_WINDOW_BYTES);
+const _: () = assert!(
+    (RECEIVE_RANGES_MAX * PAYLOAD_BYTES_MAX) as u64 / 2 >= STREAM_WINDOW_BYTES,
+    "full packets, every other one lost, never meet the bound"
+);
 const _: () = assert!(MESSAGE_BYTES_MAX + MESSAGE_PREFIX_BYTES <= STREAM_QUEUE_BYTES);
 const _: () = assert!(STREAM_QUEUE_BYTES <= SESSION_QUEUE_BYTES);
 const _: () = assert!(REPLAY_WINDOW_PACKETS.is_multiple_of(64));

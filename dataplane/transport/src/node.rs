@@ -2,13 +2,14 @@
 
 mod handshakes;
 mod peers;
+mod transmit;
 
 use crate::{
     config::{ConfigError, NodeConfig, NodeLimits, PeerConfig},
     cookie::{Bucket, Gate},
     event::{
         CloseReason, ConnectError, Event, Handled, OpenError, SendError, SessionState,
-        SessionStatus, StreamSpec, Transmit,
+        SessionStatus, StreamSpec,
     },
     handshake::Network,
     keys::ResetKey,
@@ -24,6 +25,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
 };
+use transmit::Turn;
 use virga_ebpf::{
     hash,
     header::{Header, MAGIC, NodeId, OriginHash, SessionId, StreamId, Subnet, VERSION},
@@ -37,22 +39,6 @@ use zeroize::Zeroizing;
 enum Timer {
     Session(SessionId),
     Peer(NodeId),
-}
-
-/// Whose turn it is to send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
-    Handshakes,
-    Sessions,
-}
-
-impl Turn {
-    const fn other(self) -> Self {
-        match self {
-            Self::Handshakes => Self::Sessions,
-            Self::Sessions => Self::Handshakes,
-        }
-    }
 }
 
 /// The protocol of one node, without any input or output.
@@ -262,69 +248,6 @@ impl Node {
             self.timers.remove(&(due_ns, Timer::Session(id)));
         }
         self.half_open.retain(|half| half.own != id);
-    }
-
-    /// Appends the next run of datagrams to `buf`; `None` when there is nothing to send now.
-    /// Handshake messages and sessions take turns: neither can keep the other waiting.
-    pub fn poll_transmit(&mut self, now_ns: u64, buf: &mut Vec<u8>) -> Option<Transmit> {
-        let turn = self.turn;
-        self.turn = turn.other();
-        match turn {
-            Turn::Handshakes => self
-                .transmit_handshake(buf)
-                .or_else(|| self.transmit_session(now_ns, buf)),
-            Turn::Sessions => self
-                .transmit_session(now_ns, buf)
-                .or_else(|| self.transmit_handshake(buf)),
-        }
-    }
-
-    fn transmit_handshake(&mut self, buf: &mut Vec<u8>) -> Option<Transmit> {
-        let outbound = self.outbox.pop_front()?;
-        self.counters.sent_datagrams += 1;
-        buf.extend_from_slice(&outbound.bytes);
-        let bytes = outbound.bytes.len();
-        Some(Transmit {
-            destination: outbound.destination,
-            session: outbound.session,
-            bytes,
-            segment_bytes: bytes,
-        })
-    }
-
-    fn transmit_session(&mut self, now_ns: u64, buf: &mut Vec<u8>) -> Option<Transmit> {
-        while let Some(id) = self.row.pop_front() {
-            let sent = self.with_session(now_ns, id, |session, ctx| {
-                let run = session.poll_transmit(ctx, buf);
-                session.is_queued = run.is_some();
-                run.map(|run| (run, session.ends.peer, session.ends.peer_session))
-            });
-            if let Some(Some(((bytes, segment_bytes, count), destination, session))) = sent {
-                self.row.push_back(id);
-                self.counters.sent_datagrams += count;
-                self.settle(now_ns, id, self.events.len());
-                return Some(Transmit {
-                    destination,
-                    session,
-                    bytes,
-                    segment_bytes,
-                });
-            }
-            self.update_timer(now_ns, id);
-        }
-        None
-    }
-
-    /// Sets the timer of a session that has nothing to send, and acts on its outcome.
-    fn update_timer(&mut self, now_ns: u64, id: SessionId) {
-        let Some(session) = self.sessions.get_mut(&id) else {
-            return;
-        };
-        session.is_queued = true;
-        self.settle(now_ns, id, self.events.len());
-        if let Some(session) = self.sessions.get_mut(&id) {
-            session.is_queued = false;
-        }
     }
 
     /// When [`Node::handle_timeout`] is due, on the clock of `now_ns`.

@@ -96,6 +96,8 @@ reasons! {
     StreamClosed = "stream_closed",
     /// More bytes than were granted.
     Credit = "credit",
+    /// A stream with more holes than are kept track of: the bytes are to travel again.
+    Fragments = "fragments",
     /// An unreliable event found the owner's queue full.
     EventQueueFull = "event_queue_full",
     /// The session was closed.

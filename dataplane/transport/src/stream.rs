@@ -6,11 +6,12 @@
 use crate::{
     event::StreamSpec,
     limits::{
-        EVENT_QUEUE_MAX, MESSAGE_BYTES_MAX, MESSAGE_PREFIX_BYTES, STREAM_QUEUE_BYTES,
-        STREAM_RAISE_BYTES, STREAM_WINDOW_BYTES,
+        EVENT_QUEUE_MAX, MESSAGE_BYTES_MAX, MESSAGE_PREFIX_BYTES, RECEIVE_RANGES_MAX,
+        STREAM_QUEUE_BYTES, STREAM_RAISE_BYTES, STREAM_WINDOW_BYTES, STREAMS_AHEAD_MAX,
     },
     name::ChannelName,
     ranges::RangeSet,
+    reason::DropReason,
 };
 use std::collections::VecDeque;
 use virga_ebpf::header::{ChannelHash, StreamId};
@@ -331,6 +332,17 @@ pub(crate) enum StreamFault {
     Credit,
     /// A message larger than any may be.
     Message,
+    /// More holes than are kept track of: the bytes are to travel again.
+    Fragments,
+}
+
+impl From<StreamFault> for DropReason {
+    fn from(fault: StreamFault) -> Self {
+        match fault {
+            StreamFault::Credit | StreamFault::Message => Self::Credit,
+            StreamFault::Fragments => Self::Fragments,
+        }
+    }
 }
 
 impl ReceiveBytes {
@@ -352,9 +364,13 @@ impl ReceiveBytes {
         if !self.allows(end) {
             return Err(StreamFault::Credit);
         }
+        let start = offset.max(self.base);
+        let next = self.base + self.ready() as u64;
+        if start > next && self.received.len() >= RECEIVE_RANGES_MAX {
+            return Err(StreamFault::Fragments);
+        }
         let moved = end.saturating_sub(self.highest);
         self.highest = self.highest.max(end);
-        let start = offset.max(self.base);
         if start >= end {
             return Ok(moved);
         }
@@ -493,9 +509,10 @@ impl Closed {
         }
     }
 
-    /// Whether `stream` is near enough that the ranges stay few: an honest opener skips none.
+    /// Whether `stream` is near enough that the ranges stay few: an honest opener skips none, but
+    /// it may have more open than this end lets it.
     pub(crate) fn allows(&self, stream: StreamId, streams_max: usize) -> bool {
-        Self::index(stream) <= self.count + streams_max as u64
+        Self::index(stream) <= self.count + streams_max as u64 + STREAMS_AHEAD_MAX
     }
 }
 

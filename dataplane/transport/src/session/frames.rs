@@ -85,7 +85,12 @@ impl Session {
                 self.close(ctx, CloseReason::Violation);
             }
             self.raise_session();
-            if !matches!(verdict, Ok(()) | Err(DropReason::StreamClosed)) {
+            let is_taken = match verdict {
+                Ok(()) | Err(DropReason::StreamClosed) => true,
+                Err(DropReason::StreamsFull) => self.streams.is_turned_away(header.stream_id),
+                Err(_) => false,
+            };
+            if !is_taken {
                 return verdict;
             }
             self.note_received(ctx, header.sequence, kinds.asks);
@@ -132,7 +137,7 @@ impl Session {
         ctx: &Context<'_>,
         verdict: Result<(), DropReason>,
     ) -> Result<(), DropReason> {
-        if verdict.is_err() {
+        if verdict.is_err_and(|reason| reason != DropReason::Fragments) {
             self.close(ctx, CloseReason::Violation);
         }
         verdict

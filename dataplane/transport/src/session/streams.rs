@@ -64,6 +64,8 @@ pub(super) struct Streams {
     full: BTreeSet<StreamId>,
     receiving: BTreeMap<StreamId, ReceiveStream>,
     closed: Closed,
+    /// Streams that came when the peer had as many as it may: refused, their reset outstanding.
+    turned_away: BTreeSet<StreamId>,
     control_in: ReceiveBytes,
     receive_highest: u64,
     receive_consumed: u64,
@@ -89,6 +91,7 @@ impl Streams {
             full: BTreeSet::new(),
             receiving: BTreeMap::new(),
             closed: Closed::default(),
+            turned_away: BTreeSet::new(),
             control_in: ReceiveBytes::new(),
             receive_highest: 0,
             receive_consumed: 0,
@@ -395,7 +398,9 @@ impl Streams {
         while let Some(matter) = self.matters.pop_first() {
             let is_live = match matter {
                 Matter::Credit(stream) => self.granted(stream).is_some(),
-                Matter::Refuse(stream) => self.receiving.contains_key(&stream),
+                Matter::Refuse(stream) => {
+                    self.receiving.contains_key(&stream) || self.is_turned_away(stream)
+                }
                 Matter::Reset(stream) => self.reset_offset(stream).is_some(),
             };
             if is_live {

@@ -1,6 +1,6 @@
 //! What is sent arrives: in order, once, whole, whatever the network does.
 
-use super::sim::{MS, SECOND, Sim, Weather, spec};
+use super::sim::{MS, SECOND, Sim, Weather, config, spec};
 use crate::{DropReason, Event, NodeLimits, SendError, limits};
 
 fn message(index: usize, bytes: usize) -> Vec<u8> {
@@ -402,4 +402,54 @@ fn a_refusal_makes_the_other_streams_writable() {
     let writable = |e: &Event| matches!(e, Event::Writable { .. });
     assert!(sim.told[0].iter().any(writable));
     assert_eq!(sim.send(0, 1, waiting, b"x"), Ok(()));
+}
+
+/// A sender that may open more streams than its receiver takes is told which ones are not.
+#[test]
+fn streams_beyond_the_receivers_bound_are_refused_and_the_rest_flows() {
+    for opener in 0..2 {
+        let few = NodeLimits {
+            streams_max: 2,
+            ..NodeLimits::default()
+        };
+        let mut sim = Sim::new(1, 2, &NodeLimits::default(), Weather::CALM);
+        let reader = 1 - opener;
+        let number = u8::try_from(reader).unwrap();
+        sim.nodes[reader] = crate::Node::new(config(number, 2, 1, &few), 0).unwrap();
+        sim.connect(0, 1);
+        let open = |sim: &mut Sim| {
+            let stream = sim.open(opener, reader, &spec("log", true));
+            sim.send(opener, reader, stream, b"first").unwrap();
+            stream
+        };
+        for _ in 0..1_000 {
+            open(&mut sim);
+        }
+        sim.run(5 * SECOND);
+        let refused = |e: &&Event| matches!(e, Event::StreamRefused { .. });
+        assert_eq!(sim.told[opener].iter().filter(refused).count(), 998);
+        assert_eq!(sim.messages(reader).len(), 2);
+        let opened = |event: &Event| match event {
+            Event::StreamOpened { stream, .. } => Some(*stream),
+            _ => None,
+        };
+        let taken: Vec<_> = sim.told[reader].iter().filter_map(opened).collect();
+        assert_eq!(taken.len(), 2);
+        let before = sim.nodes[opener].sessions().next().unwrap();
+        assert_eq!(before.streams_sending, 2);
+        sim.run(100 * SECOND);
+        let after = sim.nodes[opener].sessions().next().unwrap();
+        assert_eq!(after.retransmitted_packets, before.retransmitted_packets);
+        // One that is finished makes room for another.
+        let (now_ns, id) = (sim.now_ns, sim.ids[reader]);
+        sim.nodes[opener]
+            .finish_stream(now_ns, id, taken[0])
+            .unwrap();
+        sim.run(SECOND);
+        open(&mut sim);
+        sim.send(opener, reader, taken[1], b"second").unwrap();
+        sim.run(SECOND);
+        assert_eq!(sim.messages(reader).len(), 4);
+        assert!(sim.closed(0).is_empty() && sim.closed(1).is_empty());
+    }
 }

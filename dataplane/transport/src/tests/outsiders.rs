@@ -1,9 +1,12 @@
 //! What somebody without the network's key can bring about, with packets seen and made up.
 
 use super::sim::{MS, SECOND, Sim, Weather, config, source, spec};
-use crate::{CloseReason, DropReason, Event, Handled, Node, NodeLimits, handshake::RESET_BYTES};
+use crate::{
+    CloseReason, DropReason, Event, Handled, Node, NodeLimits,
+    handshake::{Kind, Network, RESET_BYTES, Route, build},
+};
 use virga_ebpf::{
-    header::{Flags, Header, SessionId},
+    header::{Flags, Header, SessionId, Subnet},
     limits::HEADER_BYTES,
 };
 
@@ -278,4 +281,34 @@ fn a_superseded_session_is_closed_before_the_next_is_connected() {
         Event::Connected { peer, entity },
     ];
     assert_eq!(sim.told[0], expected);
+}
+
+/// A member may forge cookies; each attempt answers one in a retry interval.
+#[test]
+fn a_shower_of_cookies_makes_no_shower_of_initiations() {
+    let mut sim = Sim::new(1, 2, &limits(), Weather::CALM);
+    let id = sim.ids[1];
+    sim.nodes[0].connect(0, id).unwrap();
+    let initiation = sent_by(&mut sim, 0).remove(0);
+    let network = Network {
+        id: "test".into(),
+        psk: [9; 32],
+        psk_generation: 1,
+    };
+    let route = Route {
+        sender: id,
+        origin: sim.nodes[1].origin(),
+        subnet: Subnet(0),
+        receiver: sim.ids[0],
+    };
+    let session = session_of(&initiation);
+    for n in 1..=100 {
+        let (kind, none) = (Kind::Cookie, SessionId(0));
+        let forged = build(&network, kind, &route, session, none, &[], &[n; 16]);
+        let _ = sim.give(0, &forged);
+    }
+    assert_eq!(sim.nodes[0].counters().initiations_sent, 2);
+    assert_eq!(sim.dropped(0, DropReason::HandshakeUnasked), 99);
+    sim.run(SECOND);
+    assert!(sim.is_connected(0, 1) && sim.is_connected(1, 0));
 }

@@ -4,7 +4,7 @@ use super::sim::{MS, SECOND, Sim, Weather, config, source, spec};
 use crate::{
     DropReason, Handled, Node, NodeConfig, NodeLimits,
     frame::{Frame, VARINT_MAX},
-    limits::EVENTS_UNREAD_MAX,
+    limits::{EVENTS_UNREAD_MAX, RECEIVE_RANGES_MAX},
 };
 use virga_ebpf::{hash, header::Flags};
 
@@ -295,6 +295,45 @@ fn sealed_case(reason: DropReason) -> (Sim, usize, Vec<u8>) {
                     bytes: b"far",
                 }],
             )
+        }
+        DropReason::Fragments => {
+            for n in 0..u64::try_from(RECEIVE_RANGES_MAX).unwrap() {
+                let offset = 7 + 2 * n;
+                let fragment = Frame::Stream {
+                    offset,
+                    bytes: b"x",
+                };
+                let bytes = sealed(&mut sim, label, &[fragment]);
+                assert_eq!(sim.give(1, &bytes), Handled::Accepted);
+            }
+            let (offset, bytes) = (60_000, &b"x"[..]);
+            let one_more = sealed(&mut sim, label, &[Frame::Stream { offset, bytes }]);
+            assert_eq!(
+                sim.give(1, &one_more),
+                Handled::Dropped(DropReason::Fragments)
+            );
+            let next = Frame::Stream {
+                offset: 5,
+                bytes: &[0; 4],
+            };
+            let next = sealed(&mut sim, label, &[next]);
+            assert_eq!(
+                sim.give(1, &next),
+                Handled::Accepted,
+                "what is next is taken"
+            );
+            let fragment = Frame::Stream { offset, bytes };
+            let bytes = sealed(&mut sim, label, &[fragment]);
+            assert_eq!(
+                sim.give(1, &bytes),
+                Handled::Accepted,
+                "and that makes room"
+            );
+            let fragment = Frame::Stream {
+                offset: offset + 2,
+                bytes: b"x",
+            };
+            sealed(&mut sim, label, &[fragment])
         }
         DropReason::EventQueueFull => {
             sim.deaf.push(1);

@@ -31,7 +31,7 @@ impl Streams {
         {
             return Err(DropReason::ChannelMismatch);
         }
-        if self.closed.contains(data.stream) {
+        if self.closed.contains(data.stream) || self.is_turned_away(data.stream) {
             return Err(DropReason::StreamClosed);
         }
         match self.receiving.get(&data.stream) {
@@ -48,6 +48,11 @@ impl Streams {
         self.apply(ctx, ends, data)
     }
 
+    /// Whether a stream was refused because the peer had too many: its packets need no repetition.
+    pub(in crate::session) fn is_turned_away(&self, stream: StreamId) -> bool {
+        self.turned_away.contains(&stream)
+    }
+
     fn accept(
         &mut self,
         ctx: &mut Context<'_>,
@@ -55,12 +60,18 @@ impl Streams {
         data: &Data<'_>,
     ) -> Result<(), DropReason> {
         let (salt, reliable, name) = data.open.ok_or(DropReason::UnknownStream)?;
-        let streams_max = ctx.limits.streams_max;
-        let has_room = self.receiving.len() < streams_max && self.unread < EVENTS_UNREAD_MAX;
-        if !has_room || !self.closed.allows(data.stream, streams_max) {
+        let name = ChannelName::parse(name).map_err(|_| DropReason::FrameMalformed)?;
+        if !self.closed.allows(data.stream, ctx.limits.streams_max) {
             return Err(DropReason::StreamsFull);
         }
-        let name = ChannelName::parse(name).map_err(|_| DropReason::FrameMalformed)?;
+        if self.receiving.len() >= ctx.limits.streams_max {
+            self.turned_away.insert(data.stream);
+            self.matters.insert(Matter::Refuse(data.stream));
+            return Err(DropReason::StreamsFull);
+        }
+        if self.unread >= EVENTS_UNREAD_MAX {
+            return Err(DropReason::StreamsFull);
+        }
         let (peer, stream) = (ends.peer, data.stream);
         self.unread += 1;
         let event = Event::StreamOpened {
@@ -165,9 +176,7 @@ impl Streams {
             s.bytes.highest += moves;
             self.receive_consumed += moves;
         } else {
-            s.bytes
-                .write(offset, bytes)
-                .map_err(|_| DropReason::Credit)?;
+            s.bytes.write(offset, bytes)?;
         }
         self.receive_highest = session_end;
         self.deliver(ctx.events, ends, stream)
@@ -209,7 +218,10 @@ impl Streams {
                 s.end = Some(offset);
                 s.is_refused |= is_reset;
             }
-            None => self.closed.insert(stream),
+            None => {
+                self.turned_away.remove(&stream);
+                self.closed.insert(stream);
+            }
         }
         self.remove_if_done(ctx.events, ends, stream);
         Ok(())
@@ -243,9 +255,7 @@ impl Streams {
         offset: u64,
         bytes: &[u8],
     ) -> Result<(), DropReason> {
-        self.control_in
-            .write(offset, bytes)
-            .map_err(|_| DropReason::Credit)?;
+        self.control_in.write(offset, bytes)?;
         self.deliver(ctx.events, ends, CONTROL)
     }
 

@@ -1,0 +1,86 @@
+//! What a node sends: handshake messages and its sessions' packets, in turn.
+
+use super::Node;
+use crate::event::Transmit;
+use virga_ebpf::header::SessionId;
+
+/// Whose turn it is to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    Handshakes,
+    Sessions,
+}
+
+impl Turn {
+    const fn other(self) -> Self {
+        match self {
+            Self::Handshakes => Self::Sessions,
+            Self::Sessions => Self::Handshakes,
+        }
+    }
+}
+
+impl Node {
+    /// Appends the next run of datagrams to `buf`; `None` when there is nothing to send now.
+    /// Handshake messages and sessions take turns: neither can keep the other waiting.
+    pub fn poll_transmit(&mut self, now_ns: u64, buf: &mut Vec<u8>) -> Option<Transmit> {
+        let turn = self.turn;
+        self.turn = turn.other();
+        match turn {
+            Turn::Handshakes => self
+                .transmit_handshake(buf)
+                .or_else(|| self.transmit_session(now_ns, buf)),
+            Turn::Sessions => self
+                .transmit_session(now_ns, buf)
+                .or_else(|| self.transmit_handshake(buf)),
+        }
+    }
+
+    fn transmit_handshake(&mut self, buf: &mut Vec<u8>) -> Option<Transmit> {
+        let outbound = self.outbox.pop_front()?;
+        self.counters.sent_datagrams += 1;
+        buf.extend_from_slice(&outbound.bytes);
+        let bytes = outbound.bytes.len();
+        Some(Transmit {
+            destination: outbound.destination,
+            session: outbound.session,
+            bytes,
+            segment_bytes: bytes,
+        })
+    }
+
+    fn transmit_session(&mut self, now_ns: u64, buf: &mut Vec<u8>) -> Option<Transmit> {
+        while let Some(id) = self.row.pop_front() {
+            let sent = self.with_session(now_ns, id, |session, ctx| {
+                let run = session.poll_transmit(ctx, buf);
+                session.is_queued = run.is_some();
+                run.map(|run| (run, session.ends.peer, session.ends.peer_session))
+            });
+            if let Some(Some(((bytes, segment_bytes, count), destination, session))) = sent {
+                self.row.push_back(id);
+                self.counters.sent_datagrams += count;
+                self.settle(now_ns, id, self.events.len());
+                return Some(Transmit {
+                    destination,
+                    session,
+                    bytes,
+                    segment_bytes,
+                });
+            }
+            self.update_timer(now_ns, id);
+        }
+        None
+    }
+
+    /// Sets the timer of a session that has nothing to send, and acts on its outcome.
+    fn update_timer(&mut self, now_ns: u64, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        session.is_queued = true;
+        self.settle(now_ns, id, self.events.len());
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.is_queued = false;
+        }
+    }
+}
