@@ -188,6 +188,8 @@ pub struct TransportStatus {
     pub sends_refused: u64,
     /// Half-open sessions that gave way.
     pub half_open_evicted: u64,
+    /// Handshake messages given up because too many waited to be sent.
+    pub outbox_full: u64,
     /// Packets whose data travelled again, over all sessions there are.
     pub retransmitted_packets: u64,
     /// Drops by reason.
@@ -286,6 +288,7 @@ fn transport(
         epochs_advanced: counters.epochs_advanced,
         sends_refused: counters.sends_refused,
         half_open_evicted: counters.half_open_evicted,
+        outbox_full: counters.outbox_full,
         retransmitted_packets: sessions.iter().map(|s| s.retransmitted_packets).sum(),
         drops: counters
             .drops()
