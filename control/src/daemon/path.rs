@@ -214,12 +214,14 @@ impl Path {
                         _ => "asked for by the configuration".into(),
                     };
                 }
+                // Another daemon of this name is no reason for user space: two would share one identity.
+                Err(source @ NicError::Running(_)) => return Err(PathError::Nic { mode, source }),
                 Err(source) if must => return Err(PathError::Nic { mode, source }),
                 Err(error) => path.why = format!("no NIC path: {error}"),
             },
         }
         if path.nic.is_none() {
-            leave_nic(&path.config.node.name);
+            leave_nic(&path.config.node.name).map_err(|source| PathError::Nic { mode, source })?;
         }
         Ok(path)
     }
@@ -474,14 +476,16 @@ async fn apply_to_worker(image: Image, commander: &Commander<Service>) -> Result
 }
 
 /// Takes an earlier daemon's NIC path off: beside user space its tables would grow stale.
-fn leave_nic(node: &str) {
+fn leave_nic(node: &str) -> Result<(), NicError> {
     match nic::detach(node) {
         Ok(true) => tracing::info!("the earlier NIC path of this node is detached"),
         Ok(false) => {}
+        Err(source @ NicError::Running(_)) => return Err(source),
         Err(error) => {
-            tracing::warn!(%error, "the earlier NIC path of this node could not be detached")
+            tracing::warn!(%error, "the earlier NIC path of this node could not be detached");
         }
     }
+    Ok(())
 }
 
 /// Beside the socket: gone with the machine's next start, as the links' states are then looked at anew.

@@ -9,6 +9,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -112,6 +113,16 @@ impl Pins {
                 io::ErrorKind::NotFound,
                 format!("no BPF file system at {BPFFS}: run `mount -t bpf bpf {BPFFS}`"),
             ));
+        }
+        // Whoever could open the folder could lock it: parent and folder are this user's alone.
+        for folder in self.root.parent().into_iter().chain([self.root.as_path()]) {
+            fs::create_dir_all(folder)?;
+            let owner = fs::metadata(folder)?.uid();
+            if owner != rustix::process::geteuid().as_raw() {
+                let text = format!("{} belongs to user {owner}: remove it", folder.display());
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+            }
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
         }
         for folder in [
             self.maps(destinations_max),

@@ -122,6 +122,41 @@ async fn pins_have_readable_names_and_detach_removes_them() {
             }
         }
     }
+    let path = folder.to_string_lossy().into_owned();
+    let nobody = [
+        "--reuid",
+        "65534",
+        "--regid",
+        "65534",
+        "--clear-groups",
+        "flock",
+        "-n",
+        &path,
+        "true",
+    ];
+    assert!(
+        hosts.run("router", "setpriv", &nobody).is_err(),
+        "nobody else may lock it"
+    );
+    let file = hosts.folder.join("router/node.toml");
+    let second = hosts.folder.join("router/second.toml");
+    for mode in ["auto", "userspace"] {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let text = text.replace("\"native\"", &format!("\"{mode}\""));
+        let text = text
+            .replace("0.0.0.0:4783", "0.0.0.0:4799")
+            .replace("router.sock", "second.sock");
+        std::fs::write(&second, text).unwrap();
+        let run = ["node", "run", "--config", &second.to_string_lossy()].map(str::to_owned);
+        let run: Vec<&str> = run.iter().map(String::as_str).collect();
+        let refused = hosts
+            .run("router", &virga().to_string_lossy(), &run)
+            .unwrap_err();
+        assert!(
+            refused.to_string().contains("stop it first"),
+            "{mode}: {refused}"
+        );
+    }
     let detach = ["node", "detach", &name];
     let refused = hosts
         .run("router", &virga().to_string_lossy(), &detach)
