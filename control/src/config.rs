@@ -10,6 +10,7 @@ mod file;
 mod peers;
 mod problem;
 mod rules;
+mod syntax;
 mod values;
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ use crate::keys::Keys;
 use problem::Report;
 use rules::KeySource;
 use std::{
+    io::Read as _,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -59,11 +61,19 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] with every broken rule, each with its line and what to do.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        let unreadable = |source| ConfigError::Read {
             path: path.into(),
             source,
+        };
+        let mut bytes = Vec::new();
+        let mut file = crate::files::open(path).map_err(unreadable)?;
+        file.read_to_end(&mut bytes).map_err(unreadable)?;
+        let text = problem::text(&bytes).map_err(|(line, what)| ConfigError::NotText {
+            path: path.into(),
+            line,
+            what,
         })?;
-        Self::parse(&text, path, KeySource::Files)
+        Self::parse(text, path, KeySource::Files)
     }
 
     /// The same from a text that is already there, with keys that are already there: the key files

@@ -252,7 +252,7 @@ pub fn read(kind: KeyKind, path: &Path) -> Result<Secret, KeyError> {
         operation,
         source,
     };
-    let file = File::open(path).map_err(|error| match error.kind() {
+    let file = crate::files::open(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => KeyError::Missing {
             path: path.into(),
             kind,
@@ -280,14 +280,6 @@ fn check_private(path: &Path, file: &File) -> Result<(), KeyError> {
         operation: "inspect",
         source,
     })?;
-    if !metadata.is_file() {
-        let source = io::Error::other("not a regular file");
-        return Err(KeyError::Io {
-            path: path(),
-            operation: "read",
-            source,
-        });
-    }
     let us = rustix::process::geteuid().as_raw();
     let owner = metadata.uid();
     if owner != 0 && owner != us {

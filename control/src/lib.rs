@@ -14,6 +14,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod doctor;
+mod files;
 pub mod generate;
 pub mod hex;
 pub mod image;

@@ -360,3 +360,33 @@ fn doctor_sees_what_is_wrong_with_a_veth_and_its_fixes_work() {
     assert_eq!(names.map(|name| verdict(1, name)), ["ok", "ok", "ok", "ok"]);
     assert_eq!(verdict(1, "native XDP"), "ok");
 }
+
+#[test]
+fn a_fifo_in_a_files_place_is_refused_at_once() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let (_guard, keys) = keys();
+    let config = write_config(&keys, "");
+    let fifo = |path: &str| {
+        fs::remove_file(path).unwrap();
+        mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    };
+    let key = format!("{keys}/node.key");
+    fifo(&key);
+    let why = "it is a FIFO (named pipe), not a regular file";
+    for command in [&["check-config"][..], &["node", "run", "--config"]] {
+        let message = refused(&[command, &[&config]].concat(), 2);
+        assert!(
+            message.contains(&format!("{key}: cannot open: {why}")),
+            "{message}"
+        );
+    }
+    fifo(&config);
+    for command in [&["check-config"][..], &["node", "run", "--config"]] {
+        let message = refused(&[command, &[&config]].concat(), 2);
+        assert!(
+            message.contains("cannot read the configuration file"),
+            "{message}"
+        );
+        assert!(message.contains(why), "{message}");
+    }
+}

@@ -3,16 +3,23 @@
 //! Unknown keys and values of the wrong type are taken out and noted, so that one typo does not
 //! hide what else is wrong. The rules are in [`super::rules`].
 
-use super::problem::{Report, suggest};
+use super::{
+    problem::{Report, nearest, suggest},
+    syntax,
+};
 use serde::{Deserialize, de::DeserializeOwned};
 use std::ops::Range;
 use toml::{
     Spanned,
-    de::{DeString, DeTable, DeValue, Deserializer},
+    de::{DeArray, DeString, DeTable, DeValue, Deserializer},
 };
 
 type Field<T> = Option<Spanned<T>>;
 type Names = Vec<Spanned<String>>;
+
+/// What to do where there is no `[node]`.
+pub(super) const NODE_FIX: &str =
+    "write a [node] section with `name`, `network`, `listen` and the key files";
 
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
@@ -80,17 +87,10 @@ pub(super) struct Channel {
 
 /// Reads the file's text; `None` when it is not TOML. Whatever is wrong is in `report`.
 pub(super) fn read(text: &str, report: &mut Report<'_>) -> Option<File> {
-    let (mut table, errors) = DeTable::parse_recoverable(text);
-    let mut line_before = 0;
-    for error in &errors {
-        let span = error.span().unwrap_or(0..0);
-        // The first on a line is the cause, the rest its echo.
-        if report.line(&span) != line_before {
-            line_before = report.line(&span);
-            report.add(span, "", format!("not valid TOML: {}", error.message()), "");
-        }
-    }
-    if !errors.is_empty() {
+    let mut table = syntax::read(text, report)?;
+    if table.get_ref().is_empty() {
+        let fix = format!("{NODE_FIX}; control/example.toml in Virga's source explains every key");
+        report.add(0..0, "", "the file is empty", fix);
         return None;
     }
     take_unknown(table.get_mut(), report);
@@ -106,7 +106,7 @@ pub(super) fn read(text: &str, report: &mut Report<'_>) -> Option<File> {
                 };
                 let fix = match key.as_str() {
                     "node" | "forwarding" => format!("begin the section with a line [{key}]"),
-                    "peers" | "channels" => format!("begin each block with a line [[{key}]]"),
+                    "peers" | "channels" => blocks_fix(&key),
                     _ => String::new(),
                 };
                 report.add_mistyped(span, &key, error.message(), fix);
@@ -115,9 +115,29 @@ pub(super) fn read(text: &str, report: &mut Report<'_>) -> Option<File> {
     }
 }
 
-/// Takes out, and reports, each key that no section has.
+fn blocks_fix(key: &str) -> String {
+    format!("begin each block with a line [[{key}]]")
+}
+
+/// Reads `[peers]` on as the one block that it is, once it is reported.
+fn wrap_blocks(table: &mut DeTable<'_>, report: &mut Report<'_>) {
+    for key in ["peers", "channels"] {
+        let Some(value) = table.get_mut(key) else {
+            continue;
+        };
+        if value.get_ref().is_table() {
+            report.add(value.span(), key, "is one section", blocks_fix(key));
+            let block = std::mem::replace(value.get_mut(), DeValue::Boolean(false));
+            let blocks: DeArray<'_> = [Spanned::new(value.span(), block)].into_iter().collect();
+            *value.get_mut() = DeValue::Array(blocks);
+        }
+    }
+}
+
+/// Takes out, and reports, each key that no section has; what was probably meant is read on as that.
 fn take_unknown(table: &mut DeTable<'_>, report: &mut Report<'_>) {
     keep_known(table, &fields::<File>(), "", report);
+    wrap_blocks(table, report);
     for (key, value) in table.iter_mut() {
         let name = key.get_ref().to_string();
         let known = match name.as_str() {
@@ -151,7 +171,25 @@ fn keep_known(
     for key in unknown {
         let fix = suggest(key.get_ref(), known.iter().copied());
         report.add(key.span(), join(path, key.get_ref()), "unknown key", fix);
-        table.remove(&key);
+        let (Some(value), Some(meant)) = (
+            table.remove(&key),
+            nearest(key.get_ref(), known.iter().copied()),
+        ) else {
+            continue;
+        };
+        match (table.get_mut(meant).map(Spanned::get_mut), value) {
+            (None, value) => {
+                let meant = Spanned::new(key.span(), meant.into());
+                table.insert(meant, value);
+            }
+            // Blocks under both names are all read.
+            (Some(DeValue::Array(blocks)), value) if value.get_ref().is_array() => {
+                if let DeValue::Array(more) = value.into_inner() {
+                    more.into_iter().for_each(|block| blocks.push(block));
+                }
+            }
+            (Some(_), _) => {}
+        }
     }
 }
 

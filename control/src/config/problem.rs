@@ -13,6 +13,16 @@ pub enum ConfigError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// It holds something else than text.
+    #[error("{}:{line}: {what}: the configuration file is not text; is it the right file?", path.display())]
+    NotText {
+        /// Which.
+        path: PathBuf,
+        /// Line, counted from 1.
+        line: usize,
+        /// What stands there.
+        what: &'static str,
+    },
     /// It breaks rules: all of them, in the file's order.
     #[error("{}", list(path, problems))]
     Invalid {
@@ -24,11 +34,11 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// What is wrong, rule by rule; empty when the file could not be read.
+    /// What is wrong, rule by rule; empty when it could not be read as text.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         match self {
-            Self::Read { .. } => &[],
+            Self::Read { .. } | Self::NotText { .. } => &[],
             Self::Invalid { problems, .. } => problems,
         }
     }
@@ -185,6 +195,24 @@ impl<'a> Report<'a> {
     }
 }
 
+/// A file's bytes as text, or the line that is none, and what stands there.
+pub(super) fn text(bytes: &[u8]) -> Result<&str, (usize, &'static str)> {
+    let line = |end: usize| {
+        bytes
+            .iter()
+            .take(end)
+            .filter(|byte| **byte == b'\n')
+            .count()
+            + 1
+    };
+    let text = std::str::from_utf8(bytes)
+        .map_err(|error| (line(error.valid_up_to()), "bytes that are not UTF-8"))?;
+    match text.find('\0') {
+        Some(place) => Err((line(place), "a zero byte")),
+        None => Ok(text),
+    }
+}
+
 /// Line and column, both counted from 1, of a byte offset.
 fn position(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
@@ -194,7 +222,7 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
 }
 
 /// The most similar of `known`, when it is similar enough to be what was meant.
-fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let distance_max = (word.chars().count() / 3).max(1);
     known
         .into_iter()

@@ -42,8 +42,7 @@ pub(super) fn resolve(
 ) -> Option<Config> {
     let Some(node) = file.node else {
         if !report.is_mistyped("node") {
-            let fix = "write a [node] section with `name`, `network`, `listen` and the key files";
-            report.add(0..0, "node", "is missing", fix);
+            report.add(0..0, "node", "is missing", file::NODE_FIX);
         }
         return None;
     };

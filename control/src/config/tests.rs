@@ -7,6 +7,7 @@ use crate::{
 };
 
 mod rules;
+mod written;
 
 const EXAMPLE: &str = include_str!("../../example.toml");
 
@@ -191,23 +192,12 @@ fn everything_is_resolved() {
 
 #[test]
 fn a_typo_is_an_error_with_its_place_and_a_suggestion() {
-    let text = NODE.replace("listen =", "lissten =");
-    let found = problems(&text);
-    assert_eq!(found.len(), 2, "{found:#?}");
-    let typo = found
-        .iter()
-        .find(|problem| problem.key == "node.lissten")
-        .unwrap();
+    let typo = refused(
+        &NODE.replace("listen =", "lissten ="),
+        "node.lissten",
+        "unknown key; did you mean `listen`?",
+    );
     assert_eq!((typo.line, typo.column), (8, 1));
-    assert_eq!(
-        typo.to_string(),
-        "node.lissten: unknown key; did you mean `listen`?"
-    );
-    assert!(
-        found
-            .iter()
-            .any(|problem| problem.key == "node.listen" && problem.what == "is missing")
-    );
     refused(
         &format!("{NODE}[fowarding]\n"),
         "fowarding",
@@ -251,34 +241,6 @@ fn all_problems_are_listed_in_the_file_order_with_the_file_name() {
     assert!(
         message.contains("\n  /etc/virga/us.toml:8:10: node.listen: invalid type: integer"),
         "{message}"
-    );
-}
-
-#[test]
-fn what_is_not_toml_or_of_the_wrong_shape() {
-    let broken = refused(&format!("{NODE}subnet = = 1\n"), "", "not valid TOML");
-    assert_eq!(broken.line, 9);
-    refused("", "node", "is missing");
-    refused("node = 1\n", "node", "invalid type");
-    refused(
-        &format!("{NODE}[peers]\nname = \"x\"\n"),
-        "peers",
-        "[[peers]]",
-    );
-    refused(
-        &format!("{}{}", NODE, channel("a", "reliable = \"yes\"")),
-        "channels[0].reliable",
-        "boolean",
-    );
-    refused(
-        &format!("{}{}", NODE, channel("a", "subscribe = [1]")),
-        "channels[0].subscribe",
-        "string",
-    );
-    refused(
-        &format!("{}{}", NODE, channel("a", "subscribe = \"us\"")),
-        "channels[0].subscribe",
-        "sequence",
     );
 }
 

@@ -135,6 +135,8 @@ fn content_that_is_no_key_is_refused_without_repeating_it() {
     let (folder, _) = file("");
     let error = read(KeyKind::Node, folder.path()).unwrap_err();
     assert!(matches!(error, KeyError::Io { .. }), "{error}");
+    let why = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(why, "it is a directory, not a regular file");
 }
 
 #[test]
