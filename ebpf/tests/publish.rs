@@ -173,45 +173,32 @@ fn any_sequence_of_images_ends_where_the_last_one_alone_would() {
     }
 }
 
-/// Tables that, before every single write, ask whether packets that are admitted before and after
-/// are admitted now.
-struct Watched<'a> {
+/// Tables that ask before every single write, and are not written when the answer is an error.
+struct Asking<F> {
     tables: MemoryTables,
-    packets: Vec<(Header, Arrival)>,
-    constant: &'a dyn Fn(&(Header, Arrival)) -> bool,
-    writes: u64,
+    before_write: F,
 }
 
-impl Watched<'_> {
-    fn look(&mut self) {
-        self.writes += 1;
-        for (n, packet) in self.packets.iter().enumerate() {
-            if (self.constant)(packet) {
-                let mut packet = *packet;
-                packet.0.sequence = self.writes << 32 | n as u64;
-                let now = fate(&self.tables, &packet);
-                assert!(
-                    !matches!(now, Fate::Drop(_)),
-                    "before write {}: {now:?} for {packet:?}",
-                    self.writes
-                );
-            }
-        }
-    }
-}
-
-macro_rules! watched {
+macro_rules! write {
     ($($set:ident($($name:ident: $type:ty),*)),* $(,)?) => {
         $(fn $set(&mut self, $($name: $type),*) -> Result<(), Self::Error> {
-            self.look();
-            self.tables.$set($($name),*)
+            (self.before_write)(&self.tables)?;
+            self.tables.$set($($name),*).map_err(|never| match never {})
         })*
     };
 }
 
-impl Store for Watched<'_> {
-    type Error = core::convert::Infallible;
-    watched! {
+macro_rules! read {
+    ($($get:ident: $type:ty),* $(,)?) => {
+        $(fn $get(&self) -> Result<$type, Self::Error> {
+            self.tables.$get().map_err(|never| match never {})
+        })*
+    };
+}
+
+impl<F: FnMut(&MemoryTables) -> Result<(), &'static str>> Store for Asking<F> {
+    type Error = &'static str;
+    write! {
         set_settings(settings: &Settings),
         set_neighbour(slot: u32, neighbour: &Neighbour),
         set_guard(which: u32, guard: &Guard),
@@ -223,26 +210,10 @@ impl Store for Watched<'_> {
         set_route(number: u32, route: &Route),
         set_next_hop(number: u32, next_hop: &NextHop),
     }
-    fn settings(&self) -> Result<Settings, Self::Error> {
-        self.tables.settings()
-    }
-    fn neighbours(&self) -> Result<Vec<Neighbour>, Self::Error> {
-        self.tables.neighbours()
-    }
-    fn pairs(&self) -> Result<Vec<Pair>, Self::Error> {
-        self.tables.pairs()
-    }
-    fn channels(&self) -> Result<Vec<ChannelPolicy>, Self::Error> {
-        self.tables.channels()
-    }
-    fn destinations(&self) -> Result<Vec<(NodeId, u32)>, Self::Error> {
-        self.tables.destinations()
-    }
-    fn routes(&self) -> Result<Vec<Route>, Self::Error> {
-        self.tables.routes()
-    }
-    fn next_hops(&self) -> Result<Vec<NextHop>, Self::Error> {
-        self.tables.next_hops()
+    read! {
+        settings: Settings, neighbours: Vec<Neighbour>, pairs: Vec<Pair>,
+        channels: Vec<ChannelPolicy>, destinations: Vec<(NodeId, u32)>, routes: Vec<Route>,
+        next_hops: Vec<NextHop>,
     }
 }
 
@@ -255,18 +226,28 @@ fn no_single_write_refuses_a_packet_that_both_images_admit() {
         let (mut old, mut new) = (image(&mut seeded), image(&mut seeded));
         (old.channels, new.channels) = Default::default();
         let (before, after) = (fresh(&old, &mut seeded), fresh(&new, &mut seeded));
-        let constant = |packet: &(Header, Arrival)| {
-            ![&before, &after].iter().any(
-                |t| matches!(fate(t, packet), Fate::Drop(reason) if reason != Reason::Duplicate),
-            )
+        let is_admitted = |tables: &MemoryTables, packet: &(Header, Arrival)| !matches!(fate(tables, packet), Fate::Drop(reason) if reason != Reason::Duplicate);
+        let packets_watched = packets(0);
+        let mut writes = 0;
+        // Before every write: is what both images admit admitted now?
+        let look = |tables: &MemoryTables| {
+            writes += 1;
+            for (n, packet) in packets_watched.iter().enumerate() {
+                if is_admitted(&before, packet) && is_admitted(&after, packet) {
+                    let mut packet = *packet;
+                    packet.0.sequence = writes << 32 | n as u64;
+                    let now = fate(tables, &packet);
+                    let is_dropped = matches!(now, Fate::Drop(_));
+                    assert!(!is_dropped, "before write {writes}: {now:?} for {packet:?}");
+                }
+            }
+            Ok(())
         };
         let tables = fresh(&old, &mut seeded);
         let mut publisher = Publisher::recover(&tables).unwrap();
-        let mut watched = Watched {
+        let mut watched = Asking {
             tables,
-            packets: packets(0),
-            constant: &constant,
-            writes: 0,
+            before_write: look,
         };
         publisher
             .apply(&mut watched, &new, || seeded.next())
@@ -276,7 +257,7 @@ fn no_single_write_refuses_a_packet_that_both_images_admit() {
             let (followed, made) = (fate(&watched.tables, &packet), fate(&after, &packet));
             assert_eq!(followed, made, "seed {seed}: {packet:?}");
         }
-        looked += watched.writes;
+        looked += writes;
     }
     assert!(looked > 1_000, "{looked} writes were watched");
 }
@@ -374,65 +355,19 @@ fn a_grant_keeps_the_generation_and_a_revocation_bumps_it() {
     assert_eq!(apply(&image, &mut tables), first + 1, "nothing");
 }
 
-/// Tables whose nth write fails.
-struct Failing {
-    tables: MemoryTables,
-    left: u32,
-}
-
-impl Failing {
-    fn write(&mut self) -> Result<&mut MemoryTables, &'static str> {
-        self.left = self.left.checked_sub(1).ok_or("no more writes")?;
-        Ok(&mut self.tables)
-    }
-}
-
-macro_rules! failing {
-    ($($set:ident($($name:ident: $type:ty),*)),* $(,)?) => {
-        $(fn $set(&mut self, $($name: $type),*) -> Result<(), Self::Error> {
-            self.write()?.$set($($name),*).map_err(|never| match never {})
-        })*
-    };
-}
-
-macro_rules! read {
-    ($($get:ident: $type:ty),* $(,)?) => {
-        $(fn $get(&self) -> Result<$type, Self::Error> {
-            self.tables.$get().map_err(|never| match never {})
-        })*
-    };
-}
-
-impl Store for Failing {
-    type Error = &'static str;
-    failing! {
-        set_settings(settings: &Settings),
-        set_neighbour(slot: u32, neighbour: &Neighbour),
-        set_guard(which: u32, guard: &Guard),
-        insert_pair(pair: &Pair),
-        remove_pair(pair: &Pair),
-        set_channel(hash: u16, policy: &ChannelPolicy),
-        set_destination(destination: NodeId, route: u32),
-        remove_destination(destination: NodeId),
-        set_route(number: u32, route: &Route),
-        set_next_hop(number: u32, next_hop: &NextHop),
-    }
-    read! {
-        settings: Settings, neighbours: Vec<Neighbour>, pairs: Vec<Pair>,
-        channels: Vec<ChannelPolicy>, destinations: Vec<(NodeId, u32)>, routes: Vec<Route>,
-        next_hops: Vec<NextHop>,
-    }
-}
-
 #[test]
 fn an_image_that_fails_or_is_killed_anywhere_is_made_good_by_the_next() {
     for seed in 0..12 {
         for left in 0..60 {
             let mut seeded = Seeded(seed << 40 | 77);
             let (old, new) = (image(&mut seeded), image(&mut seeded));
-            let mut failing = Failing {
+            let mut writes_left: u32 = left;
+            let mut failing = Asking {
                 tables: fresh(&old, &mut seeded),
-                left,
+                before_write: |_: &MemoryTables| {
+                    writes_left = writes_left.checked_sub(1).ok_or("no more writes")?;
+                    Ok(())
+                },
             };
             // Every flow of the old image is cached.
             for packet in packets(0) {
@@ -448,13 +383,13 @@ fn an_image_that_fails_or_is_killed_anywhere_is_made_good_by_the_next() {
             if seeded.below(2) == 0 {
                 publisher = Publisher::recover(&failing.tables).unwrap();
             }
-            failing.left = u32::MAX;
+            let mut tables = failing.tables;
             publisher
-                .apply(&mut failing, &new, || seeded.next())
+                .apply(&mut tables, &new, || seeded.next())
                 .unwrap();
             let scratch = fresh(&new, &mut seeded);
             for packet in packets(2 << 32) {
-                let (followed, made) = (fate(&failing.tables, &packet), fate(&scratch, &packet));
+                let (followed, made) = (fate(&tables, &packet), fate(&scratch, &packet));
                 assert_eq!(
                     followed, made,
                     "seed {seed}, {left} writes, failed {failed}: {packet:?}"

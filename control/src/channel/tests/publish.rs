@@ -1,0 +1,124 @@
+//! Publishing: every event once to everyone, refusals, and who waits for room.
+
+use super::*;
+
+#[test]
+fn an_event_reaches_every_subscriber_once_with_its_proven_entity() {
+    let mut net = Net::new(3, &[channel("a/b", &[0], &[0, 1, 2])]);
+    let inboxes: [Inbox; 4] = std::array::from_fn(|_| Inbox::with_room(100));
+    net.subscribe(0, only("a/b"), &inboxes[0]);
+    net.subscribe(1, only("a/b"), &inboxes[1]);
+    net.subscribe(1, within("a"), &inboxes[2]);
+    net.subscribe(2, within("a"), &inboxes[3]);
+    let report = net.say(0, "a/b", &["x", "y"]);
+    assert_eq!((report.published, report.subscribers), (2, 3));
+    for inbox in &inboxes {
+        let got = inbox.take();
+        let seen: Vec<_> = got.iter().map(|d| (d.sequence, &d.payload[..])).collect();
+        assert_eq!(seen, [(1, &b"x"[..]), (2, b"y")]);
+        assert!(
+            got.iter()
+                .all(|d| d.entity == entity(0) && d.channel == name("a/b"))
+        );
+    }
+    assert_eq!(net.sides[0].service.entries[0].counters.sent, 4);
+}
+
+#[test]
+fn publishing_and_subscribing_need_a_channel_and_a_right_to_it() {
+    let mut net = Net::new(2, &[channel("a", &[0], &[1])]);
+    let inbox = Inbox::with_room(1);
+    let unknown = net.publish(0, "b", texts(0..1)).result();
+    assert_eq!(unknown, Err(PublishError::UnknownChannel(name("b"))));
+    let refused = net.publish(1, "a", texts(0..1)).result();
+    assert_eq!(refused, Err(PublishError::NotAuthorised(name("a"))));
+    let unknown = net.try_subscribe(1, only("b"), &inbox);
+    assert_eq!(unknown, Err(SubscribeError::UnknownChannel(only("b"))));
+    let refused = net.try_subscribe(0, within("a"), &inbox);
+    assert_eq!(refused, Err(SubscribeError::NotAuthorised(within("a"))));
+    assert!(
+        net.publish(0, "a", Vec::new()).report()
+            == PublishReport {
+                event_bytes_max: virga_transport::limits::MESSAGE_BYTES_MAX,
+                ..PublishReport::default()
+            }
+    );
+}
+
+#[test]
+fn a_full_stream_makes_the_publisher_wait_until_there_is_room() {
+    for reliable in [true, false] {
+        let config = ChannelConfig {
+            reliable,
+            ..channel("a", &[0], &[1])
+        };
+        let mut net = Net::new(2, &[config]);
+        let inbox = Inbox::with_room(1_000_000);
+        net.subscribe(1, only("a"), &inbox);
+        let event = Bytes::from(vec![1; if reliable { 8 * 1024 } else { 64 }]);
+        let count = EVENT_QUEUE_MAX + 10;
+        let first = net.publish(0, "a", vec![event.clone(); count]);
+        let second = net.publish(0, "a", texts(0..1));
+        assert!(!first.is_there() && !second.is_there());
+        assert_eq!(net.sides[0].service.status().channels[0].batches_waiting, 2);
+        net.pass(2_000);
+        assert_eq!(first.report().published, count as u64);
+        assert_eq!(second.report().published, 1);
+        let got = inbox.take();
+        assert_eq!(got.len(), count + 1);
+        assert_eq!(got[count].payload, &b"0"[..], "in order");
+    }
+}
+
+#[test]
+fn an_unreliable_event_waits_for_nobody_as_long_as_someone_takes_it() {
+    let unreliable = ChannelConfig {
+        reliable: false,
+        ..channel("a", &[0], &[0, 1])
+    };
+    let mut net = Net::new(2, &[unreliable]);
+    let (remote, local) = (Inbox::with_room(99_999), Inbox::with_room(99_999));
+    net.subscribe(1, only("a"), &remote);
+    net.subscribe(0, only("a"), &local);
+    let count = EVENT_QUEUE_MAX + 10;
+    let report = net.publish(0, "a", texts(0..count)).report();
+    assert_eq!(report.published, count as u64);
+    assert_eq!(local.take().len(), count);
+    let lost = net.count(0, Reason::PeerFull);
+    assert!(lost > 0);
+    net.pass(2_000);
+    assert_eq!(remote.take().len() as u64, count as u64 - lost);
+}
+
+#[test]
+fn too_large_an_event_is_refused_alone() {
+    let unreliable = ChannelConfig {
+        reliable: false,
+        ..channel("a", &[0], &[1])
+    };
+    let mut net = Net::new(2, &[unreliable]);
+    let inbox = Inbox::with_room(10);
+    net.subscribe(1, only("a"), &inbox);
+    let large = |bytes: usize| Bytes::from(vec![0; bytes]);
+    let events = vec![large(EVENT_BYTES_MAX + 1), large(EVENT_BYTES_MAX), large(0)];
+    let answer = net.publish(0, "a", events);
+    net.settle();
+    let report = answer.report();
+    assert_eq!((report.published, report.refused), (2, 1));
+    assert_eq!(report.event_bytes_max, EVENT_BYTES_MAX);
+    assert_eq!(inbox.take().len(), 2);
+    assert_eq!(net.count(0, Reason::TooLarge), 1);
+}
+
+#[test]
+fn a_stopping_node_answers_every_waiting_publisher() {
+    let mut net = Net::new(1, &[channel("a", &[0], &[0])]);
+    net.subscribe(0, only("a"), &Inbox::with_room(2));
+    let inbox = Inbox::with_room(2);
+    net.subscribe(0, only("a"), &inbox);
+    let waiting = net.publish(0, "a", texts(0..9));
+    assert!(!waiting.is_there());
+    let Side { node, service } = &mut net.sides[0];
+    service.stop(net.now_ns, node);
+    assert_eq!(waiting.result(), Err(PublishError::Stopping));
+}

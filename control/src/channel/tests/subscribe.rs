@@ -1,0 +1,189 @@
+//! Subscribing: who gets what, who is refused, and sessions that come and go.
+
+use super::*;
+
+#[test]
+fn a_prefix_gets_what_it_may_have_and_nothing_beside_it() {
+    let all = [
+        channel("s/1", &[0], &[1]),
+        channel("s/2/x", &[0], &[1]),
+        channel("s/secret", &[0], &[]),
+        channel("s2", &[0], &[1]),
+    ];
+    let mut net = Net::new(2, &all);
+    let inbox = Inbox::with_room(100);
+    net.subscribe(1, within("s"), &inbox);
+    for to in ["s/1", "s/2/x", "s/secret", "s2"] {
+        net.say(0, to, &[to]);
+    }
+    assert_eq!(inbox.texts(), ["s/1", "s/2/x"]);
+    assert_eq!((net.roster(0, "s/secret"), net.roster(0, "s2")), (0, 0));
+}
+
+#[test]
+fn a_publisher_refuses_subscribers_that_its_own_configuration_does_not_know() {
+    for (at_0, state) in [
+        (vec![channel("x", &[0], &[1])], "unknown_channel"),
+        (vec![channel("a", &[0], &[])], "not_authorised"),
+        (vec![channel("a", &[], &[1])], "not_published"),
+    ] {
+        let mut net = Net::with(&[at_0, vec![channel("a", &[0], &[1])]]);
+        net.subscribe(1, only("a"), &Inbox::with_room(1));
+        assert_eq!(net.sides[1].service.status().subscriptions[0].state, state);
+        assert_eq!(net.count(0, Reason::SubscribeRefused), 1);
+    }
+}
+
+/// Both have channel `good`, so that a subscription to all puts 1 on 0's roster of the other too.
+#[test]
+fn a_subscriber_refuses_streams_that_its_own_configuration_does_not_know() {
+    let at_0 = channel("all/odd", &[0], &[1]);
+    let salted = ChannelConfig {
+        salt: 7,
+        hash: name("all/odd").hash(7),
+        ..at_0.clone()
+    };
+    let unreliable = ChannelConfig {
+        reliable: false,
+        ..at_0.clone()
+    };
+    for (at_1, reason) in [
+        (None, Reason::StreamUnknownChannel),
+        (Some(salted), Reason::StreamSalt),
+        (Some(unreliable), Reason::StreamMode),
+        (Some(channel("all/odd", &[], &[1])), Reason::StreamPublisher),
+        (
+            Some(channel("all/odd", &[0], &[])),
+            Reason::StreamSubscriber,
+        ),
+    ] {
+        let good = channel("all/good", &[0], &[1]);
+        let of_1 = [good.clone()].into_iter().chain(at_1).collect();
+        let mut net = Net::with(&[vec![good, at_0.clone()], of_1]);
+        let inbox = Inbox::with_room(10);
+        net.subscribe(1, within("all"), &inbox);
+        net.say(0, "all/odd", &["odd"]);
+        assert_eq!(net.count(1, reason), 1, "{reason:?}");
+        assert_eq!(net.count(0, Reason::PeerRefused), 1, "{reason:?}");
+        assert_eq!(net.roster(0, "all/odd"), 0);
+        net.say(0, "all/good", &["good"]);
+        assert_eq!(inbox.texts(), ["good"]);
+    }
+}
+
+#[test]
+fn the_roster_forgets_who_unsubscribes_when_nothing_else_keeps_it_there() {
+    let mut net = Net::new(2, &[channel("a/b", &[0], &[1])]);
+    let inboxes = [Inbox::with_room(10), Inbox::with_room(10)];
+    let first = net.subscribe(1, only("a/b"), &inboxes[0]);
+    let second = net.subscribe(1, within("a"), &inboxes[1]);
+    net.say(0, "a/b", &["both"]);
+    net.command(1, Command::Unsubscribe(first));
+    net.settle();
+    assert_eq!(net.roster(0, "a/b"), 1);
+    net.say(0, "a/b", &["second"]);
+    net.command(1, Command::Unsubscribe(second));
+    net.settle();
+    assert_eq!(net.roster(0, "a/b"), 0);
+    assert_eq!(net.say(0, "a/b", &["nobody"]).subscribers, 0);
+    assert_eq!(inboxes[0].texts(), ["both"]);
+    assert_eq!(inboxes[1].texts(), ["both", "second"]);
+    net.subscribe(1, only("a/b"), &inboxes[0]);
+    net.say(0, "a/b", &["again"]);
+    assert_eq!(inboxes[0].texts(), ["again"]);
+}
+
+#[test]
+fn a_subscriber_that_is_gone_is_noticed_with_the_next_event() {
+    let mut net = Net::new(2, &[channel("a", &[0], &[1])]);
+    net.subscribe(1, only("a"), &Inbox::with_room(10));
+    net.say(0, "a", &["x"]);
+    assert!(net.sides[1].service.subscribers.is_empty());
+    assert_eq!(net.roster(0, "a"), 0);
+}
+
+#[test]
+fn a_closed_session_is_reaped_and_subscribed_again_when_it_comes_back() {
+    let channels = [channel("a", &[0], &[1])];
+    let mut net = Net::new(2, &channels);
+    let inbox = Inbox::with_room(10);
+    net.subscribe(1, only("a"), &inbox);
+    // The publisher starts anew; it connects, and the subscription is told to it again.
+    net.restart(0, &channels);
+    net.pass(2_000);
+    assert_eq!(net.roster(0, "a"), 1);
+    net.say(0, "a", &["new"]);
+    assert_eq!(inbox.texts(), ["new"]);
+    // The subscriber closes: the roster is empty at once.
+    let Side { node, service } = &mut net.sides[1];
+    service.stop(net.now_ns, node);
+    node.close(net.now_ns, id(0));
+    net.settle();
+    assert_eq!(net.roster(0, "a"), 0);
+    assert!(net.sides[0].service.sessions.is_empty());
+}
+
+#[test]
+fn a_subscription_that_is_not_answered_is_sent_again() {
+    let mut net = Net::new(2, &[channel("a", &[0], &[1])]);
+    net.pass(2_000);
+    let inbox = Inbox::with_room(10);
+    net.try_subscribe(1, only("a"), &inbox).unwrap();
+    net.settle_but(&[0]);
+    assert_eq!(
+        net.sides[1].service.status().subscriptions[0].state,
+        "asked"
+    );
+    assert_eq!(
+        net.sides[1].service.poll_timeout(),
+        Some(net.now_ns + ASK_AGAIN_NS)
+    );
+    net.now_ns += ASK_AGAIN_NS;
+    let Side { node, service } = &mut net.sides[1];
+    service.handle_timeout(net.now_ns, node);
+    net.settle();
+    assert_eq!(
+        net.sides[1].service.status().subscriptions[0].state,
+        "granted"
+    );
+    net.say(0, "a", &["once"]);
+    assert_eq!(inbox.texts(), ["once"]);
+}
+
+#[test]
+fn nonsense_and_unasked_answers_change_nothing_but_a_counter() {
+    let mut net = Net::new(2, &[channel("a", &[0], &[1])]);
+    let inbox = Inbox::with_room(10);
+    net.subscribe(1, only("a"), &inbox);
+    let nonsense: [&[u8]; 4] = [b"", b"\x02", b"\x01\x09", &[1; 300]];
+    for bytes in nonsense {
+        net.sides[1]
+            .node
+            .send_control(net.now_ns, id(0), bytes)
+            .unwrap();
+    }
+    let answer = crate::channel::message::Answer::NotAuthorised;
+    let unasked = [
+        Message::Ack {
+            request: 999,
+            answer,
+        },
+        Message::Hold(name("nowhere")),
+        Message::Release(name("a")),
+        Message::Unsubscribe {
+            request: 1,
+            pattern: within("a"),
+        },
+    ];
+    for message in unasked {
+        let bytes = message.encode();
+        net.sides[1]
+            .node
+            .send_control(net.now_ns, id(0), &bytes)
+            .unwrap();
+    }
+    net.settle();
+    assert_eq!(net.count(0, Reason::ControlMalformed), 4);
+    net.say(0, "a", &["still"]);
+    assert_eq!(inbox.texts(), ["still"]);
+}
