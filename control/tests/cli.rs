@@ -246,7 +246,17 @@ fn check_config_lists_everything_at_once() {
 fn usage_errors_are_code_2_and_missing_nodes_say_what_to_do() {
     refused(&["frobnicate"], 2);
     refused(&["node", "link", "a", "b", "sideways"], 2);
-    refused(&["node", "detach", "../x"], 2);
+    for command in [
+        &["node", "detach", "../x"][..],
+        &["node", "link", "../x", "b", "up"],
+        &["node", "link", "a", "../x", "up"],
+        &["status", "--node", "../x"],
+        &["sub", "a", "--node", "../x"],
+        &["pub", "a", "--node", "../x"],
+    ] {
+        let message = refused(command, 2);
+        assert!(message.contains("'../x'"), "{message}");
+    }
     let message = refused(&["check-config", "/nowhere/node.toml"], 2);
     assert!(
         message.contains("/nowhere/node.toml: No such file"),

@@ -3,10 +3,11 @@
 use crate::channel::{PublishError, SubscribeError};
 use axum::{
     Json,
-    http::StatusCode,
+    extract::FromRequestParts,
+    http::{StatusCode, request::Parts},
     response::{IntoResponse, Response},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The JSON object that every error is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +15,9 @@ pub struct ErrorBody {
     /// What happened, and what to do.
     pub error: String,
 }
+
+/// What there is to ask.
+const REQUESTS: &str = "there are GET /status, POST /publish, GET /subscribe, POST /link";
 
 /// Why a request was refused.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +28,9 @@ pub enum ApiError {
     /// There is no such channel, peer or route.
     #[error("{0}")]
     Missing(String),
+    /// The route is there, for another method.
+    #[error("this request has another method: {REQUESTS}")]
+    Method,
     /// This node's entity has no right to it.
     #[error("{0}")]
     Forbidden(String),
@@ -65,6 +72,7 @@ impl IntoResponse for ApiError {
         let code = match &self {
             Self::Request(_) => StatusCode::BAD_REQUEST,
             Self::Missing(_) => StatusCode::NOT_FOUND,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::Busy(_) | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -76,7 +84,26 @@ impl IntoResponse for ApiError {
 
 /// The answer to any other path.
 pub(super) async fn no_such_route() -> ApiError {
-    ApiError::Missing(
-        "no such request: there are GET /status, POST /publish, GET /subscribe, POST /link".into(),
-    )
+    ApiError::Missing(format!("no such request: {REQUESTS}"))
+}
+
+/// The answer to any other method of a path.
+pub(super) async fn no_such_method() -> ApiError {
+    ApiError::Method
+}
+
+/// The values after a path's question mark; what is wrong with them is an [`ApiError`] too.
+pub(super) struct Query<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let query = axum::extract::Query::from_request_parts(parts, state).await;
+        let axum::extract::Query(values) = query.map_err(|error| {
+            let path = parts.uri.path();
+            ApiError::Request(format!("{path}: {}", error.body_text()))
+        })?;
+        Ok(Self(values))
+    }
 }

@@ -94,5 +94,6 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/subscribe", get(subscribe::get))
         .route("/link", post(status::link))
         .fallback(error::no_such_route)
+        .method_not_allowed_fallback(error::no_such_method)
         .with_state(api)
 }

@@ -1,12 +1,12 @@
 //! `POST /publish`: events out of a request's body, batch by batch, at the pace of the subscribers.
 
-use super::{Api, error::ApiError, frames::Frames};
-use crate::channel::{Batch, Command, PublishError, PublishReport};
-use axum::{
-    Json,
-    body::Body,
-    extract::{Query, State},
+use super::{
+    Api,
+    error::{ApiError, Query},
+    frames::Frames,
 };
+use crate::channel::{Batch, Command, PublishError, PublishReport};
+use axum::{Json, body::Body, extract::State};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};

@@ -1,17 +1,15 @@
 //! `GET /status` and `POST /link`: what the node is doing, and one thing to change.
 
-use super::{Api, Service, error::ApiError};
+use super::{
+    Api, Service,
+    error::{ApiError, Query},
+};
 use crate::{
     channel::status::{ChannelStatus, SubscriptionStatus},
-    config::ForwardingMode,
     daemon::path::ForwardingStatus,
     hex,
 };
-use axum::{
-    Json,
-    extract::{Query, State},
-    http::StatusCode,
-};
+use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
 use virga_ebpf::reason::{Counter, Outcome, Reason};
@@ -223,8 +221,8 @@ pub struct SessionStatus {
     pub retransmitted_packets: u64,
     /// Bytes that travelled again.
     pub retransmitted_bytes: u64,
-    /// Smoothed round trip.
-    pub rtt_us: u64,
+    /// Smoothed round trip; none before the first packet is acknowledged.
+    pub rtt_us: Option<u64>,
     /// Seconds since its keys were agreed.
     pub age_s: u64,
     /// Streams open from here.
@@ -345,17 +343,6 @@ fn session(api: &Api, now_ns: u64, s: &virga_transport::SessionStatus) -> Sessio
         age_s: now_ns.saturating_sub(s.since_ns) / 1_000_000_000,
         streams_sending: s.streams_sending,
         streams_receiving: s.streams_receiving,
-    }
-}
-
-/// The mode as the configuration file spells it.
-#[must_use]
-pub const fn mode_name(mode: ForwardingMode) -> &'static str {
-    match mode {
-        ForwardingMode::Auto => "auto",
-        ForwardingMode::Native => "native",
-        ForwardingMode::Generic => "generic",
-        ForwardingMode::Userspace => "userspace",
     }
 }
 

@@ -2,14 +2,14 @@
 
 use super::{
     Api,
-    error::ApiError,
+    error::{ApiError, Query},
     frames::Delivered,
     outlet::{self, Drain},
 };
 use crate::channel::{Command, Pattern, SubscriberId};
 use axum::{
     body::Body,
-    extract::{Query, State},
+    extract::State,
     http::header,
     response::{IntoResponse, Response},
 };

@@ -1,7 +1,7 @@
 //! What `pub`, `sub`, `status` and `node link` share: finding the node's socket, and talking to it.
 
 use crate::{
-    config::SOCKET_DIRECTORY,
+    config::{SOCKET_DIRECTORY, valid_name},
     mesh::{Mesh, MeshError},
 };
 use std::{
@@ -16,7 +16,7 @@ pub(super) struct Target {
     #[arg(long, value_name = "PATH", conflicts_with = "node")]
     pub(super) socket: Option<PathBuf>,
     /// The node's name, in place of its socket.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = valid_name)]
     pub(super) node: Option<String>,
 }
 

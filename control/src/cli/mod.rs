@@ -174,6 +174,12 @@ fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     Ok(writeln!(out)?)
 }
 
+/// A number of things, as a sentence has it.
+fn counted<N: std::fmt::Display + PartialEq + From<u8>>(count: N, thing: &str) -> String {
+    let plural = if count == N::from(1) { "" } else { "s" };
+    format!("{count} {thing}{plural}")
+}
+
 /// Runs a client of the local API.
 fn block_on<F: Future<Output = Result<(), Failure>>>(future: F) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()

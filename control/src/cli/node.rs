@@ -31,6 +31,7 @@ pub(super) enum Command {
         #[arg(value_parser = valid_name)]
         name: String,
         /// The neighbour's name.
+        #[arg(value_parser = valid_name)]
         peer: String,
         /// Used when the kernel knows the way, or not used at all.
         state: State,

@@ -1,6 +1,6 @@
 //! `virga status`: what a running node is doing.
 
-use super::{Failure, block_on, client::Target, print_json};
+use super::{Failure, block_on, client::Target, counted, print_json};
 use crate::api::status::{Count, Status, Verdicts};
 use std::{
     collections::BTreeMap,
@@ -44,10 +44,9 @@ fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
     write_forwarding(out, status)?;
     write_sessions(out, status)?;
     write_channels(out, status)?;
-    writeln!(out, "drops at this node's end")?;
-    write_reasons(out, &status.transport.drops)?;
-    writeln!(out, "drops and refusals of the channels")?;
-    write_reasons(out, &status.channel_reasons)
+    write_reasons(out, "drops at this node's end", &status.transport.drops)?;
+    let title = "drops and refusals of the channels";
+    write_reasons(out, title, &status.channel_reasons)
 }
 
 fn write_forwarding(out: &mut impl Write, status: &Status) -> io::Result<()> {
@@ -81,22 +80,21 @@ fn write_forwarding(out: &mut impl Write, status: &Status) -> io::Result<()> {
     if let Some(guard) = &forwarding.guard {
         writeln!(
             out,
-            "  guard: {} pairs in {} banks, {:.1} % full, {:.4} % false positives estimated",
-            guard.pairs,
-            guard.banks,
+            "  guard: {} in {}, {:.1} % full, {:.4} % false positives estimated",
+            counted(guard.pairs, "pair"),
+            counted(guard.banks, "bank"),
             guard.fill * 100.0,
             guard.false_positive_rate * 100.0
         )?;
     }
     if let Some(nic) = &forwarding.nic {
-        writeln!(out, "verdicts in the NIC path")?;
-        write_verdicts(out, nic)?;
+        write_verdicts(out, "verdicts in the NIC path", nic)?;
     }
-    writeln!(out, "verdicts in user space")?;
-    write_verdicts(out, &status.userspace)
+    write_verdicts(out, "verdicts in user space", &status.userspace)
 }
 
-fn write_verdicts(out: &mut impl Write, verdicts: &Verdicts) -> io::Result<()> {
+/// What was decided at all; the rest is in `--json`.
+fn write_verdicts(out: &mut impl Write, title: &str, verdicts: &Verdicts) -> io::Result<()> {
     let all = verdicts
         .outcomes
         .iter()
@@ -105,57 +103,57 @@ fn write_verdicts(out: &mut impl Write, verdicts: &Verdicts) -> io::Result<()> {
         .drops
         .iter()
         .map(|(name, count)| (format!("drop: {name}"), count));
-    for (name, Count { packets, bytes }) in all.chain(drops).filter(|(_, count)| count.packets > 0)
-    {
-        writeln!(out, "  {name:<32}{packets:>14} packets{bytes:>16} bytes")?;
-    }
-    Ok(())
+    let counted = all.chain(drops).filter(|(_, count)| count.packets > 0);
+    let lines = counted.map(|(name, Count { packets, bytes })| {
+        let unit = if *packets == 1 { "packet" } else { "packets" };
+        format!("  {name:<32}{packets:>14} {unit:<7}{bytes:>16} bytes")
+    });
+    write_lines(out, title, lines)
 }
 
 fn write_sessions(out: &mut impl Write, status: &Status) -> io::Result<()> {
-    writeln!(out, "sessions: {}", status.sessions.len())?;
-    for session in &status.sessions {
+    let lines = status.sessions.iter().map(|session| {
         let name = if session.name.is_empty() {
             &session.peer
         } else {
             &session.name
         };
-        writeln!(
-            out,
-            "  {name}: {}, epoch {}, {} packets out, {} in, {} retransmitted, round trip {} us, {} s old",
+        let round_trip = session
+            .rtt_us
+            .map_or_else(|| "unmeasured".to_owned(), |us| format!("{us} us"));
+        format!(
+            "  {name}: {}, epoch {}, {} out, {} in, {} retransmitted, round trip {round_trip}, {} s old",
             session.state,
             session.epoch,
-            session.sent_packets,
+            counted(session.sent_packets, "packet"),
             session.received_packets,
             session.retransmitted_packets,
-            session.rtt_us,
             session.age_s
-        )?;
-    }
-    Ok(())
+        )
+    });
+    write_lines(out, "sessions", lines)
 }
 
 fn write_channels(out: &mut impl Write, status: &Status) -> io::Result<()> {
-    writeln!(out, "channels: {}", status.channels.len())?;
-    for channel in &status.channels {
+    let lines = status.channels.iter().map(|channel| {
         let rights = match (channel.may_publish, channel.may_subscribe) {
             (true, true) => "may publish and subscribe",
             (true, false) => "may publish",
             (false, true) => "may subscribe",
             (false, false) => "passes by",
         };
-        writeln!(
-            out,
-            "  {} (hash {}): {rights}; {} published, subscribed {} nodes; {} delivered, subscribed {} programs here; {} dropped",
+        format!(
+            "  {} (hash {}): {rights}; {} published, {} subscribed; {} delivered, {} subscribed here; {} dropped",
             channel.name,
             channel.hash,
             channel.published,
-            channel.remote_subscribers,
+            counted(channel.remote_subscribers, "node"),
             channel.delivered,
-            channel.local_subscribers,
+            counted(channel.local_subscribers, "program"),
             channel.dropped
-        )?;
-    }
+        )
+    });
+    write_lines(out, "channels", lines)?;
     for subscription in &status.subscriptions {
         let (kind, name) = (&subscription.kind, &subscription.name);
         writeln!(
@@ -168,13 +166,29 @@ fn write_channels(out: &mut impl Write, status: &Status) -> io::Result<()> {
 }
 
 /// What happened at all; the rest is in `--json`.
-fn write_reasons(out: &mut impl Write, reasons: &BTreeMap<String, u64>) -> io::Result<()> {
-    let mut counted = reasons.iter().filter(|(_, count)| **count > 0).peekable();
-    if counted.peek().is_none() {
-        return writeln!(out, "  none");
+fn write_reasons(
+    out: &mut impl Write,
+    title: &str,
+    reasons: &BTreeMap<String, u64>,
+) -> io::Result<()> {
+    let counted = reasons.iter().filter(|(_, count)| **count > 0);
+    let lines = counted.map(|(reason, count)| format!("  {reason:<32}{count:>14}"));
+    write_lines(out, title, lines)
+}
+
+/// A title and what is below it; without anything there the title says so.
+fn write_lines(
+    out: &mut impl Write,
+    title: &str,
+    lines: impl Iterator<Item = String>,
+) -> io::Result<()> {
+    let mut lines = lines.peekable();
+    if lines.peek().is_none() {
+        return writeln!(out, "{title}: none");
     }
-    for (reason, count) in counted {
-        writeln!(out, "  {reason:<32}{count:>14}")?;
+    writeln!(out, "{title}:")?;
+    for line in lines {
+        writeln!(out, "{line}")?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 use crate::{
     api::{
         Service,
-        status::{LinkState, Verdicts, mode_name},
+        status::{LinkState, Verdicts},
     },
     config::{Config, ForwardingMode, Reach},
     image::{self, Down},
@@ -97,7 +97,7 @@ pub enum PathError {
     #[error("forwarding mode {mode} was asked for: {source}")]
     Nic {
         /// What was asked for.
-        mode: &'static str,
+        mode: ForwardingMode,
         /// What is in the way.
         source: NicError,
     },
@@ -105,7 +105,7 @@ pub enum PathError {
     #[error("forwarding mode {mode} was asked for: {source}")]
     Kernel {
         /// What was asked for.
-        mode: &'static str,
+        mode: ForwardingMode,
         /// What is in the way.
         source: nic::kernel::KernelError,
     },
@@ -171,7 +171,7 @@ impl Path {
     /// # Errors
     /// When a mode was asked for by name and cannot be had.
     pub async fn start(config: Arc<Config>) -> Result<Self, PathError> {
-        let mode = mode_name(config.forwarding.mode);
+        let mode = config.forwarding.mode;
         let must = matches!(
             config.forwarding.mode,
             ForwardingMode::Native | ForwardingMode::Generic
@@ -403,7 +403,7 @@ impl Path {
         };
         let guard = self.nic.as_ref().and_then(Nic::guard);
         ForwardingStatus {
-            mode_asked: mode_name(self.config.forwarding.mode).to_owned(),
+            mode_asked: self.config.forwarding.mode.to_string(),
             mode: self.mode().to_owned(),
             why: self.why.clone(),
             interfaces: attached

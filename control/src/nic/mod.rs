@@ -154,6 +154,7 @@ impl Nic {
             }
         }
         let pins = Pins::of(&config.node.name);
+        let is_new = !pins.root().exists();
         let before = pins.links();
         let started = Self::open(config, pins.clone()).and_then(|mut nic| {
             nic.update(config, facts, down, entropy)?;
@@ -161,8 +162,11 @@ impl Nic {
             Ok(nic)
         });
         if started.is_err() {
-            // What this start attached goes again; the error is the one worth telling.
+            // What this start attached and pinned goes again; the error is the one worth telling.
             let _removed = pins.remove_other_links(&before);
+            if is_new {
+                let _removed = detach(&config.node.name);
+            }
         }
         started
     }

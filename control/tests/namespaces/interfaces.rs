@@ -150,4 +150,7 @@ fn auto_mode_falls_back_to_user_space_and_says_why() {
             .contains("9000")
     );
     assert!(eventually(|| hosts.log("router").contains("9000")));
+    // There was no earlier path, and this start left nothing behind.
+    let log = hosts.log("router");
+    assert!(!log.contains("detached"), "{log}");
 }

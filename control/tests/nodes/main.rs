@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail as the test does")]
 
+mod api;
 mod stage;
 
 use bytes::Bytes;
@@ -474,4 +475,9 @@ async fn the_command_line_publishes_lines_and_prints_them_again() {
     let human = stage.node("a").run(&["status"]);
     let human = String::from_utf8(human.stdout).unwrap();
     assert!(human.contains("userspace"), "{human}");
+    assert!(human.contains("drops and refusals of the channels: none\n"));
+
+    let idle = stage.node("router").run(&["status"]);
+    let idle = String::from_utf8(idle.stdout).unwrap();
+    assert!(idle.contains("\nsessions: none\n"), "{idle}");
 }

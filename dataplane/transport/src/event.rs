@@ -225,8 +225,8 @@ pub struct SessionStatus {
     pub retransmitted_packets: u64,
     /// Stream bytes that had to travel again.
     pub retransmitted_bytes: u64,
-    /// Smoothed round trip.
-    pub rtt_us: u64,
+    /// Smoothed round trip; none before the first packet is acknowledged.
+    pub rtt_us: Option<u64>,
     /// When its keys were agreed, on the node's own clock.
     pub since_ns: u64,
     /// Streams that this node opened and did not finish.

@@ -130,9 +130,14 @@ impl Recovery {
         }
     }
 
-    /// Smoothed round trip.
+    /// Smoothed round trip; assumed until one is measured.
     pub(crate) const fn rtt_ns(&self) -> u64 {
         self.smoothed_rtt_ns
+    }
+
+    /// Smoothed round trip, once there is a measurement.
+    pub(crate) fn measured_rtt_ns(&self) -> Option<u64> {
+        self.least_rtt_ns.map(|_| self.smoothed_rtt_ns)
     }
 
     /// Packets neither acknowledged nor lost.

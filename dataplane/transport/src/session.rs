@@ -396,7 +396,7 @@ impl Session {
             received_bytes: self.traffic.received_bytes,
             retransmitted_packets: self.traffic.retransmitted_packets,
             retransmitted_bytes: self.traffic.retransmitted_bytes,
-            rtt_us: self.recovery.rtt_ns() / 1_000,
+            rtt_us: self.recovery.measured_rtt_ns().map(|rtt_ns| rtt_ns / 1_000),
             since_ns: self.since_ns,
             streams_sending: self.streams.sending(),
             streams_receiving: self.streams.receiving(),
