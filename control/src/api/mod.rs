@@ -8,12 +8,14 @@
 //! | `POST /link?peer=NAME&state=up` or `down` | | 204 |
 //!
 //! An error is a JSON object with one key, `error`. Who may open the socket may do all of this: its
-//! directory and its mode are the permission ([`socket`]).
+//! directory and its mode are the permission ([`socket`]). How many connections, and for how long:
+//! [`server`].
 
 pub mod error;
 pub mod frames;
 pub mod outlet;
 pub mod publish;
+pub mod server;
 pub mod socket;
 pub mod status;
 pub mod subscribe;
@@ -46,6 +48,8 @@ pub struct Api {
     pub commander: Commander<Service>,
     /// What owns the forwarding path.
     pub path: path::Asker,
+    /// The API's own connections.
+    pub connections: Arc<server::Connections>,
     /// Unix time at the worker's time 0.
     pub unix_zero_ns: u64,
     /// When the daemon started.

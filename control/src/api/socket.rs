@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{self, ErrorKind},
     os::unix::{
-        fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _, chown},
+        fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown},
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
@@ -42,21 +42,45 @@ pub enum SocketError {
     },
 }
 
-/// A listening socket that is removed from the file system when it is dropped.
+/// Where a socket goes, and who may open it.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its file.
+    pub path: PathBuf,
+    /// The group that may open it, beside its owner.
+    pub group: Option<String>,
+}
+
+/// The file of a listening socket; removed when this is dropped.
 #[derive(Debug)]
 pub struct Socket {
     /// Where it is.
-    pub path: PathBuf,
-    /// It, non-blocking.
-    pub listener: Option<UnixListener>,
+    pub place: Place,
+    /// Device and inode, by which it is told from a file that took its place. The system does not
+    /// give the inode to another file while the socket is open.
+    file: (u64, u64),
+}
+
+impl Socket {
+    /// Whether the file is still there, and still this socket.
+    #[must_use]
+    pub fn is_in_place(&self) -> bool {
+        identity(&self.place.path).is_ok_and(|file| file == self.file)
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// Makes the socket and its directory. The socket appears under its name only with its final owner
-/// and mode, so nobody else can open it in between.
+/// and mode, so nobody else can open it in between. The listener does not block.
 ///
 /// # Errors
 /// See [`SocketError`].
-pub fn listen(path: &Path, group: Option<&str>) -> Result<Socket, SocketError> {
+pub fn listen(place: &Place) -> Result<(Socket, UnixListener), SocketError> {
+    let path = place.path.as_path();
     let io = |path: &Path, operation: &'static str| {
         let path = path.to_path_buf();
         move |source| SocketError::Io {
@@ -65,7 +89,7 @@ pub fn listen(path: &Path, group: Option<&str>) -> Result<Socket, SocketError> {
             source,
         }
     };
-    let group = group.map(group_id).transpose()?;
+    let group = place.group.as_deref().map(group_id).transpose()?;
     if let Some(directory) = path.parent().filter(|d| !d.is_dir()) {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(DIRECTORY_MODE);
@@ -87,16 +111,20 @@ pub fn listen(path: &Path, group: Option<&str>) -> Result<Socket, SocketError> {
         fs::set_permissions(&new, fs::Permissions::from_mode(SOCKET_MODE))?;
         chown(&new, None, group)?;
         listener.set_nonblocking(true)?;
-        fs::rename(&new, path)
+        let file = identity(&new)?;
+        fs::rename(&new, path)?;
+        Ok(file)
     };
-    if let Err(error) = settle() {
-        let _already_failing = fs::remove_file(&new);
-        return Err(io(path, "set up")(error));
+    match settle() {
+        Ok(file) => {
+            let place = place.clone();
+            Ok((Socket { place, file }, listener))
+        }
+        Err(error) => {
+            let _already_failing = fs::remove_file(&new);
+            Err(io(path, "set up")(error))
+        }
     }
-    Ok(Socket {
-        path: path.to_path_buf(),
-        listener: Some(listener),
-    })
 }
 
 /// Removes the socket of a daemon that is gone; one that answers is left alone.
@@ -143,14 +171,23 @@ fn group_id(name: &str) -> Result<u32, SocketError> {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // When someone else removed it, there is nothing left to do.
-        let _gone = fs::remove_file(&self.path);
+        // What took its place is not this daemon's to remove.
+        if self.is_in_place() {
+            let _gone = fs::remove_file(&self.place.path);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn place(path: &Path, group: Option<&str>) -> Place {
+        Place {
+            path: path.to_path_buf(),
+            group: group.map(str::to_owned),
+        }
+    }
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -160,7 +197,7 @@ mod tests {
     fn the_directory_and_the_socket_are_for_owner_and_group_alone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("run/a.sock");
-        let socket = listen(&path, Some("root")).unwrap();
+        let socket = listen(&place(&path, Some("root"))).unwrap();
         assert_eq!(mode(path.parent().unwrap()), 0o750);
         assert_eq!(mode(&path), 0o660);
         drop(socket);
@@ -173,10 +210,29 @@ mod tests {
         let path = directory.path().join("a.sock");
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let socket = listen(&path, None).unwrap();
-        assert!(matches!(listen(&path, None), Err(SocketError::InUse(_))));
+        let socket = listen(&place(&path, None)).unwrap();
+        assert!(matches!(
+            listen(&place(&path, None)),
+            Err(SocketError::InUse(_))
+        ));
         assert!(UnixStream::connect(&path).is_ok());
         drop(socket);
+    }
+
+    #[test]
+    fn a_socket_knows_its_file_and_leaves_what_took_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.sock");
+        let (first, _listener) = listen(&place(&path, None)).unwrap();
+        assert!(first.is_in_place());
+        fs::remove_file(&path).unwrap();
+        assert!(!first.is_in_place());
+        let (second, _listener) = listen(&place(&path, None)).unwrap();
+        assert!(!first.is_in_place() && second.is_in_place());
+        drop(first);
+        assert!(second.is_in_place());
+        drop(second);
+        assert!(!path.exists());
     }
 
     #[test]
@@ -185,11 +241,11 @@ mod tests {
         let path = directory.path().join("a.sock");
         fs::write(&path, "not a socket").unwrap();
         assert!(matches!(
-            listen(&path, None),
+            listen(&place(&path, None)),
             Err(SocketError::NotASocket(_))
         ));
         assert!(matches!(
-            listen(&path, Some("no-such-group-here")),
+            listen(&place(&path, Some("no-such-group-here"))),
             Err(SocketError::Group(_))
         ));
         assert_eq!(fs::read_to_string(&path).unwrap(), "not a socket");

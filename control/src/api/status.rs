@@ -3,6 +3,7 @@
 use super::{
     Api, Service,
     error::{ApiError, Query},
+    server::ApiStatus,
 };
 use crate::{
     channel::status::{ChannelStatus, SubscriptionStatus},
@@ -20,6 +21,8 @@ use virga_transport::{io::udp::IoCounters, worker::Parts};
 pub struct Status {
     /// Who this is.
     pub node: NodeStatus,
+    /// The local API.
+    pub api: ApiStatus,
     /// How packets of others pass.
     pub forwarding: ForwardingStatus,
     /// Verdicts of the worker's own forwarder, over all that reached its socket.
@@ -312,6 +315,7 @@ pub(super) async fn get(State(api): State<Arc<Api>>) -> Result<Json<Status>, Api
             pid: std::process::id(),
             uptime_s: api.started.elapsed().as_secs(),
         },
+        api: api.connections.status(),
         forwarding,
         userspace: snapshot.userspace,
         worker: snapshot.worker,

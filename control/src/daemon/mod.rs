@@ -9,7 +9,8 @@ use crate::{
     api::{
         self, Api, Service,
         outlet::Queue,
-        socket::{self, SocketError},
+        server::{Connections, Server},
+        socket::{self, Place, SocketError},
     },
     channel::{ChannelService, Setup},
     config::Config,
@@ -100,32 +101,28 @@ fn start_log() {
 async fn serve(config: Config) -> Result<(), DaemonError> {
     let config = Arc::new(config);
     let mut signals = Signals::new().map_err(system("listen for signals"))?;
-    let group = config.node.socket_group.as_deref();
-    let mut socket = socket::listen(&config.node.socket, group)?;
+    let socket = socket::listen(&Place {
+        path: config.node.socket.clone(),
+        group: config.node.socket_group.clone(),
+    })?;
     let path = Path::start(Arc::clone(&config)).await?;
     tracing::info!(mode = path.mode(), why = path.why(), "forwarding path");
 
     let (exit, mut exited) = oneshot::channel();
     let worker = start_worker(&config, &path, exit)?;
     let commander = worker.commander().clone();
+    let connections = Arc::new(Connections::default());
     let api = Arc::new(Api {
         config: Arc::clone(&config),
         commander: commander.clone(),
         path: path.run(commander.clone()),
+        connections: Arc::clone(&connections),
         unix_zero_ns: unix_zero_ns(&commander).await?,
         started: Instant::now(),
     });
     let (stop_api, api_stopped) = oneshot::channel::<()>();
-    let listener = socket.listener.take().ok_or(io::ErrorKind::NotConnected);
-    let listener = listener
-        .map_err(io::Error::from)
-        .and_then(tokio::net::UnixListener::from_std)
-        .map_err(system("serve the socket"))?;
-    let server = axum::serve(listener, api::router(api)).with_graceful_shutdown(async {
-        // A dropped sender means the same.
-        let _either = api_stopped.await;
-    });
-    let server = tokio::spawn(async move { server.await });
+    let server = Server::new(socket, api::router(api), connections);
+    let server = tokio::spawn(server.map_err(system("serve the socket"))?.run(api_stopped));
     tracing::info!(
         node = %config.node.name, id = %config.node.id, listen = %worker.address(),
         socket = %config.node.socket.display(), "node is running"
@@ -142,7 +139,6 @@ async fn serve(config: Config) -> Result<(), DaemonError> {
     };
     // Open subscriptions end with the worker; whatever else is under way gets a moment.
     let _late = tokio::time::timeout(FAREWELL, server).await;
-    drop(socket);
     match &result {
         Ok(()) => tracing::info!("node has stopped; a NIC path, if there is one, goes on"),
         Err(error) => tracing::error!(%error, "node has ended"),
