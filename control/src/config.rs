@@ -273,6 +273,8 @@ pub struct ChannelConfig {
     pub priority: u8,
     /// Whether lost events travel again.
     pub reliable: bool,
+    /// Seconds after which a subscriber that does not read holds a reliable channel up no longer.
+    pub hold_max_s: u32,
     /// Packets a second that one origin may send; at least 1.
     pub max_rate_pps: Option<u32>,
     /// Who may publish; no duplicates.

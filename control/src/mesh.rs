@@ -21,7 +21,7 @@
 
 use crate::api::{
     error::ErrorBody,
-    frames::{Delivered, FrameError, Frames, write_event},
+    frames::{Delivered, FrameError, Frames, parse_end, write_event},
     publish::Published,
     status::{LinkState, Status},
 };
@@ -80,6 +80,9 @@ pub enum MeshError {
     /// The node went away in between.
     #[error("the connection to the node broke off: {0}")]
     Broken(String),
+    /// The node ended the subscription, and says why; what came before it is whole.
+    #[error("the node ended the subscription: {0}")]
+    Ended(String),
     /// The node sent something that is no answer: another version?
     #[error("the node's answer cannot be read: {0}")]
     Answer(String),
@@ -370,6 +373,9 @@ impl Stream for Subscription {
         loop {
             match self.frames.next_frame() {
                 Ok(Some(frame)) => {
+                    if let Some(why) = parse_end(&frame) {
+                        return Poll::Ready(Some(Err(MeshError::Ended(why))));
+                    }
                     let delivery = Delivered::parse(frame).map_err(MeshError::from);
                     return Poll::Ready(Some(delivery));
                 }

@@ -3,6 +3,7 @@
 //! ```text
 //! published   length 4 | event
 //! delivered   length 4 | name length 1 | name | entity 32 | sequence 8 | received 8 | event
+//! ended       length 4 | 0 1 | why the node ended the subscription
 //! ```
 //! `length` counts what follows it; `received` is Unix time in nanoseconds.
 
@@ -143,6 +144,20 @@ impl Delivered {
     }
 }
 
+/// Appends the last frame of a subscription that the node ends.
+pub fn write_end(out: &mut BytesMut, why: &str) {
+    out.put_u32(u32::try_from(1 + why.len()).unwrap_or(u32::MAX));
+    out.put_u8(0);
+    out.extend_from_slice(why.as_bytes());
+}
+
+/// Why the node ended the subscription, when that is what a frame says.
+#[must_use]
+pub fn parse_end(frame: &[u8]) -> Option<String> {
+    let why = frame.strip_prefix(&[0])?;
+    Some(String::from_utf8_lossy(why).into_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,6 +204,20 @@ mod tests {
             frames.next_frame(),
             Err(FrameError::TooLong { .. })
         ));
+    }
+
+    #[test]
+    fn an_end_is_no_delivery_and_a_delivery_no_end() {
+        let mut out = BytesMut::new();
+        write_end(&mut out, "too slow");
+        delivered().write(&mut out);
+        let mut frames = Frames::default();
+        frames.extend(&out);
+        let end = frames.next_frame().unwrap().unwrap();
+        assert_eq!(parse_end(&end).as_deref(), Some("too slow"));
+        assert_eq!(Delivered::parse(end), Err(FrameError::Delivery));
+        assert_eq!(parse_end(&frames.next_frame().unwrap().unwrap()), None);
+        assert_eq!(parse_end(b""), None);
     }
 
     #[test]

@@ -3,10 +3,10 @@
 //! Above the high mark the service is told, and has publishers of reliable channels pause; what they
 //! have under way still fits below the hard limit. Below the low mark the service is told again.
 
-use crate::channel::{Delivery, Offer, Outlet};
+use crate::channel::{self, Delivery, Offer, Outlet};
 use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    Arc, OnceLock,
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 use tokio::sync::mpsc;
 use virga_transport::limits::{STREAM_QUEUE_BYTES, STREAM_WINDOW_BYTES};
@@ -29,7 +29,10 @@ const _: () = assert!(
 #[derive(Debug, Default)]
 struct Fill {
     bytes: AtomicUsize,
+    taken_events: AtomicU64,
     is_slow: AtomicBool,
+    /// Why the service ended it.
+    end: OnceLock<String>,
 }
 
 /// The worker's end.
@@ -76,6 +79,19 @@ impl Outlet for Queue {
             Ok(()) => Offer::Taken,
         }
     }
+
+    fn fill(&self) -> channel::Fill {
+        channel::Fill {
+            queued_bytes: self.fill.bytes.load(Ordering::Acquire),
+            taken_events: self.fill.taken_events.load(Ordering::Acquire),
+            is_slow: self.fill.is_slow.load(Ordering::Acquire),
+        }
+    }
+
+    fn end(self, why: String) {
+        // The service ends a queue once, and gives it away with that.
+        let _first = self.fill.end.set(why);
+    }
 }
 
 impl Drain {
@@ -85,7 +101,15 @@ impl Drain {
         self.receiver.recv_many(&mut taken, max).await;
         let cost: usize = taken.iter().map(|d| EVENT_BYTES + d.payload.len()).sum();
         self.fill.bytes.fetch_sub(cost, Ordering::AcqRel);
+        let events = u64::try_from(taken.len()).unwrap_or(u64::MAX);
+        self.fill.taken_events.fetch_add(events, Ordering::AcqRel);
         taken
+    }
+
+    /// Why the service ended the subscription, once it did and all events are taken.
+    #[must_use]
+    pub fn end(&self) -> Option<&str> {
+        self.fill.end.get().map(String::as_str)
     }
 
     /// Whether the queue was slow and has room again: then the service must be told.
@@ -128,8 +152,21 @@ mod tests {
         assert!(drain.has_drained());
         assert!(!drain.has_drained());
         assert_eq!(queue.offer(&event), Offer::Taken);
+        let fill = queue.fill();
+        assert_eq!((fill.taken_events, fill.is_slow), (249, false));
+        assert_eq!(fill.queued_bytes, 8 * 64 * 1024);
         drop(drain);
         assert_eq!(queue.offer(&event), Offer::Gone);
+    }
+
+    #[tokio::test]
+    async fn what_was_queued_comes_before_the_end() {
+        let (mut queue, mut drain) = queue();
+        assert_eq!(queue.offer(&delivery(1)), Offer::Taken);
+        queue.end("enough".into());
+        assert_eq!(drain.take(9).await.len(), 1);
+        assert_eq!(drain.take(9).await.len(), 0);
+        assert_eq!(drain.end(), Some("enough"));
     }
 
     /// A worker that stops at the high mark until it is told to go on, against a reader at full speed:

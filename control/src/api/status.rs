@@ -6,7 +6,7 @@ use super::{
     server::ApiStatus,
 };
 use crate::{
-    channel::status::{ChannelStatus, SubscriptionStatus},
+    channel::status::{ChannelStatus, SubscriberStatus, SubscriptionStatus},
     daemon::path::ForwardingStatus,
     hex,
 };
@@ -39,6 +39,8 @@ pub struct Status {
     pub channels: Vec<ChannelStatus>,
     /// Subscriptions at other nodes.
     pub subscriptions: Vec<SubscriptionStatus>,
+    /// Programs on this node that have subscribed.
+    pub subscribers: Vec<SubscriberStatus>,
     /// Refusals and drops of the channels, by reason.
     pub channel_reasons: BTreeMap<String, u64>,
 }
@@ -267,7 +269,7 @@ impl Snapshot {
             userspace: parts.forwarder.counters().into(),
             transport: transport(parts, &sessions),
             sessions,
-            service: parts.service.status(),
+            service: parts.service.status(now_ns),
         }
     }
 }
@@ -324,6 +326,7 @@ pub(super) async fn get(State(api): State<Arc<Api>>) -> Result<Json<Status>, Api
         sessions: sessions.collect(),
         channels: snapshot.service.channels,
         subscriptions: snapshot.service.subscriptions,
+        subscribers: snapshot.service.subscribers,
         channel_reasons: snapshot.service.reasons,
     }))
 }

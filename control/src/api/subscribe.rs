@@ -3,7 +3,7 @@
 use super::{
     Api,
     error::{ApiError, Query},
-    frames::Delivered,
+    frames::{Delivered, write_end},
     outlet::{self, Drain},
 };
 use crate::channel::{Command, Pattern, SubscriberId};
@@ -50,6 +50,8 @@ struct Subscription {
     api: Arc<Api>,
     id: SubscriberId,
     drain: Drain,
+    /// Whether the subscriber was told why the node ended it.
+    is_told: bool,
 }
 
 pub(super) async fn get(
@@ -70,7 +72,12 @@ pub(super) async fn get(
     })
     .await?;
     let id = answer.await.map_err(|_| ApiError::Stopping)??;
-    let subscription = Subscription { api, id, drain };
+    let subscription = Subscription {
+        api,
+        id,
+        drain,
+        is_told: false,
+    };
     let chunks = futures_util::stream::unfold(subscription, |mut subscription| async {
         let chunk = subscription.next_chunk().await?;
         Some((Ok::<Bytes, Infallible>(chunk), subscription))
@@ -83,7 +90,7 @@ impl Subscription {
     async fn next_chunk(&mut self) -> Option<Bytes> {
         let deliveries = self.drain.take(CHUNK_EVENTS_MAX).await;
         if deliveries.is_empty() {
-            return None;
+            return self.last_chunk();
         }
         if self.drain.has_drained() {
             // When the worker has ended, so does this body, with the queue's other end.
@@ -100,6 +107,14 @@ impl Subscription {
             };
             delivered.write(&mut chunk);
         }
+        Some(chunk.freeze())
+    }
+
+    fn last_chunk(&mut self) -> Option<Bytes> {
+        let why = self.drain.end().filter(|_| !self.is_told)?;
+        let mut chunk = BytesMut::new();
+        write_end(&mut chunk, why);
+        self.is_told = true;
         Some(chunk.freeze())
     }
 }

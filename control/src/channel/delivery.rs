@@ -37,8 +37,25 @@ pub enum Offer {
     Gone,
 }
 
+/// What waits in a subscriber's queue, and what was taken out of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fill {
+    /// Bytes that wait.
+    pub queued_bytes: usize,
+    /// Events taken out since the beginning.
+    pub taken_events: u64,
+    /// Whether [`Offer::TakenSlow`] was answered and no [`super::Command::Drained`] is under way since.
+    pub is_slow: bool,
+}
+
 /// The near end of a local subscriber's bounded queue.
 pub trait Outlet: Send + 'static {
     /// Queues an event, never waiting.
     fn offer(&mut self, delivery: &Delivery) -> Offer;
+
+    /// How full it is now.
+    fn fill(&self) -> Fill;
+
+    /// Ends it: after what is queued, the subscriber is told why.
+    fn end(self, why: String);
 }

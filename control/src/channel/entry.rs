@@ -47,6 +47,8 @@ pub struct ChannelCounters {
 pub(crate) struct Entry {
     pub(crate) spec: StreamSpec,
     pub(crate) hash: ChannelHash,
+    /// How long a local subscriber that does not read may hold it up; none where it waits for nobody.
+    pub(crate) hold_max_ns: Option<u64>,
     pub(crate) publishers: BTreeSet<[u8; 32]>,
     pub(crate) subscribers: BTreeSet<[u8; 32]>,
     /// Remote subscribers.
@@ -75,6 +77,9 @@ impl Entry {
                 reliable: config.reliable,
             },
             hash: config.hash,
+            hold_max_ns: config
+                .reliable
+                .then(|| u64::from(config.hold_max_s) * 1_000_000_000),
             publishers: keys(&config.publish),
             subscribers: keys(&config.subscribe),
             roster: BTreeMap::new(),

@@ -8,6 +8,7 @@
 //! - [`service`]: the receiving side: may this entity publish here, and is the channel the one that
 //!   is configured?
 //! - [`subscribe`]: local subscribers, and the subscriptions that they need at other nodes.
+//! - [`stall`]: local subscribers that do not keep up, and how long the others wait for them.
 //! - [`delivery`]: what a local subscriber gets, and how it says that it is slow.
 //! - [`reason`]: every refusal and every drop, by name.
 //!
@@ -20,13 +21,14 @@ pub mod message;
 pub mod publish;
 pub mod reason;
 pub mod service;
+pub mod stall;
 pub mod status;
 pub mod subscribe;
 
 #[cfg(test)]
 mod tests;
 
-pub use delivery::{Delivery, Offer, Outlet, SubscriberId};
+pub use delivery::{Delivery, Fill, Offer, Outlet, SubscriberId};
 pub use message::Pattern;
 pub use publish::{Batch, PublishError, PublishReport};
 pub use service::{ChannelService, Command, Setup};

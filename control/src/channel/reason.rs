@@ -37,6 +37,8 @@ reasons! {
     NoSubscriber = "no_subscriber",
     /// A local subscriber's queue is full.
     SubscriberFull = "subscriber_full",
+    /// A local subscriber read nothing for as long as it may hold up a reliable channel: ended.
+    SubscriberStalled = "subscriber_stalled",
     /// An unreliable event that found the queue to one of several subscribers full.
     PeerFull = "peer_full",
     /// The subscriber's session or stream ended while the event was on its way out.

@@ -101,6 +101,8 @@ pub struct ChannelService<O> {
     pub(crate) last_subscriber: u64,
     pub(crate) last_request: u32,
     pub(crate) ask_again_ns: Option<u64>,
+    /// While a local subscriber is slow.
+    pub(crate) look_at_slow_ns: Option<u64>,
     greet_ns: Option<u64>,
 }
 
@@ -123,6 +125,7 @@ impl<O: Outlet> ChannelService<O> {
             last_subscriber: 0,
             last_request: 0,
             ask_again_ns: None,
+            look_at_slow_ns: None,
             greet_ns: None,
         }
     }
@@ -439,14 +442,16 @@ impl<O: Outlet> Service for ChannelService<O> {
             }
             Command::Drained(id) => self.drained(now_ns, node, id),
             Command::Unsubscribe(id) => {
-                self.unsubscribe(now_ns, node, id);
+                // Its queue's other end is gone already.
+                drop(self.unsubscribe(now_ns, node, id));
                 self.pump_blocked(now_ns, node);
             }
         }
     }
 
     fn poll_timeout(&self) -> Option<u64> {
-        self.ask_again_ns.into_iter().chain(self.greet_ns).min()
+        let timers = [self.ask_again_ns, self.greet_ns, self.look_at_slow_ns];
+        timers.into_iter().flatten().min()
     }
 
     fn handle_timeout(&mut self, now_ns: u64, node: &mut Node) {
@@ -456,6 +461,9 @@ impl<O: Outlet> Service for ChannelService<O> {
         }
         if self.ask_again_ns.is_some_and(|due| due <= now_ns) {
             self.ask_again(now_ns, node);
+        }
+        if self.look_at_slow_ns.is_some_and(|due| due <= now_ns) {
+            self.look_at_slow(now_ns, node);
         }
     }
 

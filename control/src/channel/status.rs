@@ -1,6 +1,11 @@
 //! What the service shows to people.
 
-use super::{delivery::Outlet, message::Answer, service::ChannelService};
+use super::{
+    delivery::{Outlet, SubscriberId},
+    message::Answer,
+    service::ChannelService,
+    subscribe::Local,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -27,6 +32,9 @@ pub struct ChannelStatus {
     pub remote_holding: usize,
     /// Subscribers on this node.
     pub local_subscribers: usize,
+    /// For how long a subscriber on this node that does not keep up has paused it; only reliable
+    /// channels pause.
+    pub paused_ms: Option<u64>,
     /// Batches that wait for room.
     pub batches_waiting: usize,
     /// Events that this node published.
@@ -58,6 +66,23 @@ pub struct SubscriptionStatus {
     pub granted: u32,
 }
 
+/// A program on this node that has subscribed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubscriberStatus {
+    /// Counts this node's subscribers from its start.
+    pub id: u64,
+    /// `channel` or `prefix`.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Bytes of events that it has not taken yet, what they cost beside their payload included.
+    pub queued_bytes: usize,
+    /// For how long its queue has been too full; reliable channels pause for it.
+    pub slow_ms: Option<u64>,
+    /// For how long it has taken nothing, while it is slow.
+    pub unread_ms: Option<u64>,
+}
+
 /// All of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceStatus {
@@ -65,6 +90,8 @@ pub struct ServiceStatus {
     pub channels: Vec<ChannelStatus>,
     /// Subscriptions at other nodes.
     pub subscriptions: Vec<SubscriptionStatus>,
+    /// Subscribers on this node.
+    pub subscribers: Vec<SubscriberStatus>,
     /// Refusals and drops, by reason.
     pub reasons: BTreeMap<String, u64>,
 }
@@ -72,8 +99,10 @@ pub struct ServiceStatus {
 impl<O: Outlet> ChannelService<O> {
     /// A snapshot.
     #[must_use]
-    pub fn status(&self) -> ServiceStatus {
-        let channels = self.entries.iter().map(|entry| ChannelStatus {
+    pub fn status(&self, now_ns: u64) -> ServiceStatus {
+        let since_ms = |since_ns: u64| now_ns.saturating_sub(since_ns) / 1_000_000;
+        let channels = self.entries.iter().enumerate();
+        let channels = channels.map(|(index, entry)| ChannelStatus {
             name: entry.name().to_string(),
             salt: entry.spec.salt,
             hash: entry.hash.to_string(),
@@ -84,6 +113,10 @@ impl<O: Outlet> ChannelService<O> {
             remote_subscribers: entry.roster.len(),
             remote_holding: entry.roster.values().filter(|r| r.held).count(),
             local_subscribers: entry.local.len(),
+            paused_ms: self
+                .slow_since_ns(index)
+                .filter(|_| entry.spec.reliable)
+                .map(since_ms),
             batches_waiting: entry.waiting.len(),
             published: entry.counters.published,
             sent: entry.counters.sent,
@@ -96,8 +129,21 @@ impl<O: Outlet> ChannelService<O> {
         ServiceStatus {
             channels: channels.collect(),
             subscriptions: self.subscriptions(),
+            subscribers: self.subscribers(since_ms),
             reasons: reasons.map(|(r, n)| (r.name().to_owned(), n)).collect(),
         }
+    }
+
+    fn subscribers(&self, since_ms: impl Fn(u64) -> u64) -> Vec<SubscriberStatus> {
+        let status = |(id, local): (&SubscriberId, &Local<O>)| SubscriberStatus {
+            id: id.0,
+            kind: local.pattern.kind().to_owned(),
+            name: local.pattern.name().to_string(),
+            queued_bytes: local.outlet.fill().queued_bytes,
+            slow_ms: local.slow.map(|slow| since_ms(slow.since_ns)),
+            unread_ms: local.slow.map(|slow| since_ms(slow.read_ns)),
+        };
+        self.subscribers.iter().map(status).collect()
     }
 
     fn subscriptions(&self) -> Vec<SubscriptionStatus> {

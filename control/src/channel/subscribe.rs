@@ -6,6 +6,7 @@ use super::{
     message::{Answer, Message, Pattern},
     reason::Reason,
     service::ChannelService,
+    stall::{LOOK_AGAIN_NS, Slow},
 };
 use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
@@ -38,7 +39,8 @@ pub type Done = Box<dyn FnOnce(Result<SubscriberId, SubscribeError>) + Send>;
 pub(crate) struct Local<O> {
     pub(crate) outlet: O,
     pub(crate) pattern: Pattern,
-    pub(crate) slow: bool,
+    /// While its queue is too full.
+    pub(crate) slow: Option<Slow>,
 }
 
 /// A pattern that local subscribers have, and the nodes that were asked for it.
@@ -82,7 +84,7 @@ impl<O: Outlet> ChannelService<O> {
         let local = Local {
             outlet,
             pattern: pattern.clone(),
-            slow: false,
+            slow: None,
         };
         self.subscribers.insert(id, local);
         let wanted = self.wanted.entry(pattern.clone()).or_default();
@@ -182,28 +184,37 @@ impl<O: Outlet> ChannelService<O> {
         }
     }
 
-    pub(crate) fn unsubscribe(&mut self, now_ns: u64, node: &mut Node, id: SubscriberId) {
-        let Some(local) = self.subscribers.remove(&id) else {
-            return;
-        };
+    /// Lets a local subscriber go, and gives back its queue.
+    pub(crate) fn unsubscribe(
+        &mut self,
+        now_ns: u64,
+        node: &mut Node,
+        id: SubscriberId,
+    ) -> Option<O> {
+        let local = self.subscribers.remove(&id)?;
         for index in 0..self.entries.len() {
             if self.entries[index].local.remove(&id) {
                 self.release(now_ns, node, index);
             }
         }
-        let Some(wanted) = self.wanted.get_mut(&local.pattern) else {
-            return;
-        };
-        wanted.subscribers -= 1;
-        if wanted.subscribers > 0 {
-            return;
+        let wanted = self.wanted.get_mut(&local.pattern);
+        if wanted.is_some_and(|wanted| {
+            wanted.subscribers -= 1;
+            wanted.subscribers == 0
+        }) {
+            self.want_no_more(now_ns, node, local.pattern);
         }
-        let asked = self.wanted.remove(&local.pattern).unwrap_or_default().asked;
+        Some(local.outlet)
+    }
+
+    /// Tells every node that was asked for a pattern that nobody here has it any more.
+    fn want_no_more(&mut self, now_ns: u64, node: &mut Node, pattern: Pattern) {
+        let asked = self.wanted.remove(&pattern).unwrap_or_default().asked;
         for peer in asked.into_keys() {
             self.last_request = self.last_request.wrapping_add(1);
             let message = Message::Unsubscribe {
                 request: self.last_request,
-                pattern: local.pattern.clone(),
+                pattern: pattern.clone(),
             };
             self.tell(now_ns, node, peer, &message);
         }
@@ -231,7 +242,8 @@ impl<O: Outlet> ChannelService<O> {
                 Offer::Taken => entry.counters.delivered += 1,
                 Offer::TakenSlow => {
                     entry.counters.delivered += 1;
-                    local.slow = true;
+                    local.slow = Some(Slow::new(now_ns, local.outlet.fill()));
+                    self.look_at_slow_ns.get_or_insert(now_ns + LOOK_AGAIN_NS);
                 }
                 Offer::Full => {
                     entry.counters.dropped += 1;
@@ -241,49 +253,7 @@ impl<O: Outlet> ChannelService<O> {
             }
         }
         for id in gone {
-            self.unsubscribe(now_ns, node, id);
-        }
-    }
-
-    /// Whether a local subscriber of the channel is slow.
-    pub(crate) fn has_slow(&self, index: Index) -> bool {
-        let slow = |id| self.subscribers.get(id).is_some_and(|local| local.slow);
-        self.entries[index].local.iter().any(slow)
-    }
-
-    /// Has the publisher of a reliable channel pause while a local subscriber is slow.
-    pub(crate) fn hold(&mut self, now_ns: u64, node: &mut Node, index: Index, peer: NodeId) {
-        if self.entries[index].spec.reliable
-            && self.has_slow(index)
-            && self.entries[index].holding.insert(peer)
-        {
-            let message = Message::Hold(self.entries[index].name().clone());
-            self.tell(now_ns, node, peer, &message);
-        }
-    }
-
-    /// A local subscriber has room again.
-    pub(crate) fn drained(&mut self, now_ns: u64, node: &mut Node, id: SubscriberId) {
-        let Some(local) = self.subscribers.get_mut(&id) else {
-            return;
-        };
-        local.slow = false;
-        for index in 0..self.entries.len() {
-            if self.entries[index].local.contains(&id) {
-                self.release(now_ns, node, index);
-            }
-        }
-        self.pump_blocked(now_ns, node);
-    }
-
-    /// Has publishers go on, unless a local subscriber is still slow.
-    fn release(&mut self, now_ns: u64, node: &mut Node, index: Index) {
-        if self.has_slow(index) {
-            return;
-        }
-        for peer in std::mem::take(&mut self.entries[index].holding) {
-            let message = Message::Release(self.entries[index].name().clone());
-            self.tell(now_ns, node, peer, &message);
+            drop(self.unsubscribe(now_ns, node, id));
         }
     }
 }

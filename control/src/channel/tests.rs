@@ -1,16 +1,20 @@
 //! Services over real nodes, joined in memory: no clock, no socket, no thread.
 
 use super::{
-    delivery::{Delivery, Offer, Outlet, SubscriberId},
+    delivery::{Delivery, Fill, Offer, Outlet, SubscriberId},
     message::{Message, Pattern},
     publish::{Batch, PublishError, PublishReport},
     reason::Reason,
     service::{ChannelService, Command, Setup},
+    status::ServiceStatus,
     subscribe::{ASK_AGAIN_NS, SubscribeError},
 };
 use crate::config::{ChannelConfig, Entity};
 use bytes::Bytes;
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, Ordering},
+};
 use virga_ebpf::header::{NodeId, Subnet};
 use virga_transport::{
     ChannelName, Node, NodeConfig, NodeLimits, PeerConfig,
@@ -28,6 +32,8 @@ const MS: u64 = 1_000_000;
 #[derive(Clone, Default)]
 struct Inbox {
     events: Arc<Mutex<Vec<Delivery>>>,
+    taken_events: Arc<AtomicU64>,
+    end: Arc<Mutex<Option<String>>>,
     room: usize,
 }
 
@@ -46,18 +52,34 @@ impl Outlet for Inbox {
         }
         Offer::Taken
     }
+
+    fn fill(&self) -> Fill {
+        let waiting = self.events.lock().unwrap().len();
+        Fill {
+            queued_bytes: waiting,
+            taken_events: self.taken_events.load(Ordering::Relaxed),
+            is_slow: waiting * 2 >= self.room,
+        }
+    }
+
+    fn end(self, why: String) {
+        *self.end.lock().unwrap() = Some(why);
+    }
 }
 
 impl Inbox {
     fn with_room(room: usize) -> Self {
         Self {
-            events: Arc::default(),
             room,
+            ..Self::default()
         }
     }
 
     fn take(&self) -> Vec<Delivery> {
-        std::mem::take(&mut self.events.lock().unwrap())
+        let taken = std::mem::take(&mut *self.events.lock().unwrap());
+        let events = u64::try_from(taken.len()).unwrap();
+        self.taken_events.fetch_add(events, Ordering::Relaxed);
+        taken
     }
 
     fn texts(&self) -> Vec<String> {
@@ -133,6 +155,7 @@ fn channel(text: &str, publish: &[u8], subscribe: &[u8]) -> ChannelConfig {
         hash: name(text).hash(0),
         priority: 3,
         reliable: true,
+        hold_max_s: 2,
         max_rate_pps: None,
         publish: entities(publish),
         subscribe: entities(subscribe),
@@ -270,6 +293,10 @@ impl Net {
         let answer = self.publish(at, channel, events.collect());
         self.settle();
         answer.report()
+    }
+
+    fn status(&self, at: usize) -> ServiceStatus {
+        self.sides[at].service.status(self.now_ns)
     }
 
     fn count(&self, at: usize, reason: Reason) -> u64 {

@@ -1,7 +1,10 @@
 //! `virga status`: what a running node is doing.
 
 use super::{Failure, block_on, client::Target, counted, print_json};
-use crate::api::status::{Count, Status, Verdicts};
+use crate::{
+    api::status::{Count, Status, Verdicts},
+    channel::status::ChannelStatus,
+};
 use std::{
     collections::BTreeMap,
     io::{self, Write},
@@ -151,9 +154,22 @@ fn write_channels(out: &mut impl Write, status: &Status) -> io::Result<()> {
             channel.delivered,
             counted(channel.local_subscribers, "program"),
             channel.dropped
-        )
+        ) + &pauses(channel)
     });
     write_lines(out, "channels", lines)?;
+    for subscriber in &status.subscribers {
+        if let Some(unread_ms) = subscriber.unread_ms {
+            writeln!(
+                out,
+                "  slow subscriber {} of {} {}: {} bytes queued, nothing read for {} s",
+                subscriber.id,
+                subscriber.kind,
+                subscriber.name,
+                subscriber.queued_bytes,
+                unread_ms / 1_000
+            )?;
+        }
+    }
     for subscription in &status.subscriptions {
         let (kind, name) = (&subscription.kind, &subscription.name);
         writeln!(
@@ -163,6 +179,20 @@ fn write_channels(out: &mut impl Write, status: &Status) -> io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// A line for each side that has a reliable channel wait.
+fn pauses(channel: &ChannelStatus) -> String {
+    let mut lines = String::new();
+    if let Some(paused_ms) = channel.paused_ms {
+        let seconds = paused_ms / 1_000;
+        lines += &format!("\n    paused for {seconds} s by a program here that does not keep up");
+    }
+    if channel.remote_holding > 0 {
+        let nodes = counted(channel.remote_holding, "node");
+        lines += &format!("\n    paused by {nodes} with a program that does not keep up");
+    }
+    lines
 }
 
 /// What happened at all; the rest is in `--json`.

@@ -21,6 +21,10 @@ use virga_transport::ChannelName;
 /// A name's hexadecimal digits, when it is a key and not a name.
 const KEY_DIGITS: usize = 64;
 
+/// How long a subscriber that does not read may hold up a reliable channel.
+const HOLD_MAX_S_DEFAULT: u32 = 30;
+const HOLD_MAX_S_MAX: i64 = 86_400;
+
 /// Applies every rule to the blocks; complete only when nothing is wrong.
 pub(super) fn resolve(
     blocks: Vec<Spanned<file::Channel>>,
@@ -114,16 +118,25 @@ fn channel(
     let priority = check
         .number("priority", block.priority, 0, priority_max)
         .unwrap_or_default();
+    let reliable = block.reliable.is_none_or(Spanned::into_inner);
+    let hold_span = block.hold_max_s.as_ref().map(Spanned::span);
+    let hold_max_s = check
+        .number("hold_max_s", block.hold_max_s, 1, HOLD_MAX_S_MAX)
+        .unwrap_or(HOLD_MAX_S_DEFAULT);
     let max_rate_pps = check.number("max_rate_pps", block.max_rate_pps, 1, i64::from(u32::MAX));
+    if let Some(span) = hold_span.filter(|_| !reliable) {
+        let what = "belongs to a reliable channel: this one waits for no subscriber";
+        report.add(span, section.key("hold_max_s"), what, "remove it");
+    }
     let name = name?;
     let hash = name.hash(salt);
-    let reliable = block.reliable.is_none_or(Spanned::into_inner);
     Some(ChannelConfig {
         name,
         salt,
         hash,
         priority,
         reliable,
+        hold_max_s,
         max_rate_pps,
         publish,
         subscribe,

@@ -142,6 +142,7 @@ fn the_defaults_are_those_that_the_example_states() {
         (channel.salt, channel.priority, channel.reliable),
         (0, 0, true)
     );
+    assert_eq!(channel.hold_max_s, 30);
     assert_eq!((channel.max_rate_pps, channel.subscribe.len()), (None, 0));
 }
 

@@ -6,7 +6,7 @@ mod api;
 mod stage;
 
 use bytes::Bytes;
-use stage::{Channel, RELIABLE, Stage, eventually, in_time};
+use stage::{Channel, Program, RELIABLE, Stage, eventually, in_time};
 use std::{
     io::Read as _,
     os::unix::fs::PermissionsExt as _,
@@ -118,6 +118,88 @@ async fn a_slow_subscriber_slows_the_publisher_and_loses_nothing() {
     let published = in_time("publishing", publisher.finish()).await.unwrap();
     assert_eq!(published.published, u64::try_from(sent).unwrap());
     assert_eq!(stage.status("b").await.channels[0].dropped, 0);
+}
+
+/// Stops a subscribing process (SIGSTOP): the channel pauses for all, which `status` shows, until the
+/// node ends that subscription.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_subscriber_is_ended_in_time_and_the_others_go_on() {
+    let channel = Channel {
+        hold_max_s: 2,
+        ..RELIABLE
+    };
+    let stage = Stage::running(std::slice::from_ref(&channel)).await;
+    let mut stopped = Program::start(&mut stage.node("b").command(&["sub", channel.name, "--raw"]));
+    stage.subscribers(channel.name, 1).await;
+    stopped.signal("-STOP");
+    let mut events = stage.mesh("b").await.subscribe(channel.name).await.unwrap();
+
+    let event = Bytes::from(vec![7; 16 * 1024]);
+    let sent = 1_000;
+    let reader = tokio::spawn(async move { (payloads(&mut events, sent).await, events) });
+    let publisher = stage.mesh("a").await.publisher(channel.name).await.unwrap();
+    let publishing = tokio::spawn(async move {
+        for _ in 0..sent {
+            publisher.publish(&event).await.unwrap();
+        }
+        publisher.finish().await.unwrap()
+    });
+    let status = eventually("the pause shows", async || {
+        let status = stage.status("b").await;
+        status.channels[0]
+            .paused_ms
+            .is_some_and(|ms| ms > 500)
+            .then_some(status)
+    })
+    .await;
+    let slow = &status.subscribers[0];
+    assert!(
+        slow.queued_bytes > 1024 * 1024 && slow.unread_ms > Some(500),
+        "{slow:?}"
+    );
+    assert_eq!(status.subscribers[1].slow_ms, None);
+    let human = stage.node("b").run(&["status"]);
+    let human = String::from_utf8(human.stdout).unwrap();
+    assert!(
+        human.contains("by a program here that does not keep up"),
+        "{human}"
+    );
+    assert!(
+        human.contains("slow subscriber 1 of channel test/reliable: "),
+        "{human}"
+    );
+
+    assert_eq!(
+        in_time("publishing", publishing).await.unwrap().published,
+        sent as u64
+    );
+    let (read, _events) = in_time("reading", reader).await.unwrap();
+    assert_eq!(read.len(), sent);
+    let status = stage.status("b").await;
+    assert_eq!(status.channel_reasons["subscriber_stalled"], 1);
+    assert_eq!(
+        (
+            status.channels[0].local_subscribers,
+            status.channels[0].paused_ms
+        ),
+        (1, None)
+    );
+
+    // What had been queued for it comes before the reason.
+    stopped.signal("-CONT");
+    let ended = in_time(
+        "the end",
+        tokio::task::spawn_blocking(move || stopped.wait()),
+    );
+    let (status, text, words) = ended.await.unwrap();
+    assert!(!status.success());
+    for say in [
+        "the node ended the subscription: nothing was read for 2 s",
+        "raise the channel's hold_max_s",
+    ] {
+        assert!(words.contains(say), "{words}");
+    }
+    assert!(text.len() >= slow.queued_bytes / 2 && text.len() % (16 * 1024) == 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 use serde_json::Value;
 use std::{
     fs,
+    io::Read as _,
     net::{SocketAddr, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
@@ -25,6 +26,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub(crate) struct Channel {
     pub(crate) name: &'static str,
     pub(crate) reliable: bool,
+    /// Written only where the channel is reliable.
+    pub(crate) hold_max_s: u32,
     pub(crate) publish: &'static [&'static str],
     pub(crate) subscribe: &'static [&'static str],
 }
@@ -33,6 +36,7 @@ pub(crate) struct Channel {
 pub(crate) const RELIABLE: Channel = Channel {
     name: "test/reliable",
     reliable: true,
+    hold_max_s: 30,
     publish: &["a"],
     subscribe: &["b"],
 };
@@ -144,6 +148,9 @@ impl Stage {
                 "[[channels]]\nname = \"{}\"\nreliable = {}\npublish = {:?}\nsubscribe = {:?}\n",
                 channel.name, channel.reliable, channel.publish, channel.subscribe
             );
+            if channel.reliable {
+                text += &format!("hold_max_s = {}\n", channel.hold_max_s);
+            }
         }
         fs::write(own.config(), text).unwrap();
     }
@@ -176,10 +183,7 @@ impl Stage {
 
     /// Sends a node a signal.
     pub(crate) fn signal(&self, name: &str, signal: &str) {
-        let process = self.node(name).process.as_ref().unwrap();
-        let id = process.id().to_string();
-        let told = Command::new("kill").args([signal, &id]).status().unwrap();
-        assert!(told.success());
+        send_signal(self.node(name).process.as_ref().unwrap(), signal);
     }
 
     /// SIGTERM, and waits for the end.
@@ -282,6 +286,45 @@ impl Node {
         assert!(output.status.success(), "{arguments:?}: {errors}");
         serde_json::from_slice(&output.stdout).unwrap()
     }
+}
+
+/// A client of a node; whatever happens, it does not outlive the test.
+pub(crate) struct Program(Child);
+
+impl Program {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self(piped.spawn().unwrap())
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        send_signal(&self.0, signal);
+    }
+
+    /// How it ended, and what it wrote to standard output and standard error.
+    pub(crate) fn wait(&mut self) -> (ExitStatus, String, String) {
+        let mut text = String::new();
+        let mut words = String::new();
+        let mut out = self.0.stdout.take().unwrap();
+        let mut errors = self.0.stderr.take().unwrap();
+        out.read_to_string(&mut text).unwrap();
+        errors.read_to_string(&mut words).unwrap();
+        (self.0.wait().unwrap(), text, words)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ended = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+fn send_signal(process: &Child, signal: &str) {
+    let id = process.id().to_string();
+    let told = Command::new("kill").args([signal, &id]).status().unwrap();
+    assert!(told.success());
 }
 
 impl Drop for Stage {

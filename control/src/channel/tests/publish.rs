@@ -60,7 +60,7 @@ fn a_full_stream_makes_the_publisher_wait_until_there_is_room() {
         let first = net.publish(0, "a", vec![event.clone(); count]);
         let second = net.publish(0, "a", texts(0..1));
         assert!(!first.is_there() && !second.is_there());
-        assert_eq!(net.sides[0].service.status().channels[0].batches_waiting, 2);
+        assert_eq!(net.status(0).channels[0].batches_waiting, 2);
         net.pass(2_000);
         assert_eq!(first.report().published, count as u64);
         assert_eq!(second.report().published, 1);

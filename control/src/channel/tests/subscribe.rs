@@ -29,7 +29,7 @@ fn a_publisher_refuses_subscribers_that_its_own_configuration_does_not_know() {
     ] {
         let mut net = Net::with(&[at_0, vec![channel("a", &[0], &[1])]]);
         net.subscribe(1, only("a"), &Inbox::with_room(1));
-        assert_eq!(net.sides[1].service.status().subscriptions[0].state, state);
+        assert_eq!(net.status(1).subscriptions[0].state, state);
         assert_eq!(net.count(0, Reason::SubscribeRefused), 1);
     }
 }
@@ -130,10 +130,7 @@ fn a_subscription_that_is_not_answered_is_sent_again() {
     let inbox = Inbox::with_room(10);
     net.try_subscribe(1, only("a"), &inbox).unwrap();
     net.settle_but(&[0]);
-    assert_eq!(
-        net.sides[1].service.status().subscriptions[0].state,
-        "asked"
-    );
+    assert_eq!(net.status(1).subscriptions[0].state, "asked");
     assert_eq!(
         net.sides[1].service.poll_timeout(),
         Some(net.now_ns + ASK_AGAIN_NS)
@@ -142,10 +139,7 @@ fn a_subscription_that_is_not_answered_is_sent_again() {
     let Side { node, service } = &mut net.sides[1];
     service.handle_timeout(net.now_ns, node);
     net.settle();
-    assert_eq!(
-        net.sides[1].service.status().subscriptions[0].state,
-        "granted"
-    );
+    assert_eq!(net.status(1).subscriptions[0].state, "granted");
     net.say(0, "a", &["once"]);
     assert_eq!(inbox.texts(), ["once"]);
 }

@@ -295,6 +295,12 @@ fn rules_of_a_channel() {
         (channel("a", "salt = -1"), "salt", "0 to 4294967295"),
         (channel("a", "priority = 7"), "priority", "0 to 6"),
         (channel("a", "max_rate_pps = 0"), "max_rate_pps", "1 to"),
+        (channel("a", "hold_max_s = 0"), "hold_max_s", "1 to 86400"),
+        (
+            channel("a", "reliable = false\nhold_max_s = 5"),
+            "hold_max_s",
+            "belongs to a reliable channel",
+        ),
         (
             channel("a", "subscribe = [\"fra\"]"),
             "subscribe",
