@@ -5,6 +5,7 @@
 //! - [`channel`]: who has subscribed to what, and every event to each of them.
 //! - [`daemon`]: a running node; [`api`]: its Unix socket; [`mesh`]: the API of programs on this machine.
 //! - [`doctor`]: what this machine lacks, with the line that fixes it.
+//! - [`hw`]: what is known of network drivers, each fact with its source.
 //! - [`cli`]: the `virga` command.
 #![deny(unsafe_code)]
 
@@ -17,6 +18,7 @@ pub mod doctor;
 mod files;
 pub mod generate;
 pub mod hex;
+pub mod hw;
 pub mod image;
 mod io;
 pub mod keys;

@@ -1,7 +1,7 @@
 //! The kernel, and what this process may do.
 
 use super::{Check, Need, Verdict};
-use crate::{config::Config, io::probe, nic::pins};
+use crate::{config::Config, hw::Kernel, io::probe, nic::pins};
 use std::{fs, io, path::Path};
 
 /// Kernels that the NIC path's program was tried on start here.
@@ -43,8 +43,7 @@ pub fn examine(need: Need, config: Option<&Config>) -> Vec<Check> {
 
 /// Major and minor number of a release such as `6.1.0-25-amd64`.
 fn version(release: &str) -> Option<(u32, u32)> {
-    let mut parts = release.split(|c: char| !c.is_ascii_digit());
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+    Kernel::of_release(release).map(|kernel| (kernel.0, kernel.1))
 }
 
 fn kernel(release: &str, version: Option<(u32, u32)>, need: Need) -> Check {

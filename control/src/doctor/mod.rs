@@ -2,9 +2,8 @@
 //!
 //! - [`host`]: the kernel and this process's rights.
 //! - [`interface`]: the facts about one interface; [`rules`]: what follows from them.
-//! - [`drivers`]: which drivers run XDP programs, where the kernel does not say.
+//!   What is known of drivers comes from [`crate::hw`].
 
-pub mod drivers;
 pub mod host;
 pub mod interface;
 mod link;

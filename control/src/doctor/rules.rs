@@ -2,31 +2,56 @@
 
 use super::{
     Check, Need, Verdict,
-    drivers::{self, QueueRule},
     interface::{AttachedProgram, InterfaceFacts, Peer, XdpFeatures, XdpMode},
 };
-use crate::nic::NATIVE_MTU_MAX;
+use crate::{
+    hw::{self, Kernel, Lro, MtuMax, Profile, Queues, Since, Target, Touches, VlanStrip},
+    nic::NATIVE_MTU_MAX,
+};
+
+/// What of the host decides with an interface's facts.
+#[derive(Clone, Copy, Debug)]
+struct Host {
+    cpus: u32,
+    /// `None` where its release says no number.
+    kernel: Option<Kernel>,
+    page_bytes: u32,
+}
 
 /// Judges one interface of a host.
 #[must_use]
 pub fn judge(facts: &InterfaceFacts, need: Need) -> Vec<Check> {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    judge_for(facts, need, u32::try_from(cpus).unwrap_or(u32::MAX))
+    let host = Host {
+        cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+        kernel: Kernel::running(),
+        page_bytes: u32::try_from(rustix::param::page_size()).unwrap_or(u32::MAX),
+    };
+    judge_for(facts, need, &host)
 }
 
-fn judge_for(facts: &InterfaceFacts, need: Need, cpus: u32) -> Vec<Check> {
+fn judge_for(facts: &InterfaceFacts, need: Need, host: &Host) -> Vec<Check> {
+    let profile = hw::profile(driver(facts));
     let mut checks = vec![
         up(facts),
-        native(facts, need),
-        redirect_target(facts, need),
-        mtu(facts, need),
-        queues(facts, need, cpus),
-        lro(facts, need),
+        native(facts, need, profile, host),
+        redirect_target(facts, need, profile),
+        mtu(facts, need, profile, host),
+        queues(facts, need, profile, host.cpus),
+        lro(facts, need, profile),
         program(facts),
     ];
     checks.extend(peer(facts, need));
     checks.extend(checksums(facts));
+    checks.extend(vlan_tags(facts, profile));
+    checks.extend(pitfalls(facts, need, profile, host));
     checks
+}
+
+/// The driver's name, or the kind of an interface that has none.
+fn driver(facts: &InterfaceFacts) -> &str {
+    let named = facts.driver.as_deref().or(facts.kind.as_deref());
+    named.unwrap_or("unknown")
 }
 
 fn up(facts: &InterfaceFacts) -> Check {
@@ -48,36 +73,50 @@ fn up(facts: &InterfaceFacts) -> Check {
     }
 }
 
-/// What an interface can do natively: the kernel's word, else the table's.
-fn native(facts: &InterfaceFacts, need: Need) -> Check {
+/// Whether the profile says that this kernel's driver runs programs; `None` where it does not say.
+fn is_native(profile: Option<&Profile>, host: &Host) -> Option<bool> {
+    match (profile?.native.value()?, host.kernel) {
+        (Since::Never, _) => Some(false),
+        (since, Some(kernel)) => Some(since.is_in(kernel)),
+        (Since::Kernel(_), None) => None,
+    }
+}
+
+/// What an interface can do natively: the kernel's word, else the profile's.
+fn native(facts: &InterfaceFacts, need: Need, profile: Option<&Profile>, host: &Host) -> Check {
     const NAME: &str = "native XDP";
     const NO: &str = "under [forwarding]: mode = \"generic\" (slow), or mode = \"userspace\"";
-    let driver = facts
-        .driver
-        .as_deref()
-        .or(facts.kind.as_deref())
-        .unwrap_or("unknown");
-    let by_table = drivers::is_native(driver);
+    let driver = driver(facts);
+    let by_profile = is_native(profile, host);
+    let none = || Check::new(NAME, need.lack(), format!("driver {driver} has none"), NO);
     match facts.xdp_features {
         Some(features) if features.contains(XdpFeatures::BASIC) => Check::ok(
             NAME,
             format!("driver {driver}: {}", features.names().join(", ")),
         ),
         // Some drivers tell of their features only while a program is attached.
-        Some(_) if by_table == Some(true) => Check::ok(
+        Some(_) if by_profile == Some(true) => Check::ok(
             NAME,
             format!("driver {driver} has it, and lists its features once attached"),
         ),
-        Some(_) => Check::new(NAME, need.lack(), format!("driver {driver} has none"), NO),
-        None => match by_table {
-            Some(true) => Check::ok(
+        Some(_) => none(),
+        None => match (
+            by_profile,
+            profile.and_then(|profile| profile.native.value()),
+        ) {
+            (Some(true), _) => Check::ok(
                 NAME,
                 format!("driver {driver} has it (this kernel lists no features)"),
             ),
-            Some(false) => Check::new(NAME, need.lack(), format!("driver {driver} has none"), NO),
-            None => {
+            (Some(false), Some(Since::Kernel(since))) => {
+                let found = format!("driver {driver} has it since kernel {since}");
+                let fix = format!("a kernel of {since} or later, or mode = \"userspace\"");
+                Check::new(NAME, need.lack(), found, fix)
+            }
+            (Some(false), _) => none(),
+            (None, _) => {
                 let found = format!(
-                    "driver {driver}: this kernel does not say, and it is not in our table"
+                    "driver {driver}: this kernel does not say, and no profile of ours does"
                 );
                 let fix = "start the node with mode = \"native\": the attach fails, or it works";
                 Check::new(NAME, Verdict::Unknown, found, fix)
@@ -86,25 +125,32 @@ fn native(facts: &InterfaceFacts, need: Need) -> Check {
     }
 }
 
-fn redirect_target(facts: &InterfaceFacts, need: Need) -> Check {
+fn redirect_target(facts: &InterfaceFacts, need: Need, profile: Option<&Profile>) -> Check {
     const NAME: &str = "redirect target";
-    match facts.xdp_features {
-        Some(features) if features.contains(XdpFeatures::TARGET) => {
+    const NO: &str =
+        "name only interfaces that take redirected frames as egress, or set mode = \"userspace\"";
+    let target = profile.and_then(|profile| profile.target.value());
+    match (facts.xdp_features, target) {
+        (Some(features), _) if features.contains(XdpFeatures::TARGET) => {
             Check::ok(NAME, "takes redirected frames")
         }
-        Some(features) if features.contains(XdpFeatures::BASIC) => Check::ok(
+        (_, Some(Target::Never)) => {
+            let found = format!(
+                "driver {} takes none: frames redirected to it go the slow way or are lost",
+                driver(facts)
+            );
+            Check::new(NAME, need.lack(), found, NO)
+        }
+        (Some(features), _) if features.contains(XdpFeatures::BASIC) => Check::ok(
             NAME,
             "takes redirected frames while it has a program, which the node attaches",
         ),
-        Some(_) if facts.driver.as_deref().and_then(drivers::is_native) != Some(true) => {
-            let fix = "name only interfaces with native XDP as egress, or set mode = \"userspace\"";
-            Check::new(
-                NAME,
-                need.lack(),
-                "frames redirected to it go the slow way or are lost",
-                fix,
-            )
-        }
+        (Some(_), None) => Check::new(
+            NAME,
+            need.lack(),
+            "frames redirected to it go the slow way or are lost",
+            NO,
+        ),
         _ => Check::ok(
             NAME,
             "not listed; the node attaches a program, which is what drivers want",
@@ -112,21 +158,23 @@ fn redirect_target(facts: &InterfaceFacts, need: Need) -> Check {
     }
 }
 
-fn mtu(facts: &InterfaceFacts, need: Need) -> Check {
-    let found = format!("{} (native XDP: at most {NATIVE_MTU_MAX})", facts.mtu);
-    if facts.mtu > NATIVE_MTU_MAX {
-        return Check::new(
-            "MTU",
-            need.lack(),
-            found,
-            format!("ip link set dev {} mtu {NATIVE_MTU_MAX}", facts.name),
-        );
+fn mtu(facts: &InterfaceFacts, need: Need, profile: Option<&Profile>, host: &Host) -> Check {
+    let by_driver = profile.and_then(|profile| profile.mtu_max.value());
+    let by_driver = by_driver.and_then(|most: &MtuMax| most.bytes(host.page_bytes));
+    let (most, whose) = match by_driver {
+        Some(bytes) if bytes < NATIVE_MTU_MAX => (bytes, format!(" with {}", driver(facts))),
+        _ => (NATIVE_MTU_MAX, String::new()),
+    };
+    let found = format!("{} (native XDP{whose}: at most {most})", facts.mtu);
+    if facts.mtu > most {
+        let fix = format!("ip link set dev {} mtu {most}", facts.name);
+        return Check::new("MTU", need.lack(), found, fix);
     }
     Check::ok("MTU", found)
 }
 
-fn queues(facts: &InterfaceFacts, need: Need, cpus: u32) -> Check {
-    let (name, driver) = (&facts.name, facts.driver.as_deref().unwrap_or_default());
+fn queues(facts: &InterfaceFacts, need: Need, profile: Option<&Profile>, cpus: u32) -> Check {
+    let (name, driver) = (&facts.name, driver(facts));
     let Some(channels) = facts.channels else {
         let found = format!(
             "{} receive, {} send, {cpus} CPUs",
@@ -140,17 +188,23 @@ fn queues(facts: &InterfaceFacts, need: Need, cpus: u32) -> Check {
     );
     let receiving = channels.combined + channels.rx;
     let found = format!("{receiving} receive, {sending} send (at most {sending_max}), {cpus} CPUs");
-    match drivers::queue_rule(driver) {
-        QueueRule::OnePerCpu if sending < cpus && sending < sending_max => {
+    match profile.and_then(|profile| profile.queues.value()) {
+        Some(Queues::OnePerCpu) if sending < cpus && sending < sending_max => {
             let fix = format!("ethtool -L {name} combined {}", cpus.min(sending_max));
-            Check::new(
-                "queues",
-                Verdict::Warn,
-                format!("{found}: {driver} redirects best with one a CPU"),
-                fix,
-            )
+            let found = format!("{found}: {driver} loses what CPUs without a queue redirect");
+            Check::new("queues", need.lack(), found, fix)
         }
-        QueueRule::AtMostHalf if channels.combined > channels.combined_max / 2 => {
+        Some(Queues::OnePerCpu) if sending < cpus => {
+            let found = format!("{found}: {driver} loses what CPUs without a queue redirect");
+            let fix = format!(
+                "let only CPUs 0 to {} take the interrupts of the receiving interfaces: \
+                 virga tune NAME --only irq --cpus 0-{}",
+                sending.saturating_sub(1),
+                sending.saturating_sub(1)
+            );
+            Check::new("queues", Verdict::Warn.min(need.lack()), found, fix)
+        }
+        Some(Queues::AtMostHalf) if channels.combined > channels.combined_max / 2 => {
             let fix = format!(
                 "ethtool -L {name} combined {}",
                 (channels.combined_max / 2).max(1)
@@ -162,7 +216,7 @@ fn queues(facts: &InterfaceFacts, need: Need, cpus: u32) -> Check {
                 fix,
             )
         }
-        QueueRule::SparePerCpu if channels.combined + cpus > channels.combined_max => {
+        Some(Queues::SparePerCpu) if channels.combined + cpus > channels.combined_max => {
             let fitting = channels.combined_max.saturating_sub(cpus);
             let fix = match fitting {
                 0 => format!(
@@ -179,8 +233,13 @@ fn queues(facts: &InterfaceFacts, need: Need, cpus: u32) -> Check {
 }
 
 /// Merged packets are larger than a page, and no packet of ours.
-fn lro(facts: &InterfaceFacts, need: Need) -> Check {
+fn lro(facts: &InterfaceFacts, need: Need, profile: Option<&Profile>) -> Check {
     let name = &facts.name;
+    let becomes = match profile.and_then(|profile| profile.lro.value()) {
+        Some(Lro::Refused) => ": the driver refuses a program then",
+        Some(Lro::TurnedOff) => ": the driver turns it off with a program",
+        Some(Lro::None) | None => "",
+    };
     match (facts.has_feature("rx-lro"), facts.has_feature("rx-gro-hw")) {
         (None, _) => Check::new(
             "LRO",
@@ -191,7 +250,7 @@ fn lro(facts: &InterfaceFacts, need: Need) -> Check {
         (Some(true), _) => Check::new(
             "LRO",
             need.lack(),
-            "on",
+            format!("on{becomes}"),
             format!("ethtool -K {name} lro off"),
         ),
         (_, Some(true)) => {
@@ -335,6 +394,61 @@ fn checksums(facts: &InterfaceFacts) -> Option<Check> {
             format!("ethtool -k {}", facts.name),
         ),
     })
+}
+
+/// A program reads tags in the frame; a card that takes them off hides them.
+fn vlan_tags(facts: &InterfaceFacts, profile: Option<&Profile>) -> Option<Check> {
+    const NAME: &str = "VLAN tags";
+    let can_strip = profile?.vlan_strip.value() != Some(&VlanStrip::None);
+    let is_on = facts.has_feature("rx-vlan-hw-parse")?;
+    (can_strip && is_on).then(|| {
+        let found = format!(
+            "taken off before XDP sees them: a neighbour behind a VLAN needs `ethtool -K {} rxvlan off`",
+            facts.name
+        );
+        Check::ok(NAME, found)
+    })
+}
+
+/// Faults of this kernel's driver that a later one is free of, and what its driver will not do.
+fn pitfalls(
+    facts: &InterfaceFacts,
+    need: Need,
+    profile: Option<&Profile>,
+    host: &Host,
+) -> Vec<Check> {
+    const NAME: &str = "known pitfall";
+    let all = profile.map_or(&[][..], |profile| &profile.pitfalls);
+    let met = all
+        .iter()
+        .filter(|pitfall| pitfall.touches != Touches::ZeroCopy);
+    met.filter_map(|pitfall| {
+        let avoid = pitfall.avoid.replace("IFACE", &facts.name);
+        let what = &pitfall.what;
+        match (pitfall.fixed_in, host.kernel) {
+            (Since::Never, _) => Some(Check::ok(NAME, format!("{what} ({avoid})"))),
+            (fixed, Some(kernel)) if fixed.is_in(kernel) => None,
+            (Since::Kernel(fixed), Some(_)) => {
+                let found = format!("{what}; kernel {fixed} is free of it");
+                Some(Check::new(
+                    NAME,
+                    Verdict::Warn.min(need.lack()),
+                    found,
+                    avoid,
+                ))
+            }
+            (Since::Kernel(fixed), None) => {
+                let found = format!("{what}, before kernel {fixed}");
+                Some(Check::new(
+                    NAME,
+                    Verdict::Unknown.min(need.lack()),
+                    found,
+                    avoid,
+                ))
+            }
+        }
+    })
+    .collect()
 }
 
 #[cfg(test)]

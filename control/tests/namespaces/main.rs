@@ -6,6 +6,7 @@
 mod hosts;
 mod stage;
 
+mod doctor;
 mod hostile;
 mod interfaces;
 mod restart;

@@ -4,6 +4,12 @@ use super::*;
 use crate::doctor::interface::Channels;
 use std::collections::BTreeSet;
 
+const HOST: Host = Host {
+    cpus: 8,
+    kernel: Some(Kernel(6, 12)),
+    page_bytes: 4_096,
+};
+
 fn card() -> InterfaceFacts {
     InterfaceFacts {
         name: "eth0".into(),
@@ -50,7 +56,7 @@ fn peer_here() -> Peer {
 
 /// Verdict and fix of one check.
 fn check(facts: &InterfaceFacts, name: &str) -> (Verdict, String) {
-    let found = judge_for(facts, Need::Required, 8)
+    let found = judge_for(facts, Need::Required, &HOST)
         .into_iter()
         .find(|check| check.name == name);
     let found = found.unwrap_or_else(|| panic!("no check {name}"));
@@ -67,7 +73,7 @@ fn with_feature(facts: InterfaceFacts, feature: &str) -> InterfaceFacts {
 #[test]
 fn a_good_card_and_a_good_veth_are_good() {
     for facts in [card(), veth(peer_here())] {
-        for check in judge_for(&facts, Need::Required, 8) {
+        for check in judge_for(&facts, Need::Required, &HOST) {
             assert_eq!(check.verdict, Verdict::Ok, "{check:?}");
             assert_eq!(check.fix, None, "{check:?}");
         }
@@ -85,14 +91,14 @@ fn what_is_not_ok_has_a_fix_and_is_no_failure_in_user_space() {
         },
         "rx-lro",
     );
-    let failed = judge_for(&bad, Need::Required, 8)
+    let failed = judge_for(&bad, Need::Required, &HOST)
         .into_iter()
         .filter(|check| check.verdict == Verdict::Fail);
     let failed: Vec<Check> = failed.collect();
     assert_eq!(failed.len(), 4, "{failed:?}");
     assert!(failed.iter().all(|check| check.fix.is_some()));
     let worst = |need| {
-        judge_for(&bad, need, 8)
+        judge_for(&bad, need, &HOST)
             .iter()
             .map(|check| check.verdict)
             .max()
@@ -147,6 +153,7 @@ fn mtu_and_lro() {
     let (verdict, fix) = check(
         &InterfaceFacts {
             mtu: 9_000,
+            driver: None,
             ..card()
         },
         "MTU",
@@ -199,15 +206,24 @@ fn queues_by_the_drivers_rule() {
     };
     assert_eq!(
         queues("i40e", 4, 64),
-        (Verdict::Warn, "ethtool -L eth0 combined 8".into())
+        (Verdict::Fail, "ethtool -L eth0 combined 8".into())
     );
-    assert_eq!(queues("i40e", 4, 4).0, Verdict::Ok);
+    assert_eq!(queues("i40e", 4, 4).0, Verdict::Warn);
+    assert_eq!(queues("i40e", 8, 8).0, Verdict::Ok);
     assert_eq!(
         queues("ena", 8, 8),
         (Verdict::Fail, "ethtool -L eth0 combined 4".into())
     );
     assert_eq!(queues("ena", 4, 8).0, Verdict::Ok);
-    assert_eq!(queues("mlx5_core", 1, 8).0, Verdict::Ok);
+    assert_eq!(
+        queues("mlx5_core", 1, 8),
+        (Verdict::Fail, "ethtool -L eth0 combined 8".into())
+    );
+    assert_eq!(
+        queues("ice", 1, 8).0,
+        Verdict::Ok,
+        "it makes send queues of its own"
+    );
     assert_eq!(queues("virtio_net", 8, 16).0, Verdict::Ok);
     assert_eq!(
         queues("virtio_net", 8, 12),
@@ -275,4 +291,96 @@ fn veth_peers_and_checksums() {
         check(&partial, "TX checksums"),
         (Verdict::Warn, "ethtool -K eth0 tx off".into())
     );
+}
+
+/// All checks of a card with this driver, on a kernel that lists no features.
+fn found(driver: &str, kernel: Kernel) -> Vec<Check> {
+    let facts = InterfaceFacts {
+        driver: Some(driver.into()),
+        xdp_features: None,
+        ..card()
+    };
+    let kernel = Some(kernel);
+    judge_for(&facts, Need::Required, &Host { kernel, ..HOST })
+}
+
+fn named<'a>(checks: &'a [Check], name: &str) -> &'a Check {
+    let mut named = checks.iter().filter(|check| check.name == name);
+    named.next().unwrap_or_else(|| panic!("no {name}"))
+}
+
+#[test]
+fn a_kernel_that_is_older_than_the_drivers_support_is_named() {
+    let new = found("gve", Kernel(6, 4));
+    assert_eq!(named(&new, "native XDP").verdict, Verdict::Ok);
+    let old = found("gve", Kernel(6, 1));
+    let native = named(&old, "native XDP");
+    assert_eq!(native.verdict, Verdict::Fail);
+    assert!(native.found.ends_with("since kernel 6.4"), "{native:?}");
+}
+
+#[test]
+fn drivers_have_their_own_largest_mtu() {
+    let mtu = |driver: &str, mtu| {
+        let driver = Some(driver.into());
+        check(
+            &InterfaceFacts {
+                driver,
+                mtu,
+                ..card()
+            },
+            "MTU",
+        )
+    };
+    assert_eq!(mtu("igc", 1_500).0, Verdict::Ok);
+    assert_eq!(
+        mtu("igc", 1_600),
+        (Verdict::Fail, "ip link set dev eth0 mtu 1500".into())
+    );
+    assert_eq!(mtu("mlx5_core", 3_498).0, Verdict::Ok);
+    assert_eq!(mtu("nonsense", 3_498).0, Verdict::Ok);
+}
+
+#[test]
+fn a_driver_that_takes_no_redirected_frames_is_no_egress() {
+    let target = |driver| named(&found(driver, Kernel(6, 1)), "redirect target").clone();
+    assert_eq!(target("ice").verdict, Verdict::Ok);
+    assert_eq!(target("nfp").verdict, Verdict::Fail);
+    assert!(
+        target("macvlan")
+            .found
+            .contains("driver macvlan takes none")
+    );
+}
+
+#[test]
+fn pitfalls_are_told_on_the_kernels_that_have_them() {
+    let told = |driver, kernel| {
+        let all = found(driver, kernel).into_iter();
+        all.filter(|check| check.name == "known pitfall")
+            .collect::<Vec<_>>()
+    };
+    let old = told("bnxt_en", Kernel(5, 15));
+    assert_eq!(old.len(), 2);
+    assert!(old[0].found.contains("ethtool -L eth0 rx 0"), "{old:?}");
+    assert_eq!(old[0].verdict, Verdict::Ok);
+    assert_eq!(old[1].verdict, Verdict::Warn);
+    assert_eq!(told("bnxt_en", Kernel(6, 1)).len(), 1);
+    assert_eq!(told("ena", Kernel(5, 15)).len(), 0);
+    // Zero-copy AF_XDP is not used.
+    assert_eq!(told("ice", Kernel(6, 1)).len(), 1);
+}
+
+#[test]
+fn tags_that_are_taken_off_are_told_of() {
+    let tags = |driver: &str| {
+        let facts = with_feature(card(), "rx-vlan-hw-parse");
+        let driver = Some(driver.into());
+        let checks = judge_for(&InterfaceFacts { driver, ..facts }, Need::Required, &HOST);
+        checks.into_iter().find(|check| check.name == "VLAN tags")
+    };
+    let told = tags("ice").unwrap();
+    assert!(told.found.contains("ethtool -K eth0 rxvlan off"));
+    assert_eq!(told.verdict, Verdict::Ok);
+    assert!(tags("ena").is_none());
 }
