@@ -11,6 +11,7 @@
 //! - [`rewrite`]: the outer headers of a packet that is sent on.
 //! - [`reason`]: every drop's number, name and counter.
 //! - [`limits`]: every number, with its invariant.
+//! - [`workload`]: packets made for tests and measurements; [`sink`]: what is measured where they end.
 //!
 //! Host side only: [`hash`] makes the names that headers carry, [`image`] holds what the tables shall
 //! say, [`publish`] writes it in an order that no packet can notice, [`memory`] is the tables of user space.
@@ -32,4 +33,6 @@ pub mod memory;
 pub mod publish;
 pub mod reason;
 pub mod rewrite;
+pub mod sink;
 pub mod tables;
+pub mod workload;

@@ -9,7 +9,7 @@ use std::{
 use virga_ebpf::header::{ChannelHash, NodeId, OriginHash};
 
 use super::{Failure, print_json};
-use crate::generate::{self, Kind, Plan};
+use crate::generate::socket::{self, Kind, Plan};
 
 /// The command's arguments.
 #[derive(Debug, clap::Args)]
@@ -67,7 +67,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         rate: arguments.rate,
         duration: Duration::from_secs(arguments.seconds),
     };
-    let report = generate::run(&plan)?;
+    let report = socket::run(&plan)?;
     if arguments.json {
         return print_json(&report);
     }

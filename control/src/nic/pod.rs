@@ -3,7 +3,9 @@
 
 use virga_ebpf::{
     reason::Counter,
+    sink::Counts,
     tables::{ChannelPolicy, GuardInfo, Neighbour, NextHop, Pair, Route, Settings},
+    workload::{Captured, Lane, Workload},
 };
 
 /// A table's value, as the bytes that a map holds.
@@ -28,5 +30,9 @@ plain!(
     ChannelPolicy,
     Route,
     NextHop,
-    Counter
+    Counter,
+    Workload,
+    Lane,
+    Captured,
+    Counts
 );

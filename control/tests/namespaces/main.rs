@@ -10,4 +10,5 @@ mod doctor;
 mod hostile;
 mod interfaces;
 mod restart;
+mod traffic;
 mod transit;

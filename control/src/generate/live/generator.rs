@@ -1,0 +1,351 @@
+//! The generator's run: one thread a CPU, each in a system call that sends.
+
+use std::{
+    fmt, fs, io, thread,
+    time::{Duration, Instant},
+};
+
+use aya::{
+    Ebpf,
+    maps::{Array, MapData, PerCpuArray, PerCpuValues},
+    programs::{ProgramError, TestRun as _, TestRunAttrs, TestRunOptions, Xdp},
+};
+use virga_ebpf::workload::{
+    CAPTURED_BYTES_MAX, CAPTURED_MAX, Captured, INTERVAL_SHIFT, Lane, Workload,
+};
+
+use super::{LiveError, load, map, set_egress};
+use crate::{
+    generate::plan::{Plan, interval},
+    nic::pod::Plain,
+};
+
+const GENERATE: &str = "virga_generate";
+const RESEND: &str = "virga_resend";
+
+/// Frames that the kernel runs the program over before it sends what came of it.
+const BATCH: u32 = 64;
+/// Iterations of a call whose speed is not known yet.
+const FIRST_CALL: u32 = 1 << 17;
+/// A call takes about as long at most, so that a run ends about when it should.
+const CALL_MAX: Duration = Duration::from_secs(2);
+/// Smallest Ethernet frame that a test run takes.
+const FRAME_BYTES_MIN: usize = 14;
+
+/// What was sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Sent {
+    /// Packets with the plan's origin (all of them, of a capture).
+    pub authorised: u64,
+    /// Packets of strangers.
+    pub hostile: u64,
+    /// Bytes of all frames.
+    pub bytes: u64,
+    /// Of all, those that the interface says it dropped instead of sending; not every driver says.
+    pub refused: u64,
+    /// Nanoseconds that it took.
+    pub elapsed_ns: u64,
+}
+
+impl Sent {
+    /// Packets that left, as far as the interface says.
+    #[must_use]
+    pub const fn packets(&self) -> u64 {
+        (self.authorised + self.hostile).saturating_sub(self.refused)
+    }
+}
+
+/// When a run ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// After so many packets, exactly.
+    Count(u64),
+    /// After that time, about.
+    Elapsed(Duration),
+}
+
+/// Sends frames through one interface.
+pub struct Generator {
+    ebpf: Ebpf,
+    interface: String,
+    workload: Array<MapData, Plain<Workload>>,
+    lanes: PerCpuArray<MapData, Plain<Lane>>,
+    program: &'static str,
+    /// What each live frame is cut from.
+    frame: Vec<u8>,
+    cpus: Vec<u32>,
+    is_paced: bool,
+}
+
+impl fmt::Debug for Generator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Generator")
+            .field("interface", &self.interface)
+            .field("cpus", &self.cpus)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Generator {
+    /// A generator of a plan's packets, run on these CPUs at once, each with its share of the flows.
+    ///
+    /// # Errors
+    /// When the plan cannot be sent, or the kernel refuses.
+    pub fn new(interface: &str, plan: &Plan, cpus: &[u32]) -> Result<Self, LiveError> {
+        let mut generator = Self::load(interface, GENERATE, 1)?;
+        generator.set_plan(plan, cpus)?;
+        Ok(generator)
+    }
+
+    /// A generator that sends captured frames as they are, in their order, again and again; at `rate`
+    /// packets a second where one is said.
+    ///
+    /// # Errors
+    /// When there is no frame or one is too large, or the kernel refuses.
+    pub fn of_capture(
+        interface: &str,
+        frames: &[Vec<u8>],
+        rate: Option<u64>,
+        cpu: u32,
+    ) -> Result<Self, LiveError> {
+        let count = u32::try_from(frames.len()).unwrap_or(u32::MAX);
+        if count == 0 || count > CAPTURED_MAX {
+            return Err(LiveError::Captured(frames.len()));
+        }
+        let mut generator = Self::load(interface, RESEND, count)?;
+        let mut captured: Array<MapData, Plain<Captured>> = map(&mut generator.ebpf, "captured")?;
+        for (number, frame) in (0..).zip(frames) {
+            captured
+                .set(number, Plain(captured_value(number, frame)?), 0)
+                .map_err(|e| LiveError::Map("captured", e))?;
+        }
+        let lane = Lane {
+            flows: count,
+            ..Lane::default()
+        };
+        let workload = Workload {
+            interval: interval(rate, 1)?,
+            frame_bytes: u32::try_from(CAPTURED_BYTES_MAX).unwrap_or(0),
+            ..Workload::default()
+        };
+        generator.set(workload, &[lane], &[cpu])?;
+        Ok(generator)
+    }
+
+    fn load(interface: &str, name: &'static str, captured: u32) -> Result<Self, LiveError> {
+        let mut ebpf = load(name, &[("captured", captured)])?;
+        set_egress(&mut ebpf, interface)?;
+        let workload = map(&mut ebpf, "workload")?;
+        let lanes = map(&mut ebpf, "lanes")?;
+        Ok(Self {
+            ebpf,
+            interface: interface.to_owned(),
+            workload,
+            lanes,
+            program: name,
+            frame: Vec::new(),
+            cpus: Vec::new(),
+            is_paced: false,
+        })
+    }
+
+    /// Another plan from the next run on. Its sequences are of a run of their own.
+    ///
+    /// # Errors
+    /// When the plan cannot be sent, or the kernel refuses.
+    pub fn set_plan(&mut self, plan: &Plan, cpus: &[u32]) -> Result<(), LiveError> {
+        let count = u32::try_from(cpus.len()).unwrap_or(u32::MAX);
+        // Never 0: a flow's next sequence is 0 where none has come yet.
+        let run = getrandom::u32().map_err(LiveError::Random)?.max(1);
+        let workload = plan.workload(run, count)?;
+        self.set(workload, &plan.lanes(count)?, cpus)
+    }
+
+    fn set(&mut self, workload: Workload, lanes: &[Lane], cpus: &[u32]) -> Result<(), LiveError> {
+        let mut all = vec![Lane::default(); self.lanes()?.len()];
+        for (cpu, lane) in cpus.iter().zip(lanes) {
+            let place = all.get_mut(*cpu as usize);
+            *place.ok_or_else(|| no_cpu(*cpu, io::ErrorKind::NotFound.into()))? = *lane;
+        }
+        self.set_lanes(&all)?;
+        self.workload
+            .set(0, Plain(workload), 0)
+            .map_err(|e| LiveError::Map("workload", e))?;
+        self.frame = vec![0; workload.frame_bytes as usize];
+        self.is_paced = workload.interval != 0;
+        self.cpus = cpus.to_vec();
+        Ok(())
+    }
+
+    /// Each CPU's lane.
+    fn lanes(&self) -> Result<Vec<Lane>, LiveError> {
+        let values = self.lanes.get(&0, 0);
+        let values = values.map_err(|e| LiveError::Map("lanes", e))?;
+        Ok(values.iter().map(|lane| lane.0).collect())
+    }
+
+    fn set_lanes(&mut self, lanes: &[Lane]) -> Result<(), LiveError> {
+        let lanes: Vec<Plain<Lane>> = lanes.iter().map(|lane| Plain(*lane)).collect();
+        let values = PerCpuValues::try_from(lanes).map_err(|e| no_cpu(0, e))?;
+        self.lanes
+            .set(0, values, 0)
+            .map_err(|e| LiveError::Map("lanes", e))
+    }
+
+    /// Sends on all of the plan's CPUs at once, and returns what this run has sent. Sequences go on
+    /// where the last run of the plan ended. The order of frames is a lane's: between CPUs there is none.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn run(&mut self, until: Until) -> Result<Sent, LiveError> {
+        let before = self.lanes()?;
+        let mut limited = before.clone();
+        let shares = self.cpus.len() as u64;
+        let now = monotonic_ns() << INTERVAL_SHIFT;
+        for (share, cpu) in (0..).zip(&self.cpus) {
+            let lane = &mut limited[*cpu as usize];
+            lane.due = now;
+            lane.limit = match until {
+                Until::Count(count) => {
+                    lane.sent() + count / shares + u64::from(share < count % shares)
+                }
+                Until::Elapsed(_) => u64::MAX,
+            };
+        }
+        self.set_lanes(&limited)?;
+        let refused = dropped(&self.interface)?;
+        let start = Instant::now();
+        let this = &*self;
+        thread::scope(|scope| {
+            let threads: Vec<_> = self
+                .cpus
+                .iter()
+                .map(|&cpu| scope.spawn(move || this.run_on(cpu, until, start)))
+                .collect();
+            threads.into_iter().try_for_each(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+        })?;
+        let elapsed = start.elapsed();
+        let mut sent = Sent {
+            refused: dropped(&self.interface)?.wrapping_sub(refused),
+            elapsed_ns: u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX),
+            ..Sent::default()
+        };
+        for (after, before) in self.lanes()?.iter().zip(&before) {
+            let bytes = |lane: &Lane| lane.authorised.bytes + lane.hostile.bytes;
+            sent.authorised += after.authorised.packets - before.authorised.packets;
+            sent.hostile += after.hostile.packets - before.hostile.packets;
+            sent.bytes += bytes(after) - bytes(before);
+        }
+        Ok(sent)
+    }
+
+    /// One CPU's calls, until its share is sent or the time is over.
+    fn run_on(&self, cpu: u32, until: Until, start: Instant) -> Result<(), LiveError> {
+        let mut cpus = rustix::thread::CpuSet::new();
+        cpus.set(cpu as usize);
+        rustix::thread::sched_setaffinity(None, &cpus).map_err(|e| no_cpu(cpu, e.into()))?;
+        let mut next = FIRST_CALL;
+        loop {
+            let lane = self.lanes()?[cpu as usize];
+            let left = lane.limit.saturating_sub(lane.sent());
+            let time_left = match until {
+                Until::Count(_) => CALL_MAX,
+                Until::Elapsed(duration) => duration.saturating_sub(start.elapsed()).min(CALL_MAX),
+            };
+            if left == 0 || time_left.is_zero() {
+                return Ok(());
+            }
+            let repeat = match until {
+                // Every iteration sends a packet.
+                Until::Count(_) if !self.is_paced => u32::try_from(left).unwrap_or(u32::MAX),
+                _ => next,
+            };
+            let began = Instant::now();
+            self.call(cpu, repeat)?;
+            let took = began.elapsed();
+            let sent = self.lanes()?[cpu as usize].sent() - lane.sent();
+            if sent == 0 && !self.is_paced {
+                return Err(LiveError::Stuck(lane.sent(), lane.limit));
+            }
+            let speed = f64::from(repeat) / took.as_secs_f64().max(1e-6);
+            let time_left = time_left.saturating_sub(took).as_secs_f64();
+            next = iterations(speed * time_left);
+        }
+    }
+
+    /// One system call.
+    fn call(&self, cpu: u32, repeat: u32) -> Result<(), LiveError> {
+        let program = self.ebpf.program(self.program);
+        let program = program.ok_or(LiveError::Object(self.program))?;
+        let xdp: &Xdp = program
+            .try_into()
+            .map_err(|_| LiveError::Object(self.program))?;
+        let options = TestRunOptions {
+            data_in: Some(&self.frame),
+            repeat,
+            attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+            ..TestRunOptions::new()
+        };
+        match xdp.test_run(options) {
+            Ok(_) => Ok(()),
+            Err(ProgramError::SyscallError(e))
+                if e.io_error.kind() == io::ErrorKind::Interrupted =>
+            {
+                Ok(())
+            }
+            Err(source) => Err(LiveError::Run {
+                cpu,
+                source: Box::new(source),
+            }),
+        }
+    }
+}
+
+/// The clock that the generator's program goes by.
+fn monotonic_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+fn no_cpu(cpu: u32, error: io::Error) -> LiveError {
+    LiveError::Cpu(cpu, error)
+}
+
+/// As many iterations, at least one batch.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the number is brought into range first"
+)]
+fn iterations(count: f64) -> u32 {
+    count.clamp(f64::from(BATCH), f64::from(u32::MAX)) as u32
+}
+
+fn captured_value(number: u32, frame: &[u8]) -> Result<Captured, LiveError> {
+    let bytes = frame.len();
+    if !(FRAME_BYTES_MIN..=CAPTURED_BYTES_MAX).contains(&bytes) {
+        return Err(LiveError::CapturedBytes { number, bytes });
+    }
+    let mut value = Captured {
+        bytes: u32::try_from(bytes).unwrap_or(0),
+        frame: [0; CAPTURED_BYTES_MAX],
+    };
+    value.frame[..bytes].copy_from_slice(frame);
+    Ok(value)
+}
+
+/// Packets that an interface of this thread's namespace dropped instead of sending.
+fn dropped(interface: &str) -> Result<u64, LiveError> {
+    let table = fs::read_to_string("/proc/thread-self/net/dev").map_err(LiveError::Counters)?;
+    let line = table
+        .lines()
+        .find_map(|line| line.trim_start().strip_prefix(interface)?.strip_prefix(':'));
+    // Eight columns of what came in, then bytes, packets, errors and drops of what went out.
+    let column = line.and_then(|line| line.split_whitespace().nth(11)?.parse().ok());
+    column.ok_or_else(|| LiveError::Counters(io::ErrorKind::NotFound.into()))
+}

@@ -1,0 +1,232 @@
+//! Generated traffic through a router's NIC path: each packet is received, or counted where it was
+//! refused.
+
+use std::{os::fd::AsFd as _, path::Path as FilePath, thread, time::Duration};
+
+use virga::generate::{
+    live::{Attached, Generator, Measured, Mode, Plan, Sent, Sink, Until},
+    plan::{Path, Sizes, Spread},
+};
+use virga_ebpf::{header::ChannelHash, reason::Reason};
+
+use crate::{
+    hosts::Hosts,
+    stage::{Addresses, LOSSY, V4, V6, at, channels, dropped, forwarded, forwarding, peer, virga},
+};
+
+/// Runs in a host's network namespace.
+pub fn inside<T: Send>(hosts: &Hosts, host: &str, run: impl FnOnce() -> T + Send) -> T {
+    let namespace = hosts.host(host).namespace.as_deref().unwrap();
+    let file = std::fs::File::open(FilePath::new("/run/netns").join(namespace)).unwrap();
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let network = rustix::thread::LinkNameSpaceType::Network;
+            rustix::thread::move_into_link_name_space(file.as_fd(), Some(network)).unwrap();
+            run()
+        });
+        thread.join().unwrap()
+    })
+}
+
+/// Link-layer address of a host's interface.
+pub fn mac(hosts: &Hosts, host: &str, interface: &str) -> [u8; 6] {
+    let shown = hosts.run(host, "ip", &["-json", "link", "show", "dev", interface]);
+    let shown: serde_json::Value = serde_json::from_slice(&shown.unwrap().stdout).unwrap();
+    let text = shown[0]["address"].as_str().unwrap();
+    let bytes: Vec<u8> = text
+        .split(':')
+        .map(|b| u8::from_str_radix(b, 16).unwrap())
+        .collect();
+    bytes.try_into().unwrap()
+}
+
+/// a -- router -- b, joined, nothing running.
+fn joined(addresses: &Addresses) -> Hosts {
+    let mut hosts = Hosts::new("virga-test", virga()).unwrap();
+    for host in ["a", "router", "b"] {
+        hosts.add(host).unwrap();
+    }
+    let with_prefix = |address: &str| format!("{address}/{}", addresses.prefix);
+    for (edge, edge_address, interface, address) in [
+        ("a", addresses.a, "ma", addresses.router_a),
+        ("b", addresses.b, "mb", addresses.router_b),
+    ] {
+        hosts
+            .join(
+                (edge, "m0", &with_prefix(edge_address)),
+                ("router", interface, &with_prefix(address)),
+            )
+            .unwrap();
+    }
+    hosts
+}
+
+/// The same with a node on the router.
+fn line(addresses: &Addresses) -> Hosts {
+    let mut hosts = joined(addresses);
+    let next = |name: &str, address: &str| peer(name, &format!("address = \"{}\"", at(address)));
+    let router = forwarding("native", "\"ma\", \"mb\"")
+        + &next("a", addresses.a)
+        + &next("b", addresses.b)
+        + &channels();
+    let any = if addresses.prefix == 24 {
+        "0.0.0.0:4783"
+    } else {
+        "[::]:4783"
+    };
+    hosts.configure("router", any, &router).unwrap();
+    hosts.start("router").unwrap();
+    // The kernel at b answers for its address, and the router learns where to send.
+    hosts
+        .run("router", "ping", &["-c", "1", "-w", "5", addresses.b])
+        .unwrap();
+    hosts
+}
+
+/// From a by way of the router to b, on the channel that a may publish on.
+pub fn plan(hosts: &Hosts, addresses: &Addresses) -> Plan {
+    let path = Path {
+        source_mac: mac(hosts, "a", "m0"),
+        target_mac: mac(hosts, "router", "ma"),
+        vlan: 0,
+        source: addresses.a.parse().unwrap(),
+        target: addresses.router_a.parse().unwrap(),
+        port: 4783,
+    };
+    let (destination, origin) = (hosts.host("b").node.id, hosts.host("a").entity.origin);
+    Plan::new(path, destination, origin, channel())
+}
+
+fn channel() -> ChannelHash {
+    virga_ebpf::hash::channel_hash(0, LOSSY)
+}
+
+fn generate(hosts: &Hosts, plan: &Plan, cpus: &[u32], until: Until) -> Sent {
+    inside(hosts, "a", || {
+        let mut generator = Generator::new("m0", plan, cpus).unwrap();
+        generator.run(until).unwrap()
+    })
+}
+
+fn sink(hosts: &Hosts, flows: u32) -> Sink {
+    inside(hosts, "b", || {
+        Sink::attach("m0", 4783, flows, Mode::Native).unwrap()
+    })
+}
+
+/// What the sink has seen once it has seen nothing new for a while.
+fn settled(sink: &Sink) -> Measured {
+    let mut last = sink.read().unwrap();
+    loop {
+        thread::sleep(Duration::from_millis(100));
+        let now = sink.read().unwrap();
+        if now == last {
+            return now;
+        }
+        last = now;
+    }
+}
+
+/// Every packet of the router's NIC path that it did not send on, by reason.
+fn refusals(hosts: &Hosts) -> Vec<(Reason, u64)> {
+    let counted = Reason::ALL
+        .iter()
+        .map(|r| (*r, dropped(hosts, "router", r.name())));
+    counted.filter(|(_, count)| *count != 0).collect()
+}
+
+/// Packets that a host's interface dropped instead of sending.
+fn refused(hosts: &Hosts, host: &str, interface: &str) -> u64 {
+    let shown = hosts.run(
+        host,
+        "ip",
+        &["-json", "-statistics", "link", "show", "dev", interface],
+    );
+    let shown: serde_json::Value = serde_json::from_slice(&shown.unwrap().stdout).unwrap();
+    shown[0]["stats64"]["tx"]["dropped"].as_u64().unwrap()
+}
+
+#[test]
+#[ignore = "needs root: scripts/test runs it"]
+fn every_generated_packet_is_received_or_counted_where_it_was_refused() {
+    for (addresses, cpus) in [(&V4, &[0][..]), (&V6, &[1]), (&V4, &[0, 1])] {
+        let hosts = line(addresses);
+        let plan = Plan {
+            flows: 50,
+            hostile_permille: 300,
+            sizes: Sizes::Imix,
+            ..plan(&hosts, addresses)
+        };
+        let sink = sink(&hosts, plan.flows);
+        let before = forwarded(&hosts, "router");
+        let sent = generate(&hosts, &plan, cpus, Until::Count(100_000));
+        assert_eq!((sent.authorised, sent.hostile), (70_000, 30_000));
+        let measured = settled(&sink);
+        let forwarded = forwarded(&hosts, "router") - before;
+        println!("{sent:?}\n{measured:?}\n{:?}", refusals(&hosts));
+        let [(Reason::Unauthorised, unauthorised)] = refusals(&hosts)[..] else {
+            panic!("{:?}", refusals(&hosts));
+        };
+        // A veth's ring may be full; it says so, on either link.
+        assert_eq!(sent.packets(), forwarded + unauthorised);
+        let full = refused(&hosts, "router", "mb");
+        assert_eq!(forwarded, measured.received + full);
+        assert!(measured.received + measured.lost <= sent.authorised);
+        assert_eq!((measured.strangers, measured.others), (0, 0));
+        if sent.refused + full == 0 {
+            assert_eq!((forwarded, unauthorised), (70_000, 30_000));
+            assert_eq!((measured.lost, measured.reordered), (0, 0));
+        }
+        assert!(measured.received > 10_000);
+    }
+}
+
+#[test]
+#[ignore = "needs root: scripts/test runs it"]
+fn a_paced_run_keeps_its_rate_and_the_sink_measures_latency() {
+    let hosts = joined(&V4);
+    let redirect = inside(&hosts, "router", || {
+        Attached::redirect("ma", "mb", Mode::Native).unwrap()
+    });
+    let mut sink = sink(&hosts, 1_000);
+    let plan = Plan {
+        flows: 1_000,
+        spread: Spread::Destinations,
+        rate: Some(50_000),
+        is_stamped: true,
+        ..plan(&hosts, &V4)
+    };
+    let sent = generate(&hosts, &plan, &[1], Until::Elapsed(Duration::from_secs(2)));
+    let measured = settled(&sink);
+    println!("{sent:?}\n{measured:?}");
+    // It cannot keep it where the machine has no time for it, and never exceeds it for long.
+    assert!((60_000..=106_000).contains(&sent.packets()), "{sent:?}");
+    assert_eq!(measured.received, sent.packets());
+    assert_eq!(
+        (measured.lost, measured.reordered, measured.untracked),
+        (0, 0, 0)
+    );
+    let latency = measured.latency.unwrap();
+    assert_eq!(latency.samples, measured.received);
+    assert!(
+        latency.p50_ns > 100 && latency.p50_ns <= latency.p99_ns,
+        "{latency:?}"
+    );
+    assert!(latency.p999_ns <= latency.max_ns);
+
+    // Nobody takes frames off the wire any more: what is sent is lost, and seen to be, flow by flow.
+    drop(redirect);
+    sink.clear().unwrap();
+    let plan = Plan { rate: None, ..plan };
+    let counts = inside(&hosts, "a", || {
+        let mut generator = Generator::new("m0", &plan, &[1]).unwrap();
+        let lost = generator.run(Until::Count(5_000)).unwrap();
+        let _redirect = inside(&hosts, "router", || {
+            Attached::redirect("ma", "mb", Mode::Native).unwrap()
+        });
+        (lost, generator.run(Until::Count(2_000)).unwrap())
+    });
+    let measured = settled(&sink);
+    println!("{counts:?}\n{measured:?}");
+    assert_eq!((measured.received, measured.lost), (2_000, 5_000));
+}
