@@ -4,6 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 /// Lines of a file; a longer one wants to be two.
@@ -57,8 +58,12 @@ fn every_source_file_says_what_it_is() {
 
 #[test]
 fn every_script_says_what_it_does_and_how_long_it_takes() {
-    for entry in fs::read_dir(root().join("scripts")).unwrap() {
+    let entries = |folder| fs::read_dir(root().join(folder)).unwrap();
+    for entry in entries("scripts").chain(entries("hw")) {
         let path = entry.unwrap().path();
+        if path.is_dir() || path.extension().is_some_and(|e| e == "md") {
+            continue;
+        }
         let text = fs::read_to_string(&path).unwrap();
         let header = text
             .lines()
@@ -69,19 +74,58 @@ fn every_script_says_what_it_does_and_how_long_it_takes() {
     }
 }
 
-#[test]
-fn what_the_readme_links_to_exists() {
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let links: Vec<&str> = readme
+/// Everything that a document links to exists; returns how much that is.
+fn assert_links(document: &str) -> usize {
+    let path = root().join(document);
+    let text = fs::read_to_string(&path).unwrap();
+    let links: Vec<&str> = text
         .split("](")
         .skip(1)
         .filter_map(|rest| rest.split(')').next())
         .collect();
-    assert!(links.len() >= 12, "a packet's life names its files");
-    for link in links {
+    for link in &links {
         assert!(
-            root().join(link).exists(),
-            "README links to {link}, which is not there"
+            path.parent().unwrap().join(link).exists(),
+            "{document} links to {link}, which is not there"
         );
+    }
+    links.len()
+}
+
+#[test]
+fn what_the_documents_link_to_exists() {
+    assert!(
+        assert_links("README.md") >= 12,
+        "a packet's life names its files"
+    );
+    assert!(assert_links("hw/README.md") >= 3);
+}
+
+#[test]
+fn the_sizing_tables_are_what_the_script_prints() {
+    let readme = fs::read_to_string(root().join("hw/README.md")).unwrap();
+    let (_, rest) = readme.split_once("<!-- hw/sizing ").unwrap();
+    let (ns, rest) = rest.split_once(" -->\n").unwrap();
+    let (tables, _) = rest.split_once("<!-- end -->").unwrap();
+    let sizing = |ns: &str| {
+        let script = root().join("hw/sizing");
+        let output = Command::new(script).arg(ns).output().unwrap();
+        (
+            output.status.success(),
+            String::from_utf8(output.stdout).unwrap(),
+        )
+    };
+    assert_eq!(sizing(ns), (true, tables.to_owned()));
+    // 10 Gbit/s of 122 + 24 bytes are 8.56 million packets a second: 116.8 ns each on one core.
+    let row = |ns| {
+        let (_, cores) = sizing(ns);
+        let (_, cores) = cores.split_once("Cores that").unwrap();
+        let row = cores.lines().find(|line| line.starts_with("| 122 |"));
+        row.unwrap().to_owned()
+    };
+    assert!(row("116").starts_with("| 122 | 1 | 1 |"));
+    assert!(row("117").starts_with("| 122 | 1 | 2 |"));
+    for wrong in ["", "0", "-1", "ten", "1e3"] {
+        assert!(!sizing(wrong).0, "{wrong}");
     }
 }
