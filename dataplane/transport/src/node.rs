@@ -502,6 +502,11 @@ impl Node {
             .unwrap()
     }
 
+    /// What the first session with `peer` keeps: packets on their way, and matters to tell.
+    pub(crate) fn kept(&self, peer: NodeId) -> (usize, usize) {
+        self.sessions[&self.first_session(peer)].kept()
+    }
+
     /// Events that wait for the owner.
     pub(crate) fn unread(&self) -> usize {
         self.events.len()

@@ -41,6 +41,10 @@ impl Standing {
         self.0 & other.0 == other.0
     }
 
+    pub(crate) const fn only(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     pub(crate) fn insert(&mut self, other: Self) {
         self.0 |= other.0;
     }

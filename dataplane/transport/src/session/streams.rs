@@ -312,6 +312,7 @@ impl Streams {
         for matter in content.matters.into_iter().flatten() {
             if let Matter::Reset(stream) = matter {
                 self.sending.remove(&stream);
+                self.matters.remove(&matter);
             }
         }
         let (start, end) = content.range;
@@ -386,7 +387,9 @@ impl Streams {
     // What is to be told.
 
     pub(super) fn requeue(&mut self, matter: Matter) {
-        self.matters.insert(matter);
+        if self.is_live(matter) {
+            self.matters.insert(matter);
+        }
     }
 
     pub(super) fn has_matters(&self) -> bool {
@@ -396,18 +399,35 @@ impl Streams {
     /// The next matter that still is one.
     pub(super) fn take_matter(&mut self) -> Option<Matter> {
         while let Some(matter) = self.matters.pop_first() {
-            let is_live = match matter {
-                Matter::Credit(stream) => self.granted(stream).is_some(),
-                Matter::Refuse(stream) => {
-                    self.receiving.contains_key(&stream) || self.is_turned_away(stream)
-                }
-                Matter::Reset(stream) => self.reset_offset(stream).is_some(),
-            };
-            if is_live {
+            if self.is_live(matter) {
                 return Some(matter);
             }
         }
         None
+    }
+
+    fn is_live(&self, matter: Matter) -> bool {
+        match matter {
+            Matter::Credit(stream) => self.granted(stream).is_some(),
+            Matter::Refuse(stream) => {
+                self.receiving.contains_key(&stream) || self.is_turned_away(stream)
+            }
+            Matter::Reset(stream) => self.reset_offset(stream).is_some(),
+        }
+    }
+
+    /// A stream of the peer is over: there is nothing more to tell of it.
+    fn forget_received(&mut self, stream: StreamId) {
+        self.matters.remove(&Matter::Credit(stream));
+        self.matters.remove(&Matter::Refuse(stream));
+    }
+}
+
+#[cfg(test)]
+impl Streams {
+    /// Matters to tell.
+    pub(super) fn matters(&self) -> usize {
+        self.matters.len()
     }
 }
 

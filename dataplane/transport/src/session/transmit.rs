@@ -97,10 +97,18 @@ impl Session {
     /// Acknowledgements, standing frames, matters of streams, and the control stream's bytes.
     fn build_control(&mut self, ctx: &mut Context<'_>, out: &mut Vec<u8>) -> Option<usize> {
         let is_ack_due = self.ack_at_ns.is_some_and(|at| at <= ctx.now_ns);
-        let may_chunk = self.is_established() && self.may_ask() && self.recovery.may_send();
+        let may_ask = self.may_ask();
+        let may_chunk = self.is_established() && may_ask && self.recovery.may_send();
         let has_chunk = may_chunk && self.streams.control_out.has_chunk();
-        let asks = !self.standing.is_empty() || self.streams.has_matters() || has_chunk;
-        if !is_ack_due && !asks {
+        // Beyond the bound only a probe goes out, and is not remembered: a peer that lives answers
+        // it with all that it received.
+        let standing = if may_ask {
+            self.standing
+        } else {
+            self.standing.only(Standing::PING)
+        };
+        let has_matters = may_ask && self.streams.has_matters();
+        if !is_ack_due && standing.is_empty() && !has_matters && !has_chunk {
             return None;
         }
         let start = begin(out);
@@ -114,12 +122,15 @@ impl Session {
             );
         }
         let unasked_bytes = out.len();
+        self.write_standing(ctx, out, standing);
         let mut content = Content {
-            standing: self.write_standing(ctx, out),
+            standing,
             ..Content::default()
         };
-        for slot in &mut content.matters {
-            *slot = self.write_matter(out);
+        if may_ask {
+            for slot in &mut content.matters {
+                *slot = self.write_matter(out);
+            }
         }
         if may_chunk {
             content.range = self.write_control_chunk(out, start);
@@ -128,11 +139,11 @@ impl Session {
             out.truncate(start);
             return None;
         }
-        if content.standing.contains(Standing::PING) {
+        if standing.contains(Standing::PING) {
             pad(out, start);
         }
         let sequence = self.sequence;
-        let asked = out.len() > unasked_bytes;
+        let asked = may_ask && out.len() > unasked_bytes;
         let bytes = self.seal(ctx, out, start, &Label::CONTROL);
         if asked {
             let has_bytes = content.range.0 < content.range.1;
@@ -147,8 +158,8 @@ impl Session {
         Some(bytes)
     }
 
-    fn write_standing(&mut self, ctx: &Context<'_>, out: &mut Vec<u8>) -> Standing {
-        let standing = std::mem::take(&mut self.standing);
+    fn write_standing(&mut self, ctx: &Context<'_>, out: &mut Vec<u8>, standing: Standing) {
+        self.standing.remove(standing);
         let (epoch, public) = (self.current.number + 1, self.proposal.public);
         if standing.contains(Standing::PING) {
             Frame::Ping.write(out);
@@ -174,7 +185,6 @@ impl Session {
             }
             .write(out);
         }
-        standing
     }
 
     fn write_matter(&mut self, out: &mut Vec<u8>) -> Option<Matter> {
@@ -451,6 +461,11 @@ impl Session {
             },
         );
         out
+    }
+
+    /// Packets on their way, and matters to tell.
+    pub(crate) fn kept(&self) -> (usize, usize) {
+        (self.recovery.outstanding(), self.streams.matters())
     }
 
     /// Leaves sequences out.

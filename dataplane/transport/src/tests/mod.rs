@@ -1,5 +1,6 @@
 //! Nodes against each other: the protocol as its users see it.
 
+mod bounds;
 mod delivery;
 mod hostile;
 mod outsiders;

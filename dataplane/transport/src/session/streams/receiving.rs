@@ -221,6 +221,7 @@ impl Streams {
             None => {
                 self.turned_away.remove(&stream);
                 self.closed.insert(stream);
+                self.forget_received(stream);
             }
         }
         self.remove_if_done(ctx.events, ends, stream);
@@ -237,6 +238,7 @@ impl Streams {
         }
         self.receiving.remove(&stream);
         self.closed.insert(stream);
+        self.forget_received(stream);
         let event = Event::StreamFinished {
             peer: ends.peer,
             stream,
