@@ -177,6 +177,23 @@ impl Hosts {
         command
     }
 
+    /// A program run as `ip netns exec` does: with another /sys over the pins.
+    pub fn netns_exec(&self, host: &str, program: &str) -> Command {
+        let mut command = Command::new("setpriv");
+        let namespace = self.namespace(host);
+        command.args([
+            "--pdeathsig",
+            "KILL",
+            "--",
+            "ip",
+            "netns",
+            "exec",
+            namespace,
+        ]);
+        command.arg(program);
+        command
+    }
+
     /// Where a host's node has its socket.
     pub fn socket(&self, host: &str) -> PathBuf {
         self.folder.join(format!("{host}.sock"))
@@ -234,14 +251,26 @@ impl Hosts {
 
     /// Starts a host's node and waits until its socket answers.
     pub fn start(&mut self, host: &str) -> io::Result<()> {
+        self.start_by(host, Self::command)
+    }
+
+    /// The same with `ip netns exec`.
+    pub fn start_by_netns_exec(&mut self, host: &str) -> io::Result<()> {
+        self.start_by(host, Self::netns_exec)
+    }
+
+    fn start_by(
+        &mut self,
+        host: &str,
+        command: impl Fn(&Self, &str, &str) -> Command,
+    ) -> io::Result<()> {
         let log = fs::File::options()
             .create(true)
             .append(true)
             .open(self.folder.join(host).join("log"))?;
         let config = self.folder.join(host).join("node.toml");
         let virga = self.virga.to_string_lossy().into_owned();
-        let child = self
-            .command(host, &virga)
+        let child = command(self, host, &virga)
             .args(["node", "run", "--config"])
             .arg(config)
             .stdin(Stdio::null())

@@ -217,13 +217,46 @@ impl Path {
                 // Another daemon of this name is no reason for user space: two would share one identity.
                 Err(source @ NicError::Running(_)) => return Err(PathError::Nic { mode, source }),
                 Err(source) if must => return Err(PathError::Nic { mode, source }),
-                Err(error) => path.why = format!("no NIC path: {error}"),
+                Err(error) => path.fall_back(&error),
             },
         }
+        path.warn_of_missing_interfaces();
         if path.nic.is_none() {
             leave_nic(&path.config.node.name).map_err(|source| PathError::Nic { mode, source })?;
         }
         Ok(path)
+    }
+
+    /// Mode `auto` with interfaces, and no NIC path to be had: that is slower than what was hoped for.
+    fn fall_back(&mut self, error: &dyn std::error::Error) {
+        let mut why = format!("no NIC path: {error}");
+        if let Some(cause) = error.source() {
+            let cause = cause.to_string();
+            if !why.contains(&cause) {
+                why.push_str(": ");
+                why.push_str(&cause);
+            }
+        }
+        tracing::warn!(%why, "mode \"auto\" forwards in user space; `virga doctor --config FILE` tells more");
+        self.why = why;
+    }
+
+    /// Neighbours whose interface is not there are reached once it is.
+    fn warn_of_missing_interfaces(&self) {
+        if self.kernel.is_none() {
+            return;
+        }
+        for peer in &self.config.peers {
+            if let Reach::Adjacent {
+                interface: Some(name),
+                ..
+            } = &peer.reach
+                && self.facts.interface(name).is_none()
+            {
+                tracing::warn!(peer = %peer.name, interface = %name,
+                    "the neighbour's interface does not exist (yet): `ip link` lists those that do");
+            }
+        }
     }
 
     /// `native`, `generic` or `userspace`.

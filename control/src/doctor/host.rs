@@ -1,7 +1,12 @@
 //! The kernel, and what this process may do.
 
 use super::{Check, Need, Verdict};
-use crate::{config::Config, hw::Kernel, io::probe, nic::pins};
+use crate::{
+    config::Config,
+    hw::Kernel,
+    io::probe,
+    nic::pins::{self, Absent},
+};
 use std::{fs, io, path::Path};
 
 /// Kernels that the NIC path's program was tried on start here.
@@ -78,8 +83,13 @@ fn bpffs(need: Need) -> Check {
     match pins::is_mounted() {
         true => Check::ok("bpffs", "mounted at /sys/fs/bpf"),
         false => {
-            let found = "not mounted at /sys/fs/bpf: maps and links cannot be pinned";
-            Check::new("bpffs", need.lack(), found, "mount -t bpf bpf /sys/fs/bpf")
+            let absent = Absent::find();
+            let found = match &absent {
+                Absent::NotMounted => "not mounted at /sys/fs/bpf",
+                Absent::Hidden(_) => "hidden at /sys/fs/bpf by `ip netns exec`",
+            };
+            let found = format!("{found}: maps and links cannot be pinned");
+            Check::new("bpffs", need.lack(), found, absent.fix())
         }
     }
 }

@@ -148,8 +148,13 @@ pub enum Peer {
         /// Its send queues.
         tx_queues: u32,
     },
-    /// In another one, where this process cannot look.
-    Elsewhere,
+    /// In another one, where this process does not look.
+    Elsewhere {
+        /// Its index there.
+        ifindex: Option<u32>,
+        /// What /run/netns calls that namespace, where it does.
+        namespace: Option<String>,
+    },
 }
 
 /// Why an interface could not be looked at.
@@ -216,10 +221,13 @@ fn driver_link(name: &str) -> Option<String> {
 }
 
 fn peer(link: &Link) -> Option<Peer> {
-    if link.is_peer_elsewhere {
-        return Some(Peer::Elsewhere);
+    if let Some(namespace) = link.peer_namespace {
+        return Some(Peer::Elsewhere {
+            ifindex: link.peer,
+            namespace: link::namespace_name(namespace),
+        });
     }
-    let peer = link::read(&Wanted::Index(link.peer_here?)).ok()?;
+    let peer = link::read(&Wanted::Index(link.peer?)).ok()?;
     let features = Ethtool::open(&peer.name).and_then(|ethtool| ethtool.features());
     Some(Peer::Here {
         has_native_program: peer

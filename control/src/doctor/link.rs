@@ -9,7 +9,7 @@ use rtnetlink::{
     },
     sys::{Socket, SocketAddr},
 };
-use std::io;
+use std::{fs::File, io, os::fd::AsRawFd as _, path::Path};
 
 /// `NETLINK_ROUTE` and `NETLINK_GENERIC`.
 const ROUTE: isize = 0;
@@ -26,10 +26,10 @@ pub(super) struct Link {
     pub(super) rx_queues: u32,
     pub(super) tx_queues: u32,
     pub(super) programs: Vec<AttachedProgram>,
-    /// Index of the other end or the lower device, in this namespace.
-    pub(super) peer_here: Option<u32>,
-    /// Whether that is in another namespace.
-    pub(super) is_peer_elsewhere: bool,
+    /// Index of the other end or the lower device.
+    pub(super) peer: Option<u32>,
+    /// What this namespace calls the other one that it is in; `None`: it is in this one.
+    pub(super) peer_namespace: Option<i32>,
     pub(super) name: String,
 }
 
@@ -82,8 +82,8 @@ fn digest(message: LinkMessage) -> Link {
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::NumRxQueues(queues) => link.rx_queues = queues,
             LinkAttribute::NumTxQueues(queues) => link.tx_queues = queues,
-            LinkAttribute::Link(index) => link.peer_here = Some(index),
-            LinkAttribute::LinkNetNsId(_) => link.is_peer_elsewhere = true,
+            LinkAttribute::Link(index) => link.peer = Some(index),
+            LinkAttribute::LinkNetNsId(id) => link.peer_namespace = Some(id),
             LinkAttribute::LinkInfo(info) => {
                 link.kind = info.into_iter().find_map(|info| match info {
                     LinkInfo::Kind(kind) => Some(kind.to_string()),
@@ -93,9 +93,6 @@ fn digest(message: LinkMessage) -> Link {
             LinkAttribute::Xdp(xdp) => link.programs = programs(&xdp),
             _ => {}
         }
-    }
-    if link.is_peer_elsewhere {
-        link.peer_here = None;
     }
     link
 }
@@ -125,6 +122,31 @@ fn programs(xdp: &[LinkXdp]) -> Vec<AttachedProgram> {
     found.collect()
 }
 
+/// What /run/netns calls the namespace that this one knows by a number.
+pub(super) fn namespace_name(id: i32) -> Option<String> {
+    let entries = std::fs::read_dir("/run/netns").ok()?.flatten();
+    let is_it = |path: &Path| {
+        let file = File::open(path).ok()?;
+        let fd = file.as_raw_fd().to_ne_bytes();
+        (namespace_id(&fd)? == id).then_some(())
+    };
+    let found = entries
+        .map(|entry| entry.path())
+        .find(|path| is_it(path).is_some())?;
+    Some(found.file_name()?.to_string_lossy().into_owned())
+}
+
+/// What this namespace calls another, of which there is a file descriptor.
+fn namespace_id(fd: &[u8; 4]) -> Option<i32> {
+    // Numbers of `linux/rtnetlink.h` and `linux/net_namespace.h`.
+    const GET_NAMESPACE_ID: u16 = 90;
+    const ID: u16 = 1;
+    const FD: u16 = 3;
+    let answer = request(ROUTE, GET_NAMESPACE_ID, [0; FAMILY_HEADER_BYTES], FD, fd)?;
+    let id = attribute(&answer, ID)?;
+    Some(i32::from_ne_bytes(id.try_into().ok()?))
+}
+
 /// What the driver's XDP can do (`netdev` family, since kernel 6.3; `None` before).
 pub(super) fn xdp_features(ifindex: u32) -> Option<XdpFeatures> {
     // Numbers of `linux/genetlink.h` and `linux/netdev.h`.
@@ -143,27 +165,41 @@ pub(super) fn xdp_features(ifindex: u32) -> Option<XdpFeatures> {
 }
 
 const NETLINK_HEADER_BYTES: usize = 16;
-const GENERIC_HEADER_BYTES: usize = 4;
+/// Of a generic netlink message; and of what a namespace is asked for with, padded.
+const FAMILY_HEADER_BYTES: usize = 4;
 const ATTRIBUTE_HEADER_BYTES: usize = 4;
 
 /// A generic netlink request with one attribute; the answer's attributes.
 fn generic(family: u16, command: u8, attribute: u16, value: &[u8]) -> Option<Vec<u8>> {
+    request(GENERIC, family, [command, 1, 0, 0], attribute, value)
+}
+
+/// A request with one attribute; the attributes of an answer that is no error.
+fn request(
+    protocol: isize,
+    kind: u16,
+    header: [u8; FAMILY_HEADER_BYTES],
+    attribute: u16,
+    value: &[u8],
+) -> Option<Vec<u8>> {
+    // `linux/netlink.h`.
+    const ERROR: u16 = 2;
     let attribute_bytes = ATTRIBUTE_HEADER_BYTES + value.len();
-    let bytes = NETLINK_HEADER_BYTES + GENERIC_HEADER_BYTES + attribute_bytes.next_multiple_of(4);
+    let bytes = NETLINK_HEADER_BYTES + FAMILY_HEADER_BYTES + attribute_bytes.next_multiple_of(4);
     let mut request = Vec::with_capacity(bytes);
     request.extend_from_slice(&u32::try_from(bytes).ok()?.to_ne_bytes());
-    request.extend_from_slice(&family.to_ne_bytes());
+    request.extend_from_slice(&kind.to_ne_bytes());
     request.extend_from_slice(&NLM_F_REQUEST.to_ne_bytes());
     request.extend_from_slice(&[0; 8]);
-    request.extend_from_slice(&[command, 1, 0, 0]);
+    request.extend_from_slice(&header);
     request.extend_from_slice(&u16::try_from(attribute_bytes).ok()?.to_ne_bytes());
     request.extend_from_slice(&attribute.to_ne_bytes());
     request.extend_from_slice(value);
     request.resize(bytes, 0);
-    let answer = exchange(GENERIC, &request).ok()?;
+    let answer = exchange(protocol, &request).ok()?;
     let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
-    let attributes = answer.get(NETLINK_HEADER_BYTES + GENERIC_HEADER_BYTES..)?;
-    (kind == family).then(|| attributes.to_vec())
+    let attributes = answer.get(NETLINK_HEADER_BYTES + FAMILY_HEADER_BYTES..)?;
+    (kind != ERROR).then(|| attributes.to_vec())
 }
 
 /// The value of the first attribute of that kind.

@@ -18,6 +18,8 @@ use std::{collections::BTreeSet, fmt};
 pub enum Verdict {
     /// As it should be.
     Ok,
+    /// Depends on what this process cannot look into; where and how to look is said.
+    Info,
     /// Could not be found out.
     Unknown,
     /// Works, with less than there could be.
@@ -30,6 +32,7 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Ok => "ok",
+            Self::Info => "info",
             Self::Unknown => "unknown",
             Self::Warn => "warn",
             Self::Fail => "FAIL",

@@ -358,16 +358,30 @@ fn peer(facts: &InterfaceFacts, need: Need) -> Option<Check> {
                 format!("ethtool -K {name} gro on"),
             )
         }
-        Some(Peer::Elsewhere) | None => {
-            let found = "in another namespace; frames redirected here vanish unless it has an XDP program or GRO on";
-            Check::new(
-                NAME,
-                Verdict::Unknown,
-                found,
-                "there: ethtool -K PEER gro on",
-            )
-        }
+        Some(Peer::Elsewhere { ifindex, namespace }) => elsewhere(*ifindex, namespace.as_deref()),
+        None => Check::new(
+            NAME,
+            Verdict::Unknown,
+            "the kernel does not say where the other end is",
+            format!("ip -d link show dev {}", facts.name),
+        ),
     })
+}
+
+/// What is known of a veth's other end in another namespace, and what to run there.
+fn elsewhere(ifindex: Option<u32>, namespace: Option<&str>) -> Check {
+    let interface = ifindex.map_or("an interface".into(), |index| format!("interface {index}"));
+    let place = namespace.map_or("another namespace".into(), |name| {
+        format!("namespace {name}")
+    });
+    let found = format!(
+        "{interface} of {place}: it takes frames redirected here while a node runs on it, or it has GRO on"
+    );
+    let there = namespace.map_or("there".into(), |name| {
+        format!("nsenter --net=/run/netns/{name} sh, and there")
+    });
+    let fix = format!("{there}: `ip link` names {interface}; ethtool -K NAME gro on");
+    Check::new("veth peer", Verdict::Info, found, fix)
 }
 
 /// A veth passes packets on with checksums that nobody has finished.

@@ -111,7 +111,7 @@ impl Pins {
         if !is_mounted() {
             return Err(io::Error::new(
                 io::ErrorKind::NotFound,
-                format!("no BPF file system at {BPFFS}: run `mount -t bpf bpf {BPFFS}`"),
+                Absent::find().to_string(),
             ));
         }
         // Whoever could open the folder could lock it: parent and folder are this user's alone.
@@ -181,6 +181,62 @@ pub fn is_mounted() -> bool {
     rustix::fs::statfs(BPFFS).is_ok_and(|s| u64::try_from(s.f_type) == Ok(BPFFS_MAGIC))
 }
 
+/// Why there is no BPF file system where pins go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Absent {
+    /// Nobody mounted one.
+    NotMounted,
+    /// `ip netns exec` mounted another /sys over it, for the namespace of that name.
+    Hidden(String),
+}
+
+impl Absent {
+    /// Looks at this process's mounts.
+    #[must_use]
+    pub fn find() -> Self {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let is_namespace = |name: &str| Path::new("/run/netns").join(name).exists();
+        match netns_exec(&mounts).filter(|name| is_namespace(name)) {
+            Some(name) => Self::Hidden(name.into()),
+            None => Self::NotMounted,
+        }
+    }
+
+    /// The line that fixes it.
+    #[must_use]
+    pub fn fix(&self) -> String {
+        match self {
+            Self::NotMounted => format!("mount -t bpf bpf {BPFFS}"),
+            Self::Hidden(name) => {
+                format!("nsenter --net=/run/netns/{name} virga node run --config FILE")
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Absent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotMounted => write!(f, "no BPF file system at {BPFFS}: run `{}`", self.fix()),
+            Self::Hidden(_) => write!(
+                f,
+                "`ip netns exec` hides the BPF file system at {BPFFS}: start with `{}` instead",
+                self.fix()
+            ),
+        }
+    }
+}
+
+/// The namespace that `ip netns exec` entered: it names the sysfs that it mounts after it.
+fn netns_exec(mountinfo: &str) -> Option<&str> {
+    // proc_pid_mountinfo(5): id, parent, device, root, mount point, options, tags, "-", type, source.
+    let on_sys = |line: &&str| line.split(' ').nth(4) == Some("/sys");
+    let (_, mounted) = mountinfo.lines().rfind(on_sys)?.split_once(" - ")?;
+    let mut fields = mounted.split(' ');
+    let (kind, source) = (fields.next()?, fields.next()?);
+    (kind == "sysfs" && source != "sysfs").then_some(source)
+}
+
 fn entries(folder: &Path) -> Vec<PathBuf> {
     let Ok(read) = fs::read_dir(folder) else {
         return Vec::new();
@@ -199,4 +255,20 @@ fn remove_tree(folder: &Path) -> io::Result<()> {
         }
     }
     fs::remove_dir(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sysfs_that_is_named_after_a_namespace_is_that_of_ip_netns_exec() {
+        let host = "22 28 0:20 / /sys rw,nosuid shared:7 - sysfs sysfs rw\n\
+                    33 22 0:29 / /sys/fs/bpf rw shared:9 - bpf bpf rw,mode=700\n";
+        assert_eq!(netns_exec(host), None);
+        let inside = format!("{host}95 60 0:61 / /sys rw,relatime - sysfs router rw\n");
+        assert_eq!(netns_exec(&inside), Some("router"));
+        assert_eq!(netns_exec("22 28 0:20 / /sys rw - tmpfs router rw\n"), None);
+        assert_eq!(netns_exec(""), None);
+    }
 }

@@ -150,7 +150,93 @@ fn auto_mode_falls_back_to_user_space_and_says_why() {
             .contains("9000")
     );
     assert!(eventually(|| hosts.log("router").contains("9000")));
+    assert!(is_warned(&hosts, "9000"), "{}", hosts.log("router"));
     // There was no earlier path, and this start left nothing behind.
     let log = hosts.log("router");
     assert!(!log.contains("detached"), "{log}");
+}
+
+/// Whether the router has warned that it forwards in user space, with these words.
+fn is_warned(hosts: &Hosts, words: &str) -> bool {
+    let log = hosts.log("router");
+    let mut lines = log.lines();
+    lines.any(|l| l.contains("WARN") && l.contains("forwards in user space") && l.contains(words))
+}
+
+#[test]
+#[ignore = "needs root: scripts/test runs it"]
+fn auto_mode_under_ip_netns_exec_warns_and_names_nsenter() {
+    let mut hosts = Hosts::new("virga-test", virga()).unwrap();
+    hosts.add("router").unwrap();
+    hosts.add("b").unwrap();
+    let (router, b) = (
+        ("router", "mb", "10.78.2.1/24"),
+        ("b", "m0", "10.78.2.2/24"),
+    );
+    hosts.join(router, b).unwrap();
+    let rest = forwarding("auto", "\"mb\"")
+        + &peer("b", "address = \"10.78.2.2:4783\"\ninterface = \"absent0\"");
+    let config = hosts.configure("router", "0.0.0.0:4783", &rest).unwrap();
+    hosts.start_by_netns_exec("router").unwrap();
+    let namespace = hosts.host("router").namespace.clone().unwrap();
+    let fix = format!("nsenter --net=/run/netns/{namespace} virga node run");
+    assert!(is_warned(&hosts, &fix), "{}", hosts.log("router"));
+    let log = hosts.log("router");
+    let missing = log.lines().find(|line| line.contains("absent0"));
+    assert!(missing.is_some_and(|line| line.contains("WARN")), "{log}");
+    let why = hosts.status("router").unwrap()["forwarding"]["why"].clone();
+    assert!(why.as_str().unwrap().contains(&fix), "{why}");
+
+    let doctor = |command: &mut std::process::Command| {
+        let output = command
+            .args(["doctor", "--json", "--config"])
+            .arg(&config)
+            .output()
+            .unwrap();
+        let checks: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+        move |name: &str| checks.iter().find(|c| c["name"] == name).unwrap().clone()
+    };
+    let program = virga().to_str().unwrap();
+    let hidden = doctor(&mut hosts.netns_exec("router", program))("bpffs");
+    assert_eq!(hidden["verdict"], "warn");
+    assert!(
+        hidden["fix"].as_str().unwrap().starts_with(&fix),
+        "{hidden}"
+    );
+    let seen = doctor(&mut hosts.command("router", program));
+    assert_eq!(seen("bpffs")["verdict"], "ok");
+    let peer = seen("veth peer");
+    assert_eq!(peer["verdict"], "info");
+    let other = hosts.host("b").namespace.clone().unwrap();
+    assert!(
+        peer["found"]
+            .as_str()
+            .unwrap()
+            .contains(&format!("of namespace {other}")),
+        "{peer}"
+    );
+
+    // What the warning says helps.
+    hosts.stop("router").unwrap();
+    hosts.start("router").unwrap();
+    assert_eq!(
+        hosts.status("router").unwrap()["forwarding"]["mode"],
+        "native"
+    );
+}
+
+#[test]
+#[ignore = "needs root: scripts/test runs it"]
+fn auto_mode_without_its_interface_warns() {
+    let mut hosts = Hosts::new("virga-test", virga()).unwrap();
+    hosts.add("router").unwrap();
+    hosts
+        .configure("router", "0.0.0.0:4783", &forwarding("auto", "\"absent0\""))
+        .unwrap();
+    hosts.start("router").unwrap();
+    assert!(
+        is_warned(&hosts, "interface absent0 does not exist"),
+        "{}",
+        hosts.log("router")
+    );
 }

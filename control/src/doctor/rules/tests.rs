@@ -282,10 +282,30 @@ fn veth_peers_and_checksums() {
         peer(true, true, 2),
         (Verdict::Fail, "ethtool -L p tx 1".into())
     );
-    assert_eq!(
-        check(&veth(Peer::Elsewhere), "veth peer").0,
-        Verdict::Unknown
+    let elsewhere = |ifindex, namespace: Option<&str>| {
+        let namespace = namespace.map(str::to_owned);
+        let facts = veth(Peer::Elsewhere { ifindex, namespace });
+        super::peer(&facts, Need::Required).unwrap()
+    };
+    let named = elsewhere(Some(7), Some("b"));
+    assert_eq!(named.verdict, Verdict::Info);
+    assert!(
+        named.found.starts_with("interface 7 of namespace b:"),
+        "{named:?}"
     );
+    let fix = named.fix.unwrap();
+    assert!(
+        fix.starts_with("nsenter --net=/run/netns/b sh, and there: "),
+        "{fix}"
+    );
+    let unnamed = elsewhere(None, None);
+    assert!(
+        unnamed
+            .found
+            .starts_with("an interface of another namespace:"),
+        "{unnamed:?}"
+    );
+    assert!(unnamed.fix.unwrap().starts_with("there: `ip link`"));
     let partial = with_feature(veth(peer_here()), "tx-checksum-ip-generic");
     assert_eq!(
         check(&partial, "TX checksums"),
