@@ -28,12 +28,8 @@ use crate::api::{
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 use futures_util::StreamExt as _;
-use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
-use hyper::{
-    Method, Request, Response, StatusCode,
-    body::{Frame, Incoming},
-    client::conn::http1,
-};
+use http_body_util::{BodyExt, Collected, Full, Limited, combinators::BoxBody};
+use hyper::{Method, Request, Response, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use std::{
     convert::Infallible,
@@ -42,17 +38,20 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 use thiserror::Error;
-use tokio::{net::UnixStream, sync::mpsc, task::JoinHandle};
+use tokio::net::UnixStream;
+
+mod publisher;
+
+pub use publisher::{Publisher, TryPublishError};
 
 /// One event as a subscriber gets it.
 pub type Delivery = Delivered;
 
-/// Events that a [`Publisher`] holds before it makes its caller wait.
-const PUBLISHER_EVENTS_MAX: usize = 1_024;
-/// Events that travel to the node in one piece, where as many wait.
-const PIECE_EVENTS_MAX: usize = 256;
+/// How often it is looked for subscribers that are awaited.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Most bytes of an answer that is not a subscription.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -157,18 +156,42 @@ impl Mesh {
     /// As [`Mesh::publish`].
     pub async fn publisher(&self, channel: &str) -> Result<Publisher, MeshError> {
         // Asked first, so that a refusal is an error here and not of some later event.
-        let none: [&[u8]; 0] = [];
-        self.publish_batch(channel, none).await?;
+        let channel_now = self.publish_nothing(channel).await?;
         let uri = publish_uri(channel)?;
-        let (events, waiting) = mpsc::channel(PUBLISHER_EVENTS_MAX);
-        let pieces = futures_util::stream::unfold(waiting, next_piece);
-        let body = BodyExt::boxed(StreamBody::new(pieces));
-        let mesh = self.clone();
-        let request = tokio::spawn(async move {
-            let answer = mesh.send(Method::POST, uri, body).await?;
-            read_json(answer).await
-        });
-        Ok(Publisher { events, request })
+        Ok(Publisher::start(self.clone(), uri, channel_now))
+    }
+
+    /// How many subscribers a channel has: programs on this node, and other nodes that this one knows of.
+    /// A node that has started hears of the others' within a few seconds.
+    ///
+    /// # Errors
+    /// As [`Mesh::publish`].
+    pub async fn subscribers(&self, channel: &str) -> Result<usize, MeshError> {
+        Ok(self.publish_nothing(channel).await?.subscribers)
+    }
+
+    /// Waits until a channel has so many subscribers, and returns how many there are. Never gives up:
+    /// put a time-out around it.
+    ///
+    /// # Errors
+    /// As [`Mesh::publish`].
+    pub async fn wait_for_subscribers(
+        &self,
+        channel: &str,
+        count: usize,
+    ) -> Result<usize, MeshError> {
+        loop {
+            let subscribers = self.subscribers(channel).await?;
+            if subscribers >= count {
+                return Ok(subscribers);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    async fn publish_nothing(&self, channel: &str) -> Result<Published, MeshError> {
+        let none: [&[u8]; 0] = [];
+        self.publish_batch(channel, none).await
     }
 
     /// Subscribes to one channel.
@@ -251,19 +274,16 @@ impl Mesh {
             return Ok(answer);
         }
         let code = answer.status();
-        let body = answer.into_body().collect().await?.to_bytes();
-        let message = match serde_json::from_slice::<ErrorBody>(&body) {
-            Ok(body) => body.error,
-            Err(_) => String::from_utf8_lossy(&body).into_owned(),
+        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX);
+        let message = match body.collect().await.map(Collected::to_bytes) {
+            Ok(body) => match serde_json::from_slice::<ErrorBody>(&body) {
+                Ok(body) => body.error,
+                Err(_) => String::from_utf8_lossy(&body).into_owned(),
+            },
+            Err(error) => format!("the node answered {code}, and its reason was lost: {error}"),
         };
-        Err(refused(code, message))
-    }
-}
-
-fn refused(code: StatusCode, message: String) -> MeshError {
-    MeshError::Refused {
-        code: code.as_u16(),
-        message,
+        let code = code.as_u16();
+        Err(MeshError::Refused { code, message })
     }
 }
 
@@ -280,82 +300,12 @@ fn empty() -> Body {
 async fn read_json<T: serde::de::DeserializeOwned>(
     answer: Response<Incoming>,
 ) -> Result<T, MeshError> {
-    let body = http_body_util::Limited::new(answer.into_body(), ANSWER_BYTES_MAX);
+    let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX);
     let body = body
         .collect()
         .await
         .map_err(|error| MeshError::Broken(error.to_string()))?;
     serde_json::from_slice(&body.to_bytes()).map_err(|error| MeshError::Answer(error.to_string()))
-}
-
-/// Puts events that wait together into one piece of the body.
-async fn next_piece(
-    mut waiting: mpsc::Receiver<Bytes>,
-) -> Option<(Result<Frame<Bytes>, Infallible>, mpsc::Receiver<Bytes>)> {
-    let mut events = Vec::new();
-    if waiting.recv_many(&mut events, PIECE_EVENTS_MAX).await == 0 {
-        return None;
-    }
-    let mut piece = BytesMut::new();
-    for event in events {
-        write_event(&mut piece, &event);
-    }
-    Some((Ok(Frame::data(piece.freeze())), waiting))
-}
-
-/// Publishes on one channel over one connection, at the pace of the subscribers.
-#[derive(Debug)]
-pub struct Publisher {
-    events: mpsc::Sender<Bytes>,
-    request: JoinHandle<Result<Published, MeshError>>,
-}
-
-/// An event that was not taken; it is the caller's again.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum TryPublishError {
-    /// As many wait already as may.
-    #[error("the publisher is full: the subscribers are slower than this program")]
-    Full(Bytes),
-    /// The connection is gone; [`Publisher::finish`] says why.
-    #[error("the publisher's connection is gone")]
-    Gone(Bytes),
-}
-
-impl Publisher {
-    /// Queues an event; waits while the subscribers are slower than this program.
-    ///
-    /// # Errors
-    /// [`MeshError::Broken`] when the connection is gone; [`Publisher::finish`] says why.
-    pub async fn publish(&self, event: &[u8]) -> Result<(), MeshError> {
-        let sent = self.events.send(Bytes::copy_from_slice(event)).await;
-        sent.map_err(|_| MeshError::Broken("the node ended the request".into()))
-    }
-
-    /// Queues an event, if there is room.
-    ///
-    /// # Errors
-    /// [`TryPublishError`] gives the event back.
-    pub fn try_publish(&self, event: impl Into<Bytes>) -> Result<(), TryPublishError> {
-        use mpsc::error::TrySendError;
-        self.events
-            .try_send(event.into())
-            .map_err(|error| match error {
-                TrySendError::Full(event) => TryPublishError::Full(event),
-                TrySendError::Closed(event) => TryPublishError::Gone(event),
-            })
-    }
-
-    /// Waits until all events are on their way, and says what became of them.
-    ///
-    /// # Errors
-    /// What ended the connection before that.
-    pub async fn finish(self) -> Result<Published, MeshError> {
-        let Self { events, request } = self;
-        drop(events);
-        request
-            .await
-            .map_err(|error| MeshError::Broken(error.to_string()))?
-    }
 }
 
 /// Deliveries as they come; ends when the node stops. Dropping it ends the subscription.

@@ -40,6 +40,18 @@ pub enum ApiError {
     /// The node is shutting down.
     #[error("the node is shutting down")]
     Stopping,
+    /// It went wrong after some events were published.
+    #[error(
+        "{source}; before that, {published} of this request's events were published and {refused} refused"
+    )]
+    Interrupted {
+        /// What went wrong.
+        source: Box<Self>,
+        /// Events that are on their way.
+        published: u64,
+        /// Events that were too large.
+        refused: u64,
+    },
     /// Something of this machine refused.
     #[error("{0}")]
     Failed(String),
@@ -67,18 +79,24 @@ impl From<SubscribeError> for ApiError {
     }
 }
 
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        let code = match &self {
+impl ApiError {
+    fn code(&self) -> StatusCode {
+        match self {
             Self::Request(_) => StatusCode::BAD_REQUEST,
             Self::Missing(_) => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::Busy(_) | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        };
+            Self::Interrupted { source, .. } => source.code(),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
         let error = self.to_string();
-        (code, Json(ErrorBody { error })).into_response()
+        (self.code(), Json(ErrorBody { error })).into_response()
     }
 }
 

@@ -13,7 +13,7 @@ use virga_transport::{ChannelName, limits::MESSAGE_BYTES_MAX};
 
 /// Bytes of a length.
 pub const LENGTH_BYTES: usize = 4;
-/// Bytes of the largest frame, its length not counted; larger ones end the connection.
+/// Bytes of the largest frame, its length not counted.
 pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of a delivery beside its name and event.
 const DELIVERED_BYTES: usize = 1 + 32 + 8 + 8;
@@ -30,7 +30,7 @@ pub enum FrameError {
         bytes: usize,
     },
     /// The stream ended within a frame.
-    #[error("the stream ends within a frame, {bytes} bytes after its beginning")]
+    #[error("the stream ends within a frame, when {bytes} bytes of it were there")]
     Cut {
         /// What was there of it.
         bytes: usize,
@@ -44,18 +44,24 @@ pub enum FrameError {
 #[derive(Debug, Default)]
 pub struct Frames {
     buffer: BytesMut,
+    /// Of a frame that is skipped: what was thrown away, and what is still to come.
+    skipped_bytes: usize,
+    skip_bytes: usize,
 }
 
 impl Frames {
     /// Takes in what arrived.
     pub fn extend(&mut self, bytes: &[u8]) {
-        self.buffer.extend_from_slice(bytes);
+        let skip = self.skip_bytes.min(bytes.len());
+        self.skip_bytes -= skip;
+        self.skipped_bytes += skip;
+        self.buffer.extend_from_slice(&bytes[skip..]);
     }
 
     /// The next whole frame, without its length.
     ///
     /// # Errors
-    /// [`FrameError::TooLong`]: the stream cannot be read on.
+    /// [`FrameError::TooLong`]: the stream can be read on after [`Frames::skip`].
     pub fn next_frame(&mut self) -> Result<Option<Bytes>, FrameError> {
         let Some(length) = self.buffer.first_chunk::<LENGTH_BYTES>() else {
             return Ok(None);
@@ -71,22 +77,40 @@ impl Frames {
         Ok(Some(self.buffer.split_to(bytes).freeze()))
     }
 
+    /// Throws the next frame away, also what is still to come of it.
+    pub fn skip(&mut self) {
+        let Some(length) = self.buffer.first_chunk::<LENGTH_BYTES>() else {
+            return;
+        };
+        let bytes = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+        let all = bytes.saturating_add(LENGTH_BYTES);
+        self.skipped_bytes = all.min(self.buffer.len());
+        self.skip_bytes = all - self.skipped_bytes;
+        self.buffer.advance(self.skipped_bytes);
+    }
+
     /// Checks that the stream ended between two frames.
     ///
     /// # Errors
     /// [`FrameError::Cut`].
     pub fn end(&self) -> Result<(), FrameError> {
-        match self.buffer.len() {
-            0 => Ok(()),
-            bytes => Err(FrameError::Cut { bytes }),
+        match (self.buffer.len(), self.skip_bytes) {
+            (0, 0) => Ok(()),
+            (0, _) => Err(FrameError::Cut {
+                bytes: self.skipped_bytes,
+            }),
+            (bytes, _) => Err(FrameError::Cut { bytes }),
         }
     }
 }
 
-/// Appends an event as it is published.
+/// Appends an event as it is published. What a length cannot say is cut: no channel carries nearly as
+/// much, and so it is refused like any other that is too large.
 pub fn write_event(out: &mut BytesMut, event: &[u8]) {
-    out.put_u32(u32::try_from(event.len()).unwrap_or(u32::MAX));
-    out.extend_from_slice(event);
+    let length = u32::try_from(event.len()).unwrap_or(u32::MAX);
+    out.put_u32(length);
+    let bytes = usize::try_from(length).unwrap_or(usize::MAX);
+    out.extend_from_slice(&event[..bytes.min(event.len())]);
 }
 
 /// An event as a subscriber outside the daemon gets it.
@@ -218,6 +242,39 @@ mod tests {
         assert_eq!(Delivered::parse(end), Err(FrameError::Delivery));
         assert_eq!(parse_end(&frames.next_frame().unwrap().unwrap()), None);
         assert_eq!(parse_end(b""), None);
+    }
+
+    #[test]
+    fn a_frame_that_is_too_long_is_skipped_however_it_is_cut() {
+        let mut all = BytesMut::new();
+        write_event(&mut all, b"before");
+        write_event(&mut all, &vec![7; FRAME_BYTES_MAX + 1]);
+        write_event(&mut all, b"after");
+        for cut in [1_000, 65_536, all.len()] {
+            let mut frames = Frames::default();
+            let (mut out, mut skipped) = (Vec::new(), 0);
+            for piece in all.chunks(cut) {
+                frames.extend(piece);
+                loop {
+                    match frames.next_frame() {
+                        Ok(Some(frame)) => out.push(frame),
+                        Ok(None) => break,
+                        Err(_) => {
+                            frames.skip();
+                            skipped += 1;
+                        }
+                    }
+                }
+                assert!(frames.buffer.len() <= cut + LENGTH_BYTES);
+            }
+            assert_eq!((out, skipped), (vec!["before".into(), "after".into()], 1));
+            assert_eq!(frames.end(), Ok(()));
+        }
+        let mut frames = Frames::default();
+        frames.extend(&u32::MAX.to_be_bytes());
+        frames.skip();
+        frames.extend(b"six");
+        assert_eq!(frames.end(), Err(FrameError::Cut { bytes: 7 }));
     }
 
     #[test]

@@ -32,6 +32,7 @@ use axum::{
 use error::ApiError;
 use outlet::Queue;
 use std::{sync::Arc, time::Duration};
+use tokio::sync::watch;
 use virga_transport::worker::{Commander, Parts, Refused, Task};
 
 /// The service that the node's worker runs.
@@ -48,6 +49,8 @@ pub struct Api {
     pub commander: Commander<Service>,
     /// What owns the forwarding path.
     pub path: path::Asker,
+    /// Its sender is dropped when the daemon stops.
+    pub stopping: watch::Receiver<()>,
     /// The API's own connections.
     pub connections: Arc<server::Connections>,
     /// Unix time at the worker's time 0.

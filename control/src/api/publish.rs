@@ -6,11 +6,15 @@ use super::{
     frames::Frames,
 };
 use crate::channel::{Batch, Command, PublishError, PublishReport};
-use axum::{Json, body::Body, extract::State};
+use axum::{
+    Json,
+    body::{Body, BodyDataStream},
+    extract::State,
+};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 use virga_transport::ChannelName;
 
@@ -18,6 +22,10 @@ use virga_transport::ChannelName;
 const BATCH_EVENTS_MAX: usize = 1_024;
 /// Bytes of one command to the worker, the last event not counted.
 const BATCH_BYTES_MAX: usize = 256 * 1024;
+
+/// How long the rest of a body is read, and thrown away, after an answer that did not wait for it:
+/// whoever is still sending then finds the answer, not a closed connection.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Which channel.
 #[derive(Debug, Deserialize)]
@@ -33,7 +41,10 @@ pub struct Published {
     pub published: u64,
     /// Events larger than the channel carries.
     pub refused: u64,
-    /// Subscribers that the last event went to.
+    /// Published events that went to nobody: there was no subscriber.
+    pub unheard: u64,
+    /// Subscribers, programs on this node and other nodes, that the last event went to; where none was
+    /// published, those that there are.
     pub subscribers: usize,
     /// Bytes of the largest event that the channel carries.
     pub event_bytes_max: usize,
@@ -44,34 +55,38 @@ pub(super) async fn post(
     Query(target): Query<Target>,
     body: Body,
 ) -> Result<Json<Published>, ApiError> {
-    let channel =
-        ChannelName::parse(&target.channel).map_err(|e| ApiError::Request(e.to_string()))?;
     let mut total = Published::default();
-    // Without any event yet: whether there is such a channel, and whether it may be published on.
-    total.add(api.publish(&channel, Vec::new()).await?);
-    let mut frames = Frames::default();
     let mut chunks = body.into_data_stream();
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|e| ApiError::Request(format!("the body broke off: {e}")))?;
-        frames.extend(&chunk);
-        loop {
-            let batch = next_batch(&mut frames)?;
-            if batch.is_empty() {
-                break;
-            }
-            total.add(api.publish(&channel, batch).await?);
+    match api.publish_body(&target, &mut chunks, &mut total).await {
+        Ok(()) => Ok(Json(total)),
+        Err(error) => {
+            tokio::spawn(tokio::time::timeout(DISCARD_TIMEOUT, discard(chunks)));
+            Err(match total {
+                Published {
+                    published: 0,
+                    refused: 0,
+                    ..
+                } => error,
+                Published {
+                    published, refused, ..
+                } => ApiError::Interrupted {
+                    source: Box::new(error),
+                    published,
+                    refused,
+                },
+            })
         }
     }
-    frames
-        .end()
-        .map_err(|error| ApiError::Request(error.to_string()))?;
-    Ok(Json(total))
 }
 
-/// Whole frames, up to a batch of them.
-fn next_batch(frames: &mut Frames) -> Result<Vec<Bytes>, ApiError> {
+async fn discard(mut chunks: BodyDataStream) {
+    while let Some(Ok(_)) = chunks.next().await {}
+}
+
+/// Whole frames, up to a batch of them, and how many were too long for any channel.
+fn next_batch(frames: &mut Frames) -> (Vec<Bytes>, u64) {
     let mut batch = Vec::new();
-    let mut bytes = 0;
+    let (mut bytes, mut too_long) = (0, 0);
     while batch.len() < BATCH_EVENTS_MAX && bytes < BATCH_BYTES_MAX {
         match frames.next_frame() {
             Ok(Some(event)) => {
@@ -79,29 +94,70 @@ fn next_batch(frames: &mut Frames) -> Result<Vec<Bytes>, ApiError> {
                 batch.push(event);
             }
             Ok(None) => break,
-            Err(error) => return Err(ApiError::Request(error.to_string())),
+            Err(_) => {
+                frames.skip();
+                too_long += 1;
+            }
         }
     }
-    Ok(batch)
+    (batch, too_long)
 }
 
 impl Published {
     fn add(&mut self, report: PublishReport) {
-        self.published += report.published;
-        self.refused += report.refused;
-        self.event_bytes_max = report.event_bytes_max;
-        if report.published > 0 {
+        if report.published > 0 || self.published == 0 {
             self.subscribers = report.subscribers;
         }
+        self.published += report.published;
+        self.refused += report.refused;
+        self.unheard += report.unheard;
+        self.event_bytes_max = report.event_bytes_max;
     }
 }
 
 impl Api {
+    /// Publishes all events of a body, and counts them as it goes.
+    async fn publish_body(
+        &self,
+        target: &Target,
+        chunks: &mut BodyDataStream,
+        total: &mut Published,
+    ) -> Result<(), ApiError> {
+        let wrong = |error: &dyn std::error::Error| ApiError::Request(error.to_string());
+        let channel = ChannelName::parse(&target.channel).map_err(|error| wrong(&error))?;
+        // Without any event yet: whether there is such a channel, and whether it may be published on.
+        total.add(self.publish(&channel, Vec::new(), 0).await?);
+        let mut frames = Frames::default();
+        let mut stopping = self.stopping.clone();
+        loop {
+            let chunk = tokio::select! {
+                biased;
+                _ = stopping.changed() => return Err(ApiError::Stopping),
+                chunk = chunks.next() => chunk,
+            };
+            let Some(chunk) = chunk else {
+                break;
+            };
+            let chunk =
+                chunk.map_err(|error| ApiError::Request(format!("the body broke off: {error}")))?;
+            frames.extend(&chunk);
+            loop {
+                let (batch, too_long) = next_batch(&mut frames);
+                if batch.is_empty() && too_long == 0 {
+                    break;
+                }
+                total.add(self.publish(&channel, batch, too_long).await?);
+            }
+        }
+        frames.end().map_err(|error| wrong(&error))
+    }
+
     /// Publishes a batch, and waits until all of it is on its way.
     async fn publish(
         &self,
         channel: &ChannelName,
         events: Vec<Bytes>,
+        too_long: u64,
     ) -> Result<PublishReport, ApiError> {
         let (reply, answer) = oneshot::channel::<Result<PublishReport, PublishError>>();
         let done = Box::new(move |report| {
@@ -110,7 +166,7 @@ impl Api {
         });
         self.command(Command::Publish {
             channel: channel.clone(),
-            batch: Batch::new(events, done),
+            batch: Batch::new(events, done).with_refused(too_long),
         })
         .await?;
         let report = answer.await.map_err(|_| ApiError::Stopping)?;

@@ -28,7 +28,7 @@ use std::{
 };
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::MissedTickBehavior,
 };
 
@@ -123,14 +123,14 @@ impl Server {
         })
     }
 
-    /// Serves until `stop` is sent or dropped, then removes the socket and waits for the answers that
+    /// Serves until the sender of `stop` says something or is dropped, then removes the socket and waits for the answers that
     /// are under way.
-    pub async fn run(mut self, mut stop: oneshot::Receiver<()>) {
+    pub async fn run(mut self, mut stop: watch::Receiver<()>) {
         let mut look = tokio::time::interval(LOOK_AGAIN);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = &mut stop => break,
+                _ = stop.changed() => break,
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, _)) => self.take(stream),
                     Err(error) => {

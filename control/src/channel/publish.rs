@@ -36,7 +36,10 @@ pub struct PublishReport {
     pub published: u64,
     /// Events larger than the channel carries.
     pub refused: u64,
-    /// Subscribers, local and remote, that the last event went to.
+    /// Published events that went to nobody: there was no subscriber.
+    pub unheard: u64,
+    /// Subscribers, programs on this node and other nodes, that the last event went to; where none was
+    /// published, those that there are.
     pub subscribers: usize,
     /// Bytes of the largest event that the channel carries.
     pub event_bytes_max: usize,
@@ -61,6 +64,13 @@ impl Batch {
             report: PublishReport::default(),
             done,
         }
+    }
+
+    /// Counts events that whoever made the batch found too large to keep.
+    #[must_use]
+    pub fn with_refused(mut self, events: u64) -> Self {
+        self.report.refused += events;
+        self
     }
 
     pub(crate) fn fail(self, error: PublishError) {
@@ -115,6 +125,8 @@ impl<O: Outlet> ChannelService<O> {
         if !entry.publishers.contains(&self.entity) {
             return batch.fail(PublishError::NotAuthorised(name.clone()));
         }
+        self.reasons
+            .add_many(Reason::TooLarge, batch.report.refused);
         entry.waiting.push_back(batch);
         if entry.waiting.len() == 1 {
             self.pump(now_ns, node, index);
@@ -166,6 +178,9 @@ impl<O: Outlet> ChannelService<O> {
             if batch.events.as_slice().is_empty() {
                 if let Some(mut batch) = entry.waiting.pop_front() {
                     batch.report.event_bytes_max = event_bytes_max;
+                    if batch.report.published == 0 {
+                        batch.report.subscribers = entry.roster.len() + entry.local.len();
+                    }
                     (batch.done)(Ok(batch.report));
                 }
                 continue;
@@ -242,6 +257,7 @@ impl<O: Outlet> ChannelService<O> {
         entry.sequence += 1;
         if let Some(batch) = entry.waiting.front_mut() {
             batch.report.published += 1;
+            batch.report.unheard += u64::from(sent.subscribers == 0);
             batch.report.subscribers = sent.subscribers;
         }
         if !entry.local.is_empty() {

@@ -86,6 +86,10 @@ impl Reasons {
     }
 
     pub(crate) fn add(&mut self, reason: Reason) {
-        self.counts[reason as usize] += 1;
+        self.add_many(reason, 1);
+    }
+
+    pub(crate) fn add_many(&mut self, reason: Reason, count: u64) {
+        self.counts[reason as usize] += count;
     }
 }

@@ -1,5 +1,6 @@
 //! What `pub`, `sub`, `status` and `node link` share: finding the node's socket, and talking to it.
 
+use super::counted;
 use crate::{
     config::{SOCKET_DIRECTORY, valid_name},
     mesh::{Mesh, MeshError},
@@ -58,9 +59,31 @@ pub(super) enum ClientError {
         /// How many came before.
         arrived: u64,
     },
+    /// Too few subscribers.
+    #[error(
+        "nothing was published: after {seconds} s {channel} has {found} of the {wanted} subscribers asked for; `virga status` shows what this node knows of the channel"
+    )]
+    Subscribers {
+        /// The channel.
+        channel: String,
+        /// How many there are.
+        found: usize,
+        /// How many were asked for.
+        wanted: usize,
+        /// How long it was waited.
+        seconds: u64,
+    },
+    /// The node's answer came before the end of the events, or none came.
+    #[error("{source} ({handed} had been handed to the node by then)", handed = counted(*.handed, "event"))]
+    Interrupted {
+        /// Events handed to the node.
+        handed: u64,
+        /// The node's words.
+        source: MeshError,
+    },
     /// Some events were too large.
     #[error(
-        "{refused} events were larger than the {event_bytes_max} bytes that the channel carries"
+        "not published: {}, larger than the {event_bytes_max} bytes that the channel carries", counted(*.refused, "event")
     )]
     Refused {
         /// How many.
@@ -71,7 +94,7 @@ pub(super) enum ClientError {
 }
 
 /// An error of the operating system, with what was tried.
-fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> ClientError {
+pub(super) fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> ClientError {
     move |source| ClientError::Io { operation, source }
 }
 

@@ -9,6 +9,7 @@ mod doctor;
 mod generate;
 mod id;
 mod keygen;
+mod lines;
 mod node;
 mod publish;
 mod status;

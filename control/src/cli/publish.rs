@@ -2,23 +2,28 @@
 
 use super::{
     Failure, block_on,
-    client::{ClientError, Target},
+    client::{ClientError, Target, failed},
+    counted,
+    lines::{self, Line},
     print_json,
 };
-use crate::{api::publish::Published, mesh::Publisher};
+use crate::{
+    api::publish::Published,
+    mesh::{Mesh, Publisher},
+};
 use std::{
-    io::{self, BufRead as _, Write as _},
+    io::{self, Write as _},
     time::Duration,
 };
-use tokio::sync::mpsc;
 
-/// Lines of standard input that are read ahead.
-const LINES_MAX: usize = 1_024;
+/// Lines that are complained of one by one.
+const COMPLAINTS_MAX: u64 = 10;
 /// Waits shorter than this are made up for later: timers are no finer.
 const WAIT_MIN: Duration = Duration::from_millis(1);
 /// A sender that is later than this does not catch up: it would burst.
 const LATE_MAX: Duration = Duration::from_millis(20);
 
+/// Ends with 0 also when nobody has subscribed, and warns of it; --subscribers makes that a failure.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// The channel's full name.
@@ -32,6 +37,18 @@ pub(super) struct Arguments {
     /// Events a second at most.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
+    /// Wait until the channel has so many subscribers (other nodes, and programs on this one), and
+    /// fail without publishing when it does not come to that.
+    #[arg(long, value_name = "N")]
+    subscribers: Option<usize>,
+    /// How long to wait for --subscribers.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 10,
+        requires = "subscribers"
+    )]
+    timeout: u64,
     /// Print the result as a JSON object.
     #[arg(long)]
     json: bool,
@@ -39,67 +56,155 @@ pub(super) struct Arguments {
     target: Target,
 }
 
+/// What was done with the input, whatever became of it later.
+#[derive(Clone, Copy, Debug, Default)]
+struct Handed {
+    /// Events given to the node.
+    events: u64,
+    /// Lines that were not: too long for an event of the channel.
+    too_long: u64,
+}
+
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     block_on(async {
         let mesh = arguments.target.open().await?;
+        if let Some(count) = arguments.subscribers {
+            wait_for_subscribers(&mesh, count, arguments).await?;
+        }
         let publisher = mesh.publisher(&arguments.channel).await?;
+        let mut handed = Handed::default();
         let sent = match &arguments.data {
-            Some(data) => repeat(&publisher, data, arguments).await,
-            None => lines(&publisher, arguments.rate).await,
+            Some(data) => repeat(&publisher, data, arguments, &mut handed).await,
+            None => lines(&publisher, arguments.rate, &mut handed).await,
         };
         // The node's own words come first: they say why the connection broke.
-        let published = publisher.finish().await?;
-        sent?;
-        tell(&published, arguments)
+        match publisher.finish().await {
+            Ok(mut published) => {
+                published.refused += handed.too_long;
+                tell(&published, arguments)?;
+                sent
+            }
+            Err(source) => Err(ClientError::Interrupted {
+                handed: handed.events,
+                source,
+            }
+            .into()),
+        }
     })
 }
 
-async fn repeat(publisher: &Publisher, data: &str, arguments: &Arguments) -> Result<(), Failure> {
+async fn wait_for_subscribers(
+    mesh: &Mesh,
+    wanted: usize,
+    arguments: &Arguments,
+) -> Result<(), Failure> {
+    let channel = &arguments.channel;
+    let limit = Duration::from_secs(arguments.timeout);
+    let waiting = mesh.wait_for_subscribers(channel, wanted);
+    if let Ok(found) = tokio::time::timeout(limit, waiting).await {
+        found?;
+        return Ok(());
+    }
+    Err(ClientError::Subscribers {
+        channel: channel.clone(),
+        found: mesh.subscribers(channel).await?,
+        wanted,
+        seconds: arguments.timeout,
+    }
+    .into())
+}
+
+async fn repeat(
+    publisher: &Publisher,
+    data: &str,
+    arguments: &Arguments,
+    handed: &mut Handed,
+) -> Result<(), Failure> {
     let mut pace = Pace::new(arguments.rate);
     for _ in 0..arguments.count {
         pace.wait().await;
         publisher.publish(data.as_bytes()).await?;
+        handed.events += 1;
     }
     Ok(())
 }
 
-async fn lines(publisher: &Publisher, rate: Option<u32>) -> Result<(), Failure> {
-    let (sender, mut receiver) = mpsc::channel::<io::Result<Vec<u8>>>(LINES_MAX);
-    std::thread::spawn(move || {
-        for line in io::stdin().lock().split(b'\n') {
-            if sender.blocking_send(line).is_err() {
-                return;
+async fn lines(
+    publisher: &Publisher,
+    rate: Option<u32>,
+    handed: &mut Handed,
+) -> Result<(), Failure> {
+    let line_bytes_max = publisher.event_bytes_max();
+    let mut lines = lines::read_ahead(io::stdin(), line_bytes_max);
+    let mut pace = Pace::new(rate);
+    loop {
+        let batch = tokio::select! {
+            // There may be nothing to read for a long time.
+            () = publisher.ended() => return Ok(()),
+            batch = lines.recv() => batch,
+        };
+        let Some(batch) = batch else {
+            return Ok(());
+        };
+        for line in batch.map_err(failed("read standard input"))? {
+            match line {
+                Line::Event(event) => {
+                    pace.wait().await;
+                    publisher.publish(&event).await?;
+                    handed.events += 1;
+                }
+                Line::TooLong { number } => {
+                    handed.too_long += 1;
+                    complain(number, line_bytes_max, handed.too_long)?;
+                }
             }
         }
-    });
-    let mut pace = Pace::new(rate);
-    while let Some(line) = receiver.recv().await {
-        pace.wait().await;
-        publisher.publish(&line?).await?;
     }
-    Ok(())
+}
+
+fn complain(number: u64, line_bytes_max: usize, count: u64) -> io::Result<()> {
+    if count > COMPLAINTS_MAX {
+        return Ok(());
+    }
+    let more = match count == COMPLAINTS_MAX {
+        true => "; further ones are only counted",
+        false => "",
+    };
+    writeln!(
+        io::stderr(),
+        "virga: line {number} is not published: it is longer than the {line_bytes_max} bytes of the channel's largest event{more}"
+    )
 }
 
 fn tell(published: &Published, arguments: &Arguments) -> Result<(), Failure> {
+    let Published {
+        published: events,
+        refused,
+        unheard,
+        subscribers,
+        event_bytes_max,
+    } = *published;
     if arguments.json {
         print_json(published)?;
     } else {
-        let Published {
-            published,
-            subscribers,
-            ..
-        } = published;
+        let mut words = format!("published {}", counted(events, "event"));
+        if events > unheard {
+            words += &format!("; the last went to {}", counted(subscribers, "subscriber"));
+        }
+        if refused > 0 {
+            words += &format!("; refused {refused}");
+        }
+        writeln!(io::stderr(), "{words}")?;
+    }
+    if unheard > 0 {
         writeln!(
             io::stderr(),
-            "published {published} events; subscribers at the end: {subscribers}"
+            "virga: warning: {unheard} of {} reached nobody: {} had no subscriber then; --subscribers 1 waits for one",
+            counted(events, "event"),
+            arguments.channel
         )?;
     }
-    if published.refused > 0 {
-        let Published {
-            refused,
-            event_bytes_max,
-            ..
-        } = *published;
+    if refused > 0 {
         return Err(ClientError::Refused {
             refused,
             event_bytes_max,

@@ -23,7 +23,7 @@ use std::{
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::oneshot,
+    sync::{oneshot, watch},
 };
 use virga_transport::{
     NodeConfig, NodeLimits, PeerConfig,
@@ -111,16 +111,17 @@ async fn serve(config: Config) -> Result<(), DaemonError> {
     let (exit, mut exited) = oneshot::channel();
     let worker = start_worker(&config, &path, exit)?;
     let commander = worker.commander().clone();
+    let (stop_api, api_stopped) = watch::channel(());
     let connections = Arc::new(Connections::default());
     let api = Arc::new(Api {
         config: Arc::clone(&config),
         commander: commander.clone(),
         path: path.run(commander.clone()),
+        stopping: api_stopped.clone(),
         connections: Arc::clone(&connections),
         unix_zero_ns: unix_zero_ns(&commander).await?,
         started: Instant::now(),
     });
-    let (stop_api, api_stopped) = oneshot::channel::<()>();
     let server = Server::new(socket, api::router(api), connections);
     let server = tokio::spawn(server.map_err(system("serve the socket"))?.run(api_stopped));
     tracing::info!(
