@@ -21,7 +21,8 @@ pub const OUTER_HEADERS_BYTES_MAX: usize = 48;
 
 /// VLAN tags that are read through (802.1ad: one service and one customer tag).
 pub const VLAN_TAGS_MAX: usize = 2;
-/// IPv6 extension headers that are walked in search of our port; past them a packet is not ours.
+/// IPv6 extension headers that are walked in search of our port; behind more of them a packet to this node's
+/// own address is refused, any other is not ours.
 pub const IPV6_EXTENSIONS_MAX: usize = 4;
 
 /// Lines of 64 bytes in one guard bank of 4 KiB.
@@ -49,7 +50,10 @@ pub const NEXT_HOPS_MAX: u32 = 1_024;
 pub const PORTS_MAX: u32 = 256;
 /// Adjacent nodes.
 pub const NEIGHBOURS_MAX: u32 = 1_024;
-/// Slots of the neighbour table; a power of two, 4 a neighbour so that two choices place it.
+/// Addresses of this node.
+pub const OWN_ADDRESSES_MAX: u32 = 512;
+/// Slots of the neighbour table; a power of two, and more than twice what is placed there, so that two
+/// choices place it (Pagh, Rodler: Cuckoo Hashing).
 pub const NEIGHBOUR_SLOTS: u32 = 4_096;
 /// Slots of the flow cache, per CPU; a power of two.
 pub const FLOW_SLOTS: u32 = 8_192;
@@ -76,7 +80,9 @@ const _: () = assert!(
     GUARD_LINES_PER_BANK == 64,
     "6 bits of the key's hash pick the line"
 );
-const _: () = assert!(NEIGHBOUR_SLOTS.is_power_of_two() && NEIGHBOUR_SLOTS >= 4 * NEIGHBOURS_MAX);
+const _: () = assert!(
+    NEIGHBOUR_SLOTS.is_power_of_two() && NEIGHBOUR_SLOTS > 2 * (NEIGHBOURS_MAX + OWN_ADDRESSES_MAX)
+);
 const _: () = assert!(RATE_BUCKETS.is_power_of_two());
 const _: () = assert!(FLOW_SLOTS.is_power_of_two() && SEEN_SLOTS.is_power_of_two());
 const _: () = assert!(

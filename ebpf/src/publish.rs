@@ -10,9 +10,8 @@
 //! | next hops that nothing names are cleared | no cached flow leads there any more |
 //!
 //! Whatever fails or is killed on the way leaves a bump due, which the next image or the next daemon makes.
-//!
-//! Numbers given up by one image are given out again by the next at the earliest. After a restart the
-//! tables themselves say what they hold ([`Publisher::recover`]), so nothing that stays is touched.
+//! After a restart the tables themselves say what they hold ([`Publisher::recover`]), so nothing that stays
+//! is touched.
 
 extern crate std;
 use std::{
@@ -21,18 +20,24 @@ use std::{
     vec::Vec,
 };
 
+mod ways;
+
 use crate::{
     guard::Guard,
     header::NodeId,
     image::{Image, Link, NextHopKey, Place},
     limits::{
-        LAYOUT_VERSION, NEIGHBOUR_SLOTS, NEIGHBOURS_MAX, NEXT_HOPS_MAX, PAIRS_MAX, ROUTES_MAX,
+        LAYOUT_VERSION, NEIGHBOUR_SLOTS, NEIGHBOURS_MAX, NEXT_HOPS_MAX, OWN_ADDRESSES_MAX,
+        PAIRS_MAX, ROUTES_MAX,
     },
     tables::{
-        Address, ChannelPolicy, NEXT_HOP_NONE, Neighbour, NextHop, OWN_ADDRESS, Pair, Route,
-        Settings, neighbour_slots,
+        Address, ChannelPolicy, Neighbour, NextHop, OWN_ADDRESS, Pair, Route, Settings,
+        neighbour_slots,
     },
 };
+
+/// What [`PublishError::Full`] calls the part of the neighbour table that holds own addresses.
+const OWN_ADDRESSES: &str = "own addresses";
 
 /// Where tables are written, and read back after a restart. Vectors hold every place, in order.
 #[allow(missing_docs)]
@@ -70,6 +75,10 @@ pub enum PublishError<E> {
 impl<E: core::fmt::Display> core::fmt::Display for PublishError<E> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
+            Self::Full(OWN_ADDRESSES, size) => write!(
+                f,
+                "this node has more than {size} addresses: let it listen on the one that peers know"
+            ),
             Self::Full(table, size) => write!(
                 f,
                 "the {table} table holds at most {size} entries: configure fewer, or raise its limit"
@@ -177,9 +186,7 @@ impl Publisher {
             self.settings.seen_key = entropy();
             self.settings.neighbour_key = entropy();
         }
-        self.remove_destinations(store, image)?;
-        self.apply_next_hops(store, image)?;
-        self.apply_destinations(store, image)?;
+        self.apply_ways(store, image)?;
         self.apply_channels(store, image)?;
         self.apply_neighbours(store, image)?;
         if self.apply_pairs(store, image)? || self.guard.is_none() {
@@ -216,33 +223,16 @@ impl Publisher {
         Ok(())
     }
 
-    fn remove_destinations<S: Store>(
-        &mut self,
-        store: &mut S,
-        image: &Image,
-    ) -> Result<(), PublishError<S::Error>> {
-        let gone: Vec<NodeId> = self
-            .destinations
-            .keys()
-            .filter(|d| !image.routes.contains_key(d))
-            .copied()
-            .collect();
-        for destination in gone {
-            self.bump_due = true;
-            store.remove_destination(destination)?;
-            self.destinations.remove(&destination);
-        }
-        Ok(())
-    }
-
+    /// Refuses what cannot fit before anything is written.
     fn check_sizes<S: Store>(&self, image: &Image) -> Result<(), PublishError<S::Error>> {
+        let vias = image.routes.values();
+        let routes: BTreeSet<_> = vias.map(|via| (via.primary, via.backup)).collect();
         let sizes = [
             ("pairs", image.pairs.len(), PAIRS_MAX),
-            (
-                "neighbours",
-                image.neighbours.len() + image.addresses.len(),
-                NEIGHBOURS_MAX,
-            ),
+            ("neighbours", image.neighbours.len(), NEIGHBOURS_MAX),
+            (OWN_ADDRESSES, image.addresses.len(), OWN_ADDRESSES_MAX),
+            ("next hops", image.next_hops.len(), NEXT_HOPS_MAX),
+            ("routes", routes.len(), ROUTES_MAX),
         ];
         match sizes
             .into_iter()
@@ -251,63 +241,6 @@ impl Publisher {
             Some((table, _, most)) => Err(PublishError::Full(table, most)),
             None => Ok(()),
         }
-    }
-
-    /// Writes next hops under numbers that are kept while the next hop is. Liveness is read for every
-    /// packet, so no cached flow becomes wrong by it.
-    fn apply_next_hops<S: Store>(
-        &mut self,
-        store: &mut S,
-        image: &Image,
-    ) -> Result<(), PublishError<S::Error>> {
-        for (key, next_hop) in &image.next_hops {
-            let number = match self.next_hops.get(key) {
-                Some((_, held)) if held == next_hop => continue,
-                Some((number, _)) => *number,
-                None => free(self.next_hops.values().map(|(n, _)| *n), NEXT_HOPS_MAX)
-                    .ok_or(PublishError::Full("next hops", NEXT_HOPS_MAX))?,
-            };
-            store.set_next_hop(number, next_hop)?;
-            self.next_hops.insert(*key, (number, *next_hop));
-        }
-        Ok(())
-    }
-
-    fn number_of(&self, key: &NextHopKey) -> u32 {
-        self.next_hops
-            .get(key)
-            .map_or(NEXT_HOP_NONE, |(number, _)| *number)
-    }
-
-    /// Writes routes, then the destinations that name them.
-    fn apply_destinations<S: Store>(
-        &mut self,
-        store: &mut S,
-        image: &Image,
-    ) -> Result<(), PublishError<S::Error>> {
-        for (destination, via) in &image.routes {
-            let route = Route {
-                primary: self.number_of(&via.primary),
-                backup: via.backup.map_or(NEXT_HOP_NONE, |b| self.number_of(&b)),
-            };
-            let number = match self.routes.get(&route) {
-                Some(number) => *number,
-                None => {
-                    let number = free(self.routes.values().copied(), ROUTES_MAX)
-                        .ok_or(PublishError::Full("routes", ROUTES_MAX))?;
-                    store.set_route(number, &route)?;
-                    self.routes.insert(route, number);
-                    number
-                }
-            };
-            let held = self.destinations.get(destination).copied();
-            if held != Some(number) {
-                self.bump_due |= held.is_some();
-                store.set_destination(*destination, number)?;
-                self.destinations.insert(*destination, number);
-            }
-        }
-        Ok(())
     }
 
     fn apply_channels<S: Store>(
@@ -376,10 +309,12 @@ impl Publisher {
                 vlan: held.vlan,
                 address: held.address,
             };
-            let new = wanted.remove(&place);
+            // What a first image that failed has left was placed by another key.
+            let is_found = self.slots(&held).contains(&slot);
+            let new = is_found.then(|| wanted.remove(&place)).flatten();
             let new = new
                 .map(|n| Neighbour {
-                    index: held.index,
+                    index: if is_own(&n) { 0 } else { held.index },
                     ..n
                 })
                 .unwrap_or_default();
@@ -388,17 +323,23 @@ impl Publisher {
                 self.write_neighbour(store, slot, new)?;
             }
         }
+        let held = self.neighbours.iter();
+        let used = held.filter(|n| n.used == 1 && !is_own(n));
+        let mut numbers = unused(used.map(|n| n.index).collect(), NEIGHBOURS_MAX);
         for (_, mut neighbour) in wanted {
-            let used = self
-                .neighbours
-                .iter()
-                .filter(|n| n.used == 1)
-                .map(|n| n.index);
-            neighbour.index = free(used, NEIGHBOURS_MAX)
-                .ok_or(PublishError::Full("neighbours", NEIGHBOURS_MAX))?;
+            if !is_own(&neighbour) {
+                neighbour.index = numbers
+                    .next()
+                    .ok_or(PublishError::Full("neighbours", NEIGHBOURS_MAX))?;
+            }
             self.place(store, neighbour)?;
         }
         Ok(())
+    }
+
+    /// The two slots that an entry may be in.
+    fn slots(&self, n: &Neighbour) -> [u32; 2] {
+        neighbour_slots(self.settings.neighbour_key, n.ifindex, n.vlan, n.address)
     }
 
     /// Writes an entry; one for another address is marked used only when the rest of it stands.
@@ -442,11 +383,9 @@ impl Publisher {
 
     /// Slots from one of the entry's own to a free one, each the other slot of what is in the one before.
     fn path_for(&self, neighbour: &Neighbour) -> Option<Vec<u32>> {
-        let key = self.settings.neighbour_key;
-        let slots = |n: &Neighbour| neighbour_slots(key, n.ifindex, n.vlan, n.address);
         let mut came_from: HashMap<u32, Option<u32>> = HashMap::new();
         let mut queue: VecDeque<u32> = VecDeque::new();
-        for slot in slots(neighbour) {
+        for slot in self.slots(neighbour) {
             if came_from.insert(slot, None).is_none() {
                 queue.push_back(slot);
             }
@@ -461,7 +400,7 @@ impl Publisher {
                 path.reverse();
                 return Some(path);
             }
-            for next in slots(held) {
+            for next in self.slots(held) {
                 if let Entry::Vacant(unseen) = came_from.entry(next) {
                     unseen.insert(Some(at));
                     queue.push_back(next);
@@ -493,32 +432,14 @@ impl Publisher {
         }
         Ok(!added.is_empty() || !gone.is_empty())
     }
-
-    /// Gives up the numbers that nothing names any more.
-    fn forget_unused<S: Store>(
-        &mut self,
-        store: &mut S,
-        image: &Image,
-    ) -> Result<(), PublishError<S::Error>> {
-        let named: BTreeSet<u32> = self.destinations.values().copied().collect();
-        self.routes.retain(|_, number| named.contains(number));
-        let unused: Vec<NextHopKey> = self
-            .next_hops
-            .keys()
-            .filter(|k| !image.next_hops.contains_key(k))
-            .copied()
-            .collect();
-        for key in unused {
-            if let Some((number, _)) = self.next_hops.remove(&key) {
-                store.set_next_hop(number, &NextHop::default())?;
-            }
-        }
-        Ok(())
-    }
 }
 
-/// The smallest number below `most` that is not among `used`.
-fn free(used: impl Iterator<Item = u32>, most: u32) -> Option<u32> {
-    let used: BTreeSet<u32> = used.collect();
-    (0..most).find(|n| !used.contains(n))
+/// Whether an entry is an own address; such a one has no number.
+fn is_own(entry: &Neighbour) -> bool {
+    entry.ifindex == OWN_ADDRESS
+}
+
+/// The numbers below `most` that are not among `used`, smallest first.
+fn unused(used: BTreeSet<u32>, most: u32) -> impl Iterator<Item = u32> {
+    (0..most).filter(move |n| !used.contains(n))
 }

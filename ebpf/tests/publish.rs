@@ -10,7 +10,7 @@ use virga_ebpf::{
     guard::Guard,
     header::{ChannelHash, Header, NodeId, OriginHash, Subnet},
     image::{Image, Link, NextHopKey, Place, Via},
-    limits::{NEIGHBOURS_MAX, ROUTES_MAX},
+    limits::{NEIGHBOURS_MAX, NEXT_HOPS_MAX, OWN_ADDRESSES_MAX, ROUTES_MAX},
     memory::MemoryTables,
     publish::{PublishError, Publisher, Store},
     reason::Reason,
@@ -270,8 +270,10 @@ fn as_many_neighbours_as_promised_find_a_place_and_are_found() {
         port: 4783,
         ..Image::default()
     };
-    image.addresses.insert(address(0));
-    for n in 1..u64::from(NEIGHBOURS_MAX) {
+    for n in 0..u64::from(OWN_ADDRESSES_MAX) {
+        image.addresses.insert(address(1_000_000 + n));
+    }
+    for n in 1..=u64::from(NEIGHBOURS_MAX) {
         image.neighbours.insert(
             Place::new(u32::try_from(n % 7).unwrap(), address(n)),
             Link::default(),
@@ -289,15 +291,32 @@ fn as_many_neighbours_as_promised_find_a_place_and_are_found() {
         assert!(find(&tables, &settings, ifindex + 7, vlan, address).is_none());
         assert!(find(&tables, &settings, ifindex, 9, address).is_none());
     }
-    assert!(find(&tables, &settings, OWN_ADDRESS, 0, address(0)).is_some());
-    image
-        .neighbours
-        .insert(Place::new(1, address(100_000)), Link::default());
-    let mut tables = MemoryTables::new();
-    let full = Publisher::recover(&tables)
+    for own in &image.addresses {
+        assert!(find(&tables, &settings, OWN_ADDRESS, 0, *own).is_some());
+    }
+    let mut numbers: Vec<u32> = tables
+        .neighbours()
         .unwrap()
-        .apply(&mut tables, &image, || seeded.next());
-    assert_eq!(full, Err(PublishError::Full("neighbours", NEIGHBOURS_MAX)));
+        .iter()
+        .filter(|n| n.used == 1 && n.ifindex != OWN_ADDRESS)
+        .map(|n| n.index)
+        .collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..NEIGHBOURS_MAX).collect::<Vec<u32>>());
+    let mut refused = |image: &Image| {
+        let mut tables = MemoryTables::new();
+        let mut publisher = Publisher::recover(&tables).unwrap();
+        publisher.apply(&mut tables, image, || seeded.next())
+    };
+    let mut more = image.clone();
+    more.neighbours
+        .insert(Place::new(1, address(100_000)), Link::default());
+    let full = PublishError::Full("neighbours", NEIGHBOURS_MAX);
+    assert_eq!(refused(&more), Err(full));
+    image.addresses.insert(address(100_000));
+    let full = refused(&image).unwrap_err();
+    let said = "more than 512 addresses: let it listen on the one that peers know";
+    assert!(full.to_string().contains(said), "{full}");
 }
 
 #[test]
@@ -332,6 +351,177 @@ fn more_routes_than_places_are_refused_by_name() {
     assert_eq!(full, Err(PublishError::Full("routes", ROUTES_MAX)));
 }
 
+/// `count` destinations, each over a next hop of its own behind an interface; `target_from` numbers them.
+fn star(count: u64, ifindex: u32, target_from: u64) -> Image {
+    let mut image = Image {
+        node_id: HERE,
+        port: 4783,
+        ..Image::default()
+    };
+    image.neighbours.insert(
+        Place::new(1, address(1)),
+        Link {
+            subnet: Subnet(0),
+            mask: 0,
+        },
+    );
+    image.pairs.insert(Pair::new(OriginHash(1), ChannelHash(1)));
+    for n in 0..count {
+        let primary = image.add_next_hop(NextHop {
+            target: address(target_from + n),
+            ifindex,
+            mtu: 1_500,
+            flags: NextHop::ALIVE,
+            ..NextHop::default()
+        });
+        let via = Via {
+            primary,
+            backup: None,
+        };
+        image.routes.insert(NodeId(10_000 + n), via);
+    }
+    image
+}
+
+/// An authorised packet to each of the destinations.
+fn to_each(image: &Image, sequence: u64) -> Vec<(Header, Arrival)> {
+    let arrival = Arrival {
+        ifindex: 1,
+        vlan: 0,
+        source: address(1),
+        udp_payload_bytes: 80,
+    };
+    let header = |destination: &NodeId| Header {
+        destination: *destination,
+        origin_hash: OriginHash(1),
+        channel_hash: ChannelHash(1),
+        sequence,
+        payload_len: 16,
+        hop_limit: 8,
+        ..Header::default()
+    };
+    let destinations = image.routes.keys();
+    destinations.map(|d| (header(d), arrival)).collect()
+}
+
+/// That every packet goes where the image says, and that the tables hold no next hop besides its own.
+fn check_star(tables: &MemoryTables, image: &Image, sequence: u64) {
+    for packet in to_each(image, sequence) {
+        let target = image.routes[&packet.0.destination].primary.target;
+        assert_eq!(fate(tables, &packet), Fate::Forward(target));
+    }
+    let held = tables.next_hops().unwrap();
+    let held = held.iter().filter(|n| n.target != Address::default());
+    assert_eq!(held.count(), image.next_hops.len());
+}
+
+#[test]
+fn next_hops_that_fill_most_of_their_table_move_without_a_lost_packet() {
+    let mut seeded = Seeded(11);
+    let mut sequence = 0;
+    let mut tables = fresh(&star(600, 1, 5_000), &mut seeded);
+    let mut publisher = Publisher::recover(&tables).unwrap();
+    for (ifindex, target_from) in [(0, 5_000), (2, 5_000), (2, 90_000)] {
+        let image = star(600, ifindex, target_from);
+        let mut writes = 0;
+        let mut watched = Asking {
+            tables,
+            before_write: |tables: &MemoryTables| {
+                writes += 1;
+                sequence += 1;
+                for packet in to_each(&image, sequence) {
+                    let now = fate(tables, &packet);
+                    assert!(matches!(now, Fate::Forward(_)), "write {writes}: {now:?}");
+                }
+                Ok(())
+            },
+        };
+        let applied = publisher.apply(&mut watched, &image, || seeded.next());
+        assert_eq!(applied, Ok(()));
+        tables = watched.tables;
+        assert!(writes > 1_800, "{writes} writes");
+        sequence += 1;
+        check_star(&tables, &image, sequence);
+    }
+}
+
+#[test]
+fn full_tables_move_and_what_an_earlier_daemon_left_half_way_does_not_stick() {
+    let mut seeded = Seeded(12);
+    let all = u64::from(NEXT_HOPS_MAX);
+    let mut sequence = 0;
+    let mut tables = fresh(&star(all, 1, 5_000), &mut seeded);
+    for step in 0..6 {
+        let image = star(all, 2 + step % 2, 5_000 + u64::from(step) * 2_000);
+        // Cached before and on the way.
+        for packet in to_each(&image, u64::MAX - u64::from(step)) {
+            fate(&tables, &packet);
+        }
+        let mut writes_left = 1_200 * (step + 1);
+        let mut failing = Asking {
+            tables,
+            before_write: |_: &MemoryTables| {
+                writes_left -= 1;
+                if writes_left > 0 {
+                    Ok(())
+                } else {
+                    Err("killed")
+                }
+            },
+        };
+        let mut publisher = Publisher::recover(&failing.tables).unwrap();
+        let killed = publisher.apply(&mut failing, &image, || seeded.next());
+        assert_eq!(killed.is_err(), step < 4, "{step}: {killed:?}");
+        tables = failing.tables;
+        // The interface comes back as yet another one.
+        let image = star(all, 4 + step, 5_000);
+        let mut publisher = Publisher::recover(&tables).unwrap();
+        let applied = publisher.apply(&mut tables, &image, || seeded.next());
+        assert_eq!(applied, Ok(()));
+        sequence += 1;
+        check_star(&tables, &image, sequence);
+    }
+}
+
+#[test]
+fn routes_that_fill_most_of_their_table_are_replaced() {
+    let mut seeded = Seeded(13);
+    let routes = |shift: u64| {
+        let mut image = star(200, 1, 5_000);
+        let keys: Vec<NextHopKey> = image.next_hops.keys().copied().collect();
+        let key = |n: u64| keys[usize::try_from(n % 200).unwrap()];
+        for n in 0..u64::from(ROUTES_MAX) - 200 {
+            let via = Via {
+                primary: key(n),
+                backup: Some(key(n + 1 + n / 200 + shift)),
+            };
+            image.routes.insert(NodeId(1_000_000 + n), via);
+        }
+        image
+    };
+    let mut tables = fresh(&routes(0), &mut seeded);
+    let mut publisher = Publisher::recover(&tables).unwrap();
+    for (sequence, shift) in [(1, 50), (2, 100), (3, 0)] {
+        let image = routes(shift);
+        let applied = publisher.apply(&mut tables, &image, || seeded.next());
+        assert_eq!(applied, Ok(()));
+        check_star(&tables, &image, sequence);
+        let scratch = fresh(&image, &mut seeded);
+        for (destination, number) in tables.destinations().unwrap() {
+            let hops = |tables: &MemoryTables, number: u32| {
+                let (routes, held) = (tables.routes().unwrap(), tables.next_hops().unwrap());
+                let route = routes[number as usize];
+                [route.primary, route.backup].map(|n| held.get(n as usize).map(|h| h.target))
+            };
+            if destination.0 % 97 == 0 {
+                let made = scratch.destinations().unwrap();
+                let (_, other) = made.iter().find(|(d, _)| *d == destination).unwrap();
+                assert_eq!(hops(&tables, number), hops(&scratch, *other));
+            }
+        }
+    }
+}
+
 #[test]
 fn a_grant_keeps_the_generation_and_a_revocation_bumps_it() {
     let mut seeded = Seeded(3);
@@ -363,7 +553,11 @@ fn an_image_that_fails_or_is_killed_anywhere_is_made_good_by_the_next() {
             let (old, new) = (image(&mut seeded), image(&mut seeded));
             let mut writes_left: u32 = left;
             let mut failing = Asking {
-                tables: fresh(&old, &mut seeded),
+                // Some are the first image of all.
+                tables: match seed % 3 {
+                    0 => MemoryTables::new(),
+                    _ => fresh(&old, &mut seeded),
+                },
                 before_write: |_: &MemoryTables| {
                     writes_left = writes_left.checked_sub(1).ok_or("no more writes")?;
                     Ok(())

@@ -61,14 +61,20 @@ pub(super) fn resolve(
         }
     }
     check_collisions(&channels, report);
-    let pairs: usize = channels
-        .iter()
-        .map(|placed| placed.channel.publish.len())
-        .sum();
+    // Every entity takes one more, for its control traffic.
+    let (publishers, entities) = (
+        channels.iter().map(|placed| placed.channel.publish.len()),
+        roster.entities.len(),
+    );
+    let pairs = publishers.sum::<usize>() + entities;
     let pairs_max = usize::try_from(limits::PAIRS_MAX).unwrap_or(usize::MAX);
     if pairs > pairs_max {
-        let what = format!("name {pairs} publishers in all");
-        report.add(0..0, "channels", what, format!("a node holds {pairs_max}"));
+        let what = format!("name {} publishers in all", pairs - entities);
+        let fix = format!(
+            "beside {entities} entities a node holds {}",
+            pairs_max.saturating_sub(entities)
+        );
+        report.add(0..0, "channels", what, fix);
     }
     channels.into_iter().map(|placed| placed.channel).collect()
 }

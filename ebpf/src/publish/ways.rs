@@ -1,0 +1,169 @@
+//! Ways: the next hops, the routes that name them by number, and the destinations that name routes.
+//!
+//! A number is written before anything names it. It is given out again only when nothing names it any
+//! more and the generation was bumped since, so that no cached flow does either. Old and new stand side by
+//! side where they fit; where they do not, as many as fit are written, what then leads nowhere is given up,
+//! and so on. Only where that frees nothing either are the destinations that have yet to move taken out for
+//! the moment: the tables are full of what they name.
+
+extern crate std;
+use std::{collections::BTreeSet, vec::Vec};
+
+use super::{PublishError, Publisher, Store, unused};
+use crate::{
+    header::NodeId,
+    image::{Image, NextHopKey, Via},
+    limits::{NEXT_HOPS_MAX, ROUTES_MAX},
+    tables::{NEXT_HOP_NONE, NextHop, Route},
+};
+
+impl Publisher {
+    /// Removes, writes and moves destinations, with all that they name.
+    pub(super) fn apply_ways<S: Store>(
+        &mut self,
+        store: &mut S,
+        image: &Image,
+    ) -> Result<(), PublishError<S::Error>> {
+        self.remove_destinations(store, |_, destination, _| {
+            !image.routes.contains_key(&destination)
+        })?;
+        while let Some(full) = self.write_ways(store, image)? {
+            self.bump(store)?;
+            if !self.forget_unused(store, image)?
+                && !self.remove_destinations(store, |held, destination, number| {
+                    held.wanted(image, destination) != Some(number)
+                })?
+            {
+                return Err(full);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what there are numbers for; the table that has too few, if one has.
+    fn write_ways<S: Store>(
+        &mut self,
+        store: &mut S,
+        image: &Image,
+    ) -> Result<Option<PublishError<S::Error>>, PublishError<S::Error>> {
+        let mut full = None;
+        // Liveness is read for every packet, so no cached flow becomes wrong by a next hop that changes.
+        let mut numbers = unused(
+            self.next_hops.values().map(|(n, _)| *n).collect(),
+            NEXT_HOPS_MAX,
+        );
+        for (key, next_hop) in &image.next_hops {
+            let number = match self.next_hops.get(key) {
+                Some((_, held)) if held == next_hop => continue,
+                Some((number, _)) => Some(*number),
+                None => numbers.next(),
+            };
+            let Some(number) = number else {
+                full = Some(PublishError::Full("next hops", NEXT_HOPS_MAX));
+                continue;
+            };
+            store.set_next_hop(number, next_hop)?;
+            self.next_hops.insert(*key, (number, *next_hop));
+        }
+        let mut numbers = unused(self.routes.values().copied().collect(), ROUTES_MAX);
+        for (destination, via) in &image.routes {
+            // One whose next hop has no number yet waits for it.
+            let Some(route) = self.route(image, via) else {
+                continue;
+            };
+            let number = match self.routes.get(&route) {
+                Some(number) => *number,
+                None => {
+                    let Some(number) = numbers.next() else {
+                        full = Some(PublishError::Full("routes", ROUTES_MAX));
+                        continue;
+                    };
+                    store.set_route(number, &route)?;
+                    self.routes.insert(route, number);
+                    number
+                }
+            };
+            let held = self.destinations.get(destination).copied();
+            if held != Some(number) {
+                self.bump_due |= held.is_some();
+                store.set_destination(*destination, number)?;
+                self.destinations.insert(*destination, number);
+            }
+        }
+        Ok(full)
+    }
+
+    /// What a destination's route shall be; `None` while one of its next hops has no number.
+    fn route(&self, image: &Image, via: &Via) -> Option<Route> {
+        let number = |key: &NextHopKey| match self.next_hops.get(key) {
+            _ if !image.next_hops.contains_key(key) => Some(NEXT_HOP_NONE),
+            held => held.map(|(number, _)| *number),
+        };
+        Some(Route {
+            primary: number(&via.primary)?,
+            backup: via.backup.as_ref().map_or(Some(NEXT_HOP_NONE), number)?,
+        })
+    }
+
+    /// Number of the route that a destination shall have, if that has one.
+    fn wanted(&self, image: &Image, destination: NodeId) -> Option<u32> {
+        let route = self.route(image, image.routes.get(&destination)?)?;
+        self.routes.get(&route).copied()
+    }
+
+    /// Removes the destinations that `is_gone` says, of this, a destination and its route's number.
+    /// Whether there were any.
+    fn remove_destinations<S: Store>(
+        &mut self,
+        store: &mut S,
+        is_gone: impl Fn(&Self, NodeId, u32) -> bool,
+    ) -> Result<bool, PublishError<S::Error>> {
+        let held = self.destinations.iter();
+        let gone: Vec<NodeId> = held
+            .filter(|(destination, number)| is_gone(self, **destination, **number))
+            .map(|(destination, _)| *destination)
+            .collect();
+        for destination in &gone {
+            self.bump_due = true;
+            store.remove_destination(*destination)?;
+            self.destinations.remove(destination);
+        }
+        Ok(!gone.is_empty())
+    }
+
+    /// Ends what is cached, should it contradict what was written. Before the first image nothing is cached.
+    fn bump<S: Store>(&mut self, store: &mut S) -> Result<(), PublishError<S::Error>> {
+        if self.bump_due && self.settings.generation != 0 {
+            self.settings.generation += 1;
+            store.set_settings(&self.settings)?;
+            self.bump_due = false;
+        }
+        Ok(())
+    }
+
+    /// Gives up the numbers that nothing names any more, after a bump. Whether there were any.
+    pub(super) fn forget_unused<S: Store>(
+        &mut self,
+        store: &mut S,
+        image: &Image,
+    ) -> Result<bool, PublishError<S::Error>> {
+        let before = self.routes.len() + self.next_hops.len();
+        let named: BTreeSet<u32> = self.destinations.values().copied().collect();
+        self.routes.retain(|_, number| named.contains(number));
+        let routes = self.routes.keys();
+        let named: BTreeSet<u32> = routes.flat_map(|r| [r.primary, r.backup]).collect();
+        let unused: Vec<(NextHopKey, u32)> = self
+            .next_hops
+            .iter()
+            .filter(|(key, (number, _))| {
+                !image.next_hops.contains_key(key) && !named.contains(number)
+            })
+            .map(|(key, (number, _))| (*key, *number))
+            .collect();
+        for (key, number) in unused {
+            store.set_next_hop(number, &NextHop::default())?;
+            self.next_hops.remove(&key);
+        }
+        Ok(self.routes.len() + self.next_hops.len() < before)
+    }
+}
