@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Lines of a file; a longer one wants to be two.
-const LINES_MAX: usize = 640;
+const LINES_MAX: usize = 600;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
@@ -51,7 +51,11 @@ fn no_file_outgrows_one_sitting() {
 fn every_source_file_says_what_it_is() {
     for path in sources() {
         let text = fs::read_to_string(&path).unwrap();
-        let is_said = text.starts_with("//!") || path.to_string_lossy().contains("/tests");
+        let inside = path.strip_prefix(root()).unwrap();
+        let is_test = inside
+            .iter()
+            .any(|part| part == "tests" || part == "tests.rs");
+        let is_said = text.starts_with("//!") || is_test;
         assert!(is_said, "{} does not begin with //!", path.display());
     }
 }

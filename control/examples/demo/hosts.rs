@@ -18,6 +18,15 @@ use std::{
 
 use virga::keys::{self, EntityKey, Existing, KeyKind, NodeKey, Secret};
 
+/// What a packet moves on its way through a kernel's stack: table and field of /proc/net/snmp, name in
+/// /proc/net/snmp6.
+const STACK: [(&str, &str, &str); 4] = [
+    ("Udp", "InDatagrams", "Udp6InDatagrams"),
+    ("Udp", "NoPorts", "Udp6NoPorts"),
+    ("Udp", "InErrors", "Udp6InErrors"),
+    ("Ip", "ForwDatagrams", "Ip6OutForwDatagrams"),
+];
+
 /// How long a node may take to start or stop.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -350,33 +359,32 @@ impl Hosts {
         serde_json::from_slice(&output.stdout).map_err(io::Error::other)
     }
 
-    /// A UDP or IP counter of the host's kernel, IPv4 and IPv6 together: `Udp.InDatagrams` is
-    /// InDatagrams of `Udp:` in /proc/net/snmp and Udp6InDatagrams of /proc/net/snmp6.
-    pub fn kernel_counter(&self, host: &str, name: &str) -> io::Result<u64> {
-        let (table, field) = name.split_once('.').expect("TABLE.FIELD");
-        let v4 = self.run(host, "cat", &["/proc/net/snmp"])?;
-        let v4 = String::from_utf8_lossy(&v4.stdout);
-        let rows: Vec<&str> = v4
-            .lines()
-            .filter(|l| l.starts_with(&format!("{table}:")))
-            .collect();
-        let number = |text: &str| text.parse::<u64>().unwrap_or(0);
-        let place = rows
-            .first()
-            .and_then(|r| r.split_whitespace().position(|f| f == field));
-        let first = place
-            .and_then(|p| rows.get(1)?.split_whitespace().nth(p))
-            .map(number)
-            .ok_or_else(|| io::Error::other(format!("/proc/net/snmp has no {name}")))?;
-        let v6 = self.run(host, "cat", &["/proc/net/snmp6"])?;
-        let v6 = String::from_utf8_lossy(&v6.stdout);
-        let wanted = format!("{table}6{field}");
-        let second = v6
-            .lines()
-            .filter_map(|l| l.split_once(char::is_whitespace))
-            .find(|(n, _)| *n == wanted)
-            .map_or(0, |(_, v)| number(v.trim()));
-        Ok(first + second)
+    /// UDP packets that a host's kernel stack has seen, whatever it did with them, and IP packets that it
+    /// has routed; IPv4 and IPv6 together. A packet that leaves in the NIC's driver moves none of it.
+    pub fn stack_packets(&self, host: &str) -> io::Result<u64> {
+        let read = |path: &str| -> io::Result<String> {
+            let output = self.run(host, "cat", &[path])?;
+            String::from_utf8(output.stdout).map_err(io::Error::other)
+        };
+        let (v4, v6) = (read("/proc/net/snmp")?, read("/proc/net/snmp6")?);
+        let mut packets = 0;
+        for (table, field, name_v6) in STACK {
+            let missing = |name: &str| io::Error::other(format!("the kernel counts no {name}"));
+            // A line of names, then one of values.
+            let mut rows = v4
+                .lines()
+                .filter_map(|l| l.strip_prefix(table)?.strip_prefix(':'))
+                .map(str::split_whitespace);
+            let place = rows.next().and_then(|mut r| r.position(|f| f == field));
+            let value = place.and_then(|at| rows.next()?.nth(at)?.parse::<u64>().ok());
+            packets += value.ok_or_else(|| missing(&format!("{table}.{field}")))?;
+            let mut rows = v6.lines().map(str::split_whitespace);
+            let value = rows
+                .find_map(|mut r| (r.next()? == name_v6).then(|| r.next())?)
+                .and_then(|v| v.parse::<u64>().ok());
+            packets += value.ok_or_else(|| missing(name_v6))?;
+        }
+        Ok(packets)
     }
 }
 

@@ -22,35 +22,36 @@ pub struct Received {
 pub struct Sample {
     router: Value,
     edge: Value,
-    /// UDP packets that the router's kernel stack saw, whatever it did with them, and IP packets that it
-    /// routed; `None` without root.
+    /// What the router's kernel stack saw ([`Hosts::stack_packets`]); `None` without root.
     stack: Option<u64>,
 }
 
-/// Counters of the kernel that a transit packet would move.
-const STACK: [&str; 4] = [
-    "Udp.InDatagrams",
-    "Udp.NoPorts",
-    "Udp.InErrors",
-    "Ip.ForwDatagrams",
-];
+/// How often counters are read again because the router took in a packet of its own meanwhile.
+const READINGS_MAX: u32 = 100;
 
 impl Sample {
-    /// Reads them.
+    /// Reads them, the kernel's at a moment at which the router took in nothing of its own.
     pub fn take(hosts: &Hosts, is_root: bool) -> io::Result<Self> {
-        let stack = if is_root {
-            let each = STACK
-                .iter()
-                .map(|name| hosts.kernel_counter("router", name));
-            Some(each.sum::<io::Result<u64>>()?)
-        } else {
-            None
-        };
-        Ok(Self {
+        let mut sample = Self {
             router: hosts.status("router")?,
             edge: hosts.status("edge-a")?,
-            stack,
-        })
+            stack: None,
+        };
+        if !is_root {
+            return Ok(sample);
+        }
+        for _ in 0..READINGS_MAX {
+            let before = sample.outcome("local");
+            let stack = hosts.stack_packets("router")?;
+            sample.router = hosts.status("router")?;
+            if sample.outcome("local") == before {
+                sample.stack = Some(stack);
+                return Ok(sample);
+            }
+        }
+        Err(io::Error::other(format!(
+            "the router took in packets of its own between each of {READINGS_MAX} readings of its counters"
+        )))
     }
 
     /// The verdicts of whatever path forwards on the router.
@@ -90,7 +91,8 @@ pub struct Outcome {
     delivered: u64,
     unequal: u64,
     forwarded: u64,
-    stack: Option<u64>,
+    /// What the router's kernel stack saw beyond the router's own packets; below 0 if it saw too few.
+    stack: Option<i64>,
     own_control: u64,
     retransmitted: u64,
     unauthorised: Vec<(Reason, u64)>,
@@ -135,7 +137,7 @@ impl Outcome {
             unequal: received.unequal,
             forwarded: moved(&|s| s.outcome("redirect")) + moved(&|s| s.outcome("transmit")),
             stack: match (before.stack, after.stack) {
-                (Some(b), Some(a)) => Some(a.saturating_sub(b).saturating_sub(own_control)),
+                (Some(b), Some(a)) => Some(i64::try_from(a - b)? - i64::try_from(own_control)?),
                 _ => None,
             },
             own_control,

@@ -11,19 +11,8 @@ use crate::{
     stage::{at, channels, forwarding, virga},
 };
 
-/// UDP and IP counters that a packet would move on its way through a kernel's stack.
-const STACK: [&str; 4] = [
-    "Udp.InDatagrams",
-    "Udp.NoPorts",
-    "Udp.InErrors",
-    "Ip.ForwDatagrams",
-];
-
 fn stack(hosts: &Hosts, host: &str) -> u64 {
-    STACK
-        .iter()
-        .map(|name| hosts.kernel_counter(host, name).unwrap())
-        .sum()
+    hosts.stack_packets(host).unwrap()
 }
 
 async fn crosses_in_the_nic(addresses: &crate::stage::Addresses) {
