@@ -7,6 +7,7 @@ use crate::{
 };
 
 mod rules;
+mod three_hosts;
 mod written;
 
 const EXAMPLE: &str = include_str!("../../example.toml");

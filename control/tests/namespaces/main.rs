@@ -10,5 +10,6 @@ mod doctor;
 mod hostile;
 mod interfaces;
 mod restart;
+mod three_hosts;
 mod traffic;
 mod transit;
