@@ -37,13 +37,16 @@ pub(super) struct Target {
 /// What became of the events of one request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
-    /// Events that went to every subscriber there was (perhaps none).
+    /// Events that were offered to every subscriber there was (perhaps none).
     pub published: u64,
+    /// Of those, times that one did not get to one subscriber: its session ended, or (unreliable) it
+    /// had no room.
+    pub lost: u64,
     /// Events larger than the channel carries.
     pub refused: u64,
     /// Published events that went to nobody: there was no subscriber.
     pub unheard: u64,
-    /// Subscribers, programs on this node and other nodes, that the last event went to; where none was
+    /// Subscribers, programs on this node and other nodes, that took the last event; where none was
     /// published, those that there are.
     pub subscribers: usize,
     /// Bytes of the largest event that the channel carries.
@@ -109,6 +112,7 @@ impl Published {
             self.subscribers = report.subscribers;
         }
         self.published += report.published;
+        self.lost += report.lost;
         self.refused += report.refused;
         self.unheard += report.unheard;
         self.event_bytes_max = report.event_bytes_max;

@@ -2,7 +2,7 @@
 //!
 //! A reliable channel moves on only when every subscriber's stream took the event; until then its
 //! publishers wait. An unreliable one waits only when no subscriber at all had room: a slow one among
-//! several loses the event, and that is counted.
+//! several loses the event. What is lost is counted, and the publisher is told.
 
 use super::{
     delivery::{Delivery, Outlet},
@@ -32,13 +32,16 @@ pub enum PublishError {
 /// What became of a batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PublishReport {
-    /// Events that went to every subscriber there was (perhaps none).
+    /// Events that were offered to every subscriber there was (perhaps none).
     pub published: u64,
+    /// Of those, times that one did not get to one subscriber: its session ended, or (unreliable) it
+    /// had no room.
+    pub lost: u64,
     /// Events larger than the channel carries.
     pub refused: u64,
     /// Published events that went to nobody: there was no subscriber.
     pub unheard: u64,
-    /// Subscribers, programs on this node and other nodes, that the last event went to; where none was
+    /// Subscribers, programs on this node and other nodes, that took the last event; where none was
     /// published, those that there are.
     pub subscribers: usize,
     /// Bytes of the largest event that the channel carries.
@@ -93,7 +96,8 @@ pub(crate) enum Progress {
 pub(crate) struct Partial {
     event: Bytes,
     missing: Vec<NodeId>,
-    subscribers: usize,
+    taken: usize,
+    lost: u64,
 }
 
 enum Begun {
@@ -118,6 +122,9 @@ impl<O: Outlet> ChannelService<O> {
         name: &ChannelName,
         batch: Batch,
     ) {
+        if self.is_stopping {
+            return batch.fail(PublishError::Stopping);
+        }
         let Some(&index) = self.names.get(name) else {
             return batch.fail(PublishError::UnknownChannel(name.clone()));
         };
@@ -190,12 +197,11 @@ impl<O: Outlet> ChannelService<O> {
             }
             match batch.events.next() {
                 Some(event) if event.len() <= event_bytes_max => {
-                    let missing: Vec<NodeId> = entry.roster.keys().copied().collect();
-                    let subscribers = missing.len() + entry.local.len();
                     return Begun::Event(Partial {
                         event,
-                        missing,
-                        subscribers,
+                        missing: entry.roster.keys().copied().collect(),
+                        taken: 0,
+                        lost: 0,
                     });
                 }
                 _ => {
@@ -222,7 +228,7 @@ impl<O: Outlet> ChannelService<O> {
         mut partial: Partial,
     ) -> Result<Partial, Partial> {
         let entry = &mut self.entries[index];
-        let mut taken = 0;
+        let (mut taken, mut lost) = (0, 0);
         let mut full = Vec::new();
         for peer in std::mem::take(&mut partial.missing) {
             match offer(now_ns, node, entry, peer, &partial.event) {
@@ -231,19 +237,22 @@ impl<O: Outlet> ChannelService<O> {
                 Taken::Full => full.push(peer),
                 Taken::Lost(reason) => {
                     self.reasons.add(reason);
-                    entry.counters.dropped += 1;
+                    lost += 1;
                 }
             }
         }
-        entry.counters.sent += taken;
-        if full.is_empty() {
-            return Ok(partial);
-        }
-        if !entry.spec.reliable && (taken > 0 || !entry.local.is_empty()) {
-            for _ in full {
+        let waits = entry.spec.reliable || (taken == 0 && entry.local.is_empty());
+        if !waits {
+            for _ in full.drain(..) {
                 self.reasons.add(Reason::PeerFull);
-                entry.counters.dropped += 1;
+                lost += 1;
             }
+        }
+        entry.counters.sent += taken as u64;
+        entry.counters.dropped += lost;
+        partial.taken += taken;
+        partial.lost += lost;
+        if full.is_empty() {
             return Ok(partial);
         }
         partial.missing = full;
@@ -251,15 +260,10 @@ impl<O: Outlet> ChannelService<O> {
     }
 
     /// The event went out: local subscribers get it too, and it is counted.
-    fn finish(&mut self, now_ns: u64, node: &mut Node, index: Index, sent: Partial) {
+    fn finish(&mut self, now_ns: u64, node: &mut Node, index: Index, mut sent: Partial) {
         let entry = &mut self.entries[index];
         entry.counters.published += 1;
         entry.sequence += 1;
-        if let Some(batch) = entry.waiting.front_mut() {
-            batch.report.published += 1;
-            batch.report.unheard += u64::from(sent.subscribers == 0);
-            batch.report.subscribers = sent.subscribers;
-        }
         if !entry.local.is_empty() {
             let delivery = Delivery {
                 channel: entry.spec.name.clone(),
@@ -268,7 +272,15 @@ impl<O: Outlet> ChannelService<O> {
                 received_ns: now_ns,
                 payload: sent.event,
             };
-            self.deliver(now_ns, node, index, &delivery);
+            let (taken, lost) = self.deliver(now_ns, node, index, &delivery);
+            sent.taken += taken;
+            sent.lost += lost;
+        }
+        if let Some(batch) = self.entries[index].waiting.front_mut() {
+            batch.report.published += 1;
+            batch.report.lost += sent.lost;
+            batch.report.unheard += u64::from(sent.taken == 0 && sent.lost == 0);
+            batch.report.subscribers = sent.taken;
         }
     }
 
@@ -293,6 +305,8 @@ fn offer(now_ns: u64, node: &mut Node, entry: &mut Entry, peer: NodeId, event: &
         None => match node.open_stream(now_ns, peer, &entry.spec) {
             Ok(stream) => *remote.stream.insert(stream),
             Err(OpenError::NoSession(_)) => return Taken::Lost(Reason::PeerGone),
+            // Finished streams that make room are acknowledged soon.
+            Err(OpenError::TooMany { .. }) if entry.spec.reliable => return Taken::Full,
             Err(OpenError::TooMany { .. } | OpenError::Priority(_)) => {
                 return Taken::Lost(Reason::StreamsFull);
             }

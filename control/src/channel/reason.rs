@@ -43,7 +43,7 @@ reasons! {
     PeerFull = "peer_full",
     /// The subscriber's session or stream ended while the event was on its way out.
     PeerGone = "peer_gone",
-    /// The session with the subscriber has as many streams as it may.
+    /// An unreliable event while the session with the subscriber has as many streams as it may.
     StreamsFull = "streams_full",
     /// The subscriber refused the stream.
     PeerRefused = "peer_refused",

@@ -2,7 +2,7 @@
 
 use super::{
     delivery::{Delivery, Outlet, SubscriberId},
-    entry::{Entry, Index},
+    entry::{Entry, Index, Remote},
     message::{Answer, Message, Pattern},
     publish::Batch,
     reason::{Reason, Reasons},
@@ -104,6 +104,8 @@ pub struct ChannelService<O> {
     /// While a local subscriber is slow.
     pub(crate) look_at_slow_ns: Option<u64>,
     greet_ns: Option<u64>,
+    /// Nothing more is published.
+    pub(crate) is_stopping: bool,
 }
 
 impl<O: Outlet> ChannelService<O> {
@@ -127,6 +129,7 @@ impl<O: Outlet> ChannelService<O> {
             ask_again_ns: None,
             look_at_slow_ns: None,
             greet_ns: None,
+            is_stopping: false,
         }
     }
 
@@ -239,14 +242,26 @@ impl<O: Outlet> ChannelService<O> {
         if granted.is_empty() {
             return answer;
         }
-        if !session.patterns.contains(pattern) {
+        let is_new = !session.patterns.contains(pattern);
+        if is_new {
             if session.patterns.len() >= PATTERNS_PER_PEER_MAX {
                 return Answer::TooMany;
             }
             session.patterns.insert(pattern.clone());
-            for &index in &granted {
-                let roster = &mut self.entries[index].roster;
-                roster.entry(peer).or_default().patterns += 1;
+        }
+        for &index in &granted {
+            let Entry { spec, roster, .. } = &mut self.entries[index];
+            // A peer that refused the stream is off the roster; it may ask for the channel again.
+            match roster.get_mut(&peer) {
+                Some(remote) => remote.patterns += usize::from(is_new),
+                None => {
+                    let meant = session.patterns.iter().filter(|p| p.matches(&spec.name));
+                    let remote = Remote {
+                        patterns: meant.count(),
+                        ..Remote::default()
+                    };
+                    roster.insert(peer, remote);
+                }
             }
         }
         Answer::Granted(u32::try_from(granted.len()).unwrap_or(u32::MAX))
@@ -354,7 +369,8 @@ impl<O: Outlet> ChannelService<O> {
             received_ns: now_ns,
             payload: Bytes::from(event),
         };
-        self.deliver(now_ns, node, index, &delivery);
+        // Both are counted there.
+        let _taken_and_lost = self.deliver(now_ns, node, index, &delivery);
         self.hold(now_ns, node, index, peer);
     }
 
@@ -468,6 +484,7 @@ impl<O: Outlet> Service for ChannelService<O> {
     }
 
     fn stop(&mut self, _now_ns: u64, _node: &mut Node) {
+        self.is_stopping = true;
         self.fail_waiting();
     }
 }

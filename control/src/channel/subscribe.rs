@@ -53,7 +53,7 @@ pub(crate) struct Wanted {
 /// What one node was asked for, and what it said.
 #[derive(Debug)]
 pub(crate) struct Asked {
-    request: u32,
+    pub(crate) request: u32,
     pub(crate) answer: Option<Answer>,
 }
 
@@ -131,8 +131,18 @@ impl<O: Outlet> ChannelService<O> {
             answer: None,
         };
         wanted.asked.insert(peer, asked);
+        self.send_subscribe(now_ns, node, peer, pattern.clone(), request);
+    }
+
+    fn send_subscribe(
+        &mut self,
+        now_ns: u64,
+        node: &mut Node,
+        peer: NodeId,
+        pattern: Pattern,
+        request: u32,
+    ) {
         if self.sessions.contains_key(&peer) {
-            let pattern = pattern.clone();
             self.tell(now_ns, node, peer, &Message::Subscribe { request, pattern });
             self.ask_again_ns.get_or_insert(now_ns + ASK_AGAIN_NS);
         }
@@ -148,7 +158,7 @@ impl<O: Outlet> ChannelService<O> {
         }
     }
 
-    /// Asks again what was not answered.
+    /// Asks again what was not answered, under the same number: a late answer is one, too.
     pub(crate) fn ask_again(&mut self, now_ns: u64, node: &mut Node) {
         self.ask_again_ns = None;
         let mut unanswered = Vec::new();
@@ -157,12 +167,10 @@ impl<O: Outlet> ChannelService<O> {
                 .asked
                 .iter()
                 .filter(|(_, asked)| asked.answer.is_none());
-            unanswered.extend(silent.map(|(&peer, _)| (peer, pattern.clone())));
+            unanswered.extend(silent.map(|(&peer, asked)| (peer, pattern.clone(), asked.request)));
         }
-        for (peer, pattern) in unanswered {
-            if self.sessions.contains_key(&peer) {
-                self.ask(now_ns, node, peer, &pattern);
-            }
+        for (peer, pattern, request) in unanswered {
+            self.send_subscribe(now_ns, node, peer, pattern, request);
         }
     }
 
@@ -220,40 +228,45 @@ impl<O: Outlet> ChannelService<O> {
         }
     }
 
-    /// Hands an event to every local subscriber of a channel.
+    /// Hands an event to every local subscriber of a channel: how many took it, and how many had no
+    /// room.
     pub(crate) fn deliver(
         &mut self,
         now_ns: u64,
         node: &mut Node,
         index: Index,
         delivery: &Delivery,
-    ) {
+    ) -> (usize, u64) {
         let entry = &mut self.entries[index];
         if entry.local.is_empty() {
             entry.counters.dropped += 1;
             self.reasons.add(Reason::NoSubscriber);
         }
+        let (mut taken, mut lost) = (0, 0);
         let mut gone = Vec::new();
         for &id in &entry.local {
             let Some(local) = self.subscribers.get_mut(&id) else {
                 continue;
             };
             match local.outlet.offer(delivery) {
-                Offer::Taken => entry.counters.delivered += 1,
+                Offer::Taken => taken += 1,
                 Offer::TakenSlow => {
-                    entry.counters.delivered += 1;
+                    taken += 1;
                     local.slow = Some(Slow::new(now_ns, local.outlet.fill()));
                     self.look_at_slow_ns.get_or_insert(now_ns + LOOK_AGAIN_NS);
                 }
                 Offer::Full => {
-                    entry.counters.dropped += 1;
+                    lost += 1;
                     self.reasons.add(Reason::SubscriberFull);
                 }
                 Offer::Gone => gone.push(id),
             }
         }
+        entry.counters.delivered += taken as u64;
+        entry.counters.dropped += lost;
         for id in gone {
             drop(self.unsubscribe(now_ns, node, id));
         }
+        (taken, lost)
     }
 }

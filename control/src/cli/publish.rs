@@ -179,6 +179,7 @@ fn complain(number: u64, line_bytes_max: usize, count: u64) -> io::Result<()> {
 fn tell(published: &Published, arguments: &Arguments) -> Result<(), Failure> {
     let Published {
         published: events,
+        lost,
         refused,
         unheard,
         subscribers,
@@ -190,6 +191,9 @@ fn tell(published: &Published, arguments: &Arguments) -> Result<(), Failure> {
         let mut words = format!("published {}", counted(events, "event"));
         if events > unheard {
             words += &format!("; the last went to {}", counted(subscribers, "subscriber"));
+        }
+        if lost > 0 {
+            words += &format!("; lost {lost} on the way to a subscriber");
         }
         if refused > 0 {
             words += &format!("; refused {refused}");

@@ -16,7 +16,7 @@ use virga_ebpf::{
     header::{ChannelHash, PRIORITY_CONTROL},
     limits,
 };
-use virga_transport::ChannelName;
+use virga_transport::{ChannelName, NodeLimits};
 
 /// A name's hexadecimal digits, when it is a key and not a name.
 const KEY_DIGITS: usize = 64;
@@ -61,6 +61,9 @@ pub(super) fn resolve(
         }
     }
     check_collisions(&channels, report);
+    if let Some(Some(own)) = own_name.and_then(|name| roster.names.get(name)) {
+        check_streams(&channels, own, roster, report);
+    }
     // Every entity takes one more, for its control traffic.
     let (publishers, entities) = (
         channels.iter().map(|placed| placed.channel.publish.len()),
@@ -190,6 +193,48 @@ fn entities(
         }
     }
     entities
+}
+
+/// Each channel from one entity to another is a stream of their session, which carries only so many.
+fn check_streams(channels: &[Placed], own: &Entity, roster: &Roster, report: &mut Report<'_>) {
+    let streams_max = NodeLimits::default().streams_max;
+    let (mut sent, mut received) = (HashMap::new(), HashMap::new());
+    for placed in channels {
+        let ChannelConfig {
+            publish, subscribe, ..
+        } = &placed.channel;
+        let ways = [
+            (publish, subscribe, &mut sent, "to"),
+            (subscribe, publish, &mut received, "from"),
+        ];
+        for (ours, theirs, streams, way) in ways {
+            if !ours.iter().any(|entity| entity.key == own.key) {
+                continue;
+            }
+            for entity in theirs.iter().filter(|entity| entity.key != own.key) {
+                let streams: &mut usize = streams.entry(entity.key).or_default();
+                *streams += 1;
+                if *streams == streams_max + 1 {
+                    let what = format!(
+                        "is channel {streams} {way} {}, and a session carries {streams_max} each way",
+                        name_of(entity, roster)
+                    );
+                    let fix = "configure fewer channels, or another entity for some of them";
+                    let key = placed.section.key("name");
+                    report.add(placed.span.clone(), key, what, fix);
+                }
+            }
+        }
+    }
+}
+
+/// What the file calls an entity.
+fn name_of(entity: &Entity, roster: &Roster) -> String {
+    let named = roster
+        .names
+        .iter()
+        .find(|(_, known)| known.is_some_and(|known| known.key == entity.key));
+    named.map_or_else(|| crate::hex::encode(&entity.key), |(name, _)| name.clone())
 }
 
 /// The 16-bit hash is all that a forwarder sees: two channels on one could not be told apart.

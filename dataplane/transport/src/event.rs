@@ -89,7 +89,7 @@ pub enum Event {
         /// Which one.
         stream: StreamId,
     },
-    /// After a [`SendError::Full`]: there is room again.
+    /// After a [`SendError::Full`] or an [`OpenError::TooMany`]: there is room again.
     Writable {
         /// Towards whom.
         peer: NodeId,
@@ -150,7 +150,7 @@ pub enum OpenError {
     #[error("priority {0} is not one of 0 to 6")]
     Priority(u8),
     /// The session has as many as it may.
-    #[error("the session has {max} open streams already: finish one first")]
+    #[error("the session has {max} open streams already: finish one and wait for `Writable`")]
     TooMany {
         /// How many it may have.
         max: usize,

@@ -122,3 +122,88 @@ fn a_stopping_node_answers_every_waiting_publisher() {
     service.stop(net.now_ns, node);
     assert_eq!(waiting.result(), Err(PublishError::Stopping));
 }
+
+/// 1,030 channels to one node, whose session carries 1,024 streams.
+#[test]
+fn more_channels_than_streams_lose_no_reliable_event() {
+    for reliable in [true, false] {
+        let count = NodeLimits::default().streams_max + 6;
+        let named = |n: usize| format!("c/{n}");
+        let channels: Vec<ChannelConfig> = (0..count)
+            .map(|n| ChannelConfig {
+                reliable,
+                ..channel(&named(n), &[0], &[1])
+            })
+            .collect();
+        let mut net = Net::new(2, &channels);
+        let inbox = Inbox::with_room(9_999);
+        let ids: Vec<SubscriberId> = (0..count)
+            .map(|n| net.subscribe(1, only(&named(n)), &inbox))
+            .collect();
+        net.pass(100);
+        let answers: Vec<Answer> = (0..count)
+            .map(|n| net.publish(0, &named(n), texts(n..n + 1)))
+            .collect();
+        net.pass(100);
+        assert_eq!(inbox.take().len(), count - 6);
+        if !reliable {
+            assert_eq!(net.count(0, Reason::StreamsFull), 6);
+            let reports = answers.iter().map(Answer::report);
+            let lost: u64 = reports.map(|r| r.lost).sum();
+            assert_eq!(lost, 6);
+            continue;
+        }
+        assert!(answers[..count - 6].iter().all(Answer::is_there));
+        assert!(!answers[count - 6..].iter().any(Answer::is_there));
+        for &id in &ids[..6] {
+            net.command(1, Command::Unsubscribe(id));
+        }
+        net.pass(1_000);
+        assert_eq!(inbox.take().len(), 6);
+        assert_eq!(net.count(0, Reason::StreamsFull), 0);
+        for answer in &answers {
+            let report = answer.report();
+            assert_eq!(
+                (report.published, report.subscribers, report.lost),
+                (1, 1, 0)
+            );
+        }
+    }
+}
+
+#[test]
+fn a_publisher_is_told_what_was_lost_and_who_took_the_last_event() {
+    let mut net = Net::new(2, &[channel("a", &[0], &[1])]);
+    net.subscribe(1, only("a"), &Inbox::with_room(9));
+    // The session ends, and the service has not heard of it yet.
+    net.sides[0].node.close(net.now_ns, id(1));
+    let report = net.publish(0, "a", texts(0..3)).report();
+    assert_eq!(
+        (report.published, report.lost, report.subscribers),
+        (3, 3, 0)
+    );
+    assert_eq!(net.count(0, Reason::PeerGone), 3);
+    let unreliable = ChannelConfig {
+        reliable: false,
+        ..channel("a", &[0], &[0])
+    };
+    let mut net = Net::new(1, &[unreliable]);
+    let inbox = Inbox::with_room(2);
+    net.subscribe(0, only("a"), &inbox);
+    let report = net.publish(0, "a", texts(0..5)).report();
+    assert_eq!(
+        (report.published, report.lost, report.subscribers),
+        (5, 3, 0)
+    );
+}
+
+#[test]
+fn a_stopping_node_publishes_nothing_more() {
+    let mut net = Net::new(2, &[channel("a", &[0], &[1])]);
+    net.subscribe(1, only("a"), &Inbox::with_room(9));
+    let Side { node, service } = &mut net.sides[0];
+    service.stop(net.now_ns, node);
+    let late = net.publish(0, "a", texts(0..3));
+    assert_eq!(late.result(), Err(PublishError::Stopping));
+    assert_eq!(net.status(0).channels[0].published, 0);
+}

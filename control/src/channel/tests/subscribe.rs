@@ -181,3 +181,57 @@ fn nonsense_and_unasked_answers_change_nothing_but_a_counter() {
     net.say(0, "a", &["still"]);
     assert_eq!(inbox.texts(), ["still"]);
 }
+
+#[test]
+fn a_peer_that_refused_a_stream_may_ask_for_the_channel_again() {
+    let mut net = Net::new(2, &[channel("a", &[0], &[1])]);
+    let inbox = Inbox::with_room(10);
+    net.subscribe(1, only("a"), &inbox);
+    let subscribe = Message::Subscribe {
+        request: 77,
+        pattern: only("a"),
+    };
+    let ask = |net: &mut Net| {
+        let bytes = subscribe.encode();
+        let node = &mut net.sides[1].node;
+        node.send_control(net.now_ns, id(0), &bytes).unwrap();
+        net.settle();
+    };
+    net.say(0, "a", &["first"]);
+    let stream = net.sides[0].service.entries[0].roster[&id(1)].stream;
+    let node = &mut net.sides[1].node;
+    node.refuse_stream(net.now_ns, id(0), stream.unwrap())
+        .unwrap();
+    net.settle();
+    assert_eq!(net.roster(0, "a"), 0);
+    ask(&mut net);
+    ask(&mut net);
+    assert_eq!(net.roster(0, "a"), 1);
+    net.say(0, "a", &["again"]);
+    assert_eq!(inbox.texts(), ["first", "again"]);
+    // It asked three times for one and the same, so once is enough to leave.
+    let subscriber = *net.sides[1].service.subscribers.keys().next().unwrap();
+    net.command(1, Command::Unsubscribe(subscriber));
+    net.settle();
+    assert_eq!(net.roster(0, "a"), 0);
+}
+
+#[test]
+fn an_answer_that_comes_after_the_subscription_was_repeated_counts() {
+    let mut net = Net::new(2, &[channel("a", &[0], &[1])]);
+    net.pass(2_000);
+    net.try_subscribe(1, only("a"), &Inbox::with_room(10))
+        .unwrap();
+    let request = net.sides[1].service.wanted[&only("a")].asked[&id(0)].request;
+    net.now_ns += ASK_AGAIN_NS;
+    let Side { node, service } = &mut net.sides[1];
+    service.handle_timeout(net.now_ns, node);
+    let answer = crate::channel::message::Answer::Granted(1);
+    let ack = Message::Ack { request, answer }.encode();
+    let event = virga_transport::Event::Control {
+        peer: id(0),
+        message: ack,
+    };
+    service.on_event(net.now_ns, node, event);
+    assert_eq!(net.status(1).subscriptions[0].state, "granted");
+}

@@ -385,3 +385,31 @@ fn too_many_neighbours_and_routes() {
     }
     refused(&text, "peers[1024].address", "one neighbour too many");
 }
+
+#[test]
+fn a_session_carries_no_more_channels_than_it_has_streams() {
+    let streams_max = virga_transport::NodeLimits::default().streams_max;
+    let mut hashes = std::collections::BTreeSet::new();
+    let names: Vec<String> = (0..)
+        .map(|number| format!("c/{number}"))
+        .filter(|name| hashes.insert(ChannelName::parse(name).unwrap().hash(0)))
+        .take(streams_max + 1)
+        .collect();
+    for (publish, subscribe, say) in [
+        ("us", "one", "is channel 1025 to one"),
+        ("one", "us", "is channel 1025 from one"),
+    ] {
+        let block = |name: &String| {
+            format!(
+                "\n[[channels]]\nname = \"{name}\"\npublish = [\"{publish}\"]\nsubscribe = [\"{subscribe}\", \"us\"]\n"
+            )
+        };
+        let with = |names: &[String]| {
+            let blocks: String = names.iter().map(block).collect();
+            let both = blocks.replace("[\"us\", \"us\"]", "[\"us\"]");
+            format!("{}{both}", mesh())
+        };
+        parse(&with(&names[..streams_max])).unwrap();
+        refused(&with(&names), "channels[1024].name", say);
+    }
+}

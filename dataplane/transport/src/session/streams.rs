@@ -62,6 +62,8 @@ pub(super) struct Streams {
     held_bytes: usize,
     /// Streams that refused a message for want of room.
     full: BTreeSet<StreamId>,
+    /// One more stream was refused, because there were as many as may be.
+    is_open_refused: bool,
     receiving: BTreeMap<StreamId, ReceiveStream>,
     closed: Closed,
     /// Streams that came when the peer had as many as it may: refused, their reset outstanding.
@@ -89,6 +91,7 @@ impl Streams {
             send_granted: SESSION_WINDOW_BYTES,
             held_bytes: 0,
             full: BTreeSet::new(),
+            is_open_refused: false,
             receiving: BTreeMap::new(),
             closed: Closed::default(),
             turned_away: BTreeSet::new(),
@@ -123,6 +126,7 @@ impl Streams {
         }
         let too_many = OpenError::TooMany { max: streams_max };
         if self.sending.len() >= streams_max {
+            self.is_open_refused = true;
             return Err(too_many);
         }
         let parity = match self.role {
@@ -334,7 +338,7 @@ impl Streams {
                 self.sending.remove(&content.stream);
             }
         }
-        if start < end {
+        if start < end || self.is_open_refused {
             self.tell_writable(ctx, ends);
         }
     }
@@ -358,23 +362,17 @@ impl Streams {
         self.queue(content.stream);
     }
 
-    /// After a refusal, says once that half the room is free again.
+    /// After a refusal, says once that half the room is free again, or that a stream may be opened.
     fn tell_writable(&mut self, ctx: &mut Context<'_>, ends: &Ends) {
-        if self.full.is_empty() || self.held_bytes > SESSION_QUEUE_BYTES / 2 {
-            return;
+        let may_open = self.is_open_refused && self.sending.len() < ctx.limits.streams_max;
+        if may_open {
+            self.is_open_refused = false;
         }
-        let has_room = self
-            .full
-            .iter()
-            .any(|stream| match self.sending.get(stream) {
-                Some(s) => match &s.outgoing {
-                    Outgoing::Reliable(bytes) => bytes.held() <= STREAM_QUEUE_BYTES / 2,
-                    Outgoing::Events(events) => events.len() <= EVENT_QUEUE_MAX / 2,
-                },
-                None => *stream != CONTROL || self.control_out.held() <= STREAM_QUEUE_BYTES / 2,
-            });
+        let has_room = self.has_room_again();
         if has_room {
             self.full.clear();
+        }
+        if may_open || has_room {
             let event = Event::Writable { peer: ends.peer };
             ctx.events.push_back(Queued {
                 session: ends.own,
@@ -382,6 +380,22 @@ impl Streams {
                 credit: 0,
             });
         }
+    }
+
+    /// Whether half the room of what refused a message is free.
+    fn has_room_again(&self) -> bool {
+        if self.held_bytes > SESSION_QUEUE_BYTES / 2 {
+            return false;
+        }
+        self.full
+            .iter()
+            .any(|stream| match self.sending.get(stream) {
+                Some(s) => match &s.outgoing {
+                    Outgoing::Reliable(bytes) => bytes.held() <= STREAM_QUEUE_BYTES / 2,
+                    Outgoing::Events(events) => events.len() <= EVENT_QUEUE_MAX / 2,
+                },
+                None => *stream != CONTROL || self.control_out.held() <= STREAM_QUEUE_BYTES / 2,
+            })
     }
 
     // What is to be told.
