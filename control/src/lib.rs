@@ -10,6 +10,7 @@
 #![deny(unsafe_code)]
 
 pub mod api;
+mod cause;
 pub mod channel;
 pub mod cli;
 pub mod config;

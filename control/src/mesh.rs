@@ -60,7 +60,10 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub enum MeshError {
     /// No node answers.
     #[error(
-        "cannot reach the node at {}: {source}; is it running (virga node run), and may you open its socket?", path.display()
+        "cannot reach the node at {}: {source}; {}", path.display(), match .source.kind() {
+            io::ErrorKind::PermissionDenied => "run as root, or as a member of the node's `socket_group`",
+            _ => "is it running (virga node run)?",
+        }
     )]
     Unreachable {
         /// Its socket.

@@ -93,9 +93,10 @@ pub fn listen(place: &Place) -> Result<(Socket, UnixListener), SocketError> {
     if let Some(directory) = path.parent().filter(|d| !d.is_dir()) {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(DIRECTORY_MODE);
-        builder
-            .create(directory)
-            .map_err(io(directory, "create the directory"))?;
+        builder.create(directory).map_err(io(
+            directory,
+            "create the directory of the socket (`socket` under [node] names another)",
+        ))?;
         chown(directory, None, group).map_err(io(directory, "change the group of"))?;
     }
     remove_stale(path)?;

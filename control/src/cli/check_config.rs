@@ -1,7 +1,10 @@
 //! `virga check-config`: everything that is wrong with a configuration file.
 
 use super::{Failure, print_json};
-use crate::config::{Config, Problem, Reach};
+use crate::{
+    cause,
+    config::{Config, Problem, Reach},
+};
 use std::{
     io::{self, Write as _},
     path::PathBuf,
@@ -35,7 +38,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             let problems = error.problems();
             print_json(&Verdict {
                 ok: false,
-                error: Some(super::chain(&error)),
+                error: Some(cause::chain(&error)),
                 problems,
             })?;
             Err(Failure::Told(2))

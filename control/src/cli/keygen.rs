@@ -68,7 +68,10 @@ fn make_folder(folder: &Path) -> Result<(), Failure> {
     const MODE: u32 = 0o755;
     let made = DirBuilder::new().recursive(true).mode(MODE).create(folder);
     made.map_err(|source| {
-        let (path, operation) = (folder.to_path_buf(), "make this folder");
+        let (path, operation) = (
+            folder.to_path_buf(),
+            "make this folder (--dir names another)",
+        );
         KeyError::Io {
             path,
             operation,

@@ -15,7 +15,7 @@ mod publish;
 mod status;
 mod subscribe;
 
-use crate::{config::ConfigError, keys::KeyError, mesh::MeshError};
+use crate::{cause, config::ConfigError, keys::KeyError, mesh::MeshError};
 use clap::{Parser, Subcommand};
 use client::ClientError;
 use std::{
@@ -141,26 +141,15 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Prints an error, each cause once: many messages quote their cause already.
-fn tell(error: &dyn Error, code: u8) -> ExitCode {
-    // Without standard error there is nobody to tell.
-    let _nobody = writeln!(io::stderr(), "virga: {}", chain(error));
-    ExitCode::from(code)
-}
-
-/// An error and its causes.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.contains(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        cause = error.source();
+/// Prints an error with its causes, and what to do where it is a lack of rights.
+fn tell(error: &(dyn Error + 'static), code: u8) -> ExitCode {
+    let mut text = cause::chain(error);
+    if cause::is_not_permitted(error) && !text.contains("run as root") {
+        text.push_str("; run as root (sudo virga ...), or as a user who may");
     }
-    text
+    // Without standard error there is nobody to tell.
+    let _nobody = writeln!(io::stderr(), "virga: {text}");
+    ExitCode::from(code)
 }
 
 fn is_broken_pipe(error: &(dyn Error + Send + Sync + 'static)) -> bool {

@@ -6,7 +6,8 @@ use super::{
     problem::{Report, Section, suggest},
     values::{self, Fault},
 };
-use crate::keys::{self, EntityKey, KeyError, KeyKind, Keys, NodeKey, Secret};
+use crate::cause;
+use crate::keys::{self, EntityKey, KeyKind, Keys, NodeKey, Secret};
 use std::{
     ops::Range,
     path::{Path, PathBuf},
@@ -186,11 +187,11 @@ fn read_keys(files: &[KeyPath; 3], report: &mut Report<'_>) -> Option<Keys> {
         match keys::read(kind, path) {
             Ok(secret) => Some(secret),
             Err(error) => {
-                let cause = match &error {
-                    KeyError::Io { source, .. } => format!("{error}: {source}"),
-                    _ => error.to_string(),
+                let fix = match cause::is_not_permitted(&error) {
+                    true => "run as root, or as the user whose file it is",
+                    false => "",
                 };
-                report.add(span.clone(), key, cause, "");
+                report.add(span.clone(), key, cause::chain(&error), fix);
                 None
             }
         }

@@ -8,6 +8,7 @@ use crate::{
         Service,
         status::{LinkState, Verdicts},
     },
+    cause,
     config::{Config, ForwardingMode, Reach},
     image::{self, Down},
     nic::{
@@ -228,15 +229,8 @@ impl Path {
     }
 
     /// Mode `auto` with interfaces, and no NIC path to be had: that is slower than what was hoped for.
-    fn fall_back(&mut self, error: &dyn std::error::Error) {
-        let mut why = format!("no NIC path: {error}");
-        if let Some(cause) = error.source() {
-            let cause = cause.to_string();
-            if !why.contains(&cause) {
-                why.push_str(": ");
-                why.push_str(&cause);
-            }
-        }
+    fn fall_back(&mut self, error: &(dyn std::error::Error + 'static)) {
+        let why = format!("no NIC path: {}", cause::chain(error));
         tracing::warn!(%why, "mode \"auto\" forwards in user space; `virga doctor --config FILE` tells more");
         self.why = why;
     }

@@ -74,8 +74,10 @@ pub fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp
     let program = ebpf.program_mut(name).ok_or(NicError::Object(name))?;
     let xdp: &mut Xdp = program.try_into().map_err(|_| NicError::Object(name))?;
     if xdp.fd().is_err() {
-        xdp.load()
-            .map_err(|e| NicError::Verifier(name, Box::new(e)))?;
+        xdp.load().map_err(|e| NicError::Verifier {
+            program: name,
+            error: Box::new(e),
+        })?;
     }
     Ok(xdp)
 }

@@ -22,6 +22,7 @@ use virga_ebpf::{
 };
 
 use crate::{
+    cause,
     config::{Config, ForwardingMode},
     image::{self, Down},
 };
@@ -49,15 +50,18 @@ pub const NATIVE_MTU_MAX: u32 = 3_498;
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum NicError {
-    #[error("the XDP program's maps could not be made: {0}; see `virga doctor`")]
+    #[error("the XDP program's maps could not be made: {}", refused(.0.as_ref()))]
     Load(Box<dyn std::error::Error + Send + Sync>),
     #[error("the built object has no `{0}`: rebuild it with `scripts/build-ebpf`")]
     Object(&'static str),
-    #[error("the kernel's verifier refuses program `{0}`: {1}")]
-    Verifier(&'static str, Box<dyn std::error::Error + Send + Sync>),
+    #[error("the kernel's verifier refuses program `{program}`: {}", refused(.error.as_ref()))]
+    Verifier {
+        program: &'static str,
+        error: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("map {0}: {1}")]
     Map(&'static str, aya::maps::MapError),
-    #[error("pin {}: {source}", path.display())]
+    #[error("pin {}: {}", path.display(), refused(source))]
     Pin { path: PathBuf, source: io::Error },
     #[error(
         "pinned maps are of layout {found}, this program's is {LAYOUT_VERSION}: run `virga node detach` and start again"
@@ -82,6 +86,15 @@ pub enum NicError {
     Publish(#[from] PublishError<maps::StoreError>),
     #[error("maps could not be read back: {0}")]
     Recover(maps::StoreError),
+}
+
+/// What the kernel said, and what to do about it.
+fn refused(error: &(dyn std::error::Error + 'static)) -> String {
+    let text = cause::chain(error);
+    match cause::is_not_permitted(error) {
+        true => format!("{text}; {}", cause::NIC_RIGHTS),
+        false => format!("{text}; see `virga doctor`"),
+    }
 }
 
 fn pin_error(path: &Path, source: io::Error) -> NicError {
@@ -154,7 +167,7 @@ impl Nic {
             }
         }
         let pins = Pins::of(&config.node.name);
-        let is_new = !pins.root().exists();
+        let is_new = pins.root().try_exists().is_ok_and(|there| !there);
         let before = pins.links();
         let started = Self::open(config, pins.clone()).and_then(|mut nic| {
             nic.update(config, facts, down, entropy)?;
@@ -379,7 +392,8 @@ fn redirect_targets<'a>(config: &Config, facts: &'a Facts, image: &Image) -> Vec
 pub fn detach(node: &str) -> Result<bool, NicError> {
     let pins = Pins::of(node);
     let failed = |e| pin_error(pins.root(), e);
-    if !pins.root().exists() {
+    // Who may not look cannot say that there is none.
+    if !pins.root().try_exists().map_err(failed)? {
         return Ok(false);
     }
     let lock = pins.lock().map_err(failed)?;
