@@ -6,6 +6,7 @@
 //! - [`daemon`]: a running node; [`api`]: its Unix socket; [`mesh`]: the API of programs on this machine.
 //! - [`doctor`]: what this machine lacks, with the line that fixes it.
 //! - [`hw`]: what is known of network drivers, each fact with its source.
+//! - [`tune`]: host settings of a router, with reasons and their undoing.
 //! - [`cli`]: the `virga` command.
 #![deny(unsafe_code)]
 
@@ -25,3 +26,4 @@ mod io;
 pub mod keys;
 pub mod mesh;
 pub mod nic;
+pub mod tune;

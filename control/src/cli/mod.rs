@@ -14,6 +14,7 @@ mod node;
 mod publish;
 mod status;
 mod subscribe;
+mod tune;
 
 use crate::{cause, config::ConfigError, keys::KeyError, mesh::MeshError};
 use clap::{Parser, Subcommand};
@@ -51,6 +52,8 @@ enum Command {
     CheckConfig(check_config::Arguments),
     /// Check this machine, and print the line that fixes what it lacks.
     Doctor(doctor::Arguments),
+    /// Print the host settings that a router wants of an interface, and why; apply or undo them.
+    Tune(tune::Arguments),
     /// Send packets with mesh headers at a chosen rate, for tests: authorised, strangers', malformed.
     Gen(generate::Arguments),
 }
@@ -129,6 +132,7 @@ pub fn main() -> ExitCode {
         Command::Status(arguments) => status::run(&arguments),
         Command::CheckConfig(arguments) => check_config::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Tune(arguments) => tune::run(&arguments),
         Command::Gen(arguments) => generate::run(&arguments),
     };
     match result.and_then(|()| Ok(io::stdout().flush()?)) {

@@ -13,3 +13,4 @@ mod restart;
 mod three_hosts;
 mod traffic;
 mod transit;
+mod tune;

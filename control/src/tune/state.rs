@@ -1,0 +1,162 @@
+//! What was there before: a file an interface, written before each change.
+
+use super::{TuneError, setting::Setting};
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+/// The layout of the file.
+const VERSION: u32 = 1;
+
+/// The previous values of what was changed, oldest first.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct State {
+    version: u32,
+    /// A later interface of the same name has another.
+    pub(super) ifindex: u32,
+    pub(super) changes: Vec<Change>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Change {
+    pub(super) setting: Setting,
+    pub(super) from: String,
+    pub(super) to: String,
+}
+
+impl State {
+    pub(super) fn new(ifindex: u32) -> Self {
+        Self {
+            version: VERSION,
+            ifindex,
+            changes: Vec::new(),
+        }
+    }
+
+    /// The state of an interface; `None` when nothing of it was changed.
+    pub(super) fn load(folder: &Path, interface: &str) -> Result<Option<Self>, TuneError> {
+        let path = path(folder, interface);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(path, error)),
+        };
+        match serde_json::from_str::<Self>(&text) {
+            Ok(state) if state.version == VERSION => Ok(Some(state)),
+            Ok(state) => {
+                let said = format!("version {}, known is {VERSION}", state.version);
+                Err(failed(path, said))
+            }
+            Err(error) => Err(failed(path, error)),
+        }
+    }
+
+    /// Writes it whole, or leaves the former; without a change there is no file.
+    pub(super) fn save(&self, folder: &Path, interface: &str) -> Result<(), TuneError> {
+        let path = path(folder, interface);
+        let written = if self.changes.is_empty() {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            }
+        } else {
+            self.write(folder, &path)
+        };
+        written.map_err(|error| failed(path, error))
+    }
+
+    fn write(&self, folder: &Path, path: &Path) -> io::Result<()> {
+        fs::create_dir_all(folder)?;
+        let new = path.with_extension("new");
+        let mut file = File::create(&new)?;
+        file.write_all(&serde_json::to_vec_pretty(self)?)?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        File::open(folder)?.sync_all()
+    }
+
+    /// What a setting was changed to, if it was.
+    pub(super) fn changed_to(&self, setting: &Setting) -> Option<&str> {
+        let mut changes = self.changes.iter();
+        let change = changes.find(|change| change.setting == *setting)?;
+        Some(&change.to)
+    }
+
+    /// Says how a change is undone, where that is known only afterwards.
+    pub(super) fn came_from(&mut self, setting: &Setting, from: String) {
+        if let Some(change) = self.changes.iter_mut().find(|c| c.setting == *setting) {
+            change.from = from;
+        }
+    }
+
+    /// Notes a change that is about to be made; the oldest value stays.
+    pub(super) fn note(&mut self, setting: &Setting, from: &str, to: &str) {
+        match self.changes.iter_mut().find(|c| c.setting == *setting) {
+            Some(change) => to.clone_into(&mut change.to),
+            None => self.changes.push(Change {
+                setting: setting.clone(),
+                from: from.to_owned(),
+                to: to.to_owned(),
+            }),
+        }
+    }
+}
+
+fn failed(path: PathBuf, said: impl ToString) -> TuneError {
+    let said = said.to_string();
+    TuneError::State { path, said }
+}
+
+fn path(folder: &Path, interface: &str) -> PathBuf {
+    folder.join(format!("{interface}.json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tune::setting::Kind;
+
+    #[test]
+    fn the_oldest_value_is_kept_and_the_file_goes_with_the_last_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("tune");
+        assert_eq!(State::load(&folder, "eth0").unwrap(), None);
+        let mut state = State::new(7);
+        let queues = Setting::Channels(Kind::Combined);
+        state.note(&queues, "2", "4");
+        state.note(&queues, "4", "8");
+        state.note(&Setting::File("/sys/x".into()), "a b", "c");
+        state.save(&folder, "eth0").unwrap();
+        let loaded = State::load(&folder, "eth0").unwrap().unwrap();
+        assert_eq!(loaded, state);
+        assert_eq!(
+            (&*loaded.changes[0].from, &*loaded.changes[0].to),
+            ("2", "8")
+        );
+        assert_eq!(loaded.changed_to(&queues), Some("8"));
+        state.changes.clear();
+        state.save(&folder, "eth0").unwrap();
+        assert_eq!(State::load(&folder, "eth0").unwrap(), None);
+        state.save(&folder, "eth0").unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_not_one_of_ours_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        for text in [
+            "",
+            "{}",
+            r#"{"version":2,"ifindex":1,"changes":[]}"#,
+            r#"{"version":1,"ifindex":1,"changes":[{"setting":"all","from":"","to":""}]}"#,
+        ] {
+            fs::write(folder.path().join("eth0.json"), text).unwrap();
+            let error = State::load(folder.path(), "eth0").unwrap_err();
+            assert!(error.to_string().contains("eth0.json"), "{error}");
+        }
+    }
+}
