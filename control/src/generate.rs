@@ -5,7 +5,10 @@
 //! - [`plan`]: what is sent otherwise: frames with all their headers, sizes, flows, strangers.
 //! - [`live`]: those frames from inside the kernel, at the highest rate the machine gives, and the sink
 //!   that measures what arrives.
+//! - [`pcap`]: frames in files; [`profile`]: those files for other generators.
 
 pub mod live;
+pub mod pcap;
 pub mod plan;
+pub mod profile;
 pub mod socket;

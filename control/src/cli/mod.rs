@@ -12,6 +12,7 @@ mod keygen;
 mod lines;
 mod node;
 mod publish;
+mod sink;
 mod status;
 mod subscribe;
 mod tune;
@@ -54,8 +55,8 @@ enum Command {
     Doctor(doctor::Arguments),
     /// Print the host settings that a router wants of an interface, and why; apply or undo them.
     Tune(tune::Arguments),
-    /// Send packets with mesh headers at a chosen rate, for tests: authorised, strangers', malformed.
     Gen(generate::Arguments),
+    Sink(sink::Arguments),
 }
 
 /// How a command ended when it did not succeed.
@@ -134,6 +135,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Tune(arguments) => tune::run(&arguments),
         Command::Gen(arguments) => generate::run(&arguments),
+        Command::Sink(arguments) => sink::run(&arguments),
     };
     match result.and_then(|()| Ok(io::stdout().flush()?)) {
         Ok(()) => ExitCode::SUCCESS,

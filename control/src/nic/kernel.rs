@@ -213,6 +213,27 @@ impl Kernel {
         }
     }
 
+    /// How packets get to an address now, and through which interface; `None` where there is no route.
+    ///
+    /// # Errors
+    /// When the kernel refuses a request.
+    pub async fn link_to(&self, target: IpAddr) -> Result<Option<(Interface, Link)>, KernelError> {
+        let Some((ifindex, source, gateway)) = self.route(target, None).await? else {
+            return Ok(None);
+        };
+        let known = self.neighbours().await?.get(&(ifindex, gateway)).copied();
+        let Resolution { mac, is_managed } = known.unwrap_or_default();
+        let link = Link {
+            ifindex,
+            source,
+            gateway,
+            mac,
+            is_managed,
+        };
+        let interface = self.interfaces().await?.remove(&ifindex);
+        Ok(interface.map(|interface| (interface, link)))
+    }
+
     async fn interfaces(&self) -> Result<BTreeMap<u32, Interface>, KernelError> {
         let failed = |e| KernelError::Read("interfaces", e);
         let mut all = BTreeMap::new();

@@ -101,7 +101,8 @@ impl Sink {
             bytes: sum.bytes,
             strangers: sum.strangers,
             others: sum.others,
-            lost: sum.missing,
+            // Repetitions look like late packets, and can make it negative.
+            lost: u64::try_from(sum.missing.cast_signed()).unwrap_or(0),
             reordered: sum.late,
             untracked: sum.untracked,
             latency: Latency::of(&self.histogram()?),
