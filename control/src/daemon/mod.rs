@@ -3,6 +3,7 @@
 //! A daemon that ends leaves the NIC path as it is, so packets of others still pass; `virga node
 //! detach` removes it.
 
+mod facts;
 pub mod path;
 
 use crate::{

@@ -3,6 +3,7 @@
 //! One task owns the NIC path, the kernel's facts and the links that an operator took down; others
 //! ask it.
 
+use super::facts::Watch;
 use crate::{
     api::{
         Service,
@@ -12,13 +13,16 @@ use crate::{
     config::{Config, ForwardingMode, Reach},
     image::{self, Down},
     nic::{
-        self, Nic, NicError,
-        kernel::{Changes, Facts, Kernel},
+        self, Nic, NicError, Update,
+        kernel::{Facts, KernelError},
     },
 };
 use serde::{Deserialize, Serialize};
-use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
-use tokio::sync::{Notify, mpsc, oneshot};
+use std::{fmt, fs, io, path::PathBuf, sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::block_in_place,
+};
 use virga_ebpf::image::Image;
 use virga_transport::worker::{Commander, Refused, Task};
 
@@ -46,7 +50,7 @@ pub struct ForwardingStatus {
     pub nic: Option<Verdicts>,
     /// The NIC path's guard.
     pub guard: Option<GuardStatus>,
-    /// What went wrong with the last change, and is tried again.
+    /// What is not as configured, and is tried again or waited for.
     pub problem: Option<String>,
 }
 
@@ -108,7 +112,7 @@ pub enum PathError {
         /// What was asked for.
         mode: ForwardingMode,
         /// What is in the way.
-        source: nic::kernel::KernelError,
+        source: KernelError,
     },
 }
 
@@ -150,14 +154,40 @@ impl Asker {
 #[derive(Debug)]
 pub struct Path {
     config: Arc<Config>,
-    kernel: Option<Kernel>,
-    /// Rung when the kernel tells of a change.
-    changed: Arc<Notify>,
+    watch: Watch,
     facts: Facts,
     down: Down,
     nic: Option<Nic>,
     why: String,
-    problem: Option<String>,
+    problem: Option<Problem>,
+}
+
+/// What is not as configured.
+#[derive(Debug)]
+struct Problem {
+    text: String,
+    /// Whether time may mend it; otherwise the kernel tells when to try again.
+    is_retried: bool,
+}
+
+impl Problem {
+    fn retried(error: impl fmt::Display) -> Self {
+        let text = error.to_string();
+        Self {
+            text,
+            is_retried: true,
+        }
+    }
+
+    /// Of interfaces without a program; `None` where there is none of them.
+    fn of(missing: &[NicError]) -> Option<Self> {
+        let texts: Vec<String> = missing.iter().map(|e| cause::chain(e)).collect();
+        let is_absent = |error: &NicError| matches!(error, NicError::NoInterface(_));
+        (!texts.is_empty()).then(|| Self {
+            text: texts.join("; "),
+            is_retried: !missing.iter().all(is_absent),
+        })
+    }
 }
 
 pub(super) fn entropy() -> u64 {
@@ -180,52 +210,55 @@ impl Path {
         let down = read_down(&config);
         let mut path = Self {
             config,
-            kernel: None,
-            changed: Arc::new(Notify::new()),
+            watch: Watch::default(),
             facts: Facts::default(),
             down,
             nic: None,
             why: String::new(),
             problem: None,
         };
-        match Kernel::connect() {
-            Ok((kernel, changes)) => {
-                path.kernel = Some(kernel);
-                tokio::spawn(ring(changes, Arc::clone(&path.changed)));
-            }
-            Err(source) if must => return Err(PathError::Kernel { mode, source }),
-            Err(error) => path.problem = Some(error.to_string()),
+        let known = path.read_facts().await;
+        if let Err(error) = &known {
+            path.note(Some(Problem::retried(error)));
         }
-        if let Err(source) = path.read_facts().await {
-            if must {
-                return Err(PathError::Kernel { mode, source });
-            }
-            path.problem = Some(source.to_string());
-        }
-        match path.config.forwarding.mode {
-            ForwardingMode::Userspace => path.why = "asked for by the configuration".into(),
-            ForwardingMode::Auto if path.config.forwarding.interfaces.is_empty() => {
+        match (path.config.forwarding.mode, known) {
+            (_, Err(source)) if must => return Err(PathError::Kernel { mode, source }),
+            (ForwardingMode::Userspace, _) => path.why = "asked for by the configuration".into(),
+            (_, _) if path.config.forwarding.interfaces.is_empty() => {
                 path.why = "the configuration names no interfaces for the NIC path".into();
             }
-            asked => match Nic::start(&path.config, &path.facts, &path.down, entropy) {
-                Ok(nic) => {
-                    path.nic = Some(nic);
-                    path.why = match asked {
-                        ForwardingMode::Auto => "native XDP attaches on this machine".into(),
-                        _ => "asked for by the configuration".into(),
-                    };
-                }
-                // Another daemon of this name is no reason for user space: two would share one identity.
-                Err(source @ NicError::Running(_)) => return Err(PathError::Nic { mode, source }),
-                Err(source) if must => return Err(PathError::Nic { mode, source }),
-                Err(error) => path.fall_back(&error),
-            },
+            // Its tables are made of what the kernel knows.
+            (_, Err(error)) => path.fall_back(&error),
+            (asked, Ok(())) => path.start_nic(asked)?,
         }
         path.warn_of_missing_interfaces();
         if path.nic.is_none() {
             leave_nic(&path.config.node.name).map_err(|source| PathError::Nic { mode, source })?;
         }
         Ok(path)
+    }
+
+    fn start_nic(&mut self, mode: ForwardingMode) -> Result<(), PathError> {
+        let started = block_in_place(|| Nic::start(&self.config, &self.facts, &self.down, entropy));
+        match started {
+            Ok((nic, update)) => {
+                self.nic = Some(nic);
+                self.why = match mode {
+                    ForwardingMode::Auto => "native XDP attaches on this machine".into(),
+                    _ => "asked for by the configuration".into(),
+                };
+                let problem = Problem::of(&update.missing);
+                if let Some(problem) = problem.as_ref().filter(|_| self.is_waiting()) {
+                    tracing::warn!(problem = %problem.text, "forwards in user space until an interface runs the XDP program");
+                }
+                self.note(problem);
+            }
+            // Another daemon of this name is no reason for user space: two would share one identity.
+            Err(source @ NicError::Running(_)) => return Err(PathError::Nic { mode, source }),
+            Err(error) if mode == ForwardingMode::Auto => self.fall_back(&error),
+            Err(source) => return Err(PathError::Nic { mode, source }),
+        }
+        Ok(())
     }
 
     /// Mode `auto` with interfaces, and no NIC path to be had: that is slower than what was hoped for.
@@ -237,7 +270,7 @@ impl Path {
 
     /// Neighbours whose interface is not there are reached once it is.
     fn warn_of_missing_interfaces(&self) {
-        if self.kernel.is_none() {
+        if self.facts.interfaces.is_empty() {
             return;
         }
         for peer in &self.config.peers {
@@ -258,6 +291,7 @@ impl Path {
     pub fn mode(&self) -> &'static str {
         match (&self.nic, self.config.forwarding.mode) {
             (None, _) => "userspace",
+            _ if self.is_waiting() => "userspace",
             (Some(_), ForwardingMode::Generic) => "generic",
             (Some(_), _) => "native",
         }
@@ -266,26 +300,31 @@ impl Path {
     /// Why that one.
     #[must_use]
     pub fn why(&self) -> &str {
-        &self.why
+        match self.is_waiting() {
+            true => "until a configured interface runs the XDP program: none does now",
+            false => &self.why,
+        }
+    }
+
+    /// Whether there is a NIC path that runs on no interface yet, or no more.
+    fn is_waiting(&self) -> bool {
+        self.nic
+            .as_ref()
+            .is_some_and(|nic| nic.forwarding().is_empty())
     }
 
     /// The worker's tables: they route what this node sends, and decide over what reaches its socket.
     #[must_use]
     pub fn image(&self) -> Image {
-        match self.nic {
-            Some(_) => {
-                let interfaces = &self.config.forwarding.interfaces;
-                image::of_worker(&self.config, &self.facts, &self.down, interfaces)
-            }
+        match &self.nic {
+            Some(nic) => image::of_worker(&self.config, &self.facts, &self.down, &nic.forwarding()),
             None => image::of_userspace(&self.config, &self.facts, &self.down),
         }
     }
 
-    async fn read_facts(&mut self) -> Result<(), nic::kernel::KernelError> {
-        if let Some(kernel) = &self.kernel {
-            self.facts = kernel.facts(&self.config).await?;
-            kernel.resolve(&self.facts).await;
-        }
+    async fn read_facts(&mut self) -> Result<(), KernelError> {
+        self.facts = self.watch.facts(&self.config).await?;
+        self.watch.kernel()?.resolve(&self.facts).await;
         Ok(())
     }
 
@@ -296,17 +335,14 @@ impl Path {
         let (asker, mut asks) = mpsc::channel(ASKS_MAX);
         tokio::spawn(async move {
             loop {
-                let pause = if self.problem.is_some() {
-                    RETRY
-                } else {
-                    REFRESH
-                };
+                let is_retried = self.problem.as_ref().is_some_and(|p| p.is_retried);
+                let pause = if is_retried { RETRY } else { REFRESH };
                 tokio::select! {
                     ask = asks.recv() => match ask {
                         Some(ask) => self.answer(ask, &commander).await,
                         None => return,
                     },
-                    () = self.changed.notified() => self.follow(&commander).await,
+                    () = self.watch.changed() => self.follow(&commander).await,
                     () = tokio::time::sleep(pause) => self.follow(&commander).await,
                 }
             }
@@ -317,46 +353,54 @@ impl Path {
     async fn follow(&mut self, commander: &Commander<Service>) {
         let before = self.facts.clone();
         if let Err(error) = self.read_facts().await {
-            return self.complain(error.to_string());
+            return self.note(Some(Problem::retried(error)));
         }
-        if before != self.facts || self.problem.is_some() {
+        if before != self.facts || self.problem.as_ref().is_some_and(|p| p.is_retried) {
             // It is logged, shown in `status` and tried again.
             let _shown = self.apply(commander).await;
         }
     }
 
-    /// Brings the NIC path and the worker's forwarder to what is known now.
+    /// Brings the NIC path and the worker's forwarder to what is known now. An interface that has no
+    /// program is a problem, and no error: the others and the tables are in step.
     async fn apply(&mut self, commander: &Commander<Service>) -> Result<(), String> {
-        let nic = self.nic.as_mut().map_or(Ok(Vec::new()), |nic| {
-            nic.update(&self.config, &self.facts, &self.down, entropy)
+        // It waits where the kernel takes its time to release an interface.
+        let updated = block_in_place(|| match &mut self.nic {
+            Some(nic) => nic.update(&self.config, &self.facts, &self.down, entropy),
+            None => Ok(Update::default()),
         });
-        let result = match nic {
-            Ok(attached) => {
+        let (result, missing) = match updated {
+            Ok(Update { attached, missing }) => {
                 for one in attached {
                     tracing::info!(interface = %one.interface, program = one.program,
                         mode = one.xdp_mode, "XDP program attached");
                 }
-                Ok(())
+                (Ok(()), missing)
             }
-            Err(error) => Err(error.to_string()),
+            Err(error) => (Err(error.to_string()), Vec::new()),
         };
         let result = result.and(apply_to_worker(self.image(), commander).await);
-        match &result {
-            Ok(()) => {
-                if self.problem.take().is_some() {
-                    tracing::info!("forwarding path is in step with the kernel again");
-                }
-            }
-            Err(error) => self.complain(error.clone()),
-        }
+        self.note(match &result {
+            Ok(()) => Problem::of(&missing),
+            Err(error) => Some(Problem::retried(error)),
+        });
         result
     }
 
-    fn complain(&mut self, problem: String) {
-        if self.problem.as_ref() != Some(&problem) {
-            tracing::warn!(%problem, "forwarding path lags behind the kernel; trying again");
+    /// Remembers and logs what is wrong now.
+    fn note(&mut self, problem: Option<Problem>) {
+        let text = |problem: &Option<Problem>| problem.as_ref().map(|p| p.text.clone());
+        let (before, now) = (text(&self.problem), text(&problem));
+        match &now {
+            Some(problem) if before != now => {
+                tracing::warn!(%problem, "the forwarding path is not as configured; trying again");
+            }
+            None if before.is_some() => {
+                tracing::info!("the forwarding path is as configured again");
+            }
+            _ => {}
         }
-        self.problem = Some(problem);
+        self.problem = problem;
     }
 
     async fn answer(&mut self, ask: Ask, commander: &Commander<Service>) {
@@ -432,7 +476,7 @@ impl Path {
         ForwardingStatus {
             mode_asked: self.config.forwarding.mode.to_string(),
             mode: self.mode().to_owned(),
-            why: self.why.clone(),
+            why: self.why().to_owned(),
             interfaces: attached
                 .into_iter()
                 .map(|one| InterfaceStatus {
@@ -450,7 +494,7 @@ impl Path {
                 fill: guard.fill,
                 false_positive_rate: guard.false_positive_rate,
             }),
-            problem: failed.or_else(|| self.problem.clone()),
+            problem: failed.or_else(|| self.problem.as_ref().map(|p| p.text.clone())),
         }
     }
 
@@ -471,13 +515,6 @@ impl Path {
             });
         }
         links
-    }
-}
-
-/// Rings when the kernel tells of a change, until its socket is gone.
-async fn ring(mut changes: Changes, changed: Arc<Notify>) {
-    while changes.next().await {
-        changed.notify_one();
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) fn attach(
     }
     let pin = pins.link(name, ifindex, mode_name(mode));
     if pin.exists() {
-        if update(program, &pin)? {
+        if update(program, &pin, interface, mode)? {
             return Ok(pin);
         }
         remove(&pin)?;
@@ -85,7 +85,12 @@ fn is_taken(error: &std::io::Error) -> bool {
 }
 
 /// True if the link of that pin now runs `program`; false if its interface is gone.
-fn update(program: &mut Xdp, pin: &Path) -> Result<bool, NicError> {
+fn update(
+    program: &mut Xdp,
+    pin: &Path,
+    interface: &Interface,
+    mode: XdpMode,
+) -> Result<bool, NicError> {
     let failed =
         |e: Box<dyn std::error::Error + Send + Sync>| pin_error(pin, std::io::Error::other(e));
     let pinned = PinnedLink::from_pin(pin).map_err(|e| failed(Box::new(e)))?;
@@ -96,7 +101,7 @@ fn update(program: &mut Xdp, pin: &Path) -> Result<bool, NicError> {
         Err(ProgramError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOLINK) => {
             Ok(false)
         }
-        Err(error) => Err(failed(Box::new(error))),
+        Err(error) => Err(explain(interface, mode, error)),
     }
 }
 
@@ -118,14 +123,18 @@ fn explain(interface: &Interface, mode: XdpMode, source: ProgramError) -> NicErr
     }
 }
 
+/// The kernel's answer, where it gave one.
+pub(super) fn errno(error: &ProgramError) -> Option<i32> {
+    match error {
+        ProgramError::SyscallError(e) => e.io_error.raw_os_error(),
+        _ => None,
+    }
+}
+
 /// What an operator should do about a refused attach. The kernel says little more than EINVAL.
 fn fix(interface: &Interface, source: &ProgramError) -> String {
     let name = &interface.name;
-    let errno = match source {
-        ProgramError::SyscallError(e) => e.io_error.raw_os_error(),
-        _ => None,
-    };
-    match errno {
+    match errno(source) {
         Some(libc::EBUSY | libc::EEXIST) => format!(
             "another XDP program is attached: see `ip link show dev {name}` and `bpftool net`; another \
              node's comes off with `virga node detach NODE`, one without a link with \

@@ -2,6 +2,7 @@
 //!
 //! - [`maps`]: the object, loaded; its maps as a [`virga_ebpf::publish::Store`].
 //! - [`pins`]: where both outlive the daemon.
+//! - `start`: which interfaces can be attached to, and when a node starts without one of them.
 //! - [`kernel`]: interfaces, addresses and neighbours as the kernel knows them, by netlink.
 //!
 //! The daemon may stop, start and be replaced while packets pass: maps and links are pinned, a new
@@ -11,6 +12,7 @@ use std::{
     collections::BTreeMap,
     fmt, fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use aya::{Ebpf, programs::XdpMode};
@@ -32,6 +34,7 @@ mod links;
 pub mod maps;
 pub mod pins;
 pub mod pod;
+mod start;
 
 use self::{
     kernel::{Facts, Interface},
@@ -78,6 +81,10 @@ pub enum NicError {
     Running(String),
     #[error("interface {0} does not exist: `ip link` lists those that do")]
     NoInterface(String),
+    #[error(
+        "{interface} is a VLAN device: name {below} under `interfaces`, which carries its frames"
+    )]
+    Vlan { interface: String, below: String },
     #[error("interface {0} cannot be a redirect target: {1}")]
     Egress(u32, io::Error),
     #[error("more than {PORTS_MAX} egress interfaces: name fewer")]
@@ -117,6 +124,15 @@ pub struct Attached {
     pub program: &'static str,
 }
 
+/// What an update of the NIC path did.
+#[derive(Debug, Default)]
+pub struct Update {
+    /// What was attached.
+    pub attached: Vec<Attached>,
+    /// Why configured interfaces do not run the program.
+    pub missing: Vec<NicError>,
+}
+
 /// The loaded NIC path of one node.
 pub struct Nic {
     pins: Pins,
@@ -128,7 +144,7 @@ pub struct Nic {
     egress: BTreeMap<u32, u32>,
     attached: BTreeMap<u32, (Attached, PathBuf)>,
     /// Held while this daemon runs.
-    _lock: fs::File,
+    _lock: Arc<fs::File>,
 }
 
 /// The mode's name in logs and status.
@@ -151,64 +167,79 @@ impl fmt::Debug for Nic {
 
 impl Nic {
     /// Loads the NIC path, brings its maps to what configuration and kernel say, and attaches it to the
-    /// configured interfaces. Maps come first: an interface never runs a program without its tables.
+    /// configured interfaces. Maps come first: an interface never runs a program without its tables. An
+    /// interface that is missing for the moment is followed as [`Self::update`] does.
     ///
     /// # Errors
-    /// When anything of that fails; what was attached by an earlier daemon goes on as it was.
+    /// When there can be no NIC path; what was attached by an earlier daemon goes on as it was.
     pub fn start(
         config: &Config,
         facts: &Facts,
         down: &Down,
         entropy: impl FnMut() -> u64,
-    ) -> Result<Self, NicError> {
-        for name in &config.forwarding.interfaces {
-            if facts.interface(name).is_none() {
-                return Err(NicError::NoInterface(name.clone()));
-            }
-        }
+    ) -> Result<(Self, Update), NicError> {
         let pins = Pins::of(&config.node.name);
-        let is_new = pins.root().try_exists().is_ok_and(|there| !there);
-        let before = pins.links();
-        let started = Self::open(config, pins.clone()).and_then(|mut nic| {
-            nic.update(config, facts, down, entropy)?;
-            nic.remove_other_maps()?;
-            Ok(nic)
+        let failed = |e| pin_error(pins.root(), e);
+        pins.create_root().map_err(failed)?;
+        let lock = pins.lock().map_err(failed)?;
+        let lock = lock.ok_or_else(|| NicError::Running(config.node.name.clone()))?;
+        // Nobody else changes the pins from here on.
+        let lock = Arc::new(lock);
+        let (is_new, before) = (pins.is_empty(), pins.links());
+        let opened = Self::open(config, pins.clone(), Arc::clone(&lock));
+        let started = opened.and_then(|mut nic| {
+            let update = nic.update(config, facts, down, entropy)?;
+            let is_forwarding = !nic.forwarding().is_empty();
+            let update = start::judge(
+                config.forwarding.mode,
+                is_forwarding,
+                !before.is_empty(),
+                update,
+            )?;
+            Ok((nic, update))
         });
         if started.is_err() {
             // What this start attached and pinned goes again; the error is the one worth telling.
             let _removed = pins.remove_other_links(&before);
             if is_new {
-                let _removed = detach(&config.node.name);
+                let _removed = pins.remove();
             }
         }
         started
     }
 
     /// Follows a change of the kernel's facts or of an operator's mind. Interfaces that came back get
-    /// their program again. Returns what was attached.
+    /// their program again; one that refuses keeps what it has, and the others their own.
     ///
     /// # Errors
-    /// When a map or an interface refuses; the next update tries again.
+    /// When a map or a pin refuses; the next update tries again.
     pub fn update(
         &mut self,
         config: &Config,
         facts: &Facts,
         down: &Down,
         entropy: impl FnMut() -> u64,
-    ) -> Result<Vec<Attached>, NicError> {
+    ) -> Result<Update, NicError> {
         self.forget_gone(facts);
         let image = image::of_nic(config, facts, down, |ifindex| self.egress_place(ifindex))?;
         self.publisher.apply(&mut self.maps, &image, entropy)?;
-        let mut attached = Vec::new();
+        let mut update = Update::default();
+        let mut wanted: Vec<&Interface> = Vec::new();
         for name in &config.forwarding.interfaces {
-            if let Some(interface) = facts.interface(name) {
-                attached.extend(self.ensure(interface, FORWARD)?);
+            let done = start::attachable(facts, name).and_then(|interface| {
+                wanted.push(interface);
+                self.ensure(interface, FORWARD)
+            });
+            match done {
+                Ok(one) => update.attached.extend(one),
+                Err(error) => update.missing.push(error),
             }
         }
         if matches!(self.mode, XdpMode::Driver) {
             for interface in redirect_targets(config, facts, &image) {
+                wanted.push(interface);
                 match self.ensure(interface, PASS) {
-                    Ok(one) => attached.extend(one),
+                    Ok(one) => update.attached.extend(one),
                     // Whatever runs there already serves as well.
                     Err(error) => {
                         tracing::debug!(interface = %interface.name, %error, "redirect target kept as it is");
@@ -216,24 +247,39 @@ impl Nic {
                 }
             }
         }
-        let wanted: Vec<PathBuf> = self.attached.values().map(|(_, pin)| pin.clone()).collect();
-        let others = self.pins.remove_other_links(&wanted);
-        for pin in others.map_err(|e| pin_error(self.pins.root(), e))? {
-            tracing::info!(pin = %pin.display(), "XDP program detached: the interface is not configured");
+        self.remove_others(&wanted)?;
+        Ok(update)
+    }
+
+    /// Removes links that no `wanted` interface has, and maps that no link's program reads any more.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    fn remove_others(&self, wanted: &[&Interface]) -> Result<(), NicError> {
+        let failed = |e| pin_error(self.pins.root(), e);
+        // An interface that refused this daemon's program keeps the earlier one.
+        let on = |i: &&Interface| self.pins.links_on(i.ifindex);
+        let attached = self.attached.values().map(|(_, pin)| pin.clone());
+        let kept: Vec<PathBuf> = attached.chain(wanted.iter().flat_map(on)).collect();
+        for pin in self.pins.remove_other_links(&kept).map_err(failed)? {
+            tracing::info!(pin = %pin.display(), "XDP program detached: the interface is gone or not configured");
         }
-        Ok(attached)
+        let is_new = |pin: &PathBuf| self.attached.values().any(|(_, one)| one == pin);
+        if self.pins.links().iter().all(is_new) {
+            let others = self.pins.remove_other_maps(self.destinations_max);
+            others.map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// Loads the programs and takes the node's pinned maps, or makes them. Attaches nothing yet.
     ///
     /// # Errors
     /// When bpffs, maps or verifier refuse.
-    fn open(config: &Config, pins: Pins) -> Result<Self, NicError> {
+    fn open(config: &Config, pins: Pins, lock: Arc<fs::File>) -> Result<Self, NicError> {
         let destinations_max = config.forwarding.destinations_max;
         pins.create(destinations_max)
             .map_err(|e| pin_error(pins.root(), e))?;
-        let lock = pins.lock().map_err(|e| pin_error(pins.root(), e))?;
-        let lock = lock.ok_or_else(|| NicError::Running(config.node.name.clone()))?;
         let (mut ebpf, maps) = maps::load(Some(&pins.maps(destinations_max)), destinations_max)?;
         let publisher = Publisher::recover(&maps).map_err(NicError::Recover)?;
         let layout = maps.settings().map_err(NicError::Recover)?.layout;
@@ -330,23 +376,21 @@ impl Nic {
         Ok(Some(attached))
     }
 
-    /// Removes maps of an earlier layout or size, once every link runs the new program.
-    ///
-    /// # Errors
-    /// When a pin cannot be removed.
-    fn remove_other_maps(&self) -> Result<(), NicError> {
-        let failed = |e| pin_error(self.pins.root(), e);
-        self.pins
-            .remove_other_maps(self.destinations_max)
-            .map_err(failed)
-    }
-
     /// What runs where.
     #[must_use]
     pub fn attached(&self) -> Vec<Attached> {
         self.attached
             .values()
             .map(|(attached, _)| attached.clone())
+            .collect()
+    }
+
+    /// Names of the interfaces that forward.
+    #[must_use]
+    pub fn forwarding(&self) -> Vec<String> {
+        let all = self.attached.values().map(|(attached, _)| attached);
+        all.filter(|one| one.program == FORWARD)
+            .map(|one| one.interface.clone())
             .collect()
     }
 

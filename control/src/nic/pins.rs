@@ -59,8 +59,8 @@ impl Pins {
     #[must_use]
     pub fn link(&self, interface: &str, ifindex: u32, mode: &str) -> PathBuf {
         let suffix = format!("-{ifindex}-{mode}");
-        let there = self
-            .links()
+        let there = self.links_on(ifindex);
+        let there = there
             .into_iter()
             .find(|p| p.to_string_lossy().ends_with(&suffix));
         // bpffs refuses names with a dot, and interface names may hold some.
@@ -68,7 +68,26 @@ impl Pins {
         there.unwrap_or_else(|| self.root.join("links").join(name))
     }
 
-    /// Locks the node's folder: one daemon a node, and no detaching under it. `None`: another holds it.
+    /// The pins of links on an interface, in whatever mode.
+    #[must_use]
+    pub fn links_on(&self, ifindex: u32) -> Vec<PathBuf> {
+        let on = ["native", "generic"].map(|mode| format!("-{ifindex}-{mode}"));
+        let mut links = self.links();
+        links.retain(|pin| {
+            let pin = pin.to_string_lossy();
+            on.iter().any(|suffix| pin.ends_with(suffix))
+        });
+        links
+    }
+
+    /// Whether nothing is pinned here.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        entries(&self.root).is_empty()
+    }
+
+    /// Locks the node's folder: one daemon a node, and no detaching under it. `None`: another holds it,
+    /// or has just removed it.
     ///
     /// # Errors
     /// When the folder cannot be opened.
@@ -78,7 +97,12 @@ impl Pins {
             &folder,
             rustix::fs::FlockOperation::NonBlockingLockExclusive,
         ) {
-            Ok(()) => Ok(Some(folder)),
+            Ok(()) => {
+                let inode = |m: fs::Metadata| (m.dev(), m.ino());
+                let held = inode(folder.metadata()?);
+                let is_there = fs::metadata(&self.root).is_ok_and(|m| inode(m) == held);
+                Ok(is_there.then_some(folder))
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -103,11 +127,11 @@ impl Pins {
         entries(&self.root.join("links"))
     }
 
-    /// Makes the folders, or says what is missing.
+    /// Makes the node's folder, or says what is missing.
     ///
     /// # Errors
     /// When bpffs is not mounted or cannot be written.
-    pub fn create(&self, destinations_max: u32) -> io::Result<()> {
+    pub fn create_root(&self) -> io::Result<()> {
         if !is_mounted() {
             return Err(io::Error::new(
                 io::ErrorKind::NotFound,
@@ -124,6 +148,14 @@ impl Pins {
             }
             fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
         }
+        Ok(())
+    }
+
+    /// Makes the folders in it.
+    ///
+    /// # Errors
+    /// When bpffs cannot be written.
+    pub fn create(&self, destinations_max: u32) -> io::Result<()> {
         for folder in [
             self.maps(destinations_max),
             self.root.join("programs"),

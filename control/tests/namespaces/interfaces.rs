@@ -227,7 +227,7 @@ fn auto_mode_under_ip_netns_exec_warns_and_names_nsenter() {
 
 #[test]
 #[ignore = "needs root: scripts/test runs it"]
-fn auto_mode_without_its_interface_warns() {
+fn auto_mode_without_its_interface_warns_and_attaches_when_it_comes() {
     let mut hosts = Hosts::new("virga-test", virga()).unwrap();
     hosts.add("router").unwrap();
     hosts
@@ -236,6 +236,19 @@ fn auto_mode_without_its_interface_warns() {
     hosts.start("router").unwrap();
     assert!(
         is_warned(&hosts, "interface absent0 does not exist"),
+        "{}",
+        hosts.log("router")
+    );
+    let mode = |hosts: &Hosts| hosts.status("router").unwrap()["forwarding"]["mode"].clone();
+    assert_eq!(mode(&hosts), "userspace");
+    hosts.add("b").unwrap();
+    let (router, b) = (
+        ("router", "absent0", "10.78.2.1/24"),
+        ("b", "m0", "10.78.2.2/24"),
+    );
+    hosts.join(router, b).unwrap();
+    assert!(
+        eventually(|| mode(&hosts) == "native"),
         "{}",
         hosts.log("router")
     );

@@ -10,6 +10,7 @@ mod doctor;
 mod hostile;
 mod interfaces;
 mod restart;
+mod starting;
 mod three_hosts;
 mod traffic;
 mod transit;

@@ -140,8 +140,11 @@ async fn pins_have_readable_names_and_detach_removes_them() {
     );
     let file = hosts.folder.join("router/node.toml");
     let second = hosts.folder.join("router/second.toml");
+    let before = links(&folder);
     for mode in ["auto", "userspace"] {
         let text = std::fs::read_to_string(&file).unwrap();
+        // It would pin maps of another size.
+        let text = text.replace("[forwarding]", "[forwarding]\ndestinations_max = 1000");
         let text = text.replace("\"native\"", &format!("\"{mode}\""));
         let text = text
             .replace("0.0.0.0:4783", "0.0.0.0:4799")
@@ -156,6 +159,8 @@ async fn pins_have_readable_names_and_detach_removes_them() {
             refused.to_string().contains("stop it first"),
             "{mode}: {refused}"
         );
+        assert!(!folder.join("maps-v1-1000").exists(), "{mode}");
+        assert_eq!(links(&folder), before, "{mode}");
     }
     let detach = ["node", "detach", &name];
     let refused = hosts

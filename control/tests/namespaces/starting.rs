@@ -1,0 +1,176 @@
+//! A node starts while an interface is away or taken: the others forward, and it follows when it comes.
+
+use std::{path::Path, time::Duration};
+
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+use crate::{
+    hosts::{Hosts, eventually},
+    stage::{LOSSY, RELIABLE, Sink, V4, assert_complete, line, publish, publishing, virga},
+};
+
+/// Restarts the router in a mode, with those interfaces.
+fn restart(hosts: &mut Hosts, mode: &str, interfaces: &str) -> std::io::Result<()> {
+    let file = hosts.folder.join("router/node.toml");
+    let text = std::fs::read_to_string(&file)?;
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    for line in &mut lines {
+        if line.starts_with("mode = ") {
+            *line = format!("mode = \"{mode}\"");
+        }
+        if line.starts_with("interfaces = ") {
+            *line = format!("interfaces = [{interfaces}]");
+        }
+    }
+    hosts.stop("router")?;
+    std::fs::write(&file, lines.join("\n"))?;
+    hosts.start("router")
+}
+
+fn of_router(hosts: &Hosts, name: &str) -> Value {
+    hosts.status("router").unwrap()["forwarding"][name].clone()
+}
+
+fn problem(hosts: &Hosts) -> String {
+    of_router(hosts, "problem")
+        .as_str()
+        .unwrap_or("")
+        .to_owned()
+}
+
+fn is_forwarding(hosts: &Hosts, interface: &str) -> bool {
+    let all = of_router(hosts, "interfaces");
+    let all = all.as_array().unwrap();
+    all.iter()
+        .any(|i| i["interface"] == interface && i["program"] == "virga")
+}
+
+/// Another link of the router: `mc`, to a host of its own.
+fn third_link(hosts: &Hosts) {
+    let (router, c) = (
+        ("router", "mc", "10.78.3.1/24"),
+        ("c", "m0", "10.78.3.2/24"),
+    );
+    hosts.join(router, c).unwrap();
+}
+
+/// Sets the MTU of that link.
+fn set_mtu(hosts: &Hosts, bytes: &str) {
+    for (host, interface) in [("router", "mc"), ("c", "m0")] {
+        let set = ["link", "set", "dev", interface, "mtu", bytes];
+        hosts.ip(host, &set).unwrap();
+    }
+}
+
+/// Puts on an interface of the router a program that is not its own.
+fn take(hosts: &Hosts, interface: &str) {
+    let pin = Path::new("/sys/fs/bpf/virga").join(hosts.node_name("a"));
+    let pin = pin.join("programs/virga_pass");
+    let pin = pin.to_string_lossy();
+    let take = ["link", "set", "dev", interface, "xdpdrv", "pinned", &pin];
+    hosts.ip("router", &take).unwrap();
+}
+
+/// The stage with events under way; no restart may cost one.
+async fn busy_line() -> (Hosts, Sink, JoinHandle<u64>) {
+    let mut hosts = line("native", &V4);
+    hosts.add("c").unwrap();
+    let sink = Sink::subscribe(&hosts, LOSSY).await;
+    let published = publishing(&hosts, LOSSY, 1_000, Duration::from_secs(7));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    (hosts, sink, published)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn a_node_starts_without_an_interface_and_takes_it_when_it_comes() {
+    for mode in ["native", "auto"] {
+        let (mut hosts, sink, published) = busy_line().await;
+        restart(&mut hosts, mode, "\"ma\", \"mb\", \"mc\"").unwrap();
+        assert_eq!(of_router(&hosts, "mode"), "native");
+        let told = problem(&hosts);
+        assert!(told.contains("interface mc does not exist"), "{told}");
+        assert!(is_forwarding(&hosts, "ma") && is_forwarding(&hosts, "mb"));
+        // What an operator asks for is done and remembered all the same.
+        let (name, socket) = (hosts.node_name("router"), hosts.socket("router"));
+        let socket = socket.to_string_lossy();
+        let up = ["node", "link", &name, "a", "up", "--socket", &socket];
+        let up = hosts.run("router", &virga().to_string_lossy(), &up);
+        up.expect("an interface that is away keeps nothing else from being applied");
+        third_link(&hosts);
+        assert!(
+            eventually(|| is_forwarding(&hosts, "mc")),
+            "{}",
+            hosts.log("router")
+        );
+        assert!(
+            eventually(|| problem(&hosts).is_empty()),
+            "{}",
+            problem(&hosts)
+        );
+        hosts
+            .ip("router", &["link", "delete", "dev", "mc"])
+            .unwrap();
+        assert!(eventually(|| problem(&hosts).contains("mc does not exist")));
+        assert_complete(&sink.numbers().await, published.await.unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn an_interface_that_refuses_costs_the_others_nothing() {
+    let (mut hosts, sink, published) = busy_line().await;
+    third_link(&hosts);
+    set_mtu(&hosts, "9000");
+    restart(&mut hosts, "auto", "\"ma\", \"mb\", \"mc\"").unwrap();
+    let told = problem(&hosts);
+    assert!(
+        told.contains("cannot attach to mc") && told.contains("9000"),
+        "{told}"
+    );
+    assert!(is_forwarding(&hosts, "ma") && is_forwarding(&hosts, "mb"));
+    set_mtu(&hosts, "1500");
+    assert!(
+        eventually(|| is_forwarding(&hosts, "mc")),
+        "{}",
+        problem(&hosts)
+    );
+    assert!(
+        eventually(|| problem(&hosts).is_empty()),
+        "{}",
+        problem(&hosts)
+    );
+    assert_complete(&sink.numbers().await, published.await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn what_comes_in_where_another_program_runs_is_forwarded_in_user_space() {
+    let mut hosts = line("native", &V4);
+    hosts.stop("router").unwrap();
+    let name = hosts.node_name("router");
+    let detach = ["node", "detach", &name];
+    hosts
+        .run("router", &virga().to_string_lossy(), &detach)
+        .unwrap();
+    take(&hosts, "mb");
+    restart(&mut hosts, "native", "\"ma\", \"mb\"").unwrap();
+    let told = problem(&hosts);
+    assert!(told.contains("another XDP program is attached"), "{told}");
+    assert!(is_forwarding(&hosts, "ma") && !is_forwarding(&hosts, "mb"));
+    let sink = Sink::subscribe(&hosts, RELIABLE).await;
+    let count = publish(&hosts, RELIABLE, 200, Duration::from_secs(1)).await;
+    assert_complete(&sink.numbers().await, count);
+    hosts
+        .ip("router", &["link", "set", "dev", "mb", "xdpdrv", "off"])
+        .unwrap();
+    assert!(
+        eventually(|| is_forwarding(&hosts, "mb")),
+        "{}",
+        problem(&hosts)
+    );
+    let sink = Sink::subscribe(&hosts, RELIABLE).await;
+    let count = publish(&hosts, RELIABLE, 200, Duration::from_secs(1)).await;
+    assert_complete(&sink.numbers().await, count);
+}
