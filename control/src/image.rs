@@ -1,5 +1,8 @@
 //! From the configuration and the kernel's facts to what the tables shall say.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 
 use virga_ebpf::{
