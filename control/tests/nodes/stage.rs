@@ -15,6 +15,7 @@ use virga::{
     keys::{self, EntityKey, Existing, KeyKind, NodeKey, Secret},
     mesh::Mesh,
 };
+use virga_ebpf::header::{NodeId, OriginHash};
 
 /// Far above what anything here takes; only a failure waits so long.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -44,8 +45,10 @@ pub(crate) const RELIABLE: Channel = Channel {
 /// One node: its files, and its process while it runs.
 pub(crate) struct Node {
     pub(crate) name: &'static str,
+    pub(crate) listen: SocketAddr,
+    pub(crate) id: NodeId,
+    pub(crate) origin: OriginHash,
     folder: PathBuf,
-    listen: SocketAddr,
     node_key: String,
     entity_key: String,
     process: Option<Child>,
@@ -55,6 +58,8 @@ pub(crate) struct Node {
 pub(crate) struct Stage {
     _folder: tempfile::TempDir,
     pub(crate) nodes: [Node; 3],
+    /// The network's key, which all three have.
+    pub(crate) psk: Secret,
 }
 
 /// Waits until `look` gives something.
@@ -91,6 +96,7 @@ impl Stage {
         let stage = Self {
             _folder: folder,
             nodes,
+            psk,
         };
         for name in ["a", "router", "b"] {
             stage.configure(name, channels);
@@ -155,6 +161,14 @@ impl Stage {
         fs::write(own.config(), text).unwrap();
     }
 
+    /// Replaces something in a node's configuration file.
+    pub(crate) fn edit(&self, name: &str, from: &str, to: &str) {
+        let path = self.node(name).config();
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{from} is not in\n{text}");
+        fs::write(path, text.replace(from, to)).unwrap();
+    }
+
     /// Starts a node and waits until it answers.
     pub(crate) async fn start(&mut self, name: &str) {
         let node = self.node_mut(name);
@@ -217,13 +231,16 @@ impl Node {
         write(KeyKind::Node, &node);
         write(KeyKind::Entity, &entity);
         write(KeyKind::Psk, psk);
+        let (node, entity) = (NodeKey::from(node), EntityKey::from(entity));
         // The port stays free unless someone takes it within a moment: on an address of its own.
         let free = UdpSocket::bind((ip, 0)).unwrap();
         Self {
             name,
             listen: free.local_addr().unwrap(),
-            node_key: hex::encode(&NodeKey::from(node).public),
-            entity_key: hex::encode(&EntityKey::from(entity).public),
+            id: node.id,
+            origin: entity.origin,
+            node_key: hex::encode(&node.public),
+            entity_key: hex::encode(&entity.public),
             folder,
             process: None,
         }
