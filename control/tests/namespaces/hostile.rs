@@ -1,14 +1,14 @@
 //! Senders that mean no good: each packet meets its counted reason, and sessions keep flowing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use virga_ebpf::reason::Reason;
+use virga_ebpf::{hash, reason::Reason};
 
 use crate::{
     hosts::{Hosts, eventually},
     stage::{
-        RELIABLE, Sink, V4, assert_complete, channels, dropped, forwarding, line, number, peer,
-        publish, virga,
+        LOSSY, RELIABLE, Sink, V4, assert_complete, at, channels, dropped, forwarded, forwarding,
+        line, number, peer, publish, virga,
     },
 };
 
@@ -117,6 +117,61 @@ async fn garbage_on_an_end_nodes_socket_is_counted_and_forgotten() {
     assert!(number(&hosts, "b", "/userspace/drops/magic/packets") > before);
     let count = publish(&hosts, RELIABLE, 500, Duration::from_secs(1)).await;
     assert_complete(&sink.numbers().await, count);
+}
+
+/// An authorised publisher at five times its channel's rate: the router's NIC path lets through the rate,
+/// and the tenth of a second's packets that a pause has saved up.
+#[test]
+#[ignore = "needs root: scripts/test runs it"]
+fn a_channels_rate_holds_in_the_nic_and_a_channel_without_one_is_left_alone() {
+    const RATE: u64 = 1_000;
+    const RATED: &str = "test/rated";
+    let mut hosts = line("native", &V4);
+    let neighbour =
+        |name: &str, address: &str| peer(name, &format!("address = \"{}\"", at(address)));
+    let router = forwarding("native", "\"ma\", \"mb\"")
+        + &neighbour("a", V4.a)
+        + &neighbour("b", V4.b)
+        + &channels()
+        + &format!(
+            "[[channels]]\nname = \"{RATED}\"\nmax_rate_pps = {RATE}\npublish = [\"{{a.entity}}\"]\n"
+        );
+    hosts.configure("router", "0.0.0.0:4783", &router).unwrap();
+    assert!(hosts.stop("router").unwrap());
+    hosts.start("router").unwrap();
+
+    let origin = hosts.host("a").entity.origin.to_string();
+    // Packets sent, and not dropped for the rate; and how long it took.
+    let run = |channel: &str| {
+        let channel = format!("{:x}", hash::channel_hash(0, channel).0);
+        let plain = [
+            "--kind",
+            "plain",
+            "--origin",
+            &origin,
+            "--channel",
+            &channel,
+        ];
+        let counted = || {
+            let late = dropped(&hosts, "router", Reason::Rate.name());
+            (forwarded(&hosts, "router"), late)
+        };
+        let (before, start) = (counted(), Instant::now());
+        let sent = flood(&hosts, "a", "10.78.1.1:4783", &plain);
+        let took = start.elapsed();
+        let after = counted();
+        let passed = sent - (after.1 - before.1);
+        assert!(after.0 - before.0 >= passed, "what passes is sent on");
+        (sent, passed, took)
+    };
+    let (sent, passed, took) = run(RATED);
+    println!("{sent} packets at a rate of {RATE} in {took:?}: {passed} sent on");
+    let most = RATE * u64::try_from(took.as_millis()).unwrap() / 1_000 + RATE / 10 + 1;
+    assert!(passed <= most, "{passed} of at most {most}");
+    // On a slow machine the generator pauses.
+    assert!(passed >= RATE, "{passed} in {took:?}");
+    let (sent, passed, _) = run(LOSSY);
+    assert_eq!(passed, sent, "a channel without a rate");
 }
 
 /// Two routers that each think the other nearer to b.
