@@ -19,11 +19,14 @@
 //! # }
 //! ```
 
-use crate::api::{
-    error::ErrorBody,
-    frames::{Delivered, FrameError, Frames, parse_end, write_event},
-    publish::Published,
-    status::{LinkState, Status},
+use crate::{
+    api::{
+        error::ErrorBody,
+        frames::{Delivered, FrameError, Frames, parse_end, write_event},
+        publish::Published,
+        status::{LinkState, Status},
+    },
+    channel::status::SubscriptionStatus,
 };
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
@@ -229,6 +232,17 @@ impl Mesh {
     /// When the node does not answer.
     pub async fn status(&self) -> Result<Status, MeshError> {
         let answer = self.send(Method::GET, "/status".into(), empty()).await?;
+        read_json(answer).await
+    }
+
+    /// This node's subscriptions at other nodes, and how each stands: all local subscribers' together.
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub async fn subscriptions(&self) -> Result<Vec<SubscriptionStatus>, MeshError> {
+        let answer = self
+            .send(Method::GET, "/subscriptions".into(), empty())
+            .await?;
         read_json(answer).await
     }
 

@@ -17,7 +17,8 @@ pub struct ErrorBody {
 }
 
 /// What there is to ask.
-const REQUESTS: &str = "there are GET /status, POST /publish, GET /subscribe, POST /link";
+const REQUESTS: &str =
+    "there are GET /status, GET /subscriptions, POST /publish, GET /subscribe, POST /link";
 
 /// Why a request was refused.
 #[derive(Debug, thiserror::Error)]

@@ -3,6 +3,7 @@
 //! | request | body | answer |
 //! |---|---|---|
 //! | `GET /status` | | [`status::Status`] as JSON |
+//! | `GET /subscriptions` | | this node's subscriptions at others, part of the status, as JSON |
 //! | `POST /publish?channel=NAME` | events, each after its length | [`publish::Published`] as JSON, once the body ends |
 //! | `GET /subscribe?channel=NAME` or `?prefix=NAME` | | deliveries, without end: [`frames`] |
 //! | `POST /link?peer=NAME&state=up` or `down` | | 204 |
@@ -97,6 +98,7 @@ impl Api {
 pub fn router(api: Arc<Api>) -> Router {
     Router::new()
         .route("/status", get(status::get))
+        .route("/subscriptions", get(status::subscriptions))
         .route("/publish", post(publish::post))
         .route("/subscribe", get(subscribe::get))
         .route("/link", post(status::link))

@@ -325,10 +325,28 @@ pub(super) async fn get(State(api): State<Arc<Api>>) -> Result<Json<Status>, Api
         transport: snapshot.transport,
         sessions: sessions.collect(),
         channels: snapshot.service.channels,
-        subscriptions: snapshot.service.subscriptions,
+        subscriptions: named(&api, snapshot.service.subscriptions),
         subscribers: snapshot.service.subscribers,
         channel_reasons: snapshot.service.reasons,
     }))
+}
+
+/// `GET /subscriptions`: a small part of the status, for those who ask often.
+pub(super) async fn subscriptions(
+    State(api): State<Arc<Api>>,
+) -> Result<Json<Vec<SubscriptionStatus>>, ApiError> {
+    let all = api.look(|_, parts| parts.service.subscriptions()).await?;
+    Ok(Json(named(&api, all)))
+}
+
+/// Adds the peers' names.
+fn named(api: &Api, mut all: Vec<SubscriptionStatus>) -> Vec<SubscriptionStatus> {
+    let peers = api.config.peers.iter();
+    let names: BTreeMap<String, &str> = peers.map(|p| (p.id.to_string(), &*p.name)).collect();
+    for one in &mut all {
+        one.peer_name = names.get(&one.peer).copied().unwrap_or_default().to_owned();
+    }
+    all
 }
 
 fn session(api: &Api, now_ns: u64, s: &virga_transport::SessionStatus) -> SessionStatus {

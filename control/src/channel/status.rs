@@ -60,6 +60,8 @@ pub struct SubscriptionStatus {
     pub name: String,
     /// The node that was asked, in hex.
     pub peer: String,
+    /// Its name in the configuration.
+    pub peer_name: String,
     /// `connecting`, `asked`, `granted`, or why it was refused.
     pub state: String,
     /// Channels that were granted.
@@ -146,7 +148,9 @@ impl<O: Outlet> ChannelService<O> {
         self.subscribers.iter().map(status).collect()
     }
 
-    fn subscriptions(&self) -> Vec<SubscriptionStatus> {
+    /// Subscriptions at other nodes; who knows the names of peers adds them.
+    #[must_use]
+    pub fn subscriptions(&self) -> Vec<SubscriptionStatus> {
         let mut all = Vec::new();
         for (pattern, wanted) in &self.wanted {
             for (peer, asked) in &wanted.asked {
@@ -159,6 +163,7 @@ impl<O: Outlet> ChannelService<O> {
                     kind: pattern.kind().to_owned(),
                     name: pattern.name().to_string(),
                     peer: peer.to_string(),
+                    peer_name: String::new(),
                     state: state.to_owned(),
                     granted: match asked.answer {
                         Some(Answer::Granted(channels)) => channels,

@@ -5,6 +5,7 @@
 
 mod check_config;
 mod client;
+mod confirmations;
 mod doctor;
 mod generate;
 mod id;

@@ -23,8 +23,11 @@ const WAIT_MIN: Duration = Duration::from_millis(1);
 /// A sender that is later than this does not catch up: it would burst.
 const LATE_MAX: Duration = Duration::from_millis(20);
 
-/// Ends with 0 also when nobody has subscribed, and warns of it; --subscribers makes that a failure.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Ends with 0 also when nobody has subscribed, with a warning; --subscribers makes that a failure. \
+                  Lines longer than the channel's largest event are refused, counted, and make it end with 1."
+)]
 pub(super) struct Arguments {
     /// The channel's full name.
     channel: String,

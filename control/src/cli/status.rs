@@ -175,7 +175,7 @@ fn write_channels(out: &mut impl Write, status: &Status) -> io::Result<()> {
         writeln!(
             out,
             "  subscribed to {kind} {name} at {}: {}",
-            subscription.peer, subscription.state
+            subscription.peer_name, subscription.state
         )?;
     }
     Ok(())

@@ -3,6 +3,7 @@
 use super::{
     Failure, block_on,
     client::{ClientError, Target},
+    confirmations,
 };
 use crate::{hex, mesh::Delivery};
 use std::{
@@ -12,6 +13,9 @@ use std::{
 use tokio::time::{Instant, timeout_at};
 
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Standard error tells which publishers have confirmed the subscription, and each change of that."
+)]
 pub(super) struct Arguments {
     /// The channel's full name, or with --prefix the first levels of many.
     channel: String,
@@ -42,6 +46,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             true => mesh.subscribe_prefix(&arguments.channel).await?,
             false => mesh.subscribe(&arguments.channel).await?,
         };
+        let kind = match arguments.prefix {
+            true => "prefix",
+            false => "channel",
+        };
+        // It ends with this command at the latest.
+        let _telling = tokio::spawn(confirmations::tell(mesh, kind, arguments.channel.clone()));
         let start = Instant::now();
         let deadline = arguments
             .timeout

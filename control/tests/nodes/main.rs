@@ -6,6 +6,7 @@ mod api;
 mod hostile;
 mod publishing;
 mod stage;
+mod subscribing;
 
 use bytes::Bytes;
 use stage::{Channel, Program, RELIABLE, Stage, eventually, in_time};
