@@ -86,6 +86,14 @@ pub enum WorkerError {
         /// What the system said.
         source: io::Error,
     },
+    /// The worker cannot stay on the core that it shall stay on.
+    #[error(
+        "the worker cannot stay on core {core}: it is offline, or this process may not use it; name another core, or none"
+    )]
+    Core {
+        /// Which one.
+        core: usize,
+    },
     /// The system gave no eventfd or thread.
     #[error("cannot start a worker thread: {0}")]
     System(#[from] io::Error),
@@ -304,11 +312,16 @@ impl<S: Service> Worker<S> {
             stopping_since_ns: None,
         };
         let core = config.core;
+        let (tell_pinned, pinned) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("virga-worker".into())
             .spawn(move || {
-                if let Some(id) = core {
-                    core_affinity::set_for_current(core_affinity::CoreId { id });
+                let pin = |id| core_affinity::set_for_current(core_affinity::CoreId { id });
+                let is_pinned = core.is_none_or(pin);
+                // Whoever spawns it waits for this.
+                let _is_told = tell_pinned.send(is_pinned);
+                if !is_pinned {
+                    return;
                 }
                 let ended = catch_unwind(AssertUnwindSafe(|| worker.run()));
                 exited(match ended {
@@ -317,6 +330,10 @@ impl<S: Service> Worker<S> {
                     Err(panic) => Exit::Panicked(panic_message(&*panic)),
                 });
             })?;
+        if let (Some(core), Ok(false)) = (core, pinned.recv()) {
+            let _ended_at_once = thread.join();
+            return Err(WorkerError::Core { core });
+        }
         Ok(WorkerHandle {
             commander: Commander {
                 commands: commands_in,

@@ -226,3 +226,27 @@ fn runs_are_sent_on_whole_and_strangers_and_garbage_are_counted() {
     {}
     handle.stop();
 }
+
+#[test]
+fn a_worker_runs_on_its_core_or_not_at_all() {
+    let spawn_on = |core| {
+        let config = WorkerConfig {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            core: Some(core),
+        };
+        let (forwarder, probe) = (Forwarder::new(), Probe::default());
+        Worker::spawn(&config, node_config(), forwarder, probe, |_| {})
+    };
+    let usable = core_affinity::get_core_ids().unwrap();
+    let core = usable.last().unwrap().id;
+    let handle = spawn_on(core).unwrap();
+    let cores = look(&handle, |_| core_affinity::get_core_ids().unwrap());
+    assert_eq!(cores.iter().map(|c| c.id).collect::<Vec<_>>(), [core]);
+    handle.stop();
+    // As many cores as the kernel can name: no machine that tests run on has them all.
+    let refused = spawn_on(1_023).err();
+    assert!(
+        matches!(refused, Some(WorkerError::Core { core: 1_023 })),
+        "{refused:?}"
+    );
+}
