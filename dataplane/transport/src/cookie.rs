@@ -1,9 +1,11 @@
-//! Load on handshakes: cookies that cost no state, and a fair share for each ingress source.
+//! Load on handshakes: cookies that cost no state, and a fair share of handshakes, cookies and resets
+//! for each ingress source.
 
 use crate::{
     keys::{first_16, same},
     limits::{
         ADMISSION_SLOTS, COOKIE_SECRET_NS, COOKIES_PER_SECOND, COOKIES_PER_SECOND_PER_SOURCE,
+        RESETS_PER_SECOND, RESETS_PER_SECOND_PER_SOURCE,
     },
     random::Generator,
 };
@@ -12,6 +14,7 @@ use virga_ebpf::{
     hash::keyed,
     header::{NodeId, SessionId},
 };
+use zeroize::Zeroizing;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -74,9 +77,11 @@ pub(crate) struct Gate {
     sources: Vec<Bucket>,
     cookies: Bucket,
     cookies_by_source: Vec<Bucket>,
+    resets: Bucket,
+    resets_by_source: Vec<Bucket>,
     slot_key: [u8; 32],
-    secret: [u8; 32],
-    secret_before: [u8; 32],
+    secret: Zeroizing<[u8; 32]>,
+    secret_before: Zeroizing<[u8; 32]>,
     secret_since_ns: u64,
     generator: Generator,
 }
@@ -89,17 +94,17 @@ impl Gate {
         now_ns: u64,
     ) -> Self {
         let mut generator = Generator::new(seed, b"cookie");
+        let by_source = |per_second| vec![Bucket::full(per_second, now_ns); ADMISSION_SLOTS];
         Self {
             all: Bucket::full(per_second, now_ns),
-            sources: vec![Bucket::full(per_second_per_source, now_ns); ADMISSION_SLOTS],
+            sources: by_source(per_second_per_source),
             cookies: Bucket::full(COOKIES_PER_SECOND, now_ns),
-            cookies_by_source: vec![
-                Bucket::full(COOKIES_PER_SECOND_PER_SOURCE, now_ns);
-                ADMISSION_SLOTS
-            ],
+            cookies_by_source: by_source(COOKIES_PER_SECOND_PER_SOURCE),
+            resets: Bucket::full(RESETS_PER_SECOND, now_ns),
+            resets_by_source: by_source(RESETS_PER_SECOND_PER_SOURCE),
             slot_key: generator.bytes_32(),
-            secret: generator.bytes_32(),
-            secret_before: generator.bytes_32(),
+            secret: Zeroizing::new(generator.bytes_32()),
+            secret_before: Zeroizing::new(generator.bytes_32()),
             secret_since_ns: now_ns,
             generator,
         }
@@ -135,6 +140,12 @@ impl Gate {
         }
     }
 
+    /// Whether one more reset may go to a source.
+    pub(crate) fn admit_reset(&mut self, now_ns: u64, source: IpAddr) -> bool {
+        let slot = self.slot(source);
+        self.resets_by_source[slot].take(now_ns) && self.resets.take(now_ns)
+    }
+
     fn is_valid(
         &self,
         sender: NodeId,
@@ -153,13 +164,10 @@ impl Gate {
         if age_ns < COOKIE_SECRET_NS {
             return;
         }
-        let old = std::mem::replace(&mut self.secret, self.generator.bytes_32());
+        let mut new = || Zeroizing::new(self.generator.bytes_32());
+        let old = std::mem::replace(&mut self.secret, new());
         let recent = age_ns < 2 * COOKIE_SECRET_NS;
-        self.secret_before = if recent {
-            old
-        } else {
-            self.generator.bytes_32()
-        };
+        self.secret_before = if recent { old } else { new() };
         self.secret_since_ns = now_ns;
     }
 

@@ -21,8 +21,6 @@ pub enum Handled {
 pub struct Transmit {
     /// The node that shall open them.
     pub destination: NodeId,
-    /// The session as its receiver names it (0 before there is one): picks the outer source port.
-    pub session: SessionId,
     /// Bytes appended to the buffer.
     pub bytes: usize,
     /// Bytes of each datagram but the last.

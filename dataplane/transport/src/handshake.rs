@@ -29,7 +29,7 @@ use virga_ebpf::{
     header::{Flags, Header, NodeId, OriginHash, PRIORITY_CONTROL, SessionId, Subnet, VERSION},
     limits::HEADER_BYTES,
 };
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 const NOISE: &str = "Noise_NKpsk0_25519_ChaChaPoly_BLAKE2s";
 /// The suites that this version offers, in order of preference; bound by the prologue.
@@ -108,11 +108,11 @@ impl Drop for Network {
 
 impl Network {
     /// Key of the tags on messages to `receiver`.
-    pub(crate) fn tag_key(&self, receiver: NodeId) -> [u8; 32] {
-        keyed(
+    pub(crate) fn tag_key(&self, receiver: NodeId) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(keyed(
             &self.psk,
             &[b"virga handshake tag v1", &receiver.0.to_be_bytes()],
-        )
+        ))
     }
 
     /// What both ends must agree on before the first DH.

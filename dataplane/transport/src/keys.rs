@@ -1,5 +1,9 @@
 //! Keys: from the handshake's split to packet keys, epoch by epoch; tokens a restarted node still
-//! knows. Everything secret is wiped on drop.
+//! knows.
+//!
+//! Wiped on drop: the node's, the entity's and the network's keys, epoch secrets, reset and cookie
+//! secrets, tokens that a session keeps. Not wiped: packet keys inside `ring`, the state of a handshake
+//! inside `snow`, and copies that the compiler makes.
 //!
 //! ```text
 //!  Noise split ──► epoch 0 secret ──┬─► epoch 1 secret ──┬─► …

@@ -35,6 +35,8 @@ pub const SESSION_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
 pub const SESSION_RAISE_BYTES: u64 = SESSION_WINDOW_BYTES / 4;
 /// Streams beyond those that a peer may have open that are still told apart, to be refused.
 pub const STREAMS_AHEAD_MAX: u64 = 4_096;
+/// Room that a stream keeps for bytes to come when nothing is in it.
+pub const STREAM_SPARE_BYTES: usize = 4 * 1024;
 /// Ranges that a receiver keeps of one stream's bytes; then only the next in order are taken. Twice
 /// what a window of full packets can leave.
 pub const RECEIVE_RANGES_MAX: usize = 1_024;
@@ -65,6 +67,9 @@ pub const INITIAL_RTT_NS: u64 = 100_000_000;
 pub const GRANULARITY_NS: u64 = 1_000_000;
 /// A packet is lost when one this many sequences newer was acknowledged (RFC 9002, 6.1.1).
 pub const PACKET_THRESHOLD: u64 = 3;
+/// Losses in a row that span this many probe time-outs start the congestion window anew (RFC 9002,
+/// 7.6.1).
+pub const PERSISTENT_CONGESTION: u64 = 3;
 /// Probe time-outs double at most this often.
 pub const PROBE_BACKOFF_MAX: u32 = 6;
 /// Longest probe time-out.
@@ -88,8 +93,10 @@ pub const COOKIES_PER_SECOND: u64 = 2_048;
 pub const COOKIES_PER_SECOND_PER_SOURCE: u64 = 64;
 /// How long one cookie secret is used; the one before it stays valid as long again.
 pub const COOKIE_SECRET_NS: u64 = 60_000_000_000;
-/// Resets sent per second.
-pub const RESETS_PER_SECOND: u64 = 16;
+/// Resets sent per second to all.
+pub const RESETS_PER_SECOND: u64 = 1_024;
+/// Resets sent per second to one ingress source: the others find some left.
+pub const RESETS_PER_SECOND_PER_SOURCE: u64 = 16;
 /// Longest network id in bytes.
 pub const NETWORK_ID_BYTES_MAX: usize = 255;
 /// Longest configurable duration, a year: sums with the clock cannot overflow.
@@ -130,6 +137,7 @@ const _: () = assert!(TRANSMIT_BYTES_MAX >= DATAGRAM_BYTES_MAX);
 const _: () = assert!(TRANSMIT_BYTES_MAX <= DATAGRAM_BYTES_RECEIVED_MAX);
 const _: () = assert!(DURATION_NS_MAX < u64::MAX / 4);
 const _: () = assert!(COOKIES_PER_SECOND_PER_SOURCE < COOKIES_PER_SECOND);
+const _: () = assert!(RESETS_PER_SECOND_PER_SOURCE < RESETS_PER_SECOND);
 const _: () = assert!(ADMISSION_SLOTS.is_power_of_two());
 const _: () = assert!(WINDOW_BYTES_MIN <= WINDOW_BYTES_INITIAL);
 const _: () = assert!(WINDOW_BYTES_INITIAL <= WINDOW_BYTES_MAX);

@@ -6,14 +6,14 @@ mod transmit;
 
 use crate::{
     config::{ConfigError, NodeConfig, NodeLimits, PeerConfig},
-    cookie::{Bucket, Gate},
+    cookie::Gate,
     event::{
         CloseReason, ConnectError, Event, Handled, OpenError, SendError, SessionState,
         SessionStatus, StreamSpec,
     },
     handshake::Network,
     keys::ResetKey,
-    limits::{NETWORK_ID_BYTES_MAX, PEERS_MAX, RESETS_PER_SECOND},
+    limits::{NETWORK_ID_BYTES_MAX, PEERS_MAX},
     random::Generator,
     reason::{DropReason, NodeCounters},
     session::{Context, Outcome, Queued, Session},
@@ -57,7 +57,6 @@ pub struct Node {
     made_ns: u64,
     generator: Generator,
     gate: Gate,
-    resets: Bucket,
     reset_key: ResetKey,
     peers: BTreeMap<NodeId, Peer>,
     by_origin: BTreeMap<u64, NodeId>,
@@ -103,7 +102,7 @@ impl Node {
             subnet: config.subnet,
             node_key: Zeroizing::new(config.node_key),
             entity_key,
-            tag_key: Zeroizing::new(network.tag_key(id)),
+            tag_key: network.tag_key(id),
             network,
             generator: Generator::new(&config.seed, b"node"),
             gate: Gate::new(
@@ -112,7 +111,6 @@ impl Node {
                 &config.seed,
                 now_ns,
             ),
-            resets: Bucket::full(RESETS_PER_SECOND, now_ns),
             reset_key: ResetKey::new(&config.node_key),
             started_unix_ns: config.started_unix_ns,
             made_ns: 0,
@@ -180,7 +178,7 @@ impl Node {
         }
         let id = header.session_id;
         if !self.sessions.contains_key(&id) {
-            self.answer_unknown(now_ns, &header, datagram.len());
+            self.answer_unknown(now_ns, source.ip(), &header, datagram.len());
             return Err(DropReason::UnknownSession);
         }
         let mark = self.events.len();

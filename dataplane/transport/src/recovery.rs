@@ -4,7 +4,8 @@ use crate::{
     frame::Ack,
     limits::{
         ACK_DELAY_NS, DATAGRAM_BYTES_MAX, GRANULARITY_NS, INITIAL_RTT_NS, PACKET_THRESHOLD,
-        PROBE_BACKOFF_MAX, PROBE_NS_MAX, WINDOW_BYTES_INITIAL, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN,
+        PERSISTENT_CONGESTION, PROBE_BACKOFF_MAX, PROBE_NS_MAX, WINDOW_BYTES_INITIAL,
+        WINDOW_BYTES_MAX, WINDOW_BYTES_MIN,
     },
 };
 use std::collections::VecDeque;
@@ -111,6 +112,8 @@ pub(crate) struct Recovery {
     window_bytes: u64,
     threshold_bytes: u64,
     recovery_since_ns: Option<u64>,
+    /// When the round trip was first measured.
+    first_sample_ns: Option<u64>,
 }
 
 impl Recovery {
@@ -131,6 +134,7 @@ impl Recovery {
             window_bytes: WINDOW_BYTES_INITIAL,
             threshold_bytes: u64::MAX,
             recovery_since_ns: None,
+            first_sample_ns: None,
         }
     }
 
@@ -191,6 +195,7 @@ impl Recovery {
                 self.outstanding -= 1;
                 if sent.sequence == ack.largest {
                     self.sample(now_ns.saturating_sub(sent.time_ns), ack.delay_us);
+                    self.first_sample_ns.get_or_insert(now_ns);
                 }
                 self.grow(&sent);
                 acked.push(sent.content);
@@ -244,7 +249,8 @@ impl Recovery {
         self.window_bytes = (self.window_bytes + step).min(WINDOW_BYTES_MAX);
     }
 
-    /// RFC 9002, 6.1: declares lost what is late by sequence or by time.
+    /// RFC 9002, 6.1: declares lost what is late by sequence or by time. When nothing got through for
+    /// long (7.6), the window starts anew.
     fn detect(&mut self, now_ns: u64, lost: &mut Vec<Content>) {
         self.loss_at_ns = None;
         let Some(largest) = self.largest_acked else {
@@ -252,16 +258,29 @@ impl Recovery {
         };
         let rtt_ns = self.latest_rtt_ns.max(self.smoothed_rtt_ns);
         let delay_ns = (rtt_ns * 9 / 8).max(GRANULARITY_NS);
+        let persistent_ns = PERSISTENT_CONGESTION * self.probe_base_ns();
+        let first_sample_ns = self.first_sample_ns.unwrap_or(u64::MAX);
         let mut newest_lost_ns = None;
+        // When the first was sent of those that were lost in a row, none acknowledged in between.
+        let mut row_since_ns = None;
+        let mut is_persistent = false;
         for (sequence, slot) in &mut self.sent {
             if *sequence >= largest {
                 break;
             }
-            let Some(sent) = slot else { continue };
+            let Some(sent) = slot else {
+                row_since_ns = None;
+                continue;
+            };
             let due_ns = sent.time_ns + delay_ns;
             if largest - *sequence < PACKET_THRESHOLD && now_ns < due_ns {
                 self.loss_at_ns = Some(self.loss_at_ns.map_or(due_ns, |at| at.min(due_ns)));
+                row_since_ns = None;
                 continue;
+            }
+            if sent.time_ns > first_sample_ns {
+                let since_ns = *row_since_ns.get_or_insert(sent.time_ns);
+                is_persistent |= sent.time_ns - since_ns > persistent_ns;
             }
             self.outstanding -= 1;
             self.in_flight_bytes -= sent.window_bytes;
@@ -281,13 +300,21 @@ impl Recovery {
             self.threshold_bytes = (self.window_bytes / 2).max(WINDOW_BYTES_MIN);
             self.window_bytes = self.threshold_bytes;
         }
+        if is_persistent {
+            self.window_bytes = WINDOW_BYTES_MIN;
+            self.recovery_since_ns = None;
+        }
+    }
+
+    /// Probe time-out without back-off.
+    fn probe_base_ns(&self) -> u64 {
+        let variation_ns = (4 * self.variation_rtt_ns).max(GRANULARITY_NS);
+        self.smoothed_rtt_ns + variation_ns + ACK_DELAY_NS
     }
 
     /// Probe time-out, RFC 9002, 6.2.1.
     pub(crate) fn probe_ns(&self) -> u64 {
-        let variation_ns = (4 * self.variation_rtt_ns).max(GRANULARITY_NS);
-        let base_ns = self.smoothed_rtt_ns + variation_ns + ACK_DELAY_NS;
-        (base_ns << self.probes_in_row.min(PROBE_BACKOFF_MAX)).min(PROBE_NS_MAX)
+        (self.probe_base_ns() << self.probes_in_row.min(PROBE_BACKOFF_MAX)).min(PROBE_NS_MAX)
     }
 
     /// When [`Recovery::on_timeout`] is due.

@@ -29,6 +29,7 @@ use virga_ebpf::{
     header::{Header, NodeId, OriginHash, SessionId, Subnet},
     limits::HEADER_BYTES,
 };
+use zeroize::Zeroizing;
 
 /// An event for the owner, and what reading it gives back to its sender.
 #[derive(Debug)]
@@ -101,8 +102,8 @@ pub(crate) struct Session {
     failed_opens: u64,
 
     subject: Subject,
-    reset_token: [u8; 16],
-    peer_reset_token: Option<[u8; 16]>,
+    reset_token: Zeroizing<[u8; 16]>,
+    peer_reset_token: Option<Zeroizing<[u8; 16]>>,
     is_peer_proven: bool,
     is_own_proof_acked: bool,
 
@@ -156,7 +157,7 @@ impl Session {
                 initiator,
                 responder,
             },
-            reset_token,
+            reset_token: Zeroizing::new(reset_token),
             peer_reset_token: None,
             is_peer_proven: false,
             is_own_proof_acked: false,
@@ -197,7 +198,8 @@ impl Session {
     /// Whether `token` says that the peer lost this session.
     pub(crate) fn is_reset_by(&self, token: &[u8; 16]) -> bool {
         self.peer_reset_token
-            .is_some_and(|expected| crate::keys::same(&expected, token))
+            .as_ref()
+            .is_some_and(|expected| crate::keys::same(expected, token))
     }
 
     /// Takes one packet in. Cheap checks, open in place, mark: in this order.

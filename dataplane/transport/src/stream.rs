@@ -7,7 +7,8 @@ use crate::{
     event::StreamSpec,
     limits::{
         EVENT_QUEUE_MAX, MESSAGE_BYTES_MAX, MESSAGE_PREFIX_BYTES, RECEIVE_RANGES_MAX,
-        STREAM_QUEUE_BYTES, STREAM_RAISE_BYTES, STREAM_WINDOW_BYTES, STREAMS_AHEAD_MAX,
+        STREAM_QUEUE_BYTES, STREAM_RAISE_BYTES, STREAM_SPARE_BYTES, STREAM_WINDOW_BYTES,
+        STREAMS_AHEAD_MAX,
     },
     name::ChannelName,
     ranges::RangeSet,
@@ -428,8 +429,9 @@ impl ReceiveBytes {
         let base = self.base + whole as u64;
         self.received.remove(self.base, base);
         self.base = base;
-        if self.buffer.is_empty() {
-            self.buffer.shrink_to(MESSAGE_BYTES_MAX / 4);
+        let needed = self.buffer.len().max(STREAM_SPARE_BYTES);
+        if self.buffer.capacity() > 2 * needed {
+            self.buffer.shrink_to(needed);
         }
         Ok(Some(message))
     }

@@ -19,7 +19,6 @@ use virga_ebpf::header::{Header, NodeId, SessionId};
 /// A handshake message to send.
 pub(super) struct Outbound {
     pub(super) destination: NodeId,
-    pub(super) session: SessionId,
     pub(super) bytes: Vec<u8>,
 }
 
@@ -82,20 +81,16 @@ impl Node {
             body,
             cookie,
         );
-        self.post_again(peer, session_id, bytes.clone());
+        self.post_again(peer, bytes.clone());
         bytes
     }
 
-    pub(super) fn post_again(&mut self, destination: NodeId, session: SessionId, bytes: Vec<u8>) {
+    pub(super) fn post_again(&mut self, destination: NodeId, bytes: Vec<u8>) {
         if self.outbox.len() >= OUTBOX_MAX {
             self.counters.outbox_full += 1;
             return;
         }
-        self.outbox.push_back(Outbound {
-            destination,
-            session,
-            bytes,
-        });
+        self.outbox.push_back(Outbound { destination, bytes });
     }
 
     fn on_initiation(
@@ -116,7 +111,7 @@ impl Node {
             }
             half.repeat_at_ns = now_ns + self.limits.handshake_retry_ns / 2;
             let response = half.response.clone();
-            self.post_again(peer, theirs, response);
+            self.post_again(peer, response);
             return Ok(());
         }
         let known = self.peers.get(&peer).ok_or(DropReason::HandshakePeer)?;
@@ -330,15 +325,22 @@ impl Node {
     }
 
     /// A packet for a session that this node does not have: perhaps it restarted. The configured
-    /// peer whose entity the packet names is told, at a bounded rate and never with more bytes than
-    /// came. An id that a response may yet bring to life is not spoken of: its token would end it.
-    pub(super) fn answer_unknown(&mut self, now_ns: u64, header: &Header, datagram_bytes: usize) {
+    /// peer whose entity the packet names is told, at a bounded rate (to each source its share) and
+    /// never with more bytes than came. An id that a response may yet bring to life is not spoken of:
+    /// its token would end it.
+    pub(super) fn answer_unknown(
+        &mut self,
+        now_ns: u64,
+        source: IpAddr,
+        header: &Header,
+        datagram_bytes: usize,
+    ) {
         let Some(&peer) = self.by_origin.get(&header.origin_hash.0) else {
             return;
         };
         if datagram_bytes < RESET_BYTES
             || self.is_promised(header.session_id)
-            || !self.resets.take(now_ns)
+            || !self.gate.admit_reset(now_ns, source)
         {
             return;
         }

@@ -312,13 +312,11 @@ impl Node {
     fn post_close(&mut self, now_ns: u64, id: SessionId) {
         let mut bytes = Vec::new();
         let built = self.with_session(now_ns, id, |session, ctx| {
-            let ends = session.ends;
-            session
-                .poll_transmit(ctx, &mut bytes)
-                .map(|_| (ends.peer, ends.peer_session))
+            let sent = session.poll_transmit(ctx, &mut bytes);
+            sent.map(|_| session.ends.peer)
         });
-        if let Some(Some((peer, theirs))) = built {
-            self.post_again(peer, theirs, bytes);
+        if let Some(Some(peer)) = built {
+            self.post_again(peer, bytes);
         }
     }
 

@@ -43,7 +43,6 @@ impl Node {
         let bytes = outbound.bytes.len();
         Some(Transmit {
             destination: outbound.destination,
-            session: outbound.session,
             bytes,
             segment_bytes: bytes,
         })
@@ -54,15 +53,14 @@ impl Node {
             let sent = self.with_session(now_ns, id, |session, ctx| {
                 let run = session.poll_transmit(ctx, buf);
                 session.is_queued = run.is_some();
-                run.map(|run| (run, session.ends.peer, session.ends.peer_session))
+                run.map(|run| (run, session.ends.peer))
             });
-            if let Some(Some(((bytes, segment_bytes, count), destination, session))) = sent {
+            if let Some(Some(((bytes, segment_bytes, count), destination))) = sent {
                 self.row.push_back(id);
                 self.counters.sent_datagrams += count;
                 self.settle(now_ns, id, self.events.len());
                 return Some(Transmit {
                     destination,
-                    session,
                     bytes,
                     segment_bytes,
                 });

@@ -9,6 +9,7 @@ use crate::{
 };
 use std::collections::VecDeque;
 use virga_ebpf::header::{Flags, Header, StreamId};
+use zeroize::Zeroizing;
 
 /// What kinds of frames a packet holds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -153,7 +154,7 @@ impl Session {
             return Err(DropReason::Proof);
         }
         self.is_peer_proven = true;
-        self.peer_reset_token = Some(proof.reset_token);
+        self.peer_reset_token = Some(Zeroizing::new(proof.reset_token));
         if !self.is_own_proof_acked {
             self.standing.insert(Standing::PROOF);
         }

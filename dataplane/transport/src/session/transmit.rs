@@ -167,7 +167,7 @@ impl Session {
         if standing.contains(Standing::PROOF) {
             let proof = self
                 .subject
-                .prove(self.ends.role, ctx.entity_key, self.reset_token);
+                .prove(self.ends.role, ctx.entity_key, *self.reset_token);
             Frame::Proof(proof).write(out);
         }
         if standing.contains(Standing::REKEY) {

@@ -266,9 +266,9 @@ fn a_superseded_session_is_closed_before_the_next_is_connected() {
     sim.run(20 * SECOND);
     sim.nodes[1] = Node::new(config(1, 2, 99, &limits()), sim.now_ns).unwrap();
     // Strangers use up the resets, so that the newcomer's initiation is what tells.
-    for n in 1..=crate::limits::RESETS_PER_SECOND {
-        let unknown = probe(&sim, 0, 1, SessionId(n << 8), 200);
-        let _ = sim.give(1, &unknown);
+    for n in 1..=crate::limits::RESETS_PER_SECOND_PER_SOURCE {
+        let mut unknown = probe(&sim, 0, 1, SessionId(n << 8), 200);
+        let _ = sim.nodes[1].handle(sim.now_ns, source(0), &mut unknown);
     }
     let _ = sent_by(&mut sim, 1);
     let (now_ns, peer) = (sim.now_ns, sim.ids[0]);

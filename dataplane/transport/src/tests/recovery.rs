@@ -121,3 +121,28 @@ fn an_acknowledgement_of_the_future_is_refused() {
     assert_eq!(ack(&mut r, MS, &[100]), Err(NeverSent));
     assert_eq!(r.outstanding(), 1);
 }
+
+/// A round trip of 10 ms makes a probe time-out of 35 ms (RFC 9002, 6.2.1 with our delay).
+#[test]
+fn losses_over_three_probe_times_start_the_window_anew() {
+    for (last_ms, acked, is_persistent) in
+        [(170, None, true), (100, None, false), (170, Some(2), false)]
+    {
+        let mut r = Recovery::new();
+        send(&mut r, 0, 0);
+        ack(&mut r, 10 * MS, &[0]).unwrap();
+        for (sequence, at_ms) in [(1, 20), (2, 60), (3, last_ms), (4, 200), (5, 200), (6, 200)] {
+            send(&mut r, sequence, at_ms * MS);
+        }
+        if let Some(sequence) = acked {
+            // Loss by time is not due yet, so that this only makes a gap.
+            ack(&mut r, 61 * MS, &[sequence]).unwrap();
+        }
+        ack(&mut r, 210 * MS, &[6]).unwrap();
+        let is_least = r.window_bytes == WINDOW_BYTES_MIN;
+        assert_eq!(
+            is_least, is_persistent,
+            "{last_ms} ms, {acked:?} acknowledged"
+        );
+    }
+}

@@ -475,6 +475,16 @@ fn unknown_sessions_are_answered_at_a_bounded_rate() {
             Handled::Dropped(DropReason::UnknownSession)
         );
     }
+    let share = crate::limits::RESETS_PER_SECOND_PER_SOURCE;
+    assert_eq!(sim.nodes[1].counters().resets_sent, share);
+    // Other sources have theirs, and all together a bound.
+    let mut datagram = [&header.encode()[..], &[0; 80]].concat();
+    let _ = sim.nodes[1].handle(sim.now_ns, source(0), &mut datagram);
+    assert_eq!(sim.nodes[1].counters().resets_sent, share + 1);
+    for n in 0..100_000u32 {
+        let from = (std::net::Ipv4Addr::from(n), 4783).into();
+        let _ = sim.nodes[1].handle(sim.now_ns, from, &mut datagram);
+    }
     assert_eq!(
         sim.nodes[1].counters().resets_sent,
         crate::limits::RESETS_PER_SECOND

@@ -99,3 +99,23 @@ fn closed_streams_are_remembered_in_few_ranges() {
     assert!(closed.allows(StreamId(2_021 + ahead), 10));
     assert!(!closed.allows(StreamId(2_023 + ahead), 10));
 }
+
+/// A hole lets a stream's buffer grow to its window; what was read leaves no room behind.
+#[test]
+fn a_stream_keeps_no_room_for_what_was_read() {
+    let message = |bytes: usize| {
+        let length = u32::try_from(bytes).unwrap().to_be_bytes();
+        [&length[..], &vec![1; bytes]].concat()
+    };
+    for rest in [&[][..], &[0]] {
+        let mut receiver = ReceiveBytes::new();
+        let bytes = [message(MESSAGE_BYTES_MAX), message(9), rest.to_vec()].concat();
+        receiver.write(1, &bytes[1..]).unwrap();
+        assert!(receiver.buffer.capacity() > MESSAGE_BYTES_MAX);
+        receiver.write(0, &bytes[..1]).unwrap();
+        while receiver.read().unwrap().is_some() {}
+        assert_eq!(receiver.buffer.len(), rest.len());
+        let capacity = receiver.buffer.capacity();
+        assert!(capacity <= 2 * STREAM_SPARE_BYTES, "{capacity}");
+    }
+}
