@@ -62,15 +62,8 @@ pub struct Api {
 
 impl Api {
     /// Has the worker do something; waits while it is busy.
-    pub(crate) async fn command(&self, mut command: Command<Queue>) -> Result<(), ApiError> {
-        loop {
-            match self.commander.command(command) {
-                Ok(()) => return Ok(()),
-                Err(Refused::Ended(_)) => return Err(ApiError::Stopping),
-                Err(Refused::Full(again)) => command = again,
-            }
-            tokio::time::sleep(BUSY_PAUSE).await;
-        }
+    pub(crate) async fn command(&self, asked: Command<Queue>) -> Result<(), ApiError> {
+        command(&self.commander, asked).await
     }
 
     /// Looks at what the worker owns, on its thread.
@@ -91,6 +84,20 @@ impl Api {
             }
             tokio::time::sleep(BUSY_PAUSE).await;
         }
+    }
+}
+
+async fn command(
+    commander: &Commander<Service>,
+    mut command: Command<Queue>,
+) -> Result<(), ApiError> {
+    loop {
+        match commander.command(command) {
+            Ok(()) => return Ok(()),
+            Err(Refused::Ended(_)) => return Err(ApiError::Stopping),
+            Err(Refused::Full(again)) => command = again,
+        }
+        tokio::time::sleep(BUSY_PAUSE).await;
     }
 }
 

@@ -1,7 +1,7 @@
 //! `GET /subscribe`: deliveries as the body of an answer that does not end.
 
 use super::{
-    Api,
+    Api, Service,
     error::{ApiError, Query},
     frames::{Delivered, write_end},
     outlet::{self, Drain},
@@ -17,7 +17,10 @@ use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 use std::{convert::Infallible, sync::Arc};
 use tokio::sync::oneshot;
-use virga_transport::ChannelName;
+use virga_transport::{
+    ChannelName,
+    worker::{Commander, Refused},
+};
 
 /// Deliveries of one chunk of the body.
 const CHUNK_EVENTS_MAX: usize = 512;
@@ -121,7 +124,25 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        // Where the queue is full now, the closed outlet says the same with the next event.
-        let _later = self.api.commander.command(Command::Unsubscribe(self.id));
+        leave(&self.api.commander, self.id);
     }
 }
+
+/// Tells the worker that a subscriber is gone; while it is busy, until it takes that: a reliable
+/// channel that waits for this subscriber would wait on.
+fn leave(commander: &Commander<Service>, id: SubscriberId) {
+    let Err(Refused::Full(again)) = commander.command(Command::Unsubscribe(id)) else {
+        return;
+    };
+    // Without a runtime the daemon has ended.
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        let commander = commander.clone();
+        runtime.spawn(async move {
+            // With the worker, all subscriptions have ended.
+            let _ended = super::command(&commander, again).await;
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -136,15 +136,26 @@ impl<O: Outlet> ChannelService<O> {
     /// Connects to the peers that may subscribe here: subscribers of a node that has restarted learn
     /// of it so. (Publishers are connected to when there is a local subscriber.)
     fn greet(&mut self, now_ns: u64, node: &mut Node) {
-        let published = self
-            .entries
-            .iter()
-            .filter(|e| e.publishers.contains(&self.entity));
-        let entities: BTreeSet<&[u8; 32]> = published.flat_map(|e| &e.subscribers).collect();
+        let entities: BTreeSet<_> = self.published().flat_map(|e| &e.subscribers).collect();
         for (&peer, _) in self.peers.iter().filter(|(_, key)| entities.contains(key)) {
             // Every one of them is configured.
             let _known = node.connect(now_ns, peer);
         }
+    }
+
+    /// Channels that this node may publish on.
+    fn published(&self) -> impl Iterator<Item = &Entry> {
+        let own = &self.entity;
+        self.entries.iter().filter(|e| e.publishers.contains(own))
+    }
+
+    /// Whether this node tries to have a session with a peer: something is wanted of it, or it may
+    /// subscribe here.
+    pub(crate) fn needs(&self, peer: NodeId) -> bool {
+        let is_asked = self.wanted.values().any(|w| w.asked.contains_key(&peer));
+        let entity = self.peers.get(&peer);
+        let is_greeted = |key: &[u8; 32]| self.published().any(|e| e.subscribers.contains(key));
+        is_asked || entity.is_some_and(is_greeted)
     }
 
     /// Sends a control message, now or when there is room.

@@ -215,7 +215,8 @@ impl<O: Outlet> ChannelService<O> {
         Some(local.outlet)
     }
 
-    /// Tells every node that was asked for a pattern that nobody here has it any more.
+    /// Tells every node that was asked for a pattern that nobody here has it any more, and no longer
+    /// tries to reach those that nothing else is wanted of.
     fn want_no_more(&mut self, now_ns: u64, node: &mut Node, pattern: Pattern) {
         let asked = self.wanted.remove(&pattern).unwrap_or_default().asked;
         for peer in asked.into_keys() {
@@ -225,6 +226,9 @@ impl<O: Outlet> ChannelService<O> {
                 pattern: pattern.clone(),
             };
             self.tell(now_ns, node, peer, &message);
+            if !self.needs(peer) {
+                node.give_up(peer);
+            }
         }
     }
 

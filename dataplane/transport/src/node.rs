@@ -296,7 +296,7 @@ impl Node {
     }
 
     /// Has a session with `peer` from now on: tries again, with capped and jittered back-off,
-    /// until [`Node::close`].
+    /// until [`Node::close`] or [`Node::give_up`].
     ///
     /// # Errors
     /// When the peer is not configured.
@@ -430,6 +430,18 @@ impl Node {
             });
             self.settle(now_ns, id, mark);
         }
+    }
+
+    /// Stops trying for a session with `peer`; one that there is stays until either end closes it.
+    pub fn give_up(&mut self, peer: NodeId) {
+        let Some(known) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        known.is_wanted = false;
+        if matches!(known.attempt, Attempt::Waiting(_)) {
+            self.set_attempt(peer, Attempt::None);
+        }
+        self.set_peer_timer(peer, None);
     }
 
     /// Every session, for people.

@@ -235,3 +235,41 @@ fn an_answer_that_comes_after_the_subscription_was_repeated_counts() {
     service.on_event(net.now_ns, node, event);
     assert_eq!(net.status(1).subscriptions[0].state, "granted");
 }
+
+#[test]
+fn nobody_is_called_for_what_nobody_wants_any_more() {
+    let channels = [channel("a", &[0], &[1]), channel("b", &[1], &[2])];
+    let mut net = Net::new(3, &channels);
+    let subscribe = |net: &mut Net| {
+        let inbox = Inbox::with_room(10);
+        net.try_subscribe(1, only("a"), &inbox).unwrap()
+    };
+    // Node 0 hears nothing, and is called again and again.
+    let calls = |net: &mut Net, seconds: u64| {
+        let before = net.sides[1].node.counters().initiations_sent;
+        for _ in 0..seconds * 10 {
+            net.now_ns += 100 * MS;
+            let Side { node, service } = &mut net.sides[1];
+            node.handle_timeout(net.now_ns);
+            let mut run = Vec::new();
+            while node.poll_transmit(net.now_ns, &mut run).is_some() {
+                run.clear();
+            }
+            while let Some(event) = node.poll() {
+                service.on_event(net.now_ns, node, event);
+            }
+        }
+        net.sides[1].node.counters().initiations_sent - before
+    };
+    let first = subscribe(&mut net);
+    let second = subscribe(&mut net);
+    assert!(calls(&mut net, 100) > 5);
+    net.command(1, Command::Unsubscribe(first));
+    assert!(calls(&mut net, 100) > 1, "one subscriber is left");
+    net.command(1, Command::Unsubscribe(second));
+    assert_eq!(calls(&mut net, 100), 0);
+    subscribe(&mut net);
+    assert!(calls(&mut net, 100) > 5);
+    // Whoever may subscribe here is called in any case.
+    assert!(net.sides[1].service.needs(id(2)));
+}
