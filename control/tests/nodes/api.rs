@@ -131,13 +131,7 @@ async fn a_removed_or_replaced_socket_comes_back_and_other_files_are_left_alone(
 async fn silent_connections_are_few_and_end_and_subscriptions_do_not() {
     let stage = Stage::running(&[RELIABLE]).await;
     let b = stage.node("b");
-    let mut events = stage
-        .mesh("b")
-        .await
-        .subscribe(RELIABLE.name)
-        .await
-        .unwrap();
-    stage.subscribers(RELIABLE.name, 1).await;
+    let mut events = stage.subscribed(RELIABLE.name).await;
     let start = Instant::now();
 
     // One more than there are places, beside the subscription.

@@ -42,23 +42,12 @@ fn numbered(count: u32) -> Vec<Vec<u8>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn reliable_events_cross_the_router_whole_and_in_order() {
     let stage = Stage::running(&[RELIABLE]).await;
-    let mut events = stage
-        .mesh("b")
-        .await
-        .subscribe(RELIABLE.name)
-        .await
-        .unwrap();
-    stage.subscribers(RELIABLE.name, 1).await;
+    let mut events = stage.subscribed(RELIABLE.name).await;
 
     // Read while they are published: a subscriber that does not read stops its publisher.
     let reader = tokio::spawn(async move { (payloads(&mut events, 20_000).await, events) });
     let sent = numbered(20_000);
-    let publisher = stage
-        .mesh("a")
-        .await
-        .publisher(RELIABLE.name)
-        .await
-        .unwrap();
+    let publisher = stage.publisher(RELIABLE.name).await;
     for event in &sent {
         publisher.publish(event).await.unwrap();
     }
@@ -84,19 +73,8 @@ async fn reliable_events_cross_the_router_whole_and_in_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_subscriber_slows_the_publisher_and_loses_nothing() {
     let stage = Stage::running(&[RELIABLE]).await;
-    let mut events = stage
-        .mesh("b")
-        .await
-        .subscribe(RELIABLE.name)
-        .await
-        .unwrap();
-    stage.subscribers(RELIABLE.name, 1).await;
-    let publisher = stage
-        .mesh("a")
-        .await
-        .publisher(RELIABLE.name)
-        .await
-        .unwrap();
+    let mut events = stage.subscribed(RELIABLE.name).await;
+    let publisher = stage.publisher(RELIABLE.name).await;
     let event = Bytes::from(vec![7; 16 * 1024]);
     // Nobody reads: every queue on the way fills up, until the publisher gives an event back and
     // b has asked a for a pause.
@@ -140,7 +118,7 @@ async fn a_stopped_subscriber_is_ended_in_time_and_the_others_go_on() {
     let event = Bytes::from(vec![7; 16 * 1024]);
     let sent = 1_000;
     let reader = tokio::spawn(async move { (payloads(&mut events, sent).await, events) });
-    let publisher = stage.mesh("a").await.publisher(channel.name).await.unwrap();
+    let publisher = stage.publisher(channel.name).await;
     let publishing = tokio::spawn(async move {
         for _ in 0..sent {
             publisher.publish(&event).await.unwrap();
@@ -342,13 +320,7 @@ async fn a_publisher_is_refused_by_the_subscriber_whatever_its_own_file_says() {
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_end_nodes_come_back() {
     let mut stage = Stage::running(&[RELIABLE]).await;
-    let mut events = stage
-        .mesh("b")
-        .await
-        .subscribe(RELIABLE.name)
-        .await
-        .unwrap();
-    stage.subscribers(RELIABLE.name, 1).await;
+    let mut events = stage.subscribed(RELIABLE.name).await;
     let a = stage.mesh("a").await;
     a.publish(RELIABLE.name, b"one").await.unwrap();
     assert_eq!(payloads(&mut events, 1).await, [&b"one"[..]]);
@@ -386,13 +358,7 @@ async fn killed_end_nodes_come_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_ends_a_node_cleanly_and_its_peers_know_at_once() {
     let mut stage = Stage::running(&[RELIABLE]).await;
-    let mut events = stage
-        .mesh("b")
-        .await
-        .subscribe(RELIABLE.name)
-        .await
-        .unwrap();
-    stage.subscribers(RELIABLE.name, 1).await;
+    let mut events = stage.subscribed(RELIABLE.name).await;
     let socket = stage.node("b").socket();
     stage.signal("b", "-HUP");
     eventually("the answer to SIGHUP", async || {
@@ -468,13 +434,7 @@ async fn a_peer_with_another_network_key_gets_no_session_and_is_counted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_next_hop_taken_down_stops_traffic_until_it_is_up_again() {
     let stage = Stage::running(&[RELIABLE]).await;
-    let mut events = stage
-        .mesh("b")
-        .await
-        .subscribe(RELIABLE.name)
-        .await
-        .unwrap();
-    stage.subscribers(RELIABLE.name, 1).await;
+    let mut events = stage.subscribed(RELIABLE.name).await;
     let a = stage.mesh("a").await;
     let router = stage.mesh("router").await;
     router.set_link("b", LinkState::Down).await.unwrap();
@@ -495,13 +455,7 @@ async fn a_next_hop_taken_down_stops_traffic_until_it_is_up_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_garbage_starves_neither_sessions_nor_the_api() {
     let stage = Stage::running(&[RELIABLE]).await;
-    let mut events = stage
-        .mesh("b")
-        .await
-        .subscribe(RELIABLE.name)
-        .await
-        .unwrap();
-    stage.subscribers(RELIABLE.name, 1).await;
+    let mut events = stage.subscribed(RELIABLE.name).await;
     let target = stage.status("b").await.node.listen;
     let done = Arc::new(AtomicBool::new(false));
     let is_done = Arc::clone(&done);

@@ -75,9 +75,7 @@ async fn lines_that_are_too_long_are_refused_one_by_one_and_never_held() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_node_refuses_what_is_too_large_and_publishes_the_rest_of_the_request() {
     let stage = Stage::running(&[RELIABLE]).await;
-    let b = stage.mesh("b").await;
-    let mut events = b.subscribe(RELIABLE.name).await.unwrap();
-    stage.subscribers(RELIABLE.name, 1).await;
+    let mut events = stage.subscribed(RELIABLE.name).await;
     let a = stage.mesh("a").await;
     // Beyond the channel's limit, and beyond what the API keeps of any event.
     let sent = [

@@ -13,7 +13,7 @@ use virga::{
     api::status::Status,
     hex,
     keys::{self, EntityKey, Existing, KeyKind, NodeKey, Secret},
-    mesh::Mesh,
+    mesh::{Mesh, Publisher, Subscription},
 };
 use virga_ebpf::header::{NodeId, OriginHash};
 
@@ -205,6 +205,18 @@ impl Stage {
         self.signal(name, "-TERM");
         let mut process = self.node_mut(name).process.take().unwrap();
         process.wait().unwrap()
+    }
+
+    /// Subscribes b to a channel, and waits until it is on a's roster.
+    pub(crate) async fn subscribed(&self, channel: &str) -> Subscription {
+        let subscription = self.mesh("b").await.subscribe(channel).await.unwrap();
+        self.subscribers(channel, 1).await;
+        subscription
+    }
+
+    /// a's publisher on a channel.
+    pub(crate) async fn publisher(&self, channel: &str) -> Publisher {
+        self.mesh("a").await.publisher(channel).await.unwrap()
     }
 
     /// Waits until so many nodes are on a's roster of a channel.
