@@ -1,6 +1,9 @@
 //! What there is to be tuned: a card's settings, its interrupts, the host's CPUs and files.
 
-use super::TuneError;
+use super::{
+    TuneError,
+    setting::{Kind, Setting},
+};
 use crate::{
     doctor::interface::{self, Channels},
     hw::{self, Profile},
@@ -55,6 +58,24 @@ pub(super) struct Interrupt {
 impl Interrupt {
     pub(super) fn file(self) -> PathBuf {
         format!("/proc/irq/{}/smp_affinity_list", self.number).into()
+    }
+}
+
+impl Facts {
+    /// What cards are known to forget when others of their settings change.
+    pub(super) fn fragile(&self) -> Vec<Setting> {
+        let mut all = vec![
+            Setting::Spread,
+            Setting::FlowHash(Flow::Udp4),
+            Setting::FlowHash(Flow::Udp6),
+            Setting::Ring(Kind::Rx),
+            Setting::Ring(Kind::Tx),
+            Setting::RxUsecs,
+            Setting::AdaptiveRx,
+        ];
+        let files = self.interrupts.iter().map(|interrupt| interrupt.file());
+        all.extend(files.map(Setting::File));
+        all
     }
 }
 

@@ -151,7 +151,13 @@ pub(crate) fn dry_run(interface: &str, options: &Options) -> Result<Plan, TuneEr
 /// Changes it, each previous value written first. A refused change is left out and told of.
 pub(crate) fn apply(interface: &str, options: &Options) -> Result<(Plan, Vec<Done>), TuneError> {
     let (mut facts, mut state) = ready(interface, options)?;
+    let ethtool = Ethtool::open(interface).map_err(TuneError::Ethtool)?;
     let (mut all, mut done) = (Plan::default(), Vec::new());
+    for setting in facts.fragile() {
+        if let Some(now) = setting.read(&ethtool).filter(|now| !now.is_empty()) {
+            state.guard(setting, now);
+        }
+    }
     for group in &options.groups {
         let plan = plan::plan(*group, &facts, options, &state);
         for step in &plan.steps {
@@ -183,6 +189,8 @@ pub(crate) fn apply(interface: &str, options: &Options) -> Result<(Plan, Vec<Don
         all.steps.extend(plan.steps);
         all.notes.extend(plan.notes);
     }
+    state.settle(|setting| setting.read(&ethtool));
+    state.save(&options.state_folder, interface)?;
     Ok((all, done))
 }
 
@@ -218,29 +226,39 @@ pub(crate) fn undo(interface: &str, folder: &Path) -> Result<(Vec<Done>, usize),
     let there = facts::gather(interface).ok();
     let is_the_same = there.is_some_and(|facts| facts.ifindex == state.ifindex);
     let ethtool = Ethtool::open(interface).map_err(TuneError::Ethtool)?;
-    let (mut done, mut kept, mut gone) = (Vec::new(), Vec::new(), 0);
-    for change in std::mem::take(&mut state.changes).into_iter().rev() {
-        if change.setting.is_of_the_interface() && !is_the_same {
-            gone += 1;
-            continue;
+    let (mut gone, mut results) = (0, vec![None; state.changes.len()]);
+    // Twice, for what a card forgets when something else of it is put back.
+    for is_first in [true, false] {
+        for (change, result) in state.changes.iter().zip(&mut results).rev() {
+            let is_of_a_former = change.setting.is_of_the_interface() && !is_the_same;
+            gone += usize::from(is_of_a_former && is_first);
+            let action = change.setting.action(interface, &change.from);
+            let now = change.setting.read(&ethtool);
+            let is_back = now.as_deref() == Some(change.from.as_str())
+                || (now.is_none() && *result == Some(Ok(())));
+            if is_of_a_former || is_back || action == Action::Nothing {
+                continue;
+            }
+            let said = action.perform().map_err(|error| error.to_string());
+            *result = Some(said.map(drop));
         }
-        let action = change.setting.action(interface, &change.from);
-        let now = change.setting.read(&ethtool);
-        if action == Action::Nothing || now.as_deref() == Some(change.from.as_str()) {
-            continue;
-        }
-        let result = action.perform().map_err(|error| error.to_string());
-        let from = change.to.clone();
-        if result.is_err() {
-            kept.push(change);
-        }
-        done.push(Done {
-            action,
-            from,
-            result: result.map(drop),
-        });
     }
-    kept.reverse();
+    let (mut done, mut kept) = (Vec::new(), Vec::new());
+    for (change, result) in std::mem::take(&mut state.changes)
+        .into_iter()
+        .zip(results)
+        .rev()
+    {
+        let Some(result) = result else { continue };
+        done.push(Done {
+            action: change.setting.action(interface, &change.from),
+            from: change.to.clone(),
+            result: result.clone(),
+        });
+        if result.is_err() {
+            kept.insert(0, change);
+        }
+    }
     state.changes = kept;
     state.save(folder, interface)?;
     Ok((done, gone))

@@ -96,14 +96,44 @@ impl State {
 
     /// Notes a change that is about to be made; the oldest value stays.
     pub(super) fn note(&mut self, setting: &Setting, from: &str, to: &str) {
-        match self.changes.iter_mut().find(|c| c.setting == *setting) {
-            Some(change) => to.clone_into(&mut change.to),
-            None => self.changes.push(Change {
-                setting: setting.clone(),
-                from: from.to_owned(),
-                to: to.to_owned(),
-            }),
+        let known = self.changes.iter().position(|c| c.setting == *setting);
+        let from = match known {
+            Some(index) => self.changes.remove(index).from,
+            None => from.to_owned(),
+        };
+        self.changes.push(Change {
+            setting: setting.clone(),
+            from,
+            to: to.to_owned(),
+        });
+    }
+
+    /// Notes a value that may change along with others: cards start anew and forget. It is put back last.
+    pub(super) fn guard(&mut self, setting: Setting, now: String) {
+        if self.changed_to(&setting).is_none() {
+            let change = Change {
+                setting,
+                to: now.clone(),
+                from: now,
+            };
+            self.changes.insert(0, change);
         }
+    }
+
+    /// Forgets guarded values that did not change, and notes what the others became.
+    pub(super) fn settle(&mut self, read: impl Fn(&Setting) -> Option<String>) {
+        self.changes.retain_mut(|change| {
+            if change.from != change.to {
+                return true;
+            }
+            match read(&change.setting) {
+                Some(now) if now != change.from => {
+                    change.to = now;
+                    true
+                }
+                _ => false,
+            }
+        });
     }
 }
 
@@ -143,6 +173,25 @@ mod tests {
         state.save(&folder, "eth0").unwrap();
         assert_eq!(State::load(&folder, "eth0").unwrap(), None);
         state.save(&folder, "eth0").unwrap();
+    }
+
+    #[test]
+    fn values_that_changed_along_are_put_back_last() {
+        let mut state = State::new(7);
+        state.guard(Setting::RxUsecs, "3".into());
+        state.guard(Setting::Spread, "1".into());
+        state.guard(Setting::AdaptiveRx, "off".into());
+        state.note(&Setting::Ring(Kind::Rx), "512", "2048");
+        // What is changed on purpose comes in its turn, with the value of before all.
+        state.note(&Setting::RxUsecs, "50", "20");
+        state.guard(Setting::RxUsecs, "20".into());
+        state.settle(|setting| match setting {
+            Setting::Spread => Some("2".into()),
+            Setting::AdaptiveRx => Some("off".into()),
+            _ => None,
+        });
+        let settled: Vec<_> = state.changes.iter().map(|c| (&*c.from, &*c.to)).collect();
+        assert_eq!(settled, [("1", "2"), ("512", "2048"), ("3", "20")]);
     }
 
     #[test]
