@@ -275,3 +275,20 @@ fn a_worker_beside_a_nic_path_sends_on_only_what_comes_in_elsewhere() {
     assert_eq!(places(&facts, &["eth0"]), [(ETH1, 0)]);
     assert_eq!(places(&facts, &["eth1"]), [(ETH0_5, 0)]);
 }
+
+#[test]
+fn a_worker_measures_rates_only_where_something_comes_in_beside_the_nic_path() {
+    let channel = "[[channels]]\nname = \"a\"\npublish = [\"one\"]\nmax_rate_pps = 100\n";
+    let config = config("0.0.0.0:4783", channel);
+    let rates = |interfaces: &[&str]| {
+        let interfaces: Vec<String> = interfaces.iter().map(ToString::to_string).collect();
+        let image = of_worker(&config, &facts(), &Down::new(), &interfaces);
+        image.channels.len()
+    };
+    assert_eq!(rates(&["eth0"]), 0);
+    assert_eq!(rates(&["eth1"]), 1);
+    assert_eq!(
+        of_userspace(&config, &facts(), &Down::new()).channels.len(),
+        1
+    );
+}
