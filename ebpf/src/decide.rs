@@ -15,7 +15,7 @@ use crate::{
     guard,
     header::{Header, MAGIC, VERSION},
     limits::{
-        HEADER_BYTES, PRIORITY_MAX, SEEN_SLOTS, SEEN_TICK_SHIFT, SEEN_WINDOW_NS,
+        HEADER_BYTES, PRIORITY_MAX, SEEN_RUN, SEEN_SLOTS, SEEN_TICK_SHIFT, SEEN_WINDOW_NS,
         TRANSIT_HANDSHAKE_BURST, TRANSIT_HANDSHAKES_PER_SECOND,
     },
     reason::Reason,
@@ -153,6 +153,20 @@ fn verdict<'a, T: Tables>(
     Ok(Some(next_hop))
 }
 
+/// Whether the pair may publish: the guard, then the exact set.
+#[inline(always)]
+pub fn is_authorised<T: Tables>(tables: &T, settings: &Settings, pair: &Pair) -> bool {
+    let which = settings.live_guard & 1;
+    let Some(info) = tables.guard(which) else {
+        return false;
+    };
+    let hash = guard::key_hash(info.salt, pair);
+    let Some(line) = tables.guard_line(guard::line_of(which, info, hash)) else {
+        return false;
+    };
+    guard::is_hit(line, hash) && tables.has_pair(pair)
+}
+
 /// Guard, exact set, policy and route of a flow, from the cache where they stand there. The route is
 /// `None` where there is none; such a flow is not cached.
 #[inline(always)]
@@ -181,13 +195,7 @@ fn authorise<T: Tables>(
         }
     }
     let pair = Pair::new(header.origin_hash, header.channel_hash);
-    let which = settings.live_guard & 1;
-    let info = tables.guard(which).ok_or(Reason::Unauthorised)?;
-    let hash = guard::key_hash(info.salt, &pair);
-    let line = tables
-        .guard_line(guard::line_of(which, info, hash))
-        .ok_or(Reason::Unauthorised)?;
-    if !guard::is_hit(line, hash) || !tables.has_pair(&pair) {
+    if !is_authorised(tables, settings, &pair) {
         return Err(Reason::Unauthorised);
     }
     flow.rated = match tables.channel(header.channel_hash) {
@@ -288,8 +296,27 @@ fn admit_handshake<T: Tables>(tables: &T, neighbour: Option<&Neighbour>) -> Resu
     }
 }
 
-/// Checks and inserts the packet's fingerprint: 56 bits and an 8-bit tick in a slot that its other
-/// bits name. Best effort: a slot's later packet displaces the earlier.
+/// One term of the NH hash: the halves of word and key added, and multiplied.
+#[inline(always)]
+const fn product(word: u64, key: u64) -> u64 {
+    let low = (word as u32).wrapping_add(key as u32);
+    let high = ((word >> 32) as u32).wrapping_add((key >> 32) as u32);
+    (low as u64).wrapping_mul(high as u64)
+}
+
+/// The slot of a packet whose run of sequences hashes to `h`: a run fills one cache line, from a place
+/// of its own on.
+#[inline(always)]
+const fn seen_slot(h: u64, sequence: u64) -> u32 {
+    const WITHIN: u64 = SEEN_RUN - 1;
+    let line = h & (SEEN_SLOTS as u64 - 1) & !WITHIN;
+    (line | ((h >> 56) + sequence) & WITHIN) as u32
+}
+
+/// Checks and inserts the packet's fingerprint: 56 bits of its run's hash and an 8-bit tick, in a slot
+/// that the hash and the place in the run name. The hash is NH (Black, Halevi, Krawczyk, Krovetz,
+/// Rogaway: "UMAC"), under keys that nobody else knows: two packets share a fingerprint by chance only.
+/// Best effort: a slot's later packet displaces the earlier.
 #[inline(always)]
 fn refuse_duplicate<T: Tables>(
     tables: &T,
@@ -298,10 +325,15 @@ fn refuse_duplicate<T: Tables>(
 ) -> Result<(), Reason> {
     const TICKS: u8 = (SEEN_WINDOW_NS >> SEEN_TICK_SHIFT) as u8 + 1;
     let stream = (header.stream_id.0 as u64) << 8 | header.key_phase as u64;
-    let h = mix(settings.seen_key, header.origin_hash.0);
-    let h = mix(mix(h, header.destination.0), header.session_id.0);
-    let h = mix(mix(h, stream), header.sequence);
-    let Some(slot) = tables.seen(h as u32 & (SEEN_SLOTS - 1)) else {
+    let [origin, destination, session, number, sequence] = settings.seen_keys;
+    let h = product(header.origin_hash.0, origin)
+        .wrapping_add(product(header.destination.0, destination))
+        .wrapping_add(product(header.session_id.0, session))
+        .wrapping_add(product(stream, number))
+        .wrapping_add(product(header.sequence / SEEN_RUN, sequence));
+    let h = mix(h, 0);
+    let place = seen_slot(h, header.sequence);
+    let Some(slot) = tables.seen(place) else {
         return Ok(());
     };
     let tick = (tables.now_ns() >> SEEN_TICK_SHIFT) as u8;

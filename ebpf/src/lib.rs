@@ -30,6 +30,8 @@ pub mod limits;
 #[cfg(not(target_arch = "bpf"))]
 pub mod memory;
 #[cfg(not(target_arch = "bpf"))]
+mod pair_set;
+#[cfg(not(target_arch = "bpf"))]
 pub mod publish;
 pub mod reason;
 pub mod rewrite;

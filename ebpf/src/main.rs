@@ -18,11 +18,12 @@ use aya_ebpf::{
 };
 use virga_ebpf::{
     decide::{Arrival, Verdict, decide},
-    frame::{self, Bytes, Frame, IPV4_BYTES, IPV6_BYTES, Outer, UDP_BYTES},
+    frame::{self, Bytes, ETHERNET_BYTES, Frame, IPV4_BYTES, IPV6_BYTES, Outer, UDP_BYTES},
     header::{ChannelHash, Header, NodeId, offset},
     limits::{
-        CHANNELS, DESTINATIONS_MAX, FLOW_SLOTS, GUARD_LINES_MAX, HEADER_BYTES, NEIGHBOUR_SLOTS,
-        NEXT_HOPS_MAX, PAIRS_MAX, PORTS_MAX, RATE_BUCKETS, ROUTES_MAX, SEEN_SLOTS,
+        CHANNELS, DESTINATIONS_MAX, FLOW_SLOTS, FLOWS_PER_VALUE, GUARD_LINES_MAX, HEADER_BYTES,
+        NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, PAIRS_MAX, PORTS_MAX, RATE_BUCKETS, ROUTES_MAX, SEEN_SLOTS,
+        SEEN_SLOTS_PER_VALUE,
     },
     reason::{COUNTERS, Counter, Outcome},
     rewrite,
@@ -58,9 +59,15 @@ static NEXT_HOPS: Array<NextHop, { NEXT_HOPS_MAX as usize }> = Array::new();
 #[btf_map(name = "egress")]
 static EGRESS: DevMap<{ PORTS_MAX as usize }> = DevMap::new();
 #[btf_map(name = "flows")]
-static FLOWS: PerCpuArray<Flow, { FLOW_SLOTS as usize }> = PerCpuArray::new();
+static FLOWS: PerCpuArray<
+    [Flow; FLOWS_PER_VALUE as usize],
+    { (FLOW_SLOTS / FLOWS_PER_VALUE) as usize },
+> = PerCpuArray::new();
 #[btf_map(name = "seen")]
-static SEEN: PerCpuArray<u64, { SEEN_SLOTS as usize }> = PerCpuArray::new();
+static SEEN: PerCpuArray<
+    [u64; SEEN_SLOTS_PER_VALUE as usize],
+    { (SEEN_SLOTS / SEEN_SLOTS_PER_VALUE) as usize },
+> = PerCpuArray::new();
 #[btf_map(name = "counters")]
 static COUNTS: PerCpuArray<Counter, { COUNTERS as usize }> = PerCpuArray::new();
 
@@ -132,13 +139,17 @@ impl Tables for Maps {
     }
     #[inline(always)]
     fn flow(&self, slot: u32) -> Option<&Cell<Flow>> {
-        // SAFETY: a value of the map, this CPU's own.
-        FLOWS.get_ptr_mut(slot).map(|p| unsafe { cell(p) })
+        let within = (slot & (FLOWS_PER_VALUE - 1)) as usize;
+        let value = FLOWS.get_ptr_mut(slot / FLOWS_PER_VALUE)?;
+        // SAFETY: the masked place lies within the value, which is this CPU's own.
+        Some(unsafe { cell(value.cast::<Flow>().add(within)) })
     }
     #[inline(always)]
     fn seen(&self, slot: u32) -> Option<&Cell<u64>> {
-        // SAFETY: a value of the map, this CPU's own.
-        SEEN.get_ptr_mut(slot).map(|p| unsafe { cell(p) })
+        let within = (slot & (SEEN_SLOTS_PER_VALUE - 1)) as usize;
+        let value = SEEN.get_ptr_mut(slot / SEEN_SLOTS_PER_VALUE)?;
+        // SAFETY: the masked place lies within the value, which is this CPU's own.
+        Some(unsafe { cell(value.cast::<u64>().add(within)) })
     }
 }
 
@@ -279,12 +290,12 @@ fn write<const LINK: usize, const IP: usize>(
     sent: &rewrite::Sent,
 ) -> Option<()> {
     packet.at::<HEADER_BYTES>(LINK + IP + UDP_BYTES)?;
-    let (ethernet, _) = rewrite::ethernet(next_hop);
-    if LINK == 14 {
-        packet.write::<14>(0, ethernet.first_chunk()?)?;
-    } else {
-        packet.write::<18>(0, &ethernet)?;
+    packet.write(0, &next_hop.target_mac)?;
+    packet.write(6, &next_hop.source_mac)?;
+    if LINK != ETHERNET_BYTES {
+        packet.write(12, &rewrite::tag(next_hop))?;
     }
+    packet.write(LINK - 2, &rewrite::ethertype(IP == IPV6_BYTES))?;
     if IP == IPV4_BYTES {
         packet.write(LINK, &rewrite::ipv4(outer, next_hop))?;
     } else {

@@ -4,11 +4,9 @@
 extern crate std;
 use core::cell::Cell;
 use core::convert::Infallible;
-use std::{
-    collections::{HashMap, HashSet},
-    vec,
-    vec::Vec,
-};
+use std::{vec, vec::Vec};
+
+use foldhash::{HashMap, HashMapExt as _};
 
 use crate::{
     guard::Guard,
@@ -17,6 +15,7 @@ use crate::{
         CHANNELS, FLOW_SLOTS, GUARD_LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, RATE_BUCKETS,
         ROUTES_MAX, SEEN_SLOTS,
     },
+    pair_set::PairSet,
     publish::Store,
     tables::{ChannelPolicy, Flow, GuardInfo, Neighbour, NextHop, Pair, Route, Settings, Tables},
 };
@@ -30,7 +29,7 @@ pub struct MemoryTables {
     handshake_buckets: Vec<Cell<u64>>,
     guards: [GuardInfo; 2],
     guard_lines: Vec<[u64; 8]>,
-    pairs: HashSet<Pair>,
+    pairs: PairSet,
     channels: Vec<ChannelPolicy>,
     rate_buckets: Vec<Cell<u64>>,
     destinations: HashMap<NodeId, u32>,
@@ -49,7 +48,7 @@ impl Default for MemoryTables {
             handshake_buckets: vec![Cell::new(0); NEIGHBOUR_SLOTS as usize],
             guards: [GuardInfo::default(); 2],
             guard_lines: vec![[0; 8]; 2 * GUARD_LINES_MAX as usize],
-            pairs: HashSet::new(),
+            pairs: PairSet::default(),
             channels: vec![ChannelPolicy::default(); CHANNELS as usize],
             rate_buckets: vec![Cell::new(0); RATE_BUCKETS as usize],
             destinations: HashMap::new(),
@@ -96,42 +95,55 @@ impl MemoryTables {
 }
 
 impl Tables for MemoryTables {
+    #[inline]
     fn now_ns(&self) -> u64 {
         self.now_ns.get()
     }
+    #[inline]
     fn neighbour(&self, slot: u32) -> Option<&Neighbour> {
         self.neighbours.get(slot as usize)
     }
+    #[inline]
     fn handshake_bucket(&self, neighbour: u32) -> Option<&Cell<u64>> {
         self.handshake_buckets.get(neighbour as usize)
     }
+    #[inline]
     fn guard(&self, which: u32) -> Option<&GuardInfo> {
         self.guards.get(which as usize)
     }
+    #[inline]
     fn guard_line(&self, line: u32) -> Option<&[u64; 8]> {
         self.guard_lines.get(line as usize)
     }
+    #[inline]
     fn has_pair(&self, pair: &Pair) -> bool {
         self.pairs.contains(pair)
     }
+    #[inline]
     fn channel(&self, hash: ChannelHash) -> Option<&ChannelPolicy> {
         self.channels.get(usize::from(hash.0))
     }
+    #[inline]
     fn rate_bucket(&self, slot: u32) -> Option<&Cell<u64>> {
         self.rate_buckets.get(slot as usize)
     }
+    #[inline]
     fn route_to(&self, destination: NodeId) -> Option<u32> {
         self.destinations.get(&destination).copied()
     }
+    #[inline]
     fn route(&self, number: u32) -> Option<&Route> {
         self.routes.get(number as usize)
     }
+    #[inline]
     fn next_hop(&self, number: u32) -> Option<&NextHop> {
         self.next_hops.get(number as usize)
     }
+    #[inline]
     fn flow(&self, slot: u32) -> Option<&Cell<Flow>> {
         self.flows.get(slot as usize)
     }
+    #[inline]
     fn seen(&self, slot: u32) -> Option<&Cell<u64>> {
         self.seen.get(slot as usize)
     }
@@ -161,10 +173,10 @@ impl Store for MemoryTables {
         Ok(())
     }
     fn pairs(&self) -> Result<Vec<Pair>, Infallible> {
-        Ok(self.pairs.iter().copied().collect())
+        Ok(self.pairs.iter().collect())
     }
     fn insert_pair(&mut self, pair: &Pair) -> Result<(), Infallible> {
-        self.pairs.insert(*pair);
+        self.pairs.insert(pair);
         Ok(())
     }
     fn remove_pair(&mut self, pair: &Pair) -> Result<(), Infallible> {

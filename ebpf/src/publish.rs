@@ -183,7 +183,7 @@ impl Publisher {
         if is_first {
             self.bump_due = true;
             self.settings.flow_key = entropy();
-            self.settings.seen_key = entropy();
+            self.settings.seen_keys = core::array::from_fn(|_| entropy());
             self.settings.neighbour_key = entropy();
         }
         self.apply_ways(store, image)?;

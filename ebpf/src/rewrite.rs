@@ -9,6 +9,11 @@
     reason = "sums are folded and lengths are at most the next hop's MTU, which is 16 bits"
 )]
 
+#[cfg(not(target_arch = "bpf"))]
+extern crate std;
+#[cfg(not(target_arch = "bpf"))]
+use std::vec::Vec;
+
 use crate::{
     frame::{
         ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, IPV4_BYTES, IPV6_BYTES,
@@ -118,33 +123,36 @@ pub fn sent(outer: &Outer, header: &Header, next_hop: &NextHop) -> Sent {
     }
 }
 
-/// The link header: addresses, and the tag where the next hop wants one.
+/// What follows the link header's addresses: the EtherType of IPv4 or IPv6.
 #[inline(always)]
 #[must_use]
-pub fn ethernet(next_hop: &NextHop) -> ([u8; ETHERNET_BYTES + VLAN_TAG_BYTES], usize) {
-    let (t, s) = (&next_hop.target_mac, &next_hop.source_mac);
-    let ip = if next_hop.is(NextHop::IPV6) {
-        ETHERTYPE_IPV6
+pub const fn ethertype(is_ipv6: bool) -> [u8; 2] {
+    if is_ipv6 {
+        ETHERTYPE_IPV6.to_be_bytes()
     } else {
-        ETHERTYPE_IPV4
-    };
-    let [ip_high, ip_low] = ip.to_be_bytes();
-    let mut b = [
-        t[0], t[1], t[2], t[3], t[4], t[5], s[0], s[1], s[2], s[3], s[4], s[5], ip_high, ip_low, 0,
-        0, 0, 0,
-    ];
-    if next_hop.vlan == 0 {
-        return (b, ETHERNET_BYTES);
+        ETHERTYPE_IPV4.to_be_bytes()
     }
+}
+
+/// The 802.1Q tag before the EtherType, where the next hop wants one.
+#[inline(always)]
+#[must_use]
+pub const fn tag(next_hop: &NextHop) -> [u8; VLAN_TAG_BYTES] {
     let [tag_high, tag_low] = ETHERTYPE_VLAN.to_be_bytes();
     let [tci_high, tci_low] = next_hop.vlan.to_be_bytes();
-    b[12] = tag_high;
-    b[13] = tag_low;
-    b[14] = tci_high;
-    b[15] = tci_low;
-    b[16] = ip_high;
-    b[17] = ip_low;
-    (b, ETHERNET_BYTES + VLAN_TAG_BYTES)
+    [tag_high, tag_low, tci_high, tci_low]
+}
+
+/// The whole link header, for those who count no instructions.
+#[cfg(not(target_arch = "bpf"))]
+#[must_use]
+pub fn ethernet(next_hop: &NextHop) -> Vec<u8> {
+    let mut bytes = [next_hop.target_mac, next_hop.source_mac].concat();
+    if next_hop.vlan != 0 {
+        bytes.extend(tag(next_hop));
+    }
+    bytes.extend(ethertype(next_hop.is(NextHop::IPV6)));
+    bytes
 }
 
 /// The IPv4 header: no options, not to be fragmented.

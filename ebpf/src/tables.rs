@@ -100,8 +100,8 @@ pub struct Settings {
     pub generation: u64,
     /// Key of the hash that picks flow slots.
     pub flow_key: u64,
-    /// Key of the duplicate filter's fingerprints.
-    pub seen_key: u64,
+    /// Keys of the duplicate filter's fingerprints.
+    pub seen_keys: [u64; 5],
     /// Key of the hash that picks neighbour slots.
     pub neighbour_key: u64,
     /// Which of the two guards is live, 0 or 1.
@@ -147,15 +147,18 @@ pub const OWN_ADDRESS: u32 = u32::MAX;
 /// Number of a neighbour that is not known; packets from it can only be Local.
 pub const NEIGHBOUR_UNKNOWN: u32 = u32::MAX;
 
-/// The two slots that an address may be in.
+/// The two slots that an address may be in. Only configured addresses are inserted, so the words
+/// may be hashed side by side.
 #[inline(always)]
 #[must_use]
 pub const fn neighbour_slots(key: u64, ifindex: u32, vlan: u32, address: Address) -> [u32; 2] {
-    let link = (vlan as u64) << 32 | ifindex as u64;
-    let h = mix(mix(mix(key, link), address.high), address.low);
-    let h = mix(h, 0);
-    let first = h as u32 & (NEIGHBOUR_SLOTS - 1);
-    [first, (h >> 32) as u32 & (NEIGHBOUR_SLOTS - 1)]
+    let link = ((vlan as u64) << 32 | ifindex as u64).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let high = address.high.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    let h = mix(mix(key ^ link ^ high, address.low), 0);
+    [
+        h as u32 & (NEIGHBOUR_SLOTS - 1),
+        (h >> 32) as u32 & (NEIGHBOUR_SLOTS - 1),
+    ]
 }
 
 /// Which guard is probed how; see [`crate::guard`].
@@ -316,7 +319,10 @@ impl Flow {
     pub const fn slot(&self, key: u64) -> u32 {
         let where_to = self.destination.0 ^ ((self.subnet.0 as u64) << 32);
         let what = ((self.neighbour as u64) << 32) | self.channel_subprotocol as u64;
-        (mix(mix(mix(key, self.origin.0), where_to), what) >> 16) as u32 & (FLOW_SLOTS - 1)
+        let h = (key ^ self.origin.0).wrapping_mul(0xff51_afd7_ed55_8ccd)
+            ^ where_to.wrapping_mul(0xc4ce_b9fe_1a85_ec53)
+            ^ what.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (h >> 40) as u32 & (FLOW_SLOTS - 1)
     }
 }
 
@@ -335,7 +341,7 @@ macro_rules! no_padding {
     };
 }
 no_padding! {
-    Settings: 56, Neighbour: 40, GuardInfo: 24, Pair: 16, ChannelPolicy: 16, Route: 8, NextHop: 72,
+    Settings: 88, Neighbour: 40, GuardInfo: 24, Pair: 16, ChannelPolicy: 16, Route: 8, NextHop: 72,
     Flow: 48, Address: 16,
 }
 

@@ -111,7 +111,7 @@ async fn pins_have_readable_names_and_detach_removes_them() {
             let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
             assert!(shown.contains("name virga"), "{shown}");
             for map in virga::nic::maps::MAP_NAMES {
-                let path = folder.join("maps-v1-65536").join(map);
+                let path = folder.join("maps-v2-65536").join(map);
                 let shown = std::process::Command::new("bpftool")
                     .args(["map", "show", "pinned"])
                     .arg(path)
@@ -204,8 +204,8 @@ async fn another_map_layout_and_back_again_loses_no_transit_packet() {
     // Maps of another size are other maps: filled before the program that reads them is put in place.
     let second = first.replace("[forwarding]", "[forwarding]\ndestinations_max = 1000");
     for (text, maps, gone) in [
-        (&second, "maps-v1-1000", "maps-v1-65536"),
-        (&first, "maps-v1-65536", "maps-v1-1000"),
+        (&second, "maps-v2-1000", "maps-v2-65536"),
+        (&first, "maps-v2-65536", "maps-v2-1000"),
     ] {
         tokio::time::sleep(Duration::from_secs(1)).await;
         hosts.stop("router").unwrap();

@@ -107,8 +107,7 @@ impl Memory {
             Verdict::Forward(next_hop) => next_hop,
         };
         let sent = rewrite::sent(&outer, &header, next_hop);
-        let (ethernet, bytes) = rewrite::ethernet(next_hop);
-        let mut out = ethernet[..bytes].to_vec();
+        let mut out = rewrite::ethernet(next_hop);
         if next_hop.target.is_v4() {
             out.extend(rewrite::ipv4(&outer, next_hop));
         } else {
