@@ -34,6 +34,7 @@ mod pair_set;
 #[cfg(not(target_arch = "bpf"))]
 pub mod publish;
 pub mod reason;
+pub mod replay;
 pub mod rewrite;
 pub mod sink;
 pub mod tables;

@@ -18,15 +18,15 @@ use aya_ebpf::{
 };
 use virga_ebpf::{
     decide::{Arrival, Verdict, decide},
-    frame::{self, Bytes, ETHERNET_BYTES, Frame, IPV4_BYTES, IPV6_BYTES, Outer, UDP_BYTES},
+    frame::{self, Bytes, Frame, Outer},
     header::{ChannelHash, Header, NodeId, offset},
     limits::{
-        CHANNELS, DESTINATIONS_MAX, FLOW_SLOTS, FLOWS_PER_VALUE, GUARD_LINES_MAX, HEADER_BYTES,
-        NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, PAIRS_MAX, PORTS_MAX, RATE_BUCKETS, ROUTES_MAX, SEEN_SLOTS,
+        CHANNELS, DESTINATIONS_MAX, FLOW_SLOTS, FLOWS_PER_VALUE, GUARD_LINES_MAX, NEIGHBOUR_SLOTS,
+        NEXT_HOPS_MAX, PAIRS_MAX, PORTS_MAX, RATE_BUCKETS, ROUTES_MAX, SEEN_SLOTS,
         SEEN_SLOTS_PER_VALUE,
     },
     reason::{COUNTERS, Counter, Outcome},
-    rewrite,
+    rewrite::{self, Put},
     tables::{ChannelPolicy, Flow, GuardInfo, Neighbour, NextHop, Pair, Route, Settings, Tables},
 };
 
@@ -167,10 +167,12 @@ impl Packet {
             end: ctx.data_end(),
         }
     }
+}
 
+impl Put for Packet {
     #[inline(always)]
-    fn write<const N: usize>(&self, at: usize, bytes: &[u8; N]) -> Option<()> {
-        let from = self.start + at;
+    fn put<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Option<()> {
+        let from = self.start + offset;
         if from + N > self.end {
             return None;
         }
@@ -261,13 +263,7 @@ fn send(ctx: &XdpContext, outer: &Outer, header: &Header, next_hop: &NextHop) ->
             return ABORTED;
         }
     }
-    let packet = Packet::new(ctx);
-    let written = match (next_hop.vlan == 0, next_hop.is(NextHop::IPV6)) {
-        (true, false) => write::<14, IPV4_BYTES>(&packet, outer, next_hop, &sent),
-        (false, false) => write::<18, IPV4_BYTES>(&packet, outer, next_hop, &sent),
-        (true, true) => write::<14, IPV6_BYTES>(&packet, outer, next_hop, &sent),
-        (false, true) => write::<18, IPV6_BYTES>(&packet, outer, next_hop, &sent),
-    };
+    let written = write(&mut Packet::new(ctx), outer, next_hop, &sent);
     if written.is_none() {
         return ABORTED;
     }
@@ -280,34 +276,16 @@ fn send(ctx: &XdpContext, outer: &Outer, header: &Header, next_hop: &NextHop) ->
     }
 }
 
-/// Link header of `LINK` bytes, IP header of `IP` bytes, UDP header, and the two bytes of the mesh
-/// header that change.
+/// The outer headers, and the two bytes of the mesh header that change.
 #[inline(always)]
-fn write<const LINK: usize, const IP: usize>(
-    packet: &Packet,
+fn write(
+    packet: &mut Packet,
     outer: &Outer,
     next_hop: &NextHop,
     sent: &rewrite::Sent,
 ) -> Option<()> {
-    packet.at::<HEADER_BYTES>(LINK + IP + UDP_BYTES)?;
-    packet.write(0, &next_hop.target_mac)?;
-    packet.write(6, &next_hop.source_mac)?;
-    if LINK != ETHERNET_BYTES {
-        packet.write(12, &rewrite::tag(next_hop))?;
-    }
-    packet.write(LINK - 2, &rewrite::ethertype(IP == IPV6_BYTES))?;
-    if IP == IPV4_BYTES {
-        packet.write(LINK, &rewrite::ipv4(outer, next_hop))?;
-    } else {
-        packet.write(LINK, &rewrite::ipv6(outer))?;
-        packet.write(LINK + 8, &next_hop.source.high.to_be_bytes())?;
-        packet.write(LINK + 16, &next_hop.source.low.to_be_bytes())?;
-        packet.write(LINK + 24, &next_hop.target.high.to_be_bytes())?;
-        packet.write(LINK + 32, &next_hop.target.low.to_be_bytes())?;
-    }
-    packet.write(LINK + IP, &rewrite::udp(outer, next_hop, sent))?;
-    let mesh = LINK + IP + UDP_BYTES;
-    packet.write(mesh + offset::HOP_LIMIT, &[sent.hop_limit, sent.hop_count])
+    let mesh = rewrite::write_outer(packet, outer, next_hop, sent)?;
+    packet.put(mesh + offset::HOP_LIMIT, &[sent.hop_limit, sent.hop_count])
 }
 
 #[cfg(not(test))]

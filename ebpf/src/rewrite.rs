@@ -9,11 +9,6 @@
     reason = "sums are folded and lengths are at most the next hop's MTU, which is 16 bits"
 )]
 
-#[cfg(not(target_arch = "bpf"))]
-extern crate std;
-#[cfg(not(target_arch = "bpf"))]
-use std::vec::Vec;
-
 use crate::{
     frame::{
         ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, IPV4_BYTES, IPV6_BYTES,
@@ -125,8 +120,7 @@ pub fn sent(outer: &Outer, header: &Header, next_hop: &NextHop) -> Sent {
 
 /// What follows the link header's addresses: the EtherType of IPv4 or IPv6.
 #[inline(always)]
-#[must_use]
-pub const fn ethertype(is_ipv6: bool) -> [u8; 2] {
+const fn ethertype(is_ipv6: bool) -> [u8; 2] {
     if is_ipv6 {
         ETHERTYPE_IPV6.to_be_bytes()
     } else {
@@ -136,29 +130,15 @@ pub const fn ethertype(is_ipv6: bool) -> [u8; 2] {
 
 /// The 802.1Q tag before the EtherType, where the next hop wants one.
 #[inline(always)]
-#[must_use]
-pub const fn tag(next_hop: &NextHop) -> [u8; VLAN_TAG_BYTES] {
+const fn tag(next_hop: &NextHop) -> [u8; VLAN_TAG_BYTES] {
     let [tag_high, tag_low] = ETHERTYPE_VLAN.to_be_bytes();
     let [tci_high, tci_low] = next_hop.vlan.to_be_bytes();
     [tag_high, tag_low, tci_high, tci_low]
 }
 
-/// The whole link header, for those who count no instructions.
-#[cfg(not(target_arch = "bpf"))]
-#[must_use]
-pub fn ethernet(next_hop: &NextHop) -> Vec<u8> {
-    let mut bytes = [next_hop.target_mac, next_hop.source_mac].concat();
-    if next_hop.vlan != 0 {
-        bytes.extend(tag(next_hop));
-    }
-    bytes.extend(ethertype(next_hop.is(NextHop::IPV6)));
-    bytes
-}
-
 /// The IPv4 header: no options, not to be fragmented.
 #[inline(always)]
-#[must_use]
-pub fn ipv4(outer: &Outer, next_hop: &NextHop) -> [u8; IPV4_BYTES] {
+fn ipv4(outer: &Outer, next_hop: &NextHop) -> [u8; IPV4_BYTES] {
     let total = outer.udp_payload_bytes + (IPV4_BYTES + UDP_BYTES) as u16;
     let [total_high, total_low] = total.to_be_bytes();
     let s = (next_hop.source.low as u32).to_be_bytes();
@@ -198,8 +178,7 @@ pub fn ipv4(outer: &Outer, next_hop: &NextHop) -> [u8; IPV4_BYTES] {
 
 /// The fixed part of the IPv6 header; both addresses follow it.
 #[inline(always)]
-#[must_use]
-pub fn ipv6(outer: &Outer) -> [u8; 8] {
+fn ipv6(outer: &Outer) -> [u8; 8] {
     let [high, low] = (outer.udp_payload_bytes + UDP_BYTES as u16).to_be_bytes();
     let class = outer.traffic_class;
     [
@@ -216,11 +195,68 @@ pub fn ipv6(outer: &Outer) -> [u8; 8] {
 
 /// The UDP header.
 #[inline(always)]
-#[must_use]
-pub fn udp(outer: &Outer, next_hop: &NextHop, sent: &Sent) -> [u8; UDP_BYTES] {
+fn udp(outer: &Outer, next_hop: &NextHop, sent: &Sent) -> [u8; UDP_BYTES] {
     let s = sent.source_port.to_be_bytes();
     let t = next_hop.port.to_be_bytes();
     let l = (outer.udp_payload_bytes + UDP_BYTES as u16).to_be_bytes();
     let c = sent.checksum.to_be_bytes();
     [s[0], s[1], t[0], t[1], l[0], l[1], c[0], c[1]]
+}
+
+/// A frame's bytes, to be written, each access checked.
+pub trait Put {
+    /// Writes `N` bytes at `offset`, if the frame has them.
+    fn put<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Option<()>;
+}
+
+impl Put for [u8] {
+    fn put<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Option<()> {
+        *self.get_mut(offset..)?.first_chunk_mut()? = *bytes;
+        Some(())
+    }
+}
+
+/// Writes link, IP and UDP header. Gives the offset of the mesh header; `None` where the frame is too
+/// short.
+#[inline(always)]
+pub fn write_outer<F: Put + ?Sized>(
+    frame: &mut F,
+    outer: &Outer,
+    next_hop: &NextHop,
+    sent: &Sent,
+) -> Option<usize> {
+    const TAGGED: usize = ETHERNET_BYTES + VLAN_TAG_BYTES;
+    match (next_hop.vlan == 0, next_hop.is(NextHop::IPV6)) {
+        (true, false) => layers::<ETHERNET_BYTES, IPV4_BYTES, F>(frame, outer, next_hop, sent),
+        (false, false) => layers::<TAGGED, IPV4_BYTES, F>(frame, outer, next_hop, sent),
+        (true, true) => layers::<ETHERNET_BYTES, IPV6_BYTES, F>(frame, outer, next_hop, sent),
+        (false, true) => layers::<TAGGED, IPV6_BYTES, F>(frame, outer, next_hop, sent),
+    }
+}
+
+/// Link header of `LINK` bytes, IP header of `IP` bytes, UDP header.
+#[inline(always)]
+fn layers<const LINK: usize, const IP: usize, F: Put + ?Sized>(
+    frame: &mut F,
+    outer: &Outer,
+    next_hop: &NextHop,
+    sent: &Sent,
+) -> Option<usize> {
+    frame.put(0, &next_hop.target_mac)?;
+    frame.put(6, &next_hop.source_mac)?;
+    if LINK != ETHERNET_BYTES {
+        frame.put(12, &tag(next_hop))?;
+    }
+    frame.put(LINK - 2, &ethertype(IP == IPV6_BYTES))?;
+    if IP == IPV4_BYTES {
+        frame.put(LINK, &ipv4(outer, next_hop))?;
+    } else {
+        frame.put(LINK, &ipv6(outer))?;
+        frame.put(LINK + 8, &next_hop.source.high.to_be_bytes())?;
+        frame.put(LINK + 16, &next_hop.source.low.to_be_bytes())?;
+        frame.put(LINK + 24, &next_hop.target.high.to_be_bytes())?;
+        frame.put(LINK + 32, &next_hop.target.low.to_be_bytes())?;
+    }
+    frame.put(LINK + IP, &udp(outer, next_hop, sent))?;
+    Some(LINK + IP + UDP_BYTES)
 }

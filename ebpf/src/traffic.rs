@@ -9,16 +9,19 @@
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS},
-    btf_maps::{Array, DevMap, PerCpuArray},
+    btf_maps::{Array, DevMap, PerCpuArray, ProgramArray},
     helpers::{bpf_ktime_get_ns, bpf_xdp_adjust_tail, generated::bpf_xdp_store_bytes},
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
 use virga_ebpf::{
     frame::Bytes,
+    header::offset,
     limits::HEADER_BYTES,
+    replay::{FRAME_BYTES, MESH, Replay},
+    rewrite::Put,
     sink::{self, BUCKETS, Counts, Kind},
-    workload::{CAPTURED_BYTES_MAX, Captured, Lane, Put, Workload, write},
+    workload::{CAPTURED_BYTES_MAX, Captured, Lane, Workload, write},
 };
 
 #[btf_map(name = "workload")]
@@ -40,6 +43,12 @@ static SINK_LATENCY: PerCpuArray<u64, { BUCKETS as usize }> = PerCpuArray::new()
 /// in on one CPU as long as its path keeps their order.
 #[btf_map(name = "sink_flows")]
 static SINK_FLOWS: Array<u64, 1> = Array::new();
+
+#[btf_map(name = "replay")]
+static REPLAY: Array<Replay, 1> = Array::new();
+/// The program that a replayed frame is given to.
+#[btf_map(name = "replay_target")]
+static TARGET: ProgramArray<1> = ProgramArray::new();
 
 /// The frame between `data` and `data_end`.
 struct Packet {
@@ -217,6 +226,31 @@ fn measure(packet: &Packet, mesh: usize, counts: &mut Counts) {
         // SAFETY: a value of the map, this CPU's own.
         unsafe { *bucket += 1 };
     }
+}
+
+/// Writes the same frame, with a new sequence, and gives it to the program in `replay_target`: a test
+/// run leaves its frame as the last run sent it on, a hop less and already seen.
+#[xdp]
+pub(crate) fn virga_replay(ctx: XdpContext) -> u32 {
+    let start = ctx.data();
+    if start + FRAME_BYTES > ctx.data_end() {
+        return XDP_ABORTED;
+    }
+    let Some(replay) = REPLAY.get_ptr_mut(0) else {
+        return XDP_ABORTED;
+    };
+    // SAFETY: a value of the map, which one test run uses; the frame has `FRAME_BYTES` bytes, as just
+    // checked, and all that is written lies within them.
+    unsafe {
+        (*replay).sequence += 1;
+        *(start as *mut [u64; FRAME_BYTES / 8]) = (*replay).frame;
+        let sequence = (*replay).sequence;
+        *((start + MESH + offset::SEQUENCE) as *mut [u8; 8]) = sequence.to_be_bytes();
+        let destination = (*replay).destination + (sequence & (*replay).destination_mask);
+        *((start + MESH + offset::DESTINATION) as *mut [u8; 8]) = destination.to_be_bytes();
+        TARGET.tail_call(&ctx, 0);
+    }
+    XDP_ABORTED
 }
 
 /// Sends every frame to another interface as it is: the least that a forwarder in XDP can do.

@@ -11,11 +11,11 @@
 )]
 
 use crate::{
-    frame::{ETHERNET_BYTES, IPV4_BYTES, IPV6_BYTES, Outer, UDP_BYTES, VLAN_TAG_BYTES},
+    frame::{Outer, UDP_BYTES},
     header::{ChannelHash, Header, NodeId, OriginHash, SessionId, StreamId, Subnet},
     limits::{HEADER_BYTES, TAG_BYTES},
     reason::Counter,
-    rewrite::{self, Sent, fold},
+    rewrite::{self, Put, Sent, fold},
     tables::NextHop,
 };
 
@@ -265,19 +265,6 @@ pub const fn is_stranger(origin: OriginHash) -> bool {
     origin.0 & STRANGER_MARK_MASK == STRANGER_MARK
 }
 
-/// A frame's bytes, to be written, each access checked.
-pub trait Put {
-    /// Writes `N` bytes at `offset`, if the frame has them.
-    fn put<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Option<()>;
-}
-
-impl Put for [u8] {
-    fn put<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Option<()> {
-        *self.get_mut(offset..)?.first_chunk_mut()? = *bytes;
-        Some(())
-    }
-}
-
 /// Writes all headers of a packet into a frame of its size, and the time of sending where the workload
 /// wants it. The rest of the payload is left as it is, and must be zeros. `None` where the frame is
 /// too short.
@@ -289,56 +276,23 @@ pub fn write<F: Put + ?Sized>(
     now_ns: u64,
 ) -> Option<()> {
     let hop = &workload.hop;
-    match (hop.vlan == 0, hop.is(NextHop::IPV6)) {
-        (true, false) => layers::<14, IPV4_BYTES, F>(frame, workload, step, now_ns),
-        (false, false) => layers::<18, IPV4_BYTES, F>(frame, workload, step, now_ns),
-        (true, true) => layers::<14, IPV6_BYTES, F>(frame, workload, step, now_ns),
-        (false, true) => layers::<18, IPV6_BYTES, F>(frame, workload, step, now_ns),
-    }
-}
-
-const _: () = assert!(ETHERNET_BYTES == 14 && ETHERNET_BYTES + VLAN_TAG_BYTES == 18);
-
-/// Link header of `LINK` bytes, IP header of `IP` bytes, UDP header, mesh header, stamp.
-#[inline(always)]
-fn layers<const LINK: usize, const IP: usize, F: Put + ?Sized>(
-    frame: &mut F,
-    workload: &Workload,
-    step: &Step,
-    now_ns: u64,
-) -> Option<()> {
-    let hop = &workload.hop;
-    let mesh = LINK + IP + UDP_BYTES;
     let outer = Outer {
-        mesh,
+        mesh: 0,
         source: hop.source,
         target: hop.target,
         source_port: 0,
         target_port: hop.port,
         checksum: 0,
         traffic_class: 0,
-        udp_payload_bytes: step.frame_bytes.wrapping_sub(mesh as u16),
+        udp_payload_bytes: step
+            .frame_bytes
+            .wrapping_sub(rewrite::headers_bytes(hop) as u16),
         trailing: 0,
         vlan: 0,
     };
     let stamp = if workload.stamped == 1 { now_ns } else { 0 };
     let sent = sent(hop, &outer, &step.header, stamp);
-    let (ethernet, _) = rewrite::ethernet(hop);
-    if LINK == ETHERNET_BYTES {
-        frame.put::<14>(0, ethernet.first_chunk()?)?;
-    } else {
-        frame.put::<18>(0, &ethernet)?;
-    }
-    if IP == IPV4_BYTES {
-        frame.put(LINK, &rewrite::ipv4(&outer, hop))?;
-    } else {
-        frame.put(LINK, &rewrite::ipv6(&outer))?;
-        frame.put(LINK + 8, &hop.source.high.to_be_bytes())?;
-        frame.put(LINK + 16, &hop.source.low.to_be_bytes())?;
-        frame.put(LINK + 24, &hop.target.high.to_be_bytes())?;
-        frame.put(LINK + 32, &hop.target.low.to_be_bytes())?;
-    }
-    frame.put(LINK + IP, &rewrite::udp(&outer, hop, &sent))?;
+    let mesh = rewrite::write_outer(frame, &outer, hop, &sent)?;
     frame.put(mesh, &step.header.encode())?;
     if workload.stamped == 1 {
         frame.put(mesh + HEADER_BYTES, &stamp.to_be_bytes())?;

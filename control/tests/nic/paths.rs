@@ -107,20 +107,9 @@ impl Memory {
             Verdict::Forward(next_hop) => next_hop,
         };
         let sent = rewrite::sent(&outer, &header, next_hop);
-        let mut out = rewrite::ethernet(next_hop);
-        if next_hop.target.is_v4() {
-            out.extend(rewrite::ipv4(&outer, next_hop));
-        } else {
-            out.extend(rewrite::ipv6(&outer));
-            for half in [next_hop.source, next_hop.target]
-                .map(|a| [a.high, a.low])
-                .concat()
-            {
-                out.extend(half.to_be_bytes());
-            }
-        }
-        out.extend(rewrite::udp(&outer, next_hop, &sent));
-        let mesh = out.len();
+        let mut out = vec![0; rewrite::headers_bytes(next_hop)];
+        let mesh = rewrite::write_outer(out.as_mut_slice(), &outer, next_hop, &sent).unwrap();
+        assert_eq!(mesh, out.len());
         out.extend(&frame[outer.mesh..frame.len() - usize::from(outer.trailing)]);
         out[mesh + 5] = sent.hop_limit;
         out[mesh + 6] = sent.hop_count;
