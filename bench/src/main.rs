@@ -1,0 +1,68 @@
+//! `virga-bench`: what the whole system costs, each figure beside a reference measured in the same run.
+//!
+//! - [`world`]: the tables and frames that are measured with.
+//! - [`rounds`]: alternating rounds, and their median.
+//! - [`report`]: the table, the JSON.
+//! - one module a measurement: [`xdp`], [`guard`].
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod guard;
+mod report;
+mod rounds;
+mod world;
+mod xdp;
+
+use report::{Entry, Skip};
+
+/// A measurement: its name, what it measures, and how.
+type Measurement = (&'static str, fn(u32) -> Result<Vec<Entry>, Skip>);
+
+/// In the order of `all`.
+const MEASUREMENTS: [Measurement; 2] = [("xdp", xdp::measure), ("guard", guard::measure)];
+
+/// Measures the whole system, each figure beside a reference in the same run.
+#[derive(Debug, Parser)]
+struct Options {
+    /// `xdp`, `guard`, or `all`.
+    #[arg(value_parser = ["xdp", "guard", "all"])]
+    name: String,
+    /// Alternating rounds; the figures are their medians.
+    #[arg(long, default_value_t = 31, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    rounds: u32,
+    /// Print the entries as JSON, as the last line.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let mut entries = Vec::new();
+    let mut measured = 0;
+    for (name, measure) in MEASUREMENTS {
+        if options.name != "all" && options.name != name {
+            continue;
+        }
+        match measure(options.rounds) {
+            Ok(more) => {
+                measured += 1;
+                entries.extend(more);
+            }
+            Err(Skip::Missing(reason)) => eprintln!("skipped: {name}: {reason}"),
+            Err(Skip::Failed(reason)) => {
+                eprintln!("virga-bench {name}: {reason}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    print!("{}", report::table(&entries));
+    if options.json {
+        println!("{}", report::json(&entries));
+    }
+    if measured == 0 {
+        return ExitCode::from(3);
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,137 @@
+//! The tables that are measured with, and frames that meet them.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use virga_ebpf::{
+    frame::Outer,
+    header::{ChannelHash, Header, NodeId, OriginHash, SessionId, StreamId},
+    image::{Image, Link, Place, Via},
+    limits::{HEADER_BYTES, TAG_BYTES, UDP_PORT},
+    rewrite,
+    tables::{Address, NextHop, Pair, mix},
+};
+
+/// Where packets come in: test runs arrive on the loopback device.
+pub(crate) const INGRESS: u32 = 1;
+/// Where redirected packets go out; never looked at in a test run but for being another one.
+pub(crate) const EGRESS: u32 = 2;
+/// This node.
+pub(crate) const HERE: NodeId = NodeId(0x1111);
+/// The first destination; the others follow.
+pub(crate) const FIRST_DESTINATION: NodeId = NodeId(0x1000_0000);
+/// May publish on [`CHANNEL`].
+pub(crate) const MEMBER: OriginHash = OriginHash(0xaaaa_0001);
+/// The channel.
+pub(crate) const CHANNEL: ChannelHash = ChannelHash(0x0101);
+/// Pairs in the guard: as many as one bank of 4 KiB is made for.
+pub(crate) const PAIRS: u64 = 1_800;
+
+/// An empty sealed payload: the AEAD tag.
+const PAYLOAD_BYTES: u16 = 16;
+const MESH_BYTES: u16 = 64;
+const _: () = assert!(PAYLOAD_BYTES as usize == TAG_BYTES && MESH_BYTES as usize == HEADER_BYTES);
+
+const OWN: [u8; 4] = [10, 0, 0, 1];
+const NEIGHBOUR: [u8; 4] = [10, 0, 0, 2];
+
+fn v4(bytes: [u8; 4]) -> Address {
+    Address::from(IpAddr::from(Ipv4Addr::from(bytes)))
+}
+
+/// A router with `destinations` of them behind one next hop, and a guard of [`PAIRS`].
+pub(crate) fn image(destinations: u64) -> Image {
+    let mut image = Image {
+        node_id: HERE,
+        port: UDP_PORT,
+        ..Image::default()
+    };
+    image.addresses.insert(v4(OWN));
+    let neighbour = Place::new(INGRESS, v4(NEIGHBOUR));
+    image.neighbours.insert(neighbour, Link::default());
+    image.pairs.insert(Pair::new(MEMBER, CHANNEL));
+    image.pairs.extend((1..PAIRS).map(pair));
+    let primary = image.add_next_hop(NextHop {
+        source: v4([10, 1, 0, 1]),
+        target: v4([10, 1, 0, 2]),
+        source_mac: [2, 0xaa, 0, 0, 0, 1],
+        target_mac: [2, 0xbb, 0, 0, 0, 2],
+        port: UDP_PORT,
+        ifindex: EGRESS,
+        egress: 0,
+        mtu: 1_500,
+        flags: NextHop::ALIVE,
+        ..NextHop::default()
+    });
+    let via = Via {
+        primary,
+        backup: None,
+    };
+    image
+        .routes
+        .extend((0..destinations).map(|n| (NodeId(FIRST_DESTINATION.0 + n), via)));
+    image
+}
+
+/// The `n`th pair of the guard.
+pub(crate) fn pair(n: u64) -> Pair {
+    Pair::new(OriginHash(mix(0xf111, n)), CHANNEL)
+}
+
+/// Numbers for keys and salts: the same in every run, so that runs can be compared.
+pub(crate) fn entropy() -> impl FnMut() -> u64 {
+    let mut n = 0;
+    move || {
+        n += 1;
+        mix(0x5eed, n)
+    }
+}
+
+/// An authorised header with an empty sealed payload.
+pub(crate) fn header() -> Header {
+    Header {
+        destination: FIRST_DESTINATION,
+        origin_hash: MEMBER,
+        channel_hash: CHANNEL,
+        session_id: SessionId(0x5e55_0000),
+        stream_id: StreamId(1),
+        event_count: 1,
+        payload_len: PAYLOAD_BYTES,
+        ..Header::default()
+    }
+}
+
+/// An untagged IPv4 frame from the neighbour to `port` of this node.
+pub(crate) fn frame(header: &Header, port: u16) -> Vec<u8> {
+    let hop = NextHop {
+        source: v4(NEIGHBOUR),
+        target: v4(OWN),
+        source_mac: [2, 0, 0, 0, 0, 2],
+        target_mac: [2, 0, 0, 0, 0, 1],
+        port,
+        ..NextHop::default()
+    };
+    let outer = Outer {
+        mesh: 0,
+        source: hop.source,
+        target: hop.target,
+        source_port: 0,
+        target_port: port,
+        checksum: 0,
+        traffic_class: 0,
+        udp_payload_bytes: MESH_BYTES + header.payload_len,
+        trailing: 0,
+        vlan: 0,
+    };
+    // A forwarder updates the checksum and does not verify it: any but 0 will do.
+    let sent = rewrite::Sent {
+        source_port: rewrite::source_port(header.session_id),
+        checksum: 0x1234,
+        hop_limit: header.hop_limit,
+        hop_count: header.hop_count,
+    };
+    let mut frame = vec![0; rewrite::headers_bytes(&hop)];
+    rewrite::write_outer(frame.as_mut_slice(), &outer, &hop, &sent);
+    frame.extend(header.encode());
+    frame.resize(frame.len() + usize::from(header.payload_len), 0x5a);
+    frame
+}
