@@ -128,8 +128,9 @@ fn attach(
 
 /// Index of an interface in this thread's namespace.
 fn ifindex(interface: &str) -> Result<u32, LiveError> {
-    UdpSocket::bind("127.0.0.1:0")
-        .or_else(|_| UdpSocket::bind("[::1]:0"))
+    // Any address: in a new namespace even loopback may be down.
+    UdpSocket::bind("0.0.0.0:0")
+        .or_else(|_| UdpSocket::bind("[::]:0"))
         .and_then(|socket| Ok(rustix::net::netdevice::name_to_index(&socket, interface)?))
         .map_err(|e| LiveError::Interface(interface.to_owned(), e))
 }

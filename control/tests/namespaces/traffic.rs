@@ -191,6 +191,10 @@ fn every_generated_packet_is_received_or_counted_where_it_was_refused() {
 #[ignore = "needs root: scripts/test runs it"]
 fn a_paced_run_keeps_its_rate_and_the_sink_measures_latency() {
     let hosts = joined(&V4);
+    // As in a namespace that nobody has touched.
+    for host in ["a", "router", "b"] {
+        hosts.ip(host, &["link", "set", "lo", "down"]).unwrap();
+    }
     let redirect = inside(&hosts, "router", || {
         Attached::redirect("ma", "mb", Mode::Native).unwrap()
     });
