@@ -108,8 +108,12 @@ pub fn of_userspace(config: &Config, facts: &Facts, down: &Down) -> Image {
             flags: if is_alive { NextHop::ALIVE } else { 0 },
             ..NextHop::default()
         };
-        let place = Place::new(0, address.ip().into());
-        image.neighbours.insert(place, enforced(peer));
+        // A neighbour without a route is none; without any facts it is known by its address alone.
+        let ifindex = link.map(|l| l.ifindex);
+        if let Some(ifindex) = ifindex.or(facts.interfaces.is_empty().then_some(0)) {
+            let place = Place::new(ifindex, address.ip().into());
+            image.neighbours.insert(place, enforced(peer));
+        }
         keys[index] = Some(image.add_next_hop(next_hop));
     }
     add_routes(&mut image, config, &keys);
@@ -122,24 +126,18 @@ pub fn of_userspace(config: &Config, facts: &Facts, down: &Down) -> Image {
 #[must_use]
 pub fn of_worker(config: &Config, facts: &Facts, down: &Down, interfaces: &[String]) -> Image {
     let mut image = of_userspace(config, facts, down);
-    image.neighbours.clear();
-    for (index, link) in &facts.links {
-        let (Some(peer), Some(interface)) = (
-            config.peers.get(*index),
-            facts.interfaces.get(&link.ifindex),
-        ) else {
-            continue;
+    let is_in_nic = |ifindex: u32| {
+        let Some(interface) = facts.interfaces.get(&ifindex) else {
+            return false;
         };
         // Frames of a VLAN device pass the program of the interface below it.
         let below = interface
             .vlan
             .and_then(|(ifindex, _)| facts.interfaces.get(&ifindex));
-        let is_in_nic = interfaces.contains(&below.unwrap_or(interface).name);
-        if let (Reach::Adjacent { address, .. }, false) = (&peer.reach, is_in_nic) {
-            let place = Place::new(link.ifindex, address.ip().into());
-            image.neighbours.insert(place, enforced(peer));
-        }
-    }
+        interfaces.contains(&below.unwrap_or(interface).name)
+    };
+    let neighbours = &mut image.neighbours;
+    neighbours.retain(|place, _| !is_in_nic(place.ifindex));
     // The NIC path has measured what it lets through. Measured again here, all neighbours as one and a
     // whole backlog at one time, some of it would be lost.
     if image.neighbours.is_empty() {

@@ -37,7 +37,7 @@ pub struct Image {
 /// Where a neighbour's packets come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
-    /// Ingress interface; 0 in user space, [`crate::tables::OWN_ADDRESS`] for an own address.
+    /// Ingress interface; 0 where none is known, [`crate::tables::OWN_ADDRESS`] for an own address.
     pub ifindex: u32,
     /// VLAN, see [`crate::tables::vlan_key`].
     pub vlan: u32,

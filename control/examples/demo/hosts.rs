@@ -268,6 +268,15 @@ impl Hosts {
         self.start_by(host, Self::netns_exec)
     }
 
+    /// The same under a program that runs it, such as `setpriv`, with its arguments.
+    pub fn start_under(&mut self, host: &str, program: &str, args: &[&str]) -> io::Result<()> {
+        self.start_by(host, |hosts, host, virga| {
+            let mut command = hosts.command(host, program);
+            command.args(args).arg(virga);
+            command
+        })
+    }
+
     fn start_by(
         &mut self,
         host: &str,

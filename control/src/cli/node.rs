@@ -4,7 +4,8 @@ use super::{Failure, block_on, client::Target};
 use crate::{
     api::status::LinkState,
     config::{Config, valid_name},
-    daemon, nic,
+    daemon,
+    nic::{self, kernel},
 };
 use std::{
     io::{self, Write as _},
@@ -54,11 +55,17 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
             daemon::run(config).map_err(Failure::runtime)
         }
         Command::Detach { name } => {
-            let words = match nic::detach(name).map_err(Failure::runtime)? {
+            let was_there = nic::detach(name).map_err(Failure::runtime)?;
+            let words = match was_there {
                 true => "detached; its pins are removed",
                 false => "nothing was attached or pinned",
             };
-            Ok(writeln!(io::stdout(), "{name}: {words}")?)
+            writeln!(io::stdout(), "{name}: {words}")?;
+            if was_there {
+                let release = async { kernel::release_all().await.map_err(Failure::runtime) };
+                block_on(release)?;
+            }
+            Ok(())
         }
         Command::Link {
             name,

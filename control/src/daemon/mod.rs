@@ -3,6 +3,7 @@
 //! A daemon that ends leaves the NIC path as it is, so packets of others still pass; `virga node
 //! detach` removes it.
 
+mod down;
 mod facts;
 pub mod path;
 
@@ -157,9 +158,10 @@ fn start_worker(
     getrandom::fill(&mut seed)
         .map_err(io::Error::other)
         .map_err(system("draw random numbers"))?;
+    let entropy = path::entropy().map_err(system("draw random numbers"))?;
     let mut forwarder = Forwarder::new();
     forwarder
-        .apply(&path.image(), path::entropy)
+        .apply(&path.image(), entropy)
         .map_err(|error| DaemonError::Tables(error.to_string()))?;
     let service = ChannelService::<Queue>::new(&Setup::from(config));
     let worker_config = WorkerConfig {

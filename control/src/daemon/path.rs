@@ -3,7 +3,7 @@
 //! One task owns the NIC path, the kernel's facts and the links that an operator took down; others
 //! ask it.
 
-use super::facts::Watch;
+use super::{down, facts::Watch};
 use crate::{
     api::{
         Service,
@@ -18,12 +18,12 @@ use crate::{
     },
 };
 use serde::{Deserialize, Serialize};
-use std::{fmt, fs, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot},
     task::block_in_place,
 };
-use virga_ebpf::image::Image;
+use virga_ebpf::{hash::keyed, image::Image};
 use virga_transport::worker::{Commander, Refused, Task};
 
 /// Requests that wait for the task.
@@ -190,10 +190,19 @@ impl Problem {
     }
 }
 
-pub(super) fn entropy() -> u64 {
-    // Only slot and guard keys are drawn from it; without the system's generator they are weaker,
-    // and packets still pass.
-    virga_transport::io::clock::entropy().unwrap_or(0x9e37_79b9_7f4a_7c15)
+/// 64 random bits a call, for slot and guard keys, from a seed of the operating system's.
+///
+/// # Errors
+/// When it has none to give.
+pub(super) fn entropy() -> io::Result<impl FnMut() -> u64 + Send> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(io::Error::other)?;
+    let mut drawn = 0_u64;
+    Ok(move || {
+        drawn += 1;
+        let [a, b, c, d, e, f, g, h, ..] = keyed(&seed, &[&drawn.to_be_bytes()]);
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    })
 }
 
 impl Path {
@@ -207,7 +216,7 @@ impl Path {
             config.forwarding.mode,
             ForwardingMode::Native | ForwardingMode::Generic
         );
-        let down = read_down(&config);
+        let down = down::read(&config);
         let mut path = Self {
             config,
             watch: Watch::default(),
@@ -235,11 +244,28 @@ impl Path {
         if path.nic.is_none() {
             leave_nic(&path.config.node.name).map_err(|source| PathError::Nic { mode, source })?;
         }
+        if let Err(error) = path.take_over_neighbours().await {
+            path.note(Some(Problem::retried(error)));
+        }
         Ok(path)
     }
 
+    /// What an earlier run had kept resolved is left to itself, unless this one needs it.
+    async fn take_over_neighbours(&mut self) -> Result<(), KernelError> {
+        let kernel = self.watch.kernel()?;
+        if self.nic.is_none() {
+            return kernel.release_others(&Facts::default()).await;
+        }
+        kernel.release_others(&self.facts).await?;
+        kernel.resolve(&self.facts).await;
+        Ok(())
+    }
+
     fn start_nic(&mut self, mode: ForwardingMode) -> Result<(), PathError> {
-        let started = block_in_place(|| Nic::start(&self.config, &self.facts, &self.down, entropy));
+        let started = block_in_place(|| {
+            let entropy = entropy().map_err(NicError::Random)?;
+            Nic::start(&self.config, &self.facts, &self.down, entropy)
+        });
         match started {
             Ok((nic, update)) => {
                 self.nic = Some(nic);
@@ -322,9 +348,18 @@ impl Path {
         }
     }
 
+    /// Reads what the kernel knows. The NIC path needs next hops resolved; user space sends through the
+    /// kernel, which does that by itself.
     async fn read_facts(&mut self) -> Result<(), KernelError> {
-        self.facts = self.watch.facts(&self.config).await?;
-        self.watch.kernel()?.resolve(&self.facts).await;
+        let facts = self.watch.facts(&self.config).await?;
+        if self.nic.is_some() {
+            let kernel = self.watch.kernel()?;
+            let now = facts.gateways();
+            let before = self.facts.gateways();
+            kernel.release(before.difference(&now).copied()).await;
+            kernel.resolve(&facts).await;
+        }
+        self.facts = facts;
         Ok(())
     }
 
@@ -366,7 +401,10 @@ impl Path {
     async fn apply(&mut self, commander: &Commander<Service>) -> Result<(), String> {
         // It waits where the kernel takes its time to release an interface.
         let updated = block_in_place(|| match &mut self.nic {
-            Some(nic) => nic.update(&self.config, &self.facts, &self.down, entropy),
+            Some(nic) => {
+                let entropy = entropy().map_err(NicError::Random)?;
+                nic.update(&self.config, &self.facts, &self.down, entropy)
+            }
             None => Ok(Update::default()),
         });
         let (result, missing) = match updated {
@@ -439,29 +477,13 @@ impl Path {
             LinkState::Down => self.down.insert(index),
         };
         self.apply(commander).await?;
-        self.write_down().map_err(|error| {
-            let file = down_file(&self.config);
+        down::write(&self.config, &self.down).map_err(|error| {
+            let file = down::file(&self.config);
             format!(
                 "set, but not remembered: cannot write {}: {error}",
                 file.display()
             )
         })
-    }
-
-    /// Writes down what the operator took down, so that a restart or an upgrade keeps to it.
-    fn write_down(&self) -> io::Result<()> {
-        let file = down_file(&self.config);
-        if self.down.is_empty() {
-            return match fs::remove_file(file) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            };
-        }
-        let names = self
-            .down
-            .iter()
-            .map(|index| format!("{}\n", self.config.peers[*index].name));
-        fs::write(file, names.collect::<String>())
     }
 
     fn status(&self) -> ForwardingStatus {
@@ -520,6 +542,7 @@ impl Path {
 
 /// Has the worker's forwarder take the image over, and waits for it.
 async fn apply_to_worker(image: Image, commander: &Commander<Service>) -> Result<(), String> {
+    let entropy = entropy().map_err(|error| format!("no random numbers: {error}"))?;
     let (reply, answer) = oneshot::channel();
     let mut task: Task<Service> = Box::new(move |_, parts| {
         let applied = parts.forwarder.apply(&image, entropy);
@@ -550,21 +573,4 @@ fn leave_nic(node: &str) -> Result<(), NicError> {
         }
     }
     Ok(())
-}
-
-/// Beside the socket: gone with the machine's next start, as the links' states are then looked at anew.
-fn down_file(config: &Config) -> PathBuf {
-    config.node.socket.with_extension("down")
-}
-
-/// The next hops that the operator took down before this daemon was started.
-fn read_down(config: &Config) -> Down {
-    let names = fs::read_to_string(down_file(config)).unwrap_or_default();
-    let index = |name: &str| config.peers.iter().position(|peer| peer.name == name);
-    let down: Down = names.lines().filter_map(index).collect();
-    for index in &down {
-        let peer = &config.peers[*index].name;
-        tracing::info!(peer, "next hop stays down, as the operator left it");
-    }
-    down
 }

@@ -11,10 +11,9 @@ use std::{fs, io, path::Path};
 
 /// Kernels that the NIC path's program was tried on start here.
 const KERNEL_TRIED: (u32, u32) = (6, 1);
-/// Before this, a link of the kind that we pin cannot be had.
-const KERNEL_MIN: (u32, u32) = (5, 9);
-/// Since this kernel, BPF memory is counted in the cgroup and not against memlock.
-const KERNEL_NO_MEMLOCK: (u32, u32) = (5, 11);
+/// Before this, the program is refused: it reads the coarse clock (`bpf_ktime_get_coarse_ns`). Since
+/// then, BPF memory is counted in the cgroup and not against memlock.
+const KERNEL_MIN: (u32, u32) = (5, 11);
 /// Places of the capabilities in the kernel's set (`linux/capability.h`).
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
@@ -32,7 +31,7 @@ pub fn examine(need: Need, config: Option<&Config>) -> Vec<Check> {
         kernel(&release, version, need),
         btf(),
         bpffs(need),
-        memlock(version),
+        memlock(),
         capabilities(
             &fs::read_to_string("/proc/self/status").unwrap_or_default(),
             need,
@@ -65,7 +64,7 @@ fn kernel(release: &str, version: Option<(u32, u32)>, need: Need) -> Check {
         Some(_) => Check::new(
             "kernel",
             need.lack(),
-            format!("{release}: has no XDP links"),
+            format!("{release}: refuses the program, which reads the coarse clock"),
             FIX,
         ),
     }
@@ -94,18 +93,13 @@ fn bpffs(need: Need) -> Check {
     }
 }
 
-fn memlock(version: Option<(u32, u32)>) -> Check {
+fn memlock() -> Check {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
     let limit = limit.map_or_else(
         || "unlimited".into(),
         |bytes| format!("{} KiB", bytes / 1_024),
     );
-    match version {
-        Some(version) if version < KERNEL_NO_MEMLOCK && limit != "unlimited" => {
-            Check::new("memlock", Verdict::Warn, limit, "ulimit -l unlimited")
-        }
-        _ => Check::ok("memlock", format!("{limit} (not needed since kernel 5.11)")),
-    }
+    Check::ok("memlock", format!("{limit} (not needed since kernel 5.11)"))
 }
 
 /// `status` is the text of `/proc/self/status`.
@@ -246,9 +240,9 @@ mod tests {
         let judged = |version| kernel("x", version, Need::Required).verdict;
         assert_eq!(judged(Some((6, 12))), Verdict::Ok);
         assert_eq!(judged(Some((5, 15))), Verdict::Warn);
-        assert_eq!(judged(Some((5, 4))), Verdict::Fail);
+        assert_eq!(judged(Some((5, 11))), Verdict::Warn);
+        assert_eq!(judged(Some((5, 10))), Verdict::Fail);
         assert_eq!(judged(None), Verdict::Unknown);
-        assert_eq!(memlock(Some((6, 1))).verdict, Verdict::Ok);
     }
 
     #[test]

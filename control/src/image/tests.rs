@@ -82,7 +82,7 @@ fn facts() -> Facts {
         source: ip(source),
         gateway: ip(gateway),
         mac: Some([6; 6]),
-        is_managed: true,
+        is_kept: true,
     };
     Facts {
         interfaces: [
@@ -291,4 +291,19 @@ fn a_worker_measures_rates_only_where_something_comes_in_beside_the_nic_path() {
         of_userspace(&config, &facts(), &Down::new()).channels.len(),
         1
     );
+}
+
+#[test]
+fn user_space_knows_neighbours_by_the_interface_to_them_where_the_kernel_tells() {
+    let config = config("0.0.0.0:4783", "");
+    let places = |facts: &Facts| -> Vec<Place> {
+        let image = of_userspace(&config, facts, &Down::new());
+        image.neighbours.into_keys().collect()
+    };
+    let place = |ifindex, address| Place::new(ifindex, ip(address).into());
+    assert_eq!(places(&facts()), [place(ETH0, ONE), place(ETH0_5, TWO)]);
+    let mut unrouted = facts();
+    unrouted.links.remove(&0);
+    assert_eq!(places(&unrouted), [place(ETH0_5, TWO)]);
+    assert_eq!(places(&Facts::default()), [place(0, ONE), place(0, TWO)]);
 }

@@ -20,7 +20,7 @@ use rtnetlink::{
         neighbour::{
             NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourState,
         },
-        route::{RouteAddress, RouteAttribute, RouteVia},
+        route::{RouteAddress, RouteAttribute, RouteProtocol, RouteVia},
     },
     sys::SocketAddr as NetlinkAddress,
 };
@@ -29,6 +29,9 @@ use crate::config::{Config, Reach};
 
 /// Changes that come together are read together.
 const SETTLE: Duration = Duration::from_millis(5);
+/// Marks the neighbours that nodes have the kernel keep resolved: `ip neigh` shows `proto 86`. Routing
+/// daemons have other numbers (linux/rtnetlink.h).
+const NEIGHBOUR_PROTOCOL: RouteProtocol = RouteProtocol::Other(86);
 
 /// Why the kernel's state could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -72,8 +75,8 @@ pub struct Link {
     pub gateway: IpAddr,
     /// Link-layer address of the gateway, where the kernel knows it.
     pub mac: Option<[u8; 6]>,
-    /// Whether the kernel keeps it resolved.
-    pub is_managed: bool,
+    /// Whether it stays known: the kernel keeps it resolved, or an operator has set it.
+    pub is_kept: bool,
 }
 
 /// What the neighbour table says about an address.
@@ -81,6 +84,9 @@ pub struct Link {
 struct Resolution {
     mac: Option<[u8; 6]>,
     is_managed: bool,
+    is_permanent: bool,
+    /// Whether a node has asked for it.
+    is_ours: bool,
 }
 
 /// What the kernel knew at one moment.
@@ -99,6 +105,13 @@ impl Facts {
     #[must_use]
     pub fn interface(&self, name: &str) -> Option<&Interface> {
         self.interfaces.values().find(|i| i.name == name)
+    }
+
+    /// The gateways of all links, by interface.
+    #[must_use]
+    pub fn gateways(&self) -> BTreeSet<(u32, IpAddr)> {
+        let links = self.links.values();
+        links.map(|l| (l.ifindex, l.gateway)).collect()
     }
 }
 
@@ -171,15 +184,7 @@ impl Kernel {
                 continue;
             };
             if let Some((ifindex, source, gateway)) = self.route(address.ip(), wanted).await? {
-                let known = neighbours.get(&(ifindex, gateway)).copied();
-                let Resolution { mac, is_managed } = known.unwrap_or_default();
-                let link = Link {
-                    ifindex,
-                    source,
-                    gateway,
-                    mac,
-                    is_managed,
-                };
+                let link = link((ifindex, source, gateway), &neighbours);
                 links.insert(index, link);
             }
         }
@@ -193,23 +198,49 @@ impl Kernel {
     /// Asks the kernel to resolve the gateways and keep them resolved (managed neighbours, since 5.16;
     /// before that, a neighbour is resolved by being used). What it refuses shows in the next facts.
     pub async fn resolve(&self, facts: &Facts) {
-        let unsure = facts
-            .links
-            .values()
-            .filter(|l| l.mac.is_none() || !l.is_managed);
-        for link in unsure {
-            let mut request = self
-                .handle
-                .neighbours()
-                .add(link.ifindex, link.gateway)
-                .state(NeighbourState::None)
-                .flags(NeighbourFlags::Use)
-                .replace();
-            let managed = NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed);
-            request.message_mut().attributes.push(managed);
-            if let Err(error) = request.execute().await {
-                tracing::debug!(gateway = %link.gateway, %error, "neighbour not resolved");
-            }
+        for link in facts.links.values().filter(|l| !l.is_kept) {
+            self.keep(link.ifindex, link.gateway, NeighbourExtFlags::Managed)
+                .await;
+        }
+    }
+
+    /// Leaves gateways to themselves that were kept resolved; they stay known while they are used.
+    pub async fn release(&self, gateways: impl IntoIterator<Item = (u32, IpAddr)>) {
+        for (ifindex, gateway) in gateways {
+            self.keep(ifindex, gateway, NeighbourExtFlags::empty())
+                .await;
+        }
+    }
+
+    /// The same for all that nodes in this namespace had kept resolved, but for the gateways of `facts`.
+    /// Another node that runs here asks for its own again.
+    ///
+    /// # Errors
+    /// When the neighbours cannot be read.
+    pub async fn release_others(&self, facts: &Facts) -> Result<(), KernelError> {
+        let wanted = facts.gateways();
+        let mut others = self.neighbours().await?;
+        others.retain(|gateway, known| {
+            known.is_ours && known.is_managed && !wanted.contains(gateway)
+        });
+        self.release(others.into_keys()).await;
+        Ok(())
+    }
+
+    async fn keep(&self, ifindex: u32, gateway: IpAddr, how: NeighbourExtFlags) {
+        let mut request = self
+            .handle
+            .neighbours()
+            .add(ifindex, gateway)
+            .state(NeighbourState::None)
+            .flags(NeighbourFlags::Use)
+            .replace();
+        request.message_mut().attributes.extend([
+            NeighbourAttribute::ExtFlags(how),
+            NeighbourAttribute::Protocol(NEIGHBOUR_PROTOCOL),
+        ]);
+        if let Err(error) = request.execute().await {
+            tracing::debug!(%gateway, %error, "neighbour neither kept resolved nor released");
         }
     }
 
@@ -218,19 +249,11 @@ impl Kernel {
     /// # Errors
     /// When the kernel refuses a request.
     pub async fn link_to(&self, target: IpAddr) -> Result<Option<(Interface, Link)>, KernelError> {
-        let Some((ifindex, source, gateway)) = self.route(target, None).await? else {
+        let Some(route) = self.route(target, None).await? else {
             return Ok(None);
         };
-        let known = self.neighbours().await?.get(&(ifindex, gateway)).copied();
-        let Resolution { mac, is_managed } = known.unwrap_or_default();
-        let link = Link {
-            ifindex,
-            source,
-            gateway,
-            mac,
-            is_managed,
-        };
-        let interface = self.interfaces().await?.remove(&ifindex);
+        let link = link(route, &self.neighbours().await?);
+        let interface = self.interfaces().await?.remove(&link.ifindex);
         Ok(interface.map(|interface| (interface, link)))
     }
 
@@ -310,7 +333,8 @@ impl Kernel {
                 message.header.state,
                 NeighbourState::None | NeighbourState::Incomplete | NeighbourState::Failed
             );
-            let (mut ip, mut mac, mut is_managed) = (None, None, false);
+            let (mut ip, mut mac) = (None, None);
+            let (mut is_managed, mut is_ours) = (false, false);
             for attribute in &message.attributes {
                 match attribute {
                     NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
@@ -323,12 +347,18 @@ impl Kernel {
                     NeighbourAttribute::ExtFlags(flags) => {
                         is_managed = flags.contains(NeighbourExtFlags::Managed);
                     }
+                    NeighbourAttribute::Protocol(by) => is_ours = *by == NEIGHBOUR_PROTOCOL,
                     _ => {}
                 }
             }
             if let Some(ip) = ip {
-                let mac = mac.filter(|_| is_valid);
-                all.insert((message.header.ifindex, ip), Resolution { mac, is_managed });
+                let resolution = Resolution {
+                    mac: mac.filter(|_| is_valid),
+                    is_managed,
+                    is_permanent: message.header.state == NeighbourState::Permanent,
+                    is_ours,
+                };
+                all.insert((message.header.ifindex, ip), resolution);
             }
         }
         Ok(all)
@@ -369,6 +399,31 @@ impl Kernel {
         let found = ifindex.zip(source);
         Ok(found.map(|(ifindex, source)| (ifindex, source, gateway)))
     }
+}
+
+/// A route, with what the neighbour table says about its gateway.
+fn link(
+    (ifindex, source, gateway): (u32, IpAddr, IpAddr),
+    neighbours: &BTreeMap<(u32, IpAddr), Resolution>,
+) -> Link {
+    let known = neighbours.get(&(ifindex, gateway)).copied();
+    let known = known.unwrap_or_default();
+    Link {
+        ifindex,
+        source,
+        gateway,
+        mac: known.mac,
+        is_kept: known.is_managed || known.is_permanent,
+    }
+}
+
+/// Leaves the neighbours to themselves that nodes in this namespace had the kernel keep resolved.
+///
+/// # Errors
+/// When the kernel gives no netlink socket, or its neighbours cannot be read.
+pub async fn release_all() -> Result<(), KernelError> {
+    let (kernel, _changes) = Kernel::connect()?;
+    kernel.release_others(&Facts::default()).await
 }
 
 /// Whether the kernel says that there is no way, rather than that it could not answer.

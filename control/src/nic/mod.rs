@@ -89,6 +89,8 @@ pub enum NicError {
     Egress(u32, io::Error),
     #[error("more than {PORTS_MAX} egress interfaces: name fewer")]
     Ports,
+    #[error("the system gives no random numbers: {0}")]
+    Random(io::Error),
     #[error("{0}")]
     Publish(#[from] PublishError<maps::StoreError>),
     #[error("maps could not be read back: {0}")]

@@ -81,17 +81,7 @@ async fn a_neighbours_new_link_layer_address_is_followed() {
 
 /// A host with one link and one configuration; `prepare` spoils something.
 fn alone(mode: &str, interfaces: &str, prepare: impl FnOnce(&Hosts)) -> (Hosts, std::io::Error) {
-    let mut hosts = Hosts::new("virga-test", virga()).unwrap();
-    hosts.add("router").unwrap();
-    hosts.add("b").unwrap();
-    hosts
-        .join(
-            ("router", "mb", "10.78.2.1/24"),
-            ("b", "m0", "10.78.2.2/24"),
-        )
-        .unwrap();
-    let rest = forwarding(mode, interfaces) + &peer("b", "address = \"10.78.2.2:4783\"");
-    hosts.configure("router", "0.0.0.0:4783", &rest).unwrap();
+    let mut hosts = one_link(mode, interfaces);
     prepare(&hosts);
     let error = hosts.start("router").expect_err("it must not start");
     (hosts, error)
@@ -124,22 +114,12 @@ fn native_mode_attaches_or_names_the_fix() {
 #[test]
 #[ignore = "needs root: scripts/test runs it"]
 fn auto_mode_falls_back_to_user_space_and_says_why() {
-    let mut hosts = Hosts::new("virga-test", virga()).unwrap();
-    hosts.add("router").unwrap();
-    hosts.add("b").unwrap();
-    hosts
-        .join(
-            ("router", "mb", "10.78.2.1/24"),
-            ("b", "m0", "10.78.2.2/24"),
-        )
-        .unwrap();
+    let mut hosts = one_link("auto", "\"mb\"");
     for (host, interface) in [("router", "mb"), ("b", "m0")] {
         hosts
             .ip(host, &["link", "set", "dev", interface, "mtu", "9000"])
             .unwrap();
     }
-    let rest = forwarding("auto", "\"mb\"") + &peer("b", "address = \"10.78.2.2:4783\"");
-    hosts.configure("router", "0.0.0.0:4783", &rest).unwrap();
     hosts.start("router").unwrap();
     let status = hosts.status("router").unwrap();
     assert_eq!(status["forwarding"]["mode"], "userspace");
@@ -252,4 +232,47 @@ fn auto_mode_without_its_interface_warns_and_attaches_when_it_comes() {
         "{}",
         hosts.log("router")
     );
+}
+
+/// A router with one link, not started.
+fn one_link(mode: &str, interfaces: &str) -> Hosts {
+    let mut hosts = Hosts::new("virga-test", virga()).unwrap();
+    hosts.add("router").unwrap();
+    hosts.add("b").unwrap();
+    let (router, b) = (
+        ("router", "mb", "10.78.2.1/24"),
+        ("b", "m0", "10.78.2.2/24"),
+    );
+    hosts.join(router, b).unwrap();
+    let rest = forwarding(mode, interfaces) + &peer("b", "address = \"10.78.2.2:4783\"");
+    hosts.configure("router", "0.0.0.0:4783", &rest).unwrap();
+    hosts
+}
+
+#[test]
+#[ignore = "needs root: scripts/test runs it"]
+fn auto_mode_without_rights_falls_back_and_says_why() {
+    let mut hosts = one_link("auto", "\"mb\"");
+    let none = ["--bounding-set=-all", "--inh-caps=-all"];
+    hosts.start_under("router", "setpriv", &none).unwrap();
+    let forwarding = hosts.status("router").unwrap()["forwarding"].clone();
+    assert_eq!(forwarding["mode"], "userspace");
+    let why = forwarding["why"].as_str().unwrap();
+    assert!(why.contains("not permitted"), "{why}");
+    assert!(
+        is_warned(&hosts, "not permitted"),
+        "{}",
+        hosts.log("router")
+    );
+}
+
+#[test]
+#[ignore = "needs root: scripts/test runs it"]
+fn memlock_that_cannot_be_raised_does_not_matter() {
+    let mut hosts = one_link("native", "\"mb\"");
+    let limited = ["--memlock=0:0", "setpriv", "--bounding-set=-sys_resource"];
+    hosts.start_under("router", "prlimit", &limited).unwrap();
+    let forwarding = hosts.status("router").unwrap()["forwarding"].clone();
+    assert_eq!(forwarding["mode"], "native");
+    assert_eq!(forwarding["interfaces"][0]["program"], "virga");
 }

@@ -9,6 +9,7 @@ mod stage;
 mod doctor;
 mod hostile;
 mod interfaces;
+mod neighbours;
 mod restart;
 mod starting;
 mod three_hosts;

@@ -24,11 +24,3 @@ impl Clock {
         u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
     }
 }
-
-/// 64 random bits from the operating system.
-///
-/// # Errors
-/// When it has none to give.
-pub fn entropy() -> Result<u64, getrandom::Error> {
-    getrandom::u64()
-}
