@@ -1,6 +1,6 @@
 //! `virga-bench`: what the whole system costs, each figure beside a reference measured in the same run.
 //!
-//! - [`world`]: the tables and frames that are measured with.
+//! - [`virga_bench::world`]: the tables and frames that are measured with.
 //! - [`rounds`]: alternating rounds, and their median.
 //! - [`report`]: the table, the JSON.
 //! - one module a measurement: [`xdp`], [`guard`].
@@ -12,10 +12,10 @@ use clap::Parser;
 mod guard;
 mod report;
 mod rounds;
-mod world;
 mod xdp;
 
 use report::{Entry, Skip};
+use virga_bench::world;
 
 /// A measurement: its name, what it measures, and how.
 type Measurement = (&'static str, fn(u32) -> Result<Vec<Entry>, Skip>);

@@ -12,19 +12,19 @@ use virga_ebpf::{
 };
 
 /// Where packets come in: test runs arrive on the loopback device.
-pub(crate) const INGRESS: u32 = 1;
+pub const INGRESS: u32 = 1;
 /// Where redirected packets go out; never looked at in a test run but for being another one.
-pub(crate) const EGRESS: u32 = 2;
+pub const EGRESS: u32 = 2;
 /// This node.
-pub(crate) const HERE: NodeId = NodeId(0x1111);
+pub const HERE: NodeId = NodeId(0x1111);
 /// The first destination; the others follow.
-pub(crate) const FIRST_DESTINATION: NodeId = NodeId(0x1000_0000);
+pub const FIRST_DESTINATION: NodeId = NodeId(0x1000_0000);
 /// May publish on [`CHANNEL`].
-pub(crate) const MEMBER: OriginHash = OriginHash(0xaaaa_0001);
+pub const MEMBER: OriginHash = OriginHash(0xaaaa_0001);
 /// The channel.
-pub(crate) const CHANNEL: ChannelHash = ChannelHash(0x0101);
+pub const CHANNEL: ChannelHash = ChannelHash(0x0101);
 /// Pairs in the guard: as many as one bank of 4 KiB is made for.
-pub(crate) const PAIRS: u64 = 1_800;
+pub const PAIRS: u64 = 1_800;
 
 /// An empty sealed payload: the AEAD tag.
 const PAYLOAD_BYTES: u16 = 16;
@@ -39,7 +39,7 @@ fn v4(bytes: [u8; 4]) -> Address {
 }
 
 /// A router with `destinations` of them behind one next hop, and a guard of [`PAIRS`].
-pub(crate) fn image(destinations: u64) -> Image {
+pub fn image(destinations: u64) -> Image {
     let mut image = Image {
         node_id: HERE,
         port: UDP_PORT,
@@ -73,12 +73,12 @@ pub(crate) fn image(destinations: u64) -> Image {
 }
 
 /// The `n`th pair of the guard.
-pub(crate) fn pair(n: u64) -> Pair {
+pub fn pair(n: u64) -> Pair {
     Pair::new(OriginHash(mix(0xf111, n)), CHANNEL)
 }
 
 /// Numbers for keys and salts: the same in every run, so that runs can be compared.
-pub(crate) fn entropy() -> impl FnMut() -> u64 {
+pub fn entropy() -> impl FnMut() -> u64 {
     let mut n = 0;
     move || {
         n += 1;
@@ -87,7 +87,7 @@ pub(crate) fn entropy() -> impl FnMut() -> u64 {
 }
 
 /// An authorised header with an empty sealed payload.
-pub(crate) fn header() -> Header {
+pub fn header() -> Header {
     Header {
         destination: FIRST_DESTINATION,
         origin_hash: MEMBER,
@@ -101,7 +101,7 @@ pub(crate) fn header() -> Header {
 }
 
 /// An untagged IPv4 frame from the neighbour to `port` of this node.
-pub(crate) fn frame(header: &Header, port: u16) -> Vec<u8> {
+pub fn frame(header: &Header, port: u16) -> Vec<u8> {
     let hop = NextHop {
         source: v4(NEIGHBOUR),
         target: v4(OWN),

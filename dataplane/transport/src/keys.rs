@@ -24,7 +24,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 /// Which end of a session this node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
+pub enum Role {
     /// Sent the initiation.
     Initiator,
     /// Answered it.
@@ -51,14 +51,16 @@ impl Role {
 
 /// The key of one direction in one epoch. `ring` wipes nothing, so the raw bytes never outlive
 /// the constructor on our side.
-pub(crate) struct PacketKey(LessSafeKey);
+pub struct PacketKey(LessSafeKey);
 
 /// A seal that does not fit: forged, or changed in flight. The bytes are undefined afterwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Forged;
+pub struct Forged;
 
 impl PacketKey {
-    fn new(secret: &[u8; 32], sealer: Role) -> Self {
+    /// The key of what `sealer` seals in the epoch of `secret`.
+    #[must_use]
+    pub fn new(secret: &[u8; 32], sealer: Role) -> Self {
         let mut raw = keyed(secret, &[b"virga packet key v1", sealer.label()]);
         let key = UnboundKey::new(&CHACHA20_POLY1305, &raw);
         raw.zeroize();
@@ -70,8 +72,9 @@ impl PacketKey {
 
     /// Seals what follows the header in `packet`, whose last 16 bytes become the tag.
     ///
-    /// Each sequence must be used once only; [`crate::session`] counts them.
-    pub(crate) fn seal(&self, sequence: u64, packet: &mut [u8]) {
+    /// Each sequence must be used once only; a session counts them. Panics on a packet without room for
+    /// header and tag: only this node makes those.
+    pub fn seal(&self, sequence: u64, packet: &mut [u8]) {
         let Some((header, rest)) = packet.split_first_chunk_mut::<HEADER_BYTES>() else {
             unreachable!("the packet is built with a header")
         };
@@ -89,7 +92,10 @@ impl PacketKey {
     }
 
     /// Opens in place what follows the header, and gives the clear payload.
-    pub(crate) fn open<'a>(
+    ///
+    /// # Errors
+    /// [`Forged`]: nothing in `sealed` may be believed then.
+    pub fn open<'a>(
         &self,
         header: &[u8; HEADER_BYTES],
         sequence: u64,

@@ -23,7 +23,7 @@ pub mod frame;
 mod handshake;
 #[allow(clippy::disallowed_methods)] // the one place that touches clock, sockets and files
 pub mod io;
-mod keys;
+pub mod keys;
 pub mod limits;
 pub mod name;
 pub mod node;
