@@ -413,11 +413,6 @@ pub fn false_positive(memory: &Memory) -> OriginHash {
 }
 
 fn handshakes(t: &mut Table) {
-    let shake = |header: &mut Header| {
-        header.flags = Flags::HANDSHAKE;
-        header.origin_hash = STRANGER;
-        header.channel_hash.0 = 0;
-    };
     let spec = t.v4(HERE).with(|s| shake(&mut s.header));
     t.line(
         "a handshake for this node skips the guard",
@@ -471,20 +466,20 @@ fn handshakes(t: &mut Table) {
     );
     let spec = t.v4(TO_NOWHERE).with(|s| shake(&mut s.header));
     t.drop("a handshake to nowhere", spec, Reason::NoRoute);
-    let frames: Vec<Spec> = (0..400)
-        .map(|_| {
-            let spec = t.v4(TO_V4).with(|s| shake(&mut s.header));
-            spec.with(between(NEIGHBOUR_SHAKING, OWN_V4))
-        })
-        .collect();
-    let (name, fate) = (
+    t.drop(
         "too many handshakes of one neighbour",
-        Fate::Drop(Reason::HandshakeRate),
+        handshake_of_shaking(),
+        Reason::HandshakeRate,
     );
-    t.lines.push(Fixture {
-        name,
-        frames,
-        fate,
-        out: None,
-    });
+}
+
+/// In transit, from the neighbour whose bucket the table's users fill.
+pub fn handshake_of_shaking() -> Spec {
+    Spec::new(NEIGHBOUR_SHAKING, OWN_V4, header(TO_V4, 0), 58).with(|s| shake(&mut s.header))
+}
+
+fn shake(header: &mut Header) {
+    header.flags = Flags::HANDSHAKE;
+    header.origin_hash = STRANGER;
+    header.channel_hash.0 = 0;
 }

@@ -7,12 +7,11 @@ mod fixtures;
 mod frames;
 mod object;
 mod paths;
+mod verifier;
 mod world;
 
-use paths::{Fate, Kernel, Memory};
-
-/// What the kernel's verifier may walk through for the whole program; of a million.
-const VERIFIED_INSTRUCTIONS_MAX: u32 = 60_000;
+use paths::{Fate, Kernel, Memory, NEVER_NS, neighbour_index};
+use virga_ebpf::{limits::TRANSIT_HANDSHAKES_PER_SECOND, reason::Reason};
 
 fn check(fixture: &fixtures::Fixture, path: &str, mut run: impl FnMut(&[u8]) -> (Fate, Vec<u8>)) {
     let (last, before) = fixture.frames.split_last().unwrap();
@@ -31,6 +30,11 @@ fn check(fixture: &fixtures::Fixture, path: &str, mut run: impl FnMut(&[u8]) -> 
     }
 }
 
+/// The neighbour whose handshakes are refused; its bucket is as full as the table wants it.
+fn shaking(memory: &Memory) -> u32 {
+    neighbour_index(memory, 0, world::address(world::NEIGHBOUR_SHAKING)).unwrap()
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -38,6 +42,7 @@ fn hex(bytes: &[u8]) -> String {
 #[test]
 fn every_fixture_through_the_library() {
     let memory = Memory::new(&world::image());
+    memory.set_handshake_bucket(shaking(&memory), NEVER_NS);
     for fixture in fixtures::table(&memory) {
         check(&fixture, "library", |frame| memory.run(frame));
     }
@@ -50,19 +55,35 @@ fn every_fixture_through_the_loaded_program() {
     let Some(mut kernel) = Kernel::new(&image) else {
         return;
     };
+    kernel.set_handshake_bucket(shaking(&memory), NEVER_NS);
     let table = fixtures::table(&memory);
     for fixture in &table {
         check(fixture, "kernel", |frame| kernel.run(frame));
     }
-    println!(
-        "{} fixtures; {} verified instructions",
-        table.len(),
-        kernel.instructions
+    println!("{} fixtures", table.len());
+}
+
+#[test]
+fn each_handshake_of_a_neighbour_takes_its_share_of_the_bucket() {
+    let (image, share_ns) = (
+        world::image(),
+        1_000_000_000 / TRANSIT_HANDSHAKES_PER_SECOND,
     );
-    assert!(
-        kernel.instructions <= VERIFIED_INSTRUCTIONS_MAX,
-        "the verifier's work grew"
-    );
+    let Some(mut kernel) = Kernel::new(&image) else {
+        return;
+    };
+    let frame = fixtures::handshake_of_shaking().build();
+    let neighbour = shaking(&Memory::new(&image));
+    let mut before = 0;
+    for _ in 0..3 {
+        assert_eq!(kernel.run(&frame).0, Fate::Redirect);
+        let after = kernel.handshake_bucket(neighbour);
+        assert!(after >= before + share_ns, "{before} {after}");
+        before = after;
+    }
+    kernel.set_handshake_bucket(neighbour, NEVER_NS);
+    assert_eq!(kernel.run(&frame).0, Fate::Drop(Reason::HandshakeRate));
+    assert_eq!(kernel.handshake_bucket(neighbour), NEVER_NS, "none taken");
 }
 
 #[test]

@@ -24,6 +24,9 @@ use virga_ebpf::{
 
 use super::world::{self, INGRESS};
 
+/// Far beyond any test: a bucket that is empty until then refuses.
+pub const NEVER_NS: u64 = 1 << 62;
+
 /// What became of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Fate {
@@ -82,6 +85,14 @@ impl Memory {
         Self { tables }
     }
 
+    /// Sets when the neighbour's handshake bucket is empty.
+    pub fn set_handshake_bucket(&self, neighbour: u32, empty_at: u64) {
+        self.tables
+            .handshake_bucket(neighbour)
+            .unwrap()
+            .set(empty_at);
+    }
+
     /// The frame's fate, and the frame as it goes on.
     pub fn run(&self, frame: &[u8]) -> (Fate, Vec<u8>) {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
@@ -127,7 +138,6 @@ pub struct Kernel {
     ebpf: Ebpf,
     maps: Maps,
     handshake_buckets: Array<MapData, u64>,
-    pub instructions: u32,
 }
 
 impl Kernel {
@@ -141,12 +151,7 @@ impl Kernel {
         cpus.set(0);
         rustix::thread::sched_setaffinity(None, &cpus).unwrap();
         let (mut ebpf, mut maps) = maps::load(None, DESTINATIONS_MAX).unwrap();
-        let instructions = maps::program(&mut ebpf, FORWARD)
-            .unwrap()
-            .info()
-            .unwrap()
-            .verified_instruction_count()
-            .unwrap_or(0);
+        maps::program(&mut ebpf, FORWARD).unwrap();
         let mut publisher = Publisher::recover(&maps).unwrap();
         publisher.apply(&mut maps, image, world::entropy()).unwrap();
         // The device map wants an interface that exists; a test run does not send.
@@ -156,7 +161,6 @@ impl Kernel {
             ebpf,
             maps,
             handshake_buckets,
-            instructions,
         })
     }
 
@@ -204,6 +208,11 @@ impl Kernel {
         self.maps.counters().unwrap()
     }
 
+    /// When the neighbour's handshake bucket is empty.
+    pub fn handshake_bucket(&self, neighbour: u32) -> u64 {
+        self.handshake_buckets.get(&neighbour, 0).unwrap()
+    }
+
     /// Sets when the neighbour's handshake bucket is empty.
     pub fn set_handshake_bucket(&mut self, neighbour: u32, empty_at: u64) {
         self.handshake_buckets.set(neighbour, empty_at, 0).unwrap();
@@ -224,14 +233,4 @@ pub fn neighbour_index(
         source,
     )
     .map(|n| n.index)
-}
-
-/// Sets a neighbour's handshake bucket in both paths.
-pub fn set_handshake_bucket(memory: &Memory, kernel: &mut Kernel, neighbour: u32, empty_at: u64) {
-    memory
-        .tables
-        .handshake_bucket(neighbour)
-        .unwrap()
-        .set(empty_at);
-    kernel.set_handshake_bucket(neighbour, empty_at);
 }
