@@ -16,3 +16,4 @@ mod three_hosts;
 mod traffic;
 mod transit;
 mod tune;
+mod virtio;

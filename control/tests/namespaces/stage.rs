@@ -79,20 +79,29 @@ pub fn virga() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_virga"))
 }
 
+/// Host, interface, and address with its prefix length.
+pub type End<'a> = (&'a str, &'a str, &'a str);
+
 /// a -- router -- b, all running; the router forwards in `mode`.
 pub fn line(mode: &str, addresses: &Addresses) -> Hosts {
+    line_over(mode, addresses, |hosts, edge, router| {
+        hosts.join(edge, router).unwrap();
+    })
+}
+
+/// The same over links that `link` makes.
+pub fn line_over(mode: &str, addresses: &Addresses, link: impl Fn(&Hosts, End, End)) -> Hosts {
     let mut hosts = Hosts::new("virga-test", virga()).unwrap();
     for host in ["a", "router", "b"] {
         hosts.add(host).unwrap();
     }
     let with_prefix = |address: &str| format!("{address}/{}", addresses.prefix);
     let join = |edge: &str, edge_address: &str, interface: &str, address: &str| {
-        hosts
-            .join(
-                (edge, "m0", &with_prefix(edge_address)),
-                ("router", interface, &with_prefix(address)),
-            )
-            .unwrap();
+        link(
+            &hosts,
+            (edge, "m0", &with_prefix(edge_address)),
+            ("router", interface, &with_prefix(address)),
+        );
     };
     join("a", addresses.a, "ma", addresses.router_a);
     join("b", addresses.b, "mb", addresses.router_b);

@@ -15,28 +15,28 @@ fn stack(hosts: &Hosts, host: &str) -> u64 {
     hosts.stack_packets(host).unwrap()
 }
 
-async fn crosses_in_the_nic(addresses: &crate::stage::Addresses) {
-    let hosts = line("native", addresses);
+/// Sends both kinds of events, and checks that nothing but the router's NIC path carried them.
+pub async fn crosses_in_the_nic(hosts: &Hosts) {
     for channel in [RELIABLE, LOSSY] {
-        let sink = Sink::subscribe(&hosts, channel).await;
-        let (stack_before, nic_before) = (stack(&hosts, "router"), forwarded(&hosts, "router"));
+        let sink = Sink::subscribe(hosts, channel).await;
+        let (stack_before, nic_before) = (stack(hosts, "router"), forwarded(hosts, "router"));
         let local = "/forwarding/nic/outcomes/local/packets";
-        let local_before = number(&hosts, "router", local);
-        let count = publish(&hosts, channel, 1_000, Duration::from_secs(2)).await;
+        let local_before = number(hosts, "router", local);
+        let count = publish(hosts, channel, 1_000, Duration::from_secs(2)).await;
         assert_complete(&sink.numbers().await, count);
-        let own = number(&hosts, "router", local) - local_before;
+        let own = number(hosts, "router", local) - local_before;
         assert_eq!(
-            stack(&hosts, "router") - stack_before,
+            stack(hosts, "router") - stack_before,
             own,
             "only its own control packets"
         );
         assert!(
-            forwarded(&hosts, "router") - nic_before >= count / 20,
+            forwarded(hosts, "router") - nic_before >= count / 20,
             "events crossed the NIC path"
         );
         println!(
             "{channel}: {count} events; {} packets forwarded in the NIC, {own} own, 0 in the stack",
-            forwarded(&hosts, "router") - nic_before
+            forwarded(hosts, "router") - nic_before
         );
     }
 }
@@ -44,13 +44,13 @@ async fn crosses_in_the_nic(addresses: &crate::stage::Addresses) {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: scripts/test runs it"]
 async fn events_cross_the_router_in_its_nic_over_ipv4() {
-    crosses_in_the_nic(&V4).await;
+    crosses_in_the_nic(&line("native", &V4)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: scripts/test runs it"]
 async fn events_cross_the_router_in_its_nic_over_ipv6() {
-    crosses_in_the_nic(&V6).await;
+    crosses_in_the_nic(&line("native", &V6)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
