@@ -98,30 +98,45 @@ async fn events_and_flows_cross_two_virtio_nics_natively() {
     let status = hosts.status("router").unwrap();
     assert_eq!(status["forwarding"]["mode"], "native");
     crosses_in_the_nic(&hosts).await;
-    // Packets of one port are one flow to a NIC: each run of the generator has its own, and there are
-    // runs until they have met two queues.
+    // Sessions have ports of their own, so that a NIC spreads them.
     let before = queues(&hosts, "router", "ma", "xdp_redirects");
     let is_met = || is_spread(&before, &queues(&hosts, "router", "ma", "xdp_redirects"));
-    assert!((0..FLOWS_MAX).any(|_| {
-        flow(&hosts);
-        is_met()
-    }));
+    let release = rustix::system::uname();
+    if release.release().to_bytes().starts_with(b"6.1.") {
+        println!(
+            "skipped: live frames, which Linux 6.1 leaves longer each time that virtio_net sent them"
+        );
+        let each = ["--rate", "200"];
+        let is_met = (0..FLOWS_MAX).any(|_| {
+            // Packets are duplicates of the last flow's until those are forgotten.
+            std::thread::sleep(Duration::from_millis(1_500));
+            flow(&hosts, &each);
+            is_met()
+        });
+        assert!(is_met);
+    } else {
+        let all = ["--xdp", "--interface", "m0", "--flows", "64"];
+        flow(
+            &hosts,
+            &[&all[..], &["--rate", "1000", "--count", "4000"]].concat(),
+        );
+        assert!(is_met());
+    }
 }
 
-/// One flow of authorised packets from a to b, all of which the router forwards.
-fn flow(hosts: &Hosts) {
-    // Its packets are duplicates of the last one's until those are forgotten.
-    std::thread::sleep(Duration::from_millis(1_500));
+/// Authorised packets from a to b, all of which the router forwards.
+fn flow(hosts: &Hosts, how: &[&str]) {
     let (from, b) = (forwarded(hosts, "router"), hosts.host("b").node.id);
     let (origin, b) = (hosts.host("a").entity.origin.to_string(), b.to_string());
-    let program = virga().to_string_lossy();
-    let fixed = ["gen", "--to", "10.78.1.1:4783", "--channel", "0", "--json"];
-    let more = ["--destination", &b, "--origin", &origin, "--rate", "200"];
-    let output = hosts.run("a", &program, &[fixed, more].concat()).unwrap();
-    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let fixed = ["gen", "--json", "--to", "10.78.1.1:4783", "--channel", "0"];
+    let what = ["--destination", &b, "--origin", &origin];
+    let arguments = [&fixed[..], &what, how].concat();
+    let output = hosts.run("a", &virga().to_string_lossy(), &arguments);
+    let report: serde_json::Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
     let sent = report["sent"].as_u64().unwrap();
     let count = || forwarded(hosts, "router") - from;
     assert!(eventually(|| count() >= sent), "{} of {sent}", count());
+    println!("{sent} generated packets, all forwarded");
 }
 
 #[tokio::test(flavor = "multi_thread")]
