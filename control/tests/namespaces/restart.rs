@@ -159,7 +159,7 @@ async fn pins_have_readable_names_and_detach_removes_them() {
             refused.to_string().contains("stop it first"),
             "{mode}: {refused}"
         );
-        assert!(!folder.join("maps-v1-1000").exists(), "{mode}");
+        assert!(!folder.join("maps-v2-1000").exists(), "{mode}");
         assert_eq!(links(&folder), before, "{mode}");
     }
     let detach = ["node", "detach", &name];
