@@ -3,15 +3,19 @@
 //! - [`virga_bench::world`]: the tables and frames that are measured with.
 //! - [`rounds`]: alternating rounds, and their median.
 //! - [`report`]: the table, the JSON.
-//! - one module a measurement: [`xdp`], [`guard`].
+//! - one module a measurement: [`xdp`], [`guard`], [`forward`] (over the chains of [`stage`]).
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
+mod forward;
 mod guard;
+#[path = "../../control/examples/demo/hosts.rs"]
+mod hosts;
 mod report;
 mod rounds;
+mod stage;
 mod xdp;
 
 use report::{Entry, Skip};
@@ -21,15 +25,19 @@ use virga_bench::world;
 type Measurement = (&'static str, fn(u32) -> Result<Vec<Entry>, Skip>);
 
 /// In the order of `all`.
-const MEASUREMENTS: [Measurement; 2] = [("xdp", xdp::measure), ("guard", guard::measure)];
+const MEASUREMENTS: [Measurement; 3] = [
+    ("xdp", xdp::measure),
+    ("guard", guard::measure),
+    ("forward", forward::measure),
+];
 
 /// Measures the whole system, each figure beside a reference in the same run.
 #[derive(Debug, Parser)]
 struct Options {
-    /// `xdp`, `guard`, or `all`.
-    #[arg(value_parser = ["xdp", "guard", "all"])]
+    /// `xdp`, `guard`, `forward`, or `all`.
+    #[arg(value_parser = ["xdp", "guard", "forward", "all"])]
     name: String,
-    /// Alternating rounds; the figures are their medians.
+    /// Alternating rounds; the figures are their medians. `forward` makes 9 at most.
     #[arg(long, default_value_t = 31, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rounds: u32,
     /// Print the entries as JSON, as the last line.

@@ -15,7 +15,7 @@ pub(crate) struct Entry {
     pub unit: &'static str,
     /// Ours over the reference.
     pub ratio: Option<f64>,
-    /// What ours shall not pass (costs) or reach (rates, ratios); none where nothing is asked.
+    /// What is asked: `ours` at most of a cost, `ratio` at least of a rate; none where nothing is asked.
     pub limit: Option<f64>,
 }
 
@@ -38,6 +38,14 @@ impl Entry {
         Self {
             reference: Some(reference),
             ratio,
+            ..self
+        }
+    }
+
+    /// With a ratio that is the median of the rounds' own.
+    pub(crate) fn ratio(self, ratio: f64) -> Self {
+        Self {
+            ratio: Some(ratio),
             ..self
         }
     }

@@ -10,6 +10,7 @@
 
 use std::{
     fs, io,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread,
@@ -201,6 +202,32 @@ impl Hosts {
         ]);
         command.arg(program);
         command
+    }
+
+    /// Runs in a host's network namespace, on a thread of its own.
+    pub fn inside<T: Send>(&self, host: &str, run: impl FnOnce() -> T + Send) -> io::Result<T> {
+        let file = fs::File::open(Path::new("/run/netns").join(self.namespace(host)))?;
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let network = rustix::thread::LinkNameSpaceType::Network;
+                rustix::thread::move_into_link_name_space(file.as_fd(), Some(network))?;
+                Ok(run())
+            });
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Link-layer address of a host's interface.
+    pub fn mac(&self, host: &str, interface: &str) -> io::Result<[u8; 6]> {
+        let shown = self.run(host, "ip", &["-json", "link", "show", "dev", interface])?;
+        let shown: serde_json::Value = serde_json::from_slice(&shown.stdout)?;
+        let text = shown[0]["address"].as_str().unwrap_or_default();
+        let bytes: Result<Vec<u8>, _> =
+            text.split(':').map(|b| u8::from_str_radix(b, 16)).collect();
+        let mac = bytes.ok().and_then(|b| b.try_into().ok());
+        mac.ok_or_else(|| io::Error::other(format!("{interface} has no MAC address: {text}")))
     }
 
     /// Where a host's node has its socket.

@@ -2,8 +2,6 @@
 //! refused.
 
 use std::{
-    os::fd::AsFd as _,
-    path::Path as FilePath,
     process::{Child, Command, Stdio},
     thread,
     time::Duration,
@@ -19,32 +17,6 @@ use crate::{
     hosts::{Hosts, eventually},
     stage::{Addresses, LOSSY, V4, V6, at, channels, dropped, forwarded, forwarding, peer, virga},
 };
-
-/// Runs in a host's network namespace.
-pub fn inside<T: Send>(hosts: &Hosts, host: &str, run: impl FnOnce() -> T + Send) -> T {
-    let namespace = hosts.host(host).namespace.as_deref().unwrap();
-    let file = std::fs::File::open(FilePath::new("/run/netns").join(namespace)).unwrap();
-    thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            let network = rustix::thread::LinkNameSpaceType::Network;
-            rustix::thread::move_into_link_name_space(file.as_fd(), Some(network)).unwrap();
-            run()
-        });
-        thread.join().unwrap()
-    })
-}
-
-/// Link-layer address of a host's interface.
-pub fn mac(hosts: &Hosts, host: &str, interface: &str) -> [u8; 6] {
-    let shown = hosts.run(host, "ip", &["-json", "link", "show", "dev", interface]);
-    let shown: serde_json::Value = serde_json::from_slice(&shown.unwrap().stdout).unwrap();
-    let text = shown[0]["address"].as_str().unwrap();
-    let bytes: Vec<u8> = text
-        .split(':')
-        .map(|b| u8::from_str_radix(b, 16).unwrap())
-        .collect();
-    bytes.try_into().unwrap()
-}
 
 /// a -- router -- b, joined, nothing running.
 fn joined(addresses: &Addresses) -> Hosts {
@@ -92,8 +64,8 @@ fn line(addresses: &Addresses) -> Hosts {
 /// From a by way of the router to b, on the channel that a may publish on.
 pub fn plan(hosts: &Hosts, addresses: &Addresses) -> Plan {
     let path = Path {
-        source_mac: mac(hosts, "a", "m0"),
-        target_mac: mac(hosts, "router", "ma"),
+        source_mac: hosts.mac("a", "m0").unwrap(),
+        target_mac: hosts.mac("router", "ma").unwrap(),
         vlan: 0,
         source: addresses.a.parse().unwrap(),
         target: addresses.router_a.parse().unwrap(),
@@ -108,16 +80,20 @@ fn channel() -> ChannelHash {
 }
 
 fn generate(hosts: &Hosts, plan: &Plan, cpus: &[u32], until: Until) -> Sent {
-    inside(hosts, "a", || {
-        let mut generator = Generator::new("m0", plan, cpus).unwrap();
-        generator.run(until).unwrap()
-    })
+    hosts
+        .inside("a", || {
+            let mut generator = Generator::new("m0", plan, cpus).unwrap();
+            generator.run(until).unwrap()
+        })
+        .unwrap()
 }
 
 fn sink(hosts: &Hosts, flows: u32) -> Sink {
-    inside(hosts, "b", || {
-        Sink::attach("m0", 4783, flows, Mode::Native).unwrap()
-    })
+    hosts
+        .inside("b", || {
+            Sink::attach("m0", 4783, flows, Mode::Native).unwrap()
+        })
+        .unwrap()
 }
 
 /// What the sink has seen once it has seen nothing new for a while.
@@ -195,9 +171,11 @@ fn a_paced_run_keeps_its_rate_and_the_sink_measures_latency() {
     for host in ["a", "router", "b"] {
         hosts.ip(host, &["link", "set", "lo", "down"]).unwrap();
     }
-    let redirect = inside(&hosts, "router", || {
-        Attached::redirect("ma", "mb", Mode::Native).unwrap()
-    });
+    let redirect = hosts
+        .inside("router", || {
+            Attached::redirect("ma", "mb", Mode::Native).unwrap()
+        })
+        .unwrap();
     let mut sink = sink(&hosts, 1_000);
     let plan = Plan {
         flows: 1_000,
@@ -228,14 +206,18 @@ fn a_paced_run_keeps_its_rate_and_the_sink_measures_latency() {
     drop(redirect);
     sink.clear().unwrap();
     let plan = Plan { rate: None, ..plan };
-    let counts = inside(&hosts, "a", || {
-        let mut generator = Generator::new("m0", &plan, &[1]).unwrap();
-        let lost = generator.run(Until::Count(5_000)).unwrap();
-        let _redirect = inside(&hosts, "router", || {
-            Attached::redirect("ma", "mb", Mode::Native).unwrap()
-        });
-        (lost, generator.run(Until::Count(2_000)).unwrap())
-    });
+    let counts = hosts
+        .inside("a", || {
+            let mut generator = Generator::new("m0", &plan, &[1]).unwrap();
+            let lost = generator.run(Until::Count(5_000)).unwrap();
+            let _redirect = hosts
+                .inside("router", || {
+                    Attached::redirect("ma", "mb", Mode::Native).unwrap()
+                })
+                .unwrap();
+            (lost, generator.run(Until::Count(2_000)).unwrap())
+        })
+        .unwrap();
     let measured = settled(&sink);
     println!("{counts:?}\n{measured:?}");
     assert_eq!((measured.received, measured.lost), (2_000, 5_000));
