@@ -5,6 +5,10 @@ use std::{error::Error, io};
 /// What setting up the NIC path takes.
 pub(crate) const NIC_RIGHTS: &str = "run as root, or with CAP_NET_ADMIN, CAP_BPF and CAP_PERFMON (`virga doctor` shows which there are)";
 
+/// What a lack of file descriptors takes.
+pub(crate) const FILES_LIMIT: &str =
+    "raise the limit of open files: `ulimit -n`, or LimitNOFILE= in the service's unit";
+
 /// An error and its causes, each once: many messages quote their cause already.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -16,6 +20,16 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
         }
     }
     text
+}
+
+/// Whether this process, or the whole system, has as many files open as it may.
+pub(crate) fn is_out_of_files(error: &(dyn Error + 'static)) -> bool {
+    let refuses = |cause: &(dyn Error + 'static)| {
+        let cause = cause.downcast_ref::<io::Error>();
+        let number = cause.and_then(io::Error::raw_os_error);
+        matches!(number, Some(libc::EMFILE | libc::ENFILE))
+    };
+    refuses(error) || causes(error).any(refuses)
 }
 
 /// Whether the operating system refused because of who this process runs as.
@@ -67,5 +81,15 @@ mod tests {
         assert!(is_not_permitted(&error(io::ErrorKind::PermissionDenied)));
         assert!(!is_not_permitted(&error(io::ErrorKind::NotFound)));
         assert!(is_not_permitted(&io::Error::from_raw_os_error(libc::EPERM)));
+    }
+
+    #[test]
+    fn a_lack_of_files_is_found_beneath() {
+        let error = |number| Outer {
+            quotes: false,
+            source: io::Error::from_raw_os_error(number),
+        };
+        assert!(is_out_of_files(&error(libc::EMFILE)));
+        assert!(!is_out_of_files(&error(libc::EPERM)));
     }
 }

@@ -35,6 +35,9 @@ use virga_transport::ChannelName;
 /// Where the daemon of a node named NAME listens for `pub`, `sub` and `status`: `NAME.sock` here.
 pub const SOCKET_DIRECTORY: &str = "/run/virga";
 
+/// A configuration file has no more bytes than this: many times what the largest mesh needs.
+pub const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
 /// Everything one node is told, checked and resolved.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -66,8 +69,12 @@ impl Config {
             source,
         };
         let mut bytes = Vec::new();
-        let mut file = crate::files::open(path).map_err(unreadable)?;
-        file.read_to_end(&mut bytes).map_err(unreadable)?;
+        let file = crate::files::open(path).map_err(unreadable)?;
+        let mut most = file.take(FILE_BYTES_MAX + 1);
+        most.read_to_end(&mut bytes).map_err(unreadable)?;
+        if most.limit() == 0 {
+            return Err(ConfigError::TooLarge { path: path.into() });
+        }
         let text = problem::text(&bytes).map_err(|(line, what)| ConfigError::NotText {
             path: path.into(),
             line,

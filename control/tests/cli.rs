@@ -302,6 +302,10 @@ fn doctor_judges_the_host_and_loopback() {
         find(None, name);
     }
     assert_eq!(find(Some("lo"), "up")["verdict"], "ok");
+    // Before 6.3 the kernel does not say.
+    if find(Some("lo"), "native XDP")["verdict"] == "fail" {
+        assert_eq!(find(Some("lo"), "MTU")["verdict"], "ok", "nothing to fit");
+    }
     assert_eq!(find(Some("virga-none"), "exists")["verdict"], "fail");
     for check in checks.iter().filter(|check| check["verdict"] != "ok") {
         assert!(check["fix"].is_string(), "{check}");
@@ -369,6 +373,57 @@ fn doctor_sees_what_is_wrong_with_a_veth_and_its_fixes_work() {
     );
     assert_eq!(names.map(|name| verdict(1, name)), ["ok", "ok", "ok", "ok"]);
     assert_eq!(verdict(1, "native XDP"), "ok");
+}
+
+#[test]
+fn a_node_warns_of_a_veth_that_leaves_checksums_unfinished() {
+    let (_guard, keys) = keys();
+    let socket = format!("socket = \"{keys}/api.sock\"\n");
+    let forwarding = "[forwarding]\nmode = \"userspace\"\ninterfaces = [\"va\", \"vb\"]\n";
+    let config = write_config(&keys, &(socket + forwarding));
+    let script = format!(
+        "set -e
+         ip link set lo up
+         ip link add va type veth peer name vb
+         ethtool -K vb tx off >/dev/null
+         timeout 2 {VIRGA} node run --config {config} || true"
+    );
+    let output = Command::new("unshare")
+        .args(["--net", "sh", "-c", &script])
+        .output();
+    let output = match output {
+        Ok(output) if output.status.success() => output,
+        Ok(output) => {
+            return println!(
+                "skipped: the namespace could not be set up: {}",
+                stderr(&output)
+            );
+        }
+        Err(error) => return println!("skipped: no unshare: {error}"),
+    };
+    let log = stderr(&output);
+    assert!(log.contains("node is running"), "{log}");
+    let warns = |fix: &str| {
+        let mut lines = log.lines().filter(|line| line.contains("WARN"));
+        lines.any(|line| line.contains(fix))
+    };
+    assert!(warns("ethtool -K va tx off"), "{log}");
+    assert!(!warns("ethtool -K vb tx off"), "{log}");
+}
+
+#[test]
+fn a_file_larger_than_any_configuration_is_refused_unread() {
+    let (_guard, keys) = keys();
+    let config = write_config(&keys, "");
+    let file = fs::File::options().write(true).open(&config).unwrap();
+    file.set_len(1 << 40).unwrap();
+    for command in [&["check-config"][..], &["node", "run", "--config"]] {
+        let message = refused(&[command, &[&config]].concat(), 2);
+        assert!(
+            message.contains(&format!("{config}: larger than the 16 MiB")),
+            "{message}"
+        );
+    }
 }
 
 #[test]

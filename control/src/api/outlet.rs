@@ -8,7 +8,7 @@ use std::sync::{
     Arc, OnceLock,
     atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use virga_transport::limits::{STREAM_QUEUE_BYTES, STREAM_WINDOW_BYTES};
 
 /// A subscriber counts as slow from here on.
@@ -39,6 +39,7 @@ struct Fill {
 #[derive(Debug)]
 pub struct Queue {
     sender: mpsc::UnboundedSender<Delivery>,
+    ended: oneshot::Sender<()>,
     fill: Arc<Fill>,
 }
 
@@ -46,6 +47,7 @@ pub struct Queue {
 #[derive(Debug)]
 pub struct Drain {
     receiver: mpsc::UnboundedReceiver<Delivery>,
+    ended: Option<oneshot::Receiver<()>>,
     fill: Arc<Fill>,
 }
 
@@ -53,12 +55,19 @@ pub struct Drain {
 #[must_use]
 pub fn queue() -> (Queue, Drain) {
     let (sender, receiver) = mpsc::unbounded_channel();
+    let (ended, at_end) = oneshot::channel();
     let fill = Arc::new(Fill::default());
     let queue = Queue {
         sender,
+        ended,
         fill: Arc::clone(&fill),
     };
-    (queue, Drain { receiver, fill })
+    let drain = Drain {
+        receiver,
+        ended: Some(at_end),
+        fill,
+    };
+    (queue, drain)
 }
 
 impl Outlet for Queue {
@@ -91,6 +100,8 @@ impl Outlet for Queue {
     fn end(self, why: String) {
         // The service ends a queue once, and gives it away with that.
         let _first = self.fill.end.set(why);
+        // Not everybody asks for it.
+        let _unasked = self.ended.send(());
     }
 }
 
@@ -110,6 +121,16 @@ impl Drain {
     #[must_use]
     pub fn end(&self) -> Option<&str> {
         self.fill.end.get().map(String::as_str)
+    }
+
+    /// Waits until the service ends the subscription, whatever of it is still to be taken; asked for once.
+    /// None: it ended otherwise.
+    pub fn ended(&mut self) -> impl Future<Output = Option<String>> + Send + 'static {
+        let (ended, fill) = (self.ended.take(), Arc::clone(&self.fill));
+        async move {
+            ended?.await.ok()?;
+            fill.end.get().cloned()
+        }
     }
 
     /// Whether the queue was slow and has room again: then the service must be told.
@@ -163,7 +184,9 @@ mod tests {
     async fn what_was_queued_comes_before_the_end() {
         let (mut queue, mut drain) = queue();
         assert_eq!(queue.offer(&delivery(1)), Offer::Taken);
+        let ended = drain.ended();
         queue.end("enough".into());
+        assert_eq!(ended.await.as_deref(), Some("enough"));
         assert_eq!(drain.take(9).await.len(), 1);
         assert_eq!(drain.take(9).await.len(), 0);
         assert_eq!(drain.end(), Some("enough"));

@@ -8,7 +8,7 @@ use super::{
     error::ApiError,
     socket::{self, Socket, SocketError},
 };
-use crate::channel::subscribe::SUBSCRIBERS_MAX;
+use crate::{cause, channel::subscribe::SUBSCRIBERS_MAX};
 use axum::{Router, response::IntoResponse as _};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::{
@@ -24,7 +24,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -45,6 +45,8 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// How often the socket's file is looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// The log tells of connections that the system does not give this often.
+const FAILURES_LOGGED_EVERY: Duration = Duration::from_secs(60);
 /// A pause when the system gives no further connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -89,6 +91,33 @@ impl Connections {
     }
 }
 
+/// Connections that the system did not give, most of them counted and not logged one by one.
+#[derive(Debug, Default)]
+struct Failures {
+    unlogged: u64,
+    logged: Option<Instant>,
+}
+
+impl Failures {
+    fn note(&mut self, error: &io::Error) {
+        self.unlogged += 1;
+        if let Some(failures) = self.due(Instant::now()) {
+            let fix = cause::is_out_of_files(error).then_some(cause::FILES_LIMIT);
+            tracing::warn!(%error, failures, fix, "the API's socket gives no further connection; trying again");
+        }
+    }
+
+    /// How many failed since the last line, when it is time for one.
+    fn due(&mut self, now: Instant) -> Option<u64> {
+        let is_due = |logged| now.duration_since(logged) >= FAILURES_LOGGED_EVERY;
+        if !self.logged.is_none_or(is_due) {
+            return None;
+        }
+        self.logged = Some(now);
+        Some(std::mem::take(&mut self.unlogged))
+    }
+}
+
 /// The listening socket and what it serves.
 pub struct Server {
     socket: Socket,
@@ -96,6 +125,7 @@ pub struct Server {
     router: Router,
     connections: Arc<Connections>,
     open: GracefulShutdown,
+    failures: Failures,
     /// Whether the lack of places has been logged.
     is_full: bool,
     /// What was logged about the socket's file.
@@ -118,6 +148,7 @@ impl Server {
             router,
             connections,
             open: GracefulShutdown::new(),
+            failures: Failures::default(),
             is_full: false,
             problem: None,
         })
@@ -134,7 +165,7 @@ impl Server {
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, _)) => self.take(stream),
                     Err(error) => {
-                        tracing::warn!(%error, "the API's socket gives no further connection");
+                        self.failures.note(&error);
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
@@ -230,4 +261,22 @@ async fn say_busy(stream: TokioIo<UnixStream>, place: OwnedSemaphorePermit) {
     // Whoever does not listen goes without.
     let _told = tokio::time::timeout(REFUSAL_TIMEOUT, connection).await;
     drop(place);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_logged_at_once_and_then_counted() {
+        let (mut failures, start) = (Failures::default(), Instant::now());
+        let mut fail_after = |seconds| {
+            failures.unlogged += 1;
+            failures.due(start + Duration::from_secs(seconds))
+        };
+        assert_eq!(fail_after(0), Some(1));
+        assert_eq!((fail_after(1), fail_after(59)), (None, None));
+        assert_eq!(fail_after(60), Some(3));
+        assert_eq!(fail_after(61), None);
+    }
 }

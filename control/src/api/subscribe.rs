@@ -62,7 +62,12 @@ pub(super) async fn get(
     Query(wanted): Query<Wanted>,
 ) -> Result<Response, ApiError> {
     let pattern = wanted.pattern()?;
-    let (outlet, drain) = outlet::queue();
+    let (outlet, mut drain) = outlet::queue();
+    let ended = drain.ended();
+    let asked = match &pattern {
+        Pattern::Channel(name) => format!("channel {name}"),
+        Pattern::Prefix(name) => format!("prefix {name}"),
+    };
     let (reply, answer) = oneshot::channel();
     let done = Box::new(move |subscribed| {
         // When the request was given up, the queue's other end is gone and the service notices.
@@ -75,6 +80,11 @@ pub(super) async fn get(
     })
     .await?;
     let id = answer.await.map_err(|_| ApiError::Stopping)??;
+    tokio::spawn(async move {
+        if let Some(why) = ended.await {
+            tracing::info!(subscription = %asked, %why, "a local subscription was ended");
+        }
+    });
     let subscription = Subscription {
         api,
         id,

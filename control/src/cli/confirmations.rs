@@ -21,13 +21,19 @@ const LOOK_EAGERLY: Duration = Duration::from_millis(50);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Says on standard error how the subscription stands, and again whenever that changes. Ends with the
-/// node, of which the deliveries' end tells too.
+/// subscription or the node, of which the deliveries' end tells too.
 pub(super) async fn tell(mesh: Mesh, kind: &'static str, name: String) -> Result<(), MeshError> {
     let start = Instant::now();
     let mut told = String::new();
+    let mut publishers = 0;
     loop {
         let mut asked = mesh.subscriptions().await?;
         asked.retain(|one| one.kind == kind && one.name == name);
+        // Who publishes is the same as long as a node runs.
+        if has_ended(publishers, &asked) {
+            return Ok(());
+        }
+        publishers = asked.len();
         let is_early = start.elapsed() < GRACE;
         let pause = match is_early && asked.iter().any(is_waiting) {
             true => LOOK_EAGERLY,
@@ -47,6 +53,11 @@ pub(super) async fn tell(mesh: Mesh, kind: &'static str, name: String) -> Result
 
 fn is_waiting(one: &SubscriptionStatus) -> bool {
     matches!(one.state.as_str(), "connecting" | "asked")
+}
+
+/// Whether the node knows no more of a subscription that it had asked publishers for.
+fn has_ended(publishers: usize, asked: &[SubscriptionStatus]) -> bool {
+    publishers > 0 && asked.is_empty()
 }
 
 /// One line for all publishers.
@@ -109,6 +120,12 @@ mod tests {
             state: state.into(),
             granted: 1,
         }
+    }
+
+    #[test]
+    fn a_subscription_that_the_node_ended_is_no_more_told_of() {
+        assert!(!has_ended(0, &[]) && !has_ended(1, &[one("x", "granted")]));
+        assert!(has_ended(1, &[]));
     }
 
     #[test]

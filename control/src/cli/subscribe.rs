@@ -53,9 +53,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         // It ends with this command at the latest.
         let _telling = tokio::spawn(confirmations::tell(mesh, kind, arguments.channel.clone()));
         let start = Instant::now();
-        let deadline = arguments
-            .timeout
-            .map(|seconds| start + Duration::from_secs(seconds));
+        let deadline = arguments.timeout.and_then(|s| deadline(start, s));
         let mut arrived = 0;
         while arguments.count.is_none_or(|count| arrived < count) {
             // Without --count, whatever comes after the first may take its time.
@@ -81,6 +79,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         Ok(())
     })
+}
+
+/// None: later than any clock here can tell.
+fn deadline(start: Instant, seconds: u64) -> Option<Instant> {
+    start.checked_add(Duration::from_secs(seconds))
 }
 
 #[derive(serde::Serialize)]
@@ -123,4 +126,19 @@ fn print(delivery: &Delivery, arguments: &Arguments) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(&line)?;
     Ok(out.flush()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_beyond_all_time_is_none() {
+        let start = Instant::now();
+        assert_eq!(
+            deadline(start, 2).map(|at| at - start),
+            Some(Duration::from_secs(2))
+        );
+        assert_eq!(deadline(start, u64::MAX), None);
+    }
 }

@@ -1,5 +1,6 @@
 //! What is wrong with a configuration file, and where.
 
+use super::FILE_BYTES_MAX;
 use std::{collections::BTreeSet, fmt, io, ops::Range, path::PathBuf};
 
 /// Why a configuration was refused. Nothing of it is in use.
@@ -12,6 +13,13 @@ pub enum ConfigError {
         path: PathBuf,
         /// What the operating system said.
         source: io::Error,
+    },
+    /// It is larger than any configuration.
+    #[error("{}: larger than the {} MiB that a configuration file may have; is it the right file?",
+        path.display(), FILE_BYTES_MAX >> 20)]
+    TooLarge {
+        /// Which.
+        path: PathBuf,
     },
     /// It holds something else than text.
     #[error("{}:{line}: {what}: the configuration file is not text; is it the right file?", path.display())]
@@ -38,7 +46,7 @@ impl ConfigError {
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         match self {
-            Self::Read { .. } | Self::NotText { .. } => &[],
+            Self::Read { .. } | Self::TooLarge { .. } | Self::NotText { .. } => &[],
             Self::Invalid { problems, .. } => problems,
         }
     }

@@ -16,6 +16,7 @@ use crate::{
     },
     channel::{ChannelService, Setup},
     config::Config,
+    doctor,
 };
 use path::{Path, PathError};
 use std::{
@@ -109,6 +110,7 @@ async fn serve(config: Config) -> Result<(), DaemonError> {
     })?;
     let path = Path::start(Arc::clone(&config)).await?;
     tracing::info!(mode = path.mode(), why = path.why(), "forwarding path");
+    warn_of_checksums(&config, &path);
 
     let (exit, mut exited) = oneshot::channel();
     let worker = start_worker(&config, &path, exit)?;
@@ -147,6 +149,21 @@ async fn serve(config: Config) -> Result<(), DaemonError> {
         Err(error) => tracing::error!(%error, "node has ended"),
     }
     result
+}
+
+/// Nobody else could say why sessions do not come up: the kernel of the receiving host drops the packets.
+fn warn_of_checksums(config: &Config, path: &Path) {
+    let mut interfaces = doctor::configured(config);
+    interfaces.extend(path.links().into_iter().filter_map(|link| link.interface));
+    let checks = tokio::task::block_in_place(|| doctor::unfinished_checksums(interfaces));
+    for check in checks {
+        tracing::warn!(
+            interface = check.interface,
+            fix = check.fix,
+            "TX checksums are {}, and sessions with them do not come up",
+            check.found
+        );
+    }
 }
 
 fn start_worker(

@@ -520,7 +520,8 @@ impl Path {
         }
     }
 
-    fn links(&self) -> Vec<LinkStatus> {
+    /// The adjacent peers, and how they are reached.
+    pub(super) fn links(&self) -> Vec<LinkStatus> {
         let mut links = Vec::new();
         for (index, peer) in self.config.peers.iter().enumerate() {
             let Reach::Adjacent { address, .. } = &peer.reach else {

@@ -123,13 +123,7 @@ pub fn examine(named: &[String], config: Option<&Config>) -> Vec<Check> {
     let need = config.map_or(Need::Required, |config| config.forwarding.mode.into());
     let mut checks = host::examine(need, config);
     let mut interfaces: BTreeSet<String> = named.iter().cloned().collect();
-    if let Some(config) = config {
-        interfaces.extend(config.forwarding.interfaces.iter().cloned());
-        interfaces.extend(config.peers.iter().filter_map(|peer| match &peer.reach {
-            Reach::Adjacent { interface, .. } => interface.clone(),
-            Reach::Via { .. } => None,
-        }));
-    }
+    interfaces.extend(config.map(configured).unwrap_or_default());
     if interfaces.is_empty() && config.is_none() {
         interfaces = interface::all_up();
     }
@@ -149,4 +143,28 @@ pub fn examine(named: &[String], config: Option<&Config>) -> Vec<Check> {
         checks.append(&mut found);
     }
     checks
+}
+
+/// The interfaces that a configuration names.
+#[must_use]
+pub fn configured(config: &Config) -> BTreeSet<String> {
+    let of_peers = config.peers.iter().filter_map(|peer| match &peer.reach {
+        Reach::Adjacent { interface, .. } => interface.as_ref(),
+        Reach::Via { .. } => None,
+    });
+    let interfaces = config.forwarding.interfaces.iter().chain(of_peers);
+    interfaces.cloned().collect()
+}
+
+/// Which of these interfaces send packets whose checksums nobody has finished; with its fix.
+#[must_use]
+pub fn unfinished_checksums(interfaces: BTreeSet<String>) -> Vec<Check> {
+    let checks = interfaces.into_iter().filter_map(|name| {
+        let check = rules::checksums(&interface::facts(&name).ok()?)?;
+        (check.verdict == Verdict::Warn).then_some(Check {
+            interface: Some(name),
+            ..check
+        })
+    });
+    checks.collect()
 }

@@ -18,16 +18,37 @@ struct Host {
     page_bytes: u32,
 }
 
+impl Host {
+    fn this() -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+            kernel: Kernel::running(),
+            page_bytes: u32::try_from(rustix::param::page_size()).unwrap_or(u32::MAX),
+        }
+    }
+}
+
 /// Judges one interface of a host.
 #[must_use]
 pub fn judge(facts: &InterfaceFacts, need: Need) -> Vec<Check> {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let host = Host {
-        cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
-        kernel: Kernel::running(),
-        page_bytes: u32::try_from(rustix::param::page_size()).unwrap_or(u32::MAX),
-    };
-    judge_for(facts, need, &host)
+    judge_for(facts, need, &Host::this())
+}
+
+/// Whether the interface's driver runs programs on this kernel; `None` where nothing says.
+#[must_use]
+pub fn has_native(facts: &InterfaceFacts) -> Option<bool> {
+    has_native_on(facts, hw::profile(driver(facts)), &Host::this())
+}
+
+/// The kernel's word, else the profile's. Some drivers tell of their features only while a program is
+/// attached.
+fn has_native_on(facts: &InterfaceFacts, profile: Option<&Profile>, host: &Host) -> Option<bool> {
+    let by_profile = is_native(profile, host);
+    match facts.xdp_features {
+        Some(features) => Some(features.contains(XdpFeatures::BASIC) || by_profile == Some(true)),
+        None => by_profile,
+    }
 }
 
 fn judge_for(facts: &InterfaceFacts, need: Need, host: &Host) -> Vec<Check> {
@@ -159,6 +180,10 @@ fn redirect_target(facts: &InterfaceFacts, need: Need, profile: Option<&Profile>
 }
 
 fn mtu(facts: &InterfaceFacts, need: Need, profile: Option<&Profile>, host: &Host) -> Check {
+    if has_native_on(facts, profile, host) == Some(false) {
+        let found = format!("{} (without native XDP, any will do)", facts.mtu);
+        return Check::ok("MTU", found);
+    }
     let by_driver = profile.and_then(|profile| profile.mtu_max.value());
     let by_driver = by_driver.and_then(|most: &MtuMax| most.bytes(host.page_bytes));
     let (most, whose) = match by_driver {
@@ -385,7 +410,7 @@ fn elsewhere(ifindex: Option<u32>, namespace: Option<&str>) -> Check {
 }
 
 /// A veth passes packets on with checksums that nobody has finished.
-fn checksums(facts: &InterfaceFacts) -> Option<Check> {
+pub(super) fn checksums(facts: &InterfaceFacts) -> Option<Check> {
     const NAME: &str = "TX checksums";
     if !facts.is_veth() {
         return None;

@@ -12,6 +12,8 @@ use aya::programs::{
     xdp::{XdpLink, XdpLinkId},
 };
 
+use crate::{cause, doctor};
+
 use super::{NicError, kernel::Interface, mode_name, pin_error, pins::Pins};
 
 /// How often, and how long apart, an interface is tried whose earlier link was just removed.
@@ -143,16 +145,28 @@ fn fix(interface: &Interface, source: &ProgramError) -> String {
         Some(libc::EPERM | libc::EACCES) => {
             "run as root, or with CAP_NET_ADMIN and CAP_BPF".to_owned()
         }
+        Some(libc::EMFILE | libc::ENFILE) => cause::FILES_LIMIT.to_owned(),
+        Some(libc::EOPNOTSUPP) if lacks_native(name) => no_native(name),
         _ if interface.mtu > super::NATIVE_MTU_MAX => format!(
             "its MTU of {} is above what native XDP takes without fragments: \
              `ip link set dev {name} mtu {}`",
             interface.mtu,
             super::NATIVE_MTU_MAX
         ),
-        Some(libc::EOPNOTSUPP) => format!(
-            "its driver has no native XDP: set `mode = \"generic\"` or `mode = \"userspace\"` under \
-             [forwarding], or leave {name} out of `interfaces`"
-        ),
+        Some(libc::EOPNOTSUPP) => no_native(name),
         _ => format!("see `virga doctor --interface {name}`"),
     }
+}
+
+/// Whether it is known that no MTU helps. Some drivers refuse a large one with the same number.
+fn lacks_native(name: &str) -> bool {
+    doctor::interface::facts(name)
+        .is_ok_and(|facts| doctor::rules::has_native(&facts) == Some(false))
+}
+
+fn no_native(name: &str) -> String {
+    format!(
+        "its driver has no native XDP: set `mode = \"generic\"` or `mode = \"userspace\"` under \
+         [forwarding], or leave {name} out of `interfaces`"
+    )
 }

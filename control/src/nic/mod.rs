@@ -57,7 +57,7 @@ pub enum NicError {
     Load(Box<dyn std::error::Error + Send + Sync>),
     #[error("the built object has no `{0}`: rebuild it with `scripts/build-ebpf`")]
     Object(&'static str),
-    #[error("the kernel's verifier refuses program `{program}`: {}", refused(.error.as_ref()))]
+    #[error("{} program `{program}`: {}", refuser(.error.as_ref()), refused(.error.as_ref()))]
     Verifier {
         program: &'static str,
         error: Box<dyn std::error::Error + Send + Sync>,
@@ -100,9 +100,20 @@ pub enum NicError {
 /// What the kernel said, and what to do about it.
 fn refused(error: &(dyn std::error::Error + 'static)) -> String {
     let text = cause::chain(error);
+    if cause::is_out_of_files(error) {
+        return format!("{text}; {}", cause::FILES_LIMIT);
+    }
     match cause::is_not_permitted(error) {
         true => format!("{text}; {}", cause::NIC_RIGHTS),
         false => format!("{text}; see `virga doctor`"),
+    }
+}
+
+/// Who does not load a program: the verifier has not seen it where files are lacking.
+fn refuser(error: &(dyn std::error::Error + 'static)) -> &'static str {
+    match cause::is_out_of_files(error) {
+        true => "the kernel does not load",
+        false => "the kernel's verifier refuses",
     }
 }
 

@@ -180,6 +180,10 @@ async fn a_stopped_subscriber_is_ended_in_time_and_the_others_go_on() {
     ] {
         assert!(words.contains(say), "{words}");
     }
+    assert!(!words.contains("no other node publishes"), "{words}");
+    let log = stage.node("b").log();
+    let line = "a local subscription was ended subscription=channel test/reliable why=";
+    assert!(log.contains(line), "{log}");
     assert!(text.len() >= slow.queued_bytes / 2 && text.len() % (16 * 1024) == 0);
 }
 
