@@ -2,10 +2,10 @@
 //!
 //! - [`virga_bench::world`]: the tables and frames that are measured with.
 //! - [`rounds`]: alternating rounds, and their median.
-//! - [`report`]: the table, the JSON.
+//! - [`report`]: the table, the JSON; [`page`]: the results page.
 //! - one module a measurement: [`xdp`], [`guard`], [`forward`] (over the chains of [`stage`]).
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 
@@ -13,6 +13,7 @@ mod forward;
 mod guard;
 #[path = "../../control/examples/demo/hosts.rs"]
 mod hosts;
+mod page;
 mod report;
 mod rounds;
 mod stage;
@@ -40,6 +41,9 @@ struct Options {
     /// Alternating rounds; the figures are their medians. `forward` makes 9 at most.
     #[arg(long, default_value_t = 31, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rounds: u32,
+    /// Write a results page into this folder: Markdown, and plots as SVG.
+    #[arg(long, value_name = "FOLDER")]
+    page: Option<PathBuf>,
     /// Print the entries as JSON, as the last line.
     #[arg(long)]
     json: bool,
@@ -66,6 +70,13 @@ fn main() -> ExitCode {
         }
     }
     print!("{}", report::table(&entries));
+    if let Some(folder) = &options.page {
+        let command = format!("scripts/bench {} --page FOLDER", options.name);
+        if let Err(problem) = page::write(folder, &entries, &command) {
+            eprintln!("virga-bench: the results page: {problem}");
+            return ExitCode::FAILURE;
+        }
+    }
     if options.json {
         println!("{}", report::json(&entries));
     }

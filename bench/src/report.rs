@@ -100,7 +100,8 @@ pub(crate) fn table(entries: &[Entry]) -> String {
     out
 }
 
-fn number(figure: f64) -> String {
+/// A figure with as many digits as it is good for.
+pub(crate) fn number(figure: f64) -> String {
     if figure.abs() >= 1_000.0 {
         format!("{figure:.0}")
     } else {

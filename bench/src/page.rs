@@ -1,0 +1,137 @@
+//! The results page: what was measured, on what, as Markdown, with one plot a unit as SVG.
+
+use std::{fmt::Write as _, fs, path::Path, process::Command};
+
+use plotters::prelude::*;
+
+use crate::report::{Entry, Skip, failed, number};
+
+/// Pixels of a plot's width, of one bar, and of what surrounds the bars.
+const WIDTH: u32 = 760;
+const BAR: u32 = 26;
+const AROUND: u32 = 90;
+
+/// Writes `results.md` and its plots into a folder.
+pub(crate) fn write(folder: &Path, entries: &[Entry], command: &str) -> Result<(), Skip> {
+    fs::create_dir_all(folder).map_err(failed)?;
+    let mut page = format!(
+        "# Figures\n\nWritten by `{command}`. Each figure is the median of alternating rounds; a ratio is the median of\n\
+         the rounds' ratios.\n\n"
+    );
+    for (what, found) in machine() {
+        let _ = writeln!(page, "- {what}: {found}");
+    }
+    let mut units: Vec<&str> = Vec::new();
+    for entry in entries {
+        if !units.contains(&entry.unit) {
+            units.push(entry.unit);
+        }
+    }
+    for (n, unit) in units.iter().enumerate() {
+        let of_unit: Vec<&Entry> = entries.iter().filter(|e| e.unit == *unit).collect();
+        let _ = writeln!(page, "\n## In {unit}\n");
+        if of_unit.len() > 1 {
+            let file = format!("figures-{}.svg", n + 1);
+            plot(&folder.join(&file), &of_unit, unit)
+                .map_err(|e| failed(format!("{}: {e}", folder.join(&file).display())))?;
+            let _ = writeln!(page, "![{unit}]({file})\n");
+        }
+        page += "| figure | ours | reference | ratio | asked |\n|---|---|---|---|---|\n";
+        for e in of_unit {
+            let cell = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), number);
+            let ours = number(e.ours);
+            let (reference, asked) = (cell(e.reference), cell(e.limit));
+            let ratio = e
+                .ratio
+                .map_or_else(|| "-".to_owned(), |r| format!("{r:.2}"));
+            let _ = writeln!(
+                page,
+                "| {} | {ours} | {reference} | {ratio} | {asked} |",
+                e.name
+            );
+        }
+    }
+    let at = folder.join("results.md");
+    fs::write(&at, page).map_err(|e| failed(format!("{}: {e}", at.display())))
+}
+
+/// Where it was measured.
+fn machine() -> Vec<(&'static str, String)> {
+    let said = |program: &str, args: &[&str]| {
+        let output = Command::new(program).args(args).output().ok();
+        let text = output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned());
+        text.unwrap_or_default()
+    };
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find(|line| line.starts_with("model name"));
+    let model = model
+        .and_then(|line| line.split(": ").nth(1))
+        .unwrap_or("unknown");
+    let cores = cpuinfo
+        .lines()
+        .filter(|line| line.starts_with("processor"))
+        .count();
+    vec![
+        ("date", said("date", &["-u", "+%F"])),
+        ("machine", format!("{model}, {cores} cores")),
+        ("kernel", said("uname", &["-sr"])),
+        ("load at the end", fs::read_to_string("/proc/loadavg").unwrap_or_default().trim().to_owned()),
+        (
+            "forwarding",
+            "veth pairs between network namespaces, native XDP, one core for generator, router and sink; frames of 122 \
+             bytes (an empty sealed payload) where the name says nothing else; what was lost on the way is not in a rate"
+                .to_owned(),
+        ),
+    ]
+}
+
+/// Bars of ours, and of the reference where there is one.
+fn plot(file: &Path, entries: &[&Entry], unit: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let bars: Vec<(String, f64, RGBColor)> = entries
+        .iter()
+        .flat_map(|e| {
+            let ours = (e.name.to_owned(), e.ours, RGBColor(40, 110, 180));
+            let reference = e
+                .reference
+                .map(|r| (String::from("reference"), r, RGBColor(170, 170, 170)));
+            [Some(ours), reference]
+        })
+        .flatten()
+        .collect();
+    let count = u32::try_from(bars.len())?;
+    let most = bars.iter().map(|b| b.1).fold(0.0, f64::max);
+    let area = SVGBackend::new(file, (WIDTH, AROUND + BAR * count)).into_drawing_area();
+    area.fill(&WHITE)?;
+    let rows = i32::try_from(count)?;
+    let mut chart = ChartBuilder::on(&area)
+        .margin(12)
+        .x_label_area_size(36)
+        .y_label_area_size(230)
+        .build_cartesian_2d(0.0..most * 1.05, (0..rows).into_segmented())?;
+    let name = |row: &SegmentValue<i32>| match row {
+        SegmentValue::CenterOf(n) => usize::try_from(rows - 1 - n)
+            .ok()
+            .and_then(|n| bars.get(n))
+            .map_or_else(String::new, |b| b.0.clone()),
+        _ => String::new(),
+    };
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .y_labels(bars.len())
+        .y_label_formatter(&name)
+        .x_desc(unit)
+        .draw()?;
+    chart.draw_series(bars.iter().zip(0..).map(|((_, figure, colour), n)| {
+        let row = rows - 1 - n;
+        let corners = [
+            (0.0, SegmentValue::Exact(row)),
+            (*figure, SegmentValue::Exact(row + 1)),
+        ];
+        let mut bar = Rectangle::new(corners, colour.filled());
+        bar.set_margin(4, 4, 0, 0);
+        bar
+    }))?;
+    area.present()?;
+    Ok(())
+}
