@@ -140,13 +140,7 @@ impl Pins {
         }
         // Whoever could open the folder could lock it: parent and folder are this user's alone.
         for folder in self.root.parent().into_iter().chain([self.root.as_path()]) {
-            fs::create_dir_all(folder)?;
-            let owner = fs::metadata(folder)?.uid();
-            if owner != rustix::process::geteuid().as_raw() {
-                let text = format!("{} belongs to user {owner}: remove it", folder.display());
-                return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
-            }
-            fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+            make_own(folder)?;
         }
         Ok(())
     }
@@ -289,9 +283,45 @@ fn remove_tree(folder: &Path) -> io::Result<()> {
     fs::remove_dir(folder)
 }
 
+/// Makes a folder that is this user's alone. bpffs lets anyone write into its root: what somebody else
+/// put there is refused, and a link to elsewhere is not followed.
+fn make_own(folder: &Path) -> io::Result<()> {
+    let refused = |why: String| {
+        let text = format!("{} {why}: remove it", folder.display());
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+    };
+    match fs::symlink_metadata(folder) {
+        Ok(there) if !there.is_dir() => return refused("is no folder".to_owned()),
+        Ok(there) if there.uid() != rustix::process::geteuid().as_raw() => {
+            return refused(format!("belongs to user {}", there.uid()));
+        }
+        Ok(_) => {}
+        Err(_) => fs::create_dir(folder)?,
+    }
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_or_a_file_where_the_folder_should_be_is_refused_and_left_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let (elsewhere, link) = (place.path().join("elsewhere"), place.path().join("virga"));
+        fs::create_dir(&elsewhere).unwrap();
+        fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
+        let error = make_own(&link).unwrap_err();
+        assert!(error.to_string().contains("is no folder"), "{error}");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&elsewhere), 0o755);
+
+        let own = place.path().join("own");
+        make_own(&own).unwrap();
+        make_own(&own).unwrap();
+        assert_eq!(mode(&own), 0o700);
+    }
 
     #[test]
     fn a_sysfs_that_is_named_after_a_namespace_is_that_of_ip_netns_exec() {
