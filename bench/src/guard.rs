@@ -7,13 +7,7 @@
 
 use std::{hint::black_box, time::Instant};
 
-use virga_ebpf::{
-    decide::is_authorised,
-    header::OriginHash,
-    memory::MemoryTables,
-    publish::Publisher,
-    tables::{Pair, mix},
-};
+use virga_ebpf::{decide::is_authorised, tables::Pair};
 
 use crate::{
     report::{Entry, Skip, failed},
@@ -28,16 +22,10 @@ const DIFFERENT: u64 = 1_024;
 
 /// Measures.
 pub(crate) fn measure(rounds: u32) -> Result<Vec<Entry>, Skip> {
-    let mut tables = MemoryTables::new();
-    let mut publisher = Publisher::recover(&tables).map_err(failed)?;
-    publisher
-        .apply(&mut tables, &world::image(1), world::entropy())
-        .map_err(failed)?;
+    let tables = world::tables(&world::image(1));
     let settings = tables.current();
     let members: Vec<Pair> = (1..=DIFFERENT).map(world::pair).collect();
-    let strangers: Vec<Pair> = (1..=DIFFERENT)
-        .map(|n| Pair::new(OriginHash(mix(0xbad, n)), world::CHANNEL))
-        .collect();
+    let strangers: Vec<Pair> = (1..=DIFFERENT).map(world::stranger).collect();
     let probe = |pairs: &[Pair], expected: bool| -> Result<f64, Skip> {
         let mut hits = 0;
         let start = Instant::now();

@@ -3,12 +3,15 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use virga_ebpf::{
-    frame::Outer,
+    decide::{Arrival, Verdict, decide},
+    frame::{Frame, Outer, parse},
     header::{ChannelHash, Header, NodeId, OriginHash, SessionId, StreamId},
     image::{Image, Link, Place, Via},
     limits::{HEADER_BYTES, TAG_BYTES, UDP_PORT},
+    memory::MemoryTables,
+    publish::Publisher,
     rewrite,
-    tables::{Address, NextHop, Pair, mix},
+    tables::{Address, NextHop, Pair, Settings, mix},
 };
 
 /// Where packets come in: test runs arrive on the loopback device.
@@ -21,6 +24,8 @@ pub const HERE: NodeId = NodeId(0x1111);
 pub const FIRST_DESTINATION: NodeId = NodeId(0x1000_0000);
 /// May publish on [`CHANNEL`].
 pub const MEMBER: OriginHash = OriginHash(0xaaaa_0001);
+/// May not.
+pub const STRANGER: OriginHash = OriginHash(0xbbbb_0001);
 /// The channel.
 pub const CHANNEL: ChannelHash = ChannelHash(0x0101);
 /// Pairs in the guard: as many as one bank of 4 KiB is made for.
@@ -29,6 +34,8 @@ pub const PAIRS: u64 = 1_800;
 /// An empty sealed payload: the AEAD tag.
 const PAYLOAD_BYTES: u16 = 16;
 const MESH_BYTES: u16 = 64;
+/// Bytes of UDP payload of [`header`]'s packet.
+pub const UDP_PAYLOAD_BYTES: u32 = (MESH_BYTES + PAYLOAD_BYTES) as u32;
 const _: () = assert!(PAYLOAD_BYTES as usize == TAG_BYTES && MESH_BYTES as usize == HEADER_BYTES);
 
 const OWN: [u8; 4] = [10, 0, 0, 1];
@@ -39,6 +46,7 @@ fn v4(bytes: [u8; 4]) -> Address {
 }
 
 /// A router with `destinations` of them behind one next hop, and a guard of [`PAIRS`].
+#[must_use]
 pub fn image(destinations: u64) -> Image {
     let mut image = Image {
         node_id: HERE,
@@ -72,9 +80,27 @@ pub fn image(destinations: u64) -> Image {
     image
 }
 
+/// The image in the tables of user space. Panics where it does not fit: it is made to.
+#[must_use]
+pub fn tables(image: &Image) -> MemoryTables {
+    let mut tables = MemoryTables::new();
+    let Ok(mut publisher) = Publisher::recover(&tables);
+    publisher
+        .apply(&mut tables, image, entropy())
+        .expect("an image that fits");
+    tables
+}
+
 /// The `n`th pair of the guard.
+#[must_use]
 pub fn pair(n: u64) -> Pair {
     Pair::new(OriginHash(mix(0xf111, n)), CHANNEL)
+}
+
+/// The `n`th pair that is not in the guard.
+#[must_use]
+pub fn stranger(n: u64) -> Pair {
+    Pair::new(OriginHash(mix(0xbad << 32, n)), CHANNEL)
 }
 
 /// Numbers for keys and salts: the same in every run, so that runs can be compared.
@@ -87,6 +113,7 @@ pub fn entropy() -> impl FnMut() -> u64 {
 }
 
 /// An authorised header with an empty sealed payload.
+#[must_use]
 pub fn header() -> Header {
     Header {
         destination: FIRST_DESTINATION,
@@ -101,6 +128,7 @@ pub fn header() -> Header {
 }
 
 /// An untagged IPv4 frame from the neighbour to `port` of this node.
+#[must_use]
 pub fn frame(header: &Header, port: u16) -> Vec<u8> {
     let hop = NextHop {
         source: v4(NEIGHBOUR),
@@ -134,4 +162,38 @@ pub fn frame(header: &Header, port: u16) -> Vec<u8> {
     frame.extend(header.encode());
     frame.resize(frame.len() + usize::from(header.payload_len), 0x5a);
     frame
+}
+
+/// A router's tables, and the decision over them: from a frame to its verdict.
+pub struct Scene {
+    tables: MemoryTables,
+    settings: Settings,
+}
+
+impl Scene {
+    /// With so many destinations.
+    #[must_use]
+    pub fn new(destinations: u64) -> Self {
+        let tables = tables(&image(destinations));
+        let settings = tables.current();
+        Self { tables, settings }
+    }
+
+    /// What shall become of a frame that came in from the neighbour. Panics where it is not a mesh packet.
+    #[inline]
+    #[must_use]
+    pub fn verdict(&self, frame: &[u8]) -> Verdict<'_> {
+        match parse(frame, &self.tables, &self.settings) {
+            Frame::Mesh(outer, header) => {
+                let arrival = Arrival {
+                    ifindex: INGRESS,
+                    vlan: outer.vlan,
+                    source: outer.source,
+                    udp_payload_bytes: u32::from(outer.udp_payload_bytes),
+                };
+                decide(&self.tables, &self.settings, &header, &arrival)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }

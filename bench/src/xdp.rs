@@ -20,7 +20,7 @@ use virga::nic::{
     maps::{self, Maps},
 };
 use virga_ebpf::{
-    header::{Header, NodeId, OriginHash},
+    header::{Header, NodeId},
     limits::UDP_PORT,
     publish::Publisher,
     reason::{Outcome, Reason},
@@ -89,7 +89,7 @@ fn cases() -> Vec<Case> {
         ..header
     };
     let stranger = Header {
-        origin_hash: OriginHash(0xbbbb_0001),
+        origin_hash: world::STRANGER,
         ..header
     };
     let pass = Outcome::Pass.counter();

@@ -28,7 +28,7 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
 
 fn sources() -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for folder in ["ebpf", "dataplane", "control"] {
+    for folder in ["ebpf", "dataplane", "control", "bench"] {
         files(&root().join(folder), &mut found);
     }
     assert!(found.len() > 50);

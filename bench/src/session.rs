@@ -1,0 +1,219 @@
+//! Two nodes with an established session, and no network between them: what one sends, the other is handed.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use ed25519_dalek::SigningKey;
+use virga_ebpf::{
+    header::{NodeId, StreamId, Subnet},
+    limits::UDP_PORT,
+};
+use virga_transport::{
+    ChannelName, Event, Handled, Node, NodeConfig, NodeLimits, PeerConfig, StreamSpec,
+};
+use x25519_dalek::{PublicKey, StaticSecret};
+
+/// Time between two events: what the clock moves on by where nothing waits for a timer.
+const STEP_NS: u64 = 1_000;
+/// Turns of exchange after which a message that has not come will not come.
+const TURNS_MAX: u32 = 10_000;
+/// Where datagrams seem to come from.
+const SOURCE: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), UDP_PORT);
+
+/// Both ends of a session, and a stream from `sender` to `receiver`.
+pub struct Ends {
+    now_ns: u64,
+    sender: Node,
+    receiver: Node,
+    stream: StreamId,
+    buffer: Vec<u8>,
+    carried: u64,
+    /// Every datagram of this number is lost on its way to the receiver; 0 loses none.
+    lost_every: u64,
+}
+
+fn node_key(number: u8) -> [u8; 32] {
+    [number + 1; 32]
+}
+
+fn entity_key(number: u8) -> [u8; 32] {
+    [number + 101; 32]
+}
+
+fn node(number: u8, peer: u8) -> Node {
+    let config = NodeConfig {
+        network_id: "bench".to_owned(),
+        psk: [9; 32],
+        psk_generation: 1,
+        node_key: node_key(number),
+        entity_key: entity_key(number),
+        subnet: Subnet(0),
+        peers: vec![PeerConfig {
+            node_key: PublicKey::from(&StaticSecret::from(node_key(peer))).to_bytes(),
+            entity_key: SigningKey::from_bytes(&entity_key(peer))
+                .verifying_key()
+                .to_bytes(),
+        }],
+        limits: NodeLimits::default(),
+        started_unix_ns: 1,
+        // The same in every run, so that runs can be compared.
+        seed: [number; 32],
+    };
+    Node::new(config, 0).expect("a configuration that the node accepts")
+}
+
+/// Carries all that `from` wants to send now to `to`; every `lost_every`th datagram is lost.
+fn carry(
+    now_ns: u64,
+    from: &mut Node,
+    to: &mut Node,
+    buffer: &mut Vec<u8>,
+    carried: &mut u64,
+    lost_every: u64,
+) {
+    buffer.clear();
+    while let Some(run) = from.poll_transmit(now_ns, buffer) {
+        for datagram in buffer.chunks_mut(run.segment_bytes) {
+            *carried += 1;
+            if lost_every == 0 || !carried.is_multiple_of(lost_every) {
+                assert_eq!(to.handle(now_ns, SOURCE, datagram), Handled::Accepted);
+            }
+        }
+        buffer.clear();
+    }
+}
+
+impl Ends {
+    /// Two nodes that have proven themselves to each other, and a reliable stream that has carried one
+    /// message. Panics when they cannot: there is no network that could be at fault.
+    #[must_use]
+    pub fn connect() -> Self {
+        let (mut sender, receiver) = (node(1, 2), node(2, 1));
+        let peer = receiver.id();
+        sender.connect(0, peer).expect("the peer is configured");
+        let mut ends = Self {
+            now_ns: 0,
+            sender,
+            receiver,
+            stream: StreamId(0),
+            buffer: Vec::new(),
+            carried: 0,
+            lost_every: 0,
+        };
+        let is_connected = |event: &Event| matches!(event, Event::Connected { .. });
+        assert!(ends.exchange_until(1, is_connected), "no session");
+        // The receiver's own proof is on its way.
+        for _ in 0..8 {
+            ends.exchange();
+        }
+        let spec = StreamSpec {
+            name: ChannelName::parse("bench").expect("a channel's name"),
+            salt: 0,
+            priority: 4,
+            reliable: true,
+        };
+        ends.stream = ends
+            .sender
+            .open_stream(ends.now_ns, peer, &spec)
+            .expect("an established session");
+        ends.pass(b"first", 1);
+        ends
+    }
+
+    /// The same, where every `number`th datagram towards the receiver is lost.
+    #[must_use]
+    pub fn connect_losing(number: u64) -> Self {
+        Self {
+            lost_every: number,
+            ..Self::connect()
+        }
+    }
+
+    /// The node that shall open what the sender seals.
+    #[must_use]
+    pub fn receiver(&self) -> NodeId {
+        self.receiver.id()
+    }
+
+    /// One exchange: what each end has to say, the acknowledgements included.
+    fn exchange(&mut self) {
+        let Self {
+            now_ns,
+            sender,
+            receiver,
+            buffer,
+            carried,
+            lost_every,
+            ..
+        } = self;
+        carry(*now_ns, sender, receiver, buffer, carried, *lost_every);
+        carry(*now_ns, receiver, sender, buffer, &mut 0, 0);
+        *now_ns += STEP_NS;
+        for end in [sender, receiver] {
+            if end.poll_timeout().is_some_and(|due_ns| due_ns <= *now_ns) {
+                end.handle_timeout(*now_ns);
+            }
+        }
+    }
+
+    /// Exchanges until the receiver was told `count` events of a kind. Where nothing moves the clock
+    /// goes on to the next timer.
+    fn exchange_until(&mut self, count: usize, is_wanted: impl Fn(&Event) -> bool) -> bool {
+        let mut told = 0;
+        for _ in 0..TURNS_MAX {
+            let before = self.carried;
+            self.exchange();
+            while let Some(event) = self.receiver.poll() {
+                told += usize::from(is_wanted(&event));
+            }
+            while self.sender.poll().is_some() {}
+            if told >= count {
+                return told == count;
+            }
+            if self.carried == before {
+                let due = [&self.sender, &self.receiver].map(Node::poll_timeout);
+                self.now_ns = due
+                    .into_iter()
+                    .flatten()
+                    .fold(u64::MAX, u64::min)
+                    .max(self.now_ns);
+            }
+        }
+        false
+    }
+
+    /// Passes `count` messages equal to `event` through: queued, sealed, opened, put in order, read,
+    /// acknowledged. Panics when not all of them come, once.
+    pub fn pass(&mut self, event: &[u8], count: usize) {
+        let peer = self.receiver.id();
+        for _ in 0..count {
+            self.sender
+                .send(self.now_ns, peer, self.stream, event)
+                .expect("the queue holds what one call passes");
+        }
+        let is_whole = |told: &Event| match told {
+            Event::Message { event: came, .. } => came.len() == event.len(),
+            _ => false,
+        };
+        assert!(self.exchange_until(count, is_whole), "{count} messages");
+    }
+
+    /// The next datagram that carries `event`, on its way: the receiver has not seen it.
+    pub fn datagram(&mut self, event: &[u8]) -> Vec<u8> {
+        let peer = self.receiver.id();
+        self.sender
+            .send(self.now_ns, peer, self.stream, event)
+            .expect("an empty queue");
+        self.buffer.clear();
+        let run = self
+            .sender
+            .poll_transmit(self.now_ns, &mut self.buffer)
+            .expect("something to send");
+        self.buffer[..run.segment_bytes].to_vec()
+    }
+
+    /// Hands a datagram to the receiver.
+    pub fn hand(&mut self, datagram: &mut [u8]) -> Handled {
+        self.receiver.handle(self.now_ns, SOURCE, datagram)
+    }
+}
