@@ -1,11 +1,11 @@
 //! Why a stream was refused, a subscription not granted, or an event not delivered; and how often.
 
 macro_rules! reasons {
-    ($($(#[$doc:meta])+ $variant:ident = $name:literal,)+) => {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
         /// Why something did not happen. The name is the counter's label everywhere.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
-        pub enum Reason { $($(#[$doc])+ $variant,)+ }
+        pub enum Reason { $($(#[doc = $doc])+ $variant,)+ }
 
         impl Reason {
             /// Every reason there is.
@@ -15,6 +15,13 @@ macro_rules! reasons {
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// What it means, for an operator.
+            #[must_use]
+            pub fn meaning(self) -> &'static str {
+                let text = match self { $(Self::$variant => concat!($($doc),+),)+ };
+                text.trim_start()
             }
         }
     };

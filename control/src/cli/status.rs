@@ -2,13 +2,14 @@
 
 use super::{Failure, block_on, client::Target, counted, print_json};
 use crate::{
-    api::status::{Count, Status, Verdicts},
-    channel::status::ChannelStatus,
+    api::status::{Count, SessionStatus, Status, Verdicts},
+    channel::{reason::Reason, status::ChannelStatus},
 };
 use std::{
     collections::BTreeMap,
     io::{self, Write},
 };
+use virga_transport::DropReason;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -47,9 +48,20 @@ fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
     write_forwarding(out, status)?;
     write_sessions(out, status)?;
     write_channels(out, status)?;
-    write_reasons(out, "drops at this node's end", &status.transport.drops)?;
+    let title = "drops at this node's end";
+    write_reasons(out, title, &status.transport.drops, drop_meaning)?;
     let title = "drops and refusals of the channels";
-    write_reasons(out, title, &status.channel_reasons)
+    let meaning = |name: &str| {
+        let reason = Reason::ALL.iter().find(|reason| reason.name() == name);
+        reason.map_or("", |reason| reason.meaning())
+    };
+    write_reasons(out, title, &status.channel_reasons, meaning)
+}
+
+/// Nothing for a reason that only another version of the daemon knows.
+fn drop_meaning(name: &str) -> &'static str {
+    let reason = DropReason::ALL.iter().find(|reason| reason.name() == name);
+    reason.map_or("", |reason| reason.meaning())
 }
 
 fn write_forwarding(out: &mut impl Write, status: &Status) -> io::Result<()> {
@@ -134,7 +146,40 @@ fn write_sessions(out: &mut impl Write, status: &Status) -> io::Result<()> {
             session.age_s
         )
     });
-    write_lines(out, "sessions", lines)
+    write_lines(out, "sessions", lines)?;
+    for line in refused_handshakes(status) {
+        writeln!(out, "  {line}")?;
+    }
+    Ok(())
+}
+
+/// Why a session may not come up, as far as this node refused what others asked: most often both ends do.
+fn refused_handshakes(status: &Status) -> Vec<String> {
+    use DropReason::{HandshakeNoise, HandshakePeer, HandshakePskGeneration, HandshakeTag};
+    let is_up = |session: &SessionStatus| session.state == "established";
+    if !status.sessions.is_empty() && status.sessions.iter().all(is_up) {
+        return Vec::new();
+    }
+    let told = [
+        HandshakePskGeneration,
+        HandshakeTag,
+        HandshakePeer,
+        HandshakeNoise,
+    ]
+    .into_iter()
+    .filter_map(|reason| {
+        let count = *status.transport.drops.get(reason.name())?;
+        let refused = || {
+            let handshakes = counted(count, "handshake");
+            format!(
+                "{handshakes} refused here ({}): {}",
+                reason.name(),
+                reason.meaning()
+            )
+        };
+        (count > 0).then(refused)
+    });
+    told.collect()
 }
 
 fn write_channels(out: &mut impl Write, status: &Status) -> io::Result<()> {
@@ -200,9 +245,11 @@ fn write_reasons(
     out: &mut impl Write,
     title: &str,
     reasons: &BTreeMap<String, u64>,
+    meaning: impl Fn(&str) -> &'static str,
 ) -> io::Result<()> {
     let counted = reasons.iter().filter(|(_, count)| **count > 0);
-    let lines = counted.map(|(reason, count)| format!("  {reason:<32}{count:>14}"));
+    let lines =
+        counted.map(|(reason, count)| format!("  {reason:<26}{count:>12}  {}", meaning(reason)));
     write_lines(out, title, lines)
 }
 

@@ -430,6 +430,10 @@ async fn a_peer_with_another_network_key_gets_no_session_and_is_counted() {
         .await;
         let status = stage.status(name).await;
         assert!(status.sessions.iter().all(|s| s.state != "established"));
+        let human = stage.node(name).run(&["status"]);
+        let human = String::from_utf8(human.stdout).unwrap();
+        let line = "refused here (handshake_tag): The keyed tag is wrong: another network key";
+        assert!(human.contains(line), "{human}");
     }
     let status = stage.status("b").await;
     assert_eq!(status.subscriptions[0].state, "connecting");

@@ -1,11 +1,11 @@
 //! Why packets are dropped, and how often.
 
 macro_rules! reasons {
-    ($($(#[$doc:meta])+ $variant:ident = $name:literal,)+) => {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
         /// Why a datagram changed nothing. The name is the counter's label everywhere.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
-        pub enum DropReason { $($(#[$doc])+ $variant,)+ }
+        pub enum DropReason { $($(#[doc = $doc])+ $variant,)+ }
 
         impl DropReason {
             /// Every reason there is, in the order of the checks.
@@ -15,6 +15,13 @@ macro_rules! reasons {
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// What it means, for an operator.
+            #[must_use]
+            pub fn meaning(self) -> &'static str {
+                let text = match self { $(Self::$variant => concat!($($doc),+),)+ };
+                text.trim_start()
             }
         }
     };
