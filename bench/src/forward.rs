@@ -116,6 +116,36 @@ fn virga() -> Result<PathBuf, Skip> {
     }
 }
 
+const PACKETS: &str = "million packets/s";
+const AUTHORISED: &str = "million authorised packets/s";
+
+/// The rounds' figures: ours, the reference's, and their ratios.
+#[derive(Clone, Default)]
+struct Figures {
+    ours: Vec<f64>,
+    reference: Vec<f64>,
+    ratios: Vec<f64>,
+}
+
+impl Figures {
+    /// Of one round, a second.
+    fn push(&mut self, ours: f64, reference: f64) {
+        self.ours.push(million(ours));
+        self.reference.push(million(reference));
+        self.ratios.push(ours / reference);
+    }
+
+    fn entry(&self, name: &'static str, unit: &'static str, asked: Option<f64>) -> Entry {
+        let entry = Entry::new(name, unit, median(&self.ours))
+            .beside(median(&self.reference))
+            .ratio(median(&self.ratios));
+        match asked {
+            Some(asked) => entry.limit(asked),
+            None => entry,
+        }
+    }
+}
+
 fn million(rate: f64) -> f64 {
     rate / 1e6
 }
@@ -126,26 +156,17 @@ fn against_bare(
     bare: &mut Chain,
     rounds: u32,
 ) -> Result<Vec<Entry>, Skip> {
-    let mut figures = vec![(Vec::new(), Vec::new(), Vec::new()); CASES.len()];
+    let mut figures = vec![Figures::default(); CASES.len()];
     for _ in 0..rounds {
-        for (case, (our, reference, ratios)) in CASES.iter().zip(&mut figures) {
+        for (case, figures) in CASES.iter().zip(&mut figures) {
             let one = ours.run(hosts, FAST, |plan| case.plan(plan))?.rate();
             let other = bare.run(hosts, FAST, |plan| case.plan(plan))?.rate();
-            our.push(million(one));
-            reference.push(million(other));
-            ratios.push(one / other);
+            figures.push(one, other);
         }
     }
     let entries = CASES.iter().zip(&figures).map(|(case, figures)| {
-        let (our, reference, ratios) = figures;
-        let entry = Entry::new(case.name, "million packets/s", median(our))
-            .beside(median(reference))
-            .ratio(median(ratios));
-        if case.name == "forward.vs_minimal_redirect" {
-            entry.limit(0.9)
-        } else {
-            entry
-        }
+        let asked = (case.name == "forward.vs_minimal_redirect").then_some(0.9);
+        figures.entry(case.name, PACKETS, asked)
     });
     Ok(entries.collect())
 }
@@ -156,9 +177,9 @@ fn against_others(
     others: &mut [(&'static str, Chain, Option<f64>)],
     rounds: u32,
 ) -> Result<Vec<Entry>, Skip> {
-    let mut figures = vec![(Vec::new(), Vec::new(), Vec::new()); others.len()];
+    let mut figures = vec![Figures::default(); others.len()];
     for _ in 0..rounds {
-        for ((_, chain, _), (our, reference, ratios)) in others.iter_mut().zip(&mut figures) {
+        for ((_, chain, _), figures) in others.iter_mut().zip(&mut figures) {
             let one = ours.run(hosts, FAST, |plan| plan)?.rate();
             let until = if chain.kind == Kind::XdpBench {
                 FAST
@@ -166,29 +187,19 @@ fn against_others(
                 SLOW
             };
             let other = chain.run(hosts, until, |plan| plan)?.rate();
-            our.push(million(one));
-            reference.push(million(other));
-            ratios.push(one / other);
+            figures.push(one, other);
         }
     }
-    let entries = others
-        .iter()
-        .zip(&figures)
-        .map(|((name, _, limit), figures)| {
-            let (our, reference, ratios) = figures;
-            let entry = Entry::new(name, "million packets/s", median(our))
-                .beside(median(reference))
-                .ratio(median(ratios));
-            limit.map_or(entry.clone(), |limit| entry.limit(limit))
-        });
+    let entries = others.iter().zip(&figures);
+    let entries = entries.map(|((name, _, asked), figures)| figures.entry(name, PACKETS, *asked));
     Ok(entries.collect())
 }
 
 fn among_the_hostile(hosts: &Hosts, ours: &mut Chain, rounds: u32) -> Result<Vec<Entry>, Skip> {
-    let mut figures = vec![(Vec::new(), Vec::new(), Vec::new()); MIXES.len()];
+    let mut figures = vec![Figures::default(); MIXES.len()];
     for _ in 0..rounds {
         let alone = ours.run(hosts, FAST, |plan| plan)?.rate();
-        for ((_, permille, _), (arrived, sent, shares)) in MIXES.iter().zip(&mut figures) {
+        for ((_, permille, _), figures) in MIXES.iter().zip(&mut figures) {
             let run = ours.run(hosts, HOSTILE, |plan| Plan {
                 hostile_permille: *permille,
                 rate: Some(whole(alone)),
@@ -200,9 +211,7 @@ fn among_the_hostile(hosts: &Hosts, ours: &mut Chain, rounds: u32) -> Result<Vec
                     run.measured.strangers
                 )));
             }
-            arrived.push(million(run.rate()));
-            sent.push(million(authorised(&run)));
-            shares.push(run.rate() / authorised(&run));
+            figures.push(run.rate(), authorised(&run));
             eprintln!(
                 "{permille} of 1,000 hostile: {:.2} of {:.2} million arrivals a second",
                 million(per_second(run.sent.packets(), run.sent.elapsed_ns)),
@@ -210,16 +219,9 @@ fn among_the_hostile(hosts: &Hosts, ours: &mut Chain, rounds: u32) -> Result<Vec
             );
         }
     }
-    let entries = MIXES
-        .iter()
-        .zip(&figures)
-        .map(|((name, _, limit), figures)| {
-            let (arrived, sent, shares) = figures;
-            let entry = Entry::new(name, "million authorised packets/s", median(arrived))
-                .beside(median(sent))
-                .ratio(median(shares));
-            limit.map_or(entry.clone(), |limit| entry.limit(limit))
-        });
+    let entries = MIXES.iter().zip(&figures);
+    let entries =
+        entries.map(|((name, _, asked), figures)| figures.entry(name, AUTHORISED, *asked));
     Ok(entries.collect())
 }
 

@@ -20,14 +20,13 @@ use virga::{
     },
 };
 use virga_ebpf::{
-    header::NodeId,
-    image::{Image, Link, Place, Via},
+    image::{Image, Place},
     limits::UDP_PORT,
     publish::Publisher,
-    tables::{Address, NextHop, Pair},
+    tables::{Address, NextHop},
 };
 
-use virga_bench::world::{self, CHANNEL, FIRST_DESTINATION, HERE, MEMBER};
+use virga_bench::world::{self, CHANNEL, FIRST_DESTINATION, MEMBER};
 
 use crate::{
     hosts::Hosts,
@@ -340,34 +339,14 @@ fn ifindex(name: &str) -> Result<u32, Skip> {
 
 fn image(macs: &Macs, ma: u32, mb: u32) -> Image {
     let address = |text| Address::from(ip(text));
-    let mut image = Image {
-        node_id: HERE,
-        port: UDP_PORT,
-        ..Image::default()
-    };
-    image.addresses.insert(address(ROUTER_A));
-    image
-        .neighbours
-        .insert(Place::new(ma, address(A)), Link::default());
-    image.pairs.insert(Pair::new(MEMBER, CHANNEL));
-    image.pairs.extend((1..world::PAIRS).map(world::pair));
-    let primary = image.add_next_hop(NextHop {
+    let next_hop = NextHop {
         source: address(ROUTER_B),
         target: address(B),
         source_mac: macs.mb,
         target_mac: macs.b,
-        port: UDP_PORT,
         ifindex: mb,
-        egress: 0,
-        mtu: 1_500,
-        flags: NextHop::ALIVE,
         ..NextHop::default()
-    });
-    let via = Via {
-        primary,
-        backup: None,
     };
-    let destinations = (0..u64::from(DESTINATIONS)).map(|n| NodeId(FIRST_DESTINATION.0 + n));
-    image.routes.extend(destinations.map(|id| (id, via)));
-    image
+    let neighbour = Place::new(ma, address(A));
+    world::router(address(ROUTER_A), neighbour, next_hop, DESTINATIONS.into())
 }

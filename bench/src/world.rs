@@ -45,30 +45,40 @@ fn v4(bytes: [u8; 4]) -> Address {
     Address::from(IpAddr::from(Ipv4Addr::from(bytes)))
 }
 
-/// A router with `destinations` of them behind one next hop, and a guard of [`PAIRS`].
+/// The router of test runs, with `destinations` of them behind one next hop.
 #[must_use]
 pub fn image(destinations: u64) -> Image {
+    let next_hop = NextHop {
+        source: v4([10, 1, 0, 1]),
+        target: v4([10, 1, 0, 2]),
+        source_mac: [2, 0xaa, 0, 0, 0, 1],
+        target_mac: [2, 0xbb, 0, 0, 0, 2],
+        ifindex: EGRESS,
+        ..NextHop::default()
+    };
+    let neighbour = Place::new(INGRESS, v4(NEIGHBOUR));
+    router(v4(OWN), neighbour, next_hop, destinations)
+}
+
+/// A router with one address, one neighbour, a guard of [`PAIRS`], and `destinations` behind one next
+/// hop, of which the addresses, link-layer and other, and the interface are given.
+#[must_use]
+pub fn router(own: Address, neighbour: Place, next_hop: NextHop, destinations: u64) -> Image {
     let mut image = Image {
         node_id: HERE,
         port: UDP_PORT,
         ..Image::default()
     };
-    image.addresses.insert(v4(OWN));
-    let neighbour = Place::new(INGRESS, v4(NEIGHBOUR));
+    image.addresses.insert(own);
     image.neighbours.insert(neighbour, Link::default());
     image.pairs.insert(Pair::new(MEMBER, CHANNEL));
     image.pairs.extend((1..PAIRS).map(pair));
     let primary = image.add_next_hop(NextHop {
-        source: v4([10, 1, 0, 1]),
-        target: v4([10, 1, 0, 2]),
-        source_mac: [2, 0xaa, 0, 0, 0, 1],
-        target_mac: [2, 0xbb, 0, 0, 0, 2],
         port: UDP_PORT,
-        ifindex: EGRESS,
         egress: 0,
         mtu: 1_500,
         flags: NextHop::ALIVE,
-        ..NextHop::default()
+        ..next_hop
     });
     let via = Via {
         primary,

@@ -27,7 +27,13 @@ impl User {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::copy(env!("CARGO_BIN_EXE_virga"), folder.path().join("virga")).unwrap();
+        // Another process copies it: a file that this one has open for writing, whoever is started
+        // meanwhile has too, and then it cannot be run.
+        let copied = Command::new("cp")
+            .arg(env!("CARGO_BIN_EXE_virga"))
+            .arg(folder.path())
+            .status();
+        assert!(copied.unwrap().success());
         let is_root = rustix::process::geteuid().is_root();
         Self { folder, is_root }
     }

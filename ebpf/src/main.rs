@@ -30,6 +30,9 @@ use virga_ebpf::{
     tables::{ChannelPolicy, Flow, GuardInfo, Neighbour, NextHop, Pair, Route, Settings, Tables},
 };
 
+mod packet;
+use packet::Packet;
+
 const NO_PREALLOC: usize = 1;
 /// The map's data starts on a page, so that a guard line is one cache line.
 const MMAPABLE: usize = 1 << 10;
@@ -150,51 +153,6 @@ impl Tables for Maps {
         let value = SEEN.get_ptr_mut(slot / SEEN_SLOTS_PER_VALUE)?;
         // SAFETY: the masked place lies within the value, which is this CPU's own.
         Some(unsafe { cell(value.cast::<u64>().add(within)) })
-    }
-}
-
-/// The frame between `data` and `data_end`.
-struct Packet {
-    start: usize,
-    end: usize,
-}
-
-impl Packet {
-    #[inline(always)]
-    fn new(ctx: &XdpContext) -> Self {
-        Self {
-            start: ctx.data(),
-            end: ctx.data_end(),
-        }
-    }
-}
-
-impl Put for Packet {
-    #[inline(always)]
-    fn put<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Option<()> {
-        let from = self.start + offset;
-        if from + N > self.end {
-            return None;
-        }
-        // SAFETY: `N` bytes from `from` lie within the frame, as just checked.
-        unsafe { *(from as *mut [u8; N]) = *bytes };
-        Some(())
-    }
-}
-
-impl Bytes for Packet {
-    #[inline(always)]
-    fn at<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
-        let from = self.start + offset;
-        if from + N > self.end {
-            return None;
-        }
-        // SAFETY: `N` bytes from `from` lie within the frame, as just checked.
-        Some(unsafe { &*(from as *const [u8; N]) })
-    }
-    #[inline(always)]
-    fn len(&self) -> usize {
-        self.end - self.start
     }
 }
 

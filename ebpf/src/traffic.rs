@@ -19,10 +19,12 @@ use virga_ebpf::{
     header::offset,
     limits::HEADER_BYTES,
     replay::{FRAME_BYTES, MESH, Replay},
-    rewrite::Put,
     sink::{self, BUCKETS, Counts, Kind},
     workload::{CAPTURED_BYTES_MAX, Captured, Lane, Workload, write},
 };
+
+mod packet;
+use packet::Packet;
 
 #[btf_map(name = "workload")]
 static WORKLOAD: Array<Workload, 1> = Array::new();
@@ -49,51 +51,6 @@ static REPLAY: Array<Replay, 1> = Array::new();
 /// The program that a replayed frame is given to.
 #[btf_map(name = "replay_target")]
 static TARGET: ProgramArray<1> = ProgramArray::new();
-
-/// The frame between `data` and `data_end`.
-struct Packet {
-    start: usize,
-    end: usize,
-}
-
-impl Packet {
-    #[inline(always)]
-    fn new(ctx: &XdpContext) -> Self {
-        Self {
-            start: ctx.data(),
-            end: ctx.data_end(),
-        }
-    }
-}
-
-impl Bytes for Packet {
-    #[inline(always)]
-    fn at<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
-        let from = self.start + offset;
-        if from + N > self.end {
-            return None;
-        }
-        // SAFETY: `N` bytes from `from` lie within the frame, as just checked.
-        Some(unsafe { &*(from as *const [u8; N]) })
-    }
-    #[inline(always)]
-    fn len(&self) -> usize {
-        self.end - self.start
-    }
-}
-
-impl Put for Packet {
-    #[inline(always)]
-    fn put<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Option<()> {
-        let from = self.start + offset;
-        if from + N > self.end {
-            return None;
-        }
-        // SAFETY: `N` bytes from `from` lie within the frame, as just checked.
-        unsafe { *(from as *mut [u8; N]) = *bytes };
-        Some(())
-    }
-}
 
 /// This CPU's lane.
 #[inline(always)]
