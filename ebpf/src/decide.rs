@@ -310,7 +310,7 @@ const fn product(word: u64, key: u64) -> u64 {
 const fn seen_slot(h: u64, sequence: u64) -> u32 {
     const WITHIN: u64 = SEEN_RUN - 1;
     let line = h & (SEEN_SLOTS as u64 - 1) & !WITHIN;
-    (line | ((h >> 56) + sequence) & WITHIN) as u32
+    (line | (h >> 56).wrapping_add(sequence) & WITHIN) as u32
 }
 
 /// Checks and inserts the packet's fingerprint: 56 bits of its run's hash and an 8-bit tick, in a slot
