@@ -313,7 +313,7 @@ const fn seen_slot(h: u64, sequence: u64) -> u32 {
     (line | (h >> 56).wrapping_add(sequence) & WITHIN) as u32
 }
 
-/// Checks and inserts the packet's fingerprint: 56 bits of its run's hash and an 8-bit tick, in a slot
+/// Checks and inserts the packet's fingerprint: 55 bits of its run's hash and an 8-bit tick, in a slot
 /// that the hash and the place in the run name. The hash is NH (Black, Halevi, Krawczyk, Krovetz,
 /// Rogaway: "UMAC"), under keys that nobody else knows: two packets share a fingerprint by chance only.
 /// Best effort: a slot's later packet displaces the earlier.
@@ -323,6 +323,8 @@ fn refuse_duplicate<T: Tables>(
     settings: &Settings,
     header: &Header,
 ) -> Result<(), Reason> {
+    /// No packet's fingerprint is that of an empty slot.
+    const SEEN_USED: u64 = 1 << 63;
     const TICKS: u8 = (SEEN_WINDOW_NS >> SEEN_TICK_SHIFT) as u8 + 1;
     let stream = (header.stream_id.0 as u64) << 8 | header.key_phase as u64;
     let [origin, destination, session, number, sequence] = settings.seen_keys;
@@ -331,7 +333,7 @@ fn refuse_duplicate<T: Tables>(
         .wrapping_add(product(header.session_id.0, session))
         .wrapping_add(product(stream, number))
         .wrapping_add(product(header.sequence / SEEN_RUN, sequence));
-    let h = mix(h, 0);
+    let h = mix(h, 0) | SEEN_USED;
     let place = seen_slot(h, header.sequence);
     let Some(slot) = tables.seen(place) else {
         return Ok(());

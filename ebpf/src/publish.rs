@@ -31,7 +31,7 @@ use crate::{
         PAIRS_MAX, ROUTES_MAX,
     },
     tables::{
-        Address, ChannelPolicy, Neighbour, NextHop, OWN_ADDRESS, Pair, Route, Settings,
+        Address, ChannelPolicy, Neighbour, NextHop, OWN_ADDRESS, Pair, Route, Settings, mix,
         neighbour_slots,
     },
 };
@@ -183,7 +183,7 @@ impl Publisher {
         if is_first {
             self.bump_due = true;
             self.settings.flow_key = entropy();
-            self.settings.seen_keys = core::array::from_fn(|_| entropy());
+            self.settings.seen_keys = core::array::from_fn(|_| mix(0, entropy()));
             self.settings.neighbour_key = entropy();
         }
         self.apply_ways(store, image)?;
