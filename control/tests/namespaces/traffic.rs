@@ -188,7 +188,9 @@ fn a_paced_run_keeps_its_rate_and_the_sink_measures_latency() {
     let measured = settled(&sink);
     println!("{sent:?}\n{measured:?}");
     // It cannot keep it where the machine has no time for it, and never exceeds it for long.
-    assert!((60_000..=106_000).contains(&sent.packets()), "{sent:?}");
+    let due = 50_000 * sent.elapsed_ns / 1_000_000_000;
+    assert!(sent.packets() > 1_000, "{sent:?}");
+    assert!(sent.packets() <= due + due / 20 + 1_000, "{sent:?}");
     assert_eq!(measured.received, sent.packets());
     assert_eq!(
         (measured.lost, measured.reordered, measured.untracked),
