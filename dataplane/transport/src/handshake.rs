@@ -43,7 +43,7 @@ const FOOT_BYTES: usize = 32;
 const BODY_AT: usize = HEADER_BYTES + PREFIX_BYTES;
 
 const _: () = assert!(
-    BODY_AT + TIME_BYTES + NOISE_BYTES + FOOT_BYTES <= crate::limits::DATAGRAM_BYTES_MAX,
+    BODY_AT + TIME_BYTES + NOISE_BYTES + FOOT_BYTES <= crate::limits::DATAGRAM_BYTES_MIN,
     "a handshake fits the smallest path"
 );
 const _: () = assert!(

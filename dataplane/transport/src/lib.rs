@@ -8,7 +8,8 @@
 //! - `handshake`: Noise NKpsk0, checked by a keyed tag first; `cookie` asks for proof of address
 //!   under load, `proof` for the entity's signature once packets are sealed.
 //! - `session`: replay check, open in place, mark (`replay`, `keys`); then [`frame`] by frame.
-//! - `stream`: bytes put in order and cut into messages; `recovery`: what was lost goes again.
+//! - `stream`: bytes put in order and cut into messages; `recovery`: what was lost goes again; `path`:
+//!   how large a packet may be.
 //! - [`event`], [`config`], [`name`], [`reason`]: the words of its interface.
 //! - [`forward`]: forwarding in user space, by the NIC path's own decision.
 //! - [`worker`]: the thread that owns all of it; [`io`]: the system's clock, sockets and waiting.
@@ -27,6 +28,7 @@ pub mod keys;
 pub mod limits;
 pub mod name;
 pub mod node;
+mod path;
 mod proof;
 mod random;
 mod ranges;

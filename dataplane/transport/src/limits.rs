@@ -2,15 +2,16 @@
 
 use virga_ebpf::limits::{HEADER_BYTES, OUTER_BYTES_MIN, OUTER_HEADERS_BYTES_MAX, TAG_BYTES};
 
-/// Largest datagram that a node sends: what every path carries, less the outer headers.
-pub const DATAGRAM_BYTES_MAX: usize = OUTER_BYTES_MIN - OUTER_HEADERS_BYTES_MAX;
-/// Frames of one packet, in the clear.
-pub const PAYLOAD_BYTES_MAX: usize = DATAGRAM_BYTES_MAX - HEADER_BYTES - TAG_BYTES;
-/// Largest datagram that a node opens.
-pub const DATAGRAM_BYTES_RECEIVED_MAX: usize = 65_507;
+/// Largest datagram that every path carries, less the outer headers. Handshakes and control fit it; a
+/// session's data packets grow with its path.
+pub const DATAGRAM_BYTES_MIN: usize = OUTER_BYTES_MIN - OUTER_HEADERS_BYTES_MAX;
+/// Frames of one such packet, in the clear.
+pub const PAYLOAD_BYTES_MIN: usize = DATAGRAM_BYTES_MIN - HEADER_BYTES - TAG_BYTES;
+/// Largest datagram that a node sends or opens: what UDP over IPv4 carries.
+pub const DATAGRAM_BYTES_MAX: usize = 65_507;
 /// Segments of one transmit: what one GSO send takes (Linux's `UDP_MAX_SEGMENTS`).
 pub const TRANSMIT_SEGMENTS_MAX: usize = 64;
-/// Bytes of one transmit: below the largest UDP payload.
+/// Bytes of a transmit of several segments; a single datagram may be larger.
 pub const TRANSMIT_BYTES_MAX: usize = 65_000;
 
 /// A channel name's length is one byte on the wire.
@@ -22,7 +23,7 @@ pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 /// Largest open frame: type, salt, mode, name length and name.
 pub const OPEN_FRAME_BYTES_MAX: usize = 1 + 4 + 1 + 1 + CHANNEL_NAME_BYTES_MAX;
 /// Largest event of an unreliable stream: it fits one packet even beside the longest open frame.
-pub const EVENT_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - OPEN_FRAME_BYTES_MAX - 3;
+pub const EVENT_BYTES_MAX: usize = PAYLOAD_BYTES_MIN - OPEN_FRAME_BYTES_MAX - 3;
 
 /// Bytes that a receiver grants a stream beyond what its owner has read: any message fits.
 pub const STREAM_WINDOW_BYTES: u64 = 512 * 1024;
@@ -75,9 +76,9 @@ pub const PROBE_BACKOFF_MAX: u32 = 6;
 /// Longest probe time-out.
 pub const PROBE_NS_MAX: u64 = 5_000_000_000;
 /// Congestion window at the start (RFC 9002, 7.2).
-pub const WINDOW_BYTES_INITIAL: u64 = 10 * DATAGRAM_BYTES_MAX as u64;
+pub const WINDOW_BYTES_INITIAL: u64 = 10 * DATAGRAM_BYTES_MIN as u64;
 /// Congestion window's floor (RFC 9002, 7.2).
-pub const WINDOW_BYTES_MIN: u64 = 2 * DATAGRAM_BYTES_MAX as u64;
+pub const WINDOW_BYTES_MIN: u64 = 2 * DATAGRAM_BYTES_MIN as u64;
 /// Congestion window's ceiling.
 pub const WINDOW_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
@@ -112,7 +113,7 @@ pub const FAILED_OPENS_CLOSE: u64 = 1 << 36;
 /// Highest sequence; a session closes before it could wrap.
 pub const SEQUENCE_MAX: u64 = (1 << 62) - 1;
 
-const _: () = assert!(PAYLOAD_BYTES_MAX == 1280 - 48 - 64 - 16);
+const _: () = assert!(PAYLOAD_BYTES_MIN == 1280 - 48 - 64 - 16);
 const _: () = assert!(
     EVENT_BYTES_MAX > 512,
     "an event beside the longest name stays useful"
@@ -127,14 +128,18 @@ const _: () = assert!(
 );
 const _: () = assert!(STREAM_WINDOW_BYTES <= SESSION_WINDOW_BYTES);
 const _: () = assert!(
-    (RECEIVE_RANGES_MAX * PAYLOAD_BYTES_MAX) as u64 / 2 >= STREAM_WINDOW_BYTES,
+    (RECEIVE_RANGES_MAX * PAYLOAD_BYTES_MIN) as u64 / 2 >= STREAM_WINDOW_BYTES,
     "full packets, every other one lost, never meet the bound"
 );
 const _: () = assert!(MESSAGE_BYTES_MAX + MESSAGE_PREFIX_BYTES <= STREAM_QUEUE_BYTES);
 const _: () = assert!(STREAM_QUEUE_BYTES <= SESSION_QUEUE_BYTES);
 const _: () = assert!(REPLAY_WINDOW_PACKETS.is_multiple_of(64));
-const _: () = assert!(TRANSMIT_BYTES_MAX >= DATAGRAM_BYTES_MAX);
-const _: () = assert!(TRANSMIT_BYTES_MAX <= DATAGRAM_BYTES_RECEIVED_MAX);
+const _: () = assert!(TRANSMIT_BYTES_MAX >= DATAGRAM_BYTES_MIN);
+const _: () = assert!(TRANSMIT_BYTES_MAX <= DATAGRAM_BYTES_MAX);
+const _: () = assert!(
+    DATAGRAM_BYTES_MAX - HEADER_BYTES <= 0xffff,
+    "the header's payload length holds it"
+);
 const _: () = assert!(DURATION_NS_MAX < u64::MAX / 4);
 const _: () = assert!(COOKIES_PER_SECOND_PER_SOURCE < COOKIES_PER_SECOND);
 const _: () = assert!(RESETS_PER_SECOND_PER_SOURCE < RESETS_PER_SECOND);
@@ -143,6 +148,6 @@ const _: () = assert!(WINDOW_BYTES_MIN <= WINDOW_BYTES_INITIAL);
 const _: () = assert!(WINDOW_BYTES_INITIAL <= WINDOW_BYTES_MAX);
 const _: () = assert!(FAILED_OPENS_REKEY < FAILED_OPENS_CLOSE);
 const _: () = assert!(
-    ACK_RANGES_MAX * 8 + 32 <= PAYLOAD_BYTES_MAX,
+    ACK_RANGES_MAX * 8 + 32 <= PAYLOAD_BYTES_MIN,
     "an acknowledgement fits"
 );

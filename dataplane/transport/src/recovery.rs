@@ -3,10 +3,10 @@
 use crate::{
     frame::Ack,
     limits::{
-        ACK_DELAY_NS, DATAGRAM_BYTES_MAX, GRANULARITY_NS, INITIAL_RTT_NS, PACKET_THRESHOLD,
-        PERSISTENT_CONGESTION, PROBE_BACKOFF_MAX, PROBE_NS_MAX, WINDOW_BYTES_INITIAL,
-        WINDOW_BYTES_MAX, WINDOW_BYTES_MIN,
+        ACK_DELAY_NS, GRANULARITY_NS, INITIAL_RTT_NS, PACKET_THRESHOLD, PERSISTENT_CONGESTION,
+        PROBE_BACKOFF_MAX, PROBE_NS_MAX, WINDOW_BYTES_INITIAL, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN,
     },
+    path::Path,
 };
 use std::collections::VecDeque;
 use virga_ebpf::header::StreamId;
@@ -154,9 +154,11 @@ impl Recovery {
     }
 
     /// Whether a full packet of stream data may go out now.
-    pub(crate) const fn may_send(&self) -> bool {
-        let full = DATAGRAM_BYTES_MAX as u64;
-        self.probes_allowed > 0 || self.in_flight_bytes + full <= self.window_bytes
+    pub(crate) const fn may_send(&self, path: &Path) -> bool {
+        let full = path.datagram_bytes() as u64;
+        self.probes_allowed > 0
+            || self.in_flight_bytes == 0
+            || self.in_flight_bytes + full <= self.window_bytes
     }
 
     /// Remembers a packet that asks for an acknowledgement. Sequences ascend.
@@ -176,6 +178,7 @@ impl Recovery {
         now_ns: u64,
         ack: &Ack<'_>,
         next: u64,
+        path: &Path,
         acked: &mut Vec<Content>,
         lost: &mut Vec<Content>,
     ) -> Result<(), NeverSent> {
@@ -197,7 +200,7 @@ impl Recovery {
                     self.sample(now_ns.saturating_sub(sent.time_ns), ack.delay_us);
                     self.first_sample_ns.get_or_insert(now_ns);
                 }
-                self.grow(&sent);
+                self.grow(&sent, path);
                 acked.push(sent.content);
             }
         }
@@ -232,7 +235,7 @@ impl Recovery {
     }
 
     /// RFC 9002, 7.3: slow start, then one packet a window.
-    fn grow(&mut self, sent: &Sent) {
+    fn grow(&mut self, sent: &Sent, path: &Path) {
         let was_limited = self.in_flight_bytes * 2 >= self.window_bytes;
         self.in_flight_bytes -= sent.window_bytes;
         let recovering = self
@@ -244,7 +247,7 @@ impl Recovery {
         let step = if self.window_bytes < self.threshold_bytes {
             sent.window_bytes
         } else {
-            DATAGRAM_BYTES_MAX as u64 * sent.window_bytes / self.window_bytes
+            path.datagram_bytes() as u64 * sent.window_bytes / self.window_bytes
         };
         self.window_bytes = (self.window_bytes + step).min(WINDOW_BYTES_MAX);
     }

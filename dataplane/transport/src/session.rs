@@ -14,6 +14,7 @@ use crate::{
     handshake::Agreed,
     keys::{Epoch, Role},
     limits::{ACK_RANGES_MAX, PREVIOUS_EPOCH_NS},
+    path::Path,
     proof::Subject,
     random::Generator,
     ranges::RangeSet,
@@ -114,6 +115,7 @@ pub(crate) struct Session {
     ack_after: u32,
     ack_at_ns: Option<u64>,
 
+    path: Path,
     recovery: Recovery,
     standing: Standing,
     streams: Streams,
@@ -167,6 +169,7 @@ impl Session {
             newest_ns: now_ns,
             ack_after: 0,
             ack_at_ns: None,
+            path: Path::new(),
             recovery: Recovery::new(),
             standing,
             streams: Streams::new(ends.role),

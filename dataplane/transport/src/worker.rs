@@ -454,7 +454,9 @@ impl<S: Service> Worker<S> {
     }
 
     fn send(&mut self, transmit: &Transmit) {
-        debug_assert!(transmit.bytes <= TRANSMIT_BYTES_MAX);
+        debug_assert!(
+            transmit.bytes <= TRANSMIT_BYTES_MAX || transmit.bytes == transmit.segment_bytes
+        );
         debug_assert_eq!(transmit.bytes, self.outgoing.buffer.len());
         let Some(to) = self.parts.forwarder.next_hop(transmit.destination) else {
             let datagrams = transmit.bytes.div_ceil(transmit.segment_bytes.max(1));

@@ -174,9 +174,10 @@ impl Session {
         }
         let mut acked = std::mem::take(&mut self.acked);
         let mut lost = std::mem::take(&mut self.lost);
+        let (next, path) = (self.sequence, &self.path);
         let known = self
             .recovery
-            .on_ack(ctx.now_ns, ack, self.sequence, &mut acked, &mut lost);
+            .on_ack(ctx.now_ns, ack, next, path, &mut acked, &mut lost);
         for content in acked.drain(..) {
             if content.standing.contains(Standing::PROOF) {
                 self.is_own_proof_acked = true;

@@ -8,7 +8,7 @@ use crate::{
     frame::{Frame, Frames},
     keys::Role,
     limits::{
-        EVENT_QUEUE_MAX, MESSAGE_BYTES_MAX, MESSAGE_PREFIX_BYTES, PAYLOAD_BYTES_MAX,
+        EVENT_QUEUE_MAX, MESSAGE_BYTES_MAX, MESSAGE_PREFIX_BYTES, PAYLOAD_BYTES_MIN,
         SESSION_QUEUE_BYTES, SESSION_WINDOW_BYTES, STREAM_QUEUE_BYTES,
     },
     recovery::{Content, Matter},
@@ -148,7 +148,7 @@ impl Streams {
 
     /// Largest event beside the stream's open frame.
     fn event_bytes_max(spec: &StreamSpec) -> usize {
-        PAYLOAD_BYTES_MAX - open_bytes(spec) - EVENT_OVERHEAD
+        PAYLOAD_BYTES_MIN - open_bytes(spec) - EVENT_OVERHEAD
     }
 
     pub(super) fn send(&mut self, stream: StreamId, message: &[u8]) -> Result<(), SendError> {

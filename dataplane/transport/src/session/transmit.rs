@@ -8,7 +8,7 @@ use crate::{
     event::{CloseReason, OpenError, SendError, SessionState, StreamSpec},
     frame::{Frame, PADDING, stream_overhead, write_ack, write_stream_start},
     handshake::RESET_BYTES,
-    limits::{DATAGRAM_BYTES_MAX, TRANSMIT_BYTES_MAX, TRANSMIT_SEGMENTS_MAX, UNACKNOWLEDGED_MAX},
+    limits::{DATAGRAM_BYTES_MIN, TRANSMIT_BYTES_MAX, TRANSMIT_SEGMENTS_MAX, UNACKNOWLEDGED_MAX},
     recovery::{Content, Matter, Sent, Standing},
     stream::{End, Outgoing, SendStream},
 };
@@ -64,10 +64,10 @@ impl Session {
         if let Some(bytes) = self.build_control(ctx, out) {
             return Some((bytes, bytes, 1));
         }
-        let segment = self.build_data(ctx, out, DATAGRAM_BYTES_MAX)?;
+        let segment = self.build_data(ctx, out, None)?;
         let (mut total, mut count) = (segment, 1);
         while count < TRANSMIT_SEGMENTS_MAX && total + segment <= TRANSMIT_BYTES_MAX {
-            let Some(bytes) = self.build_data(ctx, out, segment) else {
+            let Some(bytes) = self.build_data(ctx, out, Some(segment)) else {
                 break;
             };
             total += bytes;
@@ -98,7 +98,7 @@ impl Session {
     fn build_control(&mut self, ctx: &mut Context<'_>, out: &mut Vec<u8>) -> Option<usize> {
         let is_ack_due = self.ack_at_ns.is_some_and(|at| at <= ctx.now_ns);
         let may_ask = self.may_ask();
-        let may_chunk = self.is_established() && may_ask && self.recovery.may_send();
+        let may_chunk = self.is_established() && may_ask && self.recovery.may_send(&self.path);
         let has_chunk = may_chunk && self.streams.control_out.has_chunk();
         // Beyond the bound only a probe goes out, and is not remembered: a peer that lives answers
         // it with all that it received.
@@ -209,7 +209,7 @@ impl Session {
             return (0, 0);
         }
         let used = out.len() - start + TAG_BYTES + stream_overhead(bytes.next_offset());
-        let room = DATAGRAM_BYTES_MAX.saturating_sub(used);
+        let room = DATAGRAM_BYTES_MIN.saturating_sub(used);
         if room < CHUNK_BYTES_MIN {
             return (0, 0);
         }
@@ -234,25 +234,28 @@ impl Session {
         self.recovery.outstanding() < UNACKNOWLEDGED_MAX
     }
 
-    /// One data packet of at most `bytes_max`. Reliable bytes only go out in full packets or as a
-    /// run's first, so that one short packet never makes a run of short ones.
+    /// One data packet, which is a run's first, or of at most the bytes of the `run`'s first.
+    /// Reliable bytes only go out in full packets or as a run's first, so that one short packet never
+    /// makes a run of short ones.
     fn build_data(
         &mut self,
         ctx: &mut Context<'_>,
         out: &mut Vec<u8>,
-        bytes_max: usize,
+        run: Option<usize>,
     ) -> Option<usize> {
         if !self.is_established() || !self.may_ask() || self.sequence >= ctx.limits.sequence_max {
             return None;
         }
-        let stream = self.streams.pick(self.recovery.may_send())?;
+        let stream = self.streams.pick(self.recovery.may_send(&self.path))?;
         let s = self.streams.sending.get_mut(&stream)?;
-        if !has_fitting(s, bytes_max) {
+        let full = self.path.datagram_bytes();
+        let bytes_max = run.unwrap_or(full);
+        if !has_fitting(s, bytes_max, full) {
             return None;
         }
         let start = begin(out);
         let filled = fill(stream, s, out, start + bytes_max - TAG_BYTES);
-        if filled.content.open && bytes_max == DATAGRAM_BYTES_MAX {
+        if filled.content.open && bytes_max >= DATAGRAM_BYTES_MIN {
             pad(out, start);
         }
         let label = Label {
@@ -292,7 +295,10 @@ impl Session {
     fn seal(&mut self, ctx: &Context<'_>, out: &mut Vec<u8>, start: usize, label: &Label) -> usize {
         out.extend_from_slice(&[0; TAG_BYTES]);
         let bytes = out.len() - start;
-        debug_assert!(bytes <= DATAGRAM_BYTES_MAX, "a packet of {bytes} bytes");
+        debug_assert!(
+            bytes <= self.path.datagram_bytes(),
+            "a packet of {bytes} bytes"
+        );
         let header = Header {
             flags: label.flags,
             priority: label.priority,
@@ -354,8 +360,8 @@ struct Filled {
     again_bytes: u64,
 }
 
-/// Whether the next of a stream fits a packet of `bytes_max`.
-fn has_fitting(s: &SendStream, bytes_max: usize) -> bool {
+/// Whether the next of a stream fits a packet of `bytes_max`; a full one has `full`.
+fn has_fitting(s: &SendStream, bytes_max: usize, full: usize) -> bool {
     let around = AROUND
         + if s.is_open_acked {
             0
@@ -363,7 +369,7 @@ fn has_fitting(s: &SendStream, bytes_max: usize) -> bool {
             open_bytes(&s.spec)
         };
     match &s.outgoing {
-        Outgoing::Reliable(_) => bytes_max == DATAGRAM_BYTES_MAX,
+        Outgoing::Reliable(_) => bytes_max == full,
         Outgoing::Events(events) => {
             let needed = events
                 .front()

@@ -37,7 +37,7 @@ fn ack(
         panic!("not an ack")
     };
     let (mut acked, mut lost) = (Vec::new(), Vec::new());
-    recovery.on_ack(now_ns, &frame, 100, &mut acked, &mut lost)?;
+    recovery.on_ack(now_ns, &frame, 100, &Path::new(), &mut acked, &mut lost)?;
     let names = |contents: Vec<Content>| contents.iter().map(|c| c.range.0).collect();
     Ok((names(acked), names(lost)))
 }
@@ -97,7 +97,7 @@ fn the_window_doubles_then_halves_once_a_round_trip() {
     let mut r = Recovery::new();
     let start = r.window_bytes;
     let mut sequence = 0;
-    while r.may_send() {
+    while r.may_send(&Path::new()) {
         send(&mut r, sequence, 0);
         sequence += 1;
     }
