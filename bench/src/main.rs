@@ -18,6 +18,7 @@ mod report;
 mod rounds;
 mod stage;
 mod xdp;
+mod xdp_tools;
 
 use report::{Entry, Skip};
 use virga_bench::world;
