@@ -8,7 +8,7 @@ use virga_ebpf::{
     limits::UDP_PORT,
 };
 use virga_transport::{
-    ChannelName, Event, Handled, Node, NodeConfig, NodeLimits, PeerConfig, StreamSpec,
+    ChannelName, Event, Handled, Node, NodeConfig, NodeLimits, PeerConfig, Share, StreamSpec,
 };
 use x25519_dalek::{PublicKey, StaticSecret};
 
@@ -54,6 +54,7 @@ fn node(number: u8, peer: u8) -> Node {
                 .verifying_key()
                 .to_bytes(),
         }],
+        share: Share::WHOLE,
         limits: NodeLimits::default(),
         started_unix_ns: 1,
         // The same in every run, so that runs can be compared.

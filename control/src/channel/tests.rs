@@ -110,6 +110,7 @@ fn keys(number: u8) -> NodeConfig {
         entity_key: [number + 101; 32],
         subnet: Subnet(0),
         peers: Vec::new(),
+        share: virga_transport::Share::WHOLE,
         limits: NodeLimits::default(),
         started_unix_ns: 0,
         seed: [number; 32],

@@ -29,7 +29,7 @@ use tokio::{
     sync::{oneshot, watch},
 };
 use virga_transport::{
-    NodeConfig, NodeLimits, PeerConfig,
+    NodeConfig, NodeLimits, PeerConfig, Share,
     forward::Forwarder,
     worker::{Commander, Exit, Refused, Task, Worker, WorkerConfig, WorkerError, WorkerHandle},
 };
@@ -212,6 +212,7 @@ fn node_config(config: &Config, seed: [u8; 32]) -> NodeConfig {
         entity_key: *config.keys.entity.seed.expose(),
         subnet: config.node.subnet,
         peers: peers.collect(),
+        share: Share::WHOLE,
         limits: NodeLimits::default(),
         started_unix_ns: unix_ns(),
         seed,

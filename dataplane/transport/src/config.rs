@@ -1,6 +1,6 @@
 //! What a node is told at the start.
 
-use crate::limits;
+use crate::{limits, share::Share};
 use thiserror::Error;
 use virga_ebpf::header::{NodeId, Subnet};
 use zeroize::Zeroize;
@@ -19,8 +19,10 @@ pub struct NodeConfig {
     pub entity_key: [u8; 32],
     /// This node's subnet, as its headers carry it.
     pub subnet: Subnet,
-    /// The nodes it may have sessions with.
+    /// The nodes that this node may have sessions with.
     pub peers: Vec<PeerConfig>,
+    /// Which of them this [`crate::Node`] has sessions with: another worker has the others.
+    pub share: Share,
     /// Numbers that an operator or a test may change.
     pub limits: NodeLimits,
     /// Unix time at `now_ns` 0: their sum dates this node's initiations, and must grow from one start

@@ -40,6 +40,8 @@ const NOISE_BYTES: usize = 48;
 const TIME_BYTES: usize = 8;
 const TOKEN_BYTES: usize = 16;
 const FOOT_BYTES: usize = 32;
+/// Where the sender's node id is, in the clear.
+pub(crate) const SENDER_AT: usize = HEADER_BYTES + 4;
 const BODY_AT: usize = HEADER_BYTES + PREFIX_BYTES;
 
 const _: () = assert!(

@@ -12,6 +12,7 @@
 //!   how large a packet may be.
 //! - [`event`], [`config`], [`name`], [`reason`]: the words of its interface.
 //! - [`forward`]: forwarding in user space, by the NIC path's own decision.
+//! - [`share`]: which worker a peer and its datagrams belong to.
 //! - [`worker`]: the thread that owns all of it; [`io`]: the system's clock, sockets and waiting.
 //! - [`limits`]: every number, with its invariant.
 #![deny(unsafe_code)]
@@ -36,6 +37,7 @@ pub mod reason;
 mod recovery;
 mod replay;
 mod session;
+pub mod share;
 mod stream;
 pub mod worker;
 
@@ -47,6 +49,7 @@ pub use event::{
 pub use name::{ChannelName, NameError};
 pub use node::Node;
 pub use reason::{DropReason, NodeCounters};
+pub use share::Share;
 
 #[cfg(test)]
 mod tests;

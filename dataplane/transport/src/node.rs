@@ -17,6 +17,7 @@ use crate::{
     random::Generator,
     reason::{DropReason, NodeCounters},
     session::{Context, Outcome, Queued, Session},
+    share::Share,
 };
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use handshakes::{HalfOpen, Outbound};
@@ -46,6 +47,7 @@ pub struct Node {
     id: NodeId,
     origin: OriginHash,
     subnet: Subnet,
+    share: Share,
     node_key: Zeroizing<[u8; 32]>,
     entity_key: SigningKey,
     network: Network,
@@ -58,7 +60,9 @@ pub struct Node {
     generator: Generator,
     gate: Gate,
     reset_key: ResetKey,
+    /// Those of this worker's share.
     peers: BTreeMap<NodeId, Peer>,
+    /// All peers: whoever gets a packet of a session that there is no more can say so.
     by_origin: BTreeMap<u64, NodeId>,
     sessions: BTreeMap<SessionId, Session>,
     half_open: Vec<HalfOpen>,
@@ -93,13 +97,17 @@ impl Node {
             psk: config.psk,
             psk_generation: config.psk_generation,
         };
-        let peers = read_peers(id, &config.peers)?;
+        let mut peers = read_peers(id, &config.peers)?;
+        let by_origin = peers.values().map(|peer| (peer.origin.0, peer.id));
+        let by_origin = by_origin.collect();
+        peers.retain(|&peer, _| config.share.owns(peer));
         let limits = config.limits.clone();
         let per_source = limits.handshakes_per_second_per_source;
         Ok(Self {
             id,
             origin: hash::origin_hash(entity_key.verifying_key().as_bytes()),
             subnet: config.subnet,
+            share: config.share,
             node_key: Zeroizing::new(config.node_key),
             entity_key,
             tag_key: network.tag_key(id),
@@ -115,10 +123,7 @@ impl Node {
             started_unix_ns: config.started_unix_ns,
             made_ns: 0,
             limits,
-            by_origin: peers
-                .values()
-                .map(|peer| (peer.origin.0, peer.id))
-                .collect(),
+            by_origin,
             peers,
             sessions: BTreeMap::new(),
             half_open: Vec::new(),

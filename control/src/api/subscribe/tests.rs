@@ -39,6 +39,7 @@ fn worker() -> WorkerHandle<Service> {
         entity_key: [2; 32],
         subnet: Subnet(0),
         peers: Vec::new(),
+        share: virga_transport::Share::WHOLE,
         limits: NodeLimits::default(),
         started_unix_ns: 0,
         seed: [4; 32],

@@ -101,10 +101,10 @@ impl Node {
         }
     }
 
-    /// A session id that is free: random, the low 8 bits naming worker 0.
+    /// A session id that is free: random, the low 8 bits naming this worker.
     pub(super) fn free_session_id(&mut self) -> SessionId {
         loop {
-            let id = SessionId(self.generator.number() & !0xff);
+            let id = self.share.mark(SessionId(self.generator.number()));
             if id.0 != 0 && !self.sessions.contains_key(&id) && !self.is_promised(id) {
                 return id;
             }

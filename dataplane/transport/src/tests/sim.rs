@@ -74,6 +74,7 @@ pub(crate) fn config(number: u8, count: u8, seed: u64, limits: &NodeLimits) -> N
         entity_key: entity_key(number),
         subnet: Subnet(1 << 24),
         peers: (0..count).filter(|&n| n != number).map(peer).collect(),
+        share: crate::Share::WHOLE,
         limits: limits.clone(),
         started_unix_ns: seed,
         seed: bytes,

@@ -52,6 +52,7 @@ fn node_config() -> NodeConfig {
         entity_key: [3; 32],
         subnet: Subnet(0),
         peers: Vec::new(),
+        share: crate::Share::WHOLE,
         limits: NodeLimits::default(),
         started_unix_ns: 0,
         seed: [4; 32],
