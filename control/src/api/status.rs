@@ -14,7 +14,7 @@ use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
 use virga_ebpf::reason::{Counter, Outcome, Reason};
-use virga_transport::{io::udp::IoCounters, worker::Parts};
+use virga_transport::{io::counters::IoCounters, worker::Parts};
 
 /// Everything that the daemon tells about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -156,6 +156,10 @@ impl From<&IoCounters> for IoStatus {
 /// The worker's socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketStatus {
+    /// What moves its datagrams.
+    pub driver: String,
+    /// Why that and nothing else.
+    pub why: String,
     /// Whether the kernel cuts sent runs into datagrams.
     pub gso: bool,
     /// Whether the kernel hands over received runs.
@@ -164,6 +168,8 @@ pub struct SocketStatus {
     pub sent: IoStatus,
     /// Receiving.
     pub received: IoStatus,
+    /// What this driver counts beside.
+    pub figures: BTreeMap<String, u64>,
 }
 
 /// The sessions' protocol.
@@ -251,6 +257,8 @@ impl Snapshot {
     fn take(now_ns: u64, parts: &Parts<Service>) -> Self {
         let worker = parts.counters();
         let sessions: Vec<_> = parts.node.sessions().collect();
+        let driver = parts.driver();
+        let figures = driver.figures().into_iter();
         Self {
             now_ns,
             worker: WorkerStatus {
@@ -261,10 +269,13 @@ impl Snapshot {
                 commands: worker.commands,
             },
             socket: SocketStatus {
-                gso: parts.segments_max() > 1,
-                gro: parts.coalesces(),
-                sent: parts.sent().into(),
-                received: parts.received().into(),
+                driver: driver.name().to_owned(),
+                why: driver.why().to_owned(),
+                gso: driver.socket().segments_max() > 1,
+                gro: driver.socket().coalesces(),
+                sent: driver.sent().into(),
+                received: driver.received().into(),
+                figures: figures.map(|(name, n)| (name.to_owned(), n)).collect(),
             },
             userspace: parts.forwarder.counters().into(),
             transport: transport(parts, &sessions),

@@ -45,6 +45,11 @@ fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
         "  listens on {}, process {}, up {} s",
         node.listen, node.pid, node.uptime_s
     )?;
+    writeln!(
+        out,
+        "driver: {} ({})",
+        status.socket.driver, status.socket.why
+    )?;
     write_forwarding(out, status)?;
     write_sessions(out, status)?;
     write_channels(out, status)?;

@@ -6,12 +6,13 @@
 
 use crate::{
     config::{ConfigError, NodeConfig},
-    event::{Event, Transmit},
+    event::Event,
     forward::{Forwarder, Forwarding},
     io::{
         clock::Clock,
-        udp::{self, IoCounters, Receiver, Run, Sender, Sent},
-        wake::{Interest, Wake, wait},
+        driver::{Driver, Outlet, Run, Sent},
+        socket::Socket,
+        wake::Wake,
     },
     limits::TRANSMIT_BYTES_MAX,
     node::Node,
@@ -19,7 +20,6 @@ use crate::{
 use std::{
     io,
     net::SocketAddr,
-    os::fd::AsFd,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread::JoinHandle,
@@ -126,9 +126,7 @@ pub struct Parts<S> {
     /// What runs above.
     pub service: S,
     counters: WorkerCounters,
-    sender: Sender,
-    received: IoCounters,
-    coalesces: bool,
+    driver: Driver,
 }
 
 impl<S> Parts<S> {
@@ -138,28 +136,10 @@ impl<S> Parts<S> {
         &self.counters
     }
 
-    /// What the socket sent.
+    /// What moves its datagrams, and what that counted.
     #[must_use]
-    pub fn sent(&self) -> &IoCounters {
-        self.sender.counters()
-    }
-
-    /// What the socket received.
-    #[must_use]
-    pub fn received(&self) -> &IoCounters {
-        &self.received
-    }
-
-    /// Segments of one send: above 1 where the kernel segments.
-    #[must_use]
-    pub fn segments_max(&self) -> usize {
-        self.sender.segments_max()
-    }
-
-    /// Whether the kernel hands over runs of datagrams.
-    #[must_use]
-    pub fn coalesces(&self) -> bool {
-        self.coalesces
+    pub fn driver(&self) -> &Driver {
+        &self.driver
     }
 }
 
@@ -211,9 +191,17 @@ impl<S: Service> WorkerHandle<S> {
     }
 }
 
-impl<S: Service> Parts<S> {
+/// What a datagram meets on its way in.
+struct Inward<'a, S> {
+    node: &'a mut Node,
+    forwarder: &'a mut Forwarder,
+    service: &'a mut S,
+    counters: &'a mut WorkerCounters,
+}
+
+impl<S: Service> Inward<'_, S> {
     /// Sends on what is for others, and hands over what is for this node.
-    fn take_in(&mut self, now_ns: u64, run: Run<'_>) {
+    fn take_in(&mut self, now_ns: u64, outlet: &mut Outlet<'_>, run: Run<'_>) {
         let mut onward = Onward::new(run.segment_bytes);
         for at in (0..run.bytes.len()).step_by(run.segment_bytes) {
             let end = run.bytes.len().min(at + run.segment_bytes);
@@ -225,7 +213,7 @@ impl<S: Service> Parts<S> {
                 Forwarding::Forward { to } => {
                     self.counters.forwarded += 1;
                     if !onward.extend(to, at, end) {
-                        self.counters.forward_blocked += onward.flush(&mut self.sender, run.bytes);
+                        self.counters.forward_blocked += onward.flush(outlet, run.bytes);
                         onward.begin(to, at, end);
                     }
                 }
@@ -234,7 +222,7 @@ impl<S: Service> Parts<S> {
                 Forwarding::Drop(_) => {}
             }
         }
-        self.counters.forward_blocked += onward.flush(&mut self.sender, run.bytes);
+        self.counters.forward_blocked += onward.flush(outlet, run.bytes);
     }
 
     /// Opens a datagram and tells the service at once: the node holds only so many unread events.
@@ -242,7 +230,7 @@ impl<S: Service> Parts<S> {
         // The node counts what it drops.
         let _counted = self.node.handle(now_ns, source, datagram);
         while let Some(event) = self.node.poll() {
-            self.service.on_event(now_ns, &mut self.node, event);
+            self.service.on_event(now_ns, self.node, event);
         }
     }
 }
@@ -250,26 +238,9 @@ impl<S: Service> Parts<S> {
 /// What makes workers.
 pub struct Worker<S: Service> {
     parts: Parts<S>,
-    receiver: Receiver,
     commands: crossbeam_channel::Receiver<Command<S>>,
-    wake: Arc<Wake>,
     clock: Clock,
-    outgoing: Outgoing,
     stopping_since_ns: Option<u64>,
-}
-
-/// The run of this node's own datagrams that is being sent.
-#[derive(Default)]
-struct Outgoing {
-    buffer: Vec<u8>,
-    blocked: Option<Blocked>,
-}
-
-/// A run that the socket had no room for.
-struct Blocked {
-    to: SocketAddr,
-    from: usize,
-    segment_bytes: usize,
 }
 
 impl<S: Service> Worker<S> {
@@ -287,29 +258,16 @@ impl<S: Service> Worker<S> {
     ) -> Result<WorkerHandle<S>, WorkerError> {
         let clock = Clock::start();
         let node = Node::new(node_config, clock.now_ns())?;
-        let (sender, receiver) = udp::bind(config.listen).map_err(|source| WorkerError::Bind {
+        let socket = Socket::bind(config.listen).map_err(|source| WorkerError::Bind {
             address: config.listen,
             source,
         })?;
-        let address = receiver.local_address()?;
+        let address = socket.address();
         let wake = Arc::new(Wake::new()?);
         let (commands_in, commands) = crossbeam_channel::bounded(COMMANDS_MAX);
-        let worker = Self {
-            parts: Parts {
-                node,
-                forwarder,
-                service,
-                counters: WorkerCounters::default(),
-                sender,
-                received: IoCounters::default(),
-                coalesces: receiver.coalesces(),
-            },
-            receiver,
-            commands,
+        let commander = Commander {
+            commands: commands_in,
             wake: Arc::clone(&wake),
-            clock,
-            outgoing: Outgoing::default(),
-            stopping_since_ns: None,
         };
         let core = config.core;
         let (tell_pinned, pinned) = std::sync::mpsc::channel();
@@ -323,6 +281,19 @@ impl<S: Service> Worker<S> {
                 if !is_pinned {
                     return;
                 }
+                let worker = Self {
+                    parts: Parts {
+                        node,
+                        forwarder,
+                        service,
+                        counters: WorkerCounters::default(),
+                        // A driver is made on the thread that uses it.
+                        driver: Driver::open(socket, wake),
+                    },
+                    commands,
+                    clock,
+                    stopping_since_ns: None,
+                };
                 let ended = catch_unwind(AssertUnwindSafe(|| worker.run()));
                 exited(match ended {
                     Ok(Ok(())) => Exit::Stopped,
@@ -335,10 +306,7 @@ impl<S: Service> Worker<S> {
             return Err(WorkerError::Core { core });
         }
         Ok(WorkerHandle {
-            commander: Commander {
-                commands: commands_in,
-                wake,
-            },
+            commander,
             thread,
             address,
         })
@@ -352,17 +320,9 @@ impl<S: Service> Worker<S> {
             if self.has_stopped(more) {
                 return Ok(());
             }
-            let interest = if self.outgoing.blocked.is_none() {
-                Interest::Read
-            } else {
-                Interest::ReadWrite
-            };
             let timeout_ns = if more { Some(0) } else { self.sleep_ns() };
-            let socket = self.receiver.as_fd();
-            let ready = wait(socket, interest, &self.wake, timeout_ns)?;
-            if ready.woken {
-                self.wake.clear();
-            }
+            // Each turn looks after everything, whatever ended the wait.
+            let _ready = self.parts.driver.wait(timeout_ns)?;
         }
     }
 
@@ -395,20 +355,22 @@ impl<S: Service> Worker<S> {
     }
 
     fn receive(&mut self) -> bool {
-        for _ in 0..RECEIVES_PER_TURN {
-            let runs = self.receiver.receive();
-            if runs > 0 {
-                let now_ns = self.clock.now_ns();
-                for run in self.receiver.runs(runs) {
-                    self.parts.take_in(now_ns, run);
-                }
-            }
-            self.parts.received = *self.receiver.counters();
-            if runs < Receiver::RUNS_MAX {
-                return false;
-            }
-        }
-        true
+        let Parts {
+            node,
+            forwarder,
+            service,
+            counters,
+            driver,
+        } = &mut self.parts;
+        let mut inward = Inward {
+            node,
+            forwarder,
+            service,
+            counters,
+        };
+        let clock = &self.clock;
+        (0..RECEIVES_PER_TURN)
+            .all(|_| driver.receive(|outlet, run| inward.take_in(clock.now_ns(), outlet, run)))
     }
 
     fn handle_timeouts(&mut self) {
@@ -434,63 +396,40 @@ impl<S: Service> Worker<S> {
         true
     }
 
+    /// Sends what the node has, and what was to be sent on.
     fn transmit(&mut self) -> bool {
-        for _ in 0..TRANSMITS_PER_TURN {
-            if !self.send_blocked() {
-                return false;
-            }
-            let now_ns = self.clock.now_ns();
-            self.outgoing.buffer.clear();
-            let Some(transmit) = self
-                .parts
-                .node
-                .poll_transmit(now_ns, &mut self.outgoing.buffer)
-            else {
-                return false;
-            };
-            self.send(&transmit);
-        }
-        true
+        let more = (0..TRANSMITS_PER_TURN).all(|_| self.transmit_one());
+        // Where there was no room for all of it, the wait ends once there is.
+        let _rest_goes_later = self.parts.driver.flush();
+        more
     }
 
-    fn send(&mut self, transmit: &Transmit) {
+    fn transmit_one(&mut self) -> bool {
+        let Parts {
+            node,
+            forwarder,
+            counters,
+            driver,
+            ..
+        } = &mut self.parts;
+        let Some(buffer) = driver.room() else {
+            return false;
+        };
+        let Some(transmit) = node.poll_transmit(self.clock.now_ns(), buffer) else {
+            return false;
+        };
         debug_assert!(
             transmit.bytes <= TRANSMIT_BYTES_MAX || transmit.bytes == transmit.segment_bytes
         );
-        debug_assert_eq!(transmit.bytes, self.outgoing.buffer.len());
-        let Some(to) = self.parts.forwarder.next_hop(transmit.destination) else {
-            let datagrams = transmit.bytes.div_ceil(transmit.segment_bytes.max(1));
-            self.parts.counters.unroutable += datagrams as u64;
-            return;
-        };
-        self.outgoing.blocked = Some(Blocked {
-            to,
-            from: 0,
-            segment_bytes: transmit.segment_bytes,
-        });
-        let _ends_next_time = self.send_blocked();
-    }
-
-    /// Sends what is left of the current run; whether nothing is left.
-    fn send_blocked(&mut self) -> bool {
-        let Some(blocked) = &mut self.outgoing.blocked else {
-            return true;
-        };
-        let rest = &self.outgoing.buffer[blocked.from..];
-        match self
-            .parts
-            .sender
-            .send(blocked.to, rest, blocked.segment_bytes)
-        {
-            Sent::Done => {
-                self.outgoing.blocked = None;
-                true
-            }
-            Sent::Blocked { from } => {
-                blocked.from += from;
-                false
+        debug_assert_eq!(transmit.bytes, buffer.len());
+        match forwarder.next_hop(transmit.destination) {
+            Some(to) => driver.commit(to, transmit.segment_bytes),
+            None => {
+                let datagrams = transmit.bytes.div_ceil(transmit.segment_bytes.max(1));
+                counters.unroutable += datagrams as u64;
             }
         }
+        true
     }
 
     /// How long there is nothing to do; `None`: until something comes.
@@ -522,12 +461,12 @@ impl<S: Service> Worker<S> {
     }
 
     /// Stopped once nothing is left to send, or when that took too long.
-    fn has_stopped(&self, more: bool) -> bool {
+    fn has_stopped(&mut self, more: bool) -> bool {
         let Some(since_ns) = self.stopping_since_ns else {
             return false;
         };
         let late = self.clock.now_ns().saturating_sub(since_ns) >= STOP_NS_MAX;
-        late || !(more || self.outgoing.blocked.is_some())
+        late || !more && self.parts.driver.flush()
     }
 }
 
@@ -564,13 +503,13 @@ impl Onward {
         self.end = end;
     }
 
-    /// Sends what was taken in; how many datagrams the socket had no room for.
-    fn flush(&mut self, sender: &mut Sender, run: &[u8]) -> u64 {
+    /// Sends what was taken in; for how many datagrams there was no room.
+    fn flush(&mut self, outlet: &mut Outlet<'_>, run: &[u8]) -> u64 {
         let Some(to) = self.to.take() else {
             return 0;
         };
         let bytes = &run[self.from..self.end];
-        match sender.send(to, bytes, self.segment_bytes) {
+        match outlet.send(to, bytes, self.segment_bytes) {
             Sent::Done => 0,
             Sent::Blocked { from } => (bytes.len() - from).div_ceil(self.segment_bytes) as u64,
         }

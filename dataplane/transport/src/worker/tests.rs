@@ -187,27 +187,31 @@ fn datagram(destination: NodeId, sequence: u64) -> Vec<u8> {
 #[test]
 fn runs_are_sent_on_whole_and_strangers_and_garbage_are_counted() {
     let any = "127.0.0.1:0".parse().unwrap();
-    let (mut source, mut sink) = udp::bind(any).unwrap();
-    let mut f = forwarder(sink.local_address().unwrap());
+    let open = || {
+        let wake = Arc::new(Wake::new().unwrap());
+        Driver::open(Socket::bind(any).unwrap(), wake)
+    };
+    let (mut source, mut sink) = (open(), open());
+    let sink_address = sink.socket().address();
+    let mut f = forwarder(sink_address);
     let mut probe = datagram(THERE, 0);
-    let verdict = f.handle(1, 0, sink.local_address().unwrap(), &mut probe);
+    let verdict = f.handle(1, 0, sink_address, &mut probe);
     assert!(matches!(verdict, Forwarding::Forward { .. }), "{verdict:?}");
     let (handle, _exited) = spawn(f);
     let run: Vec<u8> = (1..=20).flat_map(|n| datagram(THERE, n)).collect();
-    assert_eq!(source.send(handle.address(), &run, 80), Sent::Done);
-    assert_eq!(source.send(handle.address(), &[0; 70], 70), Sent::Done);
-    let wake = Wake::new().unwrap();
+    let mut outlet = source.outlet();
+    assert_eq!(outlet.send(handle.address(), &run, 80), Sent::Done);
+    assert_eq!(outlet.send(handle.address(), &[0; 70], 70), Sent::Done);
     let mut arrived = Vec::new();
     while arrived.len() < 20 {
-        let ready = wait(sink.as_fd(), Interest::Read, &wake, Some(10_000_000_000));
-        assert!(ready.unwrap().readable, "{} of 20", arrived.len());
-        let runs = sink.receive();
-        for run in sink.runs(runs) {
+        let ready = sink.wait(Some(10_000_000_000)).unwrap();
+        assert!(ready.readable, "{} of 20", arrived.len());
+        while sink.receive(|_, run| {
             arrived.extend(run.bytes.chunks(run.segment_bytes).map(|bytes| {
                 let header = Header::decode(bytes.first_chunk().unwrap());
                 (header.sequence, header.hop_count)
             }));
-        }
+        }) {}
     }
     let sent: Vec<(u64, u8)> = (1..=20).map(|n| (n, 1)).collect();
     assert_eq!(arrived, sent);
@@ -217,7 +221,7 @@ fn runs_are_sent_on_whole_and_strangers_and_garbage_are_counted() {
         (
             parts.counters().forwarded,
             redirected,
-            parts.sent().datagrams,
+            parts.driver().sent().datagrams,
         )
     });
     assert_eq!(seen, (20, 21, 20));
