@@ -7,7 +7,7 @@ use std::{
 
 use crate::{hosts::Hosts, stage::virga};
 
-const HOST: &str = "a";
+pub(crate) const HOST: &str = "a";
 
 /// A host with a veth pair, v0 and v1.
 fn stage() -> Hosts {
@@ -43,7 +43,7 @@ fn state(hosts: &Hosts) -> PathBuf {
 }
 
 /// `hw/tune v0 …`: whether it succeeded, and all that it said.
-fn tune(hosts: &Hosts, arguments: &[&str]) -> (bool, String) {
+pub(crate) fn tune(hosts: &Hosts, arguments: &[&str]) -> (bool, String) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../hw/tune");
     let (script, state) = (script.display().to_string(), state(hosts));
     let state = state.display().to_string();
@@ -54,13 +54,16 @@ fn tune(hosts: &Hosts, arguments: &[&str]) -> (bool, String) {
 }
 
 /// Everything of v0, and of v1, that tuning v0 may touch.
-fn settings(hosts: &Hosts) -> String {
+pub(crate) fn settings(hosts: &Hosts) -> String {
     let mut all = String::new();
     for (program, arguments) in [
         ("ethtool", &["-k", "v0"][..]),
         ("ethtool", &["-l", "v0"]),
         ("ethtool", &["-k", "v1"]),
         ("ethtool", &["-l", "v1"]),
+        ("ethtool", &["-g", "v0"]),
+        ("ethtool", &["-c", "v0"]),
+        ("ethtool", &["-x", "v0"]),
         ("cat", &["/sys/class/net/v0/napi_defer_hard_irqs"]),
         ("cat", &["/sys/class/net/v0/gro_flush_timeout"]),
     ] {

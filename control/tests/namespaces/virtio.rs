@@ -12,6 +12,7 @@ use crate::{
         line_over, number, publish, virga,
     },
     transit::crosses_in_the_nic,
+    tune,
 };
 
 /// The NICs' addresses but for the last digit; 0 and 1, and 2 and 3, are at the same cable.
@@ -26,15 +27,21 @@ const PACKET_NS: &str = "500000";
 
 /// a -- router -- b with a NIC at each end; `None` with the reason printed where there are no such NICs.
 fn machine(addresses: &Addresses) -> Option<Hosts> {
-    if std::env::var_os("VIRGA_GUEST").is_none() {
+    is_guest().then(|| {
+        line_over("native", addresses, |hosts, edge, router| {
+            let first = if edge.0 == "a" { 0 } else { 2 };
+            plug(hosts, first, edge);
+            plug(hosts, first + 1, router);
+        })
+    })
+}
+
+fn is_guest() -> bool {
+    let is_guest = std::env::var_os("VIRGA_GUEST").is_some();
+    if !is_guest {
         println!("skipped: this is not the machine that scripts/kernels boots");
-        return None;
     }
-    Some(line_over("native", addresses, |hosts, edge, router| {
-        let first = if edge.0 == "a" { 0 } else { 2 };
-        plug(hosts, first, edge);
-        plug(hosts, first + 1, router);
-    }))
+    is_guest
 }
 
 /// Gives a NIC to a host.
@@ -364,4 +371,31 @@ fn the_pktgen_scripts_clear_up_and_say_what_is_wrong() {
         .ip("a", &["link", "set", "dev", "m0", "down"])
         .unwrap();
     refused("", "m0 is down");
+}
+
+#[test]
+#[ignore = "needs the machine that scripts/kernels boots"]
+fn what_is_tuned_on_a_virtio_nic_is_undone_to_the_letter() {
+    if !is_guest() {
+        return;
+    }
+    let mut hosts = Hosts::new("virga-tune", virga()).unwrap();
+    hosts.add(tune::HOST).unwrap();
+    plug(&hosts, 0, (tune::HOST, "v0", V4.a));
+    let interrupts = || {
+        let script = "grep . /proc/irq/*/smp_affinity_list";
+        hosts.run(tune::HOST, "sh", &["-c", script]).unwrap().stdout
+    };
+    let before = (tune::settings(&hosts), interrupts());
+    let (is_ok, said) = tune::tune(&hosts, &["v0", "--apply"]);
+    println!("{said}");
+    assert!(is_ok && said.contains("changed; --undo"), "{said}");
+    let tuned = (tune::settings(&hosts), interrupts());
+    assert_ne!(tuned.0, before.0);
+    let (is_ok, said) = tune::tune(&hosts, &["v0", "--apply"]);
+    assert!(is_ok && said.contains("nothing changed"), "{said}");
+    assert_eq!((tune::settings(&hosts), interrupts()), tuned);
+    let (is_ok, said) = tune::tune(&hosts, &["v0", "--undo"]);
+    assert!(is_ok && said.contains("put back"), "{said}");
+    assert_eq!((tune::settings(&hosts), interrupts()), before);
 }
