@@ -8,7 +8,7 @@ use virga_ebpf::{
     limits::UDP_PORT,
 };
 use virga_transport::{
-    ChannelName, Event, Handled, Node, NodeConfig, NodeLimits, PeerConfig, Share, StreamSpec,
+    ChannelName, Event, Handled, Mode, Node, NodeConfig, NodeLimits, PeerConfig, Share, StreamSpec,
 };
 use x25519_dalek::{PublicKey, StaticSecret};
 
@@ -111,7 +111,7 @@ impl Ends {
             name: ChannelName::parse("bench").expect("a channel's name"),
             salt: 0,
             priority: 4,
-            reliable: true,
+            mode: Mode::Ordered,
         };
         ends.stream = ends
             .sender

@@ -30,7 +30,7 @@ use virga_ebpf::{
     hash,
     header::{ChannelHash, NodeId, OriginHash, Subnet},
 };
-use virga_transport::ChannelName;
+use virga_transport::{ChannelName, Mode};
 
 /// Where the daemon of a node named NAME listens for `pub`, `sub` and `status`: `NAME.sock` here.
 pub const SOCKET_DIRECTORY: &str = "/run/virga";
@@ -278,8 +278,8 @@ pub struct ChannelConfig {
     pub hash: ChannelHash,
     /// Class 0 to 6.
     pub priority: u8,
-    /// Whether lost events travel again.
-    pub reliable: bool,
+    /// What streams of this channel promise: `reliable` and `ordered` in one.
+    pub mode: Mode,
     /// Seconds after which a subscriber that does not read holds a reliable channel up no longer.
     pub hold_max_s: u32,
     /// Packets a second that one origin may send; at least 1.

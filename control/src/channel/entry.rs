@@ -74,11 +74,12 @@ impl Entry {
                 name: config.name.clone(),
                 salt: config.salt,
                 priority: config.priority,
-                reliable: config.reliable,
+                mode: config.mode,
             },
             hash: config.hash,
             hold_max_ns: config
-                .reliable
+                .mode
+                .is_reliable()
                 .then(|| u64::from(config.hold_max_s) * 1_000_000_000),
             publishers: keys(&config.publish),
             subscribers: keys(&config.subscribe),
@@ -98,7 +99,7 @@ impl Entry {
 
     /// Bytes of the largest event that it carries.
     pub(crate) const fn event_bytes_max(&self) -> usize {
-        if self.spec.reliable {
+        if self.spec.mode.is_reliable() {
             MESSAGE_BYTES_MAX
         } else {
             EVENT_BYTES_MAX

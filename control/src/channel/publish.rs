@@ -215,7 +215,7 @@ impl<O: Outlet> ChannelService<O> {
     /// Whether a subscriber of a reliable channel asked for a pause.
     fn is_held(&self, index: Index) -> bool {
         let entry = &self.entries[index];
-        entry.spec.reliable
+        entry.spec.mode.is_reliable()
             && (entry.roster.values().any(|remote| remote.held) || self.has_slow(index))
     }
 
@@ -241,7 +241,7 @@ impl<O: Outlet> ChannelService<O> {
                 }
             }
         }
-        let waits = entry.spec.reliable || (taken == 0 && entry.local.is_empty());
+        let waits = entry.spec.mode.is_reliable() || (taken == 0 && entry.local.is_empty());
         if !waits {
             for _ in full.drain(..) {
                 self.reasons.add(Reason::PeerFull);
@@ -306,7 +306,7 @@ fn offer(now_ns: u64, node: &mut Node, entry: &mut Entry, peer: NodeId, event: &
             Ok(stream) => *remote.stream.insert(stream),
             Err(OpenError::NoSession(_)) => return Taken::Lost(Reason::PeerGone),
             // Finished streams that make room are acknowledged soon.
-            Err(OpenError::TooMany { .. }) if entry.spec.reliable => return Taken::Full,
+            Err(OpenError::TooMany { .. }) if entry.spec.mode.is_reliable() => return Taken::Full,
             Err(OpenError::TooMany { .. } | OpenError::Priority(_)) => {
                 return Taken::Lost(Reason::StreamsFull);
             }

@@ -12,7 +12,7 @@ use crate::config::{ChannelConfig, Config};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use virga_ebpf::header::{NodeId, StreamId};
-use virga_transport::{ChannelName, Event, Node, SendError, worker::Service};
+use virga_transport::{ChannelName, Event, Mode, Node, SendError, worker::Service};
 
 /// Subscriptions that one peer may have here.
 pub const PATTERNS_PER_PEER_MAX: usize = 4_096;
@@ -311,14 +311,14 @@ impl<O: Outlet> ChannelService<O> {
         session: &Session,
         name: &ChannelName,
         salt: u32,
-        reliable: bool,
+        mode: Mode,
     ) -> Result<Index, Reason> {
         let index = *self.names.get(name).ok_or(Reason::StreamUnknownChannel)?;
         let entry = &self.entries[index];
         if entry.spec.salt != salt {
             return Err(Reason::StreamSalt);
         }
-        if entry.spec.reliable != reliable {
+        if entry.spec.mode != mode {
             return Err(Reason::StreamMode);
         }
         if !entry.publishers.contains(&session.entity) {
@@ -335,10 +335,10 @@ impl<O: Outlet> ChannelService<O> {
         now_ns: u64,
         node: &mut Node,
         (peer, stream): (NodeId, StreamId),
-        (name, salt, reliable): (&ChannelName, u32, bool),
+        (name, salt, mode): (&ChannelName, u32, Mode),
     ) {
         let admitted = match self.sessions.get(&peer) {
-            Some(session) => self.admit(session, name, salt, reliable),
+            Some(session) => self.admit(session, name, salt, mode),
             None => Err(Reason::UnknownStream),
         };
         match (admitted, self.sessions.get_mut(&peer)) {
@@ -361,7 +361,7 @@ impl<O: Outlet> ChannelService<O> {
         now_ns: u64,
         node: &mut Node,
         (peer, stream): (NodeId, StreamId),
-        event: Vec<u8>,
+        event: Bytes,
     ) {
         let session = self.sessions.get_mut(&peer);
         let known = session.and_then(|s| s.inbound.get_mut(&stream).map(|i| (s.entity, i)));
@@ -378,7 +378,7 @@ impl<O: Outlet> ChannelService<O> {
             entity,
             sequence: inbound.sequence,
             received_ns: now_ns,
-            payload: Bytes::from(event),
+            payload: event,
         };
         // Both are counted there.
         let _taken_and_lost = self.deliver(now_ns, node, index, &delivery);
@@ -428,9 +428,9 @@ impl<O: Outlet> Service for ChannelService<O> {
                 stream,
                 name,
                 salt,
-                reliable,
+                mode,
             } => {
-                self.on_stream(now_ns, node, (peer, stream), (&name, salt, reliable));
+                self.on_stream(now_ns, node, (peer, stream), (&name, salt, mode));
             }
             Event::Message {
                 peer,

@@ -56,7 +56,7 @@ impl<O: Outlet> ChannelService<O> {
 
     /// Has the publisher of a reliable channel pause while a local subscriber is slow.
     pub(crate) fn hold(&mut self, now_ns: u64, node: &mut Node, index: Index, peer: NodeId) {
-        if self.entries[index].spec.reliable
+        if self.entries[index].spec.mode.is_reliable()
             && self.has_slow(index)
             && self.entries[index].holding.insert(peer)
         {

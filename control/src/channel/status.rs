@@ -8,6 +8,7 @@ use super::{
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use virga_transport::Mode;
 
 /// One channel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +23,8 @@ pub struct ChannelStatus {
     pub priority: u8,
     /// Whether lost events travel again.
     pub reliable: bool,
+    /// Whether they are delivered in the order in which they were published.
+    pub ordered: bool,
     /// Whether this node's entity may publish on it.
     pub may_publish: bool,
     /// Whether this node's entity may subscribe to it.
@@ -109,7 +112,8 @@ impl<O: Outlet> ChannelService<O> {
             salt: entry.spec.salt,
             hash: entry.hash.to_string(),
             priority: entry.spec.priority,
-            reliable: entry.spec.reliable,
+            reliable: entry.spec.mode.is_reliable(),
+            ordered: entry.spec.mode == Mode::Ordered,
             may_publish: entry.publishers.contains(&self.entity),
             may_subscribe: entry.subscribers.contains(&self.entity),
             remote_subscribers: entry.roster.len(),
@@ -117,7 +121,7 @@ impl<O: Outlet> ChannelService<O> {
             local_subscribers: entry.local.len(),
             paused_ms: self
                 .slow_since_ns(index)
-                .filter(|_| entry.spec.reliable)
+                .filter(|_| entry.spec.mode.is_reliable())
                 .map(since_ms),
             batches_waiting: entry.waiting.len(),
             published: entry.counters.published,

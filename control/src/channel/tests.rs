@@ -17,7 +17,7 @@ use std::sync::{
 };
 use virga_ebpf::header::{NodeId, Subnet};
 use virga_transport::{
-    ChannelName, Node, NodeConfig, NodeLimits, PeerConfig,
+    ChannelName, Mode, Node, NodeConfig, NodeLimits, PeerConfig,
     limits::{EVENT_BYTES_MAX, EVENT_QUEUE_MAX},
     worker::Service,
 };
@@ -155,7 +155,7 @@ fn channel(text: &str, publish: &[u8], subscribe: &[u8]) -> ChannelConfig {
         salt: 0,
         hash: name(text).hash(0),
         priority: 3,
-        reliable: true,
+        mode: Mode::Ordered,
         hold_max_s: 2,
         max_rate_pps: None,
         publish: entities(publish),

@@ -16,7 +16,7 @@ use virga_ebpf::{
     header::{ChannelHash, PRIORITY_CONTROL},
     limits,
 };
-use virga_transport::{ChannelName, NodeLimits};
+use virga_transport::{ChannelName, Mode, NodeLimits};
 
 /// A name's hexadecimal digits, when it is a key and not a name.
 const KEY_DIGITS: usize = 64;
@@ -128,6 +128,12 @@ fn channel(
         .number("priority", block.priority, 0, priority_max)
         .unwrap_or_default();
     let reliable = block.reliable.is_none_or(Spanned::into_inner);
+    let ordered_span = block.ordered.as_ref().map(Spanned::span);
+    let mode = match (reliable, block.ordered.is_none_or(Spanned::into_inner)) {
+        (true, true) => Mode::Ordered,
+        (true, false) => Mode::Unordered,
+        (false, _) => Mode::Unreliable,
+    };
     let hold_span = block.hold_max_s.as_ref().map(Spanned::span);
     let hold_max_s = check
         .number("hold_max_s", block.hold_max_s, 1, HOLD_MAX_S_MAX)
@@ -137,6 +143,10 @@ fn channel(
         let what = "belongs to a reliable channel: this one waits for no subscriber";
         report.add(span, section.key("hold_max_s"), what, "remove it");
     }
+    if let Some(span) = ordered_span.filter(|_| !reliable) {
+        let what = "belongs to a reliable channel: this one delivers what arrives as it comes";
+        report.add(span, section.key("ordered"), what, "remove it");
+    }
     let name = name?;
     let hash = name.hash(salt);
     Some(ChannelConfig {
@@ -144,7 +154,7 @@ fn channel(
         salt,
         hash,
         priority,
-        reliable,
+        mode,
         hold_max_s,
         max_rate_pps,
         publish,

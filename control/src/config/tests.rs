@@ -140,11 +140,23 @@ fn the_defaults_are_those_that_the_example_states() {
     assert_eq!(config.forwarding.destinations_max, 65_536);
     let channel = &config.channels[0];
     assert_eq!(
-        (channel.salt, channel.priority, channel.reliable),
-        (0, 0, true)
+        (channel.salt, channel.priority, channel.mode),
+        (0, 0, Mode::Ordered)
     );
     assert_eq!(channel.hold_max_s, 30);
     assert_eq!((channel.max_rate_pps, channel.subscribe.len()), (None, 0));
+}
+
+#[test]
+fn reliable_and_ordered_say_what_a_channel_promises() {
+    for (lines, mode) in [
+        ("reliable = true\nordered = true", Mode::Ordered),
+        ("ordered = false", Mode::Unordered),
+        ("reliable = false", Mode::Unreliable),
+    ] {
+        let config = parse(&format!("{NODE}{}", channel("a", lines))).unwrap();
+        assert_eq!(config.channels[0].mode, mode);
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What a node tells its owner, and what its verbs return.
 
 use crate::{name::ChannelName, reason::DropReason};
+use bytes::Bytes;
 use thiserror::Error;
 use virga_ebpf::header::{NodeId, SessionId, StreamId};
 
@@ -49,7 +50,7 @@ pub enum Event {
         /// Who sent it.
         peer: NodeId,
         /// What [`crate::Node::send_control`] was given there.
-        message: Vec<u8>,
+        message: Bytes,
     },
     /// The peer opened a stream to us.
     StreamOpened {
@@ -61,8 +62,8 @@ pub enum Event {
         name: ChannelName,
         /// The channel's salt.
         salt: u32,
-        /// Whether lost data travels again.
-        reliable: bool,
+        /// What it promises of its messages.
+        mode: Mode,
     },
     /// A message on a stream that the peer opened.
     Message {
@@ -71,7 +72,7 @@ pub enum Event {
         /// On which stream.
         stream: StreamId,
         /// What [`crate::Node::send`] was given there.
-        event: Vec<u8>,
+        event: Bytes,
     },
     /// The peer finished a stream: no message follows.
     StreamFinished {
@@ -117,6 +118,38 @@ pub enum CloseReason {
     Deadline,
 }
 
+/// What a stream promises of its messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// What is lost stays lost; what arrives is delivered as it comes.
+    Unreliable,
+    /// What is lost travels again, and messages are delivered in the order in which they were sent.
+    Ordered,
+    /// What is lost travels again, and each message is delivered as soon as it is whole.
+    Unordered,
+}
+
+impl Mode {
+    /// All of them; the place of each is its number on the wire.
+    pub const ALL: [Self; 3] = [Self::Unreliable, Self::Ordered, Self::Unordered];
+
+    /// Whether lost data travels again.
+    #[must_use]
+    pub const fn is_reliable(self) -> bool {
+        matches!(self, Self::Ordered | Self::Unordered)
+    }
+
+    /// A word for people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unreliable => "unreliable",
+            Self::Ordered => "ordered",
+            Self::Unordered => "unordered",
+        }
+    }
+}
+
 /// How a stream shall be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamSpec {
@@ -126,8 +159,8 @@ pub struct StreamSpec {
     pub salt: u32,
     /// Class 0 to 6, for forwarders; within a session streams are served in turn.
     pub priority: u8,
-    /// Whether lost data travels again, in order.
-    pub reliable: bool,
+    /// What it promises of its messages.
+    pub mode: Mode,
 }
 
 /// Why [`crate::Node::connect`] did nothing.

@@ -17,17 +17,24 @@
 //! | 9 | stream credit | stream `v`, bytes in all `v` | control |
 //! | 10 | refuse | stream `v` | control |
 //! | 11 | reset | stream `v`, final offset `v` | control |
-//! | 16 | open | salt 4, mode 1 (0 unreliable, 1 reliable), name `1*` | data |
+//! | 16 | open | salt 4, mode 1 (0 unreliable, 1 ordered, 2 unordered), name `1*` | data |
 //! | 17 | stream | offset `v`, bytes `2*` | data, and the control stream |
 //! | 18 | event | bytes `2*` | data |
 //! | 19 | fin | final offset `v` | data |
+//! | 20 | part | offset `v`, back `v`, bytes `2*` | data |
 
-use crate::{limits::ACK_RANGES_MAX, name, ranges::RangeSet};
+mod ack;
+mod coding;
+
+pub use ack::Ack;
+pub(crate) use ack::write_ack;
+pub(crate) use coding::{VARINT_MAX, varint_bytes};
+
+use crate::{event::Mode, name};
+use ack::read_ack;
+use coding::{Reader, write_length, write_numbers, write_varint};
 use thiserror::Error;
 use virga_ebpf::header::StreamId;
-
-/// Largest number that a variable-length field holds.
-pub(crate) const VARINT_MAX: u64 = (1 << 62) - 1;
 
 /// One byte that means nothing.
 pub(crate) const PADDING: u8 = 0;
@@ -46,6 +53,7 @@ const OPEN: u8 = 16;
 const STREAM: u8 = 17;
 const EVENT: u8 = 18;
 const FIN: u8 = 19;
+const PART: u8 = 20;
 
 /// Why a payload is not a row of frames: the peer's fault, and nothing of it was used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -83,36 +91,6 @@ pub struct Proof {
     pub signature: [u8; 64],
     /// What this node will answer when it has lost the session.
     pub reset_token: [u8; 16],
-}
-
-/// An acknowledgement: the sequences that were opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ack<'a> {
-    /// Newest sequence opened.
-    pub largest: u64,
-    /// How long its acknowledgement waited.
-    pub delay_us: u64,
-    ranges: u64,
-    encoded: &'a [u8],
-}
-
-impl Ack<'_> {
-    /// The acknowledged sequences as inclusive (first, last), newest first; checked when parsed.
-    pub fn ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let mut reader = Reader {
-            bytes: self.encoded,
-            at: 0,
-        };
-        let mut last = Some(self.largest);
-        (0..self.ranges).map_while(move |_| {
-            let end = last?;
-            let start = end.checked_sub(reader.varint()?)?;
-            last = reader
-                .varint()
-                .and_then(|gap| start.checked_sub(gap)?.checked_sub(2));
-            Some((start, end))
-        })
-    }
 }
 
 /// One frame, borrowing the payload.
@@ -170,15 +148,24 @@ pub enum Frame<'a> {
     Open {
         /// The channel's salt.
         salt: u32,
-        /// Whether lost data travels again.
-        reliable: bool,
+        /// What it promises of its messages.
+        mode: Mode,
         /// The channel's full name, valid.
         name: &'a str,
     },
-    /// Bytes of a reliable stream.
+    /// Bytes of an ordered stream, or of the control stream.
     Stream {
         /// Where they stand in it.
         offset: u64,
+        /// The bytes.
+        bytes: &'a [u8],
+    },
+    /// Bytes of an unordered stream.
+    Part {
+        /// Where they stand in it.
+        offset: u64,
+        /// How far before that the message starts that the first of them belongs to.
+        back: u64,
         /// The bytes.
         bytes: &'a [u8],
     },
@@ -224,20 +211,24 @@ impl Frame<'_> {
             Self::Reset { stream, offset } => {
                 write_numbers(out, RESET, &[stream.0.into(), offset]);
             }
-            Self::Open {
-                salt,
-                reliable,
-                name,
-            } => {
+            Self::Open { salt, mode, name } => {
                 out.push(OPEN);
                 out.extend_from_slice(&salt.to_be_bytes());
-                out.push(reliable.into());
+                out.push(mode as u8);
                 out.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
                 out.extend_from_slice(name.as_bytes());
             }
             Self::Stream { offset, bytes } => {
                 write_numbers(out, STREAM, &[offset]);
                 write_length(out, bytes.len());
+                out.extend_from_slice(bytes);
+            }
+            Self::Part {
+                offset,
+                back,
+                bytes,
+            } => {
+                write_part_start(out, offset, back, bytes.len());
                 out.extend_from_slice(bytes);
             }
             Self::Event { bytes } => {
@@ -253,7 +244,11 @@ impl Frame<'_> {
     pub(crate) const fn is_control(&self) -> bool {
         !matches!(
             self,
-            Self::Open { .. } | Self::Stream { .. } | Self::Event { .. } | Self::Fin { .. }
+            Self::Open { .. }
+                | Self::Stream { .. }
+                | Self::Part { .. }
+                | Self::Event { .. }
+                | Self::Fin { .. }
         )
     }
 }
@@ -264,70 +259,25 @@ pub(crate) fn write_stream_start(out: &mut Vec<u8>, offset: u64, length: usize) 
     write_length(out, length);
 }
 
+/// Appends the start of a part frame, whose `length` bytes the caller appends.
+pub(crate) fn write_part_start(out: &mut Vec<u8>, offset: u64, back: u64, length: usize) {
+    write_numbers(out, PART, &[offset, back]);
+    write_length(out, length);
+}
+
+/// Bytes that a part frame needs beside its data.
+pub(crate) const fn part_overhead(offset: u64, back: u64) -> usize {
+    stream_overhead(offset) + varint_bytes(back)
+}
+
 /// Bytes that a stream frame at `offset` needs beside its data.
 pub(crate) const fn stream_overhead(offset: u64) -> usize {
     1 + varint_bytes(offset) + 2
 }
 
-/// Appends an acknowledgement of the newest [`ACK_RANGES_MAX`] ranges of `received`.
-pub(crate) fn write_ack(out: &mut Vec<u8>, received: &RangeSet, delay_us: u64) {
-    let Some((_, end)) = received.last() else {
-        return;
-    };
-    out.push(ACK);
-    write_varint(out, end - 1);
-    write_varint(out, delay_us);
-    let count = received.len().min(ACK_RANGES_MAX);
-    write_varint(out, count as u64 - 1);
-    let mut above: Option<u64> = None;
-    for (start, end) in received.iter().rev().take(count) {
-        if let Some(above) = above {
-            write_varint(out, above - end - 1);
-        }
-        write_varint(out, end - start - 1);
-        above = Some(start);
-    }
-}
-
 fn write_key(out: &mut Vec<u8>, kind: u8, epoch: u64, public: &[u8; 32]) {
     write_numbers(out, kind, &[epoch]);
     out.extend_from_slice(public);
-}
-
-fn write_numbers(out: &mut Vec<u8>, kind: u8, numbers: &[u64]) {
-    out.push(kind);
-    for &number in numbers {
-        write_varint(out, number);
-    }
-}
-
-fn write_length(out: &mut Vec<u8>, length: usize) {
-    let length = u16::try_from(length).unwrap_or(u16::MAX);
-    out.extend_from_slice(&length.to_be_bytes());
-}
-
-/// Bytes that `number` takes.
-pub(crate) const fn varint_bytes(number: u64) -> usize {
-    match number {
-        0..=0x3f => 1,
-        0x40..=0x3fff => 2,
-        0x4000..=0x3fff_ffff => 4,
-        _ => 8,
-    }
-}
-
-fn write_varint(out: &mut Vec<u8>, number: u64) {
-    let wide = number.min(VARINT_MAX).to_be_bytes();
-    let bytes = varint_bytes(number);
-    let start = out.len();
-    out.extend_from_slice(&wide[8 - bytes..]);
-    let prefix = match bytes {
-        1 => 0,
-        2 => 0x40,
-        4 => 0x80,
-        _ => 0xc0,
-    };
-    out[start] |= prefix;
 }
 
 /// The frames of a payload in order; ends after the first error. Padding is skipped.
@@ -427,6 +377,18 @@ fn read_body<'a>(r: &mut Reader<'a>, kind: u8, at: usize) -> Result<Option<Frame
                 }
                 Frame::Stream { offset, bytes }
             }
+            PART => {
+                let (offset, back) = (r.varint()?, r.varint()?);
+                let bytes = r.sized()?;
+                if offset + bytes.len() as u64 > VARINT_MAX || back > offset {
+                    return Some(Err(impossible("offset")));
+                }
+                Frame::Part {
+                    offset,
+                    back,
+                    bytes,
+                }
+            }
             EVENT => Frame::Event { bytes: r.sized()? },
             FIN => Frame::Fin {
                 offset: r.varint()?,
@@ -452,92 +414,13 @@ fn read_open<'a>(r: &mut Reader<'a>, at: usize) -> Result<Option<Frame<'a>>, Fra
             field: "channel name",
         });
     };
-    if mode > 1 {
-        return Err(FrameError::Field { at, field: "mode" });
-    }
+    let mode = Mode::ALL.get(usize::from(mode)).copied();
+    let mode = mode.ok_or(FrameError::Field { at, field: "mode" })?;
     Ok(Some(Frame::Open {
         salt: u32::from_be_bytes(salt),
-        reliable: mode == 1,
+        mode,
         name,
     }))
-}
-
-fn read_ack<'a>(r: &mut Reader<'a>, at: usize) -> Result<Option<Frame<'a>>, FrameError> {
-    let impossible = FrameError::Field { at, field: "range" };
-    let (Some(largest), Some(delay_us), Some(more)) = (r.varint(), r.varint(), r.varint()) else {
-        return Ok(None);
-    };
-    if more >= ACK_RANGES_MAX as u64 {
-        return Err(impossible);
-    }
-    let start = r.at;
-    let mut last = largest;
-    for range in 0..=more {
-        let Some(length) = r.varint() else {
-            return Ok(None);
-        };
-        let first = last.checked_sub(length).ok_or(impossible)?;
-        if range < more {
-            let Some(gap) = r.varint() else {
-                return Ok(None);
-            };
-            last = first
-                .checked_sub(gap)
-                .and_then(|n| n.checked_sub(2))
-                .ok_or(impossible)?;
-        }
-    }
-    let encoded = &r.bytes[start..r.at];
-    Ok(Some(Frame::Ack(Ack {
-        largest,
-        delay_us,
-        ranges: more + 1,
-        encoded,
-    })))
-}
-
-/// Reads forward, never past the end.
-#[derive(Clone, Debug)]
-struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let bytes = self.bytes.get(self.at..self.at.checked_add(length)?)?;
-        self.at += length;
-        Some(bytes)
-    }
-
-    fn byte(&mut self) -> Option<u8> {
-        self.take(1).map(|b| b[0])
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
-    /// One length byte, and that many bytes.
-    fn short(&mut self) -> Option<&'a [u8]> {
-        let length = self.byte()?;
-        self.take(length.into())
-    }
-
-    /// Two length bytes, and that many bytes.
-    fn sized(&mut self) -> Option<&'a [u8]> {
-        let length = u16::from_be_bytes(self.array()?);
-        self.take(length.into())
-    }
-
-    fn varint(&mut self) -> Option<u64> {
-        let first = self.byte()?;
-        let rest = self.take((1usize << (first >> 6)) - 1)?;
-        Some(
-            rest.iter()
-                .fold(u64::from(first & 0x3f), |n, &b| n << 8 | u64::from(b)),
-        )
-    }
 }
 
 #[cfg(test)]

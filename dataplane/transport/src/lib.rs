@@ -43,8 +43,8 @@ pub mod worker;
 
 pub use config::{ConfigError, NodeConfig, NodeLimits, PeerConfig};
 pub use event::{
-    CloseReason, ConnectError, Event, Handled, OpenError, SendError, SessionState, SessionStatus,
-    StreamSpec, Transmit,
+    CloseReason, ConnectError, Event, Handled, Mode, OpenError, SendError, SessionState,
+    SessionStatus, StreamSpec, Transmit,
 };
 pub use name::{ChannelName, NameError};
 pub use node::Node;

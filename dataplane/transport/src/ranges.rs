@@ -77,6 +77,18 @@ impl RangeSet {
         }
     }
 
+    /// Whether all of `start..end` is in the set.
+    pub(crate) fn covers(&self, start: u64, end: u64) -> bool {
+        let before = self.map.range(..=start).next_back();
+        start >= end || before.is_some_and(|(_, &before_end)| before_end >= end)
+    }
+
+    /// Whether any of `start..end` is in the set.
+    pub(crate) fn intersects(&self, start: u64, end: u64) -> bool {
+        let before = self.map.range(..end).next_back();
+        start < end && before.is_some_and(|(_, &before_end)| before_end > start)
+    }
+
     /// The parts of `start..end` that are not in the set, ascending.
     pub(crate) fn missing(&self, start: u64, end: u64) -> Vec<(u64, u64)> {
         let mut gaps = Self::default();
@@ -122,6 +134,11 @@ mod tests {
                     set.missing(10, 40).into_iter().flat_map(|(s, e)| s..e).collect();
                 let expected: BTreeSet<u64> = (10..40).filter(|n| !model.contains(n)).collect();
                 prop_assert_eq!(gaps, expected);
+                for (from, to) in [(start, start + len), (10, 12)] {
+                    let is_in = |n: u64| model.contains(&n);
+                    prop_assert_eq!(set.covers(from, to), (from..to).all(is_in));
+                    prop_assert_eq!(set.intersects(from, to), (from..to).any(is_in));
+                }
             }
         }
     }

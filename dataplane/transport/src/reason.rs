@@ -103,6 +103,8 @@ reasons! {
     StreamClosed = "stream_closed",
     /// More bytes than were granted.
     Credit = "credit",
+    /// Messages or fragments of one stream that overlap.
+    Overlap = "overlap",
     /// A stream with more holes than are kept track of: the bytes are to travel again.
     Fragments = "fragments",
     /// An unreliable event found the owner's queue full.

@@ -6,7 +6,7 @@ use crate::{
 use std::{sync::mpsc, time::Duration};
 use virga_ebpf::header::Subnet;
 use virga_transport::{
-    NodeConfig, NodeLimits,
+    Mode, NodeConfig, NodeLimits,
     forward::Forwarder,
     worker::{COMMANDS_MAX, Task, Worker, WorkerConfig, WorkerHandle},
 };
@@ -20,7 +20,7 @@ fn worker() -> WorkerHandle<Service> {
         name,
         salt: 0,
         priority: 0,
-        reliable: true,
+        mode: Mode::Ordered,
         hold_max_s: 30,
         max_rate_pps: None,
         publish: Vec::new(),

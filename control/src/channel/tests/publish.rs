@@ -47,15 +47,15 @@ fn publishing_and_subscribing_need_a_channel_and_a_right_to_it() {
 
 #[test]
 fn a_full_stream_makes_the_publisher_wait_until_there_is_room() {
-    for reliable in [true, false] {
+    for mode in Mode::ALL {
         let config = ChannelConfig {
-            reliable,
+            mode,
             ..channel("a", &[0], &[1])
         };
         let mut net = Net::new(2, &[config]);
         let inbox = Inbox::with_room(1_000_000);
         net.subscribe(1, only("a"), &inbox);
-        let event = Bytes::from(vec![1; if reliable { 8 * 1024 } else { 64 }]);
+        let event = Bytes::from(vec![1; if mode.is_reliable() { 8 * 1024 } else { 64 }]);
         let count = EVENT_QUEUE_MAX + 10;
         let first = net.publish(0, "a", vec![event.clone(); count]);
         let second = net.publish(0, "a", texts(0..1));
@@ -73,7 +73,7 @@ fn a_full_stream_makes_the_publisher_wait_until_there_is_room() {
 #[test]
 fn an_unreliable_event_waits_for_nobody_as_long_as_someone_takes_it() {
     let unreliable = ChannelConfig {
-        reliable: false,
+        mode: Mode::Unreliable,
         ..channel("a", &[0], &[0, 1])
     };
     let mut net = Net::new(2, &[unreliable]);
@@ -93,7 +93,7 @@ fn an_unreliable_event_waits_for_nobody_as_long_as_someone_takes_it() {
 #[test]
 fn too_large_an_event_is_refused_alone() {
     let unreliable = ChannelConfig {
-        reliable: false,
+        mode: Mode::Unreliable,
         ..channel("a", &[0], &[1])
     };
     let mut net = Net::new(2, &[unreliable]);
@@ -126,12 +126,12 @@ fn a_stopping_node_answers_every_waiting_publisher() {
 /// 1,030 channels to one node, whose session carries 1,024 streams.
 #[test]
 fn more_channels_than_streams_lose_no_reliable_event() {
-    for reliable in [true, false] {
+    for mode in Mode::ALL {
         let count = NodeLimits::default().streams_max + 6;
         let named = |n: usize| format!("c/{n}");
         let channels: Vec<ChannelConfig> = (0..count)
             .map(|n| ChannelConfig {
-                reliable,
+                mode,
                 ..channel(&named(n), &[0], &[1])
             })
             .collect();
@@ -146,7 +146,7 @@ fn more_channels_than_streams_lose_no_reliable_event() {
             .collect();
         net.pass(100);
         assert_eq!(inbox.take().len(), count - 6);
-        if !reliable {
+        if !mode.is_reliable() {
             assert_eq!(net.count(0, Reason::StreamsFull), 6);
             let reports = answers.iter().map(Answer::report);
             let lost: u64 = reports.map(|r| r.lost).sum();
@@ -184,7 +184,7 @@ fn a_publisher_is_told_what_was_lost_and_who_took_the_last_event() {
     );
     assert_eq!(net.count(0, Reason::PeerGone), 3);
     let unreliable = ChannelConfig {
-        reliable: false,
+        mode: Mode::Unreliable,
         ..channel("a", &[0], &[0])
     };
     let mut net = Net::new(1, &[unreliable]);

@@ -68,7 +68,7 @@ fn a_slow_subscriber_that_leaves_holds_nobody_up() {
 #[test]
 fn a_subscriber_without_room_loses_unreliable_events_and_that_is_counted() {
     let unreliable = ChannelConfig {
-        reliable: false,
+        mode: Mode::Unreliable,
         ..channel("a", &[0], &[1])
     };
     let mut net = Net::new(2, &[unreliable]);
@@ -171,7 +171,7 @@ fn a_subscriber_that_filled_up_again_before_its_word_arrived_is_still_slow() {
 #[test]
 fn an_unreliable_channel_waits_for_nobody_and_ends_nobody() {
     let unreliable = ChannelConfig {
-        reliable: false,
+        mode: Mode::Unreliable,
         ..channel("a", &[0], &[0])
     };
     let mut net = Net::new(1, &[unreliable]);

@@ -44,7 +44,7 @@ fn a_subscriber_refuses_streams_that_its_own_configuration_does_not_know() {
         ..at_0.clone()
     };
     let unreliable = ChannelConfig {
-        reliable: false,
+        mode: Mode::Unreliable,
         ..at_0.clone()
     };
     for (at_1, reason) in [
@@ -230,7 +230,7 @@ fn an_answer_that_comes_after_the_subscription_was_repeated_counts() {
     let ack = Message::Ack { request, answer }.encode();
     let event = virga_transport::Event::Control {
         peer: id(0),
-        message: ack,
+        message: ack.into(),
     };
     service.on_event(net.now_ns, node, event);
     assert_eq!(net.status(1).subscriptions[0].state, "granted");

@@ -302,6 +302,11 @@ fn rules_of_a_channel() {
             "belongs to a reliable channel",
         ),
         (
+            channel("a", "reliable = false\nordered = true"),
+            "ordered",
+            "belongs to a reliable channel",
+        ),
+        (
             channel("a", "subscribe = [\"fra\"]"),
             "subscribe",
             "did you mean `far`?",

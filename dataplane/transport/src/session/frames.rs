@@ -38,7 +38,7 @@ impl Kinds {
             kinds.events += usize::from(matches!(frame, Frame::Event { .. }));
             kinds.data |= matches!(
                 frame,
-                Frame::Open { .. } | Frame::Event { .. } | Frame::Fin { .. }
+                Frame::Open { .. } | Frame::Part { .. } | Frame::Event { .. } | Frame::Fin { .. }
             );
         }
         Some(kinds)
@@ -82,7 +82,7 @@ impl Session {
         } else {
             let data = Data::of(header, payload);
             let verdict = self.streams.on_data(ctx, &self.ends, &data);
-            if verdict == Err(DropReason::Credit) {
+            if matches!(verdict, Err(DropReason::Credit | DropReason::Overlap)) {
                 self.close(ctx, CloseReason::Violation);
             }
             self.raise_session();
@@ -127,7 +127,10 @@ impl Session {
                         .on_control_bytes(ctx, &self.ends, offset, bytes);
                     self.close_on(ctx, verdict)?;
                 }
-                Frame::Open { .. } | Frame::Event { .. } | Frame::Fin { .. } => {}
+                Frame::Open { .. }
+                | Frame::Part { .. }
+                | Frame::Event { .. }
+                | Frame::Fin { .. } => {}
             }
         }
         Ok(())

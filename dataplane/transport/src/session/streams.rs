@@ -4,7 +4,7 @@ mod receiving;
 
 use super::{Context, Ends, Queued};
 use crate::{
-    event::{Event, OpenError, SendError, StreamSpec},
+    event::{Event, Mode, OpenError, SendError, StreamSpec},
     frame::{Frame, Frames},
     keys::Role,
     limits::{
@@ -23,7 +23,7 @@ const CONTROL: StreamId = StreamId(0);
 pub(super) struct Data<'a> {
     stream: StreamId,
     channel: ChannelHash,
-    open: Option<(u32, bool, &'a str)>,
+    open: Option<(u32, Mode, &'a str)>,
     payload: &'a [u8],
 }
 
@@ -32,11 +32,7 @@ impl<'a> Data<'a> {
         let open = Frames::new(payload)
             .flatten()
             .find_map(|frame| match frame {
-                Frame::Open {
-                    salt,
-                    reliable,
-                    name,
-                } => Some((salt, reliable, name)),
+                Frame::Open { salt, mode, name } => Some((salt, mode, name)),
                 _ => None,
             });
         Self {
@@ -95,7 +91,7 @@ impl Streams {
             receiving: BTreeMap::new(),
             closed: Closed::default(),
             turned_away: BTreeSet::new(),
-            control_in: ReceiveBytes::new(),
+            control_in: ReceiveBytes::new(Mode::Ordered),
             receive_highest: 0,
             receive_consumed: 0,
             receive_granted: SESSION_WINDOW_BYTES,

@@ -5,8 +5,11 @@ use super::{
     streams::{EVENT_OVERHEAD, open_bytes},
 };
 use crate::{
-    event::{CloseReason, OpenError, SendError, SessionState, StreamSpec},
-    frame::{Frame, PADDING, stream_overhead, write_ack, write_stream_start},
+    event::{CloseReason, Mode, OpenError, SendError, SessionState, StreamSpec},
+    frame::{
+        Frame, PADDING, part_overhead, stream_overhead, write_ack, write_part_start,
+        write_stream_start,
+    },
     handshake::RESET_BYTES,
     limits::{DATAGRAM_BYTES_MIN, TRANSMIT_BYTES_MAX, TRANSMIT_SEGMENTS_MAX, UNACKNOWLEDGED_MAX},
     recovery::{Content, Matter, Sent, Standing},
@@ -259,7 +262,7 @@ impl Session {
             pad(out, start);
         }
         let label = Label {
-            flags: if s.spec.reliable {
+            flags: if s.spec.mode.is_reliable() {
                 Flags::RELIABLE
             } else {
                 Flags::NONE
@@ -384,10 +387,10 @@ fn fill(stream: StreamId, s: &mut SendStream, out: &mut Vec<u8>, end: usize) -> 
     let mut filled = Filled::default();
     filled.content.stream = stream;
     if !s.is_open_acked {
-        let (salt, reliable) = (s.spec.salt, s.spec.reliable);
+        let (salt, mode) = (s.spec.salt, s.spec.mode);
         Frame::Open {
             salt,
-            reliable,
+            mode,
             name: s.spec.name.as_str(),
         }
         .write(out);
@@ -395,9 +398,20 @@ fn fill(stream: StreamId, s: &mut SendStream, out: &mut Vec<u8>, end: usize) -> 
     }
     let (is_last, offset) = match &mut s.outgoing {
         Outgoing::Reliable(bytes) => {
-            let left = end.saturating_sub(out.len() + stream_overhead(bytes.next_offset()));
-            if let Some((from, to, again)) = bytes.take_chunk(left) {
-                write_stream_start(out, from, usize::try_from(to - from).unwrap_or(0));
+            let offset = bytes.next_offset();
+            let back = match s.spec.mode {
+                Mode::Unordered => Some(offset - bytes.message_start(offset)),
+                Mode::Ordered | Mode::Unreliable => None,
+            };
+            let overhead = back.map_or(stream_overhead(offset), |back| part_overhead(offset, back));
+            if let Some((from, to, again)) =
+                bytes.take_chunk(end.saturating_sub(out.len() + overhead))
+            {
+                let length = usize::try_from(to - from).unwrap_or(0);
+                match back {
+                    Some(back) => write_part_start(out, from, back, length),
+                    None => write_stream_start(out, from, length),
+                }
                 bytes.copy(from, to, out);
                 filled.content.range = (from, to);
                 filled.events = bytes.messages_in(from, to);

@@ -1,7 +1,7 @@
 //! What a proven peer can make a node keep has a bound.
 
 use super::sim::{SECOND, Sim, spec};
-use crate::{Event, NodeLimits, frame::Frame, limits::UNACKNOWLEDGED_MAX};
+use crate::{Event, Mode, NodeLimits, frame::Frame, limits::UNACKNOWLEDGED_MAX};
 use virga_ebpf::{
     hash,
     header::{Flags, StreamId},
@@ -31,7 +31,7 @@ fn a_peer_that_acknowledges_nothing_is_told_a_bounded_number_of_things() {
     let name = "a";
     let open = Frame::Open {
         salt: 0,
-        reliable: true,
+        mode: Mode::Ordered,
         name,
     };
     let channel = hash::channel_hash(0, name).0;
@@ -54,7 +54,7 @@ fn a_peer_that_acknowledges_nothing_is_told_a_bounded_number_of_things() {
     sim.run(2 * SECOND);
     assert_eq!(sim.nodes[1].kept(id), (0, 0));
     assert!(sim.is_connected(0, 1) && sim.is_connected(1, 0));
-    let stream = sim.open(1, 0, &spec("log", true));
+    let stream = sim.open(1, 0, &spec("log", Mode::Ordered));
     sim.send(1, 0, stream, b"still here").unwrap();
     sim.run(SECOND);
     assert_eq!(sim.messages(0), [b"still here"]);

@@ -1,7 +1,7 @@
 //! What is sent arrives: in order, once, whole, whatever the network does.
 
 use super::sim::{MS, SECOND, Sim, Weather, config, spec};
-use crate::{DropReason, Event, NodeLimits, SendError, limits};
+use crate::{DropReason, Event, Mode, NodeLimits, SendError, limits};
 
 fn message(index: usize, bytes: usize) -> Vec<u8> {
     (0..bytes)
@@ -12,7 +12,10 @@ fn message(index: usize, bytes: usize) -> Vec<u8> {
 #[test]
 fn events_and_messages_arrive() {
     let mut sim = Sim::pair(&NodeLimits::default());
-    let (sure, quick) = (spec("log/a", true), spec("metrics/a", false));
+    let (sure, quick) = (
+        spec("log/a", Mode::Ordered),
+        spec("metrics/a", Mode::Unreliable),
+    );
     let (sure_id, quick_id) = (sim.open(0, 1, &sure), sim.open(0, 1, &quick));
     sim.send(0, 1, sure_id, b"sure").unwrap();
     sim.send(0, 1, quick_id, b"quick").unwrap();
@@ -25,26 +28,26 @@ fn events_and_messages_arrive() {
         stream,
         name: spec.name.clone(),
         salt: 0,
-        reliable: spec.reliable,
+        mode: spec.mode,
     };
     assert_eq!(
         sim.told[1],
         [
             Event::Control {
                 peer,
-                message: b"control".to_vec()
+                message: b"control"[..].into()
             },
             opened(sure_id, &sure),
             Event::Message {
                 peer,
                 stream: sure_id,
-                event: b"sure".to_vec()
+                event: b"sure"[..].into()
             },
             opened(quick_id, &quick),
             Event::Message {
                 peer,
                 stream: quick_id,
-                event: b"quick".to_vec()
+                event: b"quick"[..].into()
             },
         ]
     );
@@ -53,7 +56,7 @@ fn events_and_messages_arrive() {
 #[test]
 fn waiting_events_share_a_packet_and_a_lone_one_does_not_wait() {
     let mut sim = Sim::pair(&NodeLimits::default());
-    let stream = sim.open(0, 1, &spec("metrics/a", false));
+    let stream = sim.open(0, 1, &spec("metrics/a", Mode::Unreliable));
     sim.send(0, 1, stream, b"first").unwrap();
     assert_eq!(sim.transmit(), 1, "a lone event goes at once");
     for n in 0..20u8 {
@@ -80,10 +83,10 @@ fn a_storm_changes_no_byte_and_no_order() {
         let mut sim = Sim::new(seed, 2, &NodeLimits::default(), Weather::STORM);
         sim.connect(0, 1);
         let streams = [
-            sim.open(0, 1, &spec("a", true)),
-            sim.open(0, 1, &spec("b", true)),
+            sim.open(0, 1, &spec("a", Mode::Ordered)),
+            sim.open(0, 1, &spec("b", Mode::Ordered)),
         ];
-        let back = sim.open(1, 0, &spec("c", true));
+        let back = sim.open(1, 0, &spec("c", Mode::Ordered));
         let sent: Vec<_> = (0..120).map(|n| message(n, n * 13 % 3_000)).collect();
         for (n, bytes) in sent.iter().enumerate() {
             sim.send(0, 1, streams[n % 2], bytes).unwrap();
@@ -119,6 +122,53 @@ fn a_storm_changes_no_byte_and_no_order() {
     }
 }
 
+/// A message that was lost keeps no other waiting; all arrive, each once and whole.
+#[test]
+fn unordered_messages_arrive_as_soon_as_they_are_whole() {
+    let mut sim = Sim::pair(&NodeLimits::default());
+    let stream = sim.open(0, 1, &spec("a", Mode::Unordered));
+    sim.send(0, 1, stream, b"open").unwrap();
+    sim.run(50 * MS);
+    sim.cut = true;
+    sim.send(0, 1, stream, b"lost at first").unwrap();
+    sim.transmit();
+    sim.cut = false;
+    sim.send(0, 1, stream, b"next").unwrap();
+    sim.run(8 * MS);
+    assert_eq!(sim.messages(1), [&b"open"[..], b"next"]);
+    sim.run(SECOND);
+    assert_eq!(sim.messages(1).last().unwrap(), b"lost at first");
+
+    for seed in 0..4 {
+        let mut sim = Sim::new(seed, 2, &NodeLimits::default(), Weather::STORM);
+        sim.connect(0, 1);
+        let stream = sim.open(0, 1, &spec("a", Mode::Unordered));
+        let mut sent: Vec<_> = (0..150).map(|n| message(n, n * 37 % 5_000)).collect();
+        for bytes in &sent {
+            sim.send(0, 1, stream, bytes).unwrap();
+            sim.run(MS);
+        }
+        let (now_ns, id) = (sim.now_ns, sim.ids[1]);
+        sim.nodes[0].finish_stream(now_ns, id, stream).unwrap();
+        let finished = |e: &Event| matches!(e, Event::StreamFinished { .. });
+        assert!(sim.run_until(300 * SECOND, |sim| sim.told[1].iter().any(finished)));
+        let mut got = sim.messages(1);
+        assert_ne!(got, sent, "seed {seed}: none overtook another");
+        got.sort();
+        sent.sort();
+        assert_eq!(got, sent, "seed {seed}");
+        sim.run(20 * SECOND);
+        let (a, b) = (
+            sim.nodes[0].sessions().next(),
+            sim.nodes[1].sessions().next(),
+        );
+        assert_eq!(
+            (a.unwrap().streams_sending, b.unwrap().streams_receiving),
+            (0, 0)
+        );
+    }
+}
+
 #[test]
 fn large_messages_pass_and_larger_are_refused() {
     let weather = Weather {
@@ -127,7 +177,7 @@ fn large_messages_pass_and_larger_are_refused() {
     };
     let mut sim = Sim::new(7, 2, &NodeLimits::default(), weather);
     sim.connect(0, 1);
-    let stream = sim.open(0, 1, &spec("blobs", true));
+    let stream = sim.open(0, 1, &spec("blobs", Mode::Ordered));
     let sent: Vec<_> = (0..3)
         .map(|n| message(n, limits::MESSAGE_BYTES_MAX))
         .collect();
@@ -143,7 +193,7 @@ fn large_messages_pass_and_larger_are_refused() {
     );
     assert!(sim.run_until(300 * SECOND, |sim| sim.messages(1).len() == 3));
     assert_eq!(sim.messages(1), sent);
-    let quick = sim.open(0, 1, &spec("quick", false));
+    let quick = sim.open(0, 1, &spec("quick", Mode::Unreliable));
     let Err(SendError::TooLarge { max_bytes }) = sim.send(0, 1, quick, &[0; 1_300]) else {
         panic!("an event must fit one packet")
     };
@@ -155,7 +205,7 @@ fn large_messages_pass_and_larger_are_refused() {
 fn unreliable_events_are_lost_not_repeated_and_never_doubled() {
     let mut sim = Sim::new(3, 2, &NodeLimits::default(), Weather::STORM);
     sim.connect(0, 1);
-    let stream = sim.open(0, 1, &spec("metrics/a", false));
+    let stream = sim.open(0, 1, &spec("metrics/a", Mode::Unreliable));
     for n in 0..500u32 {
         sim.send(0, 1, stream, &n.to_be_bytes()).unwrap();
         sim.run(MS);
@@ -171,9 +221,15 @@ fn unreliable_events_are_lost_not_repeated_and_never_doubled() {
 
 #[test]
 fn a_peer_that_stops_reading_stops_its_sender_and_holds_little() {
+    for mode in [Mode::Ordered, Mode::Unordered] {
+        stop_reading(mode);
+    }
+}
+
+fn stop_reading(mode: Mode) {
     let mut sim = Sim::pair(&NodeLimits::default());
-    let stream = sim.open(0, 1, &spec("log", true));
-    let other = sim.open(0, 1, &spec("other", true));
+    let stream = sim.open(0, 1, &spec("log", mode));
+    let other = sim.open(0, 1, &spec("other", Mode::Ordered));
     sim.deaf.push(1);
     let (mut sent, big) = (0, vec![5; 10_000]);
     for _ in 0..500 {
@@ -209,7 +265,7 @@ fn a_peer_that_stops_reading_stops_its_sender_and_holds_little() {
 #[test]
 fn a_full_event_queue_is_refused_to_the_caller() {
     let mut sim = Sim::pair(&NodeLimits::default());
-    let stream = sim.open(0, 1, &spec("metrics/a", false));
+    let stream = sim.open(0, 1, &spec("metrics/a", Mode::Unreliable));
     let taken = (0..1_000)
         .take_while(|_| sim.send(0, 1, stream, &[1; 64]).is_ok())
         .count();
@@ -229,7 +285,7 @@ fn a_finished_stream_ends_after_its_last_message() {
     for weather in [Weather::CALM, Weather::STORM] {
         let mut sim = Sim::new(5, 2, &NodeLimits::default(), weather);
         sim.connect(0, 1);
-        let stream = sim.open(0, 1, &spec("log", true));
+        let stream = sim.open(0, 1, &spec("log", Mode::Ordered));
         for n in 0..50 {
             sim.send(0, 1, stream, &message(n, 500)).unwrap();
         }
@@ -259,7 +315,7 @@ fn a_refused_stream_is_told_to_its_sender_and_costs_no_credit() {
     let mut sim = Sim::pair(&NodeLimits::default());
     sim.weather.jitter_ns = 10 * MS;
     for _ in 0..30 {
-        let stream = sim.open(0, 1, &spec("log", true));
+        let stream = sim.open(0, 1, &spec("log", Mode::Ordered));
         for n in 0..40 {
             sim.send(0, 1, stream, &message(n, 10_000)).unwrap();
         }
@@ -282,7 +338,7 @@ fn a_refused_stream_is_told_to_its_sender_and_costs_no_credit() {
     assert!(sim.dropped(1, DropReason::StreamClosed) > 0);
     let status = sim.nodes[1].sessions().next().unwrap();
     assert_eq!(status.streams_receiving, 0);
-    let stream = sim.open(0, 1, &spec("log", true));
+    let stream = sim.open(0, 1, &spec("log", Mode::Ordered));
     sim.send(0, 1, stream, b"credit is left").unwrap();
     sim.run(SECOND);
     assert_eq!(sim.messages(1), [b"credit is left"]);
@@ -292,7 +348,7 @@ fn a_refused_stream_is_told_to_its_sender_and_costs_no_credit() {
 fn hundreds_of_streams_of_large_messages_never_wait_for_each_other() {
     let mut sim = Sim::pair(&NodeLimits::default());
     let streams: Vec<_> = (0..40)
-        .map(|_| sim.open(0, 1, &spec("log", true)))
+        .map(|_| sim.open(0, 1, &spec("log", Mode::Ordered)))
         .collect();
     for &stream in &streams {
         sim.send(0, 1, stream, &message(1, 200_000)).unwrap();
@@ -304,7 +360,7 @@ fn hundreds_of_streams_of_large_messages_never_wait_for_each_other() {
 #[test]
 fn a_million_empty_messages_are_held_as_bytes_not_as_events() {
     let mut sim = Sim::pair(&NodeLimits::default());
-    let stream = sim.open(0, 1, &spec("log", true));
+    let stream = sim.open(0, 1, &spec("log", Mode::Ordered));
     sim.deaf.push(1);
     let mut sent = 0;
     for _ in 0..50_000 {
@@ -337,7 +393,7 @@ fn large_messages_of_any_size_never_wait_for_each_other() {
         largest,
     ] {
         let mut sim = Sim::pair(&NodeLimits::default());
-        let stream = sim.open(0, 1, &spec("log", true));
+        let stream = sim.open(0, 1, &spec("log", Mode::Ordered));
         let (now_ns, id) = (sim.now_ns, sim.ids[1]);
         for bytes in [first, largest, largest] {
             sim.send(0, 1, stream, &vec![1; bytes]).unwrap();
@@ -357,7 +413,7 @@ fn large_messages_of_any_size_never_wait_for_each_other() {
 /// Opens `count` streams from node 0, each filled to its brim, and refuses every one of them.
 fn refuse_full_streams(sim: &mut Sim, count: usize) {
     for _ in 0..count {
-        let stream = sim.open(0, 1, &spec("forbidden", true));
+        let stream = sim.open(0, 1, &spec("forbidden", Mode::Ordered));
         while sim.send(0, 1, stream, &[1; 65_532]).is_ok() {}
     }
     refuse_all(sim);
@@ -383,7 +439,7 @@ fn refused_streams_give_the_sessions_credit_back() {
     for _ in 0..6 {
         refuse_full_streams(&mut sim, 4);
     }
-    let stream = sim.open(0, 1, &spec("allowed", true));
+    let stream = sim.open(0, 1, &spec("allowed", Mode::Ordered));
     sim.send(0, 1, stream, b"hello").unwrap();
     assert!(sim.run_until(SECOND, |s| s.messages(1) == [b"hello"]));
     assert_eq!(sim.nodes[0].sessions().next().unwrap().streams_sending, 1);
@@ -392,9 +448,9 @@ fn refused_streams_give_the_sessions_credit_back() {
 #[test]
 fn a_refusal_makes_the_other_streams_writable() {
     let mut sim = Sim::pair(&NodeLimits::default());
-    let waiting = sim.open(0, 1, &spec("allowed", true));
+    let waiting = sim.open(0, 1, &spec("allowed", Mode::Ordered));
     for _ in 0..8 {
-        let stream = sim.open(0, 1, &spec("forbidden", true));
+        let stream = sim.open(0, 1, &spec("forbidden", Mode::Ordered));
         while sim.send(0, 1, stream, &[1; 65_532]).is_ok() {}
     }
     assert_eq!(sim.send(0, 1, waiting, b"x"), Err(SendError::Full));
@@ -418,7 +474,7 @@ fn streams_beyond_the_receivers_bound_are_refused_and_the_rest_flows() {
         sim.nodes[reader] = crate::Node::new(config(number, 2, 1, &few), 0).unwrap();
         sim.connect(0, 1);
         let open = |sim: &mut Sim| {
-            let stream = sim.open(opener, reader, &spec("log", true));
+            let stream = sim.open(opener, reader, &spec("log", Mode::Ordered));
             sim.send(opener, reader, stream, b"first").unwrap();
             stream
         };

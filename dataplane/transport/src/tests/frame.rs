@@ -1,14 +1,16 @@
 //! Frames: encode and decode are inverse, and no bytes can make the parser panic.
 
 use super::*;
+use crate::{limits::ACK_RANGES_MAX, ranges::RangeSet};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
 enum Owned {
     Fixed(Frame<'static>),
     Ack(RangeSet, u64),
-    Open(u32, bool, String),
+    Open(u32, Mode, String),
     Stream(u64, Vec<u8>),
+    Part(u64, u64, Vec<u8>),
     Event(Vec<u8>),
 }
 
@@ -17,16 +19,22 @@ impl Owned {
         match self {
             Self::Fixed(frame) => frame.write(out),
             Self::Ack(ranges, delay) => write_ack(out, ranges, *delay),
-            Self::Open(salt, reliable, name) => {
+            Self::Open(salt, mode, name) => {
                 Frame::Open {
                     salt: *salt,
-                    reliable: *reliable,
+                    mode: *mode,
                     name,
                 }
                 .write(out);
             }
             Self::Stream(offset, bytes) => Frame::Stream {
                 offset: *offset,
+                bytes,
+            }
+            .write(out),
+            Self::Part(offset, back, bytes) => Frame::Part {
+                offset: *offset,
+                back: *back,
                 bytes,
             }
             .write(out),
@@ -42,15 +50,18 @@ impl Owned {
                 let read: Vec<_> = ack.ranges().collect();
                 ack.delay_us == *delay && sent == read
             }
-            (
-                Self::Open(a, b, c),
-                Frame::Open {
-                    salt,
-                    reliable,
-                    name,
-                },
-            ) => (a, b, c.as_str()) == (salt, reliable, *name),
+            (Self::Open(a, b, c), Frame::Open { salt, mode, name }) => {
+                (a, b, c.as_str()) == (salt, mode, *name)
+            }
             (Self::Stream(a, b), Frame::Stream { offset, bytes }) => a == offset && b == bytes,
+            (
+                Self::Part(a, b, c),
+                Frame::Part {
+                    offset,
+                    back,
+                    bytes,
+                },
+            ) => (a, b) == (offset, back) && c == bytes,
             (Self::Event(a), Frame::Event { bytes }) => a == bytes,
             _ => false,
         }
@@ -99,12 +110,14 @@ fn frame() -> impl Strategy<Value = Owned> {
         (ranges, number()).prop_map(|(r, d)| Owned::Ack(r, d)),
         (
             any::<u32>(),
-            any::<bool>(),
+            prop::sample::select(&Mode::ALL[..]),
             "[a-z]{1,9}(/[A-Z0-9._-]{1,9}){0,3}"
         )
-            .prop_map(|(salt, reliable, name)| Owned::Open(salt, reliable, name)),
+            .prop_map(|(salt, mode, name)| Owned::Open(salt, mode, name)),
         (number(), prop::collection::vec(any::<u8>(), 0..40))
             .prop_map(|(offset, bytes)| Owned::Stream(offset, bytes)),
+        (number(), 0..3u64, prop::collection::vec(any::<u8>(), 0..40))
+            .prop_map(|(offset, part, bytes)| Owned::Part(offset, offset * part / 2, bytes)),
         prop::collection::vec(any::<u8>(), 0..40).prop_map(Owned::Event),
     ]
 }
@@ -162,7 +175,7 @@ fn errors_say_where() {
     for payload in [
         &[PING, 200][..],
         &[PING, FIN],
-        &[OPEN, 0, 0, 0, 0, 2, 1, b'a'],
+        &[OPEN, 0, 0, 0, 0, 3, 1, b'a'],
         &[ACK, 0, 0, 0, 1],
     ] {
         errors.push(Frames::new(payload).find_map(Result::err).unwrap());

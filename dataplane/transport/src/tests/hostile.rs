@@ -2,7 +2,7 @@
 
 use super::sim::{MS, SECOND, Sim, Weather, config, source, spec};
 use crate::{
-    CloseReason, DropReason, Event, Handled, Node, NodeLimits,
+    CloseReason, DropReason, Event, Handled, Mode, Node, NodeLimits,
     handshake::{Initiator, Kind, Network, Route, build},
     limits::COOKIES_PER_SECOND_PER_SOURCE,
     random::Generator,
@@ -17,7 +17,7 @@ fn limits() -> NodeLimits {
 fn a_garbage_flood_is_counted_and_traffic_flows() {
     let mut sim = Sim::pair(&limits());
     sim.keep_wire = true;
-    let stream = sim.open(0, 1, &spec("log", true));
+    let stream = sim.open(0, 1, &spec("log", Mode::Ordered));
     sim.send(0, 1, stream, b"sample").unwrap();
     sim.run(50 * MS);
     let samples: Vec<Vec<u8>> = sim.wire.iter().map(|(_, bytes)| bytes.clone()).collect();
@@ -148,8 +148,8 @@ fn keys_change_under_loss_in_both_directions_and_no_data_is_lost() {
         let mut sim = Sim::new(11, 2, &limits(), Weather::STORM);
         sim.nodes[worn] = Node::new(config(u8::try_from(worn).unwrap(), 2, 11, &quick), 0).unwrap();
         sim.connect(0, 1);
-        let there = sim.open(0, 1, &spec("log", true));
-        let back = sim.open(1, 0, &spec("log", true));
+        let there = sim.open(0, 1, &spec("log", Mode::Ordered));
+        let back = sim.open(1, 0, &spec("log", Mode::Ordered));
         let sent: Vec<Vec<u8>> = (0..600u32).map(|n| n.to_be_bytes().repeat(50)).collect();
         for bytes in &sent {
             sim.send(0, 1, there, bytes).unwrap();
@@ -174,7 +174,7 @@ fn keys_change_with_time_and_the_phase_wraps() {
         ..limits()
     };
     let mut sim = Sim::pair(&quick);
-    let stream = sim.open(0, 1, &spec("log", true));
+    let stream = sim.open(0, 1, &spec("log", Mode::Ordered));
     for n in 0..300u32 {
         sim.send(0, 1, stream, &n.to_be_bytes()).unwrap();
         sim.run(SECOND);
@@ -195,7 +195,7 @@ fn an_old_epoch_is_refused_before_the_seal() {
         ..limits()
     });
     sim.keep_wire = true;
-    let stream = sim.open(0, 1, &spec("log", true));
+    let stream = sim.open(0, 1, &spec("log", Mode::Ordered));
     sim.send(0, 1, stream, b"x").unwrap();
     sim.run(50 * MS);
     let old = sim.wire[0].1.clone();
@@ -212,7 +212,7 @@ fn failed_opens_change_the_keys_and_then_end_the_session() {
     };
     let mut sim = Sim::pair(&strict);
     sim.keep_wire = true;
-    let stream = sim.open(0, 1, &spec("log", true));
+    let stream = sim.open(0, 1, &spec("log", Mode::Ordered));
     let forge = |sim: &mut Sim, times: u64| {
         sim.send(0, 1, stream, b"x").unwrap();
         sim.transmit();
@@ -252,7 +252,7 @@ fn a_session_ends_before_its_sequences_do() {
     };
     let mut sim = Sim::pair(&few);
     sim.keep_wire = true;
-    let stream = sim.open(0, 1, &spec("metrics", false));
+    let stream = sim.open(0, 1, &spec("metrics", Mode::Unreliable));
     for _ in 0..400 {
         let _ = sim.send(0, 1, stream, b"x");
         sim.run(MS);
@@ -291,7 +291,7 @@ fn live(seed: u64) {
     let both = |s: &Sim| s.is_connected(0, last) && s.is_connected(last, 0);
     assert!(sim.run_until(300 * SECOND, both), "never connected");
     sim.run(SECOND);
-    let stream = sim.open(0, last, &spec("log", true));
+    let stream = sim.open(0, last, &spec("log", Mode::Ordered));
     let mut sent = Vec::new();
     for n in 0..dice.below(60) {
         let bytes = usize::try_from(dice.below(4_000)).unwrap();

@@ -2,7 +2,7 @@
 
 use super::sim::{MS, SECOND, Sim, Weather, config, source, spec};
 use crate::{
-    CloseReason, DropReason, Event, Handled, Node, NodeLimits,
+    CloseReason, DropReason, Event, Handled, Mode, Node, NodeLimits,
     handshake::{Kind, Network, RESET_BYTES, Route, build},
 };
 use virga_ebpf::{
@@ -118,7 +118,7 @@ fn replayed_initiations_do_not_starve_sessions() {
         let replay = sent_by(&mut sim, 2).remove(0);
         sim.nodes[2] = Node::new(config(2, 3, seed, &limits()), 0).unwrap();
         sim.connect(1, 0);
-        let stream = sim.open(1, 0, &spec("log", true));
+        let stream = sim.open(1, 0, &spec("log", Mode::Ordered));
         let (mut replies, mut data) = (0, 0);
         for turn in 0..2_000 {
             sim.now_ns += MS;
@@ -159,7 +159,7 @@ fn handshakes_and_sessions_take_turns() {
     };
     let mut sim = Sim::new(1, 3, &always, Weather::CALM);
     sim.connect(1, 0);
-    let stream = sim.open(1, 0, &spec("log", true));
+    let stream = sim.open(1, 0, &spec("log", Mode::Ordered));
     for _ in 0..8 {
         sim.send(1, 0, stream, &[1; 1_000]).unwrap();
     }

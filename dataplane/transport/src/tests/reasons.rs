@@ -2,7 +2,7 @@
 
 use super::sim::{MS, SECOND, Sim, Weather, config, source, spec};
 use crate::{
-    DropReason, Handled, Node, NodeConfig, NodeLimits,
+    DropReason, Handled, Mode, Node, NodeConfig, NodeLimits,
     frame::{Frame, VARINT_MAX},
     limits::{EVENTS_UNREAD_MAX, RECEIVE_RANGES_MAX},
 };
@@ -53,7 +53,7 @@ fn open(salt: u32) -> (Frame<'static>, u16) {
     (
         Frame::Open {
             salt,
-            reliable: true,
+            mode: Mode::Ordered,
             name: "a",
         },
         hash::channel_hash(salt, "a").0,
@@ -234,7 +234,7 @@ fn sealed_case(reason: DropReason) -> (Sim, usize, Vec<u8>) {
         streams_max,
         ..limits()
     });
-    let stream = sim.open(0, 1, &spec("a", true)).0;
+    let stream = sim.open(0, 1, &spec("a", Mode::Ordered)).0;
     sim.send(0, 1, virga_ebpf::header::StreamId(stream), b"x")
         .unwrap();
     sim.run(50 * MS);
@@ -296,6 +296,22 @@ fn sealed_case(reason: DropReason) -> (Sim, usize, Vec<u8>) {
                 }],
             )
         }
+        DropReason::Overlap => {
+            let loose = Frame::Open {
+                salt: 0,
+                mode: Mode::Unordered,
+                name: "a",
+            };
+            let part = |offset, back, bytes| Frame::Part {
+                offset,
+                back,
+                bytes,
+            };
+            let label = (DATA, stream + 2, channel, 0);
+            let bytes = sealed(&mut sim, label, &[loose, part(0, 0, &[0, 0, 0, 8])]);
+            assert_eq!(sim.give(1, &bytes), Handled::Accepted);
+            sealed(&mut sim, label, &[part(6, 0, b"another")])
+        }
         DropReason::Fragments => {
             for n in 0..u64::try_from(RECEIVE_RANGES_MAX).unwrap() {
                 let offset = 7 + 2 * n;
@@ -339,7 +355,7 @@ fn sealed_case(reason: DropReason) -> (Sim, usize, Vec<u8>) {
             sim.deaf.push(1);
             let quick = Frame::Open {
                 salt: 0,
-                reliable: false,
+                mode: Mode::Unreliable,
                 name: "a",
             };
             for _ in 0..=EVENTS_UNREAD_MAX {

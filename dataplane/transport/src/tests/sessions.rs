@@ -2,7 +2,7 @@
 
 use super::sim::{MS, SECOND, Sim, Weather, config, entity_key, node_key, peer, source, spec};
 use crate::{
-    CloseReason, ConfigError, DropReason, Event, Handled, Node, NodeLimits, PeerConfig,
+    CloseReason, ConfigError, DropReason, Event, Handled, Mode, Node, NodeLimits, PeerConfig,
     SessionState,
 };
 use virga_ebpf::{
@@ -64,7 +64,7 @@ fn a_relay_sees_headers_and_forwards_a_handshake() {
     let mut sim = Sim::new(1, 3, &limits(), Weather::CALM);
     sim.keep_wire = true;
     sim.connect(0, 2);
-    let stream = sim.open(0, 2, &spec("secret", true));
+    let stream = sim.open(0, 2, &spec("secret", Mode::Ordered));
     sim.send(0, 2, stream, b"the word is mesh").unwrap();
     sim.run(SECOND);
     assert_eq!(sim.messages(2), [b"the word is mesh"]);
@@ -173,7 +173,7 @@ fn another_entity_cannot_prove_itself() {
 fn a_replayed_packet_and_a_reused_sequence_are_dropped() {
     let mut sim = Sim::pair(&limits());
     sim.keep_wire = true;
-    let stream = sim.open(0, 1, &spec("log", true));
+    let stream = sim.open(0, 1, &spec("log", Mode::Ordered));
     sim.send(0, 1, stream, b"once").unwrap();
     sim.run(50 * MS);
     let (_, captured) = sim
@@ -239,7 +239,7 @@ fn an_unconfirmed_handshake_displaces_nothing() {
     sim.nodes[0] = Node::new(config(0, 2, 5, &limits()), 0).unwrap();
     sim.cut = false;
     sim.connect(0, 1);
-    let stream = sim.open(0, 1, &spec("log", true));
+    let stream = sim.open(0, 1, &spec("log", Mode::Ordered));
     let stale = Handled::Dropped(DropReason::HandshakeStale);
     assert_eq!(sim.give(1, &first), stale, "older than what was proven");
     // One that the node's next start made, and that could be new.
@@ -294,7 +294,7 @@ fn both_start_at_once_and_one_session_stays() {
         for node in &sim.nodes {
             assert_eq!(node.sessions().count(), 1, "seed {seed}");
         }
-        let stream = sim.open(1, 0, &spec("log", true));
+        let stream = sim.open(1, 0, &spec("log", Mode::Ordered));
         sim.send(1, 0, stream, b"x").unwrap();
         sim.run(SECOND);
         assert_eq!(sim.messages(0), [b"x"], "seed {seed}");
@@ -360,7 +360,7 @@ fn an_idle_session_stays_and_a_dead_one_goes() {
 #[test]
 fn close_is_told_drains_and_leaves_nothing() {
     let mut sim = Sim::pair(&limits());
-    let stream = sim.open(1, 0, &spec("log", true));
+    let stream = sim.open(1, 0, &spec("log", Mode::Ordered));
     sim.send(1, 0, stream, b"late").unwrap();
     let (now_ns, id) = (sim.now_ns, sim.ids[1]);
     sim.nodes[0].close(now_ns, id);
@@ -390,7 +390,7 @@ fn close_is_told_drains_and_leaves_nothing() {
 fn a_restarted_peer_is_recognised_at_once() {
     let mut sim = Sim::pair(&limits());
     sim.nodes[1] = Node::new(config(1, 2, 99, &limits()), sim.now_ns).unwrap();
-    let stream = sim.open(0, 1, &spec("log", true));
+    let stream = sim.open(0, 1, &spec("log", Mode::Ordered));
     sim.send(0, 1, stream, b"to the old one").unwrap();
     let start_ns = sim.now_ns;
     assert!(sim.run_until(SECOND, |s| s.is_connected(1, 0) && s.is_connected(0, 1)));
@@ -414,7 +414,7 @@ fn a_restarted_peer_that_connects_first_is_let_in_at_once() {
         sim.nodes[at].connect(now_ns, id).unwrap();
         sim.run(3 * SECOND);
         assert!(sim.is_connected(0, 1) && sim.is_connected(1, 0));
-        let stream = sim.open(at, 1 - at, &spec("log", true));
+        let stream = sim.open(at, 1 - at, &spec("log", Mode::Ordered));
         sim.send(at, 1 - at, stream, b"back").unwrap();
         sim.run(SECOND);
         assert_eq!(sim.messages(1 - at), [b"back"], "node {restarted}");
@@ -427,7 +427,7 @@ fn a_forged_reset_does_nothing() {
     sim.keep_wire = true;
     let old = Node::new(config(1, 2, 99, &limits()), sim.now_ns).unwrap();
     let alive = std::mem::replace(&mut sim.nodes[1], old);
-    let stream = sim.open(0, 1, &spec("log", true));
+    let stream = sim.open(0, 1, &spec("log", Mode::Ordered));
     sim.send(0, 1, stream, b"x").unwrap();
     sim.transmit();
     let packet = sim.wire[0].1.clone();

@@ -2,8 +2,8 @@
 //! corruption. Everything depends on the seed alone.
 
 use crate::{
-    ChannelName, CloseReason, DropReason, Event, Handled, Node, NodeConfig, NodeLimits, PeerConfig,
-    StreamSpec, random::Generator,
+    ChannelName, CloseReason, DropReason, Event, Handled, Mode, Node, NodeConfig, NodeLimits,
+    PeerConfig, StreamSpec, random::Generator,
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -81,12 +81,12 @@ pub(crate) fn config(number: u8, count: u8, seed: u64, limits: &NodeLimits) -> N
     }
 }
 
-pub(crate) fn spec(name: &str, reliable: bool) -> StreamSpec {
+pub(crate) fn spec(name: &str, mode: Mode) -> StreamSpec {
     StreamSpec {
         name: ChannelName::parse(name).unwrap(),
         salt: 0,
         priority: 4,
-        reliable,
+        mode,
     }
 }
 
@@ -315,7 +315,7 @@ impl Sim {
     /// Messages that the owner of node `at` was given, in order.
     pub(crate) fn messages(&self, at: usize) -> Vec<Vec<u8>> {
         let message = |event: &Event| match event {
-            Event::Message { event, .. } => Some(event.clone()),
+            Event::Message { event, .. } => Some(event.to_vec()),
             _ => None,
         };
         self.told[at].iter().filter_map(message).collect()

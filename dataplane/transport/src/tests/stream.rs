@@ -1,11 +1,14 @@
 //! Stream halves against each other, without packets.
 
 use super::*;
+use crate::limits::{
+    MESSAGE_BYTES_MAX, RECEIVE_RANGES_MAX, STREAM_SPARE_BYTES, STREAM_WINDOW_BYTES,
+};
 use proptest::prelude::*;
 
 /// Moves chunks from one half to the other; `fate` says what becomes of each.
-fn carry(messages: &[Vec<u8>], fates: &[u8]) -> Vec<Vec<u8>> {
-    let (mut sender, mut receiver) = (SendBytes::new(), ReceiveBytes::new());
+fn carry(mode: Mode, messages: &[Vec<u8>], fates: &[u8]) -> Vec<Vec<u8>> {
+    let (mut sender, mut receiver) = (SendBytes::new(), ReceiveBytes::new(mode));
     for message in messages {
         sender.push(message);
     }
@@ -15,20 +18,21 @@ fn carry(messages: &[Vec<u8>], fates: &[u8]) -> Vec<Vec<u8>> {
     let mut fates = fates.iter().copied().chain(core::iter::repeat(0));
     while !sender.is_all_acked() {
         if let Some((start, end, _)) = sender.take_chunk(100) {
+            let back = start - sender.message_start(start);
             let mut bytes = Vec::new();
             sender.copy(start, end, &mut bytes);
             match fates.next().unwrap_or(0) {
                 1 => drop(sender.on_lost(start, end)),
-                2 => late.push((start, end, bytes)),
+                2 => late.push((start, end, back, bytes)),
                 fate => {
                     for _ in 0..=(fate == 3).into() {
-                        receiver.write(start, &bytes).unwrap();
+                        receiver.write(start, back, &bytes).unwrap();
                     }
                     sender.on_acked(start, end);
                 }
             }
-        } else if let Some((start, end, bytes)) = late.pop() {
-            receiver.write(start, &bytes).unwrap();
+        } else if let Some((start, end, back, bytes)) = late.pop() {
+            receiver.write(start, back, &bytes).unwrap();
             sender.on_acked(start, end);
         }
         while let Some(message) = receiver.read().unwrap() {
@@ -36,7 +40,7 @@ fn carry(messages: &[Vec<u8>], fates: &[u8]) -> Vec<Vec<u8>> {
             if receiver.raise() {
                 sender.grant(receiver.granted());
             }
-            read.push(message);
+            read.push(message.to_vec());
         }
     }
     read
@@ -48,14 +52,21 @@ proptest! {
         messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 1..20),
         fates in prop::collection::vec(0u8..4, 0..100),
     ) {
-        prop_assert_eq!(carry(&messages, &fates), messages);
+        prop_assert_eq!(&carry(Mode::Ordered, &messages, &fates), &messages);
+        let mut unordered = carry(Mode::Unordered, &messages, &fates);
+        let mut expected = messages;
+        unordered.sort();
+        expected.sort();
+        prop_assert_eq!(unordered, expected);
     }
 }
 
 #[test]
 fn the_largest_message_passes() {
     let messages = vec![vec![7; MESSAGE_BYTES_MAX]; 3];
-    assert_eq!(carry(&messages, &[1, 2, 0, 3, 2, 1, 1]), messages);
+    for mode in [Mode::Ordered, Mode::Unordered] {
+        assert_eq!(carry(mode, &messages, &[1, 2, 0, 3, 2, 1, 1]), messages);
+    }
 }
 
 #[test]
@@ -78,12 +89,12 @@ fn a_message_is_admitted_whole_or_not_at_all() {
 
 #[test]
 fn a_receiver_holds_no_more_than_it_granted() {
-    let mut receiver = ReceiveBytes::new();
+    let mut receiver = ReceiveBytes::new(Mode::Ordered);
     let far = STREAM_WINDOW_BYTES - 1;
-    assert_eq!(receiver.write(far, &[1]), Ok(far + 1));
-    assert_eq!(receiver.write(far, &[1, 2]), Err(StreamFault::Credit));
+    assert_eq!(receiver.write(far, 0, &[1]), Ok(far + 1));
+    assert_eq!(receiver.write(far, 0, &[1, 2]), Err(StreamFault::Credit));
     assert_eq!(receiver.read(), Ok(None));
-    receiver.write(0, &u32::MAX.to_be_bytes()).unwrap();
+    receiver.write(0, 0, &u32::MAX.to_be_bytes()).unwrap();
     assert_eq!(receiver.read(), Err(StreamFault::Message));
 }
 
@@ -108,14 +119,75 @@ fn a_stream_keeps_no_room_for_what_was_read() {
         [&length[..], &vec![1; bytes]].concat()
     };
     for rest in [&[][..], &[0]] {
-        let mut receiver = ReceiveBytes::new();
+        let mut receiver = ReceiveBytes::new(Mode::Ordered);
         let bytes = [message(MESSAGE_BYTES_MAX), message(9), rest.to_vec()].concat();
-        receiver.write(1, &bytes[1..]).unwrap();
-        assert!(receiver.buffer.capacity() > MESSAGE_BYTES_MAX);
-        receiver.write(0, &bytes[..1]).unwrap();
+        receiver.write(1, 0, &bytes[1..]).unwrap();
+        assert!(receiver.buffered().capacity() > MESSAGE_BYTES_MAX);
+        receiver.write(0, 0, &bytes[..1]).unwrap();
         while receiver.read().unwrap().is_some() {}
-        assert_eq!(receiver.buffer.len(), rest.len());
-        let capacity = receiver.buffer.capacity();
+        assert_eq!(receiver.buffered().len(), rest.len());
+        let capacity = receiver.buffered().capacity();
         assert!(capacity <= 2 * STREAM_SPARE_BYTES, "{capacity}");
     }
+}
+
+/// Pieces of messages in any order: each message is whole as soon as its last byte is there.
+#[test]
+fn an_unordered_message_waits_for_no_other() {
+    let mut receiver = ReceiveBytes::new(Mode::Unordered);
+    let messages = [&b"first"[..], b"", b"the third", b"x"];
+    let mut row = Vec::new();
+    let mut starts = Vec::new();
+    for message in messages {
+        starts.push(row.len() as u64);
+        row.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+        row.extend(message);
+    }
+    let mut give = |from: usize, to: usize| {
+        let offset = from as u64;
+        let start = starts.iter().rfind(|&&start| start <= offset).unwrap();
+        receiver
+            .write(offset, offset - start, &row[from..to])
+            .unwrap();
+        let mut read = Vec::new();
+        while let Some(message) = receiver.read().unwrap() {
+            read.push(message);
+        }
+        read
+    };
+    // The end of the third, of which the length is missing, and all of the fourth.
+    assert!(give(18, row.len()).is_empty());
+    assert_eq!(give(9, 13), [messages[1]]);
+    assert_eq!(give(13, 17), [messages[3]], "where it starts is known now");
+    assert_eq!(give(17, 18), [messages[2]]);
+    assert!(give(2, 9).is_empty());
+    assert_eq!(give(0, 2), [messages[0]]);
+    assert_eq!((receiver.base(), receiver.unread()), (row.len() as u64, 0));
+    assert!(receiver.buffered().is_empty());
+}
+
+#[test]
+fn unordered_messages_that_overlap_are_a_fault() {
+    let row = [&[0, 0, 0, 8][..], &[0; 8]].concat();
+    let fault = |pieces: &[(u64, u64, usize)]| {
+        let mut receiver = ReceiveBytes::new(Mode::Unordered);
+        let write = |&(offset, back, bytes): &(u64, u64, usize)| {
+            let from = usize::try_from(offset).unwrap();
+            receiver.write(offset, back, &row[from..from + bytes])
+        };
+        pieces.iter().map(write).find_map(Result::err)
+    };
+    let overlap = Some(StreamFault::Overlap);
+    assert_eq!(fault(&[(0, 0, 6), (7, 1, 2)]), overlap, "it starts within");
+    assert_eq!(fault(&[(7, 1, 2), (0, 0, 6)]), overlap, "the same, later");
+    assert_eq!(
+        fault(&[(4, 0, 4), (0, 0, 4)]),
+        overlap,
+        "one within is whole"
+    );
+    assert_eq!(fault(&[(0, 0, 12), (0, 0, 12)]), None, "the same again");
+    let starts = u64::try_from(RECEIVE_RANGES_MAX).unwrap() + 9;
+    let mut receiver = ReceiveBytes::new(Mode::Unordered);
+    let fault = (0..starts).find_map(|back| receiver.write(starts, back, &[1]).err());
+    assert_eq!(fault, Some(StreamFault::Overlap), "starts without end");
 }

@@ -2,7 +2,7 @@
 
 use super::{CONTROL, Data, Streams};
 use crate::{
-    event::Event,
+    event::{Event, Mode},
     frame::{Frame, Frames},
     keys::Role,
     limits::{EVENTS_UNREAD_MAX, MESSAGE_PREFIX_BYTES, SESSION_RAISE_BYTES, SESSION_WINDOW_BYTES},
@@ -12,6 +12,7 @@ use crate::{
     session::{Context, Ends, Queued},
     stream::{ReceiveBytes, ReceiveStream},
 };
+use bytes::Bytes;
 use std::collections::VecDeque;
 use virga_ebpf::{hash, header::StreamId};
 
@@ -36,8 +37,8 @@ impl Streams {
         }
         match self.receiving.get(&data.stream) {
             Some(s) => {
-                let same = |(salt, reliable, name): (u32, bool, &str)| {
-                    (salt, reliable, name) == (s.salt, s.reliable, s.name.as_str())
+                let same = |(salt, mode, name): (u32, Mode, &str)| {
+                    (salt, mode, name) == (s.salt, s.mode, s.name.as_str())
                 };
                 if s.channel != data.channel || !data.open.is_none_or(same) {
                     return Err(DropReason::StreamChannel);
@@ -59,7 +60,7 @@ impl Streams {
         ends: &Ends,
         data: &Data<'_>,
     ) -> Result<(), DropReason> {
-        let (salt, reliable, name) = data.open.ok_or(DropReason::UnknownStream)?;
+        let (salt, mode, name) = data.open.ok_or(DropReason::UnknownStream)?;
         let name = ChannelName::parse(name).map_err(|_| DropReason::FrameMalformed)?;
         if !self.closed.allows(data.stream, ctx.limits.streams_max) {
             return Err(DropReason::StreamsFull);
@@ -79,7 +80,7 @@ impl Streams {
             stream,
             name: name.clone(),
             salt,
-            reliable,
+            mode,
         };
         ctx.events.push_back(Queued {
             session: ends.own,
@@ -90,8 +91,8 @@ impl Streams {
             name,
             salt,
             channel: data.channel,
-            reliable,
-            bytes: ReceiveBytes::new(),
+            mode,
+            bytes: ReceiveBytes::new(mode),
             end: None,
             is_refused: false,
         };
@@ -112,13 +113,23 @@ impl Streams {
             };
             let is_refused = s.is_refused;
             match frame {
-                Frame::Stream { offset, bytes } if s.reliable => {
-                    self.on_bytes(ctx, ends, data.stream, offset, bytes)?;
+                Frame::Stream { offset, bytes } if s.mode == Mode::Ordered => {
+                    self.on_bytes(ctx, ends, data.stream, (offset, 0), bytes)?;
                     if is_refused {
                         verdict = Err(DropReason::StreamClosed);
                     }
                 }
-                Frame::Event { bytes } if !s.reliable => {
+                Frame::Part {
+                    offset,
+                    back,
+                    bytes,
+                } if s.mode == Mode::Unordered => {
+                    self.on_bytes(ctx, ends, data.stream, (offset, back), bytes)?;
+                    if is_refused {
+                        verdict = Err(DropReason::StreamClosed);
+                    }
+                }
+                Frame::Event { bytes } if !s.mode.is_reliable() => {
                     if is_refused {
                         verdict = Err(DropReason::StreamClosed);
                     } else {
@@ -142,7 +153,7 @@ impl Streams {
         let event = Event::Message {
             peer: ends.peer,
             stream,
-            event: bytes.to_vec(),
+            event: Bytes::copy_from_slice(bytes),
         };
         ctx.events.push_back(Queued {
             session: ends.own,
@@ -156,7 +167,7 @@ impl Streams {
         ctx: &mut Context<'_>,
         ends: &Ends,
         stream: StreamId,
-        offset: u64,
+        (offset, back): (u64, u64),
         bytes: &[u8],
     ) -> Result<(), DropReason> {
         let Some(s) = self.receiving.get_mut(&stream) else {
@@ -176,7 +187,7 @@ impl Streams {
             s.bytes.highest += moves;
             self.receive_consumed += moves;
         } else {
-            s.bytes.write(offset, bytes)?;
+            s.bytes.write(offset, back, bytes)?;
         }
         self.receive_highest = session_end;
         self.deliver(ctx.events, ends, stream)
@@ -195,7 +206,8 @@ impl Streams {
             return Ok(());
         }
         let highest = self.receiving.get(&stream).map_or(0, |s| s.bytes.highest);
-        let reliable = self.receiving.get(&stream).is_none_or(|s| s.reliable);
+        let is_reliable = |s: &ReceiveStream| s.mode.is_reliable();
+        let reliable = self.receiving.get(&stream).is_none_or(is_reliable);
         let is_discarded = is_reset || self.receiving.get(&stream).is_some_and(|s| s.is_refused);
         if reliable {
             let moves = offset.checked_sub(highest).ok_or(DropReason::Credit)?;
@@ -213,7 +225,7 @@ impl Streams {
         match self.receiving.get_mut(&stream) {
             Some(s) => {
                 if is_reset && !s.is_refused {
-                    self.receive_consumed += s.bytes.highest - s.bytes.base();
+                    self.receive_consumed += s.bytes.unread();
                 }
                 s.end = Some(offset);
                 s.is_refused |= is_reset;
@@ -257,7 +269,7 @@ impl Streams {
         offset: u64,
         bytes: &[u8],
     ) -> Result<(), DropReason> {
-        self.control_in.write(offset, bytes)?;
+        self.control_in.write(offset, 0, bytes)?;
         self.deliver(ctx.events, ends, CONTROL)
     }
 
@@ -370,7 +382,7 @@ impl Streams {
             return false;
         };
         s.is_refused = true;
-        self.receive_consumed += s.bytes.highest - s.bytes.base();
+        self.receive_consumed += s.bytes.unread();
         s.bytes.discard();
         true
     }
