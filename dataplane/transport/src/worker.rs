@@ -5,30 +5,28 @@
 //! neither timers nor commands, and commands starve no packet.
 
 use crate::{
-    config::{ConfigError, NodeConfig},
+    config::ConfigError,
     event::Event,
     forward::{Forwarder, Forwarding},
     io::{
         clock::Clock,
         driver::{Driver, Outlet, Run, Sent},
-        socket::Socket,
-        wake::Wake,
     },
     limits::TRANSMIT_BYTES_MAX,
     node::Node,
+    share::Share,
 };
-use std::{
-    io,
-    net::SocketAddr,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    thread::JoinHandle,
-};
+use std::{io, net::SocketAddr};
 use thiserror::Error;
 
 mod commander;
+mod group;
+mod mailbox;
 use commander::Command;
 pub use commander::{Commander, Refused, Task};
+pub use group::{Beginning, WorkerHandle, Workers, WorkersConfig, spawn_all};
+pub use mailbox::HANDED_OVER_MAX;
+use mailbox::{Mailbox, Slots};
 
 /// Commands that wait for the worker at most; one more is refused to its sender.
 pub const COMMANDS_MAX: usize = 1_024;
@@ -36,6 +34,8 @@ pub const COMMANDS_MAX: usize = 1_024;
 const COMMANDS_PER_TURN: usize = 64;
 /// Receive calls of one turn.
 const RECEIVES_PER_TURN: usize = 4;
+/// Datagrams of one turn that other workers handed over.
+const TAKEN_OVER_PER_TURN: usize = 256;
 /// Events of one turn.
 const EVENTS_PER_TURN: usize = 4_096;
 /// Transmits of one turn.
@@ -115,6 +115,12 @@ pub struct WorkerCounters {
     pub unroutable: u64,
     /// Commands taken.
     pub commands: u64,
+    /// Datagrams that were another worker's, and were handed over.
+    pub handed_over: u64,
+    /// Datagrams that were another worker's, whose ring was full: lost.
+    pub hand_over_full: u64,
+    /// Datagrams that other workers handed over.
+    pub taken_over: u64,
 }
 
 /// All that a worker owns and others may look at and change, on its thread.
@@ -125,6 +131,8 @@ pub struct Parts<S> {
     pub forwarder: Forwarder,
     /// What runs above.
     pub service: S,
+    share: Share,
+    core: Option<usize>,
     counters: WorkerCounters,
     driver: Driver,
 }
@@ -134,6 +142,18 @@ impl<S> Parts<S> {
     #[must_use]
     pub fn counters(&self) -> &WorkerCounters {
         &self.counters
+    }
+
+    /// Which of the node's workers this is.
+    #[must_use]
+    pub fn share(&self) -> Share {
+        self.share
+    }
+
+    /// The core that it stays on.
+    #[must_use]
+    pub fn core(&self) -> Option<usize> {
+        self.core
     }
 
     /// What moves its datagrams, and what that counted.
@@ -154,49 +174,13 @@ pub enum Exit {
     System(io::Error),
 }
 
-/// A running worker. Dropping it leaves the worker running; [`WorkerHandle::stop`] ends it.
-pub struct WorkerHandle<S: Service> {
-    commander: Commander<S>,
-    thread: JoinHandle<()>,
-    address: SocketAddr,
-}
-
-impl<S: Service> WorkerHandle<S> {
-    /// How to reach it.
-    #[must_use]
-    pub fn commander(&self) -> &Commander<S> {
-        &self.commander
-    }
-
-    /// See [`Commander::command`].
-    ///
-    /// # Errors
-    /// Gives the command back when the queue is full or the worker has ended.
-    pub fn command(&self, command: S::Command) -> Result<(), Refused<S::Command>> {
-        self.commander.command(command)
-    }
-
-    /// Where its socket listens.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Ends the worker: no new work, its sessions are closed, their close frames sent. Waits for it.
-    pub fn stop(self) {
-        // The queue may be full: its worker empties it, so this waits for a bounded time.
-        let _ended = self.commander.commands.send(Command::Stop);
-        self.commander.wake.ring();
-        let _exit_was_reported = self.thread.join();
-    }
-}
-
 /// What a datagram meets on its way in.
 struct Inward<'a, S> {
     node: &'a mut Node,
     forwarder: &'a mut Forwarder,
     service: &'a mut S,
     counters: &'a mut WorkerCounters,
+    others: &'a mut Slots,
 }
 
 impl<S: Service> Inward<'_, S> {
@@ -217,7 +201,7 @@ impl<S: Service> Inward<'_, S> {
                         onward.begin(to, at, end);
                     }
                 }
-                Forwarding::Local => self.hand_over(now_ns, run.source, datagram),
+                Forwarding::Local => self.deliver(now_ns, run.source, datagram),
                 // The forwarder has counted it.
                 Forwarding::Drop(_) => {}
             }
@@ -225,8 +209,20 @@ impl<S: Service> Inward<'_, S> {
         self.counters.forward_blocked += onward.flush(outlet, run.bytes);
     }
 
+    /// Opens a datagram, or hands it over to the worker whose session it is.
+    fn deliver(&mut self, now_ns: u64, source: SocketAddr, datagram: &mut [u8]) {
+        let Some(owner) = self.others.other_owner(datagram) else {
+            return self.open(now_ns, source, datagram);
+        };
+        if self.others.hand_over(owner, source, datagram) {
+            self.counters.handed_over += 1;
+        } else {
+            self.counters.hand_over_full += 1;
+        }
+    }
+
     /// Opens a datagram and tells the service at once: the node holds only so many unread events.
-    fn hand_over(&mut self, now_ns: u64, source: SocketAddr, datagram: &mut [u8]) {
+    fn open(&mut self, now_ns: u64, source: SocketAddr, datagram: &mut [u8]) {
         // The node counts what it drops.
         let _counted = self.node.handle(now_ns, source, datagram);
         while let Some(event) = self.node.poll() {
@@ -239,79 +235,13 @@ impl<S: Service> Inward<'_, S> {
 pub struct Worker<S: Service> {
     parts: Parts<S>,
     commands: crossbeam_channel::Receiver<Command<S>>,
+    mailbox: Mailbox,
+    slots: Slots,
     clock: Clock,
     stopping_since_ns: Option<u64>,
 }
 
 impl<S: Service> Worker<S> {
-    /// Binds the socket, makes the node and starts the thread. `exited` is called on the worker's
-    /// thread when it ends, for whatever reason.
-    ///
-    /// # Errors
-    /// See [`WorkerError`]; nothing is left running then.
-    pub fn spawn(
-        config: &WorkerConfig,
-        node_config: NodeConfig,
-        forwarder: Forwarder,
-        service: S,
-        exited: impl FnOnce(Exit) + Send + 'static,
-    ) -> Result<WorkerHandle<S>, WorkerError> {
-        let clock = Clock::start();
-        let node = Node::new(node_config, clock.now_ns())?;
-        let socket = Socket::bind(config.listen).map_err(|source| WorkerError::Bind {
-            address: config.listen,
-            source,
-        })?;
-        let address = socket.address();
-        let wake = Arc::new(Wake::new()?);
-        let (commands_in, commands) = crossbeam_channel::bounded(COMMANDS_MAX);
-        let commander = Commander {
-            commands: commands_in,
-            wake: Arc::clone(&wake),
-        };
-        let core = config.core;
-        let (tell_pinned, pinned) = std::sync::mpsc::channel();
-        let thread = std::thread::Builder::new()
-            .name("virga-worker".into())
-            .spawn(move || {
-                let pin = |id| core_affinity::set_for_current(core_affinity::CoreId { id });
-                let is_pinned = core.is_none_or(pin);
-                // Whoever spawns it waits for this.
-                let _is_told = tell_pinned.send(is_pinned);
-                if !is_pinned {
-                    return;
-                }
-                let worker = Self {
-                    parts: Parts {
-                        node,
-                        forwarder,
-                        service,
-                        counters: WorkerCounters::default(),
-                        // A driver is made on the thread that uses it.
-                        driver: Driver::open(socket, wake),
-                    },
-                    commands,
-                    clock,
-                    stopping_since_ns: None,
-                };
-                let ended = catch_unwind(AssertUnwindSafe(|| worker.run()));
-                exited(match ended {
-                    Ok(Ok(())) => Exit::Stopped,
-                    Ok(Err(error)) => Exit::System(error),
-                    Err(panic) => Exit::Panicked(panic_message(&*panic)),
-                });
-            })?;
-        if let (Some(core), Ok(false)) = (core, pinned.recv()) {
-            let _ended_at_once = thread.join();
-            return Err(WorkerError::Core { core });
-        }
-        Ok(WorkerHandle {
-            commander,
-            thread,
-            address,
-        })
-    }
-
     fn run(mut self) -> io::Result<()> {
         let now_ns = self.clock.now_ns();
         self.parts.service.start(now_ns, &mut self.parts.node);
@@ -330,7 +260,7 @@ impl<S: Service> Worker<S> {
     fn turn(&mut self) -> bool {
         self.parts.counters.turns += 1;
         let more_commands = self.take_commands();
-        let more_datagrams = self.receive();
+        let more_datagrams = self.receive() | self.take_over();
         self.handle_timeouts();
         let more_events = self.handle_events();
         let more_transmits = self.transmit();
@@ -361,16 +291,47 @@ impl<S: Service> Worker<S> {
             service,
             counters,
             driver,
+            ..
         } = &mut self.parts;
         let mut inward = Inward {
             node,
             forwarder,
             service,
             counters,
+            others: &mut self.slots,
         };
         let clock = &self.clock;
-        (0..RECEIVES_PER_TURN)
-            .all(|_| driver.receive(|outlet, run| inward.take_in(clock.now_ns(), outlet, run)))
+        let more = (0..RECEIVES_PER_TURN)
+            .all(|_| driver.receive(|outlet, run| inward.take_in(clock.now_ns(), outlet, run)));
+        self.slots.ring();
+        more
+    }
+
+    /// Takes what other workers handed over.
+    fn take_over(&mut self) -> bool {
+        for _ in 0..TAKEN_OVER_PER_TURN {
+            let Some(mut parcel) = self.mailbox.next_parcel() else {
+                return false;
+            };
+            let Parts {
+                node,
+                forwarder,
+                service,
+                counters,
+                ..
+            } = &mut self.parts;
+            counters.taken_over += 1;
+            let mut inward = Inward {
+                node,
+                forwarder,
+                service,
+                counters,
+                others: &mut self.slots,
+            };
+            inward.open(self.clock.now_ns(), parcel.source, &mut parcel.datagram);
+            self.mailbox.give_back(parcel);
+        }
+        !self.mailbox.is_empty()
     }
 
     fn handle_timeouts(&mut self) {

@@ -4,6 +4,7 @@
 //!
 //! - [`driver`]: how a worker's datagrams come and go; one interface, an implementation a module.
 //! - [`socket`]: the UDP socket that a driver runs; [`counters`]: what it counts.
+//! - [`steer`]: several workers' sockets at one address; [`topology`]: the cores that they stay on.
 //! - [`mmsg`]: the driver on plain system calls.
 //! - [`wake`]: how other threads end a worker's wait; [`clock`]: what time it is.
 
@@ -12,4 +13,6 @@ pub mod counters;
 pub mod driver;
 pub mod mmsg;
 pub mod socket;
+pub mod steer;
+pub mod topology;
 pub mod wake;

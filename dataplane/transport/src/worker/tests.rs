@@ -1,12 +1,17 @@
 use super::*;
-use crate::config::NodeLimits;
-use std::sync::mpsc;
+use crate::{
+    config::{NodeConfig, NodeLimits},
+    io::{socket::Socket, wake::Wake},
+};
+use std::sync::{Arc, mpsc};
 use virga_ebpf::{
     header::{ChannelHash, Header, NodeId, OriginHash, Subnet},
     image::{Image, Link, Place, Via},
     reason::{Outcome, Reason},
     tables::{NextHop, Pair},
 };
+
+mod several;
 
 /// Counts what it is told; a command panics, blocks until told otherwise, or does nothing.
 #[derive(Default)]
@@ -52,7 +57,7 @@ fn node_config() -> NodeConfig {
         entity_key: [3; 32],
         subnet: Subnet(0),
         peers: Vec::new(),
-        share: crate::Share::WHOLE,
+        share: Share::WHOLE,
         limits: NodeLimits::default(),
         started_unix_ns: 0,
         seed: [4; 32],
