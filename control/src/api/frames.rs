@@ -14,7 +14,7 @@ use virga_transport::{ChannelName, limits::MESSAGE_BYTES_MAX};
 /// Bytes of a length.
 pub const LENGTH_BYTES: usize = 4;
 /// Bytes of the largest frame, its length not counted.
-pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
+pub const FRAME_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Bytes of a delivery beside its name and event.
 const DELIVERED_BYTES: usize = 1 + 32 + 8 + 8;
 

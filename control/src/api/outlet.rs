@@ -12,11 +12,11 @@ use tokio::sync::{mpsc, oneshot};
 use virga_transport::limits::{STREAM_QUEUE_BYTES, STREAM_WINDOW_BYTES};
 
 /// A subscriber counts as slow from here on.
-const HIGH_BYTES: usize = 1024 * 1024;
+const HIGH_BYTES: usize = 2 * 1024 * 1024;
 /// A slow subscriber has room again from here on.
 const LOW_BYTES: usize = HIGH_BYTES / 2;
 /// No more than this is ever queued.
-const HARD_BYTES: usize = 16 * 1024 * 1024;
+const HARD_BYTES: usize = 32 * 1024 * 1024;
 /// What an event costs beside its payload.
 const EVENT_BYTES: usize = 128;
 
@@ -160,7 +160,7 @@ mod tests {
     #[tokio::test]
     async fn slow_once_full_at_the_limit_and_drained_once() {
         let (mut queue, mut drain) = queue();
-        let event = delivery(64 * 1024 - EVENT_BYTES);
+        let event = delivery(128 * 1024 - EVENT_BYTES);
         let offers: Vec<Offer> = (0..300).map(|_| queue.offer(&event)).collect();
         let count = |what| offers.iter().filter(|&&o| o == what).count();
         assert_eq!(offers[16], Offer::TakenSlow);
@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(queue.offer(&event), Offer::Taken);
         let fill = queue.fill();
         assert_eq!((fill.taken_events, fill.is_slow), (249, false));
-        assert_eq!(fill.queued_bytes, 8 * 64 * 1024);
+        assert_eq!(fill.queued_bytes, 8 * 128 * 1024);
         drop(drain);
         assert_eq!(queue.offer(&event), Offer::Gone);
     }

@@ -7,10 +7,7 @@ use super::{
 use crate::config::ChannelConfig;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use virga_ebpf::header::{ChannelHash, NodeId, StreamId};
-use virga_transport::{
-    ChannelName, StreamSpec,
-    limits::{EVENT_BYTES_MAX, MESSAGE_BYTES_MAX},
-};
+use virga_transport::{ChannelName, StreamSpec};
 
 /// A channel's place in the service's table.
 pub(crate) type Index = usize;
@@ -95,14 +92,5 @@ impl Entry {
 
     pub(crate) const fn name(&self) -> &ChannelName {
         &self.spec.name
-    }
-
-    /// Bytes of the largest event that it carries.
-    pub(crate) const fn event_bytes_max(&self) -> usize {
-        if self.spec.mode.is_reliable() {
-            MESSAGE_BYTES_MAX
-        } else {
-            EVENT_BYTES_MAX
-        }
     }
 }

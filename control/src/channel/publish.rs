@@ -13,7 +13,7 @@ use super::{
 use bytes::Bytes;
 use thiserror::Error;
 use virga_ebpf::header::NodeId;
-use virga_transport::{ChannelName, Node, OpenError, SendError};
+use virga_transport::{ChannelName, Node, OpenError, SendError, limits::MESSAGE_BYTES_MAX};
 
 /// Why nothing of a batch was published.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -177,7 +177,7 @@ impl<O: Outlet> ChannelService<O> {
     fn begin(&mut self, index: Index) -> Begun {
         let is_held = self.is_held(index);
         let entry = &mut self.entries[index];
-        let event_bytes_max = entry.event_bytes_max();
+        let event_bytes_max = MESSAGE_BYTES_MAX;
         loop {
             let Some(batch) = entry.waiting.front_mut() else {
                 return Begun::Nothing;

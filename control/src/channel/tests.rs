@@ -18,7 +18,7 @@ use std::sync::{
 use virga_ebpf::header::{NodeId, Subnet};
 use virga_transport::{
     ChannelName, Mode, Node, NodeConfig, NodeLimits, PeerConfig,
-    limits::{EVENT_BYTES_MAX, EVENT_QUEUE_MAX},
+    limits::{EVENT_QUEUE_MAX, MESSAGE_BYTES_MAX},
     worker::Service,
 };
 

@@ -22,6 +22,8 @@
 //! | 18 | event | bytes `2*` | data |
 //! | 19 | fin | final offset `v` | data |
 //! | 20 | part | offset `v`, back `v`, bytes `2*` | data |
+//! | 21 | events | size `v`, count `v`, count × size bytes | data |
+//! | 22 | fragment | message `v`, total `v`, offset `v`, bytes `2*` | data |
 
 mod ack;
 mod coding;
@@ -30,7 +32,7 @@ pub use ack::Ack;
 pub(crate) use ack::write_ack;
 pub(crate) use coding::{VARINT_MAX, varint_bytes};
 
-use crate::{event::Mode, name};
+use crate::{event::Mode, limits::MESSAGE_BYTES_MAX, name};
 use ack::read_ack;
 use coding::{Reader, write_length, write_numbers, write_varint};
 use thiserror::Error;
@@ -54,6 +56,8 @@ const STREAM: u8 = 17;
 const EVENT: u8 = 18;
 const FIN: u8 = 19;
 const PART: u8 = 20;
+const EVENTS: u8 = 21;
+const FRAGMENT: u8 = 22;
 
 /// Why a payload is not a row of frames: the peer's fault, and nothing of it was used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -174,6 +178,24 @@ pub enum Frame<'a> {
         /// The message.
         bytes: &'a [u8],
     },
+    /// Unreliable messages of one size, which is not 0.
+    Events {
+        /// Bytes of each.
+        size: usize,
+        /// All of them, one after the other.
+        bytes: &'a [u8],
+    },
+    /// A piece of an unreliable message that no packet takes whole.
+    Fragment {
+        /// The message's number, counted over the stream.
+        message: u64,
+        /// Bytes of the message, at most [`MESSAGE_BYTES_MAX`].
+        total: u64,
+        /// Where this piece stands in it; it ends within it.
+        offset: u64,
+        /// The piece, not empty.
+        bytes: &'a [u8],
+    },
     /// A stream's end.
     Fin {
         /// Bytes in all.
@@ -232,8 +254,20 @@ impl Frame<'_> {
                 out.extend_from_slice(bytes);
             }
             Self::Event { bytes } => {
-                out.push(EVENT);
-                write_length(out, bytes.len());
+                write_event_start(out, bytes.len());
+                out.extend_from_slice(bytes);
+            }
+            Self::Events { size, bytes } => {
+                write_events_start(out, size, bytes.len() / size.max(1));
+                out.extend_from_slice(bytes);
+            }
+            Self::Fragment {
+                message,
+                total,
+                offset,
+                bytes,
+            } => {
+                write_fragment_start(out, message, total, offset, bytes.len());
                 out.extend_from_slice(bytes);
             }
             Self::Fin { offset } => write_numbers(out, FIN, &[offset]),
@@ -242,14 +276,35 @@ impl Frame<'_> {
 
     /// Whether only control packets (stream 0, channel 0) may carry it.
     pub(crate) const fn is_control(&self) -> bool {
-        !matches!(
+        !self.is_data() && !matches!(self, Self::Stream { .. })
+    }
+
+    /// Whether only data packets may carry it.
+    pub(crate) const fn is_data(&self) -> bool {
+        matches!(
             self,
             Self::Open { .. }
-                | Self::Stream { .. }
                 | Self::Part { .. }
                 | Self::Event { .. }
+                | Self::Events { .. }
+                | Self::Fragment { .. }
                 | Self::Fin { .. }
         )
+    }
+
+    /// Unreliable messages that end in it.
+    pub(crate) fn events(&self) -> usize {
+        match self {
+            Self::Event { .. } => 1,
+            Self::Events { size, bytes } => bytes.len() / size,
+            Self::Fragment {
+                total,
+                offset,
+                bytes,
+                ..
+            } => usize::from(offset + bytes.len() as u64 == *total),
+            _ => 0,
+        }
     }
 }
 
@@ -263,6 +318,44 @@ pub(crate) fn write_stream_start(out: &mut Vec<u8>, offset: u64, length: usize) 
 pub(crate) fn write_part_start(out: &mut Vec<u8>, offset: u64, back: u64, length: usize) {
     write_numbers(out, PART, &[offset, back]);
     write_length(out, length);
+}
+
+/// Appends the start of an event frame, whose `length` bytes the caller appends.
+pub(crate) fn write_event_start(out: &mut Vec<u8>, length: usize) {
+    out.push(EVENT);
+    write_length(out, length);
+}
+
+/// Bytes that an event frame needs beside its event.
+pub(crate) const EVENT_OVERHEAD: usize = 1 + 2;
+
+/// Appends the start of an events frame, whose `count` events of `size` bytes the caller appends.
+pub(crate) fn write_events_start(out: &mut Vec<u8>, size: usize, count: usize) {
+    write_numbers(out, EVENTS, &[size as u64, count as u64]);
+}
+
+/// How many events of `size` bytes, which is not 0, one events frame takes of `room` bytes.
+pub(crate) const fn events_in(room: usize, size: usize) -> usize {
+    let beside_count = 1 + varint_bytes(size as u64);
+    let most = room.saturating_sub(beside_count) / size;
+    room.saturating_sub(beside_count + varint_bytes(most as u64)) / size
+}
+
+/// Appends the start of a fragment frame, whose `length` bytes the caller appends.
+pub(crate) fn write_fragment_start(
+    out: &mut Vec<u8>,
+    message: u64,
+    total: u64,
+    offset: u64,
+    length: usize,
+) {
+    write_numbers(out, FRAGMENT, &[message, total, offset]);
+    write_length(out, length);
+}
+
+/// Bytes that a fragment frame needs beside its data.
+pub(crate) const fn fragment_overhead(message: u64, total: u64, offset: u64) -> usize {
+    1 + varint_bytes(message) + varint_bytes(total) + varint_bytes(offset) + 2
 }
 
 /// Bytes that a part frame needs beside its data.
@@ -390,6 +483,29 @@ fn read_body<'a>(r: &mut Reader<'a>, kind: u8, at: usize) -> Result<Option<Frame
                 }
             }
             EVENT => Frame::Event { bytes: r.sized()? },
+            EVENTS => {
+                let (size, count) = (r.varint()?, r.varint()?);
+                let total = size.checked_mul(count).map(usize::try_from);
+                let (Ok(size), Some(Ok(total @ 1..))) = (usize::try_from(size), total) else {
+                    return Some(Err(impossible("size")));
+                };
+                let bytes = r.take(total)?;
+                Frame::Events { size, bytes }
+            }
+            FRAGMENT => {
+                let (message, total, offset) = (r.varint()?, r.varint()?, r.varint()?);
+                let bytes = r.sized()?;
+                let end = offset + bytes.len() as u64;
+                if total > MESSAGE_BYTES_MAX as u64 || end > total || bytes.is_empty() {
+                    return Some(Err(impossible("total")));
+                }
+                Frame::Fragment {
+                    message,
+                    total,
+                    offset,
+                    bytes,
+                }
+            }
             FIN => Frame::Fin {
                 offset: r.varint()?,
             },

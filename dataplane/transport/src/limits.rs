@@ -18,20 +18,18 @@ pub const TRANSMIT_BYTES_MAX: usize = 65_000;
 pub const CHANNEL_NAME_BYTES_MAX: usize = 255;
 /// Bytes before each message in a stream: its length.
 pub const MESSAGE_PREFIX_BYTES: usize = 4;
-/// Largest message of a reliable stream.
-pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
+/// Largest message of a stream, whatever its mode.
+pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 /// Largest open frame: type, salt, mode, name length and name.
 pub const OPEN_FRAME_BYTES_MAX: usize = 1 + 4 + 1 + 1 + CHANNEL_NAME_BYTES_MAX;
-/// Largest event of an unreliable stream: it fits one packet even beside the longest open frame.
-pub const EVENT_BYTES_MAX: usize = PAYLOAD_BYTES_MIN - OPEN_FRAME_BYTES_MAX - 3;
 
 /// Bytes that a receiver grants a stream beyond what its owner has read: any message fits.
-pub const STREAM_WINDOW_BYTES: u64 = 512 * 1024;
+pub const STREAM_WINDOW_BYTES: u64 = 2 * 1024 * 1024;
 /// A stream's grant is raised once this much of it was read; any message fits what is left until
 /// then, so that sender and receiver never wait for each other.
 pub const STREAM_RAISE_BYTES: u64 = STREAM_WINDOW_BYTES / 4;
 /// Bytes that a receiver grants a session beyond what its owner has read: any message fits.
-pub const SESSION_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
+pub const SESSION_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
 /// A session's grant is raised once this much of it was read; any message fits what is left.
 pub const SESSION_RAISE_BYTES: u64 = SESSION_WINDOW_BYTES / 4;
 /// Streams beyond those that a peer may have open that are still told apart, to be refused.
@@ -40,13 +38,19 @@ pub const STREAMS_AHEAD_MAX: u64 = 4_096;
 pub const STREAM_SPARE_BYTES: usize = 4 * 1024;
 /// Ranges that a receiver keeps of one stream's bytes; then only the next in order are taken. Twice
 /// what a window of full packets can leave.
-pub const RECEIVE_RANGES_MAX: usize = 1_024;
+pub const RECEIVE_RANGES_MAX: usize = 4_096;
 /// Bytes that one stream holds for sending; more is refused as [`crate::SendError::Full`].
-pub const STREAM_QUEUE_BYTES: usize = 1024 * 1024;
+pub const STREAM_QUEUE_BYTES: usize = 2 * 1024 * 1024;
 /// Bytes that all streams of a session hold for sending.
 pub const SESSION_QUEUE_BYTES: usize = 8 * 1024 * 1024;
-/// Events that one unreliable stream holds for sending.
-pub const EVENT_QUEUE_MAX: usize = 256;
+/// Messages that one unreliable stream holds for sending.
+pub const EVENT_QUEUE_MAX: usize = 1_024;
+/// Unreliable messages of a session that wait for fragments; one more, and the oldest is given up.
+pub const REASSEMBLY_MESSAGES_MAX: usize = 64;
+/// Bytes of those messages; one that does not fit, and the oldest is given up.
+pub const REASSEMBLY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// An unreliable message of which no fragment came for this long is given up.
+pub const REASSEMBLY_NS_MAX: u64 = 5_000_000_000;
 /// Unread events of one session: beyond it unreliable ones are dropped and counted, and reliable
 /// ones stay in their streams.
 pub const EVENTS_UNREAD_MAX: usize = 4_096;
@@ -115,8 +119,13 @@ pub const SEQUENCE_MAX: u64 = (1 << 62) - 1;
 
 const _: () = assert!(PAYLOAD_BYTES_MIN == 1280 - 48 - 64 - 16);
 const _: () = assert!(
-    EVENT_BYTES_MAX > 512,
-    "an event beside the longest name stays useful"
+    OPEN_FRAME_BYTES_MAX + 512 < PAYLOAD_BYTES_MIN,
+    "a packet beside the longest name stays useful"
+);
+const _: () = assert!(MESSAGE_BYTES_MAX <= REASSEMBLY_BYTES_MAX);
+const _: () = assert!(
+    EVENT_QUEUE_MAX < 1 << 14,
+    "the number of events of one frame takes two bytes"
 );
 const _: () = assert!(
     (MESSAGE_BYTES_MAX + MESSAGE_PREFIX_BYTES) as u64 <= STREAM_WINDOW_BYTES - STREAM_RAISE_BYTES,

@@ -522,6 +522,11 @@ impl Node {
         self.sessions[&self.first_session(peer)].kept()
     }
 
+    /// Messages that the first session with `peer` has fragments of, and the bytes that they take.
+    pub(crate) fn unfinished(&self, peer: NodeId) -> (usize, usize) {
+        self.sessions[&self.first_session(peer)].unfinished()
+    }
+
     /// Events that wait for the owner.
     pub(crate) fn unread(&self) -> usize {
         self.events.len()

@@ -103,12 +103,14 @@ reasons! {
     StreamClosed = "stream_closed",
     /// More bytes than were granted.
     Credit = "credit",
-    /// Messages or fragments of one stream that overlap.
+    /// Messages or fragments of one stream that overlap or contradict each other.
     Overlap = "overlap",
     /// A stream with more holes than are kept track of: the bytes are to travel again.
     Fragments = "fragments",
     /// An unreliable event found the owner's queue full.
     EventQueueFull = "event_queue_full",
+    /// An unreliable message of which fragments did not come: lost, in time or for want of room.
+    Unfinished = "unfinished",
     /// The session was closed.
     Draining = "draining",
 }
@@ -184,7 +186,11 @@ impl NodeCounters {
     }
 
     pub(crate) fn drop(&mut self, reason: DropReason) {
-        self.drops[reason as usize] += 1;
+        self.drop_many(reason, 1);
+    }
+
+    pub(crate) fn drop_many(&mut self, reason: DropReason, count: u64) {
+        self.drops[reason as usize] += count;
     }
 }
 

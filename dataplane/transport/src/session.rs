@@ -353,6 +353,7 @@ impl Session {
             .then_some(self.last_sent_ns + limits.keepalive_ns);
         [
             self.recovery.timeout(),
+            self.streams.timeout(),
             self.ack_at_ns,
             previous,
             rekey,
@@ -381,6 +382,7 @@ impl Session {
         }
         self.requeue_lost();
         if self.state == SessionState::Established {
+            self.streams.on_timeout(ctx);
             if now_ns >= self.last_sent_ns + ctx.limits.keepalive_ns {
                 self.standing.insert(Standing::PING);
             }

@@ -2,22 +2,26 @@
 //!
 //! A reliable stream is a row of bytes in which each message follows its length (4 bytes,
 //! big-endian): `sending`, `receiving`; `unordered` finds messages that need not wait for those before
-//! them. An unreliable stream is a queue of events.
+//! them. An unreliable stream is a queue of messages, which go out once: `events`, and `fragments` where one
+//! is larger than a packet.
 
+mod events;
+mod fragments;
 mod receiving;
 mod sending;
 mod unordered;
 
+pub(crate) use events::{SendEvents, Written};
+pub(crate) use fragments::{Fragment, Reassembly};
 pub(crate) use receiving::{ReceiveBytes, StreamFault};
 pub(crate) use sending::SendBytes;
 
 use crate::{
     event::{Mode, StreamSpec},
-    limits::{EVENT_QUEUE_MAX, MESSAGE_PREFIX_BYTES, STREAMS_AHEAD_MAX},
+    limits::{MESSAGE_PREFIX_BYTES, STREAMS_AHEAD_MAX},
     name::ChannelName,
     ranges::RangeSet,
 };
-use std::collections::VecDeque;
 use virga_ebpf::header::{ChannelHash, StreamId};
 
 /// How far a stream's end is.
@@ -37,7 +41,7 @@ pub(crate) enum End {
 #[derive(Debug)]
 pub(crate) enum Outgoing {
     Reliable(SendBytes),
-    Events(VecDeque<Vec<u8>>),
+    Events(SendEvents),
 }
 
 /// A stream that this node opened.
@@ -62,7 +66,7 @@ impl SendStream {
         let outgoing = if spec.mode.is_reliable() {
             Outgoing::Reliable(SendBytes::new())
         } else {
-            Outgoing::Events(VecDeque::new())
+            Outgoing::Events(SendEvents::default())
         };
         Self {
             spec: spec.clone(),
@@ -80,7 +84,7 @@ impl SendStream {
     pub(crate) fn held(&self) -> usize {
         match &self.outgoing {
             Outgoing::Reliable(bytes) => bytes.held(),
-            Outgoing::Events(events) => events.iter().map(Vec::len).sum(),
+            Outgoing::Events(events) => events.held(),
         }
     }
 
@@ -88,7 +92,7 @@ impl SendStream {
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
         match &self.outgoing {
             Outgoing::Reliable(held) => held.has_room(bytes + MESSAGE_PREFIX_BYTES),
-            Outgoing::Events(events) => events.len() < EVENT_QUEUE_MAX,
+            Outgoing::Events(events) => events.has_room(bytes),
         }
     }
 
@@ -98,7 +102,7 @@ impl SendStream {
             return Wants::Nothing;
         }
         match &self.outgoing {
-            Outgoing::Events(events) if !events.is_empty() => Wants::Free,
+            Outgoing::Events(events) if !events.is_empty() => Wants::Window,
             Outgoing::Events(_) if self.end == End::Wanted => Wants::Free,
             Outgoing::Events(_) => Wants::Nothing,
             Outgoing::Reliable(bytes) if bytes.has_chunk() => Wants::Window,
@@ -125,7 +129,7 @@ pub(crate) enum Wants {
     Nothing,
     /// Bytes that take of the congestion window.
     Window,
-    /// Events or an end, which do not.
+    /// An end, which does not.
     Free,
 }
 

@@ -39,7 +39,7 @@ fn publishing_and_subscribing_need_a_channel_and_a_right_to_it() {
     assert!(
         net.publish(0, "a", Vec::new()).report()
             == PublishReport {
-                event_bytes_max: virga_transport::limits::MESSAGE_BYTES_MAX,
+                event_bytes_max: MESSAGE_BYTES_MAX,
                 ..PublishReport::default()
             }
     );
@@ -100,12 +100,16 @@ fn too_large_an_event_is_refused_alone() {
     let inbox = Inbox::with_room(10);
     net.subscribe(1, only("a"), &inbox);
     let large = |bytes: usize| Bytes::from(vec![0; bytes]);
-    let events = vec![large(EVENT_BYTES_MAX + 1), large(EVENT_BYTES_MAX), large(0)];
+    let events = vec![
+        large(MESSAGE_BYTES_MAX + 1),
+        large(MESSAGE_BYTES_MAX),
+        large(0),
+    ];
     let answer = net.publish(0, "a", events);
     net.settle();
     let report = answer.report();
     assert_eq!((report.published, report.refused), (2, 1));
-    assert_eq!(report.event_bytes_max, EVENT_BYTES_MAX);
+    assert_eq!(report.event_bytes_max, MESSAGE_BYTES_MAX);
     assert_eq!(inbox.take().len(), 2);
     assert_eq!(net.count(0, Reason::TooLarge), 1);
 }

@@ -33,13 +33,10 @@ impl Kinds {
                 Frame::Ping | Frame::Ack(_) | Frame::Proof(_) | Frame::Close
             );
             kinds.after_proof |= !before_proof;
-            kinds.asks |= !matches!(frame, Frame::Ack(_) | Frame::Close | Frame::Event { .. });
+            kinds.asks |= !matches!(frame, Frame::Ack(_) | Frame::Close);
             kinds.control |= frame.is_control();
-            kinds.events += usize::from(matches!(frame, Frame::Event { .. }));
-            kinds.data |= matches!(
-                frame,
-                Frame::Open { .. } | Frame::Part { .. } | Frame::Event { .. } | Frame::Fin { .. }
-            );
+            kinds.events += frame.events();
+            kinds.data |= frame.is_data();
         }
         Some(kinds)
     }
@@ -130,6 +127,8 @@ impl Session {
                 Frame::Open { .. }
                 | Frame::Part { .. }
                 | Frame::Event { .. }
+                | Frame::Events { .. }
+                | Frame::Fragment { .. }
                 | Frame::Fin { .. } => {}
             }
         }

@@ -8,11 +8,14 @@ use crate::{
     frame::{Frame, Frames},
     keys::Role,
     limits::{
-        EVENT_QUEUE_MAX, MESSAGE_BYTES_MAX, MESSAGE_PREFIX_BYTES, PAYLOAD_BYTES_MIN,
-        SESSION_QUEUE_BYTES, SESSION_WINDOW_BYTES, STREAM_QUEUE_BYTES,
+        EVENT_QUEUE_MAX, MESSAGE_BYTES_MAX, MESSAGE_PREFIX_BYTES, SESSION_QUEUE_BYTES,
+        SESSION_WINDOW_BYTES, STREAM_QUEUE_BYTES,
     },
     recovery::{Content, Matter},
-    stream::{Closed, End, Outgoing, ReceiveBytes, ReceiveStream, SendBytes, SendStream, Wants},
+    stream::{
+        Closed, End, Outgoing, Reassembly, ReceiveBytes, ReceiveStream, SendBytes, SendEvents,
+        SendStream, Wants,
+    },
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use virga_ebpf::header::{ChannelHash, Header, NodeId, StreamId};
@@ -73,6 +76,7 @@ pub(super) struct Streams {
     /// Streams whose messages wait until the owner has read more.
     stalled: BTreeSet<StreamId>,
     matters: BTreeSet<Matter>,
+    reassembly: Reassembly,
 }
 
 impl Streams {
@@ -98,6 +102,7 @@ impl Streams {
             unread: 0,
             stalled: BTreeSet::new(),
             matters: BTreeSet::new(),
+            reassembly: Reassembly::default(),
         }
     }
 
@@ -142,11 +147,6 @@ impl Streams {
         Ok(stream)
     }
 
-    /// Largest event beside the stream's open frame.
-    fn event_bytes_max(spec: &StreamSpec) -> usize {
-        PAYLOAD_BYTES_MIN - open_bytes(spec) - EVENT_OVERHEAD
-    }
-
     pub(super) fn send(&mut self, stream: StreamId, message: &[u8]) -> Result<(), SendError> {
         let held = self.held_bytes + message.len() + MESSAGE_PREFIX_BYTES;
         let s = self
@@ -154,12 +154,10 @@ impl Streams {
             .get_mut(&stream)
             .filter(|s| s.end == End::Open && !s.is_reset);
         let s = s.ok_or(SendError::NoStream)?;
-        let max_bytes = match s.outgoing {
-            Outgoing::Reliable(_) => MESSAGE_BYTES_MAX,
-            Outgoing::Events(_) => Self::event_bytes_max(&s.spec),
-        };
-        if message.len() > max_bytes {
-            return Err(SendError::TooLarge { max_bytes });
+        if message.len() > MESSAGE_BYTES_MAX {
+            return Err(SendError::TooLarge {
+                max_bytes: MESSAGE_BYTES_MAX,
+            });
         }
         if held > SESSION_QUEUE_BYTES || !s.has_room(message.len()) {
             self.full.insert(stream);
@@ -171,7 +169,7 @@ impl Streams {
                 self.held_bytes = held;
             }
             Outgoing::Events(events) => {
-                events.push_back(message.to_vec());
+                events.push(message);
                 self.held_bytes += message.len();
             }
         }
@@ -279,7 +277,7 @@ impl Streams {
             Outgoing::Reliable(bytes) => bytes.admitted(),
             Outgoing::Events(_) => 0,
         };
-        s.outgoing = Outgoing::Events(VecDeque::new());
+        s.outgoing = Outgoing::Events(SendEvents::default());
         s.reset_offset = admitted;
         self.full.remove(&stream);
         self.matters.insert(Matter::Reset(stream));
@@ -302,8 +300,8 @@ impl Streams {
             .map(|s| s.reset_offset)
     }
 
-    /// An event left the queue.
-    pub(super) fn on_event_sent(&mut self, ctx: &mut Context<'_>, ends: &Ends, bytes: usize) {
+    /// Bytes of messages left the queue for good.
+    pub(super) fn on_events_sent(&mut self, ctx: &mut Context<'_>, ends: &Ends, bytes: usize) {
         self.held_bytes -= bytes;
         self.tell_writable(ctx, ends);
     }
@@ -388,7 +386,10 @@ impl Streams {
             .any(|stream| match self.sending.get(stream) {
                 Some(s) => match &s.outgoing {
                     Outgoing::Reliable(bytes) => bytes.held() <= STREAM_QUEUE_BYTES / 2,
-                    Outgoing::Events(events) => events.len() <= EVENT_QUEUE_MAX / 2,
+                    Outgoing::Events(events) => {
+                        events.len() <= EVENT_QUEUE_MAX / 2
+                            && events.held() <= STREAM_QUEUE_BYTES / 2
+                    }
                 },
                 None => *stream != CONTROL || self.control_out.held() <= STREAM_QUEUE_BYTES / 2,
             })
@@ -439,10 +440,12 @@ impl Streams {
     pub(super) fn matters(&self) -> usize {
         self.matters.len()
     }
-}
 
-/// Bytes of an event frame beside the event.
-pub(super) const EVENT_OVERHEAD: usize = 3;
+    /// Messages of which fragments are missing, and the bytes that they take.
+    pub(super) fn unfinished(&self) -> (usize, usize) {
+        self.reassembly.held()
+    }
+}
 
 /// Bytes of the open frame of a stream.
 pub(super) fn open_bytes(spec: &StreamSpec) -> usize {

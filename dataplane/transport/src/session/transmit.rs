@@ -1,9 +1,6 @@
 //! What goes out: control first, then streams in turn, in runs of equal size.
 
-use super::{
-    Context, Session,
-    streams::{EVENT_OVERHEAD, open_bytes},
-};
+use super::{Context, Session, streams::open_bytes};
 use crate::{
     event::{CloseReason, Mode, OpenError, SendError, SessionState, StreamSpec},
     frame::{
@@ -13,7 +10,7 @@ use crate::{
     handshake::RESET_BYTES,
     limits::{DATAGRAM_BYTES_MIN, TRANSMIT_BYTES_MAX, TRANSMIT_SEGMENTS_MAX, UNACKNOWLEDGED_MAX},
     recovery::{Content, Matter, Sent, Standing},
-    stream::{End, Outgoing, SendStream},
+    stream::{End, Outgoing, SendStream, Written},
 };
 use virga_ebpf::{
     header::{ChannelHash, Flags, Header, PRIORITY_CONTROL, StreamId},
@@ -278,18 +275,17 @@ impl Session {
             self.note_again(filled.again_bytes);
         }
         let has_range = content.range.0 < content.range.1;
-        if content.open || has_range || content.fin {
-            let window_bytes = if has_range { bytes as u64 } else { 0 };
-            self.recovery.on_sent(Sent {
-                sequence,
-                time_ns: ctx.now_ns,
-                window_bytes,
-                content,
-            });
-        }
-        if filled.events > 0 && !has_range {
+        let has_events = filled.event_bytes > 0 || (filled.events > 0 && !has_range);
+        let window_bytes = if has_range || has_events { bytes } else { 0 };
+        self.recovery.on_sent(Sent {
+            sequence,
+            time_ns: ctx.now_ns,
+            window_bytes: window_bytes as u64,
+            content,
+        });
+        if has_events {
             let ends = self.ends;
-            self.streams.on_event_sent(ctx, &ends, filled.event_bytes);
+            self.streams.on_events_sent(ctx, &ends, filled.event_bytes);
         }
         Some(bytes)
     }
@@ -373,12 +369,11 @@ fn has_fitting(s: &SendStream, bytes_max: usize, full: usize) -> bool {
         };
     match &s.outgoing {
         Outgoing::Reliable(_) => bytes_max == full,
-        Outgoing::Events(events) => {
-            let needed = events
-                .front()
-                .map_or(FIN_BYTES, |e| e.len() + EVENT_OVERHEAD);
-            around + needed <= bytes_max
-        }
+        Outgoing::Events(events) if events.is_empty() => around + FIN_BYTES <= bytes_max,
+        Outgoing::Events(events) => events.fits(
+            bytes_max.saturating_sub(around),
+            full.saturating_sub(around),
+        ),
     }
 }
 
@@ -420,14 +415,8 @@ fn fill(stream: StreamId, s: &mut SendStream, out: &mut Vec<u8>, end: usize) -> 
             (bytes.is_all_sent(), bytes.final_offset())
         }
         Outgoing::Events(queue) => {
-            while let Some(event) = queue.front()
-                && out.len() + event.len() + EVENT_OVERHEAD <= end
-            {
-                Frame::Event { bytes: event }.write(out);
-                filled.events += 1;
-                filled.event_bytes += event.len();
-                queue.pop_front();
-            }
+            let Written { messages, bytes } = queue.write(out, end);
+            (filled.events, filled.event_bytes) = (messages, bytes);
             (queue.is_empty(), 0)
         }
     };
@@ -486,6 +475,11 @@ impl Session {
     /// Packets on their way, and matters to tell.
     pub(crate) fn kept(&self) -> (usize, usize) {
         (self.recovery.outstanding(), self.streams.matters())
+    }
+
+    /// Messages of which fragments are missing, and the bytes that they take.
+    pub(crate) fn unfinished(&self) -> (usize, usize) {
+        self.streams.unfinished()
     }
 
     /// Leaves sequences out.

@@ -12,6 +12,8 @@ enum Owned {
     Stream(u64, Vec<u8>),
     Part(u64, u64, Vec<u8>),
     Event(Vec<u8>),
+    Events(usize, Vec<u8>),
+    Fragment(u64, u64, u64, Vec<u8>),
 }
 
 impl Owned {
@@ -39,6 +41,14 @@ impl Owned {
             }
             .write(out),
             Self::Event(bytes) => Frame::Event { bytes }.write(out),
+            Self::Events(size, bytes) => Frame::Events { size: *size, bytes }.write(out),
+            Self::Fragment(message, total, offset, bytes) => Frame::Fragment {
+                message: *message,
+                total: *total,
+                offset: *offset,
+                bytes,
+            }
+            .write(out),
         }
     }
 
@@ -63,6 +73,16 @@ impl Owned {
                 },
             ) => (a, b) == (offset, back) && c == bytes,
             (Self::Event(a), Frame::Event { bytes }) => a == bytes,
+            (Self::Events(a, b), Frame::Events { size, bytes }) => a == size && b == bytes,
+            (
+                Self::Fragment(a, b, c, d),
+                Frame::Fragment {
+                    message,
+                    total,
+                    offset,
+                    bytes,
+                },
+            ) => (a, b, c) == (message, total, offset) && d == bytes,
             _ => false,
         }
     }
@@ -119,6 +139,14 @@ fn frame() -> impl Strategy<Value = Owned> {
         (number(), 0..3u64, prop::collection::vec(any::<u8>(), 0..40))
             .prop_map(|(offset, part, bytes)| Owned::Part(offset, offset * part / 2, bytes)),
         prop::collection::vec(any::<u8>(), 0..40).prop_map(Owned::Event),
+        (1usize..9, 1usize..70)
+            .prop_map(|(size, count)| Owned::Events(size, vec![7; size * count])),
+        (number(), 0..1_000_000u64, 1usize..40).prop_map(|(n, at, bytes)| Owned::Fragment(
+            n,
+            at + 48,
+            at,
+            vec![7; bytes]
+        )),
     ]
 }
 

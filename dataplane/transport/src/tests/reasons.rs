@@ -4,7 +4,10 @@ use super::sim::{MS, SECOND, Sim, Weather, config, source, spec};
 use crate::{
     DropReason, Handled, Mode, Node, NodeConfig, NodeLimits,
     frame::{Frame, VARINT_MAX},
-    limits::{EVENTS_UNREAD_MAX, RECEIVE_RANGES_MAX},
+    limits::{
+        EVENTS_UNREAD_MAX, MESSAGE_BYTES_MAX, REASSEMBLY_BYTES_MAX, REASSEMBLY_MESSAGES_MAX,
+        RECEIVE_RANGES_MAX,
+    },
 };
 use virga_ebpf::{hash, header::Flags};
 
@@ -312,6 +315,30 @@ fn sealed_case(reason: DropReason) -> (Sim, usize, Vec<u8>) {
             assert_eq!(sim.give(1, &bytes), Handled::Accepted);
             sealed(&mut sim, label, &[part(6, 0, b"another")])
         }
+        DropReason::Unfinished => {
+            // More that never end than are kept: the oldest give way, and the session goes on.
+            let quick = Frame::Open {
+                salt: 0,
+                mode: Mode::Unreliable,
+                name: "a",
+            };
+            let count = u64::try_from(REASSEMBLY_MESSAGES_MAX).unwrap() + 9;
+            let total = u64::try_from(MESSAGE_BYTES_MAX).unwrap();
+            for message in 0..count {
+                let fragment = Frame::Fragment {
+                    message,
+                    total,
+                    offset: 7,
+                    bytes: b"x",
+                };
+                let label = (Flags::NONE, stream + 2, channel, 0);
+                let bytes = sealed(&mut sim, label, &[quick, fragment]);
+                assert_eq!(sim.give(1, &bytes), Handled::Accepted);
+                let (messages, bytes) = sim.nodes[1].unfinished(sim.ids[0]);
+                assert!(messages <= REASSEMBLY_MESSAGES_MAX && bytes <= REASSEMBLY_BYTES_MAX);
+            }
+            sealed(&mut sim, (Flags::CONTROL, 0, 0, 0), &[Frame::Ping])
+        }
         DropReason::Fragments => {
             for n in 0..u64::try_from(RECEIVE_RANGES_MAX).unwrap() {
                 let offset = 7 + 2 * n;
@@ -322,7 +349,7 @@ fn sealed_case(reason: DropReason) -> (Sim, usize, Vec<u8>) {
                 let bytes = sealed(&mut sim, label, &[fragment]);
                 assert_eq!(sim.give(1, &bytes), Handled::Accepted);
             }
-            let (offset, bytes) = (60_000, &b"x"[..]);
+            let (offset, bytes) = (600_000, &b"x"[..]);
             let one_more = sealed(&mut sim, label, &[Frame::Stream { offset, bytes }]);
             assert_eq!(
                 sim.give(1, &one_more),
@@ -383,7 +410,7 @@ fn every_reason_can_happen_and_is_counted() {
         let handled = sim.give(at, &datagram);
         match reason {
             // Counted beside the packet that carried it, or given to the case itself.
-            DropReason::EventQueueFull | DropReason::HandshakeRate => {
+            DropReason::EventQueueFull | DropReason::HandshakeRate | DropReason::Unfinished => {
                 assert!(sim.dropped(at, reason) > 0)
             }
             _ => {

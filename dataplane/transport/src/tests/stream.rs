@@ -1,8 +1,10 @@
 //! Stream halves against each other, without packets.
 
+use super::fragments::Contradiction;
 use super::*;
 use crate::limits::{
-    MESSAGE_BYTES_MAX, RECEIVE_RANGES_MAX, STREAM_SPARE_BYTES, STREAM_WINDOW_BYTES,
+    MESSAGE_BYTES_MAX, REASSEMBLY_BYTES_MAX, REASSEMBLY_MESSAGES_MAX, REASSEMBLY_NS_MAX,
+    RECEIVE_RANGES_MAX, STREAM_SPARE_BYTES, STREAM_WINDOW_BYTES,
 };
 use proptest::prelude::*;
 
@@ -190,4 +192,96 @@ fn unordered_messages_that_overlap_are_a_fault() {
     let mut receiver = ReceiveBytes::new(Mode::Unordered);
     let fault = (0..starts).find_map(|back| receiver.write(starts, back, &[1]).err());
     assert_eq!(fault, Some(StreamFault::Overlap), "starts without end");
+}
+
+/// Pieces in any order, from several messages at once; nothing is held once all are whole.
+#[test]
+fn fragments_become_the_message_that_was_cut() {
+    let mut held = Reassembly::default();
+    let whole: Vec<u8> = (0..=255).collect();
+    let piece = |message, offset: usize, end: usize| Fragment {
+        message,
+        total: 256,
+        offset: offset as u64,
+        bytes: &whole[offset..end],
+    };
+    let stream = StreamId(2);
+    let mut give = |now_ns, fragment| held.insert(now_ns, stream, fragment);
+    assert_eq!(give(0, piece(7, 200, 256)), Ok((None, 0)));
+    assert_eq!(give(1, piece(8, 0, 128)), Ok((None, 0)));
+    assert_eq!(give(2, piece(7, 0, 100)), Ok((None, 0)));
+    assert_eq!(
+        give(3, piece(7, 100, 200)),
+        Ok((Some(whole.clone().into()), 0))
+    );
+    assert_eq!(
+        give(4, piece(8, 127, 256)),
+        Err(Contradiction),
+        "a byte twice"
+    );
+    let other_total = Fragment {
+        total: 257,
+        ..piece(8, 128, 256)
+    };
+    assert_eq!(give(5, other_total), Err(Contradiction), "another length");
+    assert_eq!(held.held(), (1, 256));
+    assert_eq!(held.timeout(), Some(1 + REASSEMBLY_NS_MAX));
+    assert_eq!(held.on_timeout(REASSEMBLY_NS_MAX), 0);
+    assert_eq!(held.on_timeout(1 + REASSEMBLY_NS_MAX), 1);
+    assert_eq!((held.held(), held.timeout()), ((0, 0), None));
+}
+
+/// Messages that never end: as many as may be, and as many bytes as may be, the oldest giving way.
+#[test]
+fn what_never_ends_takes_bounded_memory() {
+    for total in [2, MESSAGE_BYTES_MAX as u64 / 3, MESSAGE_BYTES_MAX as u64] {
+        let mut held = Reassembly::default();
+        let mut given_up = 0;
+        for message in 0..1_000 {
+            let fragment = Fragment {
+                message,
+                total,
+                offset: 1,
+                bytes: b"x",
+            };
+            let (whole, others) = held.insert(message, StreamId(2), fragment).unwrap();
+            assert_eq!(whole, None);
+            given_up += others;
+            let (messages, bytes) = held.held();
+            assert!(messages <= REASSEMBLY_MESSAGES_MAX && bytes <= REASSEMBLY_BYTES_MAX);
+        }
+        let kept = held.held().0 as u64;
+        assert_eq!(given_up + kept, 1_000);
+        assert_eq!(
+            held.timeout(),
+            Some(1_000 - kept + REASSEMBLY_NS_MAX),
+            "the newest stay"
+        );
+        assert_eq!(held.on_stream_over(StreamId(4)), 0);
+        assert_eq!(held.on_stream_over(StreamId(2)), kept);
+    }
+}
+
+/// Equal messages share one frame; one that is larger than any packet is cut.
+#[test]
+fn waiting_events_are_written_in_few_bytes() {
+    let mut events = SendEvents::default();
+    for _ in 0..64 {
+        events.push(&[7; 64]);
+    }
+    events.push(&[8; 5_000]);
+    events.push(&[]);
+    let mut out = Vec::new();
+    let written = events.write(&mut out, 4_200);
+    assert_eq!((written.messages, out.len()), (64, 5 + 64 * 64));
+    assert!(events.fits(4_200, 4_200) && !events.fits(4_100, 4_200));
+    let mut packets = 0;
+    let mut bytes = 0;
+    while !events.is_empty() {
+        out.clear();
+        bytes += events.write(&mut out, 1_152).bytes;
+        assert!(out.len() <= 1_152);
+        packets += 1;
+    }
+    assert_eq!((packets, bytes, events.held()), (5, 5_000, 0));
 }

@@ -10,7 +10,7 @@ use crate::{
     reason::DropReason,
     recovery::Matter,
     session::{Context, Ends, Queued},
-    stream::{ReceiveBytes, ReceiveStream},
+    stream::{Fragment, ReceiveBytes, ReceiveStream},
 };
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -129,11 +129,13 @@ impl Streams {
                         verdict = Err(DropReason::StreamClosed);
                     }
                 }
-                Frame::Event { bytes } if !s.mode.is_reliable() => {
+                Frame::Event { .. } | Frame::Events { .. } | Frame::Fragment { .. }
+                    if s.mode == Mode::Unreliable =>
+                {
                     if is_refused {
                         verdict = Err(DropReason::StreamClosed);
                     } else {
-                        self.on_event(ctx, ends, data.stream, bytes);
+                        self.on_unreliable(ctx, ends, data.stream, &frame)?;
                     }
                 }
                 Frame::Fin { offset } => self.on_end(ctx, ends, data.stream, offset, false)?,
@@ -144,7 +146,60 @@ impl Streams {
         verdict
     }
 
-    fn on_event(&mut self, ctx: &mut Context<'_>, ends: &Ends, stream: StreamId, bytes: &[u8]) {
+    /// Messages of an unreliable stream, or a piece of one.
+    fn on_unreliable(
+        &mut self,
+        ctx: &mut Context<'_>,
+        ends: &Ends,
+        stream: StreamId,
+        frame: &Frame<'_>,
+    ) -> Result<(), DropReason> {
+        match *frame {
+            Frame::Event { bytes } => {
+                self.on_event(ctx, ends, stream, Bytes::copy_from_slice(bytes));
+            }
+            Frame::Events { size, bytes } => {
+                let mut bytes = Bytes::copy_from_slice(bytes);
+                while !bytes.is_empty() {
+                    self.on_event(ctx, ends, stream, bytes.split_to(size));
+                }
+            }
+            Frame::Fragment {
+                message,
+                total,
+                offset,
+                bytes,
+            } => {
+                let fragment = Fragment {
+                    message,
+                    total,
+                    offset,
+                    bytes,
+                };
+                let taken = self.reassembly.insert(ctx.now_ns, stream, fragment);
+                let (whole, given_up) = taken.map_err(|_| DropReason::Overlap)?;
+                ctx.counters.drop_many(DropReason::Unfinished, given_up);
+                if let Some(event) = whole {
+                    self.on_event(ctx, ends, stream, event);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// When [`Streams::on_timeout`] is due.
+    pub(in crate::session) fn timeout(&self) -> Option<u64> {
+        self.reassembly.timeout()
+    }
+
+    /// Does what is due.
+    pub(in crate::session) fn on_timeout(&mut self, ctx: &mut Context<'_>) {
+        let given_up = self.reassembly.on_timeout(ctx.now_ns);
+        ctx.counters.drop_many(DropReason::Unfinished, given_up);
+    }
+
+    fn on_event(&mut self, ctx: &mut Context<'_>, ends: &Ends, stream: StreamId, event: Bytes) {
         if self.unread >= EVENTS_UNREAD_MAX {
             ctx.counters.drop(DropReason::EventQueueFull);
             return;
@@ -153,7 +208,7 @@ impl Streams {
         let event = Event::Message {
             peer: ends.peer,
             stream,
-            event: Bytes::copy_from_slice(bytes),
+            event,
         };
         ctx.events.push_back(Queued {
             session: ends.own,
@@ -222,6 +277,8 @@ impl Streams {
         if !self.closed.allows(stream, ctx.limits.streams_max) {
             return Err(DropReason::StreamsFull);
         }
+        let given_up = self.reassembly.on_stream_over(stream);
+        ctx.counters.drop_many(DropReason::Unfinished, given_up);
         match self.receiving.get_mut(&stream) {
             Some(s) => {
                 if is_reset && !s.is_refused {
@@ -384,6 +441,7 @@ impl Streams {
         s.is_refused = true;
         self.receive_consumed += s.bytes.unread();
         s.bytes.discard();
+        self.reassembly.on_stream_over(stream);
         true
     }
 }

@@ -1,0 +1,153 @@
+//! The sending half of an unreliable stream: messages that wait, and go out once.
+
+use crate::{
+    frame::{
+        EVENT_OVERHEAD, events_in, fragment_overhead, write_event_start, write_events_start,
+        write_fragment_start,
+    },
+    limits::{EVENT_QUEUE_MAX, STREAM_QUEUE_BYTES},
+};
+use std::collections::VecDeque;
+
+/// A fragment of fewer bytes than this, other than the last, is not worth its overhead.
+const FRAGMENT_BYTES_MIN: usize = 64;
+
+/// Messages of an unreliable stream that wait, one after the other in one buffer.
+#[derive(Debug, Default)]
+pub(crate) struct SendEvents {
+    buffer: VecDeque<u8>,
+    /// The length of each.
+    lengths: VecDeque<u32>,
+    /// Number of the first, counted over the stream.
+    number: u64,
+    /// Bytes of the first that went out already, in fragments.
+    sent: u32,
+}
+
+/// What went into a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// Messages that end in it.
+    pub(crate) messages: usize,
+    /// Bytes that left the queue.
+    pub(crate) bytes: usize,
+}
+
+impl SendEvents {
+    /// Bytes held.
+    pub(crate) fn held(&self) -> usize {
+        self.buffer.len()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lengths.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lengths.is_empty()
+    }
+
+    /// Whether one more message of `bytes` fits.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.lengths.len() < EVENT_QUEUE_MAX && self.buffer.len() + bytes <= STREAM_QUEUE_BYTES
+    }
+
+    /// Appends a message; the caller has checked that it fits.
+    pub(crate) fn push(&mut self, message: &[u8]) {
+        self.buffer.extend(message);
+        self.lengths
+            .push_back(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    }
+
+    /// Bytes of the first message that did not go out yet.
+    fn rest(&self) -> Option<usize> {
+        let length = self.lengths.front()?;
+        usize::try_from(length - self.sent).ok()
+    }
+
+    /// Whether something of the first message goes into `room` bytes, of which a full packet has
+    /// `full`: all of it, or a fragment where no full packet takes it whole.
+    pub(crate) fn fits(&self, room: usize, full: usize) -> bool {
+        let Some(rest) = self.rest() else {
+            return false;
+        };
+        let is_whole = self.sent == 0 && EVENT_OVERHEAD + rest <= room;
+        let is_cut = self.sent > 0 || EVENT_OVERHEAD + rest > full;
+        is_whole || (is_cut && room == full)
+    }
+
+    /// Writes as many messages as there is room for up to `end`; one that no packet like this takes
+    /// whole is cut.
+    pub(crate) fn write(&mut self, out: &mut Vec<u8>, end: usize) -> Written {
+        let mut written = Written::default();
+        while let Some(rest) = self.rest() {
+            let room = end.saturating_sub(out.len());
+            if self.sent == 0 && EVENT_OVERHEAD + rest <= room {
+                let count = self.write_whole(out, rest, room);
+                written.messages += count;
+                written.bytes += count * rest;
+            } else if rest > 0 && (self.sent > 0 || written == Written::default()) {
+                let bytes = self.write_fragment(out, rest, room);
+                written.bytes += bytes;
+                written.messages += usize::from(bytes == rest);
+                if bytes < rest {
+                    break;
+                }
+            } else {
+                break;
+            }
+        }
+        written
+    }
+
+    /// The first message, and those after it that are as long and fit; gives how many.
+    fn write_whole(&mut self, out: &mut Vec<u8>, length: usize, room: usize) -> usize {
+        // Empty ones stand alone: their bytes do not tell how many there are.
+        let most = match length {
+            0 => 1,
+            _ => events_in(room, length),
+        };
+        let same = self.lengths.front().copied();
+        let alike = self.lengths.iter().take(most);
+        let count = alike.take_while(|&&next| Some(next) == same).count().max(1);
+        if count == 1 {
+            write_event_start(out, length);
+        } else {
+            write_events_start(out, length, count);
+        }
+        self.move_out(out, count * length);
+        self.lengths.drain(..count);
+        self.number += count as u64;
+        count
+    }
+
+    /// A fragment of the first message; gives how many bytes of it.
+    fn write_fragment(&mut self, out: &mut Vec<u8>, rest: usize, room: usize) -> usize {
+        let length = self.lengths.front().copied().unwrap_or_default();
+        let (offset, total) = (u64::from(self.sent), u64::from(length));
+        let overhead = fragment_overhead(self.number, total, offset);
+        let bytes = rest.min(room.saturating_sub(overhead));
+        if bytes < rest.min(FRAGMENT_BYTES_MIN) {
+            return 0;
+        }
+        write_fragment_start(out, self.number, total, offset, bytes);
+        self.move_out(out, bytes);
+        if bytes == rest {
+            self.lengths.pop_front();
+            self.number += 1;
+            self.sent = 0;
+        } else {
+            self.sent += u32::try_from(bytes).unwrap_or(u32::MAX);
+        }
+        bytes
+    }
+
+    /// Moves the first `bytes` out of the buffer.
+    fn move_out(&mut self, out: &mut Vec<u8>, bytes: usize) {
+        let (first, second) = self.buffer.as_slices();
+        let here = bytes.min(first.len());
+        out.extend_from_slice(&first[..here]);
+        out.extend_from_slice(&second[..bytes - here]);
+        self.buffer.drain(..bytes);
+    }
+}
