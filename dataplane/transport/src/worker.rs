@@ -262,9 +262,11 @@ impl<S: Service> Worker<S> {
         let more_commands = self.take_commands();
         let more_datagrams = self.receive() | self.take_over();
         self.handle_timeouts();
-        let more_events = self.handle_events();
+        self.handle_events();
         let more_transmits = self.transmit();
-        more_commands || more_datagrams || more_events || more_transmits
+        // Sending has made room: who waits for it is told now, not when something else ends the wait.
+        let has_told = self.handle_events();
+        more_commands || more_datagrams || more_transmits || has_told
     }
 
     fn take_commands(&mut self) -> bool {
@@ -345,16 +347,19 @@ impl<S: Service> Worker<S> {
         }
     }
 
+    /// Tells the service what happened; whether there was anything to tell.
     fn handle_events(&mut self) -> bool {
         let now_ns = self.clock.now_ns();
         let Parts { node, service, .. } = &mut self.parts;
+        let mut has_told = false;
         for _ in 0..EVENTS_PER_TURN {
-            match node.poll() {
-                Some(event) => service.on_event(now_ns, node, event),
-                None => return false,
-            }
+            let Some(event) = node.poll() else {
+                break;
+            };
+            service.on_event(now_ns, node, event);
+            has_told = true;
         }
-        true
+        has_told
     }
 
     /// Sends what the node has, and what was to be sent on.

@@ -11,6 +11,7 @@ use virga_ebpf::{
     tables::{NextHop, Pair},
 };
 
+mod refill;
 mod several;
 
 /// Counts what it is told; a command panics, blocks until told otherwise, or does nothing.
