@@ -102,8 +102,8 @@ pub(crate) fn measure(rounds: u32) -> Result<Vec<Entry>, Skip> {
     Ok(entries)
 }
 
-/// The binary that the user-space forwarder runs.
-fn virga() -> Result<PathBuf, Skip> {
+/// The binary that nodes run.
+pub(crate) fn virga() -> Result<PathBuf, Skip> {
     let here = std::env::current_exe().map_err(failed)?;
     let virga = here.with_file_name("virga");
     if virga.exists() {

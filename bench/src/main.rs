@@ -3,7 +3,7 @@
 //! - [`virga_bench::world`]: the tables and frames that are measured with.
 //! - [`rounds`]: alternating rounds, and their median.
 //! - [`report`]: the table, the JSON; [`page`]: the results page.
-//! - one module a measurement: [`xdp`], [`guard`], [`forward`] (over the chains of [`stage`]).
+//! - one module a measurement: [`xdp`], [`guard`], [`forward`] (over the chains of [`stage`]), [`transport`].
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -17,6 +17,7 @@ mod page;
 mod report;
 mod rounds;
 mod stage;
+mod transport;
 mod xdp;
 mod xdp_tools;
 
@@ -27,19 +28,20 @@ use virga_bench::world;
 type Measurement = (&'static str, fn(u32) -> Result<Vec<Entry>, Skip>);
 
 /// In the order of `all`.
-const MEASUREMENTS: [Measurement; 3] = [
+const MEASUREMENTS: [Measurement; 4] = [
     ("xdp", xdp::measure),
     ("guard", guard::measure),
     ("forward", forward::measure),
+    ("transport", transport::measure),
 ];
 
 /// Measures the whole system, each figure beside a reference in the same run.
 #[derive(Debug, Parser)]
 struct Options {
-    /// `xdp`, `guard`, `forward`, or `all`.
-    #[arg(value_parser = ["xdp", "guard", "forward", "all"])]
+    /// `xdp`, `guard`, `forward`, `transport`, or `all`.
+    #[arg(value_parser = ["xdp", "guard", "forward", "transport", "all"])]
     name: String,
-    /// Alternating rounds; the figures are their medians. `forward` makes 9 at most.
+    /// Alternating rounds; the figures are their medians. `forward` makes 9 at most, `transport` 11.
     #[arg(long, default_value_t = 31, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rounds: u32,
     /// Write a results page into this folder: Markdown, and plots as SVG.

@@ -32,34 +32,44 @@ pub struct Ends {
     lost_every: u64,
 }
 
-fn node_key(number: u8) -> [u8; 32] {
-    [number + 1; 32]
+/// The secrets of a numbered node: the same in every run, so that runs can be compared.
+fn secret(kind: u8, number: u32) -> [u8; 32] {
+    let mut bytes = [kind; 32];
+    bytes[..4].copy_from_slice(&number.to_be_bytes());
+    bytes
 }
 
-fn entity_key(number: u8) -> [u8; 32] {
-    [number + 101; 32]
+/// What others know of a numbered node.
+#[must_use]
+pub fn public(number: u32) -> PeerConfig {
+    PeerConfig {
+        node_key: PublicKey::from(&StaticSecret::from(secret(1, number))).to_bytes(),
+        entity_key: SigningKey::from_bytes(&secret(2, number))
+            .verifying_key()
+            .to_bytes(),
+    }
 }
 
-fn node(number: u8, peer: u8) -> Node {
-    let config = NodeConfig {
+/// A numbered node that knows others.
+#[must_use]
+pub fn config(number: u32, peers: Vec<PeerConfig>, limits: NodeLimits) -> NodeConfig {
+    NodeConfig {
         network_id: "bench".to_owned(),
         psk: [9; 32],
         psk_generation: 1,
-        node_key: node_key(number),
-        entity_key: entity_key(number),
+        node_key: secret(1, number),
+        entity_key: secret(2, number),
         subnet: Subnet(0),
-        peers: vec![PeerConfig {
-            node_key: PublicKey::from(&StaticSecret::from(node_key(peer))).to_bytes(),
-            entity_key: SigningKey::from_bytes(&entity_key(peer))
-                .verifying_key()
-                .to_bytes(),
-        }],
+        peers,
         share: Share::WHOLE,
-        limits: NodeLimits::default(),
+        limits,
         started_unix_ns: 1,
-        // The same in every run, so that runs can be compared.
-        seed: [number; 32],
-    };
+        seed: secret(3, number),
+    }
+}
+
+fn node(number: u32, peer: u32) -> Node {
+    let config = config(number, vec![public(peer)], NodeLimits::default());
     Node::new(config, 0).expect("a configuration that the node accepts")
 }
 
@@ -216,5 +226,126 @@ impl Ends {
     /// Hands a datagram to the receiver.
     pub fn hand(&mut self, datagram: &mut [u8]) -> Handled {
         self.receiver.handle(self.now_ns, SOURCE, datagram)
+    }
+}
+
+/// One node that others visit, one after another; their sessions stay.
+pub struct Hub {
+    now_ns: u64,
+    node: Node,
+    buffer: Vec<u8>,
+}
+
+/// The hub's own number.
+const HUB: u32 = 0;
+/// How long a hub's sessions rest: acknowledgements have gone and streams are forgotten, none is idle too long.
+const REST_NS: u64 = 5_000_000_000;
+
+impl Hub {
+    /// A hub that nobody has visited. Panics where the configuration is refused.
+    #[must_use]
+    pub fn new(peers: Vec<PeerConfig>, limits: NodeLimits) -> Self {
+        let node = Node::new(config(HUB, peers, limits), 0);
+        Self {
+            now_ns: 0,
+            node: node.expect("a configuration that the node accepts"),
+            buffer: Vec::new(),
+        }
+    }
+
+    /// A session with a numbered node, over which one message travels on a stream that is finished; then the
+    /// other node is gone. Panics when that cannot be had.
+    pub fn visit(&mut self, number: u32) {
+        let mut visitor = node(number, HUB);
+        let hub = self.node.id();
+        visitor
+            .connect(self.now_ns, hub)
+            .expect("the hub is configured");
+        let is_connected = |event: &Event| matches!(event, Event::Connected { .. });
+        assert!(
+            self.exchange_until(&mut visitor, is_connected),
+            "no session with {number}"
+        );
+        // The hub's own proof is on its way.
+        for _ in 0..4 {
+            self.exchange(&mut visitor);
+        }
+        let spec = StreamSpec {
+            name: ChannelName::parse("bench").expect("a channel's name"),
+            salt: 0,
+            priority: 4,
+            mode: Mode::Ordered,
+        };
+        let stream = visitor
+            .open_stream(self.now_ns, hub, &spec)
+            .expect("an established session");
+        visitor
+            .send(self.now_ns, hub, stream, b"a visit")
+            .and_then(|()| visitor.finish_stream(self.now_ns, hub, stream))
+            .expect("an empty queue");
+        let is_finished = |event: &Event| matches!(event, Event::StreamFinished { .. });
+        assert!(
+            self.exchange_until(&mut visitor, is_finished),
+            "no message of {number}"
+        );
+        for _ in 0..4 {
+            self.exchange(&mut visitor);
+        }
+    }
+
+    fn exchange(&mut self, visitor: &mut Node) {
+        let Self {
+            now_ns,
+            node,
+            buffer,
+        } = self;
+        carry(*now_ns, visitor, node, buffer, &mut 0, 0);
+        carry(*now_ns, node, visitor, buffer, &mut 0, 0);
+        *now_ns += STEP_NS;
+    }
+
+    /// Exchanges until the hub is told an event.
+    fn exchange_until(&mut self, visitor: &mut Node, is_wanted: impl Fn(&Event) -> bool) -> bool {
+        for _ in 0..TURNS_MAX {
+            self.exchange(visitor);
+            while visitor.poll().is_some() {}
+            let mut is_told = false;
+            while let Some(event) = self.node.poll() {
+                is_told |= is_wanted(&event);
+            }
+            if is_told {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Lets all sessions rest; what they still want to send leads nowhere.
+    pub fn rest(&mut self) {
+        let end_ns = self.now_ns + REST_NS;
+        loop {
+            while self
+                .node
+                .poll_transmit(self.now_ns, &mut self.buffer)
+                .is_some()
+            {
+                self.buffer.clear();
+            }
+            while self.node.poll().is_some() {}
+            match self.node.poll_timeout() {
+                Some(due_ns) if due_ns <= end_ns => {
+                    self.now_ns = self.now_ns.max(due_ns);
+                    self.node.handle_timeout(self.now_ns);
+                }
+                _ => break,
+            }
+        }
+        self.now_ns = end_ns;
+    }
+
+    /// Sessions that there are.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.node.sessions().count()
     }
 }

@@ -351,6 +351,11 @@ impl Hosts {
             .expect("the stage has this host")
     }
 
+    /// The process of a host's node; it is `setpriv` and `nsenter` only until they have become the node.
+    pub fn pid(&self, host: &str) -> Option<u32> {
+        self.host(host).child.as_ref().map(Child::id)
+    }
+
     /// Asks a host's node to stop and waits for it. True if it ended well.
     pub fn stop(&mut self, host: &str) -> io::Result<bool> {
         self.end(host, "-TERM")

@@ -1,0 +1,320 @@
+//! End nodes: what a packet, an event, a round trip, an idle node and an idle session cost.
+//!
+//! The limits, with AVX2 at 3 GHz where sealing a packet takes 110 to 130 ns and 0.42 ns a byte
+//! (`benches/seal.rs`), and GSO and GRO over loopback some 150 ns a datagram on each side:
+//!
+//! - `seal_*`: the AEAD is all; the header's 64 bytes are written and read beside it, 10 to 20 ns.
+//! - `single_64b`, `batch_64x64b`: 64 bytes and 3 of framing; 16 events fill a datagram of 1,232 bytes: 0.6 µs to
+//!   seal or open, 0.15 in the kernel, so 47 ns an event: 21 million a second. Larger datagrams leave the 0.42 ns a
+//!   byte: 30 ns an event, and the copies. The reference sends and opens the same datagrams without a protocol.
+//! - `reliable_1k`: `ring` seals 1,136 bytes in about 0.6 µs: 1.9 GB/s. What is not AEAD (framing, the copy that is
+//!   kept for sending again, the kernel) comes on top: at 0.8 of it, 150 ns a packet are left for all that.
+//! - `rtt_*`: two system calls and two wake-ups each way, 10 to 20 µs with a sleeping receiver; two seals
+//!   and two opens add 0.6 µs, so that 1.05 can be had.
+//! - `loss_1pct`: with CUBIC at 1 % loss, 20 ms and packets of 1,232 bytes, RFC 9438's response function gives
+//!   about 13 packets in flight where CUBIC follows Reno: 0.8 MB/s; what is measured beside the other is rules, not cycles.
+//! - `idle_rss_mib`: the receive buffers (8 of 64 KiB), the flow cache and the tables are some MiB, the binary some more.
+//! - `session_bytes`: two epochs' keys of 1.3 KiB, the replay window of 512 bytes, maps and queues that are empty.
+//!
+//! Sender and receiver have a core each; the application is a service on its worker's thread, so that an event
+//! crosses no thread; a caller elsewhere pays for that beside it. A worker sleeps in the kernel when it has nothing to
+//! do, on both sides: nothing polls.
+
+use std::{
+    net::SocketAddr,
+    path::Path as File,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use virga_bench::load::{End, Running, Switch, Task};
+use virga_transport::Mode;
+
+use crate::{
+    hosts::Hosts,
+    report::{Entry, Skip, failed},
+    rounds::median,
+};
+
+mod bare;
+mod flow;
+mod seal;
+
+use flow::{Figures, Flow};
+
+/// Rounds of what takes a second each.
+const LONG_ROUNDS_MAX: u32 = 11;
+/// The cores of the sender and the receiver.
+const CORES: [usize; 2] = [0, 1];
+const MIB: f64 = 1024.0 * 1024.0;
+/// How long a node is left alone before its memory is looked at.
+const IDLE: Duration = Duration::from_secs(2);
+
+/// What the two ends are joined by.
+pub(crate) enum Path {
+    Loopback,
+    /// Two hosts, `a` and `b`.
+    Veth(Box<Hosts>),
+}
+
+impl Path {
+    fn veth() -> Result<Self, Skip> {
+        let mut hosts = Hosts::new("virga-bench", &crate::forward::virga()?).map_err(failed)?;
+        for host in ["a", "b"] {
+            hosts.add(host).map_err(failed)?;
+        }
+        hosts
+            .join(("a", "m0", "10.78.9.1/24"), ("b", "m0", "10.78.9.2/24"))
+            .map_err(failed)?;
+        for host in ["a", "b"] {
+            // Nothing redirects here: checksums may stay unfinished, and runs of datagrams whole.
+            hosts
+                .run(host, "ethtool", &["-K", "m0", "tx", "on"])
+                .map_err(failed)?;
+        }
+        Ok(Self::Veth(Box::new(hosts)))
+    }
+
+    /// An address of an end, its port not yet chosen.
+    fn address(&self, end: usize) -> SocketAddr {
+        let ip = match (self, end) {
+            (Self::Loopback, _) => [127, 0, 0, 1],
+            (Self::Veth(_), 0) => [10, 78, 9, 1],
+            (Self::Veth(_), _) => [10, 78, 9, 2],
+        };
+        SocketAddr::from((ip, 0))
+    }
+
+    /// The same with a port that nobody listens on.
+    fn port(&self, end: usize) -> Result<SocketAddr, Skip> {
+        self.inside(end, || {
+            std::net::UdpSocket::bind(self.address(end))?.local_addr()
+        })
+    }
+
+    /// Runs where an end is.
+    pub(crate) fn inside<T: Send>(
+        &self,
+        end: usize,
+        run: impl FnOnce() -> std::io::Result<T> + Send,
+    ) -> Result<T, Skip> {
+        match self {
+            Self::Loopback => run().map_err(failed),
+            Self::Veth(hosts) => {
+                let host = ["a", "b"][end];
+                hosts.inside(host, run).map_err(failed)?.map_err(failed)
+            }
+        }
+    }
+
+    /// A bare socket at each end.
+    pub(crate) fn sockets(&self) -> Result<[bare::Socket; 2], Skip> {
+        let one = |end| self.inside(end, || bare::Socket::bind(self.address(end)));
+        Ok([one(0)?, one(1)?])
+    }
+
+    /// Two workers with a session; the first one's application does `task`, the other's the rest.
+    pub(crate) fn workers(&self, task: Task) -> Result<[Running; 2], Skip> {
+        let answer = match task {
+            Task::Ask { .. } => Task::Answer,
+            _ => Task::Take,
+        };
+        let listen = [self.port(0)?, self.port(1)?];
+        let start = |end: usize, number: u32, task| {
+            let other = 1 - end;
+            let end_of = End {
+                number,
+                listen: listen[end],
+                core: Some(CORES[end]),
+                peer: 3 - number,
+                via: listen[other],
+                task,
+            };
+            self.inside(end, || Running::start(&end_of))
+        };
+        // The receiver first: the sender connects at once.
+        let receiver = start(1, 2, answer)?;
+        let sender = start(0, 1, task)?;
+        sender.await_session().map_err(failed)?;
+        Ok([sender, receiver])
+    }
+}
+
+/// Measures.
+pub(crate) fn measure(rounds: u32) -> Result<Vec<Entry>, Skip> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    if cores < CORES.len() {
+        return Err(Skip::Missing(format!(
+            "sender and receiver want a core each, and there is {cores}"
+        )));
+    }
+    let mut entries = seal::measure(rounds)?;
+    let rounds = rounds.min(LONG_ROUNDS_MAX);
+    entries.extend(over(&Path::Loopback, rounds, 0)?);
+    if rustix::process::geteuid().is_root() {
+        entries.extend(over(&Path::veth()?, rounds, 1)?);
+    } else {
+        eprintln!("skipped: transport over veth: namespaces need root");
+    }
+    match sessions() {
+        Ok(entry) => entries.push(entry),
+        Err(Skip::Missing(reason)) => eprintln!("skipped: transport.session_bytes: {reason}"),
+        Err(failure) => return Err(failure),
+    }
+    entries.push(idle()?);
+    Ok(entries)
+}
+
+/// All flows, and round trips, over one path; names are picked by `path`.
+fn over(path: &Path, rounds: u32, names: usize) -> Result<Vec<Entry>, Skip> {
+    let mut entries = Vec::new();
+    for flow in &flow::FLOWS {
+        entries.push(unreliable(path, flow, rounds, names)?);
+    }
+    entries.push(reliable(path, rounds, names)?);
+    entries.extend(round_trips(path, rounds, names)?);
+    Ok(entries)
+}
+
+/// Events that come, beside what the same datagrams carry without a protocol.
+fn unreliable(path: &Path, flow: &Flow, rounds: u32, names: usize) -> Result<Entry, Skip> {
+    let ends = path.workers(Task::Offer {
+        event_bytes: flow.event_bytes,
+        mode: Mode::Unreliable,
+    })?;
+    let sockets = path.sockets()?;
+    let mut figures = Figures::default();
+    for _ in 0..rounds {
+        let ours = flow::of_workers(&ends)?;
+        let shape = ours.shape(flow.event_bytes);
+        let sockets = [&sockets[0], &sockets[1]];
+        let came = bare::flow(sockets, CORES, shape, flow::WINDOW).map_err(failed)?;
+        figures.push(&ours, &came);
+    }
+    ends.into_iter().for_each(Running::stop);
+    figures.explain(flow.names[names]);
+    Ok(figures.entry(flow.names[names], Some(flow.asked)))
+}
+
+/// Bytes of events that come, all of them, beside what `ring` alone seals.
+fn reliable(path: &Path, rounds: u32, names: usize) -> Result<Entry, Skip> {
+    const EVENT_BYTES: usize = 1_024;
+    let name = ["transport.reliable_1k", "transport.reliable_1k_veth"][names];
+    let ends = path.workers(Task::Offer {
+        event_bytes: EVENT_BYTES,
+        mode: Mode::Ordered,
+    })?;
+    let (mut ours, mut reference, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let one = flow::of_workers(&ends)?;
+        let payload_bytes = one.payload_bytes();
+        let other = seal::ring_rate(CORES[0], payload_bytes);
+        ours.push(one.gigabytes());
+        reference.push(other);
+        ratios.push(one.gigabytes() / other);
+        one.explain(name);
+    }
+    ends.into_iter().for_each(Running::stop);
+    Ok(Entry::new(name, "GB/s", median(&ours))
+        .beside(median(&reference))
+        .ratio(median(&ratios))
+        .limit(0.8))
+}
+
+/// Round trips of one event of 64 bytes, beside plain datagrams of the same size as ours.
+fn round_trips(path: &Path, rounds: u32, names: usize) -> Result<Vec<Entry>, Skip> {
+    const EVENT_BYTES: usize = 64;
+    let ends = path.workers(Task::Ask {
+        event_bytes: EVENT_BYTES,
+    })?;
+    let sockets = path.sockets()?;
+    let mut quantiles = [
+        (0.50, Vec::new(), Vec::new()),
+        (0.99, Vec::new(), Vec::new()),
+    ];
+    for _ in 0..rounds {
+        let ours = flow::round_trips(&ends[0])?;
+        let sockets = [&sockets[0], &sockets[1]];
+        let bare = bare::ping_pong(sockets, CORES, EVENT_BYTES, flow::WINDOW).map_err(failed)?;
+        for (part, of_ours, of_bare) in &mut quantiles {
+            of_ours.push(flow::quantile_us(&ours, *part));
+            of_bare.push(flow::quantile_us(&bare, *part));
+        }
+    }
+    ends.into_iter().for_each(Running::stop);
+    let names = [
+        ["transport.rtt_p50", "transport.rtt_p50_veth"][names],
+        ["transport.rtt_p99", "transport.rtt_p99_veth"][names],
+    ];
+    let entry = |(name, (_, ours, bare)): (&'static str, (f64, Vec<f64>, Vec<f64>))| {
+        let ratios: Vec<f64> = ours.iter().zip(&bare).map(|(a, b)| a / b).collect();
+        Entry::new(name, "µs", median(&ours))
+            .beside(median(&bare))
+            .ratio(median(&ratios))
+            .limit(1.3 * median(&bare))
+    };
+    Ok(names.into_iter().zip(quantiles).map(entry).collect())
+}
+
+/// Bytes that a node allocates for a session that rests, as `virga-sessions` counts them.
+fn sessions() -> Result<Entry, Skip> {
+    let here = std::env::current_exe().map_err(failed)?;
+    let counter = here.with_file_name("virga-sessions");
+    let output = Command::new(&counter)
+        .output()
+        .map_err(|e| Skip::Missing(format!("{}: {e}", counter.display())))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    match said.trim().parse::<f64>() {
+        Ok(bytes) if output.status.success() => {
+            Ok(Entry::new("transport.session_bytes", "bytes", bytes).limit(8_192.0))
+        }
+        _ => Err(failed(format!(
+            "{}: {said}{}",
+            counter.display(),
+            String::from_utf8_lossy(&output.stderr)
+        ))),
+    }
+}
+
+/// Resident memory of a node that nobody talks to.
+fn idle() -> Result<Entry, Skip> {
+    let mut hosts = Hosts::new("virga-bench", &crate::forward::virga()?).map_err(failed)?;
+    hosts.add_here("idle").map_err(failed)?;
+    let listen = Path::Loopback.port(0)?.to_string();
+    hosts
+        .configure("idle", &listen, "[forwarding]\nmode = \"userspace\"\n")
+        .map_err(failed)?;
+    hosts.start("idle").map_err(failed)?;
+    thread::sleep(IDLE);
+    let pid = hosts
+        .pid("idle")
+        .ok_or_else(|| failed("the node has ended"))?;
+    let bytes = resident_bytes(pid)?;
+    Ok(Entry::new("transport.idle_rss_mib", "MiB", bytes / MIB).limit(48.0))
+}
+
+fn resident_bytes(pid: u32) -> Result<f64, Skip> {
+    let status = File::new("/proc").join(pid.to_string()).join("status");
+    let text = std::fs::read_to_string(&status).map_err(failed)?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    kib.map(|kib| kib * 1024.0)
+        .ok_or_else(|| failed(format!("{} says nothing of VmRSS", status.display())))
+}
+
+/// Runs for a while.
+fn for_a_window(time: Duration) {
+    let start = Instant::now();
+    while let Some(left) = time.checked_sub(start.elapsed()) {
+        thread::sleep(left);
+    }
+}
+
+/// Has the first end send for a while.
+fn sending<T>(sender: &Running, run: impl FnOnce() -> Result<T, Skip>) -> Result<T, Skip> {
+    sender.switch(Switch::On).map_err(failed)?;
+    let result = run();
+    sender.switch(Switch::Off).map_err(failed)?;
+    result
+}
