@@ -375,7 +375,7 @@ fn session(api: &Api, now_ns: u64, s: &virga_transport::SessionStatus) -> Sessio
         received_bytes: s.received_bytes,
         retransmitted_packets: s.retransmitted_packets,
         retransmitted_bytes: s.retransmitted_bytes,
-        rtt_us: s.rtt_us,
+        rtt_us: s.path.rtt_us,
         age_s: now_ns.saturating_sub(s.since_ns) / 1_000_000_000,
         streams_sending: s.streams_sending,
         streams_receiving: s.streams_receiving,

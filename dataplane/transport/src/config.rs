@@ -51,6 +51,28 @@ pub struct PeerConfig {
     pub entity_key: [u8; 32],
 }
 
+/// What keeps a session from sending more than its path carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Congestion {
+    /// CUBIC (RFC 9438): what most traffic on the Internet runs under.
+    #[default]
+    Cubic,
+    /// BBR version 1: follows the rate that the path delivers at; for paths that lose packets at
+    /// random, or have deep buffers.
+    Bbr,
+}
+
+impl Congestion {
+    /// As the configuration spells it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cubic => "cubic",
+            Self::Bbr => "bbr",
+        }
+    }
+}
+
 /// The numbers that an operator or a test may change; the rest is in [`limits`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeLimits {
@@ -88,6 +110,11 @@ pub struct NodeLimits {
     pub failed_opens_close: u64,
     /// A session is closed before a sequence passes this.
     pub sequence_max: u64,
+    /// What keeps sessions from sending more than their paths carry.
+    pub congestion: Congestion,
+    /// Largest datagram that sessions try, from [`limits::DATAGRAM_BYTES_MIN`] (which is not
+    /// tried, but known) to [`limits::DATAGRAM_BYTES_MAX`].
+    pub datagram_bytes_max: usize,
 }
 
 impl Default for NodeLimits {
@@ -111,6 +138,8 @@ impl Default for NodeLimits {
             failed_opens_rekey: limits::FAILED_OPENS_REKEY,
             failed_opens_close: limits::FAILED_OPENS_CLOSE,
             sequence_max: limits::SEQUENCE_MAX,
+            congestion: Congestion::Cubic,
+            datagram_bytes_max: limits::DATAGRAM_BYTES_MAX,
         }
     }
 }
@@ -220,6 +249,12 @@ impl NodeLimits {
                 self.sequence_max <= limits::SEQUENCE_MAX,
                 "sequence_max",
                 "must be below 2^62",
+            ),
+            (
+                (limits::DATAGRAM_BYTES_MIN..=limits::DATAGRAM_BYTES_MAX)
+                    .contains(&self.datagram_bytes_max),
+                "datagram_bytes_max",
+                "must be 1232 to 65507",
             ),
         ];
         match rules.into_iter().find(|rule| !rule.0) {

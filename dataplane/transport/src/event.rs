@@ -1,6 +1,6 @@
 //! What a node tells its owner, and what its verbs return.
 
-use crate::{name::ChannelName, reason::DropReason};
+use crate::{config::Congestion, name::ChannelName, reason::DropReason};
 use bytes::Bytes;
 use thiserror::Error;
 use virga_ebpf::header::{NodeId, SessionId, StreamId};
@@ -256,12 +256,39 @@ pub struct SessionStatus {
     pub retransmitted_packets: u64,
     /// Stream bytes that had to travel again.
     pub retransmitted_bytes: u64,
-    /// Smoothed round trip; none before the first packet is acknowledged.
-    pub rtt_us: Option<u64>,
+    /// The path that its packets take.
+    pub path: PathStatus,
     /// When its keys were agreed, on the node's own clock.
     pub since_ns: u64,
     /// Streams that this node opened and did not finish.
     pub streams_sending: usize,
     /// Streams that the peer opened and did not finish.
     pub streams_receiving: usize,
+}
+
+/// The path that a session's packets take, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathStatus {
+    /// Smoothed round trip; none before the first packet is acknowledged.
+    pub rtt_us: Option<u64>,
+    /// The least round trip that was seen.
+    pub rtt_least_us: Option<u64>,
+    /// How much the round trip varies.
+    pub rtt_variation_us: u64,
+    /// Largest datagram, mesh header included.
+    pub datagram_bytes: usize,
+    /// The congestion controller.
+    pub congestion: Congestion,
+    /// What it does now, in a word or two.
+    pub phase: &'static str,
+    /// Bytes that may be on their way.
+    pub window_bytes: u64,
+    /// Bytes that are on their way.
+    pub in_flight_bytes: u64,
+    /// Bytes a second that pacing lets out.
+    pub pacing_bytes_per_second: u64,
+    /// Packets that were declared lost, probes of the packet size aside.
+    pub lost_packets: u64,
+    /// Of those, packets that arrived after all.
+    pub spurious_losses: u64,
 }

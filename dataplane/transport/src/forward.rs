@@ -33,6 +33,15 @@ pub enum Forwarding {
     Drop(Reason),
 }
 
+/// How to reach another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// The next hop.
+    pub to: SocketAddr,
+    /// Bytes of the largest datagram that its link takes.
+    pub datagram_bytes_max: usize,
+}
+
 /// A forwarder's tables, counters and their writer. One a worker, not shared.
 #[derive(Debug)]
 pub struct Forwarder {
@@ -122,13 +131,19 @@ impl Forwarder {
     /// Where packets that this node itself sends to `destination` go: the primary next hop, or the
     /// backup while the primary is not alive.
     #[must_use]
-    pub fn next_hop(&self, destination: NodeId) -> Option<SocketAddr> {
+    pub fn way(&self, destination: NodeId) -> Option<Way> {
         let route = self.tables.route(self.tables.route_to(destination)?)?;
         [route.primary, route.backup]
             .into_iter()
             .filter_map(|number| self.tables.next_hop(number))
             .find(|next_hop| next_hop.is(NextHop::ALIVE))
-            .map(address_of)
+            .map(|next_hop| {
+                let bytes = next_hop.mtu.saturating_sub(next_hop.outer_bytes(0));
+                Way {
+                    to: address_of(next_hop),
+                    datagram_bytes_max: usize::try_from(bytes).unwrap_or(usize::MAX),
+                }
+            })
     }
 
     /// Counters by [`Outcome`] and [`Reason`].
@@ -241,7 +256,8 @@ mod tests {
             f.counters()[Outcome::Redirect.counter() as usize].packets,
             1
         );
-        assert_eq!(f.next_hop(THERE), Some(to));
+        let way = f.way(THERE).unwrap();
+        assert_eq!((way.to, way.datagram_bytes_max), (to, 1_500 - 28));
     }
 
     #[test]
@@ -252,11 +268,11 @@ mod tests {
             f.handle(1, 0, neighbour(), &mut datagram(0)),
             Forwarding::Forward { to }
         );
-        assert_eq!(f.next_hop(THERE), Some(to));
+        assert_eq!(f.way(THERE).map(|way| way.to), Some(to));
         let mut f = forwarder(&image(0, 0));
         let verdict = f.handle(1, 0, neighbour(), &mut datagram(0));
         assert_eq!(verdict, Forwarding::Drop(Reason::NextHopDown));
-        assert_eq!(f.next_hop(THERE), None);
+        assert_eq!(f.way(THERE), None);
     }
 
     #[test]

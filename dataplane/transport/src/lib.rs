@@ -9,7 +9,7 @@
 //!   under load, `proof` for the entity's signature once packets are sealed.
 //! - `session`: replay check, open in place, mark (`replay`, `keys`); then [`frame`] by frame.
 //! - `stream`: bytes put in order and cut into messages; `recovery`: what was lost goes again; `path`:
-//!   how large a packet may be.
+//!   round trip, congestion control, pacing, packet size.
 //! - [`event`], [`config`], [`name`], [`reason`]: the words of its interface.
 //! - [`forward`]: forwarding in user space, by the NIC path's own decision.
 //! - [`share`]: which worker a peer and its datagrams belong to.
@@ -41,10 +41,10 @@ pub mod share;
 mod stream;
 pub mod worker;
 
-pub use config::{ConfigError, NodeConfig, NodeLimits, PeerConfig};
+pub use config::{ConfigError, Congestion, NodeConfig, NodeLimits, PeerConfig};
 pub use event::{
-    CloseReason, ConnectError, Event, Handled, Mode, OpenError, SendError, SessionState,
-    SessionStatus, StreamSpec, Transmit,
+    CloseReason, ConnectError, Event, Handled, Mode, OpenError, PathStatus, SendError,
+    SessionState, SessionStatus, StreamSpec, Transmit,
 };
 pub use name::{ChannelName, NameError};
 pub use node::Node;

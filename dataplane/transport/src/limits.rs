@@ -72,6 +72,18 @@ pub const INITIAL_RTT_NS: u64 = 100_000_000;
 pub const GRANULARITY_NS: u64 = 1_000_000;
 /// A packet is lost when one this many sequences newer was acknowledged (RFC 9002, 6.1.1).
 pub const PACKET_THRESHOLD: u64 = 3;
+/// That number's ceiling, once packets were seen to arrive late.
+pub const PACKET_THRESHOLD_MAX: u64 = 1_024;
+/// A packet is lost this many eighths of a round trip after it was sent, when a newer one was
+/// acknowledged (RFC 9002, 6.1.2).
+pub const TIME_THRESHOLD_EIGHTHS: u64 = 9;
+/// That number's ceiling, once packets were seen to arrive late: two round trips.
+pub const TIME_THRESHOLD_EIGHTHS_MAX: u64 = 16;
+/// Times that losses are found, none of which arrives late, after which both thresholds are as at the
+/// start (RFC 8985, 6.2).
+pub const REORDERING_EPISODES: u32 = 16;
+/// Packets declared lost that are remembered in case they arrive.
+pub const LOST_KEPT_MAX: usize = 1_024;
 /// Losses in a row that span this many probe time-outs start the congestion window anew (RFC 9002,
 /// 7.6.1).
 pub const PERSISTENT_CONGESTION: u64 = 3;
@@ -79,12 +91,28 @@ pub const PERSISTENT_CONGESTION: u64 = 3;
 pub const PROBE_BACKOFF_MAX: u32 = 6;
 /// Longest probe time-out.
 pub const PROBE_NS_MAX: u64 = 5_000_000_000;
-/// Congestion window at the start (RFC 9002, 7.2).
-pub const WINDOW_BYTES_INITIAL: u64 = 10 * DATAGRAM_BYTES_MIN as u64;
-/// Congestion window's floor (RFC 9002, 7.2).
-pub const WINDOW_BYTES_MIN: u64 = 2 * DATAGRAM_BYTES_MIN as u64;
+/// Congestion window at the start, in full packets (RFC 9002, 7.2).
+pub const WINDOW_SEGMENTS_INITIAL: u64 = 10;
+/// Congestion window's floor, in full packets (RFC 9002, 7.2).
+pub const WINDOW_SEGMENTS_MIN: u64 = 2;
 /// Congestion window's ceiling.
 pub const WINDOW_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Pacing lets out at once what its rate gives in this time,
+pub const PACER_BURST_NS: u64 = 1_000_000;
+/// but no less than this many full packets: the initial window (RFC 9002, 7.7).
+pub const PACER_BURST_SEGMENTS: u64 = WINDOW_SEGMENTS_INITIAL;
+/// Datagrams that common links carry: IPv6 and IPv4 in tunnels, on Ethernet, in jumbo frames, on
+/// loopback.
+pub const MTU_SIZES: [usize; 7] = [1_372, 1_402, 1_452, 1_472, 8_952, 8_972, 65_487];
+/// Losses of one size before it is given up (RFC 8899, 5.1.2).
+pub const MTU_PROBES_MAX: u32 = 3;
+/// Sizes closer than this are not told apart (nor closer than a 64th).
+pub const MTU_STEP_BYTES: usize = 16;
+/// How long after a search larger sizes are tried again (RFC 8899, 5.1.1).
+pub const MTU_RAISE_NS: u64 = 600_000_000_000;
+/// Times that larger packets are lost, none arriving in between, before the path is taken to carry
+/// them no more.
+pub const BLACK_HOLE_LOSSES: u32 = 3;
 
 /// Half-open handshakes a peer may have at once.
 pub const HALF_OPEN_PER_PEER_MAX: usize = 4;
@@ -153,8 +181,12 @@ const _: () = assert!(DURATION_NS_MAX < u64::MAX / 4);
 const _: () = assert!(COOKIES_PER_SECOND_PER_SOURCE < COOKIES_PER_SECOND);
 const _: () = assert!(RESETS_PER_SECOND_PER_SOURCE < RESETS_PER_SECOND);
 const _: () = assert!(ADMISSION_SLOTS.is_power_of_two());
-const _: () = assert!(WINDOW_BYTES_MIN <= WINDOW_BYTES_INITIAL);
-const _: () = assert!(WINDOW_BYTES_INITIAL <= WINDOW_BYTES_MAX);
+const _: () = assert!(WINDOW_SEGMENTS_MIN <= WINDOW_SEGMENTS_INITIAL);
+const _: () = assert!(WINDOW_SEGMENTS_INITIAL * DATAGRAM_BYTES_MAX as u64 <= WINDOW_BYTES_MAX);
+const _: () = assert!(PACKET_THRESHOLD <= PACKET_THRESHOLD_MAX);
+const _: () = assert!(TIME_THRESHOLD_EIGHTHS <= TIME_THRESHOLD_EIGHTHS_MAX);
+const _: () = assert!(MTU_SIZES[0] > DATAGRAM_BYTES_MIN);
+const _: () = assert!(MTU_SIZES[MTU_SIZES.len() - 1] < DATAGRAM_BYTES_MAX);
 const _: () = assert!(FAILED_OPENS_REKEY < FAILED_OPENS_CLOSE);
 const _: () = assert!(
     ACK_RANGES_MAX * 8 + 32 <= PAYLOAD_BYTES_MIN,

@@ -449,6 +449,15 @@ impl Node {
         self.set_peer_timer(peer, None);
     }
 
+    /// The first link towards `peer` takes datagrams of `bytes` at most, as this machine itself knows:
+    /// its session sends no larger ones, and asks again after ten minutes.
+    pub fn limit_datagrams(&mut self, peer: NodeId, bytes: usize) {
+        let live = self.live(peer);
+        if let Some(session) = live.and_then(|id| self.sessions.get_mut(&id)) {
+            session.limit_datagrams(bytes);
+        }
+    }
+
     /// Every session, for people.
     pub fn sessions(&self) -> impl Iterator<Item = SessionStatus> + '_ {
         self.sessions.values().map(Session::status)

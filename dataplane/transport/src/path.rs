@@ -1,26 +1,312 @@
-//! One path to the peer: how large a packet may be on it.
+//! One path to the peer: its round trip, how much may be on its way, how fast, in packets how large.
 
-use crate::limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
+mod bbr;
+mod congestion;
+mod cubic;
+mod mtu;
+mod pacer;
+mod rate;
+mod round_trip;
+
+use crate::{
+    config::Congestion,
+    event::PathStatus,
+    limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN},
+    recovery::Sent,
+};
+use congestion::{Acked, AckedAll, Controller};
+use mtu::Mtu;
+use pacer::Pacer;
+pub(crate) use rate::Departure;
+use rate::Meter;
+pub(crate) use round_trip::RoundTrip;
+
+/// What an acknowledgement, or a turn of loss detection, has brought so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Turn {
+    in_flight_before: u64,
+    is_limited_by_owner: bool,
+    acked_bytes: u64,
+    rtt_ns: Option<u64>,
+    /// Packets lost that count, and when the newest of them was sent.
+    lost: u64,
+    newest_lost_ns: u64,
+    /// One of those lost was larger than what every path carries.
+    is_larger_lost: bool,
+}
 
 /// What is known of the path that a session's packets take.
 #[derive(Debug)]
 pub(crate) struct Path {
-    datagram_bytes: usize,
+    round_trip: RoundTrip,
+    controller: Controller,
+    pacer: Pacer,
+    meter: Meter,
+    mtu: Mtu,
+    /// Packets with lower sequences took another path: they say nothing of this one.
+    first_sequence: u64,
+    in_flight: u64,
+    /// Bytes a second that pacing lets out.
+    rate: u64,
+    /// Nothing was acknowledged since a probe time-out: what goes out now must get through.
+    is_silent: bool,
+    turn: Turn,
+    /// When the last reduction was, and how many of those that were lost since have not arrived.
+    reduced_ns: u64,
+    reduced_lost: u64,
+    lost_packets: u64,
+    spurious_losses: u64,
 }
 
 impl Path {
-    /// A path of which nothing is known: it carries what every path does.
-    pub(crate) const fn new() -> Self {
-        Self {
-            datagram_bytes: DATAGRAM_BYTES_MIN,
-        }
+    /// A path of which nothing is known: it carries what every path does. Its largest datagram is
+    /// `most` at most; packets from `first_sequence` on take it.
+    pub(crate) fn new(
+        now_ns: u64,
+        congestion: Congestion,
+        most: usize,
+        first_sequence: u64,
+    ) -> Self {
+        let mtu = Mtu::new(most.min(DATAGRAM_BYTES_MAX));
+        let mut path = Self {
+            round_trip: RoundTrip::new(),
+            controller: Controller::new(congestion, mtu.bytes() as u64),
+            pacer: Pacer::new(now_ns),
+            meter: Meter::new(),
+            mtu,
+            first_sequence,
+            in_flight: 0,
+            rate: 0,
+            is_silent: false,
+            turn: Turn::default(),
+            reduced_ns: 0,
+            reduced_lost: 0,
+            lost_packets: 0,
+            spurious_losses: 0,
+        };
+        path.set_rate();
+        path
     }
 
     /// Largest datagram that may be sent now, mesh header and tag included; between
     /// [`DATAGRAM_BYTES_MIN`] and [`DATAGRAM_BYTES_MAX`], and another from call to call.
     pub(crate) const fn datagram_bytes(&self) -> usize {
-        debug_assert!(self.datagram_bytes >= DATAGRAM_BYTES_MIN);
-        debug_assert!(self.datagram_bytes <= DATAGRAM_BYTES_MAX);
-        self.datagram_bytes
+        if self.is_silent {
+            DATAGRAM_BYTES_MIN
+        } else {
+            self.mtu.bytes()
+        }
+    }
+
+    pub(crate) const fn round_trip(&self) -> &RoundTrip {
+        &self.round_trip
+    }
+
+    fn segment(&self) -> u64 {
+        self.mtu.bytes() as u64
+    }
+
+    fn set_rate(&mut self) {
+        self.rate = self.controller.rate(self.round_trip.smoothed_ns());
+    }
+
+    /// Whether a full packet that counts may go out now: the window has room, and pacing lets it.
+    pub(crate) fn may_send(&mut self, now_ns: u64) -> bool {
+        let full = self.datagram_bytes() as u64;
+        let has_room = self.in_flight == 0 || self.in_flight + full <= self.controller.window();
+        has_room && self.pacer.has_room(now_ns, self.rate, full)
+    }
+
+    /// When a packet that pacing held back may go out.
+    pub(crate) const fn due_ns(&self) -> Option<u64> {
+        self.pacer.due_ns()
+    }
+
+    /// The time of [`Path::due_ns`] may have come.
+    pub(crate) fn release(&mut self, now_ns: u64) {
+        self.pacer.release(now_ns);
+    }
+
+    /// Nothing more is sent now, with `held_bytes` waiting or on their way: where the window has room
+    /// and nothing waits, the owner limits the rate.
+    pub(crate) fn note_idle(&mut self, held_bytes: u64) {
+        let is_free = self.in_flight + self.segment() <= self.controller.window();
+        if is_free && held_bytes <= self.in_flight && self.pacer.due_ns().is_none() {
+            self.meter.note_idle(self.in_flight);
+        }
+    }
+
+    /// Notes a packet that goes out. `window_bytes` is 0 for one that does not count.
+    pub(crate) fn on_sent(&mut self, now_ns: u64, bytes: usize, window_bytes: u64) -> Departure {
+        if bytes >= self.mtu.bytes() {
+            self.mtu.want();
+        }
+        if window_bytes == 0 {
+            return Departure::default();
+        }
+        let departure = self.meter.on_sent(now_ns, self.in_flight);
+        self.in_flight += window_bytes;
+        self.pacer.on_sent(window_bytes);
+        departure
+    }
+
+    /// Bytes of the probe of a larger packet size that should go out now.
+    pub(crate) fn wants_mtu_probe(&mut self, now_ns: u64) -> Option<usize> {
+        if self.is_silent {
+            return None;
+        }
+        self.mtu.wants_probe(now_ns)
+    }
+
+    pub(crate) fn on_mtu_probe_sent(&mut self, sequence: u64, bytes: usize) {
+        self.mtu.on_probe_sent(sequence, bytes);
+    }
+
+    /// The first link takes datagrams of `most` bytes at most.
+    pub(crate) fn limit(&mut self, most: usize) {
+        self.mtu.limit(most);
+    }
+
+    pub(crate) fn on_ack_begin(&mut self) {
+        self.turn = Turn {
+            in_flight_before: self.in_flight,
+            is_limited_by_owner: self.in_flight * 2 < self.controller.window(),
+            ..Turn::default()
+        };
+    }
+
+    /// A sample of the round trip: the newest packet of an acknowledgement.
+    pub(crate) fn sample(&mut self, sent: &Sent, rtt_ns: u64, delay_us: u64) {
+        if sent.sequence >= self.first_sequence {
+            self.round_trip.sample(rtt_ns, delay_us);
+            self.turn.rtt_ns = Some(rtt_ns.max(1));
+        }
+    }
+
+    pub(crate) fn on_acked(&mut self, now_ns: u64, sent: &Sent) {
+        if sent.sequence < self.first_sequence {
+            return;
+        }
+        if self.mtu.on_acked(sent.sequence, sent.bytes) {
+            self.controller.set_segment(self.segment());
+        }
+        if sent.window_bytes == 0 {
+            return;
+        }
+        self.in_flight -= sent.window_bytes;
+        self.turn.acked_bytes += sent.window_bytes;
+        self.meter
+            .on_acked(now_ns, sent.time_ns, sent.window_bytes, sent.departure);
+        self.controller.on_acked(&Acked {
+            now_ns,
+            sent_ns: sent.time_ns,
+            bytes: sent.window_bytes,
+            segment: self.mtu.bytes() as u64,
+            rtt_ns: self.round_trip.smoothed_ns(),
+            is_limited_by_owner: self.turn.is_limited_by_owner,
+        });
+    }
+
+    /// The acknowledgement was taken in, and what it made lost was told.
+    pub(crate) fn on_ack_end(&mut self, now_ns: u64) {
+        let least_ns = self.round_trip.least_ns().unwrap_or(0);
+        let all = AckedAll {
+            now_ns,
+            bytes: self.turn.acked_bytes,
+            in_flight_before: self.turn.in_flight_before,
+            rtt_ns: self.turn.rtt_ns,
+            rate: self.meter.take_sample(least_ns),
+            delivered: self.meter.delivered(),
+        };
+        if all.bytes > 0 {
+            self.controller.on_ack_end(&all, self.in_flight);
+        }
+        self.set_rate();
+    }
+
+    pub(crate) fn on_lost(&mut self, sent: &Sent) {
+        if sent.sequence < self.first_sequence || self.mtu.on_lost(sent.sequence) {
+            return;
+        }
+        self.lost_packets += 1;
+        self.turn.is_larger_lost |= sent.bytes > DATAGRAM_BYTES_MIN;
+        if sent.window_bytes > 0 {
+            self.in_flight -= sent.window_bytes;
+            self.turn.lost += 1;
+            self.turn.newest_lost_ns = self.turn.newest_lost_ns.max(sent.time_ns);
+        }
+    }
+
+    /// All that is lost at one time was told.
+    pub(crate) fn on_lost_end(&mut self, now_ns: u64, is_persistent: bool) {
+        let Turn {
+            lost,
+            newest_lost_ns,
+            is_larger_lost,
+            ..
+        } = self.turn;
+        (self.turn.lost, self.turn.is_larger_lost) = (0, false);
+        if is_larger_lost && self.mtu.on_larger_lost() {
+            self.controller.set_segment(self.segment());
+        }
+        let segment = self.segment();
+        if lost > 0 {
+            let is_answered =
+                self.controller
+                    .on_lost(now_ns, newest_lost_ns, segment, self.in_flight);
+            if is_answered {
+                self.reduced_ns = now_ns;
+                self.reduced_lost = lost;
+            } else {
+                self.reduced_lost += lost;
+            }
+        }
+        if is_persistent && lost > 0 {
+            self.controller.on_persistent(segment);
+        }
+        self.set_rate();
+    }
+
+    /// A packet that was declared lost at `lost_ns` has arrived.
+    pub(crate) fn on_spurious(&mut self, sent: &Sent, lost_ns: u64) {
+        if sent.sequence < self.first_sequence {
+            return;
+        }
+        self.spurious_losses += 1;
+        if sent.window_bytes == 0 || lost_ns < self.reduced_ns || self.reduced_lost == 0 {
+            return;
+        }
+        self.reduced_lost -= 1;
+        if self.reduced_lost == 0 {
+            self.controller.undo();
+        }
+    }
+
+    /// A probe time-out: nobody answers.
+    pub(crate) const fn set_silent(&mut self) {
+        self.is_silent = true;
+    }
+
+    pub(crate) const fn set_answering(&mut self) {
+        self.is_silent = false;
+    }
+
+    pub(crate) fn status(&self) -> PathStatus {
+        PathStatus {
+            rtt_us: self
+                .round_trip
+                .least_ns()
+                .map(|_| self.round_trip.smoothed_ns() / 1_000),
+            rtt_least_us: self.round_trip.least_ns().map(|ns| ns / 1_000),
+            rtt_variation_us: self.round_trip.variation_ns() / 1_000,
+            datagram_bytes: self.datagram_bytes(),
+            congestion: self.controller.which(),
+            phase: self.controller.phase(),
+            window_bytes: self.controller.window(),
+            in_flight_bytes: self.in_flight,
+            pacing_bytes_per_second: self.rate,
+            lost_packets: self.lost_packets,
+            spurious_losses: self.spurious_losses,
+        }
     }
 }

@@ -1,12 +1,16 @@
-//! What is on its way: loss detection and congestion control by RFC 9002.
+//! What is on its way: loss detection by RFC 9002.
+//!
+//! What was declared lost and arrives after all was only late: both thresholds rise to what the path
+//! was seen to do (RFC 8985, 6.2), and the congestion controller takes its reduction back.
 
 use crate::{
     frame::Ack,
     limits::{
-        ACK_DELAY_NS, GRANULARITY_NS, INITIAL_RTT_NS, PACKET_THRESHOLD, PERSISTENT_CONGESTION,
-        PROBE_BACKOFF_MAX, PROBE_NS_MAX, WINDOW_BYTES_INITIAL, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN,
+        GRANULARITY_NS, LOST_KEPT_MAX, PACKET_THRESHOLD, PACKET_THRESHOLD_MAX,
+        PERSISTENT_CONGESTION, PROBE_BACKOFF_MAX, PROBE_NS_MAX, REORDERING_EPISODES,
+        TIME_THRESHOLD_EIGHTHS, TIME_THRESHOLD_EIGHTHS_MAX,
     },
-    path::Path,
+    path::{Departure, Path},
 };
 use std::collections::VecDeque;
 use virga_ebpf::header::StreamId;
@@ -72,9 +76,22 @@ pub(crate) struct Content {
 pub(crate) struct Sent {
     pub(crate) sequence: u64,
     pub(crate) time_ns: u64,
+    /// Of the whole datagram.
+    pub(crate) bytes: usize,
     /// What it takes of the congestion window; 0 when it does not count.
     pub(crate) window_bytes: u64,
+    /// What the path notes of it.
+    pub(crate) departure: Departure,
     pub(crate) content: Content,
+}
+
+/// What became of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Flying,
+    /// Declared lost, at this time.
+    Lost(u64),
+    Done,
 }
 
 /// An acknowledgement of something that was never sent.
@@ -95,25 +112,24 @@ pub(crate) enum Due {
 /// Packets on their way in one direction of a session.
 #[derive(Debug)]
 pub(crate) struct Recovery {
-    /// Ascending by sequence; `None` where a packet was acknowledged or lost.
-    sent: VecDeque<(u64, Option<Sent>)>,
+    /// Ascending by sequence.
+    sent: VecDeque<(Fate, Sent)>,
     outstanding: usize,
-    in_flight_bytes: u64,
+    /// Packets declared lost that are still in `sent`.
+    lost_kept: usize,
     largest_acked: Option<u64>,
     loss_at_ns: Option<u64>,
     last_sent_ns: u64,
     probes_in_row: u32,
     /// Packets that may go out beyond the window, to find out whether anybody answers.
     probes_allowed: u32,
-    latest_rtt_ns: u64,
-    smoothed_rtt_ns: u64,
-    variation_rtt_ns: u64,
-    least_rtt_ns: Option<u64>,
-    window_bytes: u64,
-    threshold_bytes: u64,
-    recovery_since_ns: Option<u64>,
-    /// When the round trip was first measured.
     first_sample_ns: Option<u64>,
+    /// A packet is lost when one this many sequences newer was acknowledged.
+    packet_threshold: u64,
+    /// Or when this many eighths of a round trip have passed.
+    time_threshold: u64,
+    /// Times that losses were found since the last one that was none.
+    episodes: u32,
 }
 
 impl Recovery {
@@ -121,31 +137,17 @@ impl Recovery {
         Self {
             sent: VecDeque::new(),
             outstanding: 0,
-            in_flight_bytes: 0,
+            lost_kept: 0,
             largest_acked: None,
             loss_at_ns: None,
             last_sent_ns: 0,
             probes_in_row: 0,
             probes_allowed: 0,
-            latest_rtt_ns: INITIAL_RTT_NS,
-            smoothed_rtt_ns: INITIAL_RTT_NS,
-            variation_rtt_ns: INITIAL_RTT_NS / 2,
-            least_rtt_ns: None,
-            window_bytes: WINDOW_BYTES_INITIAL,
-            threshold_bytes: u64::MAX,
-            recovery_since_ns: None,
             first_sample_ns: None,
+            packet_threshold: PACKET_THRESHOLD,
+            time_threshold: TIME_THRESHOLD_EIGHTHS,
+            episodes: 0,
         }
-    }
-
-    /// Smoothed round trip; assumed until one is measured.
-    pub(crate) const fn rtt_ns(&self) -> u64 {
-        self.smoothed_rtt_ns
-    }
-
-    /// Smoothed round trip, once there is a measurement.
-    pub(crate) fn measured_rtt_ns(&self) -> Option<u64> {
-        self.least_rtt_ns.map(|_| self.smoothed_rtt_ns)
     }
 
     /// Packets neither acknowledged nor lost.
@@ -153,12 +155,9 @@ impl Recovery {
         self.outstanding
     }
 
-    /// Whether a full packet of stream data may go out now.
-    pub(crate) const fn may_send(&self, path: &Path) -> bool {
-        let full = path.datagram_bytes() as u64;
+    /// Whether packets may go out beyond the window.
+    pub(crate) const fn may_probe(&self) -> bool {
         self.probes_allowed > 0
-            || self.in_flight_bytes == 0
-            || self.in_flight_bytes + full <= self.window_bytes
     }
 
     /// Remembers a packet that asks for an acknowledgement. Sequences ascend.
@@ -166,10 +165,9 @@ impl Recovery {
         if sent.window_bytes > 0 {
             self.probes_allowed = self.probes_allowed.saturating_sub(1);
         }
-        self.in_flight_bytes += sent.window_bytes;
         self.outstanding += 1;
         self.last_sent_ns = sent.time_ns;
-        self.sent.push_back((sent.sequence, Some(sent)));
+        self.sent.push_back((Fate::Flying, sent));
     }
 
     /// Takes an acknowledgement in; `next` is the lowest sequence never sent.
@@ -178,7 +176,7 @@ impl Recovery {
         now_ns: u64,
         ack: &Ack<'_>,
         next: u64,
-        path: &Path,
+        path: &mut Path,
         acked: &mut Vec<Content>,
         lost: &mut Vec<Content>,
     ) -> Result<(), NeverSent> {
@@ -186,97 +184,101 @@ impl Recovery {
             return Err(NeverSent);
         }
         let before = acked.len();
+        path.on_ack_begin();
         for (first, last) in ack.ranges() {
-            let from = self.sent.partition_point(|&(sequence, _)| sequence < first);
+            let from = self.sent.partition_point(|(_, sent)| sent.sequence < first);
             for at in from..self.sent.len() {
-                if self.sent[at].0 > last {
+                if self.sent[at].1.sequence > last {
                     break;
                 }
-                let Some(sent) = self.sent[at].1.take() else {
-                    continue;
-                };
-                self.outstanding -= 1;
-                if sent.sequence == ack.largest {
-                    self.sample(now_ns.saturating_sub(sent.time_ns), ack.delay_us);
-                    self.first_sample_ns.get_or_insert(now_ns);
+                if let Some(content) = self.take(now_ns, at, ack, path) {
+                    acked.push(content);
                 }
-                self.grow(&sent, path);
-                acked.push(sent.content);
             }
         }
         if acked.len() > before {
             self.probes_in_row = 0;
             self.probes_allowed = 0;
+            path.set_answering();
         }
         self.largest_acked = self.largest_acked.max(Some(ack.largest));
-        self.detect(now_ns, lost);
+        self.detect(now_ns, path, lost);
+        path.on_ack_end(now_ns);
         Ok(())
     }
 
-    /// RFC 9002, 5.3.
-    fn sample(&mut self, rtt_ns: u64, delay_us: u64) {
-        self.latest_rtt_ns = rtt_ns.max(1);
-        let Some(least) = self.least_rtt_ns else {
-            self.least_rtt_ns = Some(self.latest_rtt_ns);
-            self.smoothed_rtt_ns = self.latest_rtt_ns;
-            self.variation_rtt_ns = self.latest_rtt_ns / 2;
-            return;
-        };
-        let least = least.min(self.latest_rtt_ns);
-        self.least_rtt_ns = Some(least);
-        let delay_ns = delay_us.saturating_mul(1_000).min(ACK_DELAY_NS);
-        let adjusted = match self.latest_rtt_ns.checked_sub(delay_ns) {
-            Some(adjusted) if adjusted >= least => adjusted,
-            _ => self.latest_rtt_ns,
-        };
-        let off = self.smoothed_rtt_ns.abs_diff(adjusted);
-        self.variation_rtt_ns = (3 * self.variation_rtt_ns + off) / 4;
-        self.smoothed_rtt_ns = (7 * self.smoothed_rtt_ns + adjusted) / 8;
+    /// The packet at `at` was acknowledged; gives what it carried unless that was known.
+    fn take(&mut self, now_ns: u64, at: usize, ack: &Ack<'_>, path: &mut Path) -> Option<Content> {
+        let (fate, sent) = &mut self.sent[at];
+        let before = std::mem::replace(fate, Fate::Done);
+        match before {
+            Fate::Done => return None,
+            Fate::Flying => {
+                self.outstanding -= 1;
+                if sent.sequence == ack.largest {
+                    let rtt_ns = now_ns.saturating_sub(sent.time_ns);
+                    path.sample(sent, rtt_ns, ack.delay_us);
+                    self.first_sample_ns.get_or_insert(now_ns);
+                }
+                path.on_acked(now_ns, sent);
+            }
+            Fate::Lost(at_ns) => {
+                self.lost_kept -= 1;
+                path.on_spurious(sent, at_ns);
+                let (sequence, time_ns) = (sent.sequence, sent.time_ns);
+                self.note_late(now_ns, sequence, time_ns, path);
+            }
+        }
+        Some(self.sent[at].1.content)
     }
 
-    /// RFC 9002, 7.3: slow start, then one packet a window.
-    fn grow(&mut self, sent: &Sent, path: &Path) {
-        let was_limited = self.in_flight_bytes * 2 >= self.window_bytes;
-        self.in_flight_bytes -= sent.window_bytes;
-        let recovering = self
-            .recovery_since_ns
-            .is_some_and(|since| sent.time_ns <= since);
-        if recovering || !was_limited {
-            return;
-        }
-        let step = if self.window_bytes < self.threshold_bytes {
-            sent.window_bytes
-        } else {
-            path.datagram_bytes() as u64 * sent.window_bytes / self.window_bytes
-        };
-        self.window_bytes = (self.window_bytes + step).min(WINDOW_BYTES_MAX);
+    /// A packet that was declared lost was only late: from now on one waits as long as that took.
+    fn note_late(&mut self, now_ns: u64, sequence: u64, sent_ns: u64, path: &Path) {
+        self.episodes = 0;
+        let distance = self.largest_acked.unwrap_or(0).saturating_sub(sequence) + 1;
+        self.packet_threshold = self
+            .packet_threshold
+            .max(distance)
+            .min(PACKET_THRESHOLD_MAX);
+        let rtt_ns = path.round_trip().smoothed_ns().max(1);
+        let eighths = (now_ns.saturating_sub(sent_ns).saturating_mul(8)).div_ceil(rtt_ns);
+        self.time_threshold = self
+            .time_threshold
+            .max(eighths.min(self.time_threshold + 1))
+            .min(TIME_THRESHOLD_EIGHTHS_MAX);
+    }
+
+    /// How long a packet may be late.
+    fn patience_ns(&self, path: &Path) -> u64 {
+        let round_trip = path.round_trip();
+        let rtt_ns = round_trip.latest_ns().max(round_trip.smoothed_ns());
+        (rtt_ns * self.time_threshold / 8).max(GRANULARITY_NS)
     }
 
     /// RFC 9002, 6.1: declares lost what is late by sequence or by time. When nothing got through for
     /// long (7.6), the window starts anew.
-    fn detect(&mut self, now_ns: u64, lost: &mut Vec<Content>) {
+    fn detect(&mut self, now_ns: u64, path: &mut Path, lost: &mut Vec<Content>) {
         self.loss_at_ns = None;
         let Some(largest) = self.largest_acked else {
             return;
         };
-        let rtt_ns = self.latest_rtt_ns.max(self.smoothed_rtt_ns);
-        let delay_ns = (rtt_ns * 9 / 8).max(GRANULARITY_NS);
-        let persistent_ns = PERSISTENT_CONGESTION * self.probe_base_ns();
+        let delay_ns = self.patience_ns(path);
+        let persistent_ns = PERSISTENT_CONGESTION * path.round_trip().probe_ns();
         let first_sample_ns = self.first_sample_ns.unwrap_or(u64::MAX);
-        let mut newest_lost_ns = None;
         // When the first was sent of those that were lost in a row, none acknowledged in between.
         let mut row_since_ns = None;
         let mut is_persistent = false;
-        for (sequence, slot) in &mut self.sent {
-            if *sequence >= largest {
+        let before = lost.len();
+        for (fate, sent) in &mut self.sent {
+            if sent.sequence >= largest {
                 break;
             }
-            let Some(sent) = slot else {
-                row_since_ns = None;
+            if *fate != Fate::Flying {
+                row_since_ns = row_since_ns.filter(|_| *fate != Fate::Done);
                 continue;
-            };
+            }
             let due_ns = sent.time_ns + delay_ns;
-            if largest - *sequence < PACKET_THRESHOLD && now_ns < due_ns {
+            if largest - sent.sequence < self.packet_threshold && now_ns < due_ns {
                 self.loss_at_ns = Some(self.loss_at_ns.map_or(due_ns, |at| at.min(due_ns)));
                 row_since_ns = None;
                 continue;
@@ -285,68 +287,88 @@ impl Recovery {
                 let since_ns = *row_since_ns.get_or_insert(sent.time_ns);
                 is_persistent |= sent.time_ns - since_ns > persistent_ns;
             }
+            *fate = Fate::Lost(now_ns);
             self.outstanding -= 1;
-            self.in_flight_bytes -= sent.window_bytes;
-            if sent.window_bytes > 0 {
-                newest_lost_ns = newest_lost_ns.max(Some(sent.time_ns));
-            }
+            self.lost_kept += 1;
+            path.on_lost(sent);
             lost.push(sent.content);
-            *slot = None;
         }
-        while self.sent.front().is_some_and(|(_, slot)| slot.is_none()) {
+        if lost.len() > before {
+            self.episodes += 1;
+            if self.episodes >= REORDERING_EPISODES {
+                self.packet_threshold = PACKET_THRESHOLD;
+                self.time_threshold = TIME_THRESHOLD_EIGHTHS;
+            }
+            path.on_lost_end(now_ns, is_persistent);
+        }
+        self.forget(now_ns, path);
+    }
+
+    /// Lets go of what nobody will ask for: done, or lost for so long that it will not arrive.
+    fn forget(&mut self, now_ns: u64, path: &Path) {
+        let kept_ns = 2 * path.round_trip().probe_ns();
+        while let Some((fate, _)) = self.sent.front() {
+            match *fate {
+                Fate::Flying => break,
+                Fate::Done => {}
+                Fate::Lost(at_ns) => {
+                    if now_ns < at_ns.saturating_add(kept_ns) && self.lost_kept <= LOST_KEPT_MAX {
+                        break;
+                    }
+                    self.lost_kept -= 1;
+                }
+            }
             self.sent.pop_front();
-        }
-        if let Some(time_ns) = newest_lost_ns
-            && self.recovery_since_ns.is_none_or(|since| time_ns > since)
-        {
-            self.recovery_since_ns = Some(now_ns);
-            self.threshold_bytes = (self.window_bytes / 2).max(WINDOW_BYTES_MIN);
-            self.window_bytes = self.threshold_bytes;
-        }
-        if is_persistent {
-            self.window_bytes = WINDOW_BYTES_MIN;
-            self.recovery_since_ns = None;
         }
     }
 
-    /// Probe time-out without back-off.
-    fn probe_base_ns(&self) -> u64 {
-        let variation_ns = (4 * self.variation_rtt_ns).max(GRANULARITY_NS);
-        self.smoothed_rtt_ns + variation_ns + ACK_DELAY_NS
+    /// Gives memory back while nothing is on its way.
+    pub(crate) fn rest(&mut self) {
+        if self.outstanding == 0 {
+            self.lost_kept = 0;
+            self.sent = VecDeque::new();
+        }
     }
 
     /// Probe time-out, RFC 9002, 6.2.1.
-    pub(crate) fn probe_ns(&self) -> u64 {
-        (self.probe_base_ns() << self.probes_in_row.min(PROBE_BACKOFF_MAX)).min(PROBE_NS_MAX)
+    fn probe_ns(&self, path: &Path) -> u64 {
+        let base_ns = path.round_trip().probe_ns();
+        (base_ns << self.probes_in_row.min(PROBE_BACKOFF_MAX)).min(PROBE_NS_MAX)
     }
 
     /// When [`Recovery::on_timeout`] is due.
-    pub(crate) fn timeout(&self) -> Option<u64> {
+    pub(crate) fn timeout(&self, path: &Path) -> Option<u64> {
         if self.loss_at_ns.is_some() {
             return self.loss_at_ns;
         }
-        (self.outstanding > 0).then(|| self.last_sent_ns + self.probe_ns())
+        (self.outstanding > 0).then(|| self.last_sent_ns + self.probe_ns(path))
     }
 
     /// Declares lost what is due; or, when nobody answers, gives the oldest packets' content once
     /// more (they still count as on their way).
-    pub(crate) fn on_timeout(&mut self, now_ns: u64, lost: &mut Vec<Content>) -> Due {
-        if self.timeout().is_none_or(|at| now_ns < at) {
+    pub(crate) fn on_timeout(
+        &mut self,
+        now_ns: u64,
+        path: &mut Path,
+        lost: &mut Vec<Content>,
+    ) -> Due {
+        if self.timeout(path).is_none_or(|at| now_ns < at) {
             return Due::Nothing;
         }
         if self.loss_at_ns.is_some() {
-            self.detect(now_ns, lost);
+            self.detect(now_ns, path, lost);
             return Due::Lost;
         }
         self.probes_in_row = self.probes_in_row.saturating_add(1);
         self.probes_allowed = 2;
         self.last_sent_ns = now_ns;
+        path.set_silent();
         lost.extend(
             self.sent
                 .iter()
-                .filter_map(|(_, s)| s.as_ref())
+                .filter(|(fate, _)| *fate == Fate::Flying)
                 .take(2)
-                .map(|s| s.content),
+                .map(|(_, sent)| sent.content),
         );
         Due::Probe
     }

@@ -131,8 +131,20 @@ pub(crate) struct Session {
     lost: Vec<Content>,
 }
 
+/// A path that packets from `first_sequence` on take.
+fn new_path(limits: &NodeLimits, now_ns: u64, first_sequence: u64) -> Path {
+    let (congestion, most) = (limits.congestion, limits.datagram_bytes_max);
+    Path::new(now_ns, congestion, most, first_sequence)
+}
+
 impl Session {
-    pub(crate) fn new(ends: Ends, agreed: Agreed, reset_token: [u8; 16], now_ns: u64) -> Self {
+    pub(crate) fn new(
+        ends: Ends,
+        agreed: Agreed,
+        reset_token: [u8; 16],
+        limits: &NodeLimits,
+        now_ns: u64,
+    ) -> Self {
         let (initiator, responder) = match ends.role {
             Role::Initiator => (ends.own_node, ends.peer),
             Role::Responder => (ends.peer, ends.own_node),
@@ -169,7 +181,7 @@ impl Session {
             newest_ns: now_ns,
             ack_after: 0,
             ack_at_ns: None,
-            path: Path::new(),
+            path: new_path(limits, now_ns, 0),
             recovery: Recovery::new(),
             standing,
             streams: Streams::new(ends.role),
@@ -263,7 +275,7 @@ impl Session {
     fn handle_draining(&mut self, ctx: &Context<'_>, clear: &[u8]) -> Result<(), DropReason> {
         let is_close = crate::frame::Frames::new(clear)
             .any(|frame| matches!(frame, Ok(crate::frame::Frame::Close)));
-        if !is_close && ctx.now_ns >= self.last_sent_ns + self.recovery.rtt_ns() {
+        if !is_close && ctx.now_ns >= self.last_sent_ns + self.path.round_trip().smoothed_ns() {
             self.close_wanted = true;
         }
         Err(DropReason::Draining)
@@ -321,6 +333,7 @@ impl Session {
         self.drain_until_ns = ctx.now_ns + ctx.limits.drain_ns;
         self.streams = Streams::new(self.ends.role);
         self.recovery = Recovery::new();
+        self.path = new_path(ctx.limits, ctx.now_ns, self.sequence);
         self.standing = Standing::default();
         self.ack_at_ns = None;
     }
@@ -336,7 +349,7 @@ impl Session {
             SessionState::Draining => return self.drain_until_ns,
             SessionState::Proving => {
                 let deadline_ns = self.since_ns + limits.handshake_deadline_ns;
-                return [self.recovery.timeout(), self.ack_at_ns]
+                return [self.recovery.timeout(&self.path), self.ack_at_ns]
                     .into_iter()
                     .flatten()
                     .fold(deadline_ns, u64::min);
@@ -352,7 +365,8 @@ impl Session {
         let keepalive = (!self.standing.contains(Standing::PING))
             .then_some(self.last_sent_ns + limits.keepalive_ns);
         [
-            self.recovery.timeout(),
+            self.recovery.timeout(&self.path),
+            self.path.due_ns(),
             self.streams.timeout(),
             self.ack_at_ns,
             previous,
@@ -377,7 +391,11 @@ impl Session {
             }
             SessionState::Proving | SessionState::Established => {}
         }
-        if self.recovery.on_timeout(now_ns, &mut self.lost) == Due::Probe {
+        self.path.release(now_ns);
+        let due = self
+            .recovery
+            .on_timeout(now_ns, &mut self.path, &mut self.lost);
+        if due == Due::Probe {
             self.standing.insert(Standing::PING);
         }
         self.requeue_lost();
@@ -385,9 +403,15 @@ impl Session {
             self.streams.on_timeout(ctx);
             if now_ns >= self.last_sent_ns + ctx.limits.keepalive_ns {
                 self.standing.insert(Standing::PING);
+                self.recovery.rest();
             }
             self.check_epoch(ctx);
         }
+    }
+
+    /// See [`crate::Node::limit_datagrams`].
+    pub(crate) fn limit_datagrams(&mut self, bytes: usize) {
+        self.path.limit(bytes);
     }
 
     pub(crate) fn status(&self) -> SessionStatus {
@@ -403,7 +427,7 @@ impl Session {
             received_bytes: self.traffic.received_bytes,
             retransmitted_packets: self.traffic.retransmitted_packets,
             retransmitted_bytes: self.traffic.retransmitted_bytes,
-            rtt_us: self.recovery.measured_rtt_ns().map(|rtt_ns| rtt_ns / 1_000),
+            path: self.path.status(),
             since_ns: self.since_ns,
             streams_sending: self.streams.sending(),
             streams_receiving: self.streams.receiving(),

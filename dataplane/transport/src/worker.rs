@@ -12,7 +12,7 @@ use crate::{
         clock::Clock,
         driver::{Driver, Outlet, Run, Sent},
     },
-    limits::TRANSMIT_BYTES_MAX,
+    limits::{DATAGRAM_BYTES_MIN, TRANSMIT_BYTES_MAX},
     node::Node,
     share::Share,
 };
@@ -113,6 +113,9 @@ pub struct WorkerCounters {
     pub forward_blocked: u64,
     /// Datagrams of this node's own to a node that no live next hop leads to: lost.
     pub unroutable: u64,
+    /// Datagrams of this node's own that the next hop's link does not take: lost, and the session was
+    /// told. Probes of the packet size end so.
+    pub too_big: u64,
     /// Commands taken.
     pub commands: u64,
     /// Datagrams that were another worker's, and were handed over.
@@ -388,12 +391,16 @@ impl<S: Service> Worker<S> {
             transmit.bytes <= TRANSMIT_BYTES_MAX || transmit.bytes == transmit.segment_bytes
         );
         debug_assert_eq!(transmit.bytes, buffer.len());
-        match forwarder.next_hop(transmit.destination) {
-            Some(to) => driver.commit(to, transmit.segment_bytes),
-            None => {
-                let datagrams = transmit.bytes.div_ceil(transmit.segment_bytes.max(1));
-                counters.unroutable += datagrams as u64;
+        let datagrams = transmit.bytes.div_ceil(transmit.segment_bytes.max(1)) as u64;
+        match forwarder.way(transmit.destination) {
+            None => counters.unroutable += datagrams,
+            Some(way)
+                if transmit.segment_bytes > way.datagram_bytes_max.max(DATAGRAM_BYTES_MIN) =>
+            {
+                counters.too_big += datagrams;
+                node.limit_datagrams(transmit.destination, way.datagram_bytes_max);
             }
+            Some(way) => driver.commit(way.to, transmit.segment_bytes),
         }
         true
     }

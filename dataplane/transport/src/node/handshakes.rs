@@ -207,7 +207,7 @@ impl Node {
             role,
         };
         let token = self.reset_key.token(own);
-        let session = Session::new(ends, agreed, token, now_ns);
+        let session = Session::new(ends, agreed, token, &self.limits, now_ns);
         self.sessions.insert(own, session);
         self.settle(now_ns, own, self.events.len());
         Ok(())

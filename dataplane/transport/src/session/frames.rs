@@ -176,7 +176,7 @@ impl Session {
         }
         let mut acked = std::mem::take(&mut self.acked);
         let mut lost = std::mem::take(&mut self.lost);
-        let (next, path) = (self.sequence, &self.path);
+        let (next, path) = (self.sequence, &mut self.path);
         let known = self
             .recovery
             .on_ack(ctx.now_ns, ack, next, path, &mut acked, &mut lost);

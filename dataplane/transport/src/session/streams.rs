@@ -110,6 +110,11 @@ impl Streams {
         self.sending.len()
     }
 
+    /// Bytes that wait, or are on their way.
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.held_bytes as u64
+    }
+
     pub(super) fn receiving(&self) -> usize {
         self.receiving.len()
     }

@@ -8,7 +8,10 @@ use crate::{
         write_stream_start,
     },
     handshake::RESET_BYTES,
-    limits::{DATAGRAM_BYTES_MIN, TRANSMIT_BYTES_MAX, TRANSMIT_SEGMENTS_MAX, UNACKNOWLEDGED_MAX},
+    limits::{
+        DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN, TRANSMIT_BYTES_MAX, TRANSMIT_SEGMENTS_MAX,
+        UNACKNOWLEDGED_MAX,
+    },
     recovery::{Content, Matter, Sent, Standing},
     stream::{End, Outgoing, SendStream, Written},
 };
@@ -64,7 +67,13 @@ impl Session {
         if let Some(bytes) = self.build_control(ctx, out) {
             return Some((bytes, bytes, 1));
         }
-        let segment = self.build_data(ctx, out, None)?;
+        if let Some(bytes) = self.build_mtu_probe(ctx, out) {
+            return Some((bytes, bytes, 1));
+        }
+        let Some(segment) = self.build_data(ctx, out, None) else {
+            self.path.note_idle(self.streams.held_bytes());
+            return None;
+        };
         let (mut total, mut count) = (segment, 1);
         while count < TRANSMIT_SEGMENTS_MAX && total + segment <= TRANSMIT_BYTES_MAX {
             let Some(bytes) = self.build_data(ctx, out, Some(segment)) else {
@@ -98,7 +107,7 @@ impl Session {
     fn build_control(&mut self, ctx: &mut Context<'_>, out: &mut Vec<u8>) -> Option<usize> {
         let is_ack_due = self.ack_at_ns.is_some_and(|at| at <= ctx.now_ns);
         let may_ask = self.may_ask();
-        let may_chunk = self.is_established() && may_ask && self.recovery.may_send(&self.path);
+        let may_chunk = self.is_established() && may_ask && self.may_fill(ctx.now_ns);
         let has_chunk = may_chunk && self.streams.control_out.has_chunk();
         // Beyond the bound only a probe goes out, and is not remembered: a peer that lives answers
         // it with all that it received.
@@ -148,12 +157,7 @@ impl Session {
         if asked {
             let has_bytes = content.range.0 < content.range.1;
             let window_bytes = if has_bytes { bytes as u64 } else { 0 };
-            self.recovery.on_sent(Sent {
-                sequence,
-                time_ns: ctx.now_ns,
-                window_bytes,
-                content,
-            });
+            self.note_sent(ctx, sequence, bytes, window_bytes, content);
         }
         Some(bytes)
     }
@@ -229,6 +233,48 @@ impl Session {
         self.traffic.retransmitted_bytes += bytes;
     }
 
+    /// Whether a full packet that counts may go out now.
+    fn may_fill(&mut self, now_ns: u64) -> bool {
+        self.recovery.may_probe() || self.path.may_send(now_ns)
+    }
+
+    /// Notes a packet of `bytes` that asks for an acknowledgement; it takes `window_bytes` of the
+    /// congestion window.
+    fn note_sent(
+        &mut self,
+        ctx: &Context<'_>,
+        sequence: u64,
+        bytes: usize,
+        window_bytes: u64,
+        content: Content,
+    ) {
+        let departure = self.path.on_sent(ctx.now_ns, bytes, window_bytes);
+        self.recovery.on_sent(Sent {
+            sequence,
+            time_ns: ctx.now_ns,
+            bytes,
+            window_bytes,
+            departure,
+            content,
+        });
+    }
+
+    /// A ping with padding, to find out whether the path carries a packet as large (RFC 8899).
+    fn build_mtu_probe(&mut self, ctx: &Context<'_>, out: &mut Vec<u8>) -> Option<usize> {
+        if !self.is_established() || !self.may_ask() || self.sequence >= ctx.limits.sequence_max {
+            return None;
+        }
+        let bytes = self.path.wants_mtu_probe(ctx.now_ns)?;
+        let start = begin(out);
+        Frame::Ping.write(out);
+        out.resize(start + bytes - TAG_BYTES, PADDING);
+        let sequence = self.sequence;
+        self.seal(ctx, out, start, &Label::CONTROL);
+        self.path.on_mtu_probe_sent(sequence, bytes);
+        self.note_sent(ctx, sequence, bytes, 0, Content::default());
+        Some(bytes)
+    }
+
     /// Whether one more packet that asks for an acknowledgement may be on its way.
     fn may_ask(&self) -> bool {
         self.recovery.outstanding() < UNACKNOWLEDGED_MAX
@@ -246,7 +292,8 @@ impl Session {
         if !self.is_established() || !self.may_ask() || self.sequence >= ctx.limits.sequence_max {
             return None;
         }
-        let stream = self.streams.pick(self.recovery.may_send(&self.path))?;
+        let may_fill = self.may_fill(ctx.now_ns);
+        let stream = self.streams.pick(may_fill)?;
         let s = self.streams.sending.get_mut(&stream)?;
         let full = self.path.datagram_bytes();
         let bytes_max = run.unwrap_or(full);
@@ -277,12 +324,7 @@ impl Session {
         let has_range = content.range.0 < content.range.1;
         let has_events = filled.event_bytes > 0 || (filled.events > 0 && !has_range);
         let window_bytes = if has_range || has_events { bytes } else { 0 };
-        self.recovery.on_sent(Sent {
-            sequence,
-            time_ns: ctx.now_ns,
-            window_bytes: window_bytes as u64,
-            content,
-        });
+        self.note_sent(ctx, sequence, bytes, window_bytes as u64, content);
         if has_events {
             let ends = self.ends;
             self.streams.on_events_sent(ctx, &ends, filled.event_bytes);
@@ -294,10 +336,7 @@ impl Session {
     fn seal(&mut self, ctx: &Context<'_>, out: &mut Vec<u8>, start: usize, label: &Label) -> usize {
         out.extend_from_slice(&[0; TAG_BYTES]);
         let bytes = out.len() - start;
-        debug_assert!(
-            bytes <= self.path.datagram_bytes(),
-            "a packet of {bytes} bytes"
-        );
+        debug_assert!(bytes <= DATAGRAM_BYTES_MAX, "a packet of {bytes} bytes");
         let header = Header {
             flags: label.flags,
             priority: label.priority,

@@ -276,6 +276,10 @@ fn live(seed: u64) {
         loss: dice.below(25),
         duplication: dice.below(20),
         corruption: dice.below(10),
+        reordering: dice.below(10),
+        late_ns: (1 + dice.below(50)) * MS,
+        datagram_bytes: 1_232 + usize::try_from(dice.below(2_000)).unwrap(),
+        ..Weather::CALM
     };
     let quick = NodeLimits {
         rekey_after_packets: 20 + dice.below(200),

@@ -4,6 +4,7 @@ mod bounds;
 mod delivery;
 mod hostile;
 mod outsiders;
+mod paths;
 mod reasons;
 mod sessions;
 pub(crate) mod sim;

@@ -3,7 +3,7 @@
 
 use crate::{
     ChannelName, CloseReason, DropReason, Event, Handled, Mode, Node, NodeConfig, NodeLimits,
-    PeerConfig, StreamSpec, random::Generator,
+    PeerConfig, StreamSpec, limits::DATAGRAM_BYTES_MIN, random::Generator,
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -26,6 +26,14 @@ pub(crate) struct Weather {
     pub(crate) loss: u64,
     pub(crate) duplication: u64,
     pub(crate) corruption: u64,
+    /// Datagrams that are overtaken: they take `late_ns` longer at most.
+    pub(crate) reordering: u64,
+    pub(crate) late_ns: u64,
+    /// Largest datagram that gets through.
+    pub(crate) datagram_bytes: usize,
+    /// Bytes a second of each node's link, and what waits for it at most; 0 for an endless one.
+    pub(crate) rate: u64,
+    pub(crate) queue_bytes: u64,
 }
 
 impl Weather {
@@ -35,6 +43,11 @@ impl Weather {
         loss: 0,
         duplication: 0,
         corruption: 0,
+        reordering: 0,
+        late_ns: 0,
+        rate: 0,
+        queue_bytes: 0,
+        datagram_bytes: DATAGRAM_BYTES_MIN,
     };
     pub(crate) const STORM: Self = Self {
         latency_ns: 5 * MS,
@@ -42,6 +55,11 @@ impl Weather {
         loss: 20,
         duplication: 10,
         corruption: 5,
+        reordering: 0,
+        late_ns: 0,
+        rate: 0,
+        queue_bytes: 0,
+        datagram_bytes: DATAGRAM_BYTES_MIN,
     };
 }
 
@@ -109,6 +127,8 @@ pub(crate) struct Sim {
     /// Datagrams over this link are lost.
     pub(crate) cut: bool,
     pub(crate) runs: Vec<(usize, usize)>,
+    /// Until when each node's link is busy.
+    busy_until_ns: Vec<u64>,
     flying: BTreeMap<(u64, u64), (usize, usize, Vec<u8>)>,
     generator: Generator,
     count: u64,
@@ -116,8 +136,11 @@ pub(crate) struct Sim {
 
 impl Sim {
     pub(crate) fn new(seed: u64, count: u8, limits: &NodeLimits, weather: Weather) -> Self {
+        // What their first link carries, nodes know.
+        let mut limits = limits.clone();
+        limits.datagram_bytes_max = limits.datagram_bytes_max.min(weather.datagram_bytes);
         let nodes: Vec<Node> = (0..count)
-            .map(|n| Node::new(config(n, count, seed, limits), 0).unwrap())
+            .map(|n| Node::new(config(n, count, seed, &limits), 0).unwrap())
             .collect();
         let mut bytes = [0xee; 32];
         bytes[..8].copy_from_slice(&seed.to_be_bytes());
@@ -132,6 +155,7 @@ impl Sim {
             deaf: Vec::new(),
             cut: false,
             runs: Vec::new(),
+            busy_until_ns: vec![0; usize::from(count)],
             flying: BTreeMap::new(),
             generator: Generator::new(&bytes, b"sim"),
             count: 0,
@@ -172,7 +196,11 @@ impl Sim {
 
     /// Puts a datagram on the wire.
     pub(crate) fn fly(&mut self, from: usize, to: usize, mut bytes: Vec<u8>) {
-        if self.chance(self.weather.loss) || self.cut {
+        let is_too_big = bytes.len() > self.weather.datagram_bytes;
+        if self.chance(self.weather.loss) || self.cut || is_too_big {
+            return;
+        }
+        if !self.queue(from, bytes.len() as u64) {
             return;
         }
         if self.chance(self.weather.duplication) {
@@ -186,13 +214,30 @@ impl Sim {
         self.land_later(from, to, bytes);
     }
 
+    /// Puts a datagram into the queue of its sender's link; `false` when that is full.
+    fn queue(&mut self, from: usize, bytes: u64) -> bool {
+        let Weather {
+            rate, queue_bytes, ..
+        } = self.weather;
+        if rate == 0 {
+            return true;
+        }
+        let from_ns = self.busy_until_ns[from].max(self.now_ns);
+        if (from_ns - self.now_ns) * rate / SECOND > queue_bytes {
+            return false;
+        }
+        self.busy_until_ns[from] = from_ns + bytes * SECOND / rate;
+        true
+    }
+
     fn land_later(&mut self, from: usize, to: usize, bytes: Vec<u8>) {
-        let jitter_ns = self.generator.below(self.weather.jitter_ns + 1);
+        let mut jitter_ns = self.generator.below(self.weather.jitter_ns + 1);
+        if self.chance(self.weather.reordering) {
+            jitter_ns += 1 + self.generator.below(self.weather.late_ns);
+        }
         self.count += 1;
-        let at = (
-            self.now_ns + self.weather.latency_ns + jitter_ns,
-            self.count,
-        );
+        let left_ns = self.busy_until_ns[from].max(self.now_ns);
+        let at = (left_ns + self.weather.latency_ns + jitter_ns, self.count);
         self.flying.insert(at, (from, to, bytes));
     }
 
@@ -203,11 +248,11 @@ impl Sim {
             let mut buf = Vec::new();
             while let Some(run) = self.nodes[from].poll_transmit(self.now_ns, &mut buf) {
                 assert_eq!(run.bytes, buf.len());
-                assert!(run.bytes.div_ceil(run.segment_bytes) <= 64 && run.bytes <= 65_000);
+                assert!(run.bytes.div_ceil(run.segment_bytes) <= 64);
+                assert!(run.bytes <= 65_000 || run.bytes == run.segment_bytes);
                 let to = self.ids.iter().position(|&id| id == run.destination);
                 self.runs.push((run.bytes, run.segment_bytes));
                 for datagram in buf.chunks(run.segment_bytes) {
-                    assert!(datagram.len() <= 1_232);
                     let header = Header::decode(datagram[..HEADER_BYTES].try_into().unwrap());
                     let payload_bytes = datagram.len() - HEADER_BYTES;
                     assert_eq!(

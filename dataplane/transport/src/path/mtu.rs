@@ -1,0 +1,261 @@
+//! Path MTU discovery without trusting any message but the peer's acknowledgement (RFC 8899).
+//!
+//! ```text
+//!            a full packet was sent           acknowledged: that size holds
+//!  every path's size ───► a probe goes out ───┬──► the next size is tried, up to the most
+//!        ▲                                    └──► lost three times: sizes between are tried,
+//!        │                                         then nothing for ten minutes
+//!        └── larger packets are lost over and over, smaller ones arrive: a black hole
+//! ```
+//!
+//! A probe is a ping with padding. Its loss is no sign of congestion, and it carries nothing that
+//! anybody would miss.
+
+use crate::limits::{
+    BLACK_HOLE_LOSSES, DATAGRAM_BYTES_MIN, MTU_PROBES_MAX, MTU_RAISE_NS, MTU_SIZES, MTU_STEP_BYTES,
+};
+
+/// A probe that is on its way.
+#[derive(Clone, Copy, Debug)]
+struct Probe {
+    sequence: u64,
+    bytes: usize,
+}
+
+/// How large a packet may be, and what is done to find out.
+#[derive(Debug)]
+pub(crate) struct Mtu {
+    /// Largest size that was acknowledged.
+    bytes: usize,
+    /// Smallest size that was lost; one above `most` where none was.
+    ceiling: usize,
+    /// What the node's limits allow.
+    allowed: usize,
+    /// What its first link carries of that.
+    most: usize,
+    probe: Option<Probe>,
+    /// Losses of the size that is being tried.
+    failures: u32,
+    /// Before this nothing is probed.
+    probe_at_ns: u64,
+    /// Whether full packets are sent: only then it is worth knowing.
+    is_wanted: bool,
+    /// Times that larger packets were lost since the last that arrived.
+    losses: u32,
+}
+
+impl Mtu {
+    pub(super) fn new(most: usize) -> Self {
+        let most = most.max(DATAGRAM_BYTES_MIN);
+        Self {
+            bytes: DATAGRAM_BYTES_MIN,
+            ceiling: most + 1,
+            allowed: most,
+            most,
+            probe: None,
+            failures: 0,
+            probe_at_ns: 0,
+            is_wanted: false,
+            losses: 0,
+        }
+    }
+
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// A packet of the largest size was sent: a larger one would be of use.
+    pub(super) const fn want(&mut self) {
+        self.is_wanted = true;
+    }
+
+    /// The size to try next: the next usual one, then halves of what is left between.
+    fn next_size(&self) -> Option<usize> {
+        let usual = MTU_SIZES
+            .iter()
+            .copied()
+            .chain([self.most])
+            .find(|&size| size > self.bytes && size <= self.most);
+        if let Some(size) = usual.filter(|&size| size < self.ceiling) {
+            return Some(size);
+        }
+        let gap = self.ceiling - self.bytes;
+        (gap > MTU_STEP_BYTES.max(self.bytes / 64)).then_some(self.bytes + gap / 2)
+    }
+
+    /// Bytes of the probe that should go out now.
+    pub(super) fn wants_probe(&mut self, now_ns: u64) -> Option<usize> {
+        if !self.is_wanted || self.probe.is_some() || now_ns < self.probe_at_ns {
+            return None;
+        }
+        let size = self.next_size();
+        if size.is_none() {
+            // Found. What failed may work later: the path may have changed.
+            self.most = self.allowed;
+            self.ceiling = self.most + 1;
+            self.failures = 0;
+            self.probe_at_ns = if self.bytes == self.most {
+                u64::MAX
+            } else {
+                now_ns.saturating_add(MTU_RAISE_NS)
+            };
+        }
+        size
+    }
+
+    pub(super) fn on_probe_sent(&mut self, sequence: u64, bytes: usize) {
+        self.probe = Some(Probe { sequence, bytes });
+    }
+
+    fn take_probe(&mut self, sequence: u64) -> Option<Probe> {
+        let probe = self.probe.filter(|probe| probe.sequence == sequence)?;
+        self.probe = None;
+        Some(probe)
+    }
+
+    /// A packet was acknowledged; `true` where another size holds from now on.
+    pub(super) fn on_acked(&mut self, sequence: u64, bytes: usize) -> bool {
+        if bytes > DATAGRAM_BYTES_MIN {
+            self.losses = 0;
+        }
+        let Some(probe) = self.take_probe(sequence) else {
+            return false;
+        };
+        self.failures = 0;
+        // The link below may have become smaller meanwhile.
+        let grows = probe.bytes > self.bytes && probe.bytes <= self.most;
+        if grows {
+            self.bytes = probe.bytes;
+        }
+        grows
+    }
+
+    /// Whether a packet that was lost was a probe: then it says nothing of congestion.
+    pub(super) fn on_lost(&mut self, sequence: u64) -> bool {
+        let Some(probe) = self.take_probe(sequence) else {
+            return false;
+        };
+        self.failures += 1;
+        if self.failures >= MTU_PROBES_MAX {
+            self.failures = 0;
+            self.ceiling = probe.bytes.min(self.ceiling);
+        }
+        true
+    }
+
+    /// Larger packets than every path carries were lost, at one time. `true` when that has happened
+    /// so often, none arriving in between, that the path seems to carry them no more (RFC 8899, 4.3).
+    pub(super) fn on_larger_lost(&mut self) -> bool {
+        if self.bytes == DATAGRAM_BYTES_MIN {
+            return false;
+        }
+        self.losses += 1;
+        if self.losses < BLACK_HOLE_LOSSES {
+            return false;
+        }
+        self.ceiling = self.bytes;
+        self.bytes = DATAGRAM_BYTES_MIN;
+        self.probe = None;
+        self.failures = 0;
+        self.losses = 0;
+        self.probe_at_ns = 0;
+        true
+    }
+
+    /// The first link takes datagrams of `most` bytes at most, as this machine itself knows.
+    pub(super) fn limit(&mut self, most: usize) {
+        self.most = most.clamp(DATAGRAM_BYTES_MIN, self.allowed);
+        self.bytes = self.bytes.min(self.most);
+        self.ceiling = self.ceiling.min(self.most + 1);
+        self.probe = self.probe.filter(|probe| probe.bytes <= self.most);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends what it wants over a path that carries `most`; gives how many probes that took.
+    fn search(mtu: &mut Mtu, now_ns: u64, most: usize) -> u64 {
+        let mut probes = 0;
+        mtu.want();
+        while let Some(bytes) = mtu.wants_probe(now_ns) {
+            assert!(bytes > mtu.bytes(), "{bytes}");
+            probes += 1;
+            mtu.on_probe_sent(probes, bytes);
+            if bytes <= most {
+                assert!(mtu.on_acked(probes, bytes));
+            } else {
+                assert!(mtu.on_lost(probes));
+            }
+            assert!(probes < 100);
+        }
+        probes
+    }
+
+    #[test]
+    fn every_path_s_largest_packet_is_found_nearly() {
+        for most in [
+            1_232, 1_300, 1_372, 1_452, 1_472, 4_000, 8_952, 8_972, 20_000, 65_507,
+        ] {
+            let mut mtu = Mtu::new(65_507);
+            let probes = search(&mut mtu, 0, most);
+            let short = most - mtu.bytes();
+            assert!(short <= 16.max(most / 64), "{} of {most}", mtu.bytes());
+            assert!(probes <= 40, "{probes} probes to find {most}");
+            let usual = MTU_SIZES.contains(&most) || most == 65_507;
+            assert!(!usual || short == 0, "{} of {most}", mtu.bytes());
+            assert_eq!(search(&mut mtu, MTU_RAISE_NS - 1, 65_507), 0);
+            search(&mut mtu, MTU_RAISE_NS, 65_507);
+            assert_eq!(mtu.bytes(), 65_507, "the path grew");
+        }
+    }
+
+    #[test]
+    fn the_first_link_bounds_it() {
+        let mut mtu = Mtu::new(65_507);
+        mtu.limit(1_472);
+        assert!(search(&mut mtu, 0, 65_507) <= 4);
+        assert_eq!(mtu.bytes(), 1_472);
+        mtu.limit(1_400);
+        assert_eq!(mtu.bytes(), 1_400);
+        mtu.limit(0);
+        assert_eq!(mtu.bytes(), DATAGRAM_BYTES_MIN);
+        assert_eq!(search(&mut mtu, u64::MAX - 1, 65_507), 0);
+    }
+
+    #[test]
+    fn nothing_is_probed_unless_full_packets_are_sent() {
+        assert_eq!(Mtu::new(65_507).wants_probe(0), None);
+    }
+
+    #[test]
+    fn a_black_hole_is_left_and_its_size_not_tried_at_once() {
+        let mut mtu = Mtu::new(65_507);
+        search(&mut mtu, 0, 8_972);
+        for _ in 1..BLACK_HOLE_LOSSES {
+            assert!(!mtu.on_larger_lost());
+        }
+        mtu.on_acked(1_000, 1_452);
+        for _ in 1..BLACK_HOLE_LOSSES {
+            assert!(
+                !mtu.on_larger_lost(),
+                "one that arrived makes it begin anew"
+            );
+        }
+        assert!(mtu.on_larger_lost());
+        assert_eq!(mtu.bytes(), DATAGRAM_BYTES_MIN);
+        search(&mut mtu, 0, 1_452);
+        assert_eq!(mtu.bytes(), 1_452);
+    }
+
+    /// Who acknowledges what never arrived gets what it asked for, and no more than the limits allow.
+    #[test]
+    fn a_liar_gains_nothing_beyond_the_limits() {
+        let mut mtu = Mtu::new(9_000);
+        search(&mut mtu, 0, usize::MAX);
+        assert_eq!(mtu.bytes(), 9_000);
+        assert!(!mtu.on_acked(77, 65_507), "not a probe");
+        assert_eq!(mtu.bytes(), 9_000);
+    }
+}

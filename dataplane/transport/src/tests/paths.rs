@@ -1,0 +1,193 @@
+//! What sessions make of their paths: goodput under loss and reordering, packet sizes.
+
+use super::sim::{MS, SECOND, Sim, Weather, spec};
+use crate::{Congestion, Event, Mode, NodeLimits, SendError, event::PathStatus, limits};
+use virga_ebpf::header::StreamId;
+
+/// A round trip of 20 ms.
+const PATH: Weather = Weather {
+    latency_ns: 10 * MS,
+    datagram_bytes: 1_452,
+    ..Weather::CALM
+};
+const MESSAGE_BYTES: usize = 16 * 1024;
+
+fn path(sim: &Sim, at: usize) -> PathStatus {
+    sim.nodes[at].sessions().next().unwrap().path
+}
+
+/// Node 0 sends as much as it can for `for_ns`; gives what node 1 was told, in bytes.
+fn pour(sim: &mut Sim, stream: StreamId, for_ns: u64) -> usize {
+    let end_ns = sim.now_ns + for_ns;
+    let message = vec![7; MESSAGE_BYTES];
+    let mut told = 0;
+    while sim.now_ns < end_ns {
+        loop {
+            match sim.send(0, 1, stream, &message) {
+                Ok(()) => {}
+                Err(SendError::Full) => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        sim.step(end_ns);
+        for event in sim.told[1].drain(..) {
+            if let Event::Message { event, .. } = event {
+                assert!(event == message);
+                told += event.len();
+            }
+        }
+        sim.told[0].clear();
+    }
+    told
+}
+
+/// Bytes a second over ten seconds, after two to find the rate.
+fn goodput(weather: Weather, congestion: Congestion) -> (u64, PathStatus) {
+    let limits = NodeLimits {
+        congestion,
+        ..NodeLimits::default()
+    };
+    let mut sim = Sim::new(5, 2, &limits, weather);
+    sim.connect(0, 1);
+    let stream = sim.open(0, 1, &spec("bulk", Mode::Ordered));
+    pour(&mut sim, stream, 2 * SECOND);
+    let bytes = pour(&mut sim, stream, 10 * SECOND) as u64;
+    (bytes / 10, path(&sim, 0))
+}
+
+/// A link of 10 MB/s with a queue of one round trip.
+const LINK: Weather = Weather {
+    rate: 10_000_000,
+    queue_bytes: 200_000,
+    ..PATH
+};
+
+#[test]
+fn a_link_is_filled_and_its_queue_is_not_the_bound() {
+    for congestion in [Congestion::Cubic, Congestion::Bbr] {
+        let (goodput, path) = goodput(LINK, congestion);
+        eprintln!("{congestion:?}: {goodput} B/s, {path:?}");
+        assert!(
+            goodput > 8_500_000,
+            "{congestion:?}: {goodput} B/s, {path:?}"
+        );
+        assert_eq!(path.datagram_bytes, 1_452);
+    }
+}
+
+#[test]
+fn one_loss_in_a_hundred_leaves_good_goodput() {
+    let lossy = Weather { loss: 1, ..LINK };
+    // Reno's law, in segments a round trip: sqrt(1.5 / 0.01) = 12.2; CUBIC does no worse (RFC 9438, 4.3).
+    for (congestion, least) in [(Congestion::Cubic, 750_000), (Congestion::Bbr, 7_500_000)] {
+        let (goodput, path) = goodput(lossy, congestion);
+        eprintln!("{congestion:?}: {goodput} B/s, {path:?}");
+        assert!(goodput > least, "{congestion:?}: {goodput} B/s, {path:?}");
+    }
+}
+
+#[test]
+fn one_in_twenty_overtaken_costs_no_collapse() {
+    for late_ns in [2 * MS, 8 * MS, 20 * MS] {
+        for congestion in [Congestion::Cubic, Congestion::Bbr] {
+            let reordered = Weather {
+                reordering: 5,
+                late_ns,
+                ..LINK
+            };
+            let (goodput, path) = goodput(reordered, congestion);
+            eprintln!("{congestion:?}, {late_ns} ns late: {goodput} B/s, {path:?}");
+            assert!(
+                goodput > 7_500_000,
+                "{congestion:?}: {goodput} B/s, {path:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_path_s_packet_size_is_found_and_followed_down_and_up() {
+    // The first link takes more than the path does.
+    let first = Weather {
+        datagram_bytes: 9_000,
+        ..PATH
+    };
+    let mut sim = Sim::new(3, 2, &NodeLimits::default(), first);
+    sim.weather = PATH;
+    sim.connect(0, 1);
+    let stream = sim.open(0, 1, &spec("bulk", Mode::Ordered));
+    pour(&mut sim, stream, SECOND);
+    assert_eq!(path(&sim, 0).datagram_bytes, 1_452);
+    assert_eq!(path(&sim, 1).datagram_bytes, limits::DATAGRAM_BYTES_MIN);
+    assert_eq!(path(&sim, 0).lost_packets, 0, "a probe's loss is no loss");
+    // A black hole: no message says so.
+    sim.weather.datagram_bytes = 1_300;
+    let told = pour(&mut sim, stream, 2 * SECOND);
+    let found = path(&sim, 0).datagram_bytes;
+    assert!((1_280..=1_300).contains(&found), "{found}");
+    assert!(told > 1_000_000, "{told} bytes through a black hole");
+    // Ten minutes later the path carries more.
+    sim.weather.datagram_bytes = 5_000;
+    sim.run(601 * SECOND);
+    pour(&mut sim, stream, SECOND);
+    let found = path(&sim, 0).datagram_bytes;
+    assert!((4_900..=5_000).contains(&found), "{found}");
+}
+
+#[test]
+fn on_loopback_the_largest_datagrams_travel() {
+    let loopback = Weather {
+        latency_ns: MS / 20,
+        datagram_bytes: limits::DATAGRAM_BYTES_MAX,
+        ..Weather::CALM
+    };
+    let mut sim = Sim::new(3, 2, &NodeLimits::default(), loopback);
+    sim.connect(0, 1);
+    let stream = sim.open(0, 1, &spec("bulk", Mode::Ordered));
+    pour(&mut sim, stream, SECOND / 10);
+    assert_eq!(path(&sim, 0).datagram_bytes, limits::DATAGRAM_BYTES_MAX);
+    let largest = sim
+        .runs
+        .iter()
+        .map(|&(_, segment_bytes)| segment_bytes)
+        .max();
+    assert_eq!(largest, Some(limits::DATAGRAM_BYTES_MAX));
+}
+
+/// An idle session, and one with a few small messages, has no use for larger packets.
+#[test]
+fn nothing_is_probed_without_need() {
+    let mut sim = Sim::new(3, 2, &NodeLimits::default(), PATH);
+    sim.connect(0, 1);
+    let stream = sim.open(0, 1, &spec("small", Mode::Ordered));
+    for _ in 0..100 {
+        sim.send(0, 1, stream, b"small").unwrap();
+        sim.run(100 * MS);
+    }
+    let largest = sim
+        .runs
+        .iter()
+        .map(|&(_, segment_bytes)| segment_bytes)
+        .max();
+    assert!(largest < Some(500), "{largest:?}");
+}
+
+/// What this machine knows of its own link is not searched for.
+#[test]
+fn the_first_link_s_limit_is_kept_at_once() {
+    let mut sim = Sim::new(3, 2, &NodeLimits::default(), PATH);
+    sim.connect(0, 1);
+    let peer = sim.ids[1];
+    let stream = sim.open(0, 1, &spec("bulk", Mode::Ordered));
+    pour(&mut sim, stream, SECOND);
+    sim.nodes[0].limit_datagrams(peer, 1_333);
+    sim.runs.clear();
+    pour(&mut sim, stream, SECOND);
+    let largest = sim
+        .runs
+        .iter()
+        .map(|&(_, segment_bytes)| segment_bytes)
+        .max();
+    assert_eq!(largest, Some(1_333));
+    assert_eq!(path(&sim, 0).datagram_bytes, 1_333);
+}
