@@ -512,10 +512,11 @@ const fn is_over(state: SessionState) -> bool {
     matches!(state, SessionState::Draining)
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 impl Node {
-    /// See [`Session::seal_raw`]; for the first session with `peer`.
-    pub(crate) fn seal_raw(
+    /// Seals any payload under any stream of the first session with `peer`: what a member with a broken
+    /// or hostile program sends. Panics without a session.
+    pub fn seal_raw(
         &mut self,
         peer: NodeId,
         label: (virga_ebpf::header::Flags, u32, u16, usize),
@@ -523,29 +524,29 @@ impl Node {
     ) -> Vec<u8> {
         let id = self.first_session(peer);
         self.with_session(0, id, |session, ctx| session.seal_raw(ctx, label, payload))
-            .unwrap()
+            .expect("a session")
     }
 
     /// What the first session with `peer` keeps: packets on their way, and matters to tell.
-    pub(crate) fn kept(&self, peer: NodeId) -> (usize, usize) {
+    pub fn kept(&self, peer: NodeId) -> (usize, usize) {
         self.sessions[&self.first_session(peer)].kept()
     }
 
     /// Messages that the first session with `peer` has fragments of, and the bytes that they take.
-    pub(crate) fn unfinished(&self, peer: NodeId) -> (usize, usize) {
+    pub fn unfinished(&self, peer: NodeId) -> (usize, usize) {
         self.sessions[&self.first_session(peer)].unfinished()
     }
 
     /// Events that wait for the owner.
-    pub(crate) fn unread(&self) -> usize {
+    pub fn unread(&self) -> usize {
         self.events.len()
     }
 
-    /// See [`Session::skip`].
-    pub(crate) fn skip(&mut self, peer: NodeId, sequences: u64) {
+    /// Leaves out sequences of the first session with `peer`. Panics without one.
+    pub fn skip(&mut self, peer: NodeId, sequences: u64) {
         let id = self.first_session(peer);
         self.with_session(0, id, |session, _| session.skip(sequences))
-            .unwrap();
+            .expect("a session");
     }
 
     fn first_session(&self, peer: NodeId) -> SessionId {
@@ -553,7 +554,7 @@ impl Node {
             .sessions
             .iter()
             .find(|(_, s)| s.ends.peer == peer)
-            .unwrap()
+            .expect("a session")
             .0
     }
 }

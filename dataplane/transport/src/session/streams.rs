@@ -439,7 +439,7 @@ impl Streams {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 impl Streams {
     /// Matters to tell.
     pub(super) fn matters(&self) -> usize {

@@ -483,7 +483,7 @@ fn pad(out: &mut Vec<u8>, start: usize) {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 impl Session {
     /// Seals any payload under any stream: what a member with a broken or hostile program sends.
     pub(crate) fn seal_raw(

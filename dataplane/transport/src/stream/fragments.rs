@@ -120,7 +120,7 @@ impl Reassembly {
         over.len() as u64
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn held(&self) -> (usize, usize) {
         (self.unfinished.len(), self.held_bytes)
     }

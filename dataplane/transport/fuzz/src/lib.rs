@@ -1,0 +1,186 @@
+//! Nodes that have sessions with each other and a network between them that the fuzzer rules.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use ed25519_dalek::SigningKey;
+use virga_ebpf::{
+    header::{NodeId, Subnet},
+    limits::UDP_PORT,
+};
+use virga_transport::{Event, Node, NodeConfig, NodeLimits, PeerConfig, Share};
+use x25519_dalek::{PublicKey, StaticSecret};
+
+#[path = "../../../../bench/src/world.rs"]
+pub mod world;
+
+/// A millisecond.
+pub const MS: u64 = 1_000_000;
+
+/// Exchanges after which a quiet network has nothing left to carry.
+const EXCHANGES_MAX: u32 = 20_000;
+
+/// Nodes in full mesh; the time that they are told.
+pub struct Network {
+    /// The nodes.
+    pub nodes: Vec<Node>,
+    /// What each told its owner, in order.
+    pub events: Vec<Vec<Event>>,
+    /// Nanoseconds since the start.
+    pub now_ns: u64,
+    buffer: Vec<u8>,
+}
+
+/// Where node `index` seems to be.
+#[must_use]
+pub fn address(index: usize) -> SocketAddr {
+    let last = u8::try_from(index + 1).unwrap_or(u8::MAX);
+    SocketAddr::new(Ipv4Addr::new(192, 0, 2, last).into(), UDP_PORT)
+}
+
+fn config(own: u8, count: u8) -> NodeConfig {
+    let node_key = |n: u8| [n + 1; 32];
+    let entity_key = |n: u8| [n + 101; 32];
+    let others = (0..count).filter(|&n| n != own);
+    NodeConfig {
+        network_id: "fuzz".to_owned(),
+        psk: [9; 32],
+        psk_generation: 1,
+        node_key: node_key(own),
+        entity_key: entity_key(own),
+        subnet: Subnet(0),
+        peers: others
+            .map(|n| PeerConfig {
+                node_key: PublicKey::from(&StaticSecret::from(node_key(n))).to_bytes(),
+                entity_key: SigningKey::from_bytes(&entity_key(n))
+                    .verifying_key()
+                    .to_bytes(),
+            })
+            .collect(),
+        limits: NodeLimits::default(),
+        share: Share::WHOLE,
+        started_unix_ns: 1,
+        // The same in every run: an input replays exactly.
+        seed: [own; 32],
+    }
+}
+
+impl Network {
+    /// `count` nodes; node 0 has a proven session with each of the others.
+    #[must_use]
+    pub fn connected(count: u8) -> Self {
+        let nodes =
+            (0..count).map(|n| Node::new(config(n, count), 0).expect("a valid configuration"));
+        let mut network = Self {
+            nodes: nodes.collect(),
+            events: vec![Vec::new(); count.into()],
+            now_ns: 0,
+            buffer: Vec::new(),
+        };
+        for peer in 1..usize::from(count) {
+            let peer = network.id(peer);
+            network.nodes[0]
+                .connect(0, peer)
+                .expect("the peer is configured");
+        }
+        network.settle();
+        for (index, events) in network.events.iter_mut().enumerate() {
+            let connected = events
+                .iter()
+                .filter(|e| matches!(e, Event::Connected { .. }))
+                .count();
+            assert_eq!(
+                connected,
+                if index == 0 {
+                    usize::from(count) - 1
+                } else {
+                    1
+                }
+            );
+            events.clear();
+        }
+        network
+    }
+
+    /// A node's name.
+    #[must_use]
+    pub fn id(&self, index: usize) -> NodeId {
+        self.nodes[index].id()
+    }
+
+    /// Which node has that name.
+    #[must_use]
+    pub fn index(&self, id: NodeId) -> Option<usize> {
+        self.nodes.iter().position(|node| node.id() == id)
+    }
+
+    /// What node `from` wants to send now: the index of the receiver, and the datagrams.
+    pub fn take(&mut self, from: usize) -> Option<(usize, Vec<Vec<u8>>)> {
+        self.buffer.clear();
+        let run = self.nodes[from].poll_transmit(self.now_ns, &mut self.buffer)?;
+        let to = self
+            .index(run.destination)
+            .expect("nodes send to known nodes");
+        Some((
+            to,
+            self.buffer
+                .chunks(run.segment_bytes)
+                .map(<[u8]>::to_vec)
+                .collect(),
+        ))
+    }
+
+    /// Hands a datagram over, and reads what the node tells.
+    pub fn give(&mut self, from: usize, to: usize, datagram: &mut [u8]) {
+        let _counted = self.nodes[to].handle(self.now_ns, address(from), datagram);
+        self.read(to);
+    }
+
+    /// Reads what a node tells.
+    pub fn read(&mut self, index: usize) {
+        while let Some(event) = self.nodes[index].poll() {
+            self.events[index].push(event);
+        }
+    }
+
+    /// Lets time pass; timers go off in order.
+    pub fn advance(&mut self, by_ns: u64) {
+        self.now_ns += by_ns;
+        for index in 0..self.nodes.len() {
+            if self.nodes[index]
+                .poll_timeout()
+                .is_some_and(|due| due <= self.now_ns)
+            {
+                self.nodes[index].handle_timeout(self.now_ns);
+            }
+            self.read(index);
+        }
+    }
+
+    /// One exchange without loss; whether anything moved.
+    pub fn exchange(&mut self) -> bool {
+        let mut moved = false;
+        for from in 0..self.nodes.len() {
+            while let Some((to, datagrams)) = self.take(from) {
+                moved = true;
+                for mut datagram in datagrams {
+                    self.give(from, to, &mut datagram);
+                }
+            }
+        }
+        moved
+    }
+
+    /// Exchanges, a millisecond apart, until nothing has moved for a while: longer than any
+    /// acknowledgement or pace keeps a packet waiting.
+    pub fn settle(&mut self) {
+        let mut quiet = 0;
+        for _ in 0..EXCHANGES_MAX {
+            quiet = if self.exchange() { 0 } else { quiet + 1 };
+            if quiet > 30 {
+                return;
+            }
+            self.advance(MS);
+        }
+        panic!("the nodes never come to rest");
+    }
+}
