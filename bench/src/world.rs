@@ -93,7 +93,8 @@ pub fn router(own: Address, neighbour: Place, next_hop: NextHop, destinations: u
 /// The image in the tables of user space. Panics where it does not fit: it is made to.
 #[must_use]
 pub fn tables(image: &Image) -> MemoryTables {
-    let mut tables = MemoryTables::new();
+    let destinations = u32::try_from(image.routes.len()).unwrap_or(u32::MAX);
+    let mut tables = MemoryTables::with_destinations(destinations);
     let Ok(mut publisher) = Publisher::recover(&tables);
     publisher
         .apply(&mut tables, image, entropy())

@@ -12,8 +12,8 @@
 use core::cell::Cell;
 
 use crate::{
-    guard,
-    header::{Header, MAGIC, VERSION},
+    directory, guard,
+    header::{Header, MAGIC, NodeId, VERSION},
     limits::{
         HEADER_BYTES, PRIORITY_MAX, SEEN_RUN, SEEN_SLOTS, SEEN_TICK_SHIFT, SEEN_WINDOW_NS,
         TRANSIT_HANDSHAKE_BURST, TRANSIT_HANDSHAKES_PER_SECOND,
@@ -134,7 +134,7 @@ fn verdict<'a, T: Tables>(
             return Ok(None);
         }
         admit_handshake(tables, neighbour)?;
-        let route = tables.route_to(header.destination);
+        let route = route_to(tables, settings, header.destination);
         return forward(tables, header, arrival, route).map(Some);
     }
     let index = match neighbour {
@@ -205,13 +205,25 @@ fn authorise<T: Tables>(
     let route = if header.destination.0 == settings.node_id.0 {
         Some(ROUTE_LOCAL)
     } else {
-        tables.route_to(header.destination)
+        route_to(tables, settings, header.destination)
     };
     if let (Some(slot), Some(number)) = (slot, route) {
         flow.route = number;
         slot.set(flow);
     }
     Ok((route, flow.rated == 1))
+}
+
+/// Number of the route to a destination.
+#[inline(always)]
+pub fn route_to<T: Tables>(tables: &T, settings: &Settings, destination: NodeId) -> Option<u32> {
+    let (key, lines) = (settings.destination_key, settings.destination_lines);
+    let [first, second] = directory::lines_of(key, lines, destination);
+    let find = |line| directory::find(tables.destinations(line)?, destination);
+    match find(first) {
+        Some(number) => Some(number),
+        None => find(second),
+    }
 }
 
 /// Hop limit, route, liveness and size: what is decided for every packet that goes on.

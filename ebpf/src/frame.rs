@@ -125,6 +125,23 @@ pub fn parse<B: Bytes + ?Sized, T: Tables>(frame: &B, tables: &T, settings: &Set
     }
 }
 
+/// What is outside the mesh header of a frame that the NIC path has handed over: port and addresses are right
+/// already. `None` where it is not a well-formed packet.
+#[cfg(not(target_arch = "bpf"))]
+pub fn delivered<B: Bytes + ?Sized>(frame: &B) -> Option<Outer> {
+    let (ethertype, at, vlan) = link(frame)?;
+    let network = match ethertype {
+        ETHERTYPE_IPV4 => ipv4(frame, at)?,
+        ETHERTYPE_IPV6 => ipv6(frame, at)?,
+        _ => return None,
+    };
+    let ports = frame.at::<4>(network.udp)?;
+    let [source_port, target_port] =
+        [[ports[0], ports[1]], [ports[2], ports[3]]].map(u16::from_be_bytes);
+    let (outer, _) = mesh(frame, &network, source_port, target_port).ok()?;
+    Some(Outer { vlan, ..outer })
+}
+
 /// `None` is not ours.
 #[inline(always)]
 fn read<B: Bytes + ?Sized, T: Tables>(

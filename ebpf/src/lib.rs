@@ -7,6 +7,7 @@
 //! - [`header`]: the 64 bytes that every mesh packet starts with.
 //! - [`decide`]: drop it, deliver it, or send it on, by the header alone.
 //! - [`guard`]: which (origin, channel) pairs are authorised, one cache line a probe.
+//! - [`directory`]: the route of every destination, one cache line a look-up.
 //! - [`tables`]: all else that the decision reads, as the control plane writes it.
 //! - [`rewrite`]: the outer headers of a packet that is sent on.
 //! - [`reason`]: every drop's number, name and counter.
@@ -19,6 +20,7 @@
 #![deny(unsafe_code)]
 
 pub mod decide;
+pub mod directory;
 pub mod frame;
 pub mod guard;
 #[cfg(not(target_arch = "bpf"))]

@@ -42,12 +42,22 @@ pub const CHANNELS: u32 = 65_536;
 pub const RATE_BUCKETS: u32 = 65_536;
 /// Destinations that have a route, unless the loader asks for more.
 pub const DESTINATIONS_MAX: u32 = 65_536;
+/// Destinations that a line of six is counted for: half of it, so that nearly all lie in the first of their
+/// two lines.
+pub const DESTINATIONS_PER_LINE: u32 = 3;
+/// Fewest lines: in fewer, chance could fill two of them with the same ids.
+pub const DESTINATION_LINES_MIN: u32 = 64;
 /// Distinct (primary, backup) routes.
 pub const ROUTES_MAX: u32 = 4_096;
 /// Next hops.
 pub const NEXT_HOPS_MAX: u32 = 1_024;
 /// Interfaces that packets can be redirected to.
 pub const PORTS_MAX: u32 = 256;
+/// Interfaces whose queues can have AF_XDP sockets; a power of two. Of two whose indexes are equal modulo
+/// this, one can.
+pub const XSK_PORTS: u32 = 256;
+/// AF_XDP sockets of all interfaces.
+pub const XSKS_MAX: u32 = 1_024;
 /// Adjacent nodes.
 pub const NEIGHBOURS_MAX: u32 = 1_024;
 /// Addresses of this node.
@@ -77,7 +87,7 @@ pub const TRANSIT_HANDSHAKES_PER_SECOND: u64 = 256;
 pub const TRANSIT_HANDSHAKE_BURST: u64 = 64;
 
 /// Changes when a map's layout or the meaning of its values changes; part of the pin path.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 const _: () = assert!(HEADER_BYTES.is_power_of_two());
 const _: () = assert!(SOURCE_PORTS.is_power_of_two());
@@ -90,7 +100,12 @@ const _: () = assert!(
 const _: () = assert!(
     NEIGHBOUR_SLOTS.is_power_of_two() && NEIGHBOUR_SLOTS > 2 * (NEIGHBOURS_MAX + OWN_ADDRESSES_MAX)
 );
-const _: () = assert!(RATE_BUCKETS.is_power_of_two());
+const _: () = assert!(
+    ROUTES_MAX < 1 << 16,
+    "a line holds 16 bits of a route's number and one"
+);
+const _: () = assert!(DESTINATIONS_PER_LINE as usize * 2 <= crate::directory::ENTRIES);
+const _: () = assert!(RATE_BUCKETS.is_power_of_two() && XSK_PORTS.is_power_of_two());
 const _: () = assert!(FLOW_SLOTS.is_power_of_two() && SEEN_SLOTS.is_power_of_two());
 const _: () = assert!(SEEN_SLOTS >= SEEN_SLOTS_PER_VALUE && FLOW_SLOTS >= FLOWS_PER_VALUE);
 const _: () = assert!(SEEN_SLOTS_PER_VALUE.is_power_of_two() && FLOWS_PER_VALUE.is_power_of_two());

@@ -11,30 +11,33 @@ use core::cell::Cell;
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX},
-    btf_maps::{Array, DevMap, HashMap, PerCpuArray},
+    btf_maps::{Array, DevMap, HashMap, PerCpuArray, XskMap},
     helpers::{bpf_ktime_get_coarse_ns, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
 use virga_ebpf::{
     decide::{Arrival, Verdict, decide},
+    directory::{Line, lines_for},
     frame::{self, Bytes, Frame, Outer},
-    header::{ChannelHash, Header, NodeId, offset},
+    header::{ChannelHash, Header, offset},
     limits::{
         CHANNELS, DESTINATIONS_MAX, FLOW_SLOTS, FLOWS_PER_VALUE, GUARD_LINES_MAX, NEIGHBOUR_SLOTS,
         NEXT_HOPS_MAX, PAIRS_MAX, PORTS_MAX, RATE_BUCKETS, ROUTES_MAX, SEEN_SLOTS,
-        SEEN_SLOTS_PER_VALUE,
+        SEEN_SLOTS_PER_VALUE, XSK_PORTS, XSKS_MAX,
     },
     reason::{COUNTERS, Counter, Outcome},
     rewrite::{self, Put},
-    tables::{ChannelPolicy, Flow, GuardInfo, Neighbour, NextHop, Pair, Route, Settings, Tables},
+    tables::{
+        ChannelPolicy, Flow, GuardInfo, Neighbour, NextHop, Pair, Route, Settings, Tables, XskPort,
+    },
 };
 
 mod packet;
 use packet::Packet;
 
 const NO_PREALLOC: usize = 1;
-/// The map's data starts on a page, so that a guard line is one cache line.
+/// The map's data starts on a page, so that a line of guard or directory is one cache line.
 const MMAPABLE: usize = 1 << 10;
 
 #[btf_map(name = "settings")]
@@ -54,13 +57,17 @@ static CHANNEL_POLICIES: Array<ChannelPolicy, { CHANNELS as usize }> = Array::ne
 #[btf_map(name = "rate_buckets")]
 static RATES: Array<u64, { RATE_BUCKETS as usize }> = Array::new();
 #[btf_map(name = "destinations")]
-static DESTINATIONS: HashMap<u64, u32, { DESTINATIONS_MAX as usize }, NO_PREALLOC> = HashMap::new();
+static DESTINATIONS: Array<Line, { lines_for(DESTINATIONS_MAX) as usize }, MMAPABLE> = Array::new();
 #[btf_map(name = "routes")]
 static ROUTES: Array<Route, { ROUTES_MAX as usize }> = Array::new();
 #[btf_map(name = "next_hops")]
 static NEXT_HOPS: Array<NextHop, { NEXT_HOPS_MAX as usize }> = Array::new();
 #[btf_map(name = "egress")]
 static EGRESS: DevMap<{ PORTS_MAX as usize }> = DevMap::new();
+#[btf_map(name = "xsk_ports")]
+static PORTS: Array<XskPort, { XSK_PORTS as usize }> = Array::new();
+#[btf_map(name = "xsks")]
+static XSKS: XskMap<{ XSKS_MAX as usize }> = XskMap::new();
 #[btf_map(name = "flows")]
 static FLOWS: PerCpuArray<
     [Flow; FLOWS_PER_VALUE as usize],
@@ -128,9 +135,8 @@ impl Tables for Maps {
         RATES.get_ptr_mut(slot).map(|p| unsafe { cell(p) })
     }
     #[inline(always)]
-    fn route_to(&self, destination: NodeId) -> Option<u32> {
-        // SAFETY: one aligned word, copied at once.
-        unsafe { DESTINATIONS.get(destination.0).copied() }
+    fn destinations(&self, line: u32) -> Option<&Line> {
+        DESTINATIONS.get(line)
     }
     #[inline(always)]
     fn route(&self, number: u32) -> Option<&Route> {
@@ -186,7 +192,7 @@ pub(crate) fn virga(ctx: XdpContext) -> u32 {
                 udp_payload_bytes: u32::from(outer.udp_payload_bytes),
             };
             match decide(&Maps, settings, &header, &arrival) {
-                Verdict::Local => (Outcome::Local.counter(), XDP_PASS),
+                Verdict::Local => deliver(&ctx),
                 Verdict::Drop(reason) => (reason.counter(), XDP_DROP),
                 Verdict::Forward(next_hop) => send(&ctx, &outer, &header, next_hop),
             }
@@ -200,6 +206,21 @@ pub(crate) fn virga(ctx: XdpContext) -> u32 {
 #[xdp]
 pub(crate) fn virga_pass(_ctx: XdpContext) -> u32 {
     XDP_PASS
+}
+
+/// Hands a packet for this node to the socket of its queue, or to the kernel's stack where there is none.
+#[inline(always)]
+fn deliver(ctx: &XdpContext) -> (u32, u32) {
+    const PASS: (u32, u32) = (Outcome::Local.counter(), XDP_PASS);
+    let ifindex = ctx.ingress_ifindex() as u32;
+    let port = PORTS.get(XskPort::entry(ifindex));
+    let Some(place) = port.and_then(|p| p.socket(ifindex, ctx.rx_queue_index())) else {
+        return PASS;
+    };
+    match XSKS.redirect(place, u64::from(XDP_PASS)) {
+        Ok(action) => (Outcome::Xsk.counter(), action),
+        Err(_) => PASS,
+    }
 }
 
 /// Writes the outer headers for the next hop and sends the frame there.

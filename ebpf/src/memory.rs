@@ -6,14 +6,13 @@ use core::cell::Cell;
 use core::convert::Infallible;
 use std::{vec, vec::Vec};
 
-use foldhash::{HashMap, HashMapExt as _};
-
 use crate::{
+    directory::{Line, lines_for},
     guard::Guard,
-    header::{ChannelHash, NodeId},
+    header::ChannelHash,
     limits::{
-        CHANNELS, FLOW_SLOTS, GUARD_LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, RATE_BUCKETS,
-        ROUTES_MAX, SEEN_SLOTS,
+        CHANNELS, DESTINATIONS_MAX, FLOW_SLOTS, GUARD_LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX,
+        RATE_BUCKETS, ROUTES_MAX, SEEN_SLOTS,
     },
     pair_set::PairSet,
     publish::Store,
@@ -32,7 +31,7 @@ pub struct MemoryTables {
     pairs: PairSet,
     channels: Vec<ChannelPolicy>,
     rate_buckets: Vec<Cell<u64>>,
-    destinations: HashMap<NodeId, u32>,
+    destinations: Vec<Line>,
     routes: Vec<Route>,
     next_hops: Vec<NextHop>,
     flows: Vec<Cell<Flow>>,
@@ -41,6 +40,20 @@ pub struct MemoryTables {
 
 impl Default for MemoryTables {
     fn default() -> Self {
+        Self::with_destinations(DESTINATIONS_MAX)
+    }
+}
+
+impl MemoryTables {
+    /// Empty tables: every packet is not ours.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Empty tables with room for so many destinations.
+    #[must_use]
+    pub fn with_destinations(most: u32) -> Self {
         Self {
             settings: Settings::default(),
             now_ns: Cell::new(0),
@@ -51,20 +64,12 @@ impl Default for MemoryTables {
             pairs: PairSet::default(),
             channels: vec![ChannelPolicy::default(); CHANNELS as usize],
             rate_buckets: vec![Cell::new(0); RATE_BUCKETS as usize],
-            destinations: HashMap::new(),
+            destinations: vec![[0; 8]; lines_for(most) as usize],
             routes: vec![Route::default(); ROUTES_MAX as usize],
             next_hops: vec![NextHop::default(); NEXT_HOPS_MAX as usize],
             flows: vec![Cell::new(Flow::default()); FLOW_SLOTS as usize],
             seen: vec![Cell::new(0); SEEN_SLOTS as usize],
         }
-    }
-}
-
-impl MemoryTables {
-    /// Empty tables: every packet is not ours.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
     }
 
     /// The settings, by value, as [`crate::decide::decide`] wants them.
@@ -128,8 +133,8 @@ impl Tables for MemoryTables {
         self.rate_buckets.get(slot as usize)
     }
     #[inline]
-    fn route_to(&self, destination: NodeId) -> Option<u32> {
-        self.destinations.get(&destination).copied()
+    fn destinations(&self, line: u32) -> Option<&Line> {
+        self.destinations.get(line as usize)
     }
     #[inline]
     fn route(&self, number: u32) -> Option<&Route> {
@@ -190,19 +195,11 @@ impl Store for MemoryTables {
         self.channels[usize::from(hash)] = *policy;
         Ok(())
     }
-    fn destinations(&self) -> Result<Vec<(NodeId, u32)>, Infallible> {
-        Ok(self
-            .destinations
-            .iter()
-            .map(|(id, number)| (*id, *number))
-            .collect())
+    fn destinations(&self) -> Result<Vec<Line>, Infallible> {
+        Ok(self.destinations.clone())
     }
-    fn set_destination(&mut self, destination: NodeId, route: u32) -> Result<(), Infallible> {
-        self.destinations.insert(destination, route);
-        Ok(())
-    }
-    fn remove_destination(&mut self, destination: NodeId) -> Result<(), Infallible> {
-        self.destinations.remove(&destination);
+    fn set_destinations(&mut self, line: u32, entries: &Line) -> Result<(), Infallible> {
+        self.destinations[line as usize] = *entries;
         Ok(())
     }
     fn routes(&self) -> Result<Vec<Route>, Infallible> {

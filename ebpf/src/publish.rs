@@ -20,11 +20,13 @@ use std::{
     vec::Vec,
 };
 
+mod places;
 mod ways;
 
+use self::places::Places;
 use crate::{
+    directory::Line,
     guard::Guard,
-    header::NodeId,
     image::{Image, Link, NextHopKey, Place},
     limits::{
         LAYOUT_VERSION, NEIGHBOUR_SLOTS, NEIGHBOURS_MAX, NEXT_HOPS_MAX, OWN_ADDRESSES_MAX,
@@ -54,9 +56,8 @@ pub trait Store {
     fn remove_pair(&mut self, pair: &Pair) -> Result<(), Self::Error>;
     fn channels(&self) -> Result<Vec<ChannelPolicy>, Self::Error>;
     fn set_channel(&mut self, hash: u16, policy: &ChannelPolicy) -> Result<(), Self::Error>;
-    fn destinations(&self) -> Result<Vec<(NodeId, u32)>, Self::Error>;
-    fn set_destination(&mut self, destination: NodeId, route: u32) -> Result<(), Self::Error>;
-    fn remove_destination(&mut self, destination: NodeId) -> Result<(), Self::Error>;
+    fn destinations(&self) -> Result<Vec<Line>, Self::Error>;
+    fn set_destinations(&mut self, line: u32, entries: &Line) -> Result<(), Self::Error>;
     fn routes(&self) -> Result<Vec<Route>, Self::Error>;
     fn set_route(&mut self, number: u32, route: &Route) -> Result<(), Self::Error>;
     fn next_hops(&self) -> Result<Vec<NextHop>, Self::Error>;
@@ -116,7 +117,7 @@ pub struct Publisher {
     neighbours: Vec<Neighbour>,
     pairs: BTreeSet<Pair>,
     channels: BTreeMap<u16, ChannelPolicy>,
-    destinations: BTreeMap<NodeId, u32>,
+    destinations: Places,
     routes: HashMap<Route, u32>,
     next_hops: BTreeMap<NextHopKey, (u32, NextHop)>,
     guard: Option<GuardStatus>,
@@ -139,10 +140,11 @@ impl Publisher {
         let next_hops: Vec<NextHop> = store.next_hops()?;
         let routes: Vec<Route> = store.routes()?;
         let used = |n: &NextHop| n.ifindex != 0 || n.target != Address::default();
-        let destinations: BTreeMap<NodeId, u32> = store.destinations()?.into_iter().collect();
-        let named: BTreeSet<u32> = destinations.values().copied().collect();
+        let settings = store.settings()?;
+        let destinations = Places::recover(store.destinations()?, settings.destination_key);
+        let named: BTreeSet<u32> = destinations.iter().map(|(_, number)| number).collect();
         Ok(Self {
-            settings: store.settings()?,
+            settings,
             neighbours: store.neighbours()?,
             pairs: store.pairs()?.into_iter().collect(),
             channels,
@@ -185,6 +187,9 @@ impl Publisher {
             self.settings.flow_key = entropy();
             self.settings.seen_keys = core::array::from_fn(|_| mix(0, entropy()));
             self.settings.neighbour_key = entropy();
+            self.settings.destination_key = entropy();
+            self.settings.destination_lines = self.destinations.lines();
+            self.destinations.key = self.settings.destination_key;
         }
         self.apply_ways(store, image)?;
         self.apply_channels(store, image)?;
@@ -233,6 +238,11 @@ impl Publisher {
             (OWN_ADDRESSES, image.addresses.len(), OWN_ADDRESSES_MAX),
             ("next hops", image.next_hops.len(), NEXT_HOPS_MAX),
             ("routes", routes.len(), ROUTES_MAX),
+            (
+                "destinations",
+                image.routes.len(),
+                self.destinations.capacity(),
+            ),
         ];
         match sizes
             .into_iter()

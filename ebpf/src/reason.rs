@@ -84,7 +84,7 @@ numbered! {
     Outcome {
         /// Not ours: handed to the kernel's stack.
         Pass = 0, "pass";
-        /// For this node.
+        /// For this node, through the kernel's stack.
         Local = 1, "local";
         /// Sent on through another interface.
         Redirect = 2, "redirect";
@@ -92,6 +92,8 @@ numbered! {
         Transmit = 3, "transmit";
         /// The program could not finish: a fault of this node.
         Aborted = 4, "aborted";
+        /// For this node, handed to the AF_XDP socket of the queue that it came in by.
+        Xsk = 5, "xsk";
     }
 }
 

@@ -12,8 +12,9 @@
 use core::cell::Cell;
 
 use crate::{
+    directory::Line,
     header::{ChannelHash, NodeId, OriginHash, Subnet},
-    limits::{FLOW_SLOTS, NEIGHBOUR_SLOTS, RATE_BUCKETS},
+    limits::{FLOW_SLOTS, NEIGHBOUR_SLOTS, RATE_BUCKETS, XSK_PORTS},
 };
 
 /// An IP address; IPv4 as `::ffff:a.b.c.d` (RFC 4291), most significant half first.
@@ -110,8 +111,10 @@ pub struct Settings {
     pub port: u32,
     /// [`crate::limits::LAYOUT_VERSION`] of whoever wrote the maps.
     pub layout: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// Lines of the directory.
+    pub destination_lines: u32,
+    /// Key of the hash that picks its lines.
+    pub destination_key: u64,
 }
 
 /// Entry of the neighbour table: an adjacent node, or (with `ifindex` [`OWN_ADDRESS`]) an address of
@@ -222,6 +225,41 @@ pub struct Route {
 pub const NEXT_HOP_NONE: u32 = u32::MAX;
 /// Route number of a flow that ends here.
 pub const ROUTE_LOCAL: u32 = u32::MAX;
+
+/// The AF_XDP sockets of an interface. Which of them exist, the kernel knows: one that closes is no longer
+/// found, and its packets take the way through the kernel's stack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct XskPort {
+    /// The interface; 0 in an empty entry.
+    pub ifindex: u32,
+    /// Place of its first queue's socket; those of the others follow.
+    pub first: u32,
+    /// Queues that can have one; 0 is an interface without AF_XDP.
+    pub queues: u32,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+impl XskPort {
+    /// The entry that an interface may be in.
+    #[inline(always)]
+    #[must_use]
+    pub const fn entry(ifindex: u32) -> u32 {
+        ifindex & (XSK_PORTS - 1)
+    }
+
+    /// Place of the socket for packets that came in by a queue of an interface, if there can be one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn socket(&self, ifindex: u32, queue: u32) -> Option<u32> {
+        if self.ifindex == ifindex && queue < self.queues {
+            Some(self.first.wrapping_add(queue))
+        } else {
+            None
+        }
+    }
+}
 
 /// Where and how a packet is sent on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -341,8 +379,8 @@ macro_rules! no_padding {
     };
 }
 no_padding! {
-    Settings: 88, Neighbour: 40, GuardInfo: 24, Pair: 16, ChannelPolicy: 16, Route: 8, NextHop: 72,
-    Flow: 48, Address: 16,
+    Settings: 96, Neighbour: 40, GuardInfo: 24, Pair: 16, ChannelPolicy: 16, Route: 8, NextHop: 72,
+    Flow: 48, Address: 16, XskPort: 16,
 }
 
 /// The NIC path's maps, as [`crate::decide`] reads them. A missing entry is `None`.
@@ -363,8 +401,8 @@ pub trait Tables {
     fn channel(&self, hash: ChannelHash) -> Option<&ChannelPolicy>;
     /// Slot of the rate buckets: the time at which it is empty.
     fn rate_bucket(&self, slot: u32) -> Option<&Cell<u64>>;
-    /// Number of the route to a destination.
-    fn route_to(&self, destination: NodeId) -> Option<u32>;
+    /// A line of the directory, see [`crate::directory`].
+    fn destinations(&self, line: u32) -> Option<&Line>;
     /// A route by its number.
     fn route(&self, number: u32) -> Option<&Route>;
     /// A next hop by its number.

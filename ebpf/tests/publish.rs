@@ -6,7 +6,8 @@
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use virga_ebpf::{
-    decide::{Arrival, Verdict, decide, find},
+    decide::{Arrival, Verdict, decide, find, route_to},
+    directory::Line,
     guard::Guard,
     header::{ChannelHash, Header, NodeId, OriginHash, Subnet},
     image::{Image, Link, NextHopKey, Place, Via},
@@ -139,7 +140,7 @@ fn fate(tables: &MemoryTables, packet: &(Header, Arrival)) -> Fate {
 }
 
 fn fresh(image: &Image, seeded: &mut Seeded) -> MemoryTables {
-    let mut tables = MemoryTables::new();
+    let mut tables = MemoryTables::with_destinations(5_000);
     let mut publisher = Publisher::recover(&tables).unwrap();
     publisher
         .apply(&mut tables, image, || seeded.next())
@@ -151,7 +152,7 @@ fn fresh(image: &Image, seeded: &mut Seeded) -> MemoryTables {
 fn any_sequence_of_images_ends_where_the_last_one_alone_would() {
     for seed in 0..40 {
         let mut seeded = Seeded(seed << 32);
-        let mut tables = MemoryTables::new();
+        let mut tables = MemoryTables::with_destinations(5_000);
         let mut publisher = Publisher::recover(&tables).unwrap();
         for step in 0..12 {
             // At times the daemon is restarted in between.
@@ -205,14 +206,13 @@ impl<F: FnMut(&MemoryTables) -> Result<(), &'static str>> Store for Asking<F> {
         insert_pair(pair: &Pair),
         remove_pair(pair: &Pair),
         set_channel(hash: u16, policy: &ChannelPolicy),
-        set_destination(destination: NodeId, route: u32),
-        remove_destination(destination: NodeId),
+        set_destinations(line: u32, entries: &Line),
         set_route(number: u32, route: &Route),
         set_next_hop(number: u32, next_hop: &NextHop),
     }
     read! {
         settings: Settings, neighbours: Vec<Neighbour>, pairs: Vec<Pair>,
-        channels: Vec<ChannelPolicy>, destinations: Vec<(NodeId, u32)>, routes: Vec<Route>,
+        channels: Vec<ChannelPolicy>, destinations: Vec<Line>, routes: Vec<Route>,
         next_hops: Vec<NextHop>,
     }
 }
@@ -304,7 +304,7 @@ fn as_many_neighbours_as_promised_find_a_place_and_are_found() {
     numbers.sort_unstable();
     assert_eq!(numbers, (0..NEIGHBOURS_MAX).collect::<Vec<u32>>());
     let mut refused = |image: &Image| {
-        let mut tables = MemoryTables::new();
+        let mut tables = MemoryTables::with_destinations(5_000);
         let mut publisher = Publisher::recover(&tables).unwrap();
         publisher.apply(&mut tables, image, || seeded.next())
     };
@@ -344,7 +344,7 @@ fn more_routes_than_places_are_refused_by_name() {
         };
         image.routes.insert(NodeId(1_000 + n), via);
     }
-    let mut tables = MemoryTables::new();
+    let mut tables = MemoryTables::with_destinations(5_000);
     let full = Publisher::recover(&tables)
         .unwrap()
         .apply(&mut tables, &image, || seeded.next());
@@ -507,17 +507,14 @@ fn routes_that_fill_most_of_their_table_are_replaced() {
         assert_eq!(applied, Ok(()));
         check_star(&tables, &image, sequence);
         let scratch = fresh(&image, &mut seeded);
-        for (destination, number) in tables.destinations().unwrap() {
-            let hops = |tables: &MemoryTables, number: u32| {
-                let (routes, held) = (tables.routes().unwrap(), tables.next_hops().unwrap());
-                let route = routes[number as usize];
-                [route.primary, route.backup].map(|n| held.get(n as usize).map(|h| h.target))
-            };
-            if destination.0 % 97 == 0 {
-                let made = scratch.destinations().unwrap();
-                let (_, other) = made.iter().find(|(d, _)| *d == destination).unwrap();
-                assert_eq!(hops(&tables, number), hops(&scratch, *other));
-            }
+        let hops = |tables: &MemoryTables, destination: NodeId| {
+            let number = route_to(tables, &tables.current(), destination).unwrap();
+            let (routes, held) = (tables.routes().unwrap(), tables.next_hops().unwrap());
+            let route = routes[number as usize];
+            [route.primary, route.backup].map(|n| held.get(n as usize).map(|h| h.target))
+        };
+        for destination in image.routes.keys().filter(|d| d.0 % 97 == 0) {
+            assert_eq!(hops(&tables, *destination), hops(&scratch, *destination));
         }
     }
 }
@@ -530,7 +527,7 @@ fn a_grant_keeps_the_generation_and_a_revocation_bumps_it() {
         port: 4783,
         ..Image::default()
     };
-    let mut tables = MemoryTables::new();
+    let mut tables = MemoryTables::with_destinations(5_000);
     let mut publisher = Publisher::recover(&tables).unwrap();
     let pair = Pair::new(OriginHash(1), ChannelHash(1));
     let mut apply = |image: &Image, tables: &mut MemoryTables| {
@@ -555,7 +552,7 @@ fn an_image_that_fails_or_is_killed_anywhere_is_made_good_by_the_next() {
             let mut failing = Asking {
                 // Some are the first image of all.
                 tables: match seed % 3 {
-                    0 => MemoryTables::new(),
+                    0 => MemoryTables::with_destinations(5_000),
                     _ => fresh(&old, &mut seeded),
                 },
                 before_write: |_: &MemoryTables| {

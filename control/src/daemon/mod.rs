@@ -176,7 +176,7 @@ fn start_worker(
         .map_err(io::Error::other)
         .map_err(system("draw random numbers"))?;
     let entropy = path::entropy().map_err(system("draw random numbers"))?;
-    let mut forwarder = Forwarder::new();
+    let mut forwarder = Forwarder::with_destinations(config.forwarding.destinations_max);
     forwarder
         .apply(&path.image(), entropy)
         .map_err(|error| DaemonError::Tables(error.to_string()))?;

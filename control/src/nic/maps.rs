@@ -1,19 +1,22 @@
 //! The NIC path's programs and maps: loaded, or reused where they are pinned already.
 
-use std::path::Path;
+use std::{
+    os::fd::{AsFd, AsRawFd},
+    path::Path,
+};
 
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::{Array, DevMap, HashMap, Map, MapData, MapError, PerCpuArray},
+    maps::{Array, DevMap, HashMap, Map, MapData, MapError, PerCpuArray, XskMap},
     programs::Xdp,
 };
 use virga_ebpf::{
+    directory::{Line, lines_for},
     guard::Guard,
-    header::NodeId,
     limits::{CHANNELS, GUARD_LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, PORTS_MAX, ROUTES_MAX},
     publish::Store,
     reason::{COUNTERS, Counter},
-    tables::{ChannelPolicy, GuardInfo, Neighbour, NextHop, Pair, Route, Settings},
+    tables::{ChannelPolicy, GuardInfo, Neighbour, NextHop, Pair, Route, Settings, XskPort},
 };
 
 use super::{NicError, pod::Plain};
@@ -25,7 +28,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
 ));
 
 /// Every map of the object, by the name it is pinned under.
-pub const MAP_NAMES: [&str; 15] = [
+pub const MAP_NAMES: [&str; 17] = [
     "settings",
     "neighbours",
     "hs_buckets",
@@ -38,6 +41,8 @@ pub const MAP_NAMES: [&str; 15] = [
     "routes",
     "next_hops",
     "egress",
+    "xsk_ports",
+    "xsks",
     "flows",
     "seen",
     "counters",
@@ -53,7 +58,7 @@ pub fn load(pins: Option<&Path>, destinations_max: u32) -> Result<(Ebpf, Maps), 
     loader
         .btf(None)
         .verifier_log_level(VerifierLogLevel::STATS)
-        .map_max_entries("destinations", destinations_max);
+        .map_max_entries("destinations", lines_for(destinations_max));
     if let Some(pins) = pins {
         for name in MAP_NAMES {
             loader.map_pin_path(name, pins.join(name));
@@ -97,10 +102,12 @@ pub struct Maps {
     guard_lines: Array<MapData, [u64; 8]>,
     pairs: HashMap<MapData, Plain<Pair>, u32>,
     channels: Array<MapData, Plain<ChannelPolicy>>,
-    destinations: HashMap<MapData, u64, u32>,
+    destinations: Array<MapData, Line>,
     routes: Array<MapData, Plain<Route>>,
     next_hops: Array<MapData, Plain<NextHop>>,
     egress: DevMap<MapData>,
+    xsk_ports: Array<MapData, Plain<XskPort>>,
+    xsks: XskMap<MapData>,
     counters: PerCpuArray<MapData, Plain<Counter>>,
 }
 
@@ -124,6 +131,8 @@ impl Maps {
             routes: one(ebpf, "routes")?,
             next_hops: one(ebpf, "next_hops")?,
             egress: one(ebpf, "egress")?,
+            xsk_ports: one(ebpf, "xsk_ports")?,
+            xsks: one(ebpf, "xsks")?,
             counters: one(ebpf, "counters")?,
         })
     }
@@ -155,6 +164,26 @@ impl Maps {
             .filter_map(occupied)
             .filter(|(_, ifindex)| *ifindex != 0)
             .collect()
+    }
+
+    /// Says which sockets an interface's queues have; the interface must have an entry to itself.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn set_xsk_port(&mut self, port: &XskPort) -> Result<(), NicError> {
+        self.xsk_ports
+            .set(XskPort::entry(port.ifindex), Plain(*port), 0)
+            .map_err(|e| NicError::Map("xsk_ports", e))
+    }
+
+    /// Puts an AF_XDP socket into its place; it is taken out when it closes.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn set_xsk(&mut self, place: u32, socket: impl AsFd) -> Result<(), NicError> {
+        self.xsks
+            .set(place, socket.as_fd().as_raw_fd(), 0)
+            .map_err(|e| NicError::Map("xsks", e))
     }
 
     /// Puts an interface into the device map.
@@ -263,20 +292,13 @@ impl Store for Maps {
     fn remove_pair(&mut self, pair: &Pair) -> Result<(), StoreError> {
         self.pairs.remove(&Plain(*pair)).map_err(at("pairs"))
     }
-    fn destinations(&self) -> Result<Vec<(NodeId, u32)>, StoreError> {
-        self.destinations
-            .iter()
-            .map(|e| e.map(|(id, n)| (NodeId(id), n)).map_err(at("destinations")))
-            .collect()
+    fn destinations(&self) -> Result<Vec<Line>, StoreError> {
+        let line = |n| self.destinations.get(&n, 0).map_err(at("destinations"));
+        (0..self.destinations.len()).map(line).collect()
     }
-    fn set_destination(&mut self, destination: NodeId, route: u32) -> Result<(), StoreError> {
+    fn set_destinations(&mut self, line: u32, entries: &Line) -> Result<(), StoreError> {
         self.destinations
-            .insert(destination.0, route, 0)
-            .map_err(at("destinations"))
-    }
-    fn remove_destination(&mut self, destination: NodeId) -> Result<(), StoreError> {
-        self.destinations
-            .remove(&destination.0)
+            .set(line, entries, 0)
             .map_err(at("destinations"))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! /sys/fs/bpf/virga/NODE/
-//!     maps-v2-65536/   layout version and size of the route table: another layout, another folder
+//!     maps-v3-65536/   layout version and size of the route table: another layout, another folder
 //!     programs/        virga, virga_pass
 //!     links/           one an interface: NAME-INDEX-MODE, MODE being native or generic
 //! ```

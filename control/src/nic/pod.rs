@@ -4,7 +4,7 @@
 use virga_ebpf::{
     reason::Counter,
     sink::Counts,
-    tables::{ChannelPolicy, GuardInfo, Neighbour, NextHop, Pair, Route, Settings},
+    tables::{ChannelPolicy, GuardInfo, Neighbour, NextHop, Pair, Route, Settings, XskPort},
     workload::{Captured, Lane, Workload},
 };
 
@@ -30,6 +30,7 @@ plain!(
     ChannelPolicy,
     Route,
     NextHop,
+    XskPort,
     Counter,
     Workload,
     Lane,

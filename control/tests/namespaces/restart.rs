@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use virga_ebpf::limits::LAYOUT_VERSION;
+
 use crate::{
     hosts::eventually,
     stage::{
@@ -111,7 +113,7 @@ async fn pins_have_readable_names_and_detach_removes_them() {
             let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
             assert!(shown.contains("name virga"), "{shown}");
             for map in virga::nic::maps::MAP_NAMES {
-                let path = folder.join("maps-v2-65536").join(map);
+                let path = folder.join(maps_of(65_536)).join(map);
                 let shown = std::process::Command::new("bpftool")
                     .args(["map", "show", "pinned"])
                     .arg(path)
@@ -159,7 +161,7 @@ async fn pins_have_readable_names_and_detach_removes_them() {
             refused.to_string().contains("stop it first"),
             "{mode}: {refused}"
         );
-        assert!(!folder.join("maps-v2-1000").exists(), "{mode}");
+        assert!(!folder.join(maps_of(1_000)).exists(), "{mode}");
         assert_eq!(links(&folder), before, "{mode}");
     }
     let detach = ["node", "detach", &name];
@@ -204,8 +206,8 @@ async fn another_map_layout_and_back_again_loses_no_transit_packet() {
     // Maps of another size are other maps: filled before the program that reads them is put in place.
     let second = first.replace("[forwarding]", "[forwarding]\ndestinations_max = 1000");
     for (text, maps, gone) in [
-        (&second, "maps-v2-1000", "maps-v2-65536"),
-        (&first, "maps-v2-65536", "maps-v2-1000"),
+        (&second, maps_of(1_000), maps_of(65_536)),
+        (&first, maps_of(65_536), maps_of(1_000)),
     ] {
         tokio::time::sleep(Duration::from_secs(1)).await;
         hosts.stop("router").unwrap();
@@ -262,4 +264,9 @@ async fn a_change_of_mode_or_interfaces_leaves_no_stale_program_behind() {
         let count = publish(&hosts, RELIABLE, 200, Duration::from_secs(1)).await;
         assert_complete(&sink.numbers().await, count);
     }
+}
+
+/// The folder of maps with room for so many destinations.
+fn maps_of(destinations: u32) -> String {
+    format!("maps-v{LAYOUT_VERSION}-{destinations}")
 }

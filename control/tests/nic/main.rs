@@ -2,6 +2,7 @@
 //! mutated fixtures through both, which must agree.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
+mod af_xdp;
 mod differential;
 mod fixtures;
 mod frames;

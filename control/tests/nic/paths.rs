@@ -204,6 +204,15 @@ impl Kernel {
         (result.return_value, out)
     }
 
+    /// The action for a frame, however it is counted.
+    pub fn action(&mut self, frame: &[u8]) -> u32 {
+        self.test_run(frame).0
+    }
+
+    pub fn maps(&mut self) -> &mut Maps {
+        &mut self.maps
+    }
+
     pub fn counters(&self) -> Vec<Counter> {
         self.maps.counters().unwrap()
     }

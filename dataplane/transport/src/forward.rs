@@ -7,10 +7,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use virga_ebpf::{
-    decide::{Arrival, Verdict, decide, find},
+    decide::{Arrival, Verdict, decide, find, route_to},
     header::{Header, NodeId, offset},
     image::Image,
-    limits::HEADER_BYTES,
+    limits::{DESTINATIONS_MAX, HEADER_BYTES},
     memory::MemoryTables,
     publish::{GuardStatus, PublishError, Publisher},
     reason::{COUNTERS, Counter, Outcome, Reason},
@@ -55,7 +55,13 @@ impl Forwarder {
     /// until [`Forwarder::apply`].
     #[must_use]
     pub fn new() -> Self {
-        let tables = MemoryTables::new();
+        Self::with_destinations(DESTINATIONS_MAX)
+    }
+
+    /// The same with room for so many destinations.
+    #[must_use]
+    pub fn with_destinations(most: u32) -> Self {
+        let tables = MemoryTables::with_destinations(most);
         let publisher = match Publisher::recover(&tables) {
             Ok(publisher) => publisher,
             Err(never) => match never {},
@@ -132,7 +138,8 @@ impl Forwarder {
     /// backup while the primary is not alive.
     #[must_use]
     pub fn way(&self, destination: NodeId) -> Option<Way> {
-        let route = self.tables.route(self.tables.route_to(destination)?)?;
+        let number = route_to(&self.tables, &self.tables.current(), destination)?;
+        let route = self.tables.route(number)?;
         [route.primary, route.backup]
             .into_iter()
             .filter_map(|number| self.tables.next_hop(number))

@@ -24,6 +24,10 @@ impl Publisher {
         store: &mut S,
         image: &Image,
     ) -> Result<(), PublishError<S::Error>> {
+        if self.destinations.is_unchecked() {
+            self.destinations
+                .check(&mut |line, entries: &_| store.set_destinations(line, entries))?;
+        }
         self.remove_destinations(store, |_, destination, _| {
             !image.routes.contains_key(&destination)
         })?;
@@ -83,11 +87,14 @@ impl Publisher {
                     number
                 }
             };
-            let held = self.destinations.get(destination).copied();
+            let held = self.destinations.get(*destination);
             if held != Some(number) {
                 self.bump_due |= held.is_some();
-                store.set_destination(*destination, number)?;
-                self.destinations.insert(*destination, number);
+                let mut write = |line, entries: &_| store.set_destinations(line, entries);
+                if !self.destinations.set(&mut write, *destination, number)? {
+                    let most = self.destinations.capacity();
+                    full = Some(PublishError::Full("destinations", most));
+                }
             }
         }
         Ok(full)
@@ -120,13 +127,13 @@ impl Publisher {
     ) -> Result<bool, PublishError<S::Error>> {
         let held = self.destinations.iter();
         let gone: Vec<NodeId> = held
-            .filter(|(destination, number)| is_gone(self, **destination, **number))
-            .map(|(destination, _)| *destination)
+            .filter(|(destination, number)| is_gone(self, *destination, *number))
+            .map(|(destination, _)| destination)
             .collect();
         for destination in &gone {
             self.bump_due = true;
-            store.remove_destination(*destination)?;
-            self.destinations.remove(destination);
+            let mut write = |line, entries: &_| store.set_destinations(line, entries);
+            self.destinations.remove(&mut write, *destination)?;
         }
         Ok(!gone.is_empty())
     }
@@ -148,7 +155,7 @@ impl Publisher {
         image: &Image,
     ) -> Result<bool, PublishError<S::Error>> {
         let before = self.routes.len() + self.next_hops.len();
-        let named: BTreeSet<u32> = self.destinations.values().copied().collect();
+        let named: BTreeSet<u32> = self.destinations.iter().map(|(_, n)| n).collect();
         self.routes.retain(|_, number| named.contains(number));
         let routes = self.routes.keys();
         let named: BTreeSet<u32> = routes.flat_map(|r| [r.primary, r.backup]).collect();
