@@ -195,6 +195,8 @@ pub struct TransportStatus {
     pub epochs_advanced: u64,
     /// Sends refused because a queue was full.
     pub sends_refused: u64,
+    /// Messages that were not sent because their deadline had passed.
+    pub messages_expired: u64,
     /// Half-open sessions that gave way.
     pub half_open_evicted: u64,
     /// Handshake messages given up because too many waited to be sent.
@@ -301,6 +303,7 @@ fn transport(
         sessions_established: counters.sessions_established,
         epochs_advanced: counters.epochs_advanced,
         sends_refused: counters.sends_refused,
+        messages_expired: counters.messages_expired,
         half_open_evicted: counters.half_open_evicted,
         outbox_full: counters.outbox_full,
         retransmitted_packets: sessions.iter().map(|s| s.retransmitted_packets).sum(),

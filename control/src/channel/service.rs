@@ -439,11 +439,13 @@ impl<O: Outlet> Service for ChannelService<O> {
             } => {
                 self.on_message(now_ns, node, (peer, stream), event);
             }
-            Event::StreamFinished { peer, stream } => {
+            Event::StreamFinished { peer, stream } | Event::StreamReset { peer, stream } => {
                 if let Some(session) = self.sessions.get_mut(&peer) {
                     session.inbound.remove(&stream);
                 }
             }
+            // Nothing is published with a deadline.
+            Event::Expired { .. } => {}
             Event::StreamRefused { peer, stream } => {
                 self.on_refused(peer, stream);
                 self.pump_blocked(now_ns, node);

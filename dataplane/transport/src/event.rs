@@ -81,6 +81,23 @@ pub enum Event {
         /// Which one.
         stream: StreamId,
     },
+    /// The peer gave a stream up: what it had not sent by then does not follow, and of a reliable
+    /// stream nothing that was not delivered before.
+    StreamReset {
+        /// Who gave it up.
+        peer: NodeId,
+        /// Which one.
+        stream: StreamId,
+    },
+    /// Messages on a stream that this node opened were not sent, because their deadline had passed.
+    Expired {
+        /// To whom they were.
+        peer: NodeId,
+        /// On which stream.
+        stream: StreamId,
+        /// How many.
+        messages: u64,
+    },
     /// The peer refused a stream that this node opened: it is gone.
     StreamRefused {
         /// Who refused it.
@@ -98,8 +115,10 @@ pub enum Event {
 /// Why a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CloseReason {
-    /// [`crate::Node::close`] was called here.
+    /// [`crate::Node::close`] was called here, or [`crate::Node::drain`] and all is through.
     Local,
+    /// [`crate::Node::drain`] was called here, and the peer did not have everything in time.
+    Unfinished,
     /// The peer closed it.
     Peer,
     /// Nothing was heard of the peer for too long.
@@ -157,7 +176,8 @@ pub struct StreamSpec {
     pub name: ChannelName,
     /// The channel's salt.
     pub salt: u32,
-    /// Class 0 to 6, for forwarders; within a session streams are served in turn.
+    /// Class 0 to 6: a class of streams that have something to send gets its number and one more of
+    /// every 28 packets of a session, where all have, and streams of one class are served in turn.
     pub priority: u8,
     /// What it promises of its messages.
     pub mode: Mode,
@@ -186,6 +206,16 @@ pub enum OpenError {
         /// How many it may have.
         max: usize,
     },
+}
+
+/// What became of messages that were to be queued, in order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Taken {
+    /// How many were queued: the first ones.
+    pub messages: usize,
+    /// Why the next one was not.
+    pub refused: Option<SendError>,
 }
 
 /// Why nothing was queued; the message stays the caller's.

@@ -8,8 +8,8 @@
 //! - `handshake`: Noise NKpsk0, checked by a keyed tag first; `cookie` asks for proof of address
 //!   under load, `proof` for the entity's signature once packets are sealed.
 //! - `session`: replay check, open in place, mark (`replay`, `keys`); then [`frame`] by frame.
-//! - `stream`: bytes put in order and cut into messages; `recovery`: what was lost goes again; `path`:
-//!   round trip, congestion control, pacing, packet size.
+//! - `schedule`: whose turn it is to send; `stream`: bytes put in order and cut into messages;
+//!   `recovery`: what was lost goes again; `path`: round trip, congestion control, pacing, packet size.
 //! - [`event`], [`config`], [`name`], [`reason`]: the words of its interface.
 //! - [`forward`]: forwarding in user space, by the NIC path's own decision.
 //! - [`share`]: which worker a peer and its datagrams belong to.
@@ -36,6 +36,7 @@ mod ranges;
 pub mod reason;
 mod recovery;
 mod replay;
+mod schedule;
 mod session;
 pub mod share;
 mod stream;
@@ -44,7 +45,7 @@ pub mod worker;
 pub use config::{ConfigError, Congestion, NodeConfig, NodeLimits, PeerConfig};
 pub use event::{
     CloseReason, ConnectError, Event, Handled, Mode, OpenError, PathStatus, SendError,
-    SessionState, SessionStatus, StreamSpec, Transmit,
+    SessionState, SessionStatus, StreamSpec, Taken, Transmit,
 };
 pub use name::{ChannelName, NameError};
 pub use node::Node;

@@ -41,8 +41,8 @@ pub const STREAM_SPARE_BYTES: usize = 4 * 1024;
 pub const RECEIVE_RANGES_MAX: usize = 4_096;
 /// Bytes that one stream holds for sending; more is refused as [`crate::SendError::Full`].
 pub const STREAM_QUEUE_BYTES: usize = 2 * 1024 * 1024;
-/// Bytes that all streams of a session hold for sending.
-pub const SESSION_QUEUE_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes that all streams of one class of a session hold for sending: bulk takes no room of others.
+pub const CLASS_QUEUE_BYTES: usize = 8 * 1024 * 1024;
 /// Messages that one unreliable stream holds for sending.
 pub const EVENT_QUEUE_MAX: usize = 1_024;
 /// Unreliable messages of a session that wait for fragments; one more, and the oldest is given up.
@@ -68,6 +68,8 @@ pub const UNACKNOWLEDGED_MAX: usize = 16_384;
 
 /// Round trip assumed before the first sample (RFC 9002, 6.2.2).
 pub const INITIAL_RTT_NS: u64 = 100_000_000;
+/// Deadlines of messages are looked at this often at most.
+pub const EXPIRE_EVERY_NS: u64 = 1_000_000;
 /// Clock granularity (RFC 9002, 6.1.2).
 pub const GRANULARITY_NS: u64 = 1_000_000;
 /// A packet is lost when one this many sequences newer was acknowledged (RFC 9002, 6.1.1).
@@ -169,7 +171,7 @@ const _: () = assert!(
     "full packets, every other one lost, never meet the bound"
 );
 const _: () = assert!(MESSAGE_BYTES_MAX + MESSAGE_PREFIX_BYTES <= STREAM_QUEUE_BYTES);
-const _: () = assert!(STREAM_QUEUE_BYTES <= SESSION_QUEUE_BYTES);
+const _: () = assert!(STREAM_QUEUE_BYTES <= CLASS_QUEUE_BYTES);
 const _: () = assert!(REPLAY_WINDOW_PACKETS.is_multiple_of(64));
 const _: () = assert!(TRANSMIT_BYTES_MAX >= DATAGRAM_BYTES_MIN);
 const _: () = assert!(TRANSMIT_BYTES_MAX <= DATAGRAM_BYTES_MAX);

@@ -2,15 +2,13 @@
 
 mod handshakes;
 mod peers;
+mod streams;
 mod transmit;
 
 use crate::{
     config::{ConfigError, NodeConfig, NodeLimits, PeerConfig},
     cookie::Gate,
-    event::{
-        CloseReason, ConnectError, Event, Handled, OpenError, SendError, SessionState,
-        SessionStatus, StreamSpec,
-    },
+    event::{CloseReason, ConnectError, Event, Handled, SessionState, SessionStatus},
     handshake::Network,
     keys::ResetKey,
     limits::{NETWORK_ID_BYTES_MAX, PEERS_MAX},
@@ -29,7 +27,7 @@ use std::{
 use transmit::Turn;
 use virga_ebpf::{
     hash,
-    header::{Header, MAGIC, NodeId, OriginHash, SessionId, StreamId, Subnet, VERSION},
+    header::{Header, MAGIC, NodeId, OriginHash, SessionId, Subnet, VERSION},
     limits::{HEADER_BYTES, PRIORITY_MAX},
 };
 use x25519_dalek::{PublicKey, StaticSecret};
@@ -316,103 +314,6 @@ impl Node {
             self.start_attempt(now_ns, peer);
         }
         Ok(())
-    }
-
-    /// Queues a message on the session's control stream: reliable, ordered.
-    ///
-    /// # Errors
-    /// See [`SendError`]; nothing was queued then.
-    pub fn send_control(
-        &mut self,
-        now_ns: u64,
-        peer: NodeId,
-        message: &[u8],
-    ) -> Result<(), SendError> {
-        self.on_live(now_ns, peer, |session| session.send_control(message))
-    }
-
-    /// Opens a stream to `peer`; the first message tells the peer so.
-    ///
-    /// # Errors
-    /// See [`OpenError`].
-    pub fn open_stream(
-        &mut self,
-        now_ns: u64,
-        peer: NodeId,
-        spec: &StreamSpec,
-    ) -> Result<StreamId, OpenError> {
-        let id = self.live(peer).ok_or(OpenError::NoSession(peer))?;
-        self.with_session(now_ns, id, |session, ctx| session.open_stream(ctx, spec))
-            .unwrap_or(Err(OpenError::NoSession(peer)))
-    }
-
-    /// Queues a message on a stream that this node opened.
-    ///
-    /// # Errors
-    /// See [`SendError`]; nothing was queued then.
-    pub fn send(
-        &mut self,
-        now_ns: u64,
-        peer: NodeId,
-        stream: StreamId,
-        event: &[u8],
-    ) -> Result<(), SendError> {
-        self.on_live(now_ns, peer, |session| session.send(stream, event))
-    }
-
-    /// Finishes a stream that this node opened, after what is queued.
-    ///
-    /// # Errors
-    /// [`SendError::NoSession`] or [`SendError::NoStream`].
-    pub fn finish_stream(
-        &mut self,
-        now_ns: u64,
-        peer: NodeId,
-        stream: StreamId,
-    ) -> Result<(), SendError> {
-        self.on_live(now_ns, peer, |session| session.finish_stream(stream))
-    }
-
-    /// Refuses a stream that the peer opened: later messages are counted and dropped, and the peer
-    /// is told.
-    ///
-    /// # Errors
-    /// [`SendError::NoSession`] or [`SendError::NoStream`].
-    pub fn refuse_stream(
-        &mut self,
-        now_ns: u64,
-        peer: NodeId,
-        stream: StreamId,
-    ) -> Result<(), SendError> {
-        self.on_live(now_ns, peer, |session| {
-            if session.refuse(stream) {
-                Ok(())
-            } else {
-                Err(SendError::NoStream)
-            }
-        })
-    }
-
-    fn live(&self, peer: NodeId) -> Option<SessionId> {
-        self.peers.get(&peer)?.live
-    }
-
-    /// Runs `call` on the established session with `peer`, and queues it for sending.
-    fn on_live(
-        &mut self,
-        now_ns: u64,
-        peer: NodeId,
-        call: impl FnOnce(&mut Session) -> Result<(), SendError>,
-    ) -> Result<(), SendError> {
-        let id = self.live(peer).ok_or(SendError::NoSession)?;
-        let session = self.sessions.get_mut(&id).ok_or(SendError::NoSession)?;
-        let done = call(session);
-        match done {
-            Ok(()) => self.settle(now_ns, id, self.events.len()),
-            Err(SendError::Full) => self.counters.sends_refused += 1,
-            Err(_) => {}
-        }
-        done
     }
 
     /// Ends the session with `peer` and stops trying for another.

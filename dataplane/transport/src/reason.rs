@@ -141,6 +141,8 @@ pub struct NodeCounters {
     pub epochs_advanced: u64,
     /// Messages and events refused to the caller as [`crate::SendError::Full`].
     pub sends_refused: u64,
+    /// Messages that were not sent because their deadline had passed.
+    pub messages_expired: u64,
     /// Half-open sessions that gave way to another's.
     pub half_open_evicted: u64,
 }
@@ -160,6 +162,7 @@ impl Default for NodeCounters {
             sessions_established: 0,
             epochs_advanced: 0,
             sends_refused: 0,
+            messages_expired: 0,
             half_open_evicted: 0,
         }
     }

@@ -121,6 +121,8 @@ pub(crate) struct Session {
     streams: Streams,
     last_sent_ns: u64,
     last_heard_ns: u64,
+    /// Nothing new is taken, and by then it closes.
+    finish_by_ns: Option<u64>,
     /// A close frame is to be sent.
     close_wanted: bool,
     drain_until_ns: u64,
@@ -187,6 +189,7 @@ impl Session {
             streams: Streams::new(ends.role),
             last_sent_ns: now_ns,
             last_heard_ns: now_ns,
+            finish_by_ns: None,
             close_wanted: false,
             drain_until_ns: u64::MAX,
             traffic: Traffic::default(),
@@ -368,6 +371,7 @@ impl Session {
             self.recovery.timeout(&self.path),
             self.path.due_ns(),
             self.streams.timeout(),
+            self.finish_by_ns,
             self.ack_at_ns,
             previous,
             rekey,
@@ -400,7 +404,8 @@ impl Session {
         }
         self.requeue_lost();
         if self.state == SessionState::Established {
-            self.streams.on_timeout(ctx);
+            self.streams.on_timeout(ctx, &self.ends);
+            self.close_if_finished(ctx);
             if now_ns >= self.last_sent_ns + ctx.limits.keepalive_ns {
                 self.standing.insert(Standing::PING);
                 self.recovery.rest();

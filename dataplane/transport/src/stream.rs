@@ -18,7 +18,7 @@ pub(crate) use sending::SendBytes;
 
 use crate::{
     event::{Mode, StreamSpec},
-    limits::{MESSAGE_PREFIX_BYTES, STREAMS_AHEAD_MAX},
+    limits::{EXPIRE_EVERY_NS, MESSAGE_PREFIX_BYTES, STREAMS_AHEAD_MAX},
     name::ChannelName,
     ranges::RangeSet,
 };
@@ -35,6 +35,19 @@ pub(crate) enum End {
     Sent,
     /// Acknowledged.
     Acked,
+}
+
+/// Of a message that does not expire.
+pub(crate) const NO_DEADLINE: u64 = u64::MAX;
+
+/// What was given up because its deadline had passed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Expired {
+    pub(crate) messages: u64,
+    /// Bytes that left the queue.
+    pub(crate) bytes: usize,
+    /// Bytes of the session's credit that were not used.
+    pub(crate) credit: u64,
 }
 
 /// What a stream carries, and how.
@@ -78,6 +91,42 @@ impl SendStream {
             reset_offset: 0,
             is_queued: false,
         }
+    }
+
+    /// Whether it takes messages.
+    pub(crate) fn is_open(&self) -> bool {
+        self.end == End::Open && !self.is_reset
+    }
+
+    /// Appends a message; the caller has checked that it fits. Gives how many bytes it holds.
+    pub(crate) fn push(&mut self, message: &[u8], deadline_ns: u64) -> usize {
+        match &mut self.outgoing {
+            Outgoing::Reliable(bytes) => {
+                bytes.push(message, deadline_ns);
+                message.len() + MESSAGE_PREFIX_BYTES
+            }
+            Outgoing::Events(events) => {
+                events.push(message, deadline_ns);
+                message.len()
+            }
+        }
+    }
+
+    /// Gives up messages whose deadline has passed before any of their bytes went out.
+    pub(crate) fn expire(&mut self, now_ns: u64) -> Expired {
+        match &mut self.outgoing {
+            Outgoing::Reliable(bytes) => bytes.expire(now_ns),
+            Outgoing::Events(events) => events.expire(now_ns),
+        }
+    }
+
+    /// The earliest deadline of a message of which nothing went out, but not at once again.
+    pub(crate) fn next_deadline_ns(&self, now_ns: u64) -> u64 {
+        let next_ns = match &self.outgoing {
+            Outgoing::Reliable(bytes) => bytes.deadlines().min(),
+            Outgoing::Events(events) => events.deadlines().min(),
+        };
+        next_ns.map_or(NO_DEADLINE, |next| next.max(now_ns + EXPIRE_EVERY_NS))
     }
 
     /// Bytes held for sending.
@@ -145,6 +194,8 @@ pub(crate) struct ReceiveStream {
     pub(crate) end: Option<u64>,
     /// The owner wants no more of it.
     pub(crate) is_refused: bool,
+    /// The peer gave it up.
+    pub(crate) is_reset: bool,
 }
 
 impl ReceiveStream {

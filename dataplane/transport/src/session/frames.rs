@@ -193,6 +193,7 @@ impl Session {
         if known.is_err() {
             self.close(ctx, CloseReason::Violation);
         }
+        self.close_if_finished(ctx);
     }
 
     /// What was lost and still matters goes out again, under new sequences.

@@ -2,7 +2,7 @@
 
 use super::{Context, Session, streams::open_bytes};
 use crate::{
-    event::{CloseReason, Mode, OpenError, SendError, SessionState, StreamSpec},
+    event::{CloseReason, Mode, OpenError, SendError, SessionState, StreamSpec, Taken},
     frame::{
         Frame, PADDING, part_overhead, stream_overhead, write_ack, write_part_start,
         write_stream_start,
@@ -63,6 +63,7 @@ impl Session {
         }
         if self.is_established() {
             self.check_epoch(ctx);
+            self.streams.expire(ctx, &self.ends);
         }
         if let Some(bytes) = self.build_control(ctx, out) {
             return Some((bytes, bytes, 1));
@@ -292,10 +293,10 @@ impl Session {
         if !self.is_established() || !self.may_ask() || self.sequence >= ctx.limits.sequence_max {
             return None;
         }
-        let may_fill = self.may_fill(ctx.now_ns);
-        let stream = self.streams.pick(may_fill)?;
-        let s = self.streams.sending.get_mut(&stream)?;
         let full = self.path.datagram_bytes();
+        let may_fill = self.may_fill(ctx.now_ns);
+        let stream = self.streams.pick(may_fill, full)?;
+        let s = self.streams.sending.get_mut(&stream)?;
         let bytes_max = run.unwrap_or(full);
         if !has_fitting(s, bytes_max, full) {
             return None;
@@ -318,6 +319,7 @@ impl Session {
         };
         let (sequence, content) = (self.sequence, filled.content);
         let bytes = self.seal(ctx, out, start, &label);
+        self.streams.charge(may_fill, bytes);
         if filled.again_bytes > 0 {
             self.note_again(filled.again_bytes);
         }
@@ -326,8 +328,8 @@ impl Session {
         let window_bytes = if has_range || has_events { bytes } else { 0 };
         self.note_sent(ctx, sequence, bytes, window_bytes as u64, content);
         if has_events {
-            let ends = self.ends;
-            self.streams.on_events_sent(ctx, &ends, filled.event_bytes);
+            let (ends, gone) = (self.ends, (label.priority, filled.event_bytes));
+            self.streams.on_events_sent(ctx, &ends, gone);
         }
         Some(bytes)
     }
@@ -370,8 +372,13 @@ impl Session {
             .open(self.ends.peer, spec, ctx.limits.streams_max)
     }
 
-    pub(crate) fn send(&mut self, stream: StreamId, message: &[u8]) -> Result<(), SendError> {
-        self.streams.send(stream, message)
+    pub(crate) fn send<'e>(
+        &mut self,
+        stream: StreamId,
+        messages: impl Iterator<Item = &'e [u8]>,
+        deadline_ns: u64,
+    ) -> Taken {
+        self.streams.send(stream, messages, deadline_ns)
     }
 
     pub(crate) fn send_control(&mut self, message: &[u8]) -> Result<(), SendError> {
@@ -380,6 +387,33 @@ impl Session {
 
     pub(crate) fn finish_stream(&mut self, stream: StreamId) -> Result<(), SendError> {
         self.streams.finish(stream)
+    }
+
+    pub(crate) fn reset_stream(
+        &mut self,
+        ctx: &mut Context<'_>,
+        stream: StreamId,
+    ) -> Result<(), SendError> {
+        self.streams.reset(ctx, &self.ends, stream)
+    }
+
+    /// Takes nothing new, and closes once the peer has all that is queued, at `by_ns` at the latest.
+    pub(crate) fn finish(&mut self, ctx: &Context<'_>, by_ns: u64) {
+        self.finish_by_ns = Some(by_ns);
+        self.streams.finish_all();
+        self.close_if_finished(ctx);
+    }
+
+    /// Closes a session that was to be finished and is, or whose time for that is over.
+    pub(super) fn close_if_finished(&mut self, ctx: &Context<'_>) {
+        let Some(by_ns) = self.finish_by_ns else {
+            return;
+        };
+        if self.streams.is_all_acked() {
+            self.close(ctx, CloseReason::Local);
+        } else if ctx.now_ns >= by_ns {
+            self.close(ctx, CloseReason::Unfinished);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The sending half of an unreliable stream: messages that wait, and go out once.
 
+use super::Expired;
 use crate::{
     frame::{
         EVENT_OVERHEAD, events_in, fragment_overhead, write_event_start, write_events_start,
@@ -12,12 +13,18 @@ use std::collections::VecDeque;
 /// A fragment of fewer bytes than this, other than the last, is not worth its overhead.
 const FRAGMENT_BYTES_MIN: usize = 64;
 
+/// One message that waits.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    length: u32,
+    deadline_ns: u64,
+}
+
 /// Messages of an unreliable stream that wait, one after the other in one buffer.
 #[derive(Debug, Default)]
 pub(crate) struct SendEvents {
     buffer: VecDeque<u8>,
-    /// The length of each.
-    lengths: VecDeque<u32>,
+    waiting: VecDeque<Waiting>,
     /// Number of the first, counted over the stream.
     number: u64,
     /// Bytes of the first that went out already, in fragments.
@@ -40,28 +47,69 @@ impl SendEvents {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.lengths.len()
+        self.waiting.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.lengths.is_empty()
+        self.waiting.is_empty()
     }
 
     /// Whether one more message of `bytes` fits.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
-        self.lengths.len() < EVENT_QUEUE_MAX && self.buffer.len() + bytes <= STREAM_QUEUE_BYTES
+        self.waiting.len() < EVENT_QUEUE_MAX && self.buffer.len() + bytes <= STREAM_QUEUE_BYTES
     }
 
     /// Appends a message; the caller has checked that it fits.
-    pub(crate) fn push(&mut self, message: &[u8]) {
+    pub(crate) fn push(&mut self, message: &[u8], deadline_ns: u64) {
         self.buffer.extend(message);
-        self.lengths
-            .push_back(u32::try_from(message.len()).unwrap_or(u32::MAX));
+        self.waiting.push_back(Waiting {
+            length: u32::try_from(message.len()).unwrap_or(u32::MAX),
+            deadline_ns,
+        });
+    }
+
+    /// Deadlines of all that waits.
+    pub(crate) fn deadlines(&self) -> impl Iterator<Item = u64> + '_ {
+        self.waiting.iter().map(|waiting| waiting.deadline_ns)
+    }
+
+    /// Gives up messages whose deadline has passed; also the rest of one that is partly sent, which
+    /// nobody can use any more.
+    pub(crate) fn expire(&mut self, now_ns: u64) -> Expired {
+        let mut expired = Expired::default();
+        if self.deadlines().all(|deadline_ns| deadline_ns > now_ns) {
+            return expired;
+        }
+        let held = self.buffer.len();
+        let buffer = std::mem::take(&mut self.buffer);
+        let (mut rest, mut at) = (Vec::from(buffer), 0);
+        let mut kept_bytes = 0;
+        let sent = std::mem::take(&mut self.sent);
+        let mut first_sent = sent;
+        self.waiting.retain(|waiting| {
+            let bytes = usize::try_from(waiting.length - first_sent).unwrap_or(usize::MAX);
+            let is_kept = waiting.deadline_ns > now_ns;
+            if is_kept {
+                rest.copy_within(at..at + bytes, kept_bytes);
+                kept_bytes += bytes;
+                self.sent += first_sent;
+            } else {
+                expired.messages += 1;
+            }
+            self.number += u64::from(first_sent > 0 && !is_kept);
+            first_sent = 0;
+            at += bytes;
+            is_kept
+        });
+        rest.truncate(kept_bytes);
+        self.buffer = rest.into();
+        expired.bytes = held - kept_bytes;
+        expired
     }
 
     /// Bytes of the first message that did not go out yet.
     fn rest(&self) -> Option<usize> {
-        let length = self.lengths.front()?;
+        let length = self.waiting.front()?.length;
         usize::try_from(length - self.sent).ok()
     }
 
@@ -107,23 +155,24 @@ impl SendEvents {
             0 => 1,
             _ => events_in(room, length),
         };
-        let same = self.lengths.front().copied();
-        let alike = self.lengths.iter().take(most);
-        let count = alike.take_while(|&&next| Some(next) == same).count().max(1);
+        let same = self.waiting.front().map(|first| first.length);
+        let alike = self.waiting.iter().take(most);
+        let is_alike = |next: &&Waiting| Some(next.length) == same;
+        let count = alike.take_while(is_alike).count().max(1);
         if count == 1 {
             write_event_start(out, length);
         } else {
             write_events_start(out, length, count);
         }
         self.move_out(out, count * length);
-        self.lengths.drain(..count);
+        self.waiting.drain(..count);
         self.number += count as u64;
         count
     }
 
     /// A fragment of the first message; gives how many bytes of it.
     fn write_fragment(&mut self, out: &mut Vec<u8>, rest: usize, room: usize) -> usize {
-        let length = self.lengths.front().copied().unwrap_or_default();
+        let length = self.waiting.front().map_or(0, |first| first.length);
         let (offset, total) = (u64::from(self.sent), u64::from(length));
         let overhead = fragment_overhead(self.number, total, offset);
         let bytes = rest.min(room.saturating_sub(overhead));
@@ -133,7 +182,7 @@ impl SendEvents {
         write_fragment_start(out, self.number, total, offset, bytes);
         self.move_out(out, bytes);
         if bytes == rest {
-            self.lengths.pop_front();
+            self.waiting.pop_front();
             self.number += 1;
             self.sent = 0;
         } else {

@@ -1,10 +1,19 @@
 //! The sending half of a reliable stream.
 
+use super::Expired;
 use crate::{
     limits::{STREAM_QUEUE_BYTES, STREAM_WINDOW_BYTES},
     ranges::RangeSet,
 };
 use std::collections::VecDeque;
+
+/// One message.
+#[derive(Clone, Copy, Debug)]
+struct Message {
+    /// Where it ends.
+    end: u64,
+    deadline_ns: u64,
+}
 
 /// The bytes of a reliable stream that the peer has not acknowledged.
 #[derive(Debug, Default)]
@@ -16,8 +25,8 @@ pub(crate) struct SendBytes {
     next: u64,
     acked: RangeSet,
     lost: RangeSet,
-    /// Where messages end, beyond `base`, ascending.
-    ends: VecDeque<u64>,
+    /// Messages that end beyond `base`, in order.
+    messages: VecDeque<Message>,
     /// Where the first of those starts.
     first_start: u64,
     /// Bytes that the session's credit was used for: whole messages.
@@ -49,20 +58,27 @@ impl SendBytes {
     }
 
     /// Appends a message; the caller has checked that it fits.
-    pub(crate) fn push(&mut self, message: &[u8]) {
+    pub(crate) fn push(&mut self, message: &[u8], deadline_ns: u64) {
         let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
         self.buffer.extend(length.to_be_bytes());
         self.buffer.extend(message);
-        self.ends.push_back(self.end());
+        self.messages.push_back(Message {
+            end: self.end(),
+            deadline_ns,
+        });
     }
 
-    /// Uses the session's `credit` for whole messages only: one that has begun can always be
-    /// finished, so that streams never wait for each other.
-    pub(crate) fn admit(&mut self, credit: &mut u64) {
-        let from = self.ends.partition_point(|&end| end <= self.admitted);
-        for &end in self.ends.range(from..) {
+    /// Uses the session's `credit` for what the next `bytes` are of, and for whole messages only: one
+    /// that has begun can always be finished, so that streams never wait for each other.
+    pub(crate) fn admit(&mut self, bytes: usize, credit: &mut u64) {
+        let wanted = self.end().min(self.next + bytes as u64);
+        if self.admitted >= wanted {
+            return;
+        }
+        let from = self.messages.partition_point(|m| m.end <= self.admitted);
+        for &Message { end, .. } in self.messages.range(from..) {
             let bytes = end - self.admitted;
-            if bytes > *credit {
+            if bytes > *credit || self.admitted >= wanted {
                 return;
             }
             *credit -= bytes;
@@ -154,17 +170,65 @@ impl SendBytes {
 
     /// Messages that end within a chunk.
     pub(crate) fn messages_in(&self, start: u64, end: u64) -> usize {
-        let upto = |offset: u64| self.ends.partition_point(|&e| e <= offset);
+        let upto = |offset: u64| self.messages.partition_point(|m| m.end <= offset);
         upto(end) - upto(start)
     }
 
     /// Where the message starts that the byte at `offset` belongs to.
     pub(crate) fn message_start(&self, offset: u64) -> u64 {
-        let before = self.ends.partition_point(|&end| end <= offset);
-        match before.checked_sub(1) {
-            Some(before) => self.ends[before],
+        let before = self.messages.partition_point(|m| m.end <= offset);
+        self.start_of(before)
+    }
+
+    /// Where a message starts.
+    fn start_of(&self, message: usize) -> u64 {
+        match message.checked_sub(1) {
+            Some(before) => self.messages[before].end,
             None => self.first_start,
         }
+    }
+
+    /// The first message of which nothing was sent.
+    fn first_unsent(&self) -> usize {
+        let first = self.messages.partition_point(|m| m.end <= self.next);
+        let is_partly_sent = self.start_of(first) < self.next;
+        (first + usize::from(is_partly_sent)).min(self.messages.len())
+    }
+
+    /// Deadlines of messages of which nothing was sent.
+    pub(crate) fn deadlines(&self) -> impl Iterator<Item = u64> + '_ {
+        let unsent = self.messages.range(self.first_unsent()..);
+        unsent.map(|message| message.deadline_ns)
+    }
+
+    /// Gives up messages whose deadline has passed before any of their bytes were sent.
+    pub(crate) fn expire(&mut self, now_ns: u64) -> Expired {
+        let mut expired = Expired::default();
+        if self.deadlines().all(|deadline_ns| deadline_ns > now_ns) {
+            return expired;
+        }
+        let first = self.first_unsent();
+        let start = self.start_of(first);
+        let place = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
+        let unsent = Vec::from(self.buffer.split_off(place(start - self.base)));
+        let mut from = start;
+        for message in self.messages.split_off(first) {
+            let bytes = &unsent[place(from - start)..place(message.end - start)];
+            from = message.end;
+            if message.deadline_ns > now_ns {
+                self.buffer.extend(bytes);
+                let end = self.end();
+                self.messages.push_back(Message { end, ..message });
+            } else {
+                expired.messages += 1;
+                expired.bytes += bytes.len();
+                if message.end <= self.admitted {
+                    expired.credit += bytes.len() as u64;
+                }
+            }
+        }
+        self.admitted -= expired.credit;
+        expired
     }
 
     /// Forgets what the peer has.
@@ -183,9 +247,11 @@ impl SendBytes {
             self.buffer.drain(..bytes.min(self.buffer.len()));
             self.base = done;
             self.acked.remove_first();
-            while let Some(&end) = self.ends.front().filter(|&&end| end <= done) {
+            while let Some(&Message { end, .. }) = self.messages.front()
+                && end <= done
+            {
                 self.first_start = end;
-                self.ends.pop_front();
+                self.messages.pop_front();
             }
         }
     }

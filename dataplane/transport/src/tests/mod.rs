@@ -1,7 +1,9 @@
 //! Nodes against each other: the protocol as its users see it.
 
 mod bounds;
+mod classes;
 mod delivery;
+mod endings;
 mod hostile;
 mod outsiders;
 mod paths;

@@ -12,10 +12,10 @@ use proptest::prelude::*;
 fn carry(mode: Mode, messages: &[Vec<u8>], fates: &[u8]) -> Vec<Vec<u8>> {
     let (mut sender, mut receiver) = (SendBytes::new(), ReceiveBytes::new(mode));
     for message in messages {
-        sender.push(message);
+        sender.push(message, NO_DEADLINE);
     }
     let mut credit = u64::MAX;
-    sender.admit(&mut credit);
+    sender.admit(usize::MAX / 2, &mut credit);
     let (mut late, mut read) = (Vec::new(), Vec::new());
     let mut fates = fates.iter().copied().chain(core::iter::repeat(0));
     while !sender.is_all_acked() {
@@ -74,16 +74,16 @@ fn the_largest_message_passes() {
 #[test]
 fn a_message_is_admitted_whole_or_not_at_all() {
     let mut sender = SendBytes::new();
-    sender.push(&[1; 96]);
-    sender.push(&[2; 96]);
+    sender.push(&[1; 96], NO_DEADLINE);
+    sender.push(&[2; 96], NO_DEADLINE);
     let mut credit = 150;
-    sender.admit(&mut credit);
+    sender.admit(1_000, &mut credit);
     assert_eq!((sender.admitted(), credit), (100, 50));
     assert!(sender.waits_for_credit());
     assert_eq!(sender.take_chunk(1_000), Some((0, 100, false)));
     assert_eq!(sender.take_chunk(1_000), None);
     credit = 100;
-    sender.admit(&mut credit);
+    sender.admit(1_000, &mut credit);
     assert_eq!(sender.take_chunk(1_000), Some((100, 200, false)));
     assert_eq!(sender.messages_in(0, 200), 2);
     assert_eq!(sender.messages_in(50, 150), 1);
@@ -267,10 +267,10 @@ fn what_never_ends_takes_bounded_memory() {
 fn waiting_events_are_written_in_few_bytes() {
     let mut events = SendEvents::default();
     for _ in 0..64 {
-        events.push(&[7; 64]);
+        events.push(&[7; 64], NO_DEADLINE);
     }
-    events.push(&[8; 5_000]);
-    events.push(&[]);
+    events.push(&[8; 5_000], NO_DEADLINE);
+    events.push(&[], NO_DEADLINE);
     let mut out = Vec::new();
     let written = events.write(&mut out, 4_200);
     assert_eq!((written.messages, out.len()), (64, 5 + 64 * 64));

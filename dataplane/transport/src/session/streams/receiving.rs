@@ -10,7 +10,7 @@ use crate::{
     reason::DropReason,
     recovery::Matter,
     session::{Context, Ends, Queued},
-    stream::{Fragment, ReceiveBytes, ReceiveStream},
+    stream::{Fragment, NO_DEADLINE, ReceiveBytes, ReceiveStream},
 };
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -95,6 +95,7 @@ impl Streams {
             bytes: ReceiveBytes::new(mode),
             end: None,
             is_refused: false,
+            is_reset: false,
         };
         self.receiving.insert(stream, opened);
         Ok(())
@@ -190,11 +191,16 @@ impl Streams {
 
     /// When [`Streams::on_timeout`] is due.
     pub(in crate::session) fn timeout(&self) -> Option<u64> {
-        self.reassembly.timeout()
+        let expires_ns = Some(self.expires_ns).filter(|&at_ns| at_ns != NO_DEADLINE);
+        [self.reassembly.timeout(), expires_ns]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what is due.
-    pub(in crate::session) fn on_timeout(&mut self, ctx: &mut Context<'_>) {
+    pub(in crate::session) fn on_timeout(&mut self, ctx: &mut Context<'_>, ends: &Ends) {
+        self.expire(ctx, ends);
         let given_up = self.reassembly.on_timeout(ctx.now_ns);
         ctx.counters.drop_many(DropReason::Unfinished, given_up);
     }
@@ -281,6 +287,7 @@ impl Streams {
         ctx.counters.drop_many(DropReason::Unfinished, given_up);
         match self.receiving.get_mut(&stream) {
             Some(s) => {
+                s.is_reset = is_reset && !s.is_refused;
                 if is_reset && !s.is_refused {
                     self.receive_consumed += s.bytes.unread();
                 }
@@ -305,12 +312,13 @@ impl Streams {
         {
             return;
         }
-        self.receiving.remove(&stream);
+        let is_reset = self.receiving.remove(&stream).is_some_and(|s| s.is_reset);
         self.closed.insert(stream);
         self.forget_received(stream);
-        let event = Event::StreamFinished {
-            peer: ends.peer,
-            stream,
+        let peer = ends.peer;
+        let event = match is_reset {
+            true => Event::StreamReset { peer, stream },
+            false => Event::StreamFinished { peer, stream },
         };
         events.push_back(Queued {
             session: ends.own,

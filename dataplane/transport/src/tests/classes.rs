@@ -1,0 +1,112 @@
+//! Classes: the urgent goes first, and nobody starves.
+
+use super::sim::{MS, SECOND, Sim, spec};
+use crate::{Event, Mode, NodeLimits, StreamSpec};
+use virga_ebpf::header::StreamId;
+
+const MODES: [Mode; 3] = Mode::ALL;
+
+fn classed(priority: u8, mode: Mode) -> StreamSpec {
+    StreamSpec {
+        priority,
+        ..spec("a", mode)
+    }
+}
+
+/// Puts as much into each stream as it takes.
+fn fill(sim: &mut Sim, streams: &[StreamId]) {
+    for &stream in streams {
+        while sim.send(0, 1, stream, &[7; 1_000]).is_ok() {}
+    }
+}
+
+/// Bytes that arrived on a stream.
+fn arrived(sim: &Sim, of: StreamId) -> usize {
+    let bytes = |event: &Event| match event {
+        Event::Message { stream, event, .. } if *stream == of => event.len(),
+        _ => 0,
+    };
+    sim.told[1].iter().map(bytes).sum()
+}
+
+#[test]
+fn of_a_full_session_each_class_gets_its_share() {
+    for mode in MODES {
+        let mut sim = Sim::pair(&NodeLimits::default());
+        let streams: Vec<_> = (0..7)
+            .map(|class| sim.open(0, 1, &classed(class, mode)))
+            .collect();
+        fill(&mut sim, &streams);
+        sim.run(50 * MS);
+        sim.told[1].clear();
+        for _ in 0..50 {
+            fill(&mut sim, &streams);
+            sim.run(MS);
+        }
+        let shares: Vec<_> = streams.iter().map(|&s| arrived(&sim, s)).collect();
+        let all: usize = shares.iter().sum();
+        assert!(all > 300_000, "{all} bytes in all");
+        for (class, &share) in shares.iter().enumerate() {
+            let fair = all * (class + 1) / 28;
+            let near = fair * 3 / 4..fair * 5 / 4;
+            assert!(near.contains(&share), "{mode:?}: {shares:?}");
+        }
+    }
+}
+
+/// While bulk fills the window, control and an urgent message are through after a round trip, and bulk
+/// goes on while urgent messages never end.
+#[test]
+fn bulk_keeps_nobody_waiting_and_is_kept_waiting_by_nobody() {
+    for mode in MODES {
+        let mut sim = Sim::pair(&NodeLimits::default());
+        let bulk: Vec<_> = (0..3).map(|_| sim.open(0, 1, &classed(0, mode))).collect();
+        let urgent = sim.open(0, 1, &classed(6, Mode::Ordered));
+        fill(&mut sim, &bulk);
+        sim.send(0, 1, urgent, b"opened").unwrap();
+        sim.run(100 * MS);
+        for round in 0..10 {
+            fill(&mut sim, &bulk);
+            sim.told[1].clear();
+            let (now_ns, id) = (sim.now_ns, sim.ids[1]);
+            sim.nodes[0].send_control(now_ns, id, b"control").unwrap();
+            sim.send(0, 1, urgent, b"now").unwrap();
+            // One way is 5 ms: at most one there and back until the window has room, and then there.
+            sim.run(16 * MS);
+            let control = |e: &Event| matches!(e, Event::Control { .. });
+            assert!(sim.told[1].iter().any(control), "{mode:?}, round {round}");
+            assert_eq!(arrived(&sim, urgent), 3, "{mode:?}, round {round}");
+            assert!(sim.messages(1).len() > 2, "{mode:?}: bulk goes on");
+        }
+        sim.told[1].clear();
+        for _ in 0..60 {
+            fill(&mut sim, &[urgent]);
+            fill(&mut sim, &bulk);
+            sim.run(MS);
+        }
+        for &stream in &bulk {
+            let all: Vec<_> = bulk.iter().map(|&s| arrived(&sim, s)).collect();
+            assert!(arrived(&sim, stream) > 0, "{mode:?}: {all:?}");
+        }
+    }
+}
+
+/// Within a class no stream is served twice before the others were.
+#[test]
+fn streams_of_one_class_are_served_in_turn() {
+    let mut sim = Sim::pair(&NodeLimits::default());
+    let streams: Vec<_> = (0..8)
+        .map(|_| sim.open(0, 1, &classed(3, Mode::Ordered)))
+        .collect();
+    for &stream in &streams {
+        sim.send(0, 1, stream, &vec![1; 500_000]).unwrap();
+    }
+    assert!(sim.run_until(60 * SECOND, |sim| sim.messages(1).len() == streams.len()));
+    let ends = sim.nodes[0].sessions().next().unwrap().sent_packets;
+    let order = |event: &Event| match event {
+        Event::Message { stream, .. } => Some(*stream),
+        _ => None,
+    };
+    let order: Vec<_> = sim.told[1].iter().filter_map(order).collect();
+    assert_eq!(order, streams, "{ends} packets: all end together, in turn");
+}
