@@ -272,7 +272,7 @@ fn forwarder(
                 )
             };
             let rest = format!(
-                "worker_core = 1\n[forwarding]\nmode = \"userspace\"\n{}{}[[channels]]\nname = \"{NAME}\"\n\
+                "worker_cores = [1]\n[forwarding]\nmode = \"userspace\"\n{}{}[[channels]]\nname = \"{NAME}\"\n\
                  reliable = false\npublish = [\"{{{a}.entity}}\"]\nsubscribe = [\"{{{b}.entity}}\"]\n",
                 peer(a, A),
                 peer(b, B)

@@ -162,8 +162,19 @@ pub struct NodeSection {
     pub socket: PathBuf,
     /// Group that may use the socket, beside root.
     pub socket_group: Option<String>,
-    /// Core that the worker is pinned to.
-    pub worker_core: Option<usize>,
+    /// The threads that have the sessions.
+    pub workers: Workers,
+}
+
+/// How many workers a node has, and where they run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// One for each physical core that the process may use, pinned to it.
+    Auto,
+    /// So many, 1 to 256; the kernel places them.
+    Number(usize),
+    /// One for each of these cores, pinned to it; at least one, none twice.
+    Cores(Vec<usize>),
 }
 
 /// The `[forwarding]` section.

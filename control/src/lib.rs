@@ -3,6 +3,7 @@
 //! - [`hex`], [`keys`]: the node's secrets and their files.
 //! - [`config`]: the configuration file, checked as a whole and resolved.
 //! - [`channel`]: who has subscribed to what, and every event to each of them.
+//! - [`dispatch`]: the node's workers, as all that is above them reaches them.
 //! - [`daemon`]: a running node; [`api`]: its Unix socket; [`mesh`]: the API of programs on this machine.
 //! - [`doctor`]: what this machine lacks, with the line that fixes it.
 //! - [`hw`]: what is known of network drivers, each fact with its source.
@@ -16,6 +17,7 @@ pub mod channel;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod dispatch;
 pub mod doctor;
 mod files;
 pub mod generate;

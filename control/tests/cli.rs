@@ -220,7 +220,7 @@ fn check_config_lists_everything_at_once() {
     let (_guard, keys) = keys();
     let config = write_config(
         &keys,
-        "lisen = 1\nworker_core = -1\n[forwarding]\nmode = \"nativ\"\n",
+        "lisen = 1\nworker_cores = [-1]\n[forwarding]\nmode = \"nativ\"\n",
     );
     let message = refused(&["check-config", &config], 2);
     assert!(
@@ -229,7 +229,7 @@ fn check_config_lists_everything_at_once() {
     );
     for say in [
         "node.toml:8:1: node.lisen: unknown key; did you mean `listen`?",
-        "node.toml:9:15: node.worker_core: -1 is out of range; use 0 to 1023",
+        "node.toml:9:17: node.worker_cores: -1 is out of range; use 0 to 1023",
         "node.toml:11:8: forwarding.mode: \"nativ\" is not a forwarding mode; did you mean `native`?",
     ] {
         assert!(message.contains(say), "{message}");

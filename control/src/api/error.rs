@@ -1,6 +1,9 @@
 //! What a request is refused with.
 
-use crate::channel::{PublishError, SubscribeError};
+use crate::{
+    channel::{PublishError, SubscribeError},
+    dispatch::{Ended, NoSubscription},
+};
 use axum::{
     Json,
     extract::FromRequestParts,
@@ -76,6 +79,21 @@ impl From<SubscribeError> for ApiError {
             SubscribeError::UnknownChannel(_) => Self::Missing(text),
             SubscribeError::NotAuthorised(_) => Self::Forbidden(text),
             SubscribeError::TooMany => Self::Busy(text),
+        }
+    }
+}
+
+impl From<Ended> for ApiError {
+    fn from(Ended: Ended) -> Self {
+        Self::Stopping
+    }
+}
+
+impl From<NoSubscription> for ApiError {
+    fn from(error: NoSubscription) -> Self {
+        match error {
+            NoSubscription::Refused(error) => error.into(),
+            NoSubscription::Ended(error) => error.into(),
         }
     }
 }

@@ -1,14 +1,14 @@
-//! The queue between the worker and a subscriber's connection, bounded in bytes.
+//! The queue between the workers and a subscriber, bounded in bytes.
 //!
-//! Above the high mark the service is told, and has publishers of reliable channels pause; what they
-//! have under way still fits below the hard limit. Below the low mark the service is told again.
+//! Above the high mark the services are told, and have publishers of reliable channels pause; what
+//! they have under way still fits below the hard limit. Below the low mark they are told again.
 
 use crate::channel::{self, Delivery, Offer, Outlet};
 use std::sync::{
-    Arc, OnceLock,
+    Arc,
     atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, watch};
 use virga_transport::limits::{STREAM_QUEUE_BYTES, STREAM_WINDOW_BYTES};
 
 /// A subscriber counts as slow from here on.
@@ -26,28 +26,28 @@ const _: () = assert!(
     "what a few streams have under way fits above the high mark"
 );
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Fill {
     bytes: AtomicUsize,
     taken_events: AtomicU64,
     is_slow: AtomicBool,
-    /// Why the service ended it.
-    end: OnceLock<String>,
+    is_ended: AtomicBool,
+    /// Why a service ended it.
+    end: watch::Sender<Option<String>>,
 }
 
-/// The worker's end.
-#[derive(Debug)]
+/// A worker's end.
+#[derive(Clone, Debug)]
 pub struct Queue {
     sender: mpsc::UnboundedSender<Delivery>,
-    ended: oneshot::Sender<()>,
     fill: Arc<Fill>,
 }
 
-/// The connection's end.
+/// The subscriber's end.
 #[derive(Debug)]
 pub struct Drain {
     receiver: mpsc::UnboundedReceiver<Delivery>,
-    ended: Option<oneshot::Receiver<()>>,
+    end: watch::Receiver<Option<String>>,
     fill: Arc<Fill>,
 }
 
@@ -55,16 +55,21 @@ pub struct Drain {
 #[must_use]
 pub fn queue() -> (Queue, Drain) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    let (ended, at_end) = oneshot::channel();
-    let fill = Arc::new(Fill::default());
+    let (end, at_end) = watch::channel(None);
+    let fill = Arc::new(Fill {
+        bytes: AtomicUsize::new(0),
+        taken_events: AtomicU64::new(0),
+        is_slow: AtomicBool::new(false),
+        is_ended: AtomicBool::new(false),
+        end,
+    });
     let queue = Queue {
         sender,
-        ended,
         fill: Arc::clone(&fill),
     };
     let drain = Drain {
         receiver,
-        ended: Some(at_end),
+        end: at_end,
         fill,
     };
     (queue, drain)
@@ -73,18 +78,23 @@ pub fn queue() -> (Queue, Drain) {
 impl Outlet for Queue {
     fn offer(&mut self, delivery: &Delivery) -> Offer {
         let cost = EVENT_BYTES + delivery.payload.len();
-        let bytes = self.fill.bytes.load(Ordering::Acquire);
-        if bytes + cost > HARD_BYTES {
+        if self.fill.is_ended.load(Ordering::Acquire) {
+            return Offer::Gone;
+        }
+        // Added first and taken back, so that the bound holds whoever else adds.
+        let bytes = self.fill.bytes.fetch_add(cost, Ordering::AcqRel) + cost;
+        if bytes > HARD_BYTES {
+            self.fill.bytes.fetch_sub(cost, Ordering::AcqRel);
             return Offer::Full;
         }
-        // Only this end adds, so the bound holds. The mark is set before the event is there: whoever
-        // takes the event sees it.
-        self.fill.bytes.fetch_add(cost, Ordering::AcqRel);
-        let is_new_mark =
-            bytes + cost > HIGH_BYTES && !self.fill.is_slow.swap(true, Ordering::AcqRel);
+        // The mark is set before the event is there: whoever takes the event sees it.
+        if bytes > HIGH_BYTES {
+            self.fill.is_slow.store(true, Ordering::Release);
+        }
+        let is_slow = self.fill.is_slow.load(Ordering::Acquire);
         match self.sender.send(delivery.clone()) {
             Err(_) => Offer::Gone,
-            Ok(()) if is_new_mark => Offer::TakenSlow,
+            Ok(()) if is_slow => Offer::TakenSlow,
             Ok(()) => Offer::Taken,
         }
     }
@@ -93,23 +103,31 @@ impl Outlet for Queue {
         channel::Fill {
             queued_bytes: self.fill.bytes.load(Ordering::Acquire),
             taken_events: self.fill.taken_events.load(Ordering::Acquire),
+            is_ended: self.fill.is_ended.load(Ordering::Acquire),
             is_slow: self.fill.is_slow.load(Ordering::Acquire),
         }
     }
 
     fn end(self, why: String) {
-        // The service ends a queue once, and gives it away with that.
-        let _first = self.fill.end.set(why);
-        // Not everybody asks for it.
-        let _unasked = self.ended.send(());
+        self.fill.is_ended.store(true, Ordering::Release);
+        self.fill.end.send_if_modified(|end| {
+            let is_first = end.is_none();
+            end.get_or_insert(why);
+            is_first
+        });
     }
 }
 
 impl Drain {
-    /// Waits for events and takes all there are, at most `max`. None: the service let go.
+    /// Waits for events and takes all there are, at most `max`. None: the services let go.
     pub async fn take(&mut self, max: usize) -> Vec<Delivery> {
         let mut taken = Vec::new();
-        self.receiver.recv_many(&mut taken, max).await;
+        tokio::select! {
+            biased;
+            _all_that_are = self.receiver.recv_many(&mut taken, max) => {}
+            // What is queued was taken first.
+            _ended = self.end.wait_for(Option::is_some) => {}
+        }
         let cost: usize = taken.iter().map(|d| EVENT_BYTES + d.payload.len()).sum();
         self.fill.bytes.fetch_sub(cost, Ordering::AcqRel);
         let events = u64::try_from(taken.len()).unwrap_or(u64::MAX);
@@ -117,23 +135,20 @@ impl Drain {
         taken
     }
 
-    /// Why the service ended the subscription, once it did and all events are taken.
+    /// Why a service ended the subscription, once one did and all events are taken.
     #[must_use]
-    pub fn end(&self) -> Option<&str> {
-        self.fill.end.get().map(String::as_str)
+    pub fn end(&self) -> Option<String> {
+        self.end.borrow().clone()
     }
 
-    /// Waits until the service ends the subscription, whatever of it is still to be taken; asked for once.
-    /// None: it ended otherwise.
-    pub fn ended(&mut self) -> impl Future<Output = Option<String>> + Send + 'static {
-        let (ended, fill) = (self.ended.take(), Arc::clone(&self.fill));
-        async move {
-            ended?.await.ok()?;
-            fill.end.get().cloned()
-        }
+    /// Waits until a service ends the subscription, whatever of it is still to be taken. None: it ended
+    /// otherwise.
+    pub fn ended(&self) -> impl Future<Output = Option<String>> + Send + 'static {
+        let mut end = self.end.clone();
+        async move { end.wait_for(Option::is_some).await.ok()?.clone() }
     }
 
-    /// Whether the queue was slow and has room again: then the service must be told.
+    /// Whether the queue was slow and has room again: then all services must be told.
     #[must_use]
     pub fn has_drained(&self) -> bool {
         self.fill.bytes.load(Ordering::Acquire) < LOW_BYTES
@@ -163,9 +178,10 @@ mod tests {
         let event = delivery(128 * 1024 - EVENT_BYTES);
         let offers: Vec<Offer> = (0..300).map(|_| queue.offer(&event)).collect();
         let count = |what| offers.iter().filter(|&&o| o == what).count();
-        assert_eq!(offers[16], Offer::TakenSlow);
-        assert_eq!(count(Offer::TakenSlow), 1);
+        assert_eq!(count(Offer::Taken), 16);
+        assert_eq!(count(Offer::TakenSlow), 256 - 16);
         assert_eq!(count(Offer::Full), 300 - 256);
+        assert_eq!(queue.clone().offer(&delivery(HARD_BYTES)), Offer::Full);
         assert!(!drain.has_drained());
         assert_eq!(drain.take(248).await.len(), 248);
         assert!(!drain.has_drained());
@@ -185,11 +201,15 @@ mod tests {
         let (mut queue, mut drain) = queue();
         assert_eq!(queue.offer(&delivery(1)), Offer::Taken);
         let ended = drain.ended();
+        let mut other = queue.clone();
         queue.end("enough".into());
+        assert!(other.fill().is_ended);
+        assert_eq!(other.offer(&delivery(1)), Offer::Gone);
+        other.end("too late".into());
         assert_eq!(ended.await.as_deref(), Some("enough"));
         assert_eq!(drain.take(9).await.len(), 1);
         assert_eq!(drain.take(9).await.len(), 0);
-        assert_eq!(drain.end(), Some("enough"));
+        assert_eq!(drain.end().as_deref(), Some("enough"));
     }
 
     /// A worker that stops at the high mark until it is told to go on, against a reader at full speed:

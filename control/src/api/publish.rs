@@ -5,7 +5,7 @@ use super::{
     error::{ApiError, Query},
     frames::Frames,
 };
-use crate::channel::{Batch, Command, PublishError, PublishReport};
+use crate::channel::PublishReport;
 use axum::{
     Json,
     body::{Body, BodyDataStream},
@@ -15,7 +15,6 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
-use tokio::sync::oneshot;
 use virga_transport::ChannelName;
 
 /// Events of one command to the worker.
@@ -130,7 +129,7 @@ impl Api {
         let wrong = |error: &dyn std::error::Error| ApiError::Request(error.to_string());
         let channel = ChannelName::parse(&target.channel).map_err(|error| wrong(&error))?;
         // Without any event yet: whether there is such a channel, and whether it may be published on.
-        total.add(self.publish(&channel, Vec::new(), 0).await?);
+        total.add(self.dispatch.publish(&channel, Vec::new(), 0).await?);
         let mut frames = Frames::default();
         let mut stopping = self.stopping.clone();
         loop {
@@ -150,30 +149,9 @@ impl Api {
                 if batch.is_empty() && too_long == 0 {
                     break;
                 }
-                total.add(self.publish(&channel, batch, too_long).await?);
+                total.add(self.dispatch.publish(&channel, batch, too_long).await?);
             }
         }
         frames.end().map_err(|error| wrong(&error))
-    }
-
-    /// Publishes a batch, and waits until all of it is on its way.
-    async fn publish(
-        &self,
-        channel: &ChannelName,
-        events: Vec<Bytes>,
-        too_long: u64,
-    ) -> Result<PublishReport, ApiError> {
-        let (reply, answer) = oneshot::channel::<Result<PublishReport, PublishError>>();
-        let done = Box::new(move |report| {
-            // The request may have been given up meanwhile.
-            let _given_up = reply.send(report);
-        });
-        self.command(Command::Publish {
-            channel: channel.clone(),
-            batch: Batch::new(events, done).with_refused(too_long),
-        })
-        .await?;
-        let report = answer.await.map_err(|_| ApiError::Stopping)?;
-        Ok(report?)
     }
 }

@@ -1,12 +1,12 @@
 //! `GET /status` and `POST /link`: what the node is doing, and one thing to change.
 
 use super::{
-    Api, Service,
+    Api,
     error::{ApiError, Query},
     server::ApiStatus,
 };
 use crate::{
-    channel::status::{ChannelStatus, SubscriberStatus, SubscriptionStatus},
+    channel::status::{ChannelStatus, ServiceStatus, SubscriberStatus, SubscriptionStatus},
     daemon::path::ForwardingStatus,
     hex,
 };
@@ -14,7 +14,11 @@ use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
 use virga_ebpf::reason::{Counter, Outcome, Reason};
-use virga_transport::{io::counters::IoCounters, worker::Parts};
+
+mod worker;
+
+use worker::Snapshot;
+pub use worker::{IoStatus, OneWorker, SocketStatus, TransportStatus, WorkerStatus};
 
 /// Everything that the daemon tells about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,14 +29,18 @@ pub struct Status {
     pub api: ApiStatus,
     /// How packets of others pass.
     pub forwarding: ForwardingStatus,
-    /// Verdicts of the worker's own forwarder, over all that reached its socket.
+    /// Verdicts of the workers' own forwarders, over all that reached their sockets.
     pub userspace: Verdicts,
-    /// The worker's loop.
+    /// The workers' loops, together.
     pub worker: WorkerStatus,
-    /// The worker's socket.
+    /// Their sockets, together.
     pub socket: SocketStatus,
-    /// The sessions' protocol.
+    /// Their sessions' protocol, together.
     pub transport: TransportStatus,
+    /// How datagrams find their worker.
+    pub steering: String,
+    /// Each worker.
+    pub workers: Vec<OneWorker>,
     /// Every session.
     pub sessions: Vec<SessionStatus>,
     /// Every channel.
@@ -107,106 +115,6 @@ impl From<&[Counter]> for Verdicts {
     }
 }
 
-/// The worker's loop.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WorkerStatus {
-    /// Turns of the loop.
-    pub turns: u64,
-    /// Datagrams that were sent on.
-    pub forwarded: u64,
-    /// Datagrams that were to be sent on while the socket was full.
-    pub forward_blocked: u64,
-    /// Datagrams of this node's own that no live next hop leads on.
-    pub unroutable: u64,
-    /// Commands taken.
-    pub commands: u64,
-}
-
-/// One direction of the worker's socket.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IoStatus {
-    /// Datagrams.
-    pub datagrams: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// System calls that moved some.
-    pub batches: u64,
-    /// Datagrams that were part of an offloaded run.
-    pub segments: u64,
-    /// Datagrams that found the socket full.
-    pub would_block: u64,
-    /// By kind.
-    pub errors: BTreeMap<String, u64>,
-}
-
-impl From<&IoCounters> for IoStatus {
-    fn from(counters: &IoCounters) -> Self {
-        let errors = counters.errors();
-        Self {
-            datagrams: counters.datagrams,
-            bytes: counters.bytes,
-            batches: counters.batches,
-            segments: counters.segments,
-            would_block: counters.would_block,
-            errors: errors.map(|(k, n)| (k.name().to_owned(), n)).collect(),
-        }
-    }
-}
-
-/// The worker's socket.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SocketStatus {
-    /// What moves its datagrams.
-    pub driver: String,
-    /// Why that and nothing else.
-    pub why: String,
-    /// Whether the kernel cuts sent runs into datagrams.
-    pub gso: bool,
-    /// Whether the kernel hands over received runs.
-    pub gro: bool,
-    /// Sending.
-    pub sent: IoStatus,
-    /// Receiving.
-    pub received: IoStatus,
-    /// What this driver counts beside.
-    pub figures: BTreeMap<String, u64>,
-}
-
-/// The sessions' protocol.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TransportStatus {
-    /// Datagrams given to it.
-    pub received_datagrams: u64,
-    /// Datagrams that it made.
-    pub sent_datagrams: u64,
-    /// Initiations sent.
-    pub initiations_sent: u64,
-    /// Initiations answered.
-    pub initiations_answered: u64,
-    /// Cookies sent.
-    pub cookies_sent: u64,
-    /// Resets sent.
-    pub resets_sent: u64,
-    /// Resets received.
-    pub resets_received: u64,
-    /// Sessions established.
-    pub sessions_established: u64,
-    /// Key epochs moved to.
-    pub epochs_advanced: u64,
-    /// Sends refused because a queue was full.
-    pub sends_refused: u64,
-    /// Messages that were not sent because their deadline had passed.
-    pub messages_expired: u64,
-    /// Half-open sessions that gave way.
-    pub half_open_evicted: u64,
-    /// Handshake messages given up because too many waited to be sent.
-    pub outbox_full: u64,
-    /// Packets whose data travelled again, over all sessions there are.
-    pub retransmitted_packets: u64,
-    /// Drops by reason.
-    pub drops: BTreeMap<String, u64>,
-}
-
 /// One session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionStatus {
@@ -244,82 +152,27 @@ pub struct SessionStatus {
     pub streams_receiving: usize,
 }
 
-/// What the worker's thread copies out.
-struct Snapshot {
-    now_ns: u64,
-    worker: WorkerStatus,
-    socket: SocketStatus,
-    userspace: Verdicts,
-    transport: TransportStatus,
-    sessions: Vec<virga_transport::SessionStatus>,
-    service: crate::channel::status::ServiceStatus,
-}
-
-impl Snapshot {
-    fn take(now_ns: u64, parts: &Parts<Service>) -> Self {
-        let worker = parts.counters();
-        let sessions: Vec<_> = parts.node.sessions().collect();
-        let driver = parts.driver();
-        let figures = driver.figures().into_iter();
-        Self {
-            now_ns,
-            worker: WorkerStatus {
-                turns: worker.turns,
-                forwarded: worker.forwarded,
-                forward_blocked: worker.forward_blocked,
-                unroutable: worker.unroutable,
-                commands: worker.commands,
-            },
-            socket: SocketStatus {
-                driver: driver.name().to_owned(),
-                why: driver.why().to_owned(),
-                gso: driver.socket().segments_max() > 1,
-                gro: driver.socket().coalesces(),
-                sent: driver.sent().into(),
-                received: driver.received().into(),
-                figures: figures.map(|(name, n)| (name.to_owned(), n)).collect(),
-            },
-            userspace: parts.forwarder.counters().into(),
-            transport: transport(parts, &sessions),
-            sessions,
-            service: parts.service.status(now_ns),
-        }
-    }
-}
-
-fn transport(
-    parts: &Parts<Service>,
-    sessions: &[virga_transport::SessionStatus],
-) -> TransportStatus {
-    let counters = parts.node.counters();
-    TransportStatus {
-        received_datagrams: counters.received_datagrams,
-        sent_datagrams: counters.sent_datagrams,
-        initiations_sent: counters.initiations_sent,
-        initiations_answered: counters.initiations_answered,
-        cookies_sent: counters.cookies_sent,
-        resets_sent: counters.resets_sent,
-        resets_received: counters.resets_received,
-        sessions_established: counters.sessions_established,
-        epochs_advanced: counters.epochs_advanced,
-        sends_refused: counters.sends_refused,
-        messages_expired: counters.messages_expired,
-        half_open_evicted: counters.half_open_evicted,
-        outbox_full: counters.outbox_full,
-        retransmitted_packets: sessions.iter().map(|s| s.retransmitted_packets).sum(),
-        drops: counters
-            .drops()
-            .map(|(reason, count)| (reason.name().to_owned(), count))
-            .collect(),
-    }
-}
-
 pub(super) async fn get(State(api): State<Arc<Api>>) -> Result<Json<Status>, ApiError> {
-    let snapshot = api.look(Snapshot::take).await?;
+    let snapshots = api
+        .dispatch
+        .with_all(|now_ns, parts| Snapshot::take(now_ns, parts));
+    let snapshots = snapshots.await?;
     let forwarding = api.path.status().await.ok_or(ApiError::Stopping)?;
     let config = &api.config;
-    let sessions = snapshot.sessions.into_iter();
-    let sessions = sessions.map(|s| session(&api, snapshot.now_ns, &s));
+    let mut all: Option<OneWorker> = None;
+    let (mut sessions, mut workers, mut services) = (Vec::new(), Vec::new(), Vec::new());
+    for snapshot in snapshots {
+        let now_ns = snapshot.now_ns;
+        sessions.extend(snapshot.sessions.iter().map(|s| session(&api, now_ns, s)));
+        match &mut all {
+            None => all = Some(snapshot.worker.clone()),
+            Some(all) => all.add(&snapshot.worker),
+        }
+        workers.push(snapshot.worker);
+        services.push(snapshot.service);
+    }
+    let all = all.unwrap_or_default();
+    let service = ServiceStatus::of_node(services);
     Ok(Json(Status {
         node: NodeStatus {
             name: config.node.name.clone(),
@@ -333,15 +186,17 @@ pub(super) async fn get(State(api): State<Arc<Api>>) -> Result<Json<Status>, Api
         },
         api: api.connections.status(),
         forwarding,
-        userspace: snapshot.userspace,
-        worker: snapshot.worker,
-        socket: snapshot.socket,
-        transport: snapshot.transport,
-        sessions: sessions.collect(),
-        channels: snapshot.service.channels,
-        subscriptions: named(&api, snapshot.service.subscriptions),
-        subscribers: snapshot.service.subscribers,
-        channel_reasons: snapshot.service.reasons,
+        userspace: all.userspace,
+        worker: all.worker,
+        socket: all.socket,
+        transport: all.transport,
+        steering: api.steering.clone(),
+        workers,
+        sessions,
+        channels: service.channels,
+        subscriptions: named(&api, service.subscriptions),
+        subscribers: service.subscribers,
+        channel_reasons: service.reasons,
     }))
 }
 
@@ -349,7 +204,10 @@ pub(super) async fn get(State(api): State<Arc<Api>>) -> Result<Json<Status>, Api
 pub(super) async fn subscriptions(
     State(api): State<Arc<Api>>,
 ) -> Result<Json<Vec<SubscriptionStatus>>, ApiError> {
-    let all = api.look(|_, parts| parts.service.subscriptions()).await?;
+    let each = api
+        .dispatch
+        .with_all(|_, parts| parts.service.subscriptions());
+    let all = each.await?.into_iter().flatten().collect();
     Ok(Json(named(&api, all)))
 }
 

@@ -29,7 +29,8 @@ pub struct Delivery {
 pub enum Offer {
     /// Took it, and has room for more.
     Taken,
-    /// Took it, and asks for a pause: [`super::Command::Drained`] will follow.
+    /// Took it, and asks for a pause: [`super::Command::Drained`] will follow. Answered until then, so
+    /// that every worker that delivers to the subscriber hears of it.
     TakenSlow,
     /// Had no room.
     Full,
@@ -44,18 +45,21 @@ pub struct Fill {
     pub queued_bytes: usize,
     /// Events taken out since the beginning.
     pub taken_events: u64,
+    /// Whether a worker has ended it.
+    pub is_ended: bool,
     /// Whether [`Offer::TakenSlow`] was answered and no [`super::Command::Drained`] is under way since.
     pub is_slow: bool,
 }
 
-/// The near end of a local subscriber's bounded queue.
-pub trait Outlet: Send + 'static {
+/// The near end of a local subscriber's bounded queue. Each of the node's workers has a clone.
+pub trait Outlet: Clone + Send + 'static {
     /// Queues an event, never waiting.
     fn offer(&mut self, delivery: &Delivery) -> Offer;
 
     /// How full it is now.
     fn fill(&self) -> Fill;
 
-    /// Ends it: after what is queued, the subscriber is told why.
+    /// Ends it, for all workers: after what is queued, the subscriber is told why. The first word
+    /// counts.
     fn end(self, why: String);
 }

@@ -1,7 +1,7 @@
 //! Channels: who has subscribed to what, and every event to each of them.
 //!
-//! [`ChannelService`] runs on the worker's thread, above the sessions, without any input or output
-//! of its own. In the order in which an event meets them:
+//! A [`ChannelService`] runs on each worker's thread, above that worker's sessions, without any input or
+//! output of its own. In the order in which an event meets them:
 //!
 //! - [`publish`]: the sending side: one stream a (peer, channel), opened on demand, back-pressure.
 //! - [`message`]: what nodes tell each other on the control stream: subscribe, acknowledge, hold.
@@ -10,6 +10,7 @@
 //! - [`subscribe`]: local subscribers, and the subscriptions that they need at other nodes.
 //! - [`stall`]: local subscribers that do not keep up, and how long the others wait for them.
 //! - [`delivery`]: what a local subscriber gets, and how it says that it is slow.
+//! - [`presence`]: which of the node's workers a batch has to go to.
 //! - [`reason`]: every refusal and every drop, by name.
 //!
 //! A reliable channel loses nothing and keeps its order while a session lasts. When the session ends,
@@ -18,6 +19,7 @@
 pub mod delivery;
 pub mod entry;
 pub mod message;
+pub mod presence;
 pub mod publish;
 pub mod reason;
 pub mod service;
@@ -30,6 +32,7 @@ mod tests;
 
 pub use delivery::{Delivery, Fill, Offer, Outlet, SubscriberId};
 pub use message::Pattern;
-pub use publish::{Batch, PublishError, PublishReport};
+pub use presence::Presence;
+pub use publish::{Batch, Part, PublishError, PublishReport};
 pub use service::{ChannelService, Command, Setup};
 pub use subscribe::SubscribeError;

@@ -11,6 +11,10 @@ use super::{
     service::ChannelService,
 };
 use bytes::Bytes;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 use thiserror::Error;
 use virga_ebpf::header::NodeId;
 use virga_transport::{ChannelName, Node, OpenError, SendError, limits::MESSAGE_BYTES_MAX};
@@ -48,13 +52,48 @@ pub struct PublishReport {
     pub event_bytes_max: usize,
 }
 
+impl PublishReport {
+    /// What became of a batch of which another worker had a part.
+    #[must_use]
+    pub fn with(self, other: &Self) -> Self {
+        Self {
+            published: self.published.max(other.published),
+            lost: self.lost + other.lost,
+            refused: self.refused.max(other.refused),
+            unheard: self.unheard.min(other.unheard),
+            subscribers: self.subscribers + other.subscribers,
+            event_bytes_max: self.event_bytes_max.max(other.event_bytes_max),
+        }
+    }
+}
+
 /// Tells a publisher what became of its batch; called exactly once.
 pub type Done = Box<dyn FnOnce(Result<PublishReport, PublishError>) + Send>;
+
+/// What a worker does with a batch beside sending it to its own peers, where several get it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Counts the events as published.
+    pub is_counted: bool,
+    /// Delivers them to the subscribers on this node.
+    pub is_local: bool,
+}
+
+impl Part {
+    /// Everything: no other worker gets the batch.
+    pub const WHOLE: Self = Self {
+        is_counted: true,
+        is_local: true,
+    };
+}
 
 /// Events that one publisher wants out, in order.
 pub struct Batch {
     events: std::vec::IntoIter<Bytes>,
     report: PublishReport,
+    part: Part,
+    /// Set once another worker is through with the same unreliable events: they wait no more here.
+    is_late: Option<Arc<AtomicBool>>,
     done: Done,
 }
 
@@ -65,8 +104,19 @@ impl Batch {
         Self {
             events: events.into_iter(),
             report: PublishReport::default(),
+            part: Part::WHOLE,
+            is_late: None,
             done,
         }
+    }
+
+    /// One worker's part of a batch that several get. Once `is_late` is set, and
+    /// [`super::Command::Hurry`] has told so, unreliable events wait for nobody here.
+    #[must_use]
+    pub fn with_part(mut self, part: Part, is_late: Arc<AtomicBool>) -> Self {
+        self.part = part;
+        self.is_late = Some(is_late);
+        self
     }
 
     /// Counts events that whoever made the batch found too large to keep.
@@ -186,7 +236,12 @@ impl<O: Outlet> ChannelService<O> {
                 if let Some(mut batch) = entry.waiting.pop_front() {
                     batch.report.event_bytes_max = event_bytes_max;
                     if batch.report.published == 0 {
-                        batch.report.subscribers = entry.roster.len() + entry.local.len();
+                        let here = if batch.part.is_local {
+                            entry.local.len()
+                        } else {
+                            0
+                        };
+                        batch.report.subscribers = entry.roster.len() + here;
                     }
                     (batch.done)(Ok(batch.report));
                 }
@@ -206,7 +261,9 @@ impl<O: Outlet> ChannelService<O> {
                 }
                 _ => {
                     batch.report.refused += 1;
-                    self.reasons.add(Reason::TooLarge);
+                    if batch.part.is_counted {
+                        self.reasons.add(Reason::TooLarge);
+                    }
                 }
             }
         }
@@ -241,7 +298,7 @@ impl<O: Outlet> ChannelService<O> {
                 }
             }
         }
-        let waits = entry.spec.mode.is_reliable() || (taken == 0 && entry.local.is_empty());
+        let waits = entry.spec.mode.is_reliable() || (taken == 0 && entry.waits_for_nodes());
         if !waits {
             for _ in full.drain(..) {
                 self.reasons.add(Reason::PeerFull);
@@ -262,9 +319,15 @@ impl<O: Outlet> ChannelService<O> {
     /// The event went out: local subscribers get it too, and it is counted.
     fn finish(&mut self, now_ns: u64, node: &mut Node, index: Index, mut sent: Partial) {
         let entry = &mut self.entries[index];
-        entry.counters.published += 1;
-        entry.sequence += 1;
-        if !entry.local.is_empty() {
+        let part = entry
+            .waiting
+            .front()
+            .map_or(Part::WHOLE, |batch| batch.part);
+        entry.counters.published += u64::from(part.is_counted);
+        if part.is_local {
+            entry.sequence += 1;
+        }
+        if part.is_local && !entry.local.is_empty() {
             let delivery = Delivery {
                 channel: entry.spec.name.clone(),
                 entity: self.entity,
@@ -292,6 +355,18 @@ impl<O: Outlet> ChannelService<O> {
                 batch.fail(PublishError::Stopping);
             }
         }
+    }
+}
+
+impl Entry {
+    /// Whether an unreliable event waits until a node has room for it: when nobody else gets it.
+    fn waits_for_nodes(&self) -> bool {
+        let Some(batch) = self.waiting.front() else {
+            return false;
+        };
+        let is_late = |late: &Arc<AtomicBool>| late.load(Ordering::Acquire);
+        let has_local = batch.part.is_local && !self.local.is_empty();
+        !has_local && !batch.is_late.as_ref().is_some_and(is_late)
     }
 }
 

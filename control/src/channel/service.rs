@@ -4,15 +4,19 @@ use super::{
     delivery::{Delivery, Outlet, SubscriberId},
     entry::{Entry, Index, Remote},
     message::{Answer, Message, Pattern},
+    presence::Presence,
     publish::Batch,
     reason::{Reason, Reasons},
     subscribe::{self, Local, Wanted},
 };
 use crate::config::{ChannelConfig, Config};
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 use virga_ebpf::header::{NodeId, StreamId};
-use virga_transport::{ChannelName, Event, Mode, Node, SendError, worker::Service};
+use virga_transport::{ChannelName, Event, Mode, Node, SendError, Share, worker::Service};
 
 /// Subscriptions that one peer may have here.
 pub const PATTERNS_PER_PEER_MAX: usize = 4_096;
@@ -34,14 +38,23 @@ pub struct Setup {
     pub peers: Vec<(NodeId, [u8; 32])>,
     /// The channels.
     pub channels: Vec<ChannelConfig>,
+    /// Which worker's sessions it has; `peers` are that worker's.
+    pub share: Share,
+    /// Where it tells who has subscribed.
+    pub presence: Arc<Presence>,
 }
 
-impl From<&Config> for Setup {
-    fn from(config: &Config) -> Self {
+impl Setup {
+    /// What one worker's service has to know.
+    #[must_use]
+    pub fn of(config: &Config, share: Share, presence: &Arc<Presence>) -> Self {
+        let peers = config.peers.iter().filter(|peer| share.owns(peer.id));
         Self {
             entity: config.keys.entity.public,
-            peers: config.peers.iter().map(|p| (p.id, p.entity_key)).collect(),
+            peers: peers.map(|p| (p.id, p.entity_key)).collect(),
             channels: config.channels.clone(),
+            share,
+            presence: Arc::clone(presence),
         }
     }
 }
@@ -57,6 +70,8 @@ pub enum Command<O> {
     },
     /// Be given the events of one or many channels.
     Subscribe {
+        /// What the subscriber is called: the same at all workers of this node.
+        id: SubscriberId,
         /// Which ones.
         pattern: Pattern,
         /// Where they go.
@@ -66,6 +81,8 @@ pub enum Command<O> {
     },
     /// After [`super::Offer::TakenSlow`]: there is room again.
     Drained(SubscriberId),
+    /// Unreliable events of which another worker is through with its part wait no more.
+    Hurry,
     /// No more events.
     Unsubscribe(SubscriberId),
 }
@@ -98,7 +115,8 @@ pub struct ChannelService<O> {
     /// Channels whose publishers wait for room.
     pub(crate) blocked: BTreeSet<Index>,
     pub(crate) reasons: Reasons,
-    pub(crate) last_subscriber: u64,
+    share: Share,
+    presence: Arc<Presence>,
     pub(crate) last_request: u32,
     pub(crate) ask_again_ns: Option<u64>,
     /// While a local subscriber is slow.
@@ -124,7 +142,8 @@ impl<O: Outlet> ChannelService<O> {
             wanted: BTreeMap::new(),
             blocked: BTreeSet::new(),
             reasons: Reasons::default(),
-            last_subscriber: 0,
+            share: setup.share,
+            presence: Arc::clone(&setup.presence),
             last_request: 0,
             ask_again_ns: None,
             look_at_slow_ns: None,
@@ -158,6 +177,14 @@ impl<O: Outlet> ChannelService<O> {
         is_asked || entity.is_some_and(is_greeted)
     }
 
+    /// Tells publishers who has subscribed to a channel now.
+    pub(crate) fn note_presence(&self, index: Index) {
+        let entry = &self.entries[index];
+        let worker = usize::from(self.share.worker());
+        self.presence
+            .note(worker, index, entry.roster.len(), entry.local.len());
+    }
+
     /// Sends a control message, now or when there is room.
     pub(crate) fn tell(&mut self, now_ns: u64, node: &mut Node, peer: NodeId, message: &Message) {
         let Some(session) = self.sessions.get_mut(&peer) else {
@@ -188,9 +215,12 @@ impl<O: Outlet> ChannelService<O> {
         if self.sessions.remove(&peer).is_none() {
             return;
         }
-        for entry in &mut self.entries {
-            entry.roster.remove(&peer);
+        for index in 0..self.entries.len() {
+            let entry = &mut self.entries[index];
             entry.holding.remove(&peer);
+            if entry.roster.remove(&peer).is_some() {
+                self.note_presence(index);
+            }
         }
         self.forget_answers(peer);
         self.pump_blocked(now_ns, node);
@@ -275,6 +305,9 @@ impl<O: Outlet> ChannelService<O> {
                 }
             }
         }
+        for &index in &granted {
+            self.note_presence(index);
+        }
         Answer::Granted(u32::try_from(granted.len()).unwrap_or(u32::MAX))
     }
 
@@ -286,7 +319,8 @@ impl<O: Outlet> ChannelService<O> {
         if !session.patterns.remove(pattern) {
             return;
         }
-        for entry in &mut self.entries {
+        for index in 0..self.entries.len() {
+            let entry = &mut self.entries[index];
             if !pattern.matches(&entry.spec.name) {
                 continue;
             }
@@ -297,6 +331,7 @@ impl<O: Outlet> ChannelService<O> {
             if remote.patterns == 0 {
                 let stream = remote.stream;
                 entry.roster.remove(&peer);
+                self.note_presence(index);
                 if let Some(stream) = stream {
                     // Finished already, or the session is gone: there is nothing left to finish.
                     let _gone = node.finish_stream(now_ns, peer, stream);
@@ -387,13 +422,11 @@ impl<O: Outlet> ChannelService<O> {
 
     /// The peer does not want the channel after all.
     fn on_refused(&mut self, peer: NodeId, stream: StreamId) {
-        for entry in &mut self.entries {
-            if entry
-                .roster
-                .get(&peer)
-                .is_some_and(|r| r.stream == Some(stream))
-            {
-                entry.roster.remove(&peer);
+        for index in 0..self.entries.len() {
+            let roster = &mut self.entries[index].roster;
+            if roster.get(&peer).is_some_and(|r| r.stream == Some(stream)) {
+                roster.remove(&peer);
+                self.note_presence(index);
                 self.reasons.add(Reason::PeerRefused);
             }
         }
@@ -463,12 +496,14 @@ impl<O: Outlet> Service for ChannelService<O> {
         match command {
             Command::Publish { channel, batch } => self.publish(now_ns, node, &channel, batch),
             Command::Subscribe {
+                id,
                 pattern,
                 outlet,
                 done,
             } => {
-                done(self.subscribe(now_ns, node, pattern, outlet));
+                done(self.subscribe(now_ns, node, id, pattern, outlet));
             }
+            Command::Hurry => self.pump_blocked(now_ns, node),
             Command::Drained(id) => self.drained(now_ns, node, id),
             Command::Unsubscribe(id) => {
                 // Its queue's other end is gone already.

@@ -96,13 +96,18 @@ impl<O: Outlet> ChannelService<O> {
 
     /// Ends subscribers that have read nothing for as long as a reliable channel waits for them.
     pub(crate) fn look_at_slow(&mut self, now_ns: u64, node: &mut Node) {
-        let mut stalled = Vec::new();
+        let (mut stalled, mut ended) = (Vec::new(), Vec::new());
         let mut is_any_slow = false;
         for (&id, local) in &mut self.subscribers {
             let Some(slow) = &mut local.slow else {
                 continue;
             };
-            slow.look(now_ns, local.outlet.fill());
+            let fill = local.outlet.fill();
+            if fill.is_ended {
+                ended.push(id);
+                continue;
+            }
+            slow.look(now_ns, fill);
             let unread_ns = now_ns.saturating_sub(slow.read_ns);
             let mut channels = self.entries.iter().filter(|e| e.local.contains(&id));
             let waits_no_more = |max_ns: u64| unread_ns >= max_ns;
@@ -122,6 +127,9 @@ impl<O: Outlet> ChannelService<O> {
                      hold_max_s"
                 ));
             }
+        }
+        for id in ended {
+            drop(self.unsubscribe(now_ns, node, id));
         }
         self.pump_blocked(now_ns, node);
     }

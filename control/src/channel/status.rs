@@ -101,6 +101,52 @@ pub struct ServiceStatus {
     pub reasons: BTreeMap<String, u64>,
 }
 
+impl ChannelStatus {
+    /// Adds what another worker's service sees of the same channel. All of them have all subscribers of
+    /// this node; a batch waits at each that it went to.
+    fn add(&mut self, other: &Self) {
+        self.remote_subscribers += other.remote_subscribers;
+        self.remote_holding += other.remote_holding;
+        self.local_subscribers = self.local_subscribers.max(other.local_subscribers);
+        self.paused_ms = self.paused_ms.max(other.paused_ms);
+        self.batches_waiting = self.batches_waiting.max(other.batches_waiting);
+        self.published += other.published;
+        self.sent += other.sent;
+        self.received += other.received;
+        self.delivered += other.delivered;
+        self.dropped += other.dropped;
+        self.publishes_blocked += other.publishes_blocked;
+    }
+}
+
+impl ServiceStatus {
+    /// What the services of all workers together are to the node; each has all its channels.
+    #[must_use]
+    pub fn of_node(services: Vec<Self>) -> Self {
+        let mut services = services.into_iter();
+        let mut all = services.next().unwrap_or_default();
+        for other in services {
+            for (channel, more) in all.channels.iter_mut().zip(&other.channels) {
+                channel.add(more);
+            }
+            all.subscriptions.extend(other.subscriptions);
+            for more in other.subscribers {
+                match all.subscribers.iter_mut().find(|one| one.id == more.id) {
+                    None => all.subscribers.push(more),
+                    Some(one) => {
+                        one.slow_ms = one.slow_ms.max(more.slow_ms);
+                        one.unread_ms = one.unread_ms.max(more.unread_ms);
+                    }
+                }
+            }
+            for (reason, count) in other.reasons {
+                *all.reasons.entry(reason).or_default() += count;
+            }
+        }
+        all
+    }
+}
+
 impl<O: Outlet> ChannelService<O> {
     /// A snapshot.
     #[must_use]

@@ -33,7 +33,7 @@ pub enum SubscribeError {
 }
 
 /// Tells a subscriber whether it is one; called exactly once.
-pub type Done = Box<dyn FnOnce(Result<SubscriberId, SubscribeError>) + Send>;
+pub type Done = Box<dyn FnOnce(Result<(), SubscribeError>) + Send>;
 
 /// A local subscriber.
 pub(crate) struct Local<O> {
@@ -62,9 +62,10 @@ impl<O: Outlet> ChannelService<O> {
         &mut self,
         now_ns: u64,
         node: &mut Node,
+        id: SubscriberId,
         pattern: Pattern,
         outlet: O,
-    ) -> Result<SubscriberId, SubscribeError> {
+    ) -> Result<(), SubscribeError> {
         if self.subscribers.len() >= SUBSCRIBERS_MAX {
             return Err(SubscribeError::TooMany);
         }
@@ -76,10 +77,9 @@ impl<O: Outlet> ChannelService<O> {
         if allowed.is_empty() {
             return Err(SubscribeError::NotAuthorised(pattern));
         }
-        self.last_subscriber += 1;
-        let id = SubscriberId(self.last_subscriber);
         for &index in &allowed {
             self.entries[index].local.insert(id);
+            self.note_presence(index);
         }
         let local = Local {
             outlet,
@@ -96,7 +96,7 @@ impl<O: Outlet> ChannelService<O> {
                 self.ask(now_ns, node, peer, &pattern);
             }
         }
-        Ok(id)
+        Ok(())
     }
 
     /// Channels that a pattern means and this node's entity may have.
@@ -202,6 +202,7 @@ impl<O: Outlet> ChannelService<O> {
         let local = self.subscribers.remove(&id)?;
         for index in 0..self.entries.len() {
             if self.entries[index].local.remove(&id) {
+                self.note_presence(index);
                 self.release(now_ns, node, index);
             }
         }
@@ -256,7 +257,9 @@ impl<O: Outlet> ChannelService<O> {
                 Offer::Taken => taken += 1,
                 Offer::TakenSlow => {
                     taken += 1;
-                    local.slow = Some(Slow::new(now_ns, local.outlet.fill()));
+                    if local.slow.is_none() {
+                        local.slow = Some(Slow::new(now_ns, local.outlet.fill()));
+                    }
                     self.look_at_slow_ns.get_or_insert(now_ns + LOOK_AGAIN_NS);
                 }
                 Offer::Full => {

@@ -3,6 +3,7 @@
 use super::{
     delivery::{Delivery, Fill, Offer, Outlet, SubscriberId},
     message::{Message, Pattern},
+    presence::Presence,
     publish::{Batch, PublishError, PublishReport},
     reason::Reason,
     service::{ChannelService, Command, Setup},
@@ -17,7 +18,7 @@ use std::sync::{
 };
 use virga_ebpf::header::{NodeId, Subnet};
 use virga_transport::{
-    ChannelName, Mode, Node, NodeConfig, NodeLimits, PeerConfig,
+    ChannelName, Mode, Node, NodeConfig, NodeLimits, PeerConfig, Share,
     limits::{EVENT_QUEUE_MAX, MESSAGE_BYTES_MAX},
     worker::Service,
 };
@@ -59,6 +60,7 @@ impl Outlet for Inbox {
             queued_bytes: waiting,
             taken_events: self.taken_events.load(Ordering::Relaxed),
             is_slow: waiting * 2 >= self.room,
+            is_ended: self.end.lock().unwrap().is_some(),
         }
     }
 
@@ -98,6 +100,7 @@ struct Side {
 /// Nodes that all reach each other, without loss or delay.
 struct Net {
     sides: Vec<Side>,
+    last_subscriber: u64,
     now_ns: u64,
 }
 
@@ -110,7 +113,7 @@ fn keys(number: u8) -> NodeConfig {
         entity_key: [number + 101; 32],
         subnet: Subnet(0),
         peers: Vec::new(),
-        share: virga_transport::Share::WHOLE,
+        share: Share::WHOLE,
         limits: NodeLimits::default(),
         started_unix_ns: 0,
         seed: [number; 32],
@@ -173,6 +176,8 @@ fn side(number: u8, count: u8, channels: &[ChannelConfig], seed: u8, now_ns: u64
         entity: entity(number),
         peers: others().map(|n| (id(n), entity(n))).collect(),
         channels: channels.to_vec(),
+        share: Share::WHOLE,
+        presence: Arc::new(Presence::new(channels, 1)),
     });
     service.start(now_ns, &mut node);
     Side { node, service }
@@ -190,6 +195,7 @@ impl Net {
         let sides = (0..count).zip(channels);
         Self {
             sides: sides.map(|(n, c)| side(n, count, c, n, 1)).collect(),
+            last_subscriber: 0,
             now_ns: 1,
         }
     }
@@ -273,8 +279,11 @@ impl Net {
         pattern: Pattern,
         inbox: &Inbox,
     ) -> Result<SubscriberId, SubscribeError> {
+        self.last_subscriber += 1;
+        let id = SubscriberId(self.last_subscriber);
         let Side { node, service } = &mut self.sides[at];
-        service.subscribe(self.now_ns, node, pattern, inbox.clone())
+        let subscribed = service.subscribe(self.now_ns, node, id, pattern, inbox.clone());
+        subscribed.map(|()| id)
     }
 
     /// Publishes, without carrying anything yet; the report is there once all is on its way.

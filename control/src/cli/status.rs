@@ -50,6 +50,7 @@ fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
         "driver: {} ({})",
         status.socket.driver, status.socket.why
     )?;
+    write_workers(out, status)?;
     write_forwarding(out, status)?;
     write_sessions(out, status)?;
     write_channels(out, status)?;
@@ -67,6 +68,33 @@ fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
 fn drop_meaning(name: &str) -> &'static str {
     let reason = DropReason::ALL.iter().find(|reason| reason.name() == name);
     reason.map_or("", |reason| reason.meaning())
+}
+
+/// Nothing where there is one: its figures are the node's.
+fn write_workers(out: &mut impl Write, status: &Status) -> io::Result<()> {
+    if status.workers.len() < 2 {
+        return Ok(());
+    }
+    let lines = status.workers.iter().map(|one| {
+        let core = one
+            .core
+            .map_or_else(String::new, |core| format!(" on core {core}"));
+        let done = &one.worker;
+        let handed_over = match (done.handed_over, done.hand_over_full) {
+            (0, 0) => String::new(),
+            (over, 0) => format!("; {over} handed over"),
+            (over, full) => format!("; {over} handed over, {full} lost as the other was busy"),
+        };
+        format!(
+            "  worker {}{core}: {}, {} in, {} out{handed_over}",
+            one.number,
+            counted(one.sessions, "session"),
+            counted(one.socket.received.datagrams, "packet"),
+            one.socket.sent.datagrams,
+        )
+    });
+    let title = format!("workers: {} ({})", status.workers.len(), status.steering);
+    write_lines(out, &title, lines)
 }
 
 fn write_forwarding(out: &mut impl Write, status: &Status) -> io::Result<()> {

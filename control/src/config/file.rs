@@ -47,7 +47,37 @@ pub(super) struct Node {
     pub(super) subnet: Field<String>,
     pub(super) socket: Field<String>,
     pub(super) socket_group: Field<String>,
-    pub(super) worker_core: Field<i64>,
+    pub(super) workers: Field<Workers>,
+    pub(super) worker_cores: Field<Vec<Spanned<i64>>>,
+}
+
+/// A number, or a word.
+#[derive(Debug)]
+pub(super) enum Workers {
+    Number(i64),
+    Word(String),
+}
+
+impl<'de> Deserialize<'de> for Workers {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Workers;
+
+            fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                out.write_str("a whole number or \"auto\"")
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<Workers, E> {
+                Ok(Workers::Number(number))
+            }
+
+            fn visit_str<E>(self, word: &str) -> Result<Workers, E> {
+                Ok(Workers::Word(word.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
 }
 
 /// `[forwarding]`

@@ -2,7 +2,7 @@
 
 use super::{
     Config, Entity, ForwardingMode, ForwardingSection, NamedEntity, NodeSection, SOCKET_DIRECTORY,
-    channels, file, peers,
+    Workers, channels, file, peers,
     problem::{Report, Section, suggest},
     values::{self, Fault},
 };
@@ -14,6 +14,7 @@ use std::{
 };
 use toml::Spanned;
 use virga_ebpf::{header::Subnet, limits};
+use virga_transport::share::WORKERS_MAX;
 
 /// More destinations than this do not fit the memory of any router that we know.
 const DESTINATIONS_MAX: i64 = 1 << 24;
@@ -97,7 +98,7 @@ struct PartialNode {
     subnet: Subnet,
     socket: Option<PathBuf>,
     socket_group: Option<String>,
-    worker_core: Option<usize>,
+    workers: Workers,
 }
 
 impl PartialNode {
@@ -117,7 +118,7 @@ impl PartialNode {
             subnet: self.subnet,
             socket: self.socket.unwrap_or_else(default_socket),
             socket_group: self.socket_group,
-            worker_core: self.worker_core,
+            workers: self.workers,
             name,
         })
     }
@@ -173,9 +174,61 @@ fn resolve_node(
             "" => values::fault("is empty", "write a group's name, or leave the key out"),
             _ => Ok(group.to_owned()),
         }),
-        worker_core: check.number("worker_core", node.worker_core, 0, CORE_MAX),
+        workers: resolve_workers(&mut check, node.workers, node.worker_cores),
     };
     (partial, keys)
+}
+
+fn resolve_workers(
+    check: &mut Checker<'_, '_>,
+    workers: Option<Spanned<file::Workers>>,
+    cores: Option<Spanned<Vec<Spanned<i64>>>>,
+) -> Workers {
+    const AUTO: &str = "auto";
+    let span = workers.as_ref().map(Spanned::span);
+    let workers = workers.and_then(|workers| {
+        let rule = match workers.get_ref() {
+            file::Workers::Word(word) if word == AUTO => Ok(Workers::Auto),
+            file::Workers::Word(word) => values::fault(
+                format!("{word:?} is no number of workers"),
+                format!("use 1 to {WORKERS_MAX}, or {AUTO:?}"),
+            ),
+            file::Workers::Number(number) => {
+                values::number(*number, 1, i64::from(WORKERS_MAX)).map(Workers::Number)
+            }
+        };
+        check.keep("workers", workers.span(), rule)
+    });
+    let Some(cores) = cores else {
+        return workers.unwrap_or(Workers::Number(1));
+    };
+    let (cores_span, given) = (cores.span(), cores.get_ref().len());
+    let mut places = Vec::new();
+    for core in cores.into_inner() {
+        let span = core.span();
+        let Some(core) = check.number("worker_cores", Some(core), 0, CORE_MAX) else {
+            continue;
+        };
+        if places.contains(&core) {
+            let twice = values::fault(format!("core {core} is named twice"), "leave one out");
+            check.keep::<()>("worker_cores", span, twice);
+        }
+        places.push(core);
+    }
+    let most = usize::from(WORKERS_MAX);
+    let fault = match (given, &workers, span) {
+        (0, ..) => values::fault("names no core", "name at least one, or leave the key out"),
+        (1.., ..) if given > most => {
+            values::fault(format!("names more than {most} cores"), "leave some out")
+        }
+        (count, Some(workers), Some(_)) if *workers != Workers::Number(count) => values::fault(
+            format!("names {count} cores, and `workers` says otherwise"),
+            "leave `workers` out: there is one for each core",
+        ),
+        _ => Ok(()),
+    };
+    check.keep("worker_cores", cores_span, fault);
+    Workers::Cores(places)
 }
 
 type KeyPath = Option<(String, Range<usize>, PathBuf)>;

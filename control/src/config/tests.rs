@@ -132,8 +132,8 @@ fn the_defaults_are_those_that_the_example_states() {
     assert_eq!(config.node.subnet, Subnet(0));
     assert_eq!(config.node.socket, Path::new("/run/virga/us.sock"));
     assert_eq!(
-        (config.node.socket_group, config.node.worker_core),
-        (None, None)
+        (config.node.socket_group, config.node.workers),
+        (None, Workers::Number(1))
     );
     assert_eq!(config.forwarding.mode, ForwardingMode::Auto);
     assert!(config.forwarding.interfaces.is_empty());

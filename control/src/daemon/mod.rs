@@ -1,4 +1,4 @@
-//! The daemon: one worker, the forwarding path, the local API, and the signals.
+//! The daemon: the workers, the forwarding path, the local API, and the signals.
 //!
 //! A daemon that ends leaves the NIC path as it is, so packets of others still pass; `virga node
 //! detach` removes it.
@@ -6,16 +6,16 @@
 mod down;
 mod facts;
 pub mod path;
+mod workers;
 
 use crate::{
     api::{
-        self, Api, Service,
-        outlet::Queue,
+        self, Api,
         server::{Connections, Server},
         socket::{self, Place, SocketError},
     },
-    channel::{ChannelService, Setup},
     config::Config,
+    dispatch::{Dispatch, Ended},
     doctor,
 };
 use path::{Path, PathError};
@@ -26,13 +26,10 @@ use std::{
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{oneshot, watch},
+    sync::watch,
 };
-use virga_transport::{
-    NodeConfig, NodeLimits, PeerConfig, Share,
-    forward::Forwarder,
-    worker::{Commander, Exit, Refused, Task, Worker, WorkerConfig, WorkerError, WorkerHandle},
-};
+use virga_transport::worker::{Exit, WorkerError};
+use workers::Running;
 
 /// Threads of the control plane; the packet path has its own.
 const CONTROL_THREADS: usize = 2;
@@ -48,7 +45,7 @@ pub enum DaemonError {
     /// The forwarding path.
     #[error(transparent)]
     Path(#[from] PathError),
-    /// The worker did not start.
+    /// The workers did not start.
     #[error(transparent)]
     Worker(#[from] WorkerError),
     /// The configuration does not fit the forwarder's tables.
@@ -62,9 +59,15 @@ pub enum DaemonError {
         /// What it said.
         source: io::Error,
     },
-    /// The worker ended by itself: a fault of this program, or of the machine.
-    #[error("the worker ended: {0}")]
+    /// A worker ended by itself: a fault of this program, or of the machine.
+    #[error("a worker ended: {0}")]
     Ended(String),
+}
+
+impl From<Ended> for DaemonError {
+    fn from(Ended: Ended) -> Self {
+        Self::Ended("right after its start".into())
+    }
 }
 
 fn system(operation: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
@@ -112,35 +115,35 @@ async fn serve(config: Config) -> Result<(), DaemonError> {
     tracing::info!(mode = path.mode(), why = path.why(), "forwarding path");
     warn_of_checksums(&config, &path);
 
-    let (exit, mut exited) = oneshot::channel();
-    let worker = start_worker(&config, &path, exit)?;
-    let commander = worker.commander().clone();
+    let mut workers = Running::start(&config, &path)?;
+    let dispatch = workers.dispatch().clone();
     let (stop_api, api_stopped) = watch::channel(());
     let connections = Arc::new(Connections::default());
     let api = Arc::new(Api {
         config: Arc::clone(&config),
-        commander: commander.clone(),
-        path: path.run(commander.clone()),
+        dispatch: dispatch.clone(),
+        steering: workers.steering().why(),
+        path: path.run(dispatch.clone()),
         stopping: api_stopped.clone(),
         connections: Arc::clone(&connections),
-        unix_zero_ns: unix_zero_ns(&commander).await?,
+        unix_zero_ns: unix_zero_ns(&dispatch).await?,
         started: Instant::now(),
     });
     let server = Server::new(socket, api::router(api), connections);
     let server = tokio::spawn(server.map_err(system("serve the socket"))?.run(api_stopped));
     tracing::info!(
-        node = %config.node.name, id = %config.node.id, listen = %worker.address(),
+        node = %config.node.name, id = %config.node.id, listen = %workers.address(),
         socket = %config.node.socket.display(), "node is running"
     );
 
     let ended = tokio::select! {
-        exit = &mut exited => Some(exit),
+        exit = workers.ended() => Some(exit),
         () = signals.stop() => None,
     };
     drop(stop_api);
     let result = match ended {
-        Some(exit) => Err(DaemonError::Ended(describe(exit.ok()))),
-        None => stop(worker, exited).await,
+        Some(exit) => Err(DaemonError::Ended(describe(exit))),
+        None => workers.stop().await,
     };
     // Open subscriptions end with the worker; whatever else is under way gets a moment.
     let _late = tokio::time::timeout(FAREWELL, server).await;
@@ -166,92 +169,15 @@ fn warn_of_checksums(config: &Config, path: &Path) {
     }
 }
 
-fn start_worker(
-    config: &Config,
-    path: &Path,
-    exit: oneshot::Sender<Exit>,
-) -> Result<WorkerHandle<Service>, DaemonError> {
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed)
-        .map_err(io::Error::other)
-        .map_err(system("draw random numbers"))?;
-    let entropy = path::entropy().map_err(system("draw random numbers"))?;
-    let mut forwarder = Forwarder::with_destinations(config.forwarding.destinations_max);
-    forwarder
-        .apply(&path.image(), entropy)
-        .map_err(|error| DaemonError::Tables(error.to_string()))?;
-    let service = ChannelService::<Queue>::new(&Setup::from(config));
-    let worker_config = WorkerConfig {
-        listen: config.node.listen,
-        core: config.node.worker_core,
-    };
-    let exited = move |how| {
-        // When the daemon stopped waiting, it is ending anyway.
-        let _ending = exit.send(how);
-    };
-    let node_config = node_config(config, seed);
-    Ok(Worker::spawn(
-        &worker_config,
-        node_config,
-        forwarder,
-        service,
-        exited,
-    )?)
-}
-
-fn node_config(config: &Config, seed: [u8; 32]) -> NodeConfig {
-    let peers = config.peers.iter().map(|peer| PeerConfig {
-        node_key: peer.node_key,
-        entity_key: peer.entity_key,
-    });
-    NodeConfig {
-        network_id: config.node.network.clone(),
-        psk: *config.keys.psk.expose(),
-        psk_generation: config.node.psk_generation,
-        node_key: *config.keys.node.secret.expose(),
-        entity_key: *config.keys.entity.seed.expose(),
-        subnet: config.node.subnet,
-        peers: peers.collect(),
-        share: Share::WHOLE,
-        limits: NodeLimits::default(),
-        started_unix_ns: unix_ns(),
-        seed,
-    }
-}
-
 fn unix_ns() -> u64 {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH);
     unix.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// Unix time at the worker's time 0.
-async fn unix_zero_ns(commander: &Commander<Service>) -> Result<u64, DaemonError> {
-    let (reply, answer) = oneshot::channel();
-    let task: Task<Service> = Box::new(move |now_ns, _| {
-        // The daemon waits for it.
-        let _gone = reply.send(unix_ns().saturating_sub(now_ns));
-    });
-    match commander.run(task) {
-        Ok(()) => {}
-        Err(Refused::Full(_) | Refused::Ended(_)) => {
-            return Err(DaemonError::Ended("right after its start".into()));
-        }
-    }
-    answer
-        .await
-        .map_err(|_| DaemonError::Ended("right after its start".into()))
-}
-
-/// Closes the sessions and ends the worker.
-async fn stop(
-    worker: WorkerHandle<Service>,
-    exited: oneshot::Receiver<Exit>,
-) -> Result<(), DaemonError> {
-    let stopped = tokio::task::spawn_blocking(move || worker.stop()).await;
-    match (stopped, exited.await) {
-        (Ok(()), Ok(Exit::Stopped)) => Ok(()),
-        (_, exit) => Err(DaemonError::Ended(describe(exit.ok()))),
-    }
+/// Unix time at the workers' time 0, which is the same for all.
+async fn unix_zero_ns(dispatch: &Dispatch) -> Result<u64, DaemonError> {
+    let zeros = dispatch.with_all(|now_ns, _| unix_ns().saturating_sub(now_ns));
+    Ok(zeros.await?[0])
 }
 
 fn describe(exit: Option<Exit>) -> String {

@@ -5,12 +5,10 @@
 
 use super::{down, facts::Watch};
 use crate::{
-    api::{
-        Service,
-        status::{LinkState, Verdicts},
-    },
+    api::status::{LinkState, Verdicts},
     cause,
     config::{Config, ForwardingMode, Reach},
+    dispatch::{Dispatch, Service},
     image::{self, Down},
     nic::{
         self, Nic, NicError, Update,
@@ -24,7 +22,7 @@ use tokio::{
     task::block_in_place,
 };
 use virga_ebpf::{hash::keyed, image::Image};
-use virga_transport::worker::{Commander, Refused, Task};
+use virga_transport::worker::Parts;
 
 /// Requests that wait for the task.
 const ASKS_MAX: usize = 64;
@@ -197,12 +195,16 @@ impl Problem {
 pub(super) fn entropy() -> io::Result<impl FnMut() -> u64 + Send> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(io::Error::other)?;
+    Ok(draws(seed))
+}
+
+fn draws(seed: [u8; 32]) -> impl FnMut() -> u64 + Send {
     let mut drawn = 0_u64;
-    Ok(move || {
+    move || {
         drawn += 1;
         let [a, b, c, d, e, f, g, h, ..] = keyed(&seed, &[&drawn.to_be_bytes()]);
         u64::from_be_bytes([a, b, c, d, e, f, g, h])
-    })
+    }
 }
 
 impl Path {
@@ -339,7 +341,7 @@ impl Path {
             .is_some_and(|nic| nic.forwarding().is_empty())
     }
 
-    /// The worker's tables: they route what this node sends, and decide over what reaches its socket.
+    /// The workers' tables: they route what this node sends, and decide over what reaches its socket.
     #[must_use]
     pub fn image(&self) -> Image {
         match &self.nic {
@@ -364,9 +366,9 @@ impl Path {
     }
 
     /// Follows the kernel and answers questions, until nobody can ask any more. What it changes, it
-    /// applies to the NIC path and to the worker's forwarder.
+    /// applies to the NIC path and to the workers' forwarders.
     #[must_use]
-    pub fn run(mut self, commander: Commander<Service>) -> Asker {
+    pub fn run(mut self, dispatch: Dispatch) -> Asker {
         let (asker, mut asks) = mpsc::channel(ASKS_MAX);
         tokio::spawn(async move {
             loop {
@@ -374,31 +376,31 @@ impl Path {
                 let pause = if is_retried { RETRY } else { REFRESH };
                 tokio::select! {
                     ask = asks.recv() => match ask {
-                        Some(ask) => self.answer(ask, &commander).await,
+                        Some(ask) => self.answer(ask, &dispatch).await,
                         None => return,
                     },
-                    () = self.watch.changed() => self.follow(&commander).await,
-                    () = tokio::time::sleep(pause) => self.follow(&commander).await,
+                    () = self.watch.changed() => self.follow(&dispatch).await,
+                    () = tokio::time::sleep(pause) => self.follow(&dispatch).await,
                 }
             }
         });
         Asker(asker)
     }
 
-    async fn follow(&mut self, commander: &Commander<Service>) {
+    async fn follow(&mut self, dispatch: &Dispatch) {
         let before = self.facts.clone();
         if let Err(error) = self.read_facts().await {
             return self.note(Some(Problem::retried(error)));
         }
         if before != self.facts || self.problem.as_ref().is_some_and(|p| p.is_retried) {
             // It is logged, shown in `status` and tried again.
-            let _shown = self.apply(commander).await;
+            let _shown = self.apply(dispatch).await;
         }
     }
 
-    /// Brings the NIC path and the worker's forwarder to what is known now. An interface that has no
+    /// Brings the NIC path and the workers' forwarders to what is known now. An interface that has no
     /// program is a problem, and no error: the others and the tables are in step.
-    async fn apply(&mut self, commander: &Commander<Service>) -> Result<(), String> {
+    async fn apply(&mut self, dispatch: &Dispatch) -> Result<(), String> {
         // It waits where the kernel takes its time to release an interface.
         let updated = block_in_place(|| match &mut self.nic {
             Some(nic) => {
@@ -417,7 +419,7 @@ impl Path {
             }
             Err(error) => (Err(error.to_string()), Vec::new()),
         };
-        let result = result.and(apply_to_worker(self.image(), commander).await);
+        let result = result.and(apply_to_workers(self.image(), dispatch).await);
         self.note(match &result {
             Ok(()) => Problem::of(&missing),
             Err(error) => Some(Problem::retried(error)),
@@ -441,7 +443,7 @@ impl Path {
         self.problem = problem;
     }
 
-    async fn answer(&mut self, ask: Ask, commander: &Commander<Service>) {
+    async fn answer(&mut self, ask: Ask, dispatch: &Dispatch) {
         match ask {
             // The request may have been given up meanwhile.
             Ask::Status(reply) => {
@@ -452,7 +454,7 @@ impl Path {
                 state,
                 reply,
             } => {
-                let result = self.set_link(index, state, commander).await;
+                let result = self.set_link(index, state, dispatch).await;
                 let _given_up = reply.send(result);
             }
         }
@@ -462,7 +464,7 @@ impl Path {
         &mut self,
         index: usize,
         state: LinkState,
-        commander: &Commander<Service>,
+        dispatch: &Dispatch,
     ) -> Result<(), String> {
         let peer = &self.config.peers[index];
         if !matches!(peer.reach, Reach::Adjacent { .. }) {
@@ -476,7 +478,7 @@ impl Path {
             LinkState::Up => self.down.remove(&index),
             LinkState::Down => self.down.insert(index),
         };
-        self.apply(commander).await?;
+        self.apply(dispatch).await?;
         down::write(&self.config, &self.down).map_err(|error| {
             let file = down::file(&self.config);
             format!(
@@ -541,26 +543,21 @@ impl Path {
     }
 }
 
-/// Has the worker's forwarder take the image over, and waits for it.
-async fn apply_to_worker(image: Image, commander: &Commander<Service>) -> Result<(), String> {
-    let entropy = entropy().map_err(|error| format!("no random numbers: {error}"))?;
-    let (reply, answer) = oneshot::channel();
-    let mut task: Task<Service> = Box::new(move |_, parts| {
-        let applied = parts.forwarder.apply(&image, entropy);
-        // Whoever asked waits for this.
-        let _gone = reply.send(applied.map_err(|error| error.to_string()));
-    });
-    loop {
-        match commander.run(task) {
-            Ok(()) => break,
-            Err(Refused::Ended(_)) => return Err("the worker has ended".into()),
-            Err(Refused::Full(again)) => task = again,
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    answer
-        .await
-        .map_err(|_| "the worker has ended".to_owned())?
+/// Has the workers' forwarders take the image over, and waits for it.
+async fn apply_to_workers(image: Image, dispatch: &Dispatch) -> Result<(), String> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|error| format!("no random numbers: {error}"))?;
+    let image = Arc::new(image);
+    let apply = move |now_ns: u64, parts: &mut Parts<Service>| {
+        // Each worker's keys are its own.
+        let worker = [parts.share().worker()];
+        let seed = keyed(&seed, &[&worker, &now_ns.to_be_bytes()]);
+        let applied = parts.forwarder.apply(&image, draws(seed));
+        applied.map_err(|error| error.to_string())
+    };
+    let applied = dispatch.with_all(apply).await;
+    let applied = applied.map_err(|_| "the workers have ended".to_owned())?;
+    applied.into_iter().collect()
 }
 
 /// Takes an earlier daemon's NIC path off: beside user space its tables would grow stale.

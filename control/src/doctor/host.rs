@@ -2,7 +2,7 @@
 
 use super::{Check, Need, Verdict};
 use crate::{
-    config::Config,
+    config::{Config, Workers},
     hw::Kernel,
     io::probe,
     nic::pins::{self, Absent},
@@ -41,7 +41,7 @@ pub fn examine(need: Need, config: Option<&Config>) -> Vec<Check> {
         io_uring(&probe::io_uring()),
         ip_forwarding(),
     ];
-    checks.extend(config.and_then(worker_core));
+    checks.extend(config.and_then(worker_cores));
     checks
 }
 
@@ -193,20 +193,23 @@ fn ip_forwarding() -> Check {
     )
 }
 
-fn worker_core(config: &Config) -> Option<Check> {
-    const NAME: &str = "worker core";
-    let core = config.node.worker_core?;
+fn worker_cores(config: &Config) -> Option<Check> {
+    const NAME: &str = "worker cores";
+    let Workers::Cores(cores) = &config.node.workers else {
+        return None;
+    };
     let online = fs::read_to_string("/sys/devices/system/cpu/online").ok()?;
     let online = online.trim();
-    Some(match is_in(core, online) {
-        true => Check::ok(NAME, format!("core {core} is online")),
-        false => {
+    let absent = cores.iter().find(|&&core| !is_in(core, online));
+    Some(match absent {
+        None => Check::ok(NAME, format!("{cores:?} are online")),
+        Some(core) => {
             let found = format!("core {core} is not among {online}");
             Check::new(
                 NAME,
                 Verdict::Fail,
                 found,
-                "under [node]: worker_core = 0, or leave it out",
+                "under [node]: workers = \"auto\", without worker_cores",
             )
         }
     })

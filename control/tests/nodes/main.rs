@@ -7,6 +7,7 @@ mod hostile;
 mod publishing;
 mod stage;
 mod subscribing;
+mod workers;
 
 use bytes::Bytes;
 use stage::{Channel, Program, RELIABLE, Stage, eventually, in_time};

@@ -46,10 +46,35 @@ fn rules_of_the_node_section() {
             "node.socket_group",
             "leave the key out",
         ),
-        ("worker_core = -1", "node.worker_core", "0 to 1023"),
+        ("worker_cores = [-1]", "node.worker_cores", "0 to 1023"),
+        ("worker_cores = []", "node.worker_cores", "at least one"),
+        ("worker_cores = [1, 1]", "node.worker_cores", "twice"),
+        (
+            "workers = 2\nworker_cores = [1]",
+            "node.worker_cores",
+            "leave `workers` out",
+        ),
+        ("workers = 0", "node.workers", "1 to 256"),
+        ("workers = 257", "node.workers", "1 to 256"),
+        ("workers = \"all\"", "node.workers", "\"auto\""),
+        (
+            "workers = true",
+            "node.workers",
+            "a whole number or \"auto\"",
+        ),
     ] {
         refused(&format!("{NODE}{line}\n"), key, say);
     }
+}
+
+#[test]
+fn workers_are_a_number_a_word_or_their_cores() {
+    let workers = |lines: &str| parse(&format!("{NODE}{lines}\n")).unwrap().node.workers;
+    assert_eq!(workers("workers = 256"), Workers::Number(256));
+    assert_eq!(workers("workers = \"auto\""), Workers::Auto);
+    let cores = Workers::Cores(vec![3, 0]);
+    assert_eq!(workers("worker_cores = [3, 0]"), cores);
+    assert_eq!(workers("workers = 2\nworker_cores = [3, 0]"), cores);
 }
 
 #[test]

@@ -1,0 +1,295 @@
+//! What each worker is doing, and all of them together.
+
+use super::{Count, Verdicts};
+use crate::{channel::status::ServiceStatus, dispatch::Service};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use virga_transport::{io::counters::IoCounters, worker::Parts};
+
+/// A worker's loop; or all of them together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Turns of the loop.
+    pub turns: u64,
+    /// Datagrams that were sent on.
+    pub forwarded: u64,
+    /// Datagrams that were to be sent on while the socket was full.
+    pub forward_blocked: u64,
+    /// Datagrams of this node's own that no live next hop leads on.
+    pub unroutable: u64,
+    /// Commands taken.
+    pub commands: u64,
+    /// Datagrams that were another worker's, and were handed over.
+    pub handed_over: u64,
+    /// Datagrams that were another worker's, whose ring was full: lost.
+    pub hand_over_full: u64,
+    /// Datagrams that other workers handed over.
+    pub taken_over: u64,
+}
+
+/// One direction of a worker's socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IoStatus {
+    /// Datagrams.
+    pub datagrams: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// System calls that moved some.
+    pub batches: u64,
+    /// Datagrams that were part of an offloaded run.
+    pub segments: u64,
+    /// Datagrams that found the socket full.
+    pub would_block: u64,
+    /// By kind.
+    pub errors: BTreeMap<String, u64>,
+}
+
+impl From<&IoCounters> for IoStatus {
+    fn from(counters: &IoCounters) -> Self {
+        let errors = counters.errors();
+        Self {
+            datagrams: counters.datagrams,
+            bytes: counters.bytes,
+            batches: counters.batches,
+            segments: counters.segments,
+            would_block: counters.would_block,
+            errors: errors.map(|(k, n)| (k.name().to_owned(), n)).collect(),
+        }
+    }
+}
+
+/// A worker's socket; or all of them together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketStatus {
+    /// What moves its datagrams.
+    pub driver: String,
+    /// Why that and nothing else.
+    pub why: String,
+    /// Whether the kernel cuts sent runs into datagrams.
+    pub gso: bool,
+    /// Whether the kernel hands over received runs.
+    pub gro: bool,
+    /// Sending.
+    pub sent: IoStatus,
+    /// Receiving.
+    pub received: IoStatus,
+    /// What this driver counts beside.
+    pub figures: BTreeMap<String, u64>,
+}
+
+/// The sessions' protocol.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransportStatus {
+    /// Datagrams given to it.
+    pub received_datagrams: u64,
+    /// Datagrams that it made.
+    pub sent_datagrams: u64,
+    /// Initiations sent.
+    pub initiations_sent: u64,
+    /// Initiations answered.
+    pub initiations_answered: u64,
+    /// Cookies sent.
+    pub cookies_sent: u64,
+    /// Resets sent.
+    pub resets_sent: u64,
+    /// Resets received.
+    pub resets_received: u64,
+    /// Sessions established.
+    pub sessions_established: u64,
+    /// Key epochs moved to.
+    pub epochs_advanced: u64,
+    /// Sends refused because a queue was full.
+    pub sends_refused: u64,
+    /// Messages that were not sent because their deadline had passed.
+    pub messages_expired: u64,
+    /// Half-open sessions that gave way.
+    pub half_open_evicted: u64,
+    /// Handshake messages given up because too many waited to be sent.
+    pub outbox_full: u64,
+    /// Packets whose data travelled again, over all sessions there are.
+    pub retransmitted_packets: u64,
+    /// Drops by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// One worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OneWorker {
+    /// Its number, from 0: the low 8 bits of its sessions' ids.
+    pub number: u8,
+    /// The core that it stays on, if any.
+    pub core: Option<usize>,
+    /// Sessions that it has.
+    pub sessions: usize,
+    /// Its loop.
+    pub worker: WorkerStatus,
+    /// Its socket.
+    pub socket: SocketStatus,
+    /// Verdicts of its forwarder.
+    pub userspace: Verdicts,
+    /// Its sessions' protocol.
+    pub transport: TransportStatus,
+}
+
+/// What a worker's thread copies out.
+pub(super) struct Snapshot {
+    pub(super) now_ns: u64,
+    pub(super) worker: OneWorker,
+    pub(super) sessions: Vec<virga_transport::SessionStatus>,
+    pub(super) service: ServiceStatus,
+}
+
+impl Snapshot {
+    pub(super) fn take(now_ns: u64, parts: &Parts<Service>) -> Self {
+        let counters = parts.counters();
+        let sessions: Vec<_> = parts.node.sessions().collect();
+        let driver = parts.driver();
+        let figures = driver.figures().into_iter();
+        let worker = OneWorker {
+            number: parts.share().worker(),
+            core: parts.core(),
+            sessions: sessions.len(),
+            worker: WorkerStatus {
+                turns: counters.turns,
+                forwarded: counters.forwarded,
+                forward_blocked: counters.forward_blocked,
+                unroutable: counters.unroutable,
+                commands: counters.commands,
+                handed_over: counters.handed_over,
+                hand_over_full: counters.hand_over_full,
+                taken_over: counters.taken_over,
+            },
+            socket: SocketStatus {
+                driver: driver.name().to_owned(),
+                why: driver.why().to_owned(),
+                gso: driver.socket().segments_max() > 1,
+                gro: driver.socket().coalesces(),
+                sent: driver.sent().into(),
+                received: driver.received().into(),
+                figures: figures.map(|(name, n)| (name.to_owned(), n)).collect(),
+            },
+            userspace: parts.forwarder.counters().into(),
+            transport: transport(parts, &sessions),
+        };
+        Self {
+            now_ns,
+            worker,
+            sessions,
+            service: parts.service.status(now_ns),
+        }
+    }
+}
+
+fn transport(
+    parts: &Parts<Service>,
+    sessions: &[virga_transport::SessionStatus],
+) -> TransportStatus {
+    let counters = parts.node.counters();
+    TransportStatus {
+        received_datagrams: counters.received_datagrams,
+        sent_datagrams: counters.sent_datagrams,
+        initiations_sent: counters.initiations_sent,
+        initiations_answered: counters.initiations_answered,
+        cookies_sent: counters.cookies_sent,
+        resets_sent: counters.resets_sent,
+        resets_received: counters.resets_received,
+        sessions_established: counters.sessions_established,
+        epochs_advanced: counters.epochs_advanced,
+        sends_refused: counters.sends_refused,
+        messages_expired: counters.messages_expired,
+        half_open_evicted: counters.half_open_evicted,
+        outbox_full: counters.outbox_full,
+        retransmitted_packets: sessions.iter().map(|s| s.retransmitted_packets).sum(),
+        drops: counters
+            .drops()
+            .map(|(reason, count)| (reason.name().to_owned(), count))
+            .collect(),
+    }
+}
+
+fn add_all<T: Clone>(
+    to: &mut BTreeMap<String, T>,
+    from: &BTreeMap<String, T>,
+    add: impl Fn(&mut T, &T),
+) {
+    for (name, count) in from {
+        match to.get_mut(name) {
+            Some(sum) => add(sum, count),
+            None => {
+                to.insert(name.clone(), count.clone());
+            }
+        }
+    }
+}
+
+fn add_counts(to: &mut BTreeMap<String, u64>, from: &BTreeMap<String, u64>) {
+    add_all(to, from, |sum, count| *sum += count);
+}
+
+fn add_verdicts(to: &mut BTreeMap<String, Count>, from: &BTreeMap<String, Count>) {
+    add_all(to, from, |sum, count| {
+        sum.packets += count.packets;
+        sum.bytes += count.bytes;
+    });
+}
+
+impl IoStatus {
+    fn add(&mut self, other: &Self) {
+        self.datagrams += other.datagrams;
+        self.bytes += other.bytes;
+        self.batches += other.batches;
+        self.segments += other.segments;
+        self.would_block += other.would_block;
+        add_counts(&mut self.errors, &other.errors);
+    }
+}
+
+impl OneWorker {
+    /// Adds what another worker has counted.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.sessions += other.sessions;
+        let (worker, more) = (&mut self.worker, &other.worker);
+        worker.turns += more.turns;
+        worker.forwarded += more.forwarded;
+        worker.forward_blocked += more.forward_blocked;
+        worker.unroutable += more.unroutable;
+        worker.commands += more.commands;
+        worker.handed_over += more.handed_over;
+        worker.hand_over_full += more.hand_over_full;
+        worker.taken_over += more.taken_over;
+        let (socket, more) = (&mut self.socket, &other.socket);
+        // A machine that offers less to one of them is told of; the others are in the list.
+        if socket.driver != more.driver && !socket.driver.contains(&more.driver) {
+            socket.driver = format!("{} and {}", socket.driver, more.driver);
+            socket.why = format!("{}; {}", socket.why, more.why);
+        }
+        socket.gso &= more.gso;
+        socket.gro &= more.gro;
+        socket.sent.add(&more.sent);
+        socket.received.add(&more.received);
+        add_counts(&mut socket.figures, &more.figures);
+        add_verdicts(&mut self.userspace.outcomes, &other.userspace.outcomes);
+        add_verdicts(&mut self.userspace.drops, &other.userspace.drops);
+        self.transport.add(&other.transport);
+    }
+}
+
+impl TransportStatus {
+    fn add(&mut self, other: &Self) {
+        self.received_datagrams += other.received_datagrams;
+        self.sent_datagrams += other.sent_datagrams;
+        self.initiations_sent += other.initiations_sent;
+        self.initiations_answered += other.initiations_answered;
+        self.cookies_sent += other.cookies_sent;
+        self.resets_sent += other.resets_sent;
+        self.resets_received += other.resets_received;
+        self.sessions_established += other.sessions_established;
+        self.epochs_advanced += other.epochs_advanced;
+        self.sends_refused += other.sends_refused;
+        self.messages_expired += other.messages_expired;
+        self.half_open_evicted += other.half_open_evicted;
+        self.outbox_full += other.outbox_full;
+        self.retransmitted_packets += other.retransmitted_packets;
+        add_counts(&mut self.drops, &other.drops);
+    }
+}

@@ -1,0 +1,158 @@
+//! Which of the node's workers have subscribers of which channel.
+//!
+//! Each worker writes about itself when a subscriber comes or goes; whoever publishes reads it, and
+//! asks no worker that has nobody to send to. Nothing on a packet's path touches it.
+
+use super::publish::Part;
+use crate::config::ChannelConfig;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+use virga_transport::{ChannelName, share::WORKERS_MAX};
+
+/// One channel as one worker sees it.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Nodes on its roster.
+    nodes: AtomicUsize,
+    /// Programs on this node: all workers have all of them.
+    programs: AtomicUsize,
+}
+
+/// One channel.
+#[derive(Debug)]
+struct Channel {
+    reliable: bool,
+    workers: Box<[Seen]>,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Presence {
+    names: BTreeMap<ChannelName, usize>,
+    channels: Box<[Channel]>,
+}
+
+/// A worker that a batch goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Which one.
+    pub worker: usize,
+    /// What it does beside sending the events to its own peers.
+    pub part: Part,
+}
+
+impl Presence {
+    /// Nobody is there yet.
+    #[must_use]
+    pub fn new(channels: &[ChannelConfig], workers: usize) -> Self {
+        let workers = workers.clamp(1, WORKERS_MAX.into());
+        let names = channels.iter().enumerate();
+        Self {
+            names: names.map(|(index, c)| (c.name.clone(), index)).collect(),
+            channels: channels
+                .iter()
+                .map(|channel| Channel {
+                    reliable: channel.mode.is_reliable(),
+                    workers: (0..workers).map(|_| Seen::default()).collect(),
+                })
+                .collect(),
+        }
+    }
+
+    /// A worker tells who is there now.
+    pub(crate) fn note(&self, worker: usize, channel: usize, nodes: usize, programs: usize) {
+        let of = self.channels.get(channel);
+        if let Some(seen) = of.and_then(|channel| channel.workers.get(worker)) {
+            // Before the acknowledgement that follows from it, which the subscriber goes by.
+            seen.nodes.store(nodes, Ordering::Release);
+            seen.programs.store(programs, Ordering::Release);
+        }
+    }
+
+    /// Whether what is published on a channel is never lost on the way; none where there is no such
+    /// channel.
+    #[must_use]
+    pub fn is_reliable(&self, channel: &ChannelName) -> Option<bool> {
+        let index = *self.names.get(channel)?;
+        Some(self.channels[index].reliable)
+    }
+
+    /// The workers that an event has to go to, at least one: those with subscribed nodes, and the
+    /// channel's home where programs on this node have subscribed. None where there is no such channel.
+    #[must_use]
+    pub fn targets(&self, channel: &ChannelName) -> Option<Vec<Target>> {
+        let index = *self.names.get(channel)?;
+        let workers = &self.channels[index].workers;
+        let home = index % workers.len();
+        let is_local =
+            |worker: usize| worker == home && workers[home].programs.load(Ordering::Acquire) > 0;
+        let has_nodes = |worker: usize| workers[worker].nodes.load(Ordering::Acquire) > 0;
+        let all = 0..workers.len();
+        let mut targets: Vec<Target> = all
+            .filter(|&worker| is_local(worker) || has_nodes(worker))
+            .map(|worker| Target {
+                worker,
+                part: Part {
+                    is_counted: false,
+                    is_local: worker == home,
+                },
+            })
+            .collect();
+        if targets.is_empty() {
+            targets.push(Target {
+                worker: home,
+                part: Part::WHOLE,
+            });
+        }
+        targets[0].part.is_counted = true;
+        Some(targets)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use virga_transport::Mode;
+
+    #[test]
+    fn a_batch_goes_where_somebody_is_and_is_counted_once() {
+        let channel = |text: &str| {
+            let name = ChannelName::parse(text).unwrap();
+            ChannelConfig {
+                hash: name.hash(0),
+                name,
+                salt: 0,
+                priority: 0,
+                mode: if text == "b" {
+                    Mode::Ordered
+                } else {
+                    Mode::Unreliable
+                },
+                hold_max_s: 1,
+                max_rate_pps: None,
+                publish: Vec::new(),
+                subscribe: Vec::new(),
+            }
+        };
+        let presence = Presence::new(&[channel("a"), channel("b")], 3);
+        let (a, b) = (channel("a").name, channel("b").name);
+        let targets = |name| {
+            let targets = presence.targets(name).unwrap().into_iter();
+            let parts = targets.map(|t| (t.worker, t.part.is_counted, t.part.is_local));
+            parts.collect::<Vec<_>>()
+        };
+        assert_eq!(targets(&a), [(0, true, true)]);
+        assert_eq!(targets(&b), [(1, true, true)]);
+        presence.note(2, 1, 4, 0);
+        assert_eq!(targets(&b), [(2, true, false)]);
+        for worker in 0..3 {
+            presence.note(worker, 1, usize::from(worker == 2), 1);
+        }
+        assert_eq!(targets(&b), [(1, true, true), (2, false, false)]);
+        assert_eq!(presence.is_reliable(&b), Some(true));
+        assert_eq!(presence.is_reliable(&a), Some(false));
+        assert_eq!(presence.targets(&channel("c").name), None);
+    }
+}

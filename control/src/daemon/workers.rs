@@ -1,0 +1,144 @@
+//! The node's workers: how many, where, with what; and their end.
+
+use super::{DaemonError, describe, path, path::Path, system, unix_ns};
+use crate::{
+    channel::{ChannelService, Presence, Setup},
+    config::{self, Config},
+    dispatch::{Dispatch, Service},
+};
+use std::{io, net::SocketAddr, sync::Arc};
+use tokio::sync::mpsc;
+use virga_transport::{
+    NodeConfig, NodeLimits, PeerConfig, Share,
+    forward::Forwarder,
+    io::{
+        steer::{Steer, Steering},
+        topology,
+    },
+    share::WORKERS_MAX,
+    worker::{Beginning, Exit, Workers, WorkersConfig, spawn_all},
+};
+
+/// All of them, running.
+pub(super) struct Running {
+    workers: Workers<Service>,
+    dispatch: Dispatch,
+    exited: mpsc::UnboundedReceiver<(Share, Exit)>,
+}
+
+impl Running {
+    pub(super) fn start(config: &Config, path: &Path) -> Result<Self, DaemonError> {
+        let cores = cores(config)?;
+        let shares: Vec<Share> = Share::split(cores.len()).collect();
+        let presence = Arc::new(Presence::new(&config.channels, shares.len()));
+        let image = path.image();
+        // Made before any of them runs: whatever fails, fails here.
+        let mut beginnings = Vec::new();
+        for &share in &shares {
+            let mut seed = [0; 32];
+            getrandom::fill(&mut seed)
+                .map_err(io::Error::other)
+                .map_err(system("draw random numbers"))?;
+            let entropy = path::entropy().map_err(system("draw random numbers"))?;
+            let mut forwarder = Forwarder::with_destinations(config.forwarding.destinations_max);
+            forwarder
+                .apply(&image, entropy)
+                .map_err(|error| DaemonError::Tables(error.to_string()))?;
+            beginnings.push(Beginning {
+                node: node_config(config, share, seed),
+                forwarder,
+                service: ChannelService::new(&Setup::of(config, share, &presence)),
+            });
+        }
+        let mut beginnings = beginnings.into_iter();
+        let group = WorkersConfig {
+            listen: config.node.listen,
+            cores,
+            steer: Steer::Kernel,
+        };
+        // At most one message a worker.
+        let (exit, exited) = mpsc::unbounded_channel();
+        let tell = move |share, how| {
+            // When the daemon stopped waiting, it is ending anyway.
+            let _ending = exit.send((share, how));
+        };
+        let next = |_| beginnings.next().expect("one for each share");
+        let workers = spawn_all(&group, next, tell)?;
+        let dispatch = Dispatch::new(workers.commanders().cloned(), presence);
+        if let Steering::Refused(error) = workers.steering() {
+            tracing::warn!(%error, "the kernel does not steer packets to their workers: they hand over");
+        }
+        Ok(Self {
+            workers,
+            dispatch,
+            exited,
+        })
+    }
+
+    pub(super) fn dispatch(&self) -> &Dispatch {
+        &self.dispatch
+    }
+
+    pub(super) fn steering(&self) -> &Steering {
+        self.workers.steering()
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.workers.address()
+    }
+
+    /// Waits until one of them ends: with it, the kernel's steering is at an end too, and so is the node.
+    pub(super) async fn ended(&mut self) -> Option<Exit> {
+        self.exited.recv().await.map(|(_, exit)| exit)
+    }
+
+    /// Closes the sessions and ends the workers.
+    pub(super) async fn stop(mut self) -> Result<(), DaemonError> {
+        let workers = self.workers;
+        // One that did not end as asked says so below.
+        let _joined = tokio::task::spawn_blocking(move || workers.stop()).await;
+        while let Some((_, exit)) = self.exited.recv().await {
+            if !matches!(exit, Exit::Stopped) {
+                return Err(DaemonError::Ended(describe(Some(exit))));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One entry a worker: the core that it stays on, if any.
+fn cores(config: &Config) -> Result<Vec<Option<usize>>, DaemonError> {
+    match &config.node.workers {
+        config::Workers::Number(workers) => Ok(vec![None; *workers]),
+        config::Workers::Cores(cores) => Ok(cores.iter().copied().map(Some).collect()),
+        config::Workers::Auto => {
+            let cpus = topology::allowed().map_err(system("ask which CPUs may be used"))?;
+            let interfaces = config.forwarding.interfaces.iter().map(String::as_str);
+            let order = topology::order(&cpus, topology::numa_of_interfaces(interfaces));
+            let workers = topology::workers(&cpus).min(usize::from(WORKERS_MAX));
+            let cores: Vec<_> = order.into_iter().take(workers).map(Some).collect();
+            tracing::info!(cores = ?cores.iter().flatten().collect::<Vec<_>>(), "workers = \"auto\"");
+            Ok(cores)
+        }
+    }
+}
+
+fn node_config(config: &Config, share: Share, seed: [u8; 32]) -> NodeConfig {
+    let peers = config.peers.iter().map(|peer| PeerConfig {
+        node_key: peer.node_key,
+        entity_key: peer.entity_key,
+    });
+    NodeConfig {
+        network_id: config.node.network.clone(),
+        psk: *config.keys.psk.expose(),
+        psk_generation: config.node.psk_generation,
+        node_key: *config.keys.node.secret.expose(),
+        entity_key: *config.keys.entity.seed.expose(),
+        subnet: config.node.subnet,
+        peers: peers.collect(),
+        share,
+        limits: NodeLimits::default(),
+        started_unix_ns: unix_ns(),
+        seed,
+    }
+}

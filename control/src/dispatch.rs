@@ -1,0 +1,259 @@
+//! How the control plane reaches the node's workers: all of them, or those that a batch concerns.
+
+use crate::{
+    api::outlet::{Drain, Queue, queue},
+    channel::{
+        Batch, ChannelService, Command, Pattern, Presence, PublishError, PublishReport,
+        SubscribeError, SubscriberId,
+    },
+};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, future::try_join_all, stream::FuturesUnordered};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::oneshot;
+use virga_transport::{
+    ChannelName,
+    worker::{Commander, Parts, Refused, Task},
+};
+
+/// The service that each worker runs.
+pub type Service = ChannelService<Queue>;
+
+/// How long a busy worker is left alone before it is asked again.
+const BUSY_PAUSE: Duration = Duration::from_millis(1);
+
+/// The workers have ended: the node is shutting down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the node is shutting down")]
+pub struct Ended;
+
+/// Why there is no subscription.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoSubscription {
+    /// The services refuse it.
+    #[error(transparent)]
+    Refused(#[from] SubscribeError),
+    /// They have ended.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+}
+
+/// All workers of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct Dispatch {
+    commanders: Arc<[Commander<Service>]>,
+    presence: Arc<Presence>,
+    last_subscriber: Arc<AtomicU64>,
+}
+
+/// A program's subscription at all workers; dropping it ends it.
+pub struct Subscribed {
+    dispatch: Dispatch,
+    id: SubscriberId,
+    /// What they deliver.
+    pub drain: Drain,
+}
+
+async fn answered<T>(answer: oneshot::Receiver<T>) -> Result<T, Ended> {
+    answer.await.map_err(|_| Ended)
+}
+
+/// Has a worker do something; waits while it is busy.
+async fn command(commander: &Commander<Service>, mut command: Command<Queue>) -> Result<(), Ended> {
+    loop {
+        match commander.command(command) {
+            Ok(()) => return Ok(()),
+            Err(Refused::Ended(_)) => return Err(Ended),
+            Err(Refused::Full(again)) => command = again,
+        }
+        tokio::time::sleep(BUSY_PAUSE).await;
+    }
+}
+
+async fn run(commander: &Commander<Service>, mut task: Task<Service>) -> Result<(), Ended> {
+    loop {
+        match commander.run(task) {
+            Ok(()) => return Ok(()),
+            Err(Refused::Ended(_)) => return Err(Ended),
+            Err(Refused::Full(again)) => task = again,
+        }
+        tokio::time::sleep(BUSY_PAUSE).await;
+    }
+}
+
+impl Dispatch {
+    /// Reaches these workers; `presence` is what their services write to.
+    #[must_use]
+    pub fn new(
+        commanders: impl IntoIterator<Item = Commander<Service>>,
+        presence: Arc<Presence>,
+    ) -> Self {
+        Self {
+            commanders: commanders.into_iter().collect(),
+            presence,
+            last_subscriber: Arc::default(),
+        }
+    }
+
+    /// Does something with what each worker owns, on its thread; the results in the workers' order.
+    ///
+    /// # Errors
+    /// [`Ended`].
+    pub async fn with_all<T: Send + 'static>(
+        &self,
+        call: impl Fn(u64, &mut Parts<Service>) -> T + Clone + Send + 'static,
+    ) -> Result<Vec<T>, Ended> {
+        let calls = self.commanders.iter().map(|commander| {
+            let (reply, answer) = oneshot::channel();
+            let call = call.clone();
+            let task: Task<Service> = Box::new(move |now_ns, parts| {
+                // Whoever asked may have given up meanwhile.
+                let _given_up = reply.send(call(now_ns, parts));
+            });
+            async move {
+                run(commander, task).await?;
+                answered(answer).await
+            }
+        });
+        try_join_all(calls).await
+    }
+
+    /// Publishes a batch at every worker that has a subscriber, and waits until all of it is on its
+    /// way; `too_long` events more were refused before.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; nothing of the batch was published then.
+    pub async fn publish(
+        &self,
+        channel: &ChannelName,
+        events: Vec<Bytes>,
+        too_long: u64,
+    ) -> Result<PublishReport, PublishError> {
+        let unknown = || PublishError::UnknownChannel(channel.clone());
+        let targets = self.presence.targets(channel).ok_or_else(unknown)?;
+        let is_late = Arc::new(AtomicBool::new(false));
+        let mut waiting: Vec<usize> = targets.iter().map(|target| target.worker).collect();
+        let answers = FuturesUnordered::new();
+        for target in &targets {
+            let (reply, answer) = oneshot::channel();
+            let done = Box::new(move |report| {
+                // Whoever asked may have given up meanwhile.
+                let _given_up = reply.send(report);
+            });
+            let mut batch = Batch::new(events.clone(), done);
+            if targets.len() > 1 {
+                batch = batch.with_part(target.part, Arc::clone(&is_late));
+            }
+            if target.part.is_counted {
+                batch = batch.with_refused(too_long);
+            }
+            let channel = channel.clone();
+            let publish = Command::Publish { channel, batch };
+            let stopping = |_| PublishError::Stopping;
+            let worker = target.worker;
+            command(&self.commanders[worker], publish)
+                .await
+                .map_err(stopping)?;
+            answers.push(async move { (worker, answered(answer).await.map_err(stopping)) });
+        }
+        let mut answers = answers;
+        let mut total: Option<PublishReport> = None;
+        while let Some((worker, answer)) = answers.next().await {
+            let report = answer??;
+            waiting.retain(|&other| other != worker);
+            total = Some(match total {
+                None => report,
+                Some(total) => total.with(&report),
+            });
+            let is_first = !is_late.swap(true, Ordering::AcqRel);
+            if is_first && self.presence.is_reliable(channel) == Some(false) {
+                for &other in &waiting {
+                    // With the worker, its answer ends too.
+                    let _ended = command(&self.commanders[other], Command::Hurry).await;
+                }
+            }
+        }
+        Ok(total.unwrap_or_default())
+    }
+
+    /// Subscribes a program at all workers.
+    ///
+    /// # Errors
+    /// See [`NoSubscription`]; there is none then.
+    pub async fn subscribe(&self, pattern: &Pattern) -> Result<Subscribed, NoSubscription> {
+        let (outlet, drain) = queue();
+        let id = SubscriberId(self.last_subscriber.fetch_add(1, Ordering::Relaxed) + 1);
+        // From here on whatever was begun is undone when it is dropped.
+        let subscribed = Subscribed {
+            dispatch: self.clone(),
+            id,
+            drain,
+        };
+        let calls = self.commanders.iter().map(|commander| {
+            let (reply, answer) = oneshot::channel();
+            let subscribe = Command::Subscribe {
+                id,
+                pattern: pattern.clone(),
+                outlet: outlet.clone(),
+                done: Box::new(move |result| {
+                    // Whoever asked may have given up meanwhile.
+                    let _given_up = reply.send(result);
+                }),
+            };
+            async move {
+                command(commander, subscribe).await?;
+                Ok::<_, NoSubscription>(answered(answer).await??)
+            }
+        });
+        try_join_all(calls).await?;
+        Ok(subscribed)
+    }
+
+    /// Tells a worker something; while it is busy, until it takes that.
+    fn tell(&self, worker: usize, asked: Command<Queue>) {
+        let commander = &self.commanders[worker];
+        let Err(Refused::Full(again)) = commander.command(asked) else {
+            return;
+        };
+        // Without a runtime the node has ended.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let commander = commander.clone();
+            runtime.spawn(async move {
+                // With the worker, whatever it was told about has ended.
+                let _ended = command(&commander, again).await;
+            });
+        }
+    }
+}
+
+impl Subscribed {
+    /// Waits for events and takes all there are, at most `max`. None: the subscription has ended.
+    pub async fn take(&mut self, max: usize) -> Vec<crate::channel::Delivery> {
+        let deliveries = self.drain.take(max).await;
+        if self.drain.has_drained() {
+            for commander in self.dispatch.commanders.iter() {
+                // When the workers have ended, so does this, with the queue's other ends.
+                let _ended = command(commander, Command::Drained(self.id)).await;
+            }
+        }
+        deliveries
+    }
+}
+
+impl Drop for Subscribed {
+    /// Reliable channels that wait for this subscriber would wait on.
+    fn drop(&mut self) {
+        for worker in 0..self.dispatch.commanders.len() {
+            self.dispatch.tell(worker, Command::Unsubscribe(self.id));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

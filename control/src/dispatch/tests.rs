@@ -1,0 +1,169 @@
+use super::*;
+use crate::{
+    channel::Setup,
+    config::{ChannelConfig, Entity},
+};
+use std::sync::mpsc;
+use virga_ebpf::header::Subnet;
+use virga_transport::{
+    Mode, NodeConfig, NodeLimits, Share,
+    forward::Forwarder,
+    io::steer::Steer,
+    worker::{Beginning, COMMANDS_MAX, Workers, WorkersConfig, spawn_all},
+};
+
+/// A node without peers, on so many workers; it may publish and subscribe on `a`.
+struct Stage {
+    workers: Workers<Service>,
+    dispatch: Dispatch,
+}
+
+fn name(text: &str) -> ChannelName {
+    ChannelName::parse(text).unwrap()
+}
+
+fn pattern() -> Pattern {
+    Pattern::Channel(name("a"))
+}
+
+impl Stage {
+    fn new(workers: usize, mode: Mode) -> Self {
+        let seed = crate::keys::Secret::new([2; 32]);
+        let entity = crate::keys::EntityKey::from(seed).public;
+        let entities = || vec![Entity::from_key(entity)];
+        let channels = vec![ChannelConfig {
+            hash: name("a").hash(0),
+            name: name("a"),
+            salt: 0,
+            priority: 0,
+            mode,
+            hold_max_s: 30,
+            max_rate_pps: None,
+            publish: entities(),
+            subscribe: entities(),
+        }];
+        let presence = Arc::new(Presence::new(&channels, workers));
+        let config = WorkersConfig {
+            listen: ([127, 0, 0, 1], 0).into(),
+            cores: vec![None; workers],
+            steer: Steer::Kernel,
+        };
+        let beginning = |share| Beginning {
+            node: NodeConfig {
+                network_id: "test".into(),
+                psk: [1; 32],
+                psk_generation: 0,
+                node_key: [3; 32],
+                entity_key: [2; 32],
+                subnet: Subnet(0),
+                peers: Vec::new(),
+                share,
+                limits: NodeLimits::default(),
+                started_unix_ns: 0,
+                seed: [share.worker(); 32],
+            },
+            forwarder: Forwarder::new(),
+            service: ChannelService::new(&Setup {
+                entity,
+                peers: Vec::new(),
+                channels: channels.clone(),
+                share,
+                presence: Arc::clone(&presence),
+            }),
+        };
+        let workers = spawn_all(&config, beginning, |_: Share, _| {}).unwrap();
+        let dispatch = Dispatch::new(workers.commanders().cloned(), Arc::clone(&presence));
+        Self { workers, dispatch }
+    }
+
+    /// How many subscribers each worker has.
+    async fn subscribers(&self) -> Vec<usize> {
+        let count = |_, parts: &mut Parts<Service>| parts.service.status(0).subscribers.len();
+        self.dispatch.with_all(count).await.unwrap()
+    }
+}
+
+fn events(range: std::ops::Range<usize>) -> Vec<Bytes> {
+    range.map(|n| Bytes::from(n.to_string())).collect()
+}
+
+async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    let patience = Duration::from_secs(60);
+    tokio::time::timeout(patience, future)
+        .await
+        .expect("in time")
+}
+
+#[tokio::test]
+async fn a_program_on_the_node_gets_each_event_once_whatever_the_workers() {
+    for (workers, mode) in [
+        (1, Mode::Ordered),
+        (3, Mode::Ordered),
+        (3, Mode::Unreliable),
+    ] {
+        let stage = Stage::new(workers, mode);
+        let mut first = stage.dispatch.subscribe(&pattern()).await.unwrap();
+        let second = stage.dispatch.subscribe(&pattern()).await.unwrap();
+        assert_eq!(stage.subscribers().await, vec![2; workers]);
+        let report = stage.dispatch.publish(&name("a"), events(0..50), 3).await;
+        let report = report.unwrap();
+        assert_eq!((report.published, report.refused), (50, 3));
+        assert_eq!((report.subscribers, report.unheard), (2, 0));
+        let mut got = Vec::new();
+        while got.len() < 50 {
+            let taken = in_time(first.take(512)).await;
+            got.extend(taken.into_iter().map(|d| (d.sequence, d.payload)));
+        }
+        let all: Vec<_> = (1..).zip(events(0..50)).collect();
+        assert_eq!(got, all);
+        drop((first, second));
+        while stage.subscribers().await != vec![0; workers] {}
+        let report = stage.dispatch.publish(&name("a"), events(0..5), 0).await;
+        assert_eq!(report.unwrap().unheard, 5);
+        let status = |now_ns, parts: &mut Parts<Service>| parts.service.status(now_ns);
+        let services = stage.dispatch.with_all(status).await.unwrap();
+        let node = crate::channel::status::ServiceStatus::of_node(services);
+        assert_eq!(node.channels[0].published, 55);
+        assert_eq!(node.reasons["too_large"], 3);
+        stage.workers.stop();
+    }
+}
+
+#[tokio::test]
+async fn what_the_services_refuse_is_refused_whole() {
+    let stage = Stage::new(2, Mode::Ordered);
+    let other = Pattern::Prefix(name("b"));
+    let refused = stage.dispatch.subscribe(&other).await.err().unwrap();
+    assert_eq!(refused, SubscribeError::UnknownChannel(other).into());
+    assert_eq!(stage.subscribers().await, [0, 0]);
+    let refused = stage.dispatch.publish(&name("b"), Vec::new(), 0).await;
+    assert_eq!(refused, Err(PublishError::UnknownChannel(name("b"))));
+    let dispatch = stage.dispatch.clone();
+    stage.workers.stop();
+    let ended = dispatch.publish(&name("a"), Vec::new(), 0).await;
+    assert_eq!(ended, Err(PublishError::Stopping));
+    let ended = dispatch.subscribe(&pattern()).await.err();
+    assert_eq!(ended, Some(NoSubscription::Ended(Ended)));
+}
+
+#[tokio::test]
+async fn a_subscriber_that_leaves_while_a_worker_is_busy_is_let_go() {
+    let stage = Stage::new(2, Mode::Ordered);
+    let subscribed = stage.dispatch.subscribe(&pattern()).await.unwrap();
+    let busy = stage.dispatch.commanders[1].clone();
+    let (begun, has_begun) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let block: Task<Service> = Box::new(move |_, _| {
+        begun.send(()).unwrap();
+        released.recv().unwrap();
+    });
+    assert!(busy.run(block).is_ok());
+    has_begun.recv().unwrap();
+    for _ in 0..COMMANDS_MAX {
+        assert!(busy.command(Command::Drained(SubscriberId(999))).is_ok());
+    }
+    drop(subscribed);
+    release.send(()).unwrap();
+    in_time(async { while stage.subscribers().await != [0, 0] {} }).await;
+    stage.workers.stop();
+}
