@@ -209,6 +209,8 @@ fn what_cannot_be_sent_is_refused_with_the_reason() {
             "go through a socket only",
         ),
         (to_file(&["--stamp"]), 2, "--stamp"),
+        (to_file(&["--cores", "2"]), 2, "--cores"),
+        (to_file(&["--count", "5", "--seconds", "2"]), 2, "--seconds"),
         (to_file(&["--hostile", "101"]), 2, "not a percentage"),
         (vec!["gen", "--to-mac", "2:0"], 2, "six bytes"),
         (to_file(&["--flows", "0"]), 2, "--flows"),
@@ -239,4 +241,91 @@ fn what_cannot_be_sent_is_refused_with_the_reason() {
         .collect();
     let output = virga(&[&fixed[..], &["--pcap", name], &mixed].concat());
     assert!(String::from_utf8_lossy(&output.stderr).contains("different families"));
+}
+
+#[test]
+fn options_of_another_mode_are_refused_instead_of_ignored() {
+    let socket = ["gen", "--to", "127.0.0.1:9", "--destination", "1"];
+    let xdp = [&socket[..], &["--xdp"]].concat();
+    let replay = ["gen", "--from-pcap", "none.pcap", "--interface", "lo"];
+    let only_frames: [&[&str]; 11] = [
+        &["--count", "10"],
+        &["--hostile", "50"],
+        &["--size", "imix"],
+        &["--flows", "2"],
+        &["--destinations"],
+        &["--vlan", "5"],
+        &["--subnet", "1"],
+        &["--from-mac", "02:00:00:00:00:01"],
+        &["--interface", "lo"],
+        &["--cores", "2"],
+        &["--stamp"],
+    ];
+    let not_of_a_capture: [&[&str]; 9] = [
+        &["--to", "127.0.0.1:9"],
+        &["--destination", "1"],
+        &["--kind", "plain"],
+        &["--origin", "1"],
+        &["--channel", "1"],
+        &["--from", "127.0.0.1"],
+        &["--hostile", "50"],
+        &["--flows", "2"],
+        &["--cores", "2"],
+    ];
+    let cases = only_frames
+        .iter()
+        .map(|more| [&socket[..], *more].concat())
+        .chain(
+            not_of_a_capture
+                .iter()
+                .map(|more| [&replay[..], *more].concat()),
+        )
+        .chain([
+            [&xdp[..], &["--payload", "100"]].concat(),
+            [&xdp[..], &["--count", "1", "--seconds", "1"]].concat(),
+            [&xdp[..], &["--pcap", "x.pcap"]].concat(),
+        ]);
+    for arguments in cases {
+        let output = virga(&arguments);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {told}");
+        assert!(told.contains("Usage: virga"), "{arguments:?}: {told}");
+    }
+}
+
+#[test]
+fn a_profile_never_stands_where_its_capture_does() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, profile) in [("x.pkt", "dpdk"), ("x.py", "trex")] {
+        let file = folder.path().join(name);
+        let name = file.to_str().unwrap();
+        let more = ["--pcap", name, "--profile", profile, "--count", "3"];
+        let output = virga(&[&FIXED[..], &more].concat());
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains("profile's own file"), "{told}");
+        assert!(output.status.code() == Some(2) && !file.exists());
+    }
+    // Without its capture no profile is left either.
+    let file = folder.path().join("none/x.pcap");
+    let more = ["--pcap", file.to_str().unwrap(), "--profile", "dpdk"];
+    let output = virga(&[&FIXED[..], &more].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let left = fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(left, 0);
+}
+
+#[test]
+fn a_capture_that_is_none_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (fifo, empty) = (folder.path().join("fifo"), folder.path().join("empty.pcap"));
+    let made = Command::new("mkfifo").arg(&fifo).status().unwrap();
+    assert!(made.success());
+    capture(&empty, &["--count", "0"]);
+    for (file, words) in [(&fifo, "FIFO"), (&empty, "holds no frames")] {
+        let name = file.to_str().unwrap();
+        let output = virga(&["gen", "--from-pcap", name, "--interface", "lo"]);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains(words), "{told}");
+        assert_eq!(output.status.code(), Some(1), "{told}");
+    }
 }

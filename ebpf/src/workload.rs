@@ -31,9 +31,9 @@ pub const SESSION_MARK: u64 = 0x6765_6e00_0000_0000;
 pub const STRANGER_MARK: u64 = 0xdead_0000_0000_0000;
 /// Bits behind the point of [`Workload::interval`].
 pub const INTERVAL_SHIFT: u32 = 8;
-/// A late generator makes up for so much, as fast as it can: the kernel's own pause between two calls is
-/// half of that.
-const BURST_NS: u64 = 50_000_000;
+/// A late generator makes up for so much where nothing else is said, as fast as it can: the kernel's own
+/// pause between two calls is half of that.
+pub const BURST_NS: u32 = 50_000_000;
 
 /// Bytes of a captured frame that is sent again.
 pub const CAPTURED_BYTES_MAX: usize = 2_044;
@@ -79,10 +79,26 @@ pub struct Workload {
     pub size_count: u32,
     /// Bytes of the frames that the generator is given: what it cuts to size.
     pub frame_bytes: u32,
-    /// Always 0.
-    pub reserved: u32,
-    /// Bytes of each frame, link header included, check sequence not; taken in turn.
+    /// Nanoseconds that a late generator makes up for, as fast as it can.
+    pub burst_ns: u32,
+    /// Bytes of each frame, link header included, check sequence not; taken in turn, see [`Turns`].
     pub sizes: [u16; SIZES_MAX],
+}
+
+/// How far a lane has come with one class of its packets. Each flow has its turn, then each again; from one
+/// of its turns to the next a flow goes on by one size, so that every flow has all sizes, and every class
+/// the same share of each, whatever the numbers of flows and of sizes are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Turns {
+    /// The next flow, counted from the lane's first.
+    pub flow: u32,
+    /// Packets that each flow has had: its next sequence's lower half.
+    pub round: u32,
+    /// Place of the next size.
+    pub size_at: u32,
+    /// Place of the size that this round began with.
+    pub round_size_at: u32,
 }
 
 /// How far one CPU has come. A value of the per-CPU map `lanes`.
@@ -93,14 +109,14 @@ pub struct Lane {
     pub first_flow: u32,
     /// How many it sends, each in turn.
     pub flows: u32,
-    /// The next one, counted from `first_flow`.
-    pub flow: u32,
-    /// Packets that each flow has had: its next sequence's lower half.
-    pub round: u32,
-    /// Place of the next size.
-    pub size_at: u32,
+    /// Whose turn it is among the authorised packets.
+    pub members: Turns,
+    /// The same among the hostile ones.
+    pub strangers: Turns,
     /// Thousandths of a hostile packet that are due.
     pub hostile_credit: u32,
+    /// Always 0.
+    pub reserved: u32,
     /// Number of the next stranger.
     pub stranger: u64,
     /// It stops when it has sent so many.
@@ -114,7 +130,7 @@ pub struct Lane {
 }
 
 const _: () = assert!(size_of::<Workload>() == 72 + 4 * 8 + 8 * 4 + 2 * SIZES_MAX);
-const _: () = assert!(size_of::<Lane>() == 6 * 4 + 3 * 8 + 2 * 16);
+const _: () = assert!(size_of::<Lane>() == 4 * 4 + 2 * 16 + 3 * 8 + 2 * 16);
 
 /// A captured frame, to be sent as it is. A value of the generator's `captured` map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,7 +184,7 @@ impl Lane {
             return true;
         }
         let now = now_ns << INTERVAL_SHIFT;
-        let earliest = now - (BURST_NS << INTERVAL_SHIFT);
+        let earliest = now.saturating_sub(u64::from(workload.burst_ns) << INTERVAL_SHIFT);
         if self.due < earliest {
             self.due = earliest;
         }
@@ -179,24 +195,12 @@ impl Lane {
         true
     }
 
-    /// Goes on to the next flow; the round that this one's packet belongs to.
-    #[inline(always)]
-    fn turn(&mut self) -> u32 {
-        let round = self.round;
-        self.flow += 1;
-        if self.flow >= self.flows {
-            self.flow = 0;
-            self.round = round.wrapping_add(1);
-        }
-        round
-    }
-
     /// Number of the next captured frame; counts it as sent.
     #[inline(always)]
     pub fn step_captured(&mut self, bytes_of: impl Fn(u32) -> Option<u32>) -> Option<u32> {
-        let number = self.first_flow + self.flow;
+        let number = self.first_flow + self.members.flow;
         let bytes = bytes_of(number)?;
-        self.turn();
+        self.members.next(self.flows, 1);
         count(&mut self.authorised, bytes as u16);
         Some(number)
     }
@@ -204,26 +208,24 @@ impl Lane {
     /// The next packet; counts it as sent.
     #[inline(always)]
     pub fn step(&mut self, workload: &Workload) -> Step {
-        let frame_bytes = workload.sizes[self.size_at as usize & (SIZES_MAX - 1)];
-        self.size_at += 1;
-        if self.size_at >= workload.size_count {
-            self.size_at = 0;
-        }
-        let flow = self.first_flow + self.flow;
+        let (flows, size_count) = (self.flows, workload.size_count);
         let run = u64::from(workload.run) << 32;
         self.hostile_credit += workload.hostile_permille;
-        let (origin_hash, sequence) = if self.hostile_credit >= PERMILLE {
+        let (turn, origin_hash, sequence, counter) = if self.hostile_credit >= PERMILLE {
             self.hostile_credit -= PERMILLE;
             let number = self.stranger;
             self.stranger += 1;
-            count(&mut self.hostile, frame_bytes);
-            let origin = STRANGER_MARK | number & !STRANGER_MARK_MASK;
-            (OriginHash(origin), run | number & 0xffff_ffff)
+            let turn = self.strangers.next(flows, size_count);
+            let origin = stranger(number);
+            (turn, origin, number & 0xffff_ffff, &mut self.hostile)
         } else {
-            let round = self.turn();
-            count(&mut self.authorised, frame_bytes);
-            (workload.origin, run | u64::from(round))
+            let turn = self.members.next(flows, size_count);
+            let sequence = u64::from(turn.round);
+            (turn, workload.origin, sequence, &mut self.authorised)
         };
+        let frame_bytes = workload.sizes[turn.size_at as usize & (SIZES_MAX - 1)];
+        count(counter, frame_bytes);
+        let flow = self.first_flow + turn.flow;
         let outer_bytes = rewrite::headers_bytes(&workload.hop) + HEADER_BYTES;
         let destination = u64::from(flow).wrapping_mul(workload.destination_step);
         let header = Header {
@@ -235,7 +237,7 @@ impl Lane {
             stream_id: StreamId(flow + 1),
             payload_len: frame_bytes.wrapping_sub(outer_bytes as u16),
             event_count: 1,
-            sequence,
+            sequence: run | sequence,
             ..Header::default()
         };
         Step {
@@ -243,6 +245,37 @@ impl Lane {
             header,
         }
     }
+}
+
+impl Turns {
+    /// Whose turn it is; goes on to the next.
+    #[inline(always)]
+    fn next(&mut self, flows: u32, size_count: u32) -> Self {
+        let now = *self;
+        self.flow += 1;
+        let mut size_at = self.size_at;
+        if self.flow >= flows {
+            self.flow = 0;
+            self.round = self.round.wrapping_add(1);
+            size_at = self.round_size_at;
+        }
+        size_at += 1;
+        if size_at >= size_count {
+            size_at = 0;
+        }
+        if self.flow == 0 {
+            self.round_size_at = size_at;
+        }
+        self.size_at = size_at;
+        now
+    }
+}
+
+/// The `number`th origin that nobody knows.
+#[inline(always)]
+#[must_use]
+pub const fn stranger(number: u64) -> OriginHash {
+    OriginHash(STRANGER_MARK | number & !STRANGER_MARK_MASK)
 }
 
 #[inline(always)]

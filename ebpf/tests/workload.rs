@@ -3,7 +3,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
 
 use virga_ebpf::{
     decide::{Arrival, Verdict, decide},
@@ -15,7 +18,7 @@ use virga_ebpf::{
     reason::Reason,
     sink::{self, Counts, Kind},
     tables::{Address, NextHop, Pair, mix},
-    workload::{Lane, SIZES_MAX, Workload, write},
+    workload::{Lane, SIZES_MAX, Step, Workload, is_stranger, write},
 };
 
 const INGRESS: u32 = 3;
@@ -256,10 +259,78 @@ fn the_mix_is_exact_and_strangers_take_no_sequence_from_members() {
     }
 }
 
+/// The Internet mix: 7, 4 and 1 of these.
+const MIX: [u16; 12] = [122, 122, 122, 122, 122, 122, 122, 590, 590, 590, 590, 1_514];
+
+/// How many frames there are of each size.
+fn sizes_of(frames: &[Step]) -> HashMap<u16, usize> {
+    let mut sizes = HashMap::new();
+    for frame in frames {
+        *sizes.entry(frame.frame_bytes).or_default() += 1;
+    }
+    sizes
+}
+
+#[test]
+fn every_class_and_every_flow_has_its_share_of_each_size() {
+    for hostile_permille in [0, 250, 500, 750, 900, 990, 1_000] {
+        for flows in [1, 5, 11, 12, 24] {
+            let workload = Workload {
+                hostile_permille,
+                ..workload(hops()[0], &MIX)
+            };
+            let mut lane = Lane { flows, ..lane() };
+            // Whole turns of sizes for every flow, in both classes.
+            let count = 12 * flows as usize * 1_000;
+            let steps: Vec<Step> = (0..count).map(|_| lane.step(&workload)).collect();
+            let (hostile, authorised): (Vec<Step>, Vec<Step>) = steps
+                .iter()
+                .partition(|step| is_stranger(step.header.origin_hash));
+            assert_eq!(hostile.len() * 1_000, count * hostile_permille as usize);
+            for class in [hostile, authorised] {
+                let case = format!("{hostile_permille} of 1,000 hostile, {flows} flows");
+                let twelfth = class.len() / 12;
+                let wanted = [(122, 7 * twelfth), (590, 4 * twelfth), (1_514, twelfth)];
+                let wanted = wanted.into_iter().filter(|(_, count)| *count > 0).collect();
+                assert_eq!(sizes_of(&class), wanted, "{case}");
+                for flow in 0..flows {
+                    let of_flow = |step: &&Step| step.header.stream_id.0 == flow + 1;
+                    let of_flow: Vec<Step> = class.iter().filter(of_flow).copied().collect();
+                    assert_eq!(of_flow.len() * flows as usize, class.len(), "{case}");
+                    let large = sizes_of(&of_flow).get(&1_514).copied().unwrap_or(0);
+                    assert_eq!(large * 12, of_flow.len(), "{case}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn strangers_come_from_every_flows_port_and_go_to_every_flows_destination() {
+    let hop = hops()[0];
+    let workload = Workload {
+        hostile_permille: 1_000,
+        ..workload(hop, &[122])
+    };
+    let mut lane = Lane {
+        flows: 64,
+        ..lane()
+    };
+    let (mut ports, mut destinations) = (HashSet::new(), HashSet::new());
+    for _ in 0..640 {
+        let frame = next(&workload, &mut lane, 0);
+        ports.insert([frame[34], frame[35]]);
+        let (header, _) = sink::read(frame.as_slice(), 4783).unwrap();
+        destinations.insert(header.destination);
+    }
+    assert_eq!((ports.len(), destinations.len()), (64, 64));
+}
+
 #[test]
 fn a_paced_lane_keeps_its_rate_and_does_not_make_up_for_a_long_pause() {
     let workload = Workload {
         interval: 1_000 << 8,
+        burst_ns: 50_000_000,
         ..workload(hops()[0], &[122])
     };
     let mut lane = lane();

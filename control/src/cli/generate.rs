@@ -37,32 +37,54 @@ pub(super) struct Arguments {
     #[arg(
         long,
         value_name = "ADDRESS:PORT",
-        required_unless_present = "from_pcap"
+        required_unless_present = "from_pcap",
+        conflicts_with = "from_pcap"
     )]
     to: Option<SocketAddr>,
     /// Outer source address; what the kernel would choose when not said.
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "from_pcap")]
     from: Option<IpAddr>,
     /// What to send; with --xdp or --pcap only plain and unauthorised.
-    #[arg(long, value_enum, default_value = "plain")]
+    #[arg(
+        long,
+        value_enum,
+        default_value = "plain",
+        conflicts_with = "from_pcap"
+    )]
     kind: Kind,
     /// The header's destination, as `virga id` prints node ids.
-    #[arg(long, value_name = "HEX", value_parser = hex_u64, required_unless_present = "from_pcap")]
+    #[arg(
+        long,
+        value_name = "HEX",
+        value_parser = hex_u64,
+        required_unless_present = "from_pcap",
+        conflicts_with = "from_pcap"
+    )]
     destination: Option<u64>,
     /// The header's origin; strangers have their own.
-    #[arg(long, value_name = "HEX", value_parser = hex_u64, default_value = "0")]
+    #[arg(long, value_name = "HEX", value_parser = hex_u64, default_value = "0", conflicts_with = "from_pcap")]
     origin: u64,
     /// The header's channel hash.
-    #[arg(long, value_name = "HEX", value_parser = hex_u16, default_value = "1")]
+    #[arg(long, value_name = "HEX", value_parser = hex_u16, default_value = "1", conflicts_with = "from_pcap")]
     channel: u16,
     /// Bytes after the header, through a socket.
-    #[arg(long, default_value_t = 58, value_parser = clap::value_parser!(u16).range(16..=1_400))]
+    #[arg(
+        long,
+        default_value_t = 58,
+        value_parser = clap::value_parser!(u16).range(16..=1_400),
+        conflicts_with = "mode"
+    )]
     payload: u16,
     /// Packets a second, all CPUs together [default: 1000 through a socket, else as many as can be].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000_000))]
     rate: Option<u32>,
     /// How long.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    #[arg(
+        long,
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u64).range(1..=3_600),
+        conflicts_with = "count"
+    )]
     seconds: u64,
     /// One JSON object.
     #[arg(long)]
@@ -71,58 +93,74 @@ pub(super) struct Arguments {
     frames: FrameArguments,
 }
 
-/// What only frames have: those that do not go through a socket.
+/// What only frames have: those that do not go through a socket. One of `mode` says where they go.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Frames")]
+#[command(next_help_heading = "Frames (with --xdp, --pcap or --from-pcap)")]
 struct FrameArguments {
     /// Send out of the kernel, as fast as can be.
-    #[arg(long, conflicts_with_all = ["pcap", "from_pcap"])]
+    #[arg(long, group = "mode")]
     xdp: bool,
     /// Write the frames to a file instead of sending them.
-    #[arg(long, value_name = "FILE", conflicts_with = "from_pcap")]
+    #[arg(long, value_name = "FILE", group = "mode")]
     pcap: Option<PathBuf>,
     /// With --pcap: write beside it what another generator needs to send it.
     #[arg(long, value_enum, requires = "pcap")]
     profile: Option<Profile>,
     /// Send the frames of a capture, in turn, as they are, from one CPU.
-    #[arg(long, value_name = "FILE", requires = "interface")]
+    #[arg(long, value_name = "FILE", requires = "interface", group = "mode")]
     from_pcap: Option<PathBuf>,
     /// Interface to send through; the kernel's route when not said.
-    #[arg(long)]
+    #[arg(long, requires = "mode")]
     interface: Option<String>,
     /// Link-layer source; the interface's when not said.
-    #[arg(long, value_name = "MAC", value_parser = mac)]
+    #[arg(long, value_name = "MAC", value_parser = mac, requires = "mode", conflicts_with = "from_pcap")]
     from_mac: Option<[u8; 6]>,
     /// Link-layer target; the next hop's when not said.
-    #[arg(long, value_name = "MAC", value_parser = mac)]
+    #[arg(long, value_name = "MAC", value_parser = mac, requires = "mode", conflicts_with = "from_pcap")]
     to_mac: Option<[u8; 6]>,
     /// VLAN tag.
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=4_094))]
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u16).range(0..=4_094),
+        requires = "mode", conflicts_with = "from_pcap"
+    )]
     vlan: u16,
     /// The header's subnet.
-    #[arg(long, value_name = "HEX", value_parser = hex_u32, default_value = "0")]
+    #[arg(long, value_name = "HEX", value_parser = hex_u32, default_value = "0", requires = "mode", conflicts_with = "from_pcap")]
     subnet: u32,
     /// Bytes of each frame without its check sequence, or `imix`: seven of the smallest, four of 590, one of
     /// 1514 [default: the smallest].
-    #[arg(long, value_name = "BYTES|imix", value_parser = size)]
+    #[arg(long, value_name = "BYTES|imix", value_parser = size, requires = "mode", conflicts_with = "from_pcap")]
     size: Option<Sizes>,
     /// Flows: sessions, each in turn.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(FLOWS_MAX)))]
+    #[arg(
+        long,
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(FLOWS_MAX)),
+        requires = "mode", conflicts_with = "from_pcap"
+    )]
     flows: u32,
     /// Each flow goes to a destination of its own, counted up from --destination.
-    #[arg(long)]
+    #[arg(long, requires = "mode", conflicts_with = "from_pcap")]
     destinations: bool,
     /// Percentage of packets from origins that nobody knows, a new one each.
-    #[arg(long, value_name = "PERCENT", value_parser = permille, default_value = "0")]
+    #[arg(long, value_name = "PERCENT", value_parser = permille, default_value = "0", requires = "mode", conflicts_with = "from_pcap")]
     hostile: u16,
     /// Packets, instead of --seconds.
-    #[arg(long)]
+    #[arg(long, requires = "mode")]
     count: Option<u64>,
     /// How many CPUs to send from, each with its share of the flows.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    #[arg(
+        long,
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=1_024),
+        requires = "mode",
+        conflicts_with_all = ["pcap", "from_pcap"]
+    )]
     cores: u32,
     /// Write the time of sending into each packet, for a `virga sink` on this machine.
-    #[arg(long)]
+    #[arg(long, requires = "mode", conflicts_with_all = ["pcap", "from_pcap"])]
     stamp: bool,
 }
 

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::signal::unix::{SignalKind, signal};
 use virga_ebpf::{limits::UDP_PORT, workload::FLOWS_MAX};
 
 use super::{Failure, print_json};
@@ -12,8 +13,9 @@ use crate::generate::live::{Measured, Mode, Sink};
 
 /// Count and drop generated packets at an interface: received, lost, reordered, how late.
 ///
-/// Everything that is no mesh packet passes. Loss and order are by each flow's sequence, from its first on: start the sink
-/// first. Latency is of packets sent with --stamp on the same machine. As root.
+/// Everything that is no mesh packet passes. `lost` are the gaps before the last packet that came of each flow, from its
+/// first sequence on: start the sink first. What did not come after that, or of a flow of which nothing came, shows
+/// only beside what was sent: --sent. Latency is of packets sent with --stamp on the same machine. As root.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Arguments {
@@ -29,7 +31,10 @@ pub(super) struct Arguments {
     /// In the driver, or after it.
     #[arg(long, value_enum, default_value = "native")]
     mode: Mode,
-    /// How long; an interrupt (Ctrl-C) ends it sooner.
+    /// Packets that were sent with the workload's origin: says how many of them did not come.
+    #[arg(long, value_name = "N")]
+    sent: Option<u64>,
+    /// How long; an interrupt (Ctrl-C) or SIGTERM ends it sooner.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
     /// One JSON object.
@@ -48,19 +53,32 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     } = arguments;
     let sink = Sink::attach(interface, *port, *flows, *mode)?;
     super::block_on(async {
+        let mut terminated = signal(SignalKind::terminate())?;
         tokio::select! {
             () = tokio::time::sleep(Duration::from_secs(arguments.seconds)) => Ok(()),
             stopped = tokio::signal::ctrl_c() => Ok(stopped?),
+            _ = terminated.recv() => Ok(()),
         }
     })?;
     let measured = sink.read()?;
+    let missing = arguments
+        .sent
+        .map(|sent| sent.saturating_sub(measured.received));
     if arguments.json {
-        return print_json(&measured);
+        return print_json(&Report { measured, missing });
     }
-    Ok(io::stdout().write_all(table(&measured).as_bytes())?)
+    Ok(io::stdout().write_all(table(&measured, missing).as_bytes())?)
 }
 
-fn table(measured: &Measured) -> String {
+#[derive(serde::Serialize)]
+struct Report {
+    #[serde(flatten)]
+    measured: Measured,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing: Option<u64>,
+}
+
+fn table(measured: &Measured, missing: Option<u64>) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| text += &format!("{name:<12} {value:>14}\n");
     for (name, count) in [
@@ -72,6 +90,9 @@ fn table(measured: &Measured) -> String {
         ("others", measured.others),
     ] {
         line(name, count.to_string());
+    }
+    if let Some(missing) = missing {
+        line("missing", missing.to_string());
     }
     if let Some(latency) = measured.latency {
         for (name, ns) in [

@@ -3,8 +3,8 @@
 //!
 //! The generator sends by live test runs of its program (`BPF_PROG_TEST_RUN`, Linux 5.18): the kernel
 //! runs it over frames of its own, in batches, and what it redirects leaves through the interface's
-//! XDP transmit path. Each call costs the kernel 25 to 30 ms, whatever it sends. Everything here acts in the
-//! network namespace of the calling thread.
+//! XDP transmit path. Each call costs the kernel some tens of milliseconds, whatever it sends: it waits for
+//! all CPUs to leave what they read (RCU). Everything here acts in the network namespace of the calling thread.
 
 use std::{fmt, io, net::UdpSocket};
 
@@ -17,10 +17,13 @@ use virga_ebpf::workload::{CAPTURED_BYTES_MAX, CAPTURED_MAX};
 
 pub use super::plan::Plan;
 use super::plan::PlanError;
+use crate::doctor::interface::FactsError;
 
+mod egress;
 mod generator;
 mod sink;
 
+pub use egress::check;
 pub use generator::{Generator, Sent, Until};
 pub use sink::{Latency, Measured, Sink};
 
@@ -53,12 +56,35 @@ pub enum LiveError {
     Run { cpu: u32, source: Box<ProgramError> },
     #[error("CPU {0} cannot be run on: {1}")]
     Cpu(u32, io::Error),
-    #[error("{0} captured frames: 1 to {CAPTURED_MAX} can be sent")]
+    #[error("interface {0}: {1}")]
+    Facts(String, Box<FactsError>),
+    #[error("{0} is down and would send nothing: ip link set dev {0} up")]
+    Down(String),
+    #[error("{0} has no carrier and would send nothing: its cable, or the other end, is not up")]
+    NoCarrier(String),
+    #[error(
+        "frames of {bytes} bytes: with its MTU of {mtu}, {interface} sends at most {takes_max}: \
+         make them smaller, or ip link set dev {interface} mtu {}", bytes.saturating_sub(14)
+    )]
+    TooBig {
+        bytes: u32,
+        mtu: u32,
+        takes_max: u32,
+        interface: String,
+    },
+    #[error(
+        "{0} takes no redirected frames now: a veth takes them when its other end runs a native program \
+         (`virga sink` is one) or has GRO on, some cards while they run a program; see `virga doctor {0}`"
+    )]
+    NoTarget(String),
+    #[error("the capture holds no frames: there is nothing to send")]
+    NoFrames,
+    #[error("{0} captured frames: {CAPTURED_MAX} can be sent at most")]
     Captured(usize),
     #[error("captured frame {number} has {bytes} bytes: 14 to {CAPTURED_BYTES_MAX} can be sent")]
     CapturedBytes { number: u32, bytes: usize },
-    #[error("the generator's program sends nothing: {0} of {1} packets")]
-    Stuck(u64, u64),
+    #[error("the generator's program sends nothing more after {0} packets")]
+    Stuck(u64),
     #[error("no randomness: {0}")]
     Random(getrandom::Error),
     #[error("the interface's counters cannot be read: {0}")]

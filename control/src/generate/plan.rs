@@ -1,13 +1,14 @@
 //! What is sent: the frames, and in which order.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use virga_ebpf::{
     header::{ChannelHash, NodeId, OriginHash, Subnet},
     limits::UDP_PORT,
     tables::NextHop,
     workload::{
-        FLOWS_MAX, FRAME_BYTES_MAX, INTERVAL_SHIFT, Lane, SIZES_MAX, Step, Workload, write,
+        BURST_NS, FLOWS_MAX, FRAME_BYTES_MAX, INTERVAL_SHIFT, Lane, SIZES_MAX, Step, Workload,
+        write,
     },
 };
 
@@ -78,6 +79,8 @@ pub struct Plan {
     pub sizes: Sizes,
     /// Packets a second, all CPUs together; as fast as can be when not said.
     pub rate: Option<u64>,
+    /// With a rate: what a late sender makes up for, as fast as it can.
+    pub burst: Duration,
     /// Write the time of sending into the payload, for a sink on the same machine.
     pub is_stamped: bool,
 }
@@ -116,6 +119,7 @@ impl Plan {
             hostile_permille: 0,
             sizes: Sizes::Fixed(Workload::frame_bytes_min(&hop)),
             rate: None,
+            burst: Duration::from_nanos(BURST_NS.into()),
             is_stamped: false,
         }
     }
@@ -155,9 +159,18 @@ impl Plan {
             stamped: u32::from(self.is_stamped),
             size_count: u32::try_from(turn.len()).unwrap_or(1),
             frame_bytes: u32::from(turn.iter().copied().max().unwrap_or(0)),
-            reserved: 0,
+            burst_ns: u32::try_from(self.burst.as_nanos()).unwrap_or(u32::MAX),
             sizes,
         })
+    }
+
+    /// Bytes of the largest frame.
+    ///
+    /// # Errors
+    /// When the sizes cannot be sent.
+    pub fn frame_bytes_max(&self) -> Result<u32, PlanError> {
+        let turn = self.turn(Workload::frame_bytes_min(&self.path.hop()))?;
+        Ok(turn.into_iter().max().unwrap_or(0).into())
     }
 
     /// The sizes of one turn.

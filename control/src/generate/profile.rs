@@ -52,14 +52,21 @@ impl Profile {
         }
     }
 
-    /// The profile's text, for frames that stand in the file of that name beside it.
+    /// The profile's text, for the `count` frames that stand in the file of that name beside it.
     ///
     /// # Errors
     /// When the frames are not what the other generator can send.
-    pub fn text(self, file: &str, frames: &[Vec<u8>], port: u16) -> Result<String, ProfileError> {
+    pub fn text(
+        self,
+        file: &str,
+        count: usize,
+        frames: impl Iterator<Item = Vec<u8>>,
+        port: u16,
+    ) -> Result<String, ProfileError> {
         match self {
+            Self::Trex if count > TREX_STREAMS_MAX => Err(ProfileError::Streams(count)),
             Self::Trex => trex(file, frames, port),
-            Self::Dpdk => Ok(dpdk(file, frames.len())),
+            Self::Dpdk => Ok(dpdk(file, count)),
         }
     }
 }
@@ -67,10 +74,11 @@ impl Profile {
 /// Every frame becomes a stream. Its sequence goes up by as many as the capture has rounds, so that no two
 /// streams of a flow ever send the same one, and a field of the payload goes down by as much: the
 /// UDP checksum stays right whatever the NIC can do.
-fn trex(file: &str, frames: &[Vec<u8>], port: u16) -> Result<String, ProfileError> {
-    if frames.len() > TREX_STREAMS_MAX {
-        return Err(ProfileError::Streams(frames.len()));
-    }
+fn trex(
+    file: &str,
+    frames: impl Iterator<Item = Vec<u8>>,
+    port: u16,
+) -> Result<String, ProfileError> {
     let mut rounds = 1;
     let mut mesh = 0;
     for (number, frame) in (1..).zip(frames) {

@@ -10,6 +10,7 @@ use std::{
 use virga_ebpf::{
     header::{ChannelHash, Flags, Header, NodeId, OriginHash, SessionId, StreamId},
     limits::HEADER_BYTES,
+    workload,
 };
 
 /// A sealed payload is at least its AEAD tag.
@@ -75,6 +76,8 @@ pub fn run(plan: &Plan) -> io::Result<Report> {
     };
     let socket = UdpSocket::bind((plan.from.unwrap_or(any), 0))?;
     socket.connect(plan.to)?;
+    // Two runs within a second are no duplicates.
+    let number = u64::from(getrandom::u32().map_err(io::Error::other)?) << 32;
     let mut report = Report::default();
     let start = Instant::now();
     let mut packet = Vec::with_capacity(HEADER_BYTES + usize::from(plan.payload_bytes));
@@ -85,7 +88,7 @@ pub fn run(plan: &Plan) -> io::Result<Report> {
         let burst_max = u64::from(plan.rate) / 1_000 * BURSTS_MAX + BURSTS_MAX;
         n = n.max(due.saturating_sub(burst_max));
         while n < due {
-            write_packet(plan, n, &mut packet);
+            write_packet(plan, number, n, &mut packet);
             match socket.send(&packet) {
                 Ok(_) => report.sent += 1,
                 Err(_) => report.refused += 1,
@@ -97,9 +100,8 @@ pub fn run(plan: &Plan) -> io::Result<Report> {
     Ok(report)
 }
 
-/// The `n`th packet of a plan.
-fn write_packet(plan: &Plan, n: u64, packet: &mut Vec<u8>) {
-    let stranger = OriginHash(0xdead_0000_0000_0000 | n & 0xffff_ffff);
+/// The `n`th packet of a plan, in the run whose sequences have that upper half.
+fn write_packet(plan: &Plan, run: u64, n: u64, packet: &mut Vec<u8>) {
     let flags = if plan.kind == Kind::Handshake {
         Flags::HANDSHAKE
     } else {
@@ -109,16 +111,16 @@ fn write_packet(plan: &Plan, n: u64, packet: &mut Vec<u8>) {
         flags,
         destination: plan.destination,
         origin_hash: if plan.kind == Kind::Unauthorised {
-            stranger
+            workload::stranger(n)
         } else {
             plan.origin
         },
         channel_hash: plan.channel,
-        session_id: SessionId(0x6765_6e00_0000_0000),
+        session_id: SessionId(workload::SESSION_MARK),
         stream_id: StreamId(1),
         payload_len: plan.payload_bytes.max(PAYLOAD_BYTES_MIN),
         event_count: 1,
-        sequence: n,
+        sequence: run | n & 0xffff_ffff,
         ..Header::default()
     };
     let mut bytes = HEADER_BYTES + usize::from(header.payload_len);
@@ -138,7 +140,7 @@ fn write_packet(plan: &Plan, n: u64, packet: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use virga_ebpf::{decide::check, reason::Reason};
+    use virga_ebpf::{decide::check, reason::Reason, sink};
 
     use super::*;
 
@@ -158,7 +160,8 @@ mod tests {
 
     fn judged(kind: Kind, n: u64) -> Result<(), Reason> {
         let mut packet = Vec::new();
-        write_packet(&plan(kind, "127.0.0.1:9".parse().unwrap()), n, &mut packet);
+        let plan = plan(kind, "127.0.0.1:9".parse().unwrap());
+        write_packet(&plan, 7 << 32, n, &mut packet);
         let header = packet
             .first_chunk()
             .map(Header::decode)
@@ -184,5 +187,27 @@ mod tests {
         assert!(report.sent > 0);
         let mut buffer = [0; 2048];
         assert_eq!(receiver.recv(&mut buffer).unwrap(), HEADER_BYTES + 58);
+    }
+
+    #[test]
+    fn the_sink_knows_strangers_and_sessions_and_no_run_repeats_another() {
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        receiver.set_nonblocking(true).unwrap();
+        let to = receiver.local_addr().unwrap();
+        let mut buffer = [0; 2048];
+        let mut last = |kind| {
+            run(&plan(kind, to)).unwrap();
+            let mut header = None;
+            // All that the receiver's buffer had room for.
+            while receiver.recv(&mut buffer).is_ok() {
+                header = buffer.first_chunk().map(Header::decode);
+            }
+            header.unwrap()
+        };
+        let (plain, again) = (last(Kind::Plain), last(Kind::Plain));
+        assert_eq!(sink::kind(&plain), sink::Kind::Authorised(0));
+        assert_ne!(plain.sequence, again.sequence);
+        let stranger = last(Kind::Unauthorised);
+        assert_eq!(sink::kind(&stranger), sink::Kind::Stranger);
     }
 }

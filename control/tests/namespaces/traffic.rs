@@ -244,7 +244,7 @@ fn sink_command(hosts: &Hosts) -> Child {
 fn end(sink: Child) -> serde_json::Value {
     thread::sleep(Duration::from_millis(500));
     let interrupted = Command::new("kill")
-        .args(["-INT", &sink.id().to_string()])
+        .args(["-TERM", &sink.id().to_string()])
         .status();
     assert!(interrupted.unwrap().success());
     let output = sink.wait_with_output().unwrap();
@@ -340,6 +340,7 @@ fn the_commands_send_and_count_and_a_capture_sends_the_same_again() {
     println!("{sent}\n{measured}");
     assert_eq!(sent["authorised"], 8_000);
     if conserved(&hosts, &sent, &measured, before) + full > 0 {
+        println!("skipped: which packets are duplicates: some met a full ring");
         return;
     }
     // The second pass comes within a second of the first: the router takes it for duplicates, but for those
@@ -355,4 +356,49 @@ fn the_commands_send_and_count_and_a_capture_sends_the_same_again() {
             (Reason::Duplicate, 3_000 - again)
         ]
     );
+}
+
+#[test]
+#[ignore = "needs root: scripts/test runs it"]
+fn frames_that_the_interface_cannot_take_are_refused_before_they_are_lost() {
+    let hosts = joined(&V4);
+    let sink = hosts
+        .inside("router", || {
+            Sink::attach("ma", 4783, 1, Mode::Native).unwrap()
+        })
+        .unwrap();
+    let refused = |more: &[&str], words: &str| {
+        let fixed = "gen --xdp --interface m0 --to 10.78.1.1:4783 --from 10.78.1.2 --destination 1 --count 1000 \
+                     --from-mac 02:00:00:00:00:01 --to-mac 02:00:00:00:00:02 --json";
+        let mut command = hosts.command("a", &virga().to_string_lossy());
+        let output = command.args(fixed.split_whitespace()).args(more).output();
+        let output = output.unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(told.contains(words), "{more:?}: {told}");
+        let wanted = if words.is_empty() { 0 } else { 1 };
+        assert_eq!(output.status.code(), Some(wanted), "{more:?}: {told}");
+        output.stdout
+    };
+    let sent = refused(&["--size", "1518"], "");
+    let sent: serde_json::Value = serde_json::from_slice(&sent).unwrap();
+    assert_eq!(sent["sent"], 1_000);
+    refused(
+        &["--size", "3000"],
+        "with its MTU of 1500, m0 sends at most 1518",
+    );
+    hosts
+        .ip("router", &["link", "set", "dev", "ma", "down"])
+        .unwrap();
+    refused(&[], "m0 has no carrier");
+    hosts
+        .ip("a", &["link", "set", "dev", "m0", "down"])
+        .unwrap();
+    refused(&[], "m0 is down");
+    drop(sink);
+    for (host, interface) in [("a", "m0"), ("router", "ma")] {
+        hosts
+            .ip(host, &["link", "set", "dev", interface, "up"])
+            .unwrap();
+    }
+    refused(&[], "takes no redirected frames now");
 }

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{self, BufReader, BufWriter, Write as _},
     net::{IpAddr, SocketAddr, UdpSocket},
-    path::Path as FilePath,
+    path::{Path as FilePath, PathBuf},
     time::Duration,
 };
 
@@ -13,8 +13,9 @@ use virga_ebpf::header::{ChannelHash, NodeId, OriginHash};
 use super::{Arguments, Failure};
 use crate::{
     cli::print_json,
+    files,
     generate::{
-        live::{Generator, LiveError, Sent, Until},
+        live::{self, Generator, LiveError, Sent, Until},
         pcap,
         plan::{Path, Plan, Spread},
         profile::Profile,
@@ -45,6 +46,7 @@ pub(super) fn send(
     })?;
     let plan = plan(arguments, path, destination)?;
     let cpus = cpus(arguments.frames.cores)?;
+    live::check(&interface, plan.frame_bytes_max().map_err(LiveError::from)?)?;
     let mut generator = Generator::new(&interface, &plan, &cpus)?;
     let sent = generator.run(until(arguments))?;
     tell(arguments, &interface, sent)
@@ -53,11 +55,17 @@ pub(super) fn send(
 /// Sends a capture.
 pub(super) fn replay(arguments: &Arguments, file: &FilePath) -> Result<(), Failure> {
     let failed = |e: pcap::PcapError| Failure::Runtime(named(file, e).into());
-    let open = fs::File::open(file).map_err(|e| failed(e.into()))?;
+    let open = files::open(file).map_err(|e| failed(e.into()))?;
     let frames = pcap::read(BufReader::new(open)).map_err(failed)?;
     // Clap asks for it along with the capture.
     let interface = arguments.frames.interface.clone().unwrap_or_default();
     let cpu = cpus(1)?[0];
+    let largest = frames
+        .iter()
+        .map(Vec::len)
+        .max()
+        .ok_or(LiveError::NoFrames)?;
+    live::check(&interface, u32::try_from(largest).unwrap_or(u32::MAX))?;
     let rate = arguments.rate.map(u64::from);
     let mut generator = Generator::of_capture(&interface, &frames, rate, cpu)?;
     let sent = generator.run(until(arguments))?;
@@ -71,10 +79,6 @@ pub(super) fn write(
     destination: NodeId,
     file: &FilePath,
 ) -> Result<(), Failure> {
-    if arguments.frames.stamp {
-        let why = "--stamp: a file's packets are not sent when they are written";
-        return Err(Failure::Usage(why.into()));
-    }
     let (path, _) = path(arguments, to)?;
     let plan = plan(arguments, path, destination)?;
     let count = match (arguments.frames.count, arguments.rate) {
@@ -85,18 +89,23 @@ pub(super) fn write(
     let count = usize::try_from(count).map_err(Failure::runtime)?;
     let run = getrandom::u32().map_err(Failure::runtime)?.max(1);
     let frames = || plan.frames(run).map(|frames| frames.take(count));
-    if let Some(profile) = arguments.frames.profile {
-        write_profile(
+    let profile = match arguments.frames.profile {
+        Some(profile) => Some(profile_of(
             profile,
             file,
-            &frames().map_err(usage)?.collect::<Vec<_>>(),
+            count,
+            frames().map_err(usage)?,
             to.port(),
-        )?;
-    }
+        )?),
+        None => None,
+    };
     let failed = |e: io::Error| Failure::Runtime(named(file, e).into());
     let out = BufWriter::new(fs::File::create(file).map_err(failed)?);
     let interval_ns = 1_000_000_000 / u64::from(arguments.rate.unwrap_or(FILE_RATE));
     pcap::write(out, frames().map_err(usage)?, interval_ns).map_err(failed)?;
+    if let Some((beside, text)) = profile {
+        fs::write(&beside, text).map_err(|e| Failure::Runtime(named(&beside, e).into()))?;
+    }
     if arguments.json {
         return print_json(&serde_json::json!({ "written": count }));
     }
@@ -107,21 +116,27 @@ pub(super) fn write(
     )?)
 }
 
-fn write_profile(
+/// A profile's file beside a capture, and what is to be in it.
+fn profile_of(
     profile: Profile,
     file: &FilePath,
-    frames: &[Vec<u8>],
+    count: usize,
+    frames: impl Iterator<Item = Vec<u8>>,
     port: u16,
-) -> Result<(), Failure> {
+) -> Result<(PathBuf, String), Failure> {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     if name.contains(['"', '\\', '\n']) {
         return Err(Failure::Usage(
             format!("{name}: a profile cannot name this file").into(),
         ));
     }
-    let text = profile.text(&name, frames, port).map_err(usage)?;
     let beside = file.with_extension(profile.extension());
-    fs::write(&beside, text).map_err(|e| Failure::Runtime(named(&beside, e).into()))
+    if beside == file {
+        let why = format!("{name} is the profile's own file: let the capture's end in .pcap");
+        return Err(Failure::Usage(why.into()));
+    }
+    let text = profile.text(&name, count, frames, port).map_err(usage)?;
+    Ok((beside, text))
 }
 
 fn named(file: &FilePath, error: impl std::fmt::Display) -> String {
@@ -269,6 +284,7 @@ fn tell(arguments: &Arguments, interface: &str, sent: Sent) -> Result<(), Failur
             "authorised": sent.authorised,
             "hostile": sent.hostile,
             "refused": sent.refused,
+            "counted": sent.counted,
             "bytes": sent.bytes,
             "elapsed_ns": sent.elapsed_ns,
         }));
@@ -278,12 +294,13 @@ fn tell(arguments: &Arguments, interface: &str, sent: Sent) -> Result<(), Failur
     let per_second = |count: u64| count as f64 / seconds.max(1e-9);
     let words = format!(
         "{} packets ({} of unknown origins) made in {seconds:.3} s: {:.3} million a second, {:.3} Gbit/s of frames; \
-         {interface} dropped {}",
+         {interface} dropped {} and counted {} as sent",
         sent.authorised + sent.hostile,
         sent.hostile,
         per_second(sent.authorised + sent.hostile) / 1e6,
         per_second(sent.bytes * 8) / 1e9,
-        sent.refused
+        sent.refused,
+        sent.counted
     );
     Ok(writeln!(io::stdout(), "{words}")?)
 }

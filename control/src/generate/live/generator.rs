@@ -1,7 +1,7 @@
 //! The generator's run: one thread a CPU, each in a system call that sends.
 
 use std::{
-    fmt, fs, io, thread,
+    fmt, io, thread,
     time::{Duration, Instant},
 };
 
@@ -11,10 +11,10 @@ use aya::{
     programs::{ProgramError, TestRun as _, TestRunAttrs, TestRunOptions, Xdp},
 };
 use virga_ebpf::workload::{
-    CAPTURED_BYTES_MAX, CAPTURED_MAX, Captured, INTERVAL_SHIFT, Lane, Workload,
+    BURST_NS, CAPTURED_BYTES_MAX, CAPTURED_MAX, Captured, INTERVAL_SHIFT, Lane, Workload,
 };
 
-use super::{LiveError, load, map, set_egress};
+use super::{LiveError, egress::transmitted, load, map, set_egress};
 use crate::{
     generate::plan::{Plan, interval},
     nic::pod::Plain,
@@ -43,8 +43,12 @@ pub struct Sent {
     pub bytes: u64,
     /// Of all, those that the interface says it dropped instead of sending; not every driver says.
     pub refused: u64,
+    /// Packets that the interface says it sent meanwhile; not every driver counts these.
+    pub counted: u64,
     /// Nanoseconds that it took.
     pub elapsed_ns: u64,
+    /// System calls that it took, all CPUs together: each has a fixed cost.
+    pub calls: u64,
 }
 
 impl Sent {
@@ -109,7 +113,10 @@ impl Generator {
         cpu: u32,
     ) -> Result<Self, LiveError> {
         let count = u32::try_from(frames.len()).unwrap_or(u32::MAX);
-        if count == 0 || count > CAPTURED_MAX {
+        if count == 0 {
+            return Err(LiveError::NoFrames);
+        }
+        if count > CAPTURED_MAX {
             return Err(LiveError::Captured(frames.len()));
         }
         let mut generator = Self::load(interface, RESEND, count)?;
@@ -126,6 +133,7 @@ impl Generator {
         let workload = Workload {
             interval: interval(rate, 1)?,
             frame_bytes: u32::try_from(CAPTURED_BYTES_MAX).unwrap_or(0),
+            burst_ns: BURST_NS,
             ..Workload::default()
         };
         generator.set(workload, &[lane], &[cpu])?;
@@ -213,25 +221,29 @@ impl Generator {
             };
         }
         self.set_lanes(&limited)?;
-        let refused = dropped(&self.interface)?;
+        let before_it = transmitted(&self.interface)?;
         let start = Instant::now();
         let this = &*self;
-        thread::scope(|scope| {
+        let calls = thread::scope(|scope| {
             let threads: Vec<_> = self
                 .cpus
                 .iter()
                 .map(|&cpu| scope.spawn(move || this.run_on(cpu, until, start)))
                 .collect();
-            threads.into_iter().try_for_each(|thread| {
-                thread
+            threads.into_iter().try_fold(0, |calls, thread| {
+                let joined = thread
                     .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                Ok::<_, LiveError>(calls + joined?)
             })
         })?;
         let elapsed = start.elapsed();
+        let after_it = transmitted(&self.interface)?;
         let mut sent = Sent {
-            refused: dropped(&self.interface)?.wrapping_sub(refused),
+            refused: after_it.dropped.wrapping_sub(before_it.dropped),
+            counted: after_it.packets.wrapping_sub(before_it.packets),
             elapsed_ns: u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX),
+            calls,
             ..Sent::default()
         };
         for (after, before) in self.lanes()?.iter().zip(&before) {
@@ -243,13 +255,13 @@ impl Generator {
         Ok(sent)
     }
 
-    /// One CPU's calls, until its share is sent or the time is over.
-    fn run_on(&self, cpu: u32, until: Until, start: Instant) -> Result<(), LiveError> {
+    /// One CPU's calls, until its share is sent or the time is over; how many they were.
+    fn run_on(&self, cpu: u32, until: Until, start: Instant) -> Result<u64, LiveError> {
         let mut cpus = rustix::thread::CpuSet::new();
         cpus.set(cpu as usize);
         rustix::thread::sched_setaffinity(None, &cpus).map_err(|e| no_cpu(cpu, e.into()))?;
         let mut next = FIRST_CALL;
-        loop {
+        for calls in 0.. {
             let lane = self.lanes()?[cpu as usize];
             let left = lane.limit.saturating_sub(lane.sent());
             let time_left = match until {
@@ -257,7 +269,7 @@ impl Generator {
                 Until::Elapsed(duration) => duration.saturating_sub(start.elapsed()).min(CALL_MAX),
             };
             if left == 0 || time_left.is_zero() {
-                return Ok(());
+                return Ok(calls);
             }
             let repeat = match until {
                 // Every iteration sends a packet.
@@ -269,12 +281,13 @@ impl Generator {
             let took = began.elapsed();
             let sent = self.lanes()?[cpu as usize].sent() - lane.sent();
             if sent == 0 && !self.is_paced {
-                return Err(LiveError::Stuck(lane.sent(), lane.limit));
+                return Err(LiveError::Stuck(lane.sent()));
             }
             let speed = f64::from(repeat) / took.as_secs_f64().max(1e-6);
             let time_left = time_left.saturating_sub(took).as_secs_f64();
             next = iterations(speed * time_left);
         }
+        Ok(u64::MAX)
     }
 
     /// One system call.
@@ -337,15 +350,4 @@ fn captured_value(number: u32, frame: &[u8]) -> Result<Captured, LiveError> {
     };
     value.frame[..bytes].copy_from_slice(frame);
     Ok(value)
-}
-
-/// Packets that an interface of this thread's namespace dropped instead of sending.
-fn dropped(interface: &str) -> Result<u64, LiveError> {
-    let table = fs::read_to_string("/proc/thread-self/net/dev").map_err(LiveError::Counters)?;
-    let line = table
-        .lines()
-        .find_map(|line| line.trim_start().strip_prefix(interface)?.strip_prefix(':'));
-    // Eight columns of what came in, then bytes, packets, errors and drops of what went out.
-    let column = line.and_then(|line| line.split_whitespace().nth(11)?.parse().ok());
-    column.ok_or_else(|| LiveError::Counters(io::ErrorKind::NotFound.into()))
 }
