@@ -17,6 +17,9 @@ pub(super) struct Arguments {
     /// Put back what --apply changed.
     #[arg(long)]
     undo: bool,
+    /// Drop what is noted for --undo, and change nothing.
+    #[arg(long, conflicts_with_all = ["apply", "undo"])]
+    forget: bool,
     /// These groups only.
     #[arg(long, value_enum, value_name = "GROUP", value_delimiter = ',')]
     only: Vec<Group>,
@@ -49,7 +52,9 @@ fn cpus(list: &str) -> Result<Cpus, String> {
 impl From<TuneError> for Failure {
     fn from(error: TuneError) -> Self {
         match error {
-            TuneError::Ethtool(_) | TuneError::State { .. } => Self::Runtime(error.into()),
+            TuneError::Ethtool(_) | TuneError::State { .. } | TuneError::Place(_) => {
+                Self::Runtime(error.into())
+            }
             _ => Self::Usage(error.into()),
         }
     }
@@ -59,6 +64,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let interface = arguments.interface.as_str();
     if arguments.undo {
         return undo(interface, &arguments.state);
+    }
+    if arguments.forget {
+        let forgotten = tune::forget(interface, &arguments.state)?;
+        let changes = super::counted(forgotten as u64, "change");
+        writeln!(io::stdout().lock(), "{changes} forgotten, none put back")?;
+        return Ok(());
     }
     let is_wanted = |group: &Group| {
         let is_named = arguments.only.is_empty() || arguments.only.contains(group);
@@ -94,7 +105,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 fn undo(interface: &str, folder: &std::path::Path) -> Result<(), Failure> {
-    let (done, gone) = tune::undo(interface, folder)?;
+    let tune::Undone {
+        done,
+        gone,
+        forgotten,
+    } = tune::undo(interface, folder)?;
     let mut out = io::stdout().lock();
     for change in done.iter().filter(|change| change.result.is_ok()) {
         writeln!(out, "{}   # was {}", change.action, change.from)?;
@@ -105,13 +120,26 @@ fn undo(interface: &str, folder: &std::path::Path) -> Result<(), Failure> {
             "# {gone} more went with the interface that they were of"
         )?;
     }
+    write_forgotten(&mut out, forgotten)?;
     drop(out);
     tell(&done, "put back", "")
+}
+
+/// What the last boot has put back.
+fn write_forgotten(out: &mut impl io::Write, forgotten: usize) -> io::Result<()> {
+    if forgotten == 0 {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "# {forgotten} changed before this machine was booted: that has put them back"
+    )
 }
 
 /// Commands by group, each with its reason; then what is left alone.
 fn write_plan(interface: &str, plan: &Plan) -> io::Result<()> {
     let mut out = io::stdout().lock();
+    write_forgotten(&mut out, plan.forgotten)?;
     for step in &plan.steps {
         let action = step.setting.action(interface, &step.to);
         writeln!(out, "{:<11}{action}", step.group)?;

@@ -14,6 +14,8 @@ const GCOALESCE: u32 = 0x0e;
 const GRINGPARAM: u32 = 0x10;
 const GSTRINGS: u32 = 0x1b;
 const GRXFH: u32 = 0x29;
+const GRXCLSRLCNT: u32 = 0x2e;
+const GRXCLSRLALL: u32 = 0x30;
 const GSSET_INFO: u32 = 0x37;
 const GRXFHINDIR: u32 = 0x38;
 const GFEATURES: u32 = 0x3a;
@@ -30,6 +32,10 @@ const RINGPARAM_WORDS: usize = 9;
 const COALESCE_WORDS: usize = 23;
 /// Words of `ethtool_rxnfc`, with room to spare.
 const RXNFC_WORDS: usize = 64;
+/// Word of `ethtool_rxnfc` that counts rules; their numbers follow.
+const RXNFC_RULES_AT: usize = 46;
+/// More steering rules than this no card has.
+const RULES_MAX: u32 = 65_536;
 /// More entries than this no card's indirection table has.
 const INDIRECTION_MAX: u32 = 65_536;
 /// Words of `ethtool_sset_info` with one count.
@@ -204,6 +210,25 @@ impl Ethtool {
         Ok(letters.map(|(_, letter)| *letter).collect())
     }
 
+    /// Numbers of the steering rules; an error where the card has no such rules.
+    pub(crate) fn rules(&self) -> io::Result<Vec<u32>> {
+        let mut words = vec![0; RXNFC_WORDS];
+        words[0] = GRXCLSRLCNT;
+        self.request(&mut words)?;
+        let count = words[RXNFC_RULES_AT];
+        if count > RULES_MAX {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let most = usize::try_from(count).map_err(|_| io::ErrorKind::InvalidData)?;
+        let mut words = vec![0; RXNFC_WORDS + most];
+        words[0] = GRXCLSRLALL;
+        words[RXNFC_RULES_AT] = count;
+        self.request(&mut words)?;
+        let now = usize::try_from(words[RXNFC_RULES_AT]).map_err(|_| io::ErrorKind::InvalidData)?;
+        let numbers = words.get(RXNFC_RULES_AT + 1..RXNFC_RULES_AT + 1 + now.min(most));
+        Ok(numbers.unwrap_or_default().to_vec())
+    }
+
     /// The link-layer address.
     pub(crate) fn address(&self) -> io::Result<[u8; 6]> {
         // SAFETY: an all-zero `ifreq` is a valid one: integers, and a pointer that may be null.
@@ -316,6 +341,7 @@ mod tests {
         assert_eq!(Ethtool::open("lo").unwrap().address().unwrap(), [0; 6]);
         let missing = Ethtool::open("virga-none").unwrap();
         assert!(missing.address().is_err() && missing.rings().is_err());
+        assert!(missing.rules().is_err() && Ethtool::open("lo").unwrap().rules().is_err());
         assert_eq!(
             missing.driver().unwrap_err().raw_os_error(),
             Some(libc::ENODEV)

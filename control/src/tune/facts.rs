@@ -40,6 +40,8 @@ pub(super) struct Facts {
     pub(super) table: Option<Vec<u32>>,
     pub(super) hashes: Vec<(Flow, String)>,
     pub(super) features: Vec<Feature>,
+    /// Numbers of the card's steering rules, where it says.
+    pub(super) rules: Option<Vec<u32>>,
     pub(super) interrupts: Vec<Interrupt>,
     /// Whether /sys shows this interface, and not one of another namespace.
     pub(super) is_in_sysfs: bool,
@@ -131,6 +133,7 @@ pub(super) fn gather(interface: &str) -> Result<Facts, TuneError> {
             .filter_map(hash)
             .collect(),
         features: ethtool.feature_list().unwrap_or_default(),
+        rules: ethtool.rules().ok(),
         interrupts,
         is_in_sysfs,
         has_irqbalance: has_irqbalance(),

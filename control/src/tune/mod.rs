@@ -14,7 +14,7 @@ mod state;
 use crate::{doctor::interface::FactsError, hw::Since, io::ethtool::Ethtool};
 use facts::Facts;
 use setting::{Action, Setting};
-use state::State;
+use state::{Place, State};
 use std::{
     fmt, io,
     path::{Path, PathBuf},
@@ -125,6 +125,18 @@ pub(crate) enum TuneError {
         "{0} was changed before it was made anew: `virga tune {0} --undo` first, for what was changed of the host"
     )]
     MadeAnew(String),
+    #[error(
+        "{} is of a {interface} in another network namespace (inode {namespace}): run this there, or say --state FOLDER \
+         for this one's own; where that namespace is no more: `virga tune {interface} --forget`",
+        path.display()
+    )]
+    Elsewhere {
+        interface: String,
+        namespace: u64,
+        path: PathBuf,
+    },
+    #[error("this boot or network namespace cannot be told from another: {0}")]
+    Place(io::Error),
 }
 
 /// One change, done or not.
@@ -138,8 +150,11 @@ pub(crate) struct Done {
 
 /// What would be changed.
 pub(crate) fn dry_run(interface: &str, options: &Options) -> Result<Plan, TuneError> {
-    let (facts, state) = ready(interface, options)?;
-    let mut all = Plan::default();
+    let (facts, state, forgotten) = ready(interface, options)?;
+    let mut all = Plan {
+        forgotten,
+        ..Plan::default()
+    };
     for group in &options.groups {
         let plan = plan::plan(*group, &facts, options, &state);
         all.steps.extend(plan.steps);
@@ -150,9 +165,13 @@ pub(crate) fn dry_run(interface: &str, options: &Options) -> Result<Plan, TuneEr
 
 /// Changes it, each previous value written first. A refused change is left out and told of.
 pub(crate) fn apply(interface: &str, options: &Options) -> Result<(Plan, Vec<Done>), TuneError> {
-    let (mut facts, mut state) = ready(interface, options)?;
+    let (mut facts, mut state, forgotten) = ready(interface, options)?;
     let ethtool = Ethtool::open(interface).map_err(TuneError::Ethtool)?;
-    let (mut all, mut done) = (Plan::default(), Vec::new());
+    let mut done = Vec::new();
+    let mut all = Plan {
+        forgotten,
+        ..Plan::default()
+    };
     for setting in facts.fragile() {
         if let Some(now) = setting.read(&ethtool).filter(|now| !now.is_empty()) {
             state.guard(setting, now);
@@ -165,22 +184,21 @@ pub(crate) fn apply(interface: &str, options: &Options) -> Result<(Plan, Vec<Don
             state.note(&step.setting, &step.from, &step.to);
             state.save(&options.state_folder, interface)?;
             let action = step.setting.action(interface, &step.to);
-            let result = action.perform().map_err(|error| error.to_string());
-            match &result {
-                Ok(said) => {
-                    // The rule's number is how it is taken away again.
-                    let rule = setting::rule_id(said).map(|id| format!("rule {id}"));
-                    if let (Setting::Steer(_), Some(rule)) = (&step.setting, rule) {
-                        state.came_from(&step.setting, rule);
-                    }
-                }
-                Err(_) => state = former,
+            let result = match (&step.setting, action.perform()) {
+                // The rule's number is how it is taken away again.
+                (Setting::Steer(_), Ok(said)) => added_rule(&said, &ethtool, &facts)
+                    .map(|id| state.came_from(&step.setting, format!("rule {id}"))),
+                (_, result) => result.map(drop).map_err(|error| error.to_string()),
+            };
+            if result.is_err() {
+                state = former;
             }
+            facts.rules = ethtool.rules().ok();
             state.save(&options.state_folder, interface)?;
             done.push(Done {
                 action,
                 from: step.from.clone(),
-                result: result.map(drop),
+                result,
             });
         }
         if !plan.steps.is_empty() {
@@ -194,8 +212,18 @@ pub(crate) fn apply(interface: &str, options: &Options) -> Result<(Plan, Vec<Don
     Ok((all, done))
 }
 
-/// Looks, and refuses what cannot be meant.
-fn ready(interface: &str, options: &Options) -> Result<(Facts, State), TuneError> {
+/// The number of the rule that was just added: as the tool says, or else as the card does.
+fn added_rule(said: &str, ethtool: &Ethtool, before: &Facts) -> Result<u32, String> {
+    let is_new = |id: &u32| before.rules.as_ref().is_some_and(|r| !r.contains(id));
+    let on_card = || ethtool.rules().ok()?.into_iter().find(is_new);
+    setting::rule_id(said).or_else(on_card).ok_or_else(|| {
+        let name = &before.interface;
+        format!("the rule is there, but nothing tells its number: see `ethtool -n {name}`")
+    })
+}
+
+/// Looks, and refuses what cannot be meant. With it, how many changes a boot has undone.
+fn ready(interface: &str, options: &Options) -> Result<(Facts, State, usize), TuneError> {
     let facts = facts::gather(interface)?;
     let native = facts.profile.and_then(|profile| profile.native.value());
     if native == Some(&Since::Never) {
@@ -206,43 +234,75 @@ fn ready(interface: &str, options: &Options) -> Result<(Facts, State), TuneError
         let online: Vec<String> = facts.online.iter().map(u32::to_string).collect();
         return Err(TuneError::Offline(*cpu, online.join(",")));
     }
-    let state = State::load(&options.state_folder, interface)?;
-    if state
-        .as_ref()
-        .is_some_and(|state| state.ifindex != facts.ifindex)
-    {
+    let here = Place::here(facts.ifindex).map_err(TuneError::Place)?;
+    let Some(state) = State::load(&options.state_folder, interface)? else {
+        return Ok((facts, State::new(here), 0));
+    };
+    if state.of.boot != here.boot {
+        return Ok((facts, State::new(here), state.changes.len()));
+    }
+    is_here(&state, &here, interface, &options.state_folder)?;
+    if state.of.ifindex != here.ifindex {
         return Err(TuneError::MadeAnew(interface.to_owned()));
     }
-    let state = state.unwrap_or_else(|| State::new(facts.ifindex));
-    Ok((facts, state))
+    Ok((facts, state, 0))
+}
+
+/// Refuses what was changed in another network namespace: an interface of that name is another one there.
+fn is_here(state: &State, here: &Place, interface: &str, folder: &Path) -> Result<(), TuneError> {
+    if state.of.namespace == here.namespace {
+        return Ok(());
+    }
+    Err(TuneError::Elsewhere {
+        interface: interface.to_owned(),
+        namespace: state.of.namespace,
+        path: state::path(folder, interface),
+    })
+}
+
+/// What came of putting things back.
+#[derive(Debug, Default)]
+pub(crate) struct Undone {
+    pub(crate) done: Vec<Done>,
+    /// Changes that are gone because the interface is.
+    pub(crate) gone: usize,
+    /// Changes that the last boot has undone.
+    pub(crate) forgotten: usize,
+}
+
+/// Drops the notes of what was changed, and changes nothing; how many they were.
+pub(crate) fn forget(interface: &str, folder: &Path) -> Result<usize, TuneError> {
+    let Some(mut state) = State::load(folder, interface)? else {
+        return Ok(0);
+    };
+    let count = std::mem::take(&mut state.changes).len();
+    state.save(folder, interface)?;
+    Ok(count)
 }
 
 /// Puts every previous value back, the latest first. What is refused stays in the state file.
-/// With it, how much is gone because the interface is.
-pub(crate) fn undo(interface: &str, folder: &Path) -> Result<(Vec<Done>, usize), TuneError> {
-    let Some(mut state) = State::load(folder, interface)? else {
-        return Ok((Vec::new(), 0));
+pub(crate) fn undo(interface: &str, folder: &Path) -> Result<Undone, TuneError> {
+    let there = match facts::gather(interface) {
+        Ok(facts) => Some(facts),
+        Err(TuneError::Interface(_, FactsError::Missing)) => None,
+        Err(error) => return Err(error),
     };
-    let there = facts::gather(interface).ok();
-    let is_the_same = there.is_some_and(|facts| facts.ifindex == state.ifindex);
-    let ethtool = Ethtool::open(interface).map_err(TuneError::Ethtool)?;
-    let (mut gone, mut results) = (0, vec![None; state.changes.len()]);
-    // Twice, for what a card forgets when something else of it is put back.
-    for is_first in [true, false] {
-        for (change, result) in state.changes.iter().zip(&mut results).rev() {
-            let is_of_a_former = change.setting.is_of_the_interface() && !is_the_same;
-            gone += usize::from(is_of_a_former && is_first);
-            let action = change.setting.action(interface, &change.from);
-            let now = change.setting.read(&ethtool);
-            let is_back = now.as_deref() == Some(change.from.as_str())
-                || (now.is_none() && *result == Some(Ok(())));
-            if is_of_a_former || is_back || action == Action::Nothing {
-                continue;
-            }
-            let said = action.perform().map_err(|error| error.to_string());
-            *result = Some(said.map(drop));
-        }
+    let Some(mut state) = State::load(folder, interface)? else {
+        let missing = || TuneError::Interface(interface.to_owned(), FactsError::Missing);
+        return there.map(|_| Undone::default()).ok_or_else(missing);
+    };
+    let ifindex = there.map_or(0, |facts| facts.ifindex);
+    let here = Place::here(ifindex).map_err(TuneError::Place)?;
+    if state.of.boot != here.boot {
+        let forgotten = forget(interface, folder)?;
+        return Ok(Undone {
+            forgotten,
+            ..Undone::default()
+        });
     }
+    is_here(&state, &here, interface, folder)?;
+    let ethtool = Ethtool::open(interface).map_err(TuneError::Ethtool)?;
+    let (results, gone) = put_back(interface, &state, &ethtool, ifindex);
     let (mut done, mut kept) = (Vec::new(), Vec::new());
     for (change, result) in std::mem::take(&mut state.changes)
         .into_iter()
@@ -261,5 +321,38 @@ pub(crate) fn undo(interface: &str, folder: &Path) -> Result<(Vec<Done>, usize),
     }
     state.changes = kept;
     state.save(folder, interface)?;
-    Ok((done, gone))
+    Ok(Undone {
+        done,
+        gone,
+        forgotten: 0,
+    })
+}
+
+/// The result of each change that had to be put back, and how many went with the interface.
+fn put_back(
+    interface: &str,
+    state: &State,
+    ethtool: &Ethtool,
+    ifindex: u32,
+) -> (Vec<Option<Result<(), String>>>, usize) {
+    let is_the_same = state.of.ifindex == ifindex;
+    let (mut gone, mut results) = (0, vec![None; state.changes.len()]);
+    // Twice, for what a card forgets when something else of it is put back.
+    for is_first in [true, false] {
+        for (change, result) in state.changes.iter().zip(&mut results).rev() {
+            let is_of_a_former = change.setting.is_of_the_interface() && !is_the_same;
+            gone += usize::from(is_of_a_former && is_first);
+            let action = change.setting.action(interface, &change.from);
+            let now = change.setting.read(ethtool);
+            let is_back = now.as_deref() == Some(change.from.as_str())
+                || (now.is_none() && *result == Some(Ok(())))
+                || setting::is_missing_rule(&change.from, ethtool.rules().ok().as_deref());
+            if is_of_a_former || is_back || action == Action::Nothing {
+                continue;
+            }
+            let said = action.perform().map_err(|error| error.to_string());
+            *result = Some(said.map(drop));
+        }
+    }
+    (results, gone)
 }

@@ -3,7 +3,7 @@
 use super::{
     Group, Options,
     facts::{BUSY_POLL, Facts, HUGEPAGES, folder, governor},
-    setting::{Kind, Setting, spread},
+    setting::{Kind, Setting, is_missing_rule, spread},
     state::State,
 };
 use crate::{
@@ -39,6 +39,8 @@ pub(crate) struct Step {
 pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
     pub(crate) notes: Vec<(Group, String)>,
+    /// Changes of before the last boot, which has undone them.
+    pub(crate) forgotten: usize,
 }
 
 /// Collects them.
@@ -211,7 +213,11 @@ fn steer(planner: &mut Planner<'_>, options: &Options, state: &State) {
     let to = format!("queue {queue}");
     for flow in [Flow::Udp4, Flow::Udp6] {
         let setting = Setting::Steer(flow);
-        match state.changed_to(&setting) {
+        // A reset card has forgotten the rule.
+        let there = state
+            .change_of(&setting)
+            .filter(|change| !is_missing_rule(&change.from, planner.facts.rules.as_deref()));
+        match there.map(|change| change.to.as_str()) {
             Some(now) if now == to => {}
             Some(now) => planner.note(format!("{flow} goes to {now} already: --undo first")),
             None => {

@@ -6,9 +6,7 @@ use std::{
     path::{Component, Path, PathBuf},
     process::Command,
 };
-
-/// The mesh's port, in steering rules.
-const MESH_PORT: u16 = 4_783;
+use virga_ebpf::limits::UDP_PORT;
 
 /// What is set. Values are text, as the tool or the file takes them.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -137,7 +135,7 @@ impl Setting {
             Self::FlowHash(flow) => run(format!("-N {interface} rx-flow-hash {flow} {value}")),
             Self::Steer(flow) => match value.split_once(' ') {
                 Some(("queue", queue)) => run(format!(
-                    "-N {interface} flow-type {flow} dst-port {MESH_PORT} action {queue}"
+                    "-N {interface} flow-type {flow} dst-port {UDP_PORT} action {queue}"
                 )),
                 Some(("rule", id)) => run(format!("-N {interface} delete {id}")),
                 _ => Action::Nothing,
@@ -146,10 +144,10 @@ impl Setting {
         }
     }
 
-    /// Whether it goes when the interface goes.
+    /// Whether it goes when the interface goes: an interrupt's number may then be another card's.
     pub(crate) fn is_of_the_interface(&self) -> bool {
         match self {
-            Self::File(path) => path.starts_with("/sys/class/net"),
+            Self::File(path) => path.starts_with("/sys/class/net") || path.starts_with("/proc/irq"),
             _ => true,
         }
     }
@@ -199,6 +197,19 @@ fn is_kernels(path: &Path) -> bool {
     is_below && !path.components().any(|part| part == Component::ParentDir)
 }
 
+/// The rule's number in a value such as `rule 1023`.
+pub(crate) fn rule_of(value: &str) -> Option<u32> {
+    value.strip_prefix("rule ")?.parse().ok()
+}
+
+/// Whether a value tells of a rule that the card does not have, where it says which it has.
+pub(crate) fn is_missing_rule(value: &str, rules: Option<&[u32]>) -> bool {
+    match (rule_of(value), rules) {
+        (Some(id), Some(rules)) => !rules.contains(&id),
+        _ => false,
+    }
+}
+
 /// The rule's number in what `ethtool -N` prints: `Added rule with ID 1023`.
 pub(crate) fn rule_id(said: &str) -> Option<u32> {
     let (_, id) = said.split_once("rule with ID ")?;
@@ -246,6 +257,23 @@ mod tests {
         assert_eq!(line(file, "2"), "echo 2 > /proc/irq/30/smp_affinity_list");
         assert_eq!(rule_id("Added rule with ID 1023\n"), Some(1_023));
         assert_eq!(rule_id("nothing"), None);
+        assert_eq!(rule_of("rule 1023"), Some(1_023));
+        assert_eq!(rule_of("queue 3"), None);
+        assert!(is_missing_rule("rule 5", Some(&[4])));
+        assert!(!is_missing_rule("rule 5", Some(&[4, 5])));
+        assert!(!is_missing_rule("rule 5", None) && !is_missing_rule("none", Some(&[])));
+    }
+
+    #[test]
+    fn what_a_new_card_has_anew_is_of_the_interface() {
+        for (path, goes) in [
+            ("/sys/class/net/eth0/gro_flush_timeout", true),
+            ("/proc/irq/30/smp_affinity_list", true),
+            ("/proc/sys/net/core/busy_poll", false),
+        ] {
+            let setting = Setting::File(path.into());
+            assert_eq!(setting.is_of_the_interface(), goes, "{path}");
+        }
     }
 
     #[test]

@@ -4,20 +4,46 @@ use super::{TuneError, setting::Setting};
 use std::{
     fs::{self, File},
     io::{self, Write as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
 /// The layout of the file.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The previous values of what was changed, oldest first.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct State {
     version: u32,
+    /// What was changed.
+    pub(super) of: Place,
+    pub(super) changes: Vec<Change>,
+}
+
+/// Which interface of which namespace of which boot: the name alone does not tell.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Place {
+    /// The kernel's id of this boot: another forgot every setting.
+    pub(super) boot: String,
+    /// The network namespace, by its inode.
+    pub(super) namespace: u64,
     /// A later interface of the same name has another.
     pub(super) ifindex: u32,
-    pub(super) changes: Vec<Change>,
+}
+
+impl Place {
+    /// An interface of this thread's namespace.
+    pub(super) fn here(ifindex: u32) -> io::Result<Self> {
+        Ok(Self {
+            boot: fs::read_to_string("/proc/sys/kernel/random/boot_id")?
+                .trim()
+                .to_owned(),
+            namespace: fs::metadata("/proc/thread-self/ns/net")?.ino(),
+            ifindex,
+        })
+    }
 }
 
 /// One of them.
@@ -30,10 +56,10 @@ pub(super) struct Change {
 }
 
 impl State {
-    pub(super) fn new(ifindex: u32) -> Self {
+    pub(super) fn new(of: Place) -> Self {
         Self {
             version: VERSION,
-            ifindex,
+            of,
             changes: Vec::new(),
         }
     }
@@ -80,11 +106,16 @@ impl State {
         File::open(folder)?.sync_all()
     }
 
+    /// The change of a setting, if there is one.
+    pub(super) fn change_of(&self, setting: &Setting) -> Option<&Change> {
+        self.changes
+            .iter()
+            .find(|change| change.setting == *setting)
+    }
+
     /// What a setting was changed to, if it was.
     pub(super) fn changed_to(&self, setting: &Setting) -> Option<&str> {
-        let mut changes = self.changes.iter();
-        let change = changes.find(|change| change.setting == *setting)?;
-        Some(&change.to)
+        Some(&self.change_of(setting)?.to)
     }
 
     /// Says how a change is undone, where that is known only afterwards.
@@ -142,7 +173,8 @@ fn failed(path: PathBuf, said: impl ToString) -> TuneError {
     TuneError::State { path, said }
 }
 
-fn path(folder: &Path, interface: &str) -> PathBuf {
+/// The file of an interface.
+pub(super) fn path(folder: &Path, interface: &str) -> PathBuf {
     folder.join(format!("{interface}.json"))
 }
 
@@ -151,12 +183,16 @@ mod tests {
     use super::*;
     use crate::tune::setting::Kind;
 
+    fn of(ifindex: u32) -> Place {
+        Place::here(ifindex).unwrap()
+    }
+
     #[test]
     fn the_oldest_value_is_kept_and_the_file_goes_with_the_last_change() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("tune");
         assert_eq!(State::load(&folder, "eth0").unwrap(), None);
-        let mut state = State::new(7);
+        let mut state = State::new(of(7));
         let queues = Setting::Channels(Kind::Combined);
         state.note(&queues, "2", "4");
         state.note(&queues, "4", "8");
@@ -177,7 +213,7 @@ mod tests {
 
     #[test]
     fn values_that_changed_along_are_put_back_last() {
-        let mut state = State::new(7);
+        let mut state = State::new(of(7));
         state.guard(Setting::RxUsecs, "3".into());
         state.guard(Setting::Spread, "1".into());
         state.guard(Setting::AdaptiveRx, "off".into());
@@ -200,8 +236,9 @@ mod tests {
         for text in [
             "",
             "{}",
-            r#"{"version":2,"ifindex":1,"changes":[]}"#,
-            r#"{"version":1,"ifindex":1,"changes":[{"setting":"all","from":"","to":""}]}"#,
+            r#"{"version":3,"of":{"boot":"","namespace":1,"ifindex":1},"changes":[]}"#,
+            r#"{"version":2,"of":{"boot":"","namespace":1,"ifindex":1},
+                "changes":[{"setting":"all","from":"","to":""}]}"#,
         ] {
             fs::write(folder.path().join("eth0.json"), text).unwrap();
             let error = State::load(folder.path(), "eth0").unwrap_err();

@@ -209,3 +209,63 @@ fn a_setting_that_the_card_refuses_is_told_of_and_the_rest_is_done() {
     assert!(tune(&hosts, &["v0", "--undo"]).0);
     assert_eq!(settings(&hosts), before);
 }
+
+#[test]
+#[ignore = "needs root: scripts/test runs it"]
+fn what_was_changed_elsewhere_or_before_a_boot_is_not_taken_for_this_interface() {
+    let hosts = stage();
+    let before = settings(&hosts);
+    assert!(tune(&hosts, &["v0", "--apply"]).0);
+    let file = state(&hosts).join("v0.json");
+    let kept = std::fs::read_to_string(&file).unwrap();
+    // This machine's own namespace has no v0, and is another than the one that the state is of.
+    let folder = state(&hosts).display().to_string();
+    let outside = |more: &str| {
+        let mut command = Command::new(virga());
+        let output = command
+            .args(["tune", "v0", more, "--state", &folder])
+            .output();
+        let output = output.unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), told)
+    };
+    let (code, told) = outside("--undo");
+    assert!(
+        code == Some(2) && told.contains("another network namespace"),
+        "{told}"
+    );
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), kept);
+    let other = hosts.folder.join("other").display().to_string();
+    let mut command = Command::new(virga());
+    let output = command
+        .args(["tune", "virga-none", "--undo", "--state", &other])
+        .output();
+    let told = String::from_utf8(output.unwrap().stderr).unwrap();
+    assert!(told.contains("no interface of that name"), "{told}");
+
+    // Another boot has undone everything.
+    let mut booted: serde_json::Value = serde_json::from_str(&kept).unwrap();
+    booted["of"]["boot"] = "another".into();
+    std::fs::write(&file, booted.to_string()).unwrap();
+    let tuned = settings(&hosts);
+    let (is_ok, said) = tune(&hosts, &["v0"]);
+    assert!(is_ok && said.contains("booted"), "{said}");
+    let (is_ok, said) = tune(&hosts, &["v0", "--undo"]);
+    assert!(
+        is_ok && said.contains("booted") && said.contains("nothing put back"),
+        "{said}"
+    );
+    assert!(!file.exists());
+    assert_eq!(settings(&hosts), tuned);
+
+    std::fs::write(&file, &kept).unwrap();
+    assert!(tune(&hosts, &["v0", "--undo"]).0);
+    assert_eq!(settings(&hosts), before);
+    std::fs::write(&file, &kept).unwrap();
+    let (is_ok, said) = tune(&hosts, &["v0", "--forget"]);
+    assert!(
+        is_ok && said.contains("forgotten") && !file.exists(),
+        "{said}"
+    );
+    assert_eq!(settings(&hosts), before);
+}

@@ -5,7 +5,7 @@ use crate::{
     doctor::interface::Channels,
     hw,
     io::ethtool::{Coalesce, Feature, Rings},
-    tune::facts::Interrupt,
+    tune::{facts::Interrupt, state::Place},
 };
 
 fn facts(driver: &str, cpus: u32, combined: u32, combined_max: u32) -> Facts {
@@ -35,8 +35,12 @@ fn options() -> Options {
     }
 }
 
+fn state() -> State {
+    State::new(Place::here(2).unwrap())
+}
+
 fn planned(group: Group, facts: &Facts, options: &Options) -> Plan {
-    plan(group, facts, options, &State::new(2))
+    plan(group, facts, options, &state())
 }
 
 /// The commands of a group.
@@ -165,7 +169,7 @@ fn the_mesh_is_steered_once() {
             "ethtool -N eth0 flow-type udp6 dst-port 4783 action 3"
         ]
     );
-    let mut state = State::new(2);
+    let mut state = state();
     for flow in [Flow::Udp4, Flow::Udp6] {
         state.note(&Setting::Steer(flow), "none", "queue 3");
     }
@@ -176,6 +180,18 @@ fn the_mesh_is_steered_once() {
     };
     let again = plan(Group::Steer, &facts, &to_4, &state);
     assert!(again.steps.is_empty() && again.notes[0].1.contains("--undo first"));
+    // A card that was reset has no rules any more, whatever the state says.
+    for flow in [Flow::Udp4, Flow::Udp6] {
+        state.came_from(&Setting::Steer(flow), "rule 7".into());
+    }
+    let of = |rules| {
+        let facts = Facts {
+            rules,
+            ..facts.clone()
+        };
+        plan(Group::Steer, &facts, &to_3, &state).steps.len()
+    };
+    assert_eq!((of(None), of(Some(vec![7])), of(Some(vec![]))), (0, 0, 2));
     assert_eq!(notes(Group::Steer, &facts), "");
 }
 
