@@ -448,25 +448,34 @@ impl Drop for Hosts {
     }
 }
 
-/// Removes namespaces and pins of runs whose process is no more.
+/// Removes namespaces, pins and folders of runs whose process is no more.
 fn sweep(prefix: &str, virga: &Path) {
-    let Ok(namespaces) = fs::read_dir("/run/netns") else {
-        return;
-    };
-    for entry in namespaces.flatten() {
-        let namespace = entry.file_name().to_string_lossy().into_owned();
-        let pid = namespace
-            .strip_prefix(&format!("{prefix}-"))
-            .and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
-        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            let detach = ["node", "detach", &namespace];
-            let _detached = Command::new(virga)
-                .args(detach)
-                .stdout(Stdio::null())
-                .status();
-            let _removed = ip(&["netns", "delete", &namespace]);
-        }
+    for namespace in left_in(Path::new("/run/netns"), prefix) {
+        let detach = ["node", "detach", &namespace];
+        let _detached = Command::new(virga)
+            .args(detach)
+            .stdout(Stdio::null())
+            .status();
+        let _removed = ip(&["netns", "delete", &namespace]);
     }
+    let folders = std::env::temp_dir();
+    for folder in left_in(&folders, prefix) {
+        let _removed = fs::remove_dir_all(folders.join(folder));
+    }
+}
+
+/// The names in a folder that are a prefix and the number of a process that is no more.
+fn left_in(folder: &Path, prefix: &str) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names
+        .filter(|name| {
+            let pid = name
+                .strip_prefix(&format!("{prefix}-"))
+                .and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+            pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+        })
+        .collect()
 }
 
 fn ip(args: &[&str]) -> io::Result<()> {
