@@ -13,6 +13,7 @@ use virga_ebpf::{
 use virga_transport::{
     ChannelName, Event, Mode, Node, NodeLimits, PeerConfig, SendError, StreamSpec,
     forward::Forwarder,
+    io::driver::DriverConfig,
     worker::{Parts, Service, Worker, WorkerConfig, WorkerHandle},
 };
 
@@ -271,6 +272,7 @@ impl Running {
         let worker = WorkerConfig {
             listen: end.listen,
             core: end.core,
+            driver: DriverConfig::default(),
         };
         let worker =
             Worker::spawn(&worker, config, forwarder, load, |_| {}).map_err(io::Error::other)?;

@@ -30,7 +30,7 @@ use virga_ebpf::{
     hash,
     header::{ChannelHash, NodeId, OriginHash, Subnet},
 };
-use virga_transport::{ChannelName, Mode};
+use virga_transport::{ChannelName, Mode, io::driver::DriverConfig};
 
 /// Where the daemon of a node named NAME listens for `pub`, `sub` and `status`: `NAME.sock` here.
 pub const SOCKET_DIRECTORY: &str = "/run/virga";
@@ -164,6 +164,8 @@ pub struct NodeSection {
     pub socket_group: Option<String>,
     /// The threads that have the sessions.
     pub workers: Workers,
+    /// What moves the workers' datagrams.
+    pub driver: DriverConfig,
 }
 
 /// How many workers a node has, and where they run.

@@ -49,6 +49,8 @@ pub(super) struct Node {
     pub(super) socket_group: Field<String>,
     pub(super) workers: Field<Workers>,
     pub(super) worker_cores: Field<Vec<Spanned<i64>>>,
+    pub(super) driver: Field<String>,
+    pub(super) busy_poll_us: Field<i64>,
 }
 
 /// A number, or a word.

@@ -14,12 +14,17 @@ use std::{
 };
 use toml::Spanned;
 use virga_ebpf::{header::Subnet, limits};
-use virga_transport::share::WORKERS_MAX;
+use virga_transport::{
+    io::driver::{Choice, DriverConfig},
+    share::WORKERS_MAX,
+};
 
 /// More destinations than this do not fit the memory of any router that we know.
 const DESTINATIONS_MAX: i64 = 1 << 24;
 /// Highest core number that `sched_setaffinity`'s set holds.
 const CORE_MAX: i64 = 1_023;
+/// Beyond a hundredth of a second a core that polls does nothing else.
+const BUSY_POLL_US_MAX: i64 = 10_000;
 const MODES: [(&str, ForwardingMode); 4] = [
     ("auto", ForwardingMode::Auto),
     ("native", ForwardingMode::Native),
@@ -99,6 +104,7 @@ struct PartialNode {
     socket: Option<PathBuf>,
     socket_group: Option<String>,
     workers: Workers,
+    driver: DriverConfig,
 }
 
 impl PartialNode {
@@ -119,6 +125,7 @@ impl PartialNode {
             socket: self.socket.unwrap_or_else(default_socket),
             socket_group: self.socket_group,
             workers: self.workers,
+            driver: self.driver,
             name,
         })
     }
@@ -175,6 +182,13 @@ fn resolve_node(
             _ => Ok(group.to_owned()),
         }),
         workers: resolve_workers(&mut check, node.workers, node.worker_cores),
+        driver: DriverConfig {
+            choice: check
+                .text("driver", node.driver, driver)
+                .unwrap_or_default(),
+            busy_poll_us: check.number("busy_poll_us", node.busy_poll_us, 1, BUSY_POLL_US_MAX),
+            batching: None,
+        },
     };
     (partial, keys)
 }
@@ -357,6 +371,17 @@ fn mode(text: &str) -> Result<ForwardingMode, Fault> {
         None => values::fault(
             format!("{text:?} is not a forwarding mode"),
             suggest(text, names),
+        ),
+    }
+}
+
+fn driver(text: &str) -> Result<Choice, Fault> {
+    let all = Choice::ALL.iter();
+    match all.clone().find(|choice| choice.name() == text) {
+        Some(choice) => Ok(*choice),
+        None => values::fault(
+            format!("{text:?} is not a driver"),
+            suggest(text, all.map(|choice| choice.name())),
         ),
     }
 }

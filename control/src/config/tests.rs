@@ -5,6 +5,7 @@ use crate::{
     hex,
     keys::{EntityKey, NodeKey, Secret},
 };
+use virga_transport::io::driver::Choice;
 
 mod rules;
 mod three_hosts;
@@ -135,6 +136,8 @@ fn the_defaults_are_those_that_the_example_states() {
         (config.node.socket_group, config.node.workers),
         (None, Workers::Number(1))
     );
+    assert_eq!(config.node.driver, DriverConfig::default());
+    assert_eq!(config.node.driver.choice, Choice::Auto);
     assert_eq!(config.forwarding.mode, ForwardingMode::Auto);
     assert!(config.forwarding.interfaces.is_empty());
     assert_eq!(config.forwarding.destinations_max, 65_536);

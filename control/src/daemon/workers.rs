@@ -55,6 +55,7 @@ impl Running {
             listen: config.node.listen,
             cores,
             steer: Steer::Kernel,
+            driver: config.node.driver,
         };
         // At most one message a worker.
         let (exit, exited) = mpsc::unbounded_channel();

@@ -8,7 +8,7 @@ use virga_ebpf::header::Subnet;
 use virga_transport::{
     Mode, NodeConfig, NodeLimits, Share,
     forward::Forwarder,
-    io::steer::Steer,
+    io::{driver::DriverConfig, steer::Steer},
     worker::{Beginning, COMMANDS_MAX, Workers, WorkersConfig, spawn_all},
 };
 
@@ -47,6 +47,7 @@ impl Stage {
             listen: ([127, 0, 0, 1], 0).into(),
             cores: vec![None; workers],
             steer: Steer::Kernel,
+            driver: DriverConfig::default(),
         };
         let beginning = |share| Beginning {
             node: NodeConfig {

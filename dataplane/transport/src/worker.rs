@@ -10,7 +10,7 @@ use crate::{
     forward::{Forwarder, Forwarding},
     io::{
         clock::Clock,
-        driver::{Driver, Outlet, Run, Sent},
+        driver::{Driver, DriverConfig, DriverError, Outlet, Run, Sent},
     },
     limits::{DATAGRAM_BYTES_MIN, TRANSMIT_BYTES_MAX},
     node::Node,
@@ -71,6 +71,8 @@ pub struct WorkerConfig {
     pub listen: SocketAddr,
     /// The core that it stays on.
     pub core: Option<usize>,
+    /// What moves its datagrams.
+    pub driver: DriverConfig,
 }
 
 /// Why there is no worker.
@@ -94,6 +96,9 @@ pub enum WorkerError {
         /// Which one.
         core: usize,
     },
+    /// The driver that the configuration insists on cannot run.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
     /// The system gave no eventfd or thread.
     #[error("cannot start a worker thread: {0}")]
     System(#[from] io::Error),

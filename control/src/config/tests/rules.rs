@@ -62,8 +62,19 @@ fn rules_of_the_node_section() {
             "node.workers",
             "a whole number or \"auto\"",
         ),
+        ("driver = \"urng\"", "node.driver", "uring"),
+        ("busy_poll_us = 0", "node.busy_poll_us", "1 to 10000"),
     ] {
         refused(&format!("{NODE}{line}\n"), key, say);
+    }
+}
+
+#[test]
+fn a_driver_and_its_polling_are_as_the_file_says() {
+    for choice in Choice::ALL {
+        let lines = format!("driver = \"{}\"\nbusy_poll_us = 50\n", choice.name());
+        let driver = parse(&format!("{NODE}{lines}")).unwrap().node.driver;
+        assert_eq!((driver.choice, driver.busy_poll_us), (*choice, Some(50)));
     }
 }
 

@@ -15,9 +15,73 @@ use super::{
     counters::IoCounters,
     mmsg::{self, Mmsg},
     socket::Socket,
+    uring::{self, Uring},
     wake::{Ready, Wake},
 };
 use std::{io, net::SocketAddr, sync::Arc};
+use thiserror::Error;
+
+/// Which driver is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Choice {
+    /// io_uring where it can be had, else plain system calls.
+    #[default]
+    Auto,
+    /// io_uring, or nothing.
+    Uring,
+    /// Plain system calls.
+    Mmsg,
+}
+
+impl Choice {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[Self::Auto, Self::Uring, Self::Mmsg];
+
+    /// What the configuration calls it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Uring => "uring",
+            Self::Mmsg => "mmsg",
+        }
+    }
+}
+
+/// How long a wait that nothing else ends goes on once datagrams come, so that more come with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batching {
+    /// It ends with this many: runs of datagrams, and whatever else completes.
+    pub completions: usize,
+    /// It ends this long after it began, if there is one by then.
+    pub within_us: u32,
+}
+
+/// How a driver shall run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DriverConfig {
+    /// Which one.
+    pub choice: Choice,
+    /// Waits poll the NIC's queue for so long before they sleep.
+    pub busy_poll_us: Option<u32>,
+    /// Waits go on until datagrams come in numbers; where the driver is io_uring.
+    pub batching: Option<Batching>,
+}
+
+/// Why there is no driver.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum DriverError {
+    /// The one that was asked for cannot run here; any other might.
+    #[error(
+        "the driver \"{driver}\" cannot run: {reason}; with driver = \"auto\" another one takes over"
+    )]
+    Refused {
+        /// Its name.
+        driver: &'static str,
+        /// What refused it, and why that may be.
+        reason: String,
+    },
+}
 
 /// A run of datagrams of one source: each `segment_bytes` long, the last perhaps shorter.
 #[derive(Debug)]
@@ -47,24 +111,34 @@ pub enum Sent {
 
 /// What moves a worker's datagrams.
 #[derive(Debug)]
-pub enum Driver {
-    /// `recvmmsg` and `sendmsg`.
-    Mmsg(Mmsg),
+pub struct Driver {
+    kind: Kind,
+    why: String,
 }
 
-/// Where a run goes out that is not the caller's to keep: it is sent or copied before
+#[derive(Debug)]
+enum Kind {
+    Mmsg(Box<Mmsg>),
+    Uring(Box<Uring>),
+}
+
+/// Where a run goes out that is not the driver's to keep: it is sent or copied before
 /// [`Outlet::send`] returns.
 #[derive(Debug)]
 pub enum Outlet<'a> {
-    /// Of [`Driver::Mmsg`].
+    /// On plain system calls.
     Mmsg(&'a mut mmsg::Sender),
+    /// On io_uring.
+    Uring(&'a mut uring::Ring),
 }
 
 impl Outlet<'_> {
-    /// Sends a run of datagrams, each `segment_bytes` long but the last.
+    /// Sends a run of datagrams, each `segment_bytes` long but the last; by [`Driver::flush`] at
+    /// the latest.
     pub fn send(&mut self, to: SocketAddr, run: &[u8], segment_bytes: usize) -> Sent {
         match self {
             Self::Mmsg(sender) => sender.send(to, run, segment_bytes),
+            Self::Uring(ring) => ring.send(to, run, segment_bytes),
         }
     }
 }
@@ -72,37 +146,91 @@ impl Outlet<'_> {
 impl Driver {
     /// Runs a socket; to be called on the thread that will use it. Whoever rings `wake` ends this
     /// driver's [`Driver::wait`].
-    #[must_use]
-    pub fn open(socket: Socket, wake: Arc<Wake>) -> Self {
-        Self::Mmsg(Mmsg::open(socket, wake))
+    ///
+    /// # Errors
+    /// When the driver that the configuration insists on cannot run.
+    pub fn open(
+        socket: Socket,
+        wake: Arc<Wake>,
+        config: &DriverConfig,
+    ) -> Result<Self, DriverError> {
+        let asked = "the configuration asks for it";
+        let (socket, wake, why) = match config.choice {
+            Choice::Mmsg => (socket, wake, asked.to_owned()),
+            Choice::Auto | Choice::Uring => match Uring::open(socket, wake, config) {
+                Ok(uring) => return Ok(Self::with_uring(uring, config.choice)),
+                Err((_, _, reason)) if config.choice == Choice::Uring => {
+                    let driver = config.choice.name();
+                    return Err(DriverError::Refused { driver, reason });
+                }
+                Err(refused) => refused,
+            },
+        };
+        Ok(Self::with_mmsg(socket, wake, config, why))
+    }
+
+    fn with_uring(uring: Uring, choice: Choice) -> Self {
+        let mut why = match choice {
+            Choice::Uring => "the configuration asks for it".to_owned(),
+            Choice::Auto | Choice::Mmsg => "the fastest that this machine has".to_owned(),
+        };
+        if let Some(busy_poll) = uring.busy_poll() {
+            why = format!("{why}; {busy_poll}");
+        }
+        Self {
+            kind: Kind::Uring(Box::new(uring)),
+            why,
+        }
+    }
+
+    fn with_mmsg(
+        mut socket: Socket,
+        wake: Arc<Wake>,
+        config: &DriverConfig,
+        mut why: String,
+    ) -> Self {
+        if let Some(us) = config.busy_poll_us {
+            why = match socket.set_busy_poll(us) {
+                Ok(()) => format!("{why}; reads poll the NIC for {us} µs"),
+                Err(error) => format!("{why}; busy polling was refused: {error}"),
+            };
+        }
+        Self {
+            kind: Kind::Mmsg(Box::new(Mmsg::open(socket, wake))),
+            why,
+        }
     }
 
     /// Hands over a bounded batch of what has arrived; whether there may be more already.
     pub fn receive(&mut self, handle: impl FnMut(&mut Outlet<'_>, Run<'_>)) -> bool {
-        match self {
-            Self::Mmsg(mmsg) => mmsg.receive(handle),
+        match &mut self.kind {
+            Kind::Mmsg(mmsg) => mmsg.receive(handle),
+            Kind::Uring(uring) => uring.receive(handle),
         }
     }
 
     /// An empty buffer for the next run; `None` while there is no room for one.
     pub fn room(&mut self) -> Option<&mut Vec<u8>> {
-        match self {
-            Self::Mmsg(mmsg) => mmsg.room(),
+        match &mut self.kind {
+            Kind::Mmsg(mmsg) => mmsg.room(),
+            Kind::Uring(uring) => uring.room(),
         }
     }
 
     /// Queues what was written into the buffer of the last [`Driver::room`]: a run of datagrams,
     /// each `segment_bytes` long but the last. What is empty is not sent.
     pub fn commit(&mut self, to: SocketAddr, segment_bytes: usize) {
-        match self {
-            Self::Mmsg(mmsg) => mmsg.commit(to, segment_bytes),
+        match &mut self.kind {
+            Kind::Mmsg(mmsg) => mmsg.commit(to, segment_bytes),
+            Kind::Uring(uring) => uring.commit(to, segment_bytes),
         }
     }
 
     /// Has the kernel take what is queued, as far as it has room; whether all of it was taken.
     pub fn flush(&mut self) -> bool {
-        match self {
-            Self::Mmsg(mmsg) => mmsg.flush(),
+        match &mut self.kind {
+            Kind::Mmsg(mmsg) => mmsg.flush(),
+            Kind::Uring(uring) => uring.flush(),
         }
     }
 
@@ -113,63 +241,68 @@ impl Driver {
     /// # Errors
     /// What the system says; an interrupting signal is not an error, the wait just ends.
     pub fn wait(&mut self, timeout_ns: Option<u64>) -> io::Result<Ready> {
-        match self {
-            Self::Mmsg(mmsg) => mmsg.wait(timeout_ns),
+        match &mut self.kind {
+            Kind::Mmsg(mmsg) => mmsg.wait(timeout_ns),
+            Kind::Uring(uring) => uring.wait(timeout_ns),
         }
     }
 
     /// Where runs go out that the caller keeps.
     pub fn outlet(&mut self) -> Outlet<'_> {
-        match self {
-            Self::Mmsg(mmsg) => mmsg.outlet(),
+        match &mut self.kind {
+            Kind::Mmsg(mmsg) => mmsg.outlet(),
+            Kind::Uring(uring) => uring.outlet(),
         }
     }
 
     /// What the configuration calls it.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        match self {
-            Self::Mmsg(_) => "mmsg",
+        match &self.kind {
+            Kind::Mmsg(_) => Choice::Mmsg.name(),
+            Kind::Uring(_) => Choice::Uring.name(),
         }
     }
 
     /// Why this driver runs and no other: a sentence for whoever operates the node.
     #[must_use]
     pub fn why(&self) -> &str {
-        match self {
-            Self::Mmsg(_) => "plain system calls work on every kernel",
-        }
+        &self.why
     }
 
     /// What was sent.
     #[must_use]
     pub fn sent(&self) -> &IoCounters {
-        match self {
-            Self::Mmsg(mmsg) => mmsg.sent(),
+        match &self.kind {
+            Kind::Mmsg(mmsg) => mmsg.sent(),
+            Kind::Uring(uring) => uring.sent(),
         }
     }
 
     /// What was received.
     #[must_use]
     pub fn received(&self) -> &IoCounters {
-        match self {
-            Self::Mmsg(mmsg) => mmsg.received(),
+        match &self.kind {
+            Kind::Mmsg(mmsg) => mmsg.received(),
+            Kind::Uring(uring) => uring.received(),
         }
     }
 
     /// What this kind of driver counts beside, each with its label.
     #[must_use]
     pub fn figures(&self) -> Vec<(&'static str, u64)> {
-        match self {
-            Self::Mmsg(mmsg) => mmsg.figures(),
+        match &self.kind {
+            Kind::Mmsg(mmsg) => mmsg.figures(),
+            Kind::Uring(uring) => uring.figures(),
         }
     }
 
     /// Its socket.
     #[must_use]
     pub fn socket(&self) -> &Socket {
-        match self {
-            Self::Mmsg(mmsg) => mmsg.socket(),
+        match &self.kind {
+            Kind::Mmsg(mmsg) => mmsg.socket(),
+            Kind::Uring(uring) => uring.socket(),
         }
     }
 }

@@ -1,18 +1,20 @@
 //! The driver on plain system calls: `recvmmsg` in, `sendmsg` out, `ppoll` between, with
 //! segmentation offload both ways.
+#![allow(unsafe_code)]
 
 use super::{
     counters::{ErrorKind, IoCounters},
     driver::{Outlet, Run, Sent},
+    outbound::Outbound,
     socket::Socket,
     wake::{Interest, Ready, Wake, wait},
 };
 use crate::limits::TRANSMIT_BYTES_MAX;
-use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef};
+use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSockRef};
 use std::{
     io::{self, IoSliceMut},
     net::SocketAddr,
-    os::fd::AsFd,
+    os::fd::{AsFd, AsRawFd},
     sync::Arc,
 };
 
@@ -40,6 +42,7 @@ pub struct Mmsg {
 #[derive(Debug)]
 pub struct Sender {
     socket: Socket,
+    outbound: Outbound,
     counters: IoCounters,
 }
 
@@ -51,11 +54,6 @@ struct Blocked {
     segment_bytes: usize,
 }
 
-enum Refusal {
-    Blocked,
-    Error(ErrorKind),
-}
-
 impl Sender {
     /// Sends a run of datagrams, each `segment_bytes` long but the last: in one system call where
     /// the kernel segments, else one by one.
@@ -63,21 +61,29 @@ impl Sender {
         if run.is_empty() || segment_bytes == 0 {
             return Sent::Done;
         }
+        self.outbound.set_target(to);
         let mut from = 0;
         if self.socket.segments_max() > 1 && run.len() > segment_bytes {
-            match self.offer(to, run, Some(segment_bytes)) {
+            match self.offer(run, segment_bytes) {
                 Ok(()) => return Sent::Done,
-                Err(Refusal::Blocked) => return Sent::Blocked { from },
-                // Where the kernel or the driver does not segment, the run goes one by one.
-                Err(Refusal::Error(_)) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Sent::Blocked { from };
+                }
+                // Where the kernel or the NIC does not segment, the run goes one by one.
+                Err(error) if error.raw_os_error() == Some(libc::EIO) => {
+                    self.socket.stop_segmenting();
+                }
+                Err(_) => {}
             }
         }
         while from < run.len() {
             let end = run.len().min(from + segment_bytes);
-            match self.offer(to, &run[from..end], None) {
+            match self.offer(&run[from..end], segment_bytes) {
                 Ok(()) => {}
-                Err(Refusal::Blocked) => return Sent::Blocked { from },
-                Err(Refusal::Error(kind)) => self.counters.add_error(kind),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Sent::Blocked { from };
+                }
+                Err(error) => self.counters.add_error(ErrorKind::from(&error)),
             }
             from = end;
         }
@@ -85,35 +91,42 @@ impl Sender {
     }
 
     /// One system call; an error that belongs to an earlier datagram is asked past once.
-    fn offer(&mut self, to: SocketAddr, run: &[u8], segment: Option<usize>) -> Result<(), Refusal> {
-        let transmit = Transmit {
-            destination: to,
-            ecn: None,
-            contents: run,
-            segment_size: segment,
-            src_ip: None,
-        };
-        let Socket { socket, state, .. } = &self.socket;
-        let send = || state.try_send(UdpSockRef::from(socket), &transmit);
-        let sent = match send() {
+    fn offer(&mut self, run: &[u8], segment_bytes: usize) -> io::Result<()> {
+        let sent = match self.call(run, segment_bytes) {
             Err(error) if ErrorKind::from(&error) == ErrorKind::Refused => {
                 self.counters.add_error(ErrorKind::Refused);
-                send()
+                self.call(run, segment_bytes)
             }
             sent => sent,
         };
-        let segment_bytes = segment.unwrap_or(run.len());
-        match sent {
+        match &sent {
             Ok(()) => {
                 self.counters.batches += 1;
                 self.counters.add_run(run.len(), segment_bytes);
-                Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.counters.would_block += run.len().div_ceil(segment_bytes) as u64;
-                Err(Refusal::Blocked)
             }
-            Err(error) => Err(Refusal::Error(ErrorKind::from(&error))),
+            Err(_) => {}
+        }
+        sent
+    }
+
+    fn call(&mut self, run: &[u8], segment_bytes: usize) -> io::Result<()> {
+        let header = self.outbound.header(run, segment_bytes);
+        loop {
+            // SAFETY: the header points into `outbound` and to `run`, which live and stay where
+            // they are until the call returns; the kernel only reads them.
+            let sent = unsafe {
+                libc::sendmsg(self.socket.as_fd().as_raw_fd(), header, libc::MSG_DONTWAIT)
+            };
+            if sent >= 0 {
+                return Ok(());
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
         }
     }
 }
@@ -123,6 +136,7 @@ impl Mmsg {
         Self {
             sender: Sender {
                 socket,
+                outbound: Outbound::new(),
                 counters: IoCounters::default(),
             },
             wake,

@@ -1,10 +1,11 @@
 //! The worker's UDP socket: fragments forbidden, offload on where the kernel has it.
+#![allow(unsafe_code)]
 
 use quinn_udp::{UdpSockRef, UdpSocketState};
 use std::{
     io,
     net::{SocketAddr, UdpSocket},
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
 
 /// Bytes that are asked for as the socket's kernel buffers; the kernel may give less.
@@ -16,6 +17,7 @@ pub struct Socket {
     pub(super) socket: UdpSocket,
     pub(super) state: UdpSocketState,
     address: SocketAddr,
+    segments: bool,
 }
 
 impl Socket {
@@ -36,11 +38,17 @@ impl Socket {
         // The kernel caps these at its own limits; a smaller buffer is slower, not wrong.
         let _capped = state.set_send_buffer_size(UdpSockRef::from(&socket), SOCKET_BUFFER_BYTES);
         let _capped = state.set_recv_buffer_size(UdpSockRef::from(&socket), SOCKET_BUFFER_BYTES);
+        // Nobody here reads when a datagram came or with which class of service; a kernel that
+        // goes on telling is slower, not wrong.
+        let _kept = set_option(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 0);
+        let _kept = set_option(&socket, libc::IPPROTO_IP, libc::IP_RECVTOS, 0);
+        let _kept = set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 0);
         let address = socket.local_addr()?;
         Ok(Self {
             socket,
             state,
             address,
+            segments: true,
         })
     }
 
@@ -53,7 +61,33 @@ impl Socket {
     /// Segments of one send; 1 where the kernel does not segment.
     #[must_use]
     pub fn segments_max(&self) -> usize {
-        self.state.max_gso_segments()
+        if self.segments {
+            self.state.max_gso_segments()
+        } else {
+            1
+        }
+    }
+
+    /// A NIC was found not to segment.
+    pub(super) fn stop_segmenting(&mut self) {
+        self.segments = false;
+    }
+
+    /// Whether requests wait or give up where there is nothing to do.
+    pub(super) fn set_blocking(&mut self, blocking: bool) -> io::Result<()> {
+        self.socket.set_nonblocking(!blocking)
+    }
+
+    /// Has reads and waits poll the NIC's queue for so long before they sleep.
+    pub(super) fn set_busy_poll(&mut self, us: u32) -> io::Result<()> {
+        let us = libc::c_int::try_from(us).unwrap_or(libc::c_int::MAX);
+        set_option(&self.socket, libc::SOL_SOCKET, libc::SO_BUSY_POLL, us)
+    }
+
+    /// Whether the kernel sends each datagram whole or not at all.
+    #[must_use]
+    pub fn forbids_fragments(&self) -> bool {
+        !self.state.may_fragment()
     }
 
     /// Whether the kernel hands over runs of more than one datagram.
@@ -66,5 +100,29 @@ impl Socket {
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+fn set_option(
+    socket: &UdpSocket,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    let bytes = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(0);
+    // SAFETY: the kernel reads `bytes` bytes of `value`, which lives until the call returns.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            bytes,
+        )
+    };
+    if set == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     forward::Forwarder,
     io::{
         clock::Clock,
-        driver::Driver,
+        driver::{Driver, DriverConfig},
         socket::Socket,
         steer::{self, Steer, Steering},
         wake::Wake,
@@ -35,6 +35,8 @@ pub struct WorkersConfig {
     pub cores: Vec<Option<usize>>,
     /// Whether the kernel is asked to bring each datagram to its worker.
     pub steer: Steer,
+    /// What moves their datagrams.
+    pub driver: DriverConfig,
 }
 
 /// What one worker begins with.
@@ -170,6 +172,7 @@ impl<S: Service> Worker<S> {
             listen: config.listen,
             cores: vec![config.core],
             steer: Steer::Kernel,
+            driver: config.driver,
         };
         let (mut seats, _alone) = seats(&group, 1)?;
         let beginning = Beginning {
@@ -186,6 +189,7 @@ impl<S: Service> Worker<S> {
 /// What a worker shares with the others, and its socket among theirs.
 struct Seat {
     clock: Clock,
+    driver: DriverConfig,
     socket: Socket,
     wake: Arc<Wake>,
     mailbox: Mailbox,
@@ -205,6 +209,7 @@ fn seats(config: &WorkersConfig, workers: usize) -> Result<(Vec<Seat>, Steering)
     let seats = seats.map(|((socket, wake), (mailbox, slots))| {
         Ok(Seat {
             clock,
+            driver: config.driver,
             socket: Socket::new(socket)?,
             wake,
             mailbox,
@@ -226,6 +231,7 @@ impl Seat {
     ) -> Result<WorkerHandle<S>, WorkerError> {
         let Self {
             clock,
+            driver,
             socket,
             wake,
             mailbox,
@@ -239,17 +245,21 @@ impl Seat {
             commands: commands_in,
             wake: Arc::clone(&wake),
         };
-        let (tell_pinned, pinned) = std::sync::mpsc::channel();
+        let (tell_started, started) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new()
             .name(format!("virga-worker-{}", share.worker()))
             .spawn(move || {
-                let pin = |id| core_affinity::set_for_current(core_affinity::CoreId { id });
-                let is_pinned = core.is_none_or(pin);
-                // Whoever spawns it waits for this.
-                let _is_told = tell_pinned.send(is_pinned);
-                if !is_pinned {
-                    return;
-                }
+                // A driver is made on the thread that uses it.
+                let driver = match pin(core).and_then(|()| Ok(Driver::open(socket, wake, &driver)?))
+                {
+                    Ok(driver) => driver,
+                    Err(error) => {
+                        // Whoever spawns it waits for this.
+                        let _is_told = tell_started.send(Err(error));
+                        return;
+                    }
+                };
+                let _is_told = tell_started.send(Ok(()));
                 let worker = Worker {
                     parts: Parts {
                         node,
@@ -258,8 +268,7 @@ impl Seat {
                         share,
                         core,
                         counters: WorkerCounters::default(),
-                        // A driver is made on the thread that uses it.
-                        driver: Driver::open(socket, wake),
+                        driver,
                     },
                     commands,
                     mailbox,
@@ -274,14 +283,24 @@ impl Seat {
                     Err(panic) => Exit::Panicked(panic_message(&*panic)),
                 });
             })?;
-        if let (Some(core), Ok(false)) = (core, pinned.recv()) {
+        if let Ok(Err(error)) = started.recv() {
             let _ended_at_once = thread.join();
-            return Err(WorkerError::Core { core });
+            return Err(error);
         }
         Ok(WorkerHandle {
             commander,
             thread,
             address,
         })
+    }
+}
+
+/// Keeps this thread on a core.
+fn pin(core: Option<usize>) -> Result<(), WorkerError> {
+    match core {
+        Some(id) if !core_affinity::set_for_current(core_affinity::CoreId { id }) => {
+            Err(WorkerError::Core { core: id })
+        }
+        _ => Ok(()),
     }
 }

@@ -70,6 +70,7 @@ fn spawn(forwarder: Forwarder) -> (WorkerHandle<Probe>, mpsc::Receiver<Exit>) {
     let config = WorkerConfig {
         listen: "127.0.0.1:0".parse().unwrap(),
         core: None,
+        driver: DriverConfig::default(),
     };
     let tell = move |how| exit.send(how).unwrap();
     let probe = Probe::default();
@@ -195,7 +196,7 @@ fn runs_are_sent_on_whole_and_strangers_and_garbage_are_counted() {
     let any = "127.0.0.1:0".parse().unwrap();
     let open = || {
         let wake = Arc::new(Wake::new().unwrap());
-        Driver::open(Socket::bind(any).unwrap(), wake)
+        Driver::open(Socket::bind(any).unwrap(), wake, &DriverConfig::default()).unwrap()
     };
     let (mut source, mut sink) = (open(), open());
     let sink_address = sink.socket().address();
@@ -208,6 +209,7 @@ fn runs_are_sent_on_whole_and_strangers_and_garbage_are_counted() {
     let mut outlet = source.outlet();
     assert_eq!(outlet.send(handle.address(), &run, 80), Sent::Done);
     assert_eq!(outlet.send(handle.address(), &[0; 70], 70), Sent::Done);
+    assert!(source.flush());
     let mut arrived = Vec::new();
     while arrived.len() < 20 {
         let ready = sink.wait(Some(10_000_000_000)).unwrap();
@@ -244,6 +246,7 @@ fn a_worker_runs_on_its_core_or_not_at_all() {
         let config = WorkerConfig {
             listen: "127.0.0.1:0".parse().unwrap(),
             core: Some(core),
+            driver: DriverConfig::default(),
         };
         let (forwarder, probe) = (Forwarder::new(), Probe::default());
         Worker::spawn(&config, node_config(), forwarder, probe, |_| {})

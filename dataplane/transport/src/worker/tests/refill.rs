@@ -95,6 +95,7 @@ fn room_is_told_of_when_it_is_made_and_not_with_the_next_timer() {
     let worker = |number: usize| WorkerConfig {
         listen: listen[number],
         core: None,
+        driver: DriverConfig::default(),
     };
     let (done, filled) = mpsc::channel();
     let filler = Filler {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::io::{
-    driver::Driver,
+    driver::{Driver, DriverConfig},
     steer::{Steer, Steering},
 };
 use virga_ebpf::header::SessionId;
@@ -29,6 +29,7 @@ impl Group {
             listen: "127.0.0.1:0".parse().unwrap(),
             cores: vec![None; workers],
             steer,
+            driver: DriverConfig::default(),
         };
         let beginning = |share| Beginning {
             node: node_config_of(share),
@@ -101,7 +102,12 @@ fn of_worker(worker: u64, sequence: u64) -> Vec<u8> {
 
 fn sender() -> Driver {
     let socket = Socket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    Driver::open(socket, Arc::new(Wake::new().unwrap()))
+    Driver::open(
+        socket,
+        Arc::new(Wake::new().unwrap()),
+        &DriverConfig::default(),
+    )
+    .unwrap()
 }
 
 /// Sends a run; with a receiver that takes its time, it goes on when there is room.
@@ -225,6 +231,7 @@ fn workers_stay_on_their_cores_or_none_runs() {
         listen: "127.0.0.1:0".parse().unwrap(),
         cores,
         steer: Steer::Kernel,
+        driver: DriverConfig::default(),
     };
     let beginning = |share| Beginning {
         node: node_config_of(share),
