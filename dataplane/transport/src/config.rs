@@ -104,6 +104,8 @@ pub struct NodeLimits {
     pub rekey_after_ns: u64,
     /// Keys are replaced after this many packets in one direction.
     pub rekey_after_packets: u64,
+    /// Keys are replaced after this many bytes in one direction.
+    pub rekey_after_bytes: u64,
     /// Keys are replaced after this many failed opens.
     pub failed_opens_rekey: u64,
     /// A session is closed after this many failed opens under one key; more than the former.
@@ -135,6 +137,7 @@ impl Default for NodeLimits {
             drain_ns: 3 * SECOND_NS,
             rekey_after_ns: 120 * SECOND_NS,
             rekey_after_packets: 1 << 32,
+            rekey_after_bytes: 1 << 40,
             failed_opens_rekey: limits::FAILED_OPENS_REKEY,
             failed_opens_close: limits::FAILED_OPENS_CLOSE,
             sequence_max: limits::SEQUENCE_MAX,
@@ -233,6 +236,11 @@ impl NodeLimits {
             (
                 self.rekey_after_packets > 0,
                 "rekey_after_packets",
+                "must be above 0",
+            ),
+            (
+                self.rekey_after_bytes > 0,
+                "rekey_after_bytes",
                 "must be above 0",
             ),
             (

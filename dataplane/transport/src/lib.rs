@@ -14,6 +14,7 @@
 //! - [`forward`]: forwarding in user space, by the NIC path's own decision.
 //! - [`share`]: which worker a peer and its datagrams belong to.
 //! - [`worker`]: the thread that owns all of it; [`io`]: the system's clock, sockets and waiting.
+//! - `sim` (a feature): a network that is not there, for tests and measurements.
 //! - [`limits`]: every number, with its invariant.
 #![deny(unsafe_code)]
 
@@ -39,6 +40,8 @@ mod replay;
 mod schedule;
 mod session;
 pub mod share;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 mod stream;
 pub mod worker;
 

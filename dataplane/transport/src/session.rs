@@ -93,13 +93,14 @@ pub(crate) struct Session {
     pub(crate) established_ns: u64,
     outcome: Option<Outcome>,
 
-    previous: Option<Epoch>,
-    current: Epoch,
+    previous: Option<Box<Epoch>>,
+    current: Box<Epoch>,
     /// Held by the responder until the initiator uses it.
-    next: Option<Epoch>,
+    next: Option<Box<Epoch>>,
     proposal: Proposal,
     epoch_since_ns: u64,
     epoch_first_sequence: u64,
+    epoch_first_bytes: u64,
     failed_opens: u64,
 
     subject: Subject,
@@ -162,11 +163,12 @@ impl Session {
             established_ns: now_ns,
             outcome: None,
             previous: None,
-            current: agreed.epoch,
+            current: Box::new(agreed.epoch),
             next: None,
             proposal: Proposal::new(),
             epoch_since_ns: now_ns,
             epoch_first_sequence: 0,
+            epoch_first_bytes: 0,
             failed_opens: 0,
             subject: Subject {
                 hash: agreed.hash,
@@ -250,9 +252,9 @@ impl Session {
         sealed: &'a mut [u8],
     ) -> Result<&'a [u8], DropReason> {
         let held = [
-            Some(&self.current),
-            self.next.as_ref(),
-            self.previous.as_ref(),
+            Some(&*self.current),
+            self.next.as_deref(),
+            self.previous.as_deref(),
         ];
         let epoch = held
             .into_iter()

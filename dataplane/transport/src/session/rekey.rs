@@ -64,8 +64,10 @@ impl Session {
             self.previous = None;
         }
         let packets = self.sequence - self.epoch_first_sequence;
+        let bytes = self.traffic.sent_bytes - self.epoch_first_bytes;
         let is_worn = self.ends.role == Role::Initiator && age_ns >= ctx.limits.rekey_after_ns
             || packets >= ctx.limits.rekey_after_packets
+            || bytes >= ctx.limits.rekey_after_bytes
             || self.failed_opens >= ctx.limits.failed_opens_rekey;
         if is_worn && self.may_propose() {
             self.want_rekey(ctx);
@@ -106,7 +108,7 @@ impl Session {
         let Some(next) = self.current.next(&secret, public, self.ends.role) else {
             return self.close(ctx, CloseReason::Violation);
         };
-        self.next = Some(next);
+        self.next = Some(Box::new(next));
         self.proposal.public = PublicKey::from(&secret).to_bytes();
         self.standing.remove(Standing::REKEY_WANTED);
         self.standing.insert(Standing::REKEY_ACK);
@@ -123,7 +125,7 @@ impl Session {
         let Some(next) = self.current.next(&secret, public, self.ends.role) else {
             return self.close(ctx, CloseReason::Violation);
         };
-        self.next = Some(next);
+        self.next = Some(Box::new(next));
         self.standing.remove(Standing::REKEY);
         self.standing.insert(Standing::PING);
         self.advance(ctx);
@@ -146,6 +148,7 @@ impl Session {
         self.previous = Some(std::mem::replace(&mut self.current, next));
         self.epoch_since_ns = ctx.now_ns;
         self.epoch_first_sequence = self.sequence;
+        self.epoch_first_bytes = self.traffic.sent_bytes;
         self.failed_opens = 0;
         self.proposal.is_asked = false;
         ctx.counters.epochs_advanced += 1;

@@ -129,10 +129,10 @@ fn unordered_messages_arrive_as_soon_as_they_are_whole() {
     let stream = sim.open(0, 1, &spec("a", Mode::Unordered));
     sim.send(0, 1, stream, b"open").unwrap();
     sim.run(50 * MS);
-    sim.cut = true;
+    sim.network.is_cut = true;
     sim.send(0, 1, stream, b"lost at first").unwrap();
     sim.transmit();
-    sim.cut = false;
+    sim.network.is_cut = false;
     sim.send(0, 1, stream, b"next").unwrap();
     sim.run(8 * MS);
     assert_eq!(sim.messages(1), [&b"open"[..], b"next"]);
@@ -353,7 +353,7 @@ fn a_finished_stream_ends_after_its_last_message() {
 #[test]
 fn a_refused_stream_is_told_to_its_sender_and_costs_no_credit() {
     let mut sim = Sim::pair(&NodeLimits::default());
-    sim.weather.jitter_ns = 10 * MS;
+    sim.network.weather.jitter_ns = 10 * MS;
     for _ in 0..30 {
         let stream = sim.open(0, 1, &spec("log", Mode::Ordered));
         for n in 0..40 {

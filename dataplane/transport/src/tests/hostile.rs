@@ -2,7 +2,7 @@
 
 use super::sim::{MS, SECOND, Sim, Weather, config, source, spec};
 use crate::{
-    CloseReason, DropReason, Event, Handled, Mode, Node, NodeLimits,
+    CloseReason, DropReason, Handled, Mode, Node, NodeLimits,
     handshake::{Initiator, Kind, Network, Route, build},
     limits::COOKIES_PER_SECOND_PER_SOURCE,
     random::Generator,
@@ -263,70 +263,4 @@ fn a_session_ends_before_its_sequences_do() {
         .iter()
         .map(|(_, d)| Header::decode(d[..64].try_into().unwrap()));
     assert!(sequences.map(|h| h.sequence).max().unwrap() <= 201);
-}
-
-/// One random life of a small mesh; every choice comes from the seed.
-fn live(seed: u64) {
-    let mut key = [0x5a; 32];
-    key[..8].copy_from_slice(&seed.to_be_bytes());
-    let mut dice = Generator::new(&key, b"life");
-    let weather = Weather {
-        latency_ns: dice.below(50) * MS + 1,
-        jitter_ns: dice.below(40) * MS,
-        loss: dice.below(25),
-        duplication: dice.below(20),
-        corruption: dice.below(10),
-        reordering: dice.below(10),
-        late_ns: (1 + dice.below(50)) * MS,
-        datagram_bytes: 1_232 + usize::try_from(dice.below(2_000)).unwrap(),
-        ..Weather::CALM
-    };
-    let quick = NodeLimits {
-        rekey_after_packets: 20 + dice.below(200),
-        rekey_after_ns: (1 + dice.below(20)) * SECOND,
-        handshakes_per_second: dice.below(3),
-        ..limits()
-    };
-    let count = 2 + u8::try_from(dice.below(2)).unwrap();
-    let mut sim = Sim::new(seed, count, &quick, weather);
-    let last = usize::from(count) - 1;
-    let id = sim.ids[last];
-    sim.nodes[0].connect(0, id).unwrap();
-    let both = |s: &Sim| s.is_connected(0, last) && s.is_connected(last, 0);
-    assert!(sim.run_until(300 * SECOND, both), "never connected");
-    sim.run(SECOND);
-    let stream = sim.open(0, last, &spec("log", Mode::Ordered));
-    let mut sent = Vec::new();
-    for n in 0..dice.below(60) {
-        let bytes = usize::try_from(dice.below(4_000)).unwrap();
-        sent.push(vec![u8::try_from(n).unwrap(); bytes]);
-        sim.send(0, last, stream, sent.last().unwrap()).unwrap();
-        sim.run(dice.below(30) * MS);
-    }
-    let (now_ns, id) = (sim.now_ns, sim.ids[last]);
-    sim.nodes[0].finish_stream(now_ns, id, stream).unwrap();
-    let finished = |e: &Event| matches!(e, Event::StreamFinished { .. });
-    let done = sim.run_until(600 * SECOND, |s| s.told[last].iter().any(finished));
-    assert!(
-        done,
-        "{} of {} messages",
-        sim.messages(last).len(),
-        sent.len()
-    );
-    assert_eq!(sim.messages(last), sent);
-    let (now_ns, id) = (sim.now_ns, sim.ids[last]);
-    sim.nodes[0].close(now_ns, id);
-    sim.weather = Weather::CALM;
-    sim.run(300 * SECOND);
-    for node in &sim.nodes {
-        assert_eq!(node.sessions().count(), 0, "nothing is left over");
-    }
-}
-
-#[test]
-fn two_hundred_random_lives() {
-    for seed in 0..200 {
-        let lived = std::panic::catch_unwind(|| live(seed));
-        assert!(lived.is_ok(), "failed with seed {seed}: run `live({seed})`");
-    }
 }

@@ -5,6 +5,7 @@ mod classes;
 mod delivery;
 mod endings;
 mod hostile;
+mod lives;
 mod outsiders;
 mod paths;
 mod reasons;

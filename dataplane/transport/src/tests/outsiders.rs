@@ -248,7 +248,7 @@ fn a_handshake_past_its_deadline_is_closed_aloud() {
     let id = sim.ids[1];
     sim.nodes[0].connect(0, id).unwrap();
     sim.run_until(SECOND, |s| s.nodes[1].sessions().count() == 1);
-    sim.cut = true;
+    sim.network.is_cut = true;
     sim.keep_wire = true;
     sim.run(limits().handshake_deadline_ns);
     let is_close = |(from, sent): &&(usize, Vec<u8>)| {

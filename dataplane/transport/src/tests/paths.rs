@@ -113,7 +113,7 @@ fn the_path_s_packet_size_is_found_and_followed_down_and_up() {
         ..PATH
     };
     let mut sim = Sim::new(3, 2, &NodeLimits::default(), first);
-    sim.weather = PATH;
+    sim.network.weather = PATH;
     sim.connect(0, 1);
     let stream = sim.open(0, 1, &spec("bulk", Mode::Ordered));
     pour(&mut sim, stream, SECOND);
@@ -121,13 +121,13 @@ fn the_path_s_packet_size_is_found_and_followed_down_and_up() {
     assert_eq!(path(&sim, 1).datagram_bytes, limits::DATAGRAM_BYTES_MIN);
     assert_eq!(path(&sim, 0).lost_packets, 0, "a probe's loss is no loss");
     // A black hole: no message says so.
-    sim.weather.datagram_bytes = 1_300;
+    sim.network.weather.datagram_bytes = 1_300;
     let told = pour(&mut sim, stream, 2 * SECOND);
     let found = path(&sim, 0).datagram_bytes;
     assert!((1_280..=1_300).contains(&found), "{found}");
     assert!(told > 1_000_000, "{told} bytes through a black hole");
     // Ten minutes later the path carries more.
-    sim.weather.datagram_bytes = 5_000;
+    sim.network.weather.datagram_bytes = 5_000;
     sim.run(601 * SECOND);
     pour(&mut sim, stream, SECOND);
     let found = path(&sim, 0).datagram_bytes;
@@ -190,4 +190,37 @@ fn the_first_link_s_limit_is_kept_at_once() {
         .max();
     assert_eq!(largest, Some(1_333));
     assert_eq!(path(&sim, 0).datagram_bytes, 1_333);
+}
+
+/// New keys every 100,000 bytes, a hundred packets, or a tenth of a second: nobody waits for them.
+#[test]
+fn a_stream_under_load_does_not_pause_for_new_keys() {
+    let plain = NodeLimits::default();
+    let limits = [
+        NodeLimits {
+            rekey_after_bytes: 100_000,
+            ..plain.clone()
+        },
+        NodeLimits {
+            rekey_after_packets: 100,
+            ..plain.clone()
+        },
+        NodeLimits {
+            rekey_after_ns: SECOND / 10,
+            ..plain
+        },
+    ];
+    for (limits, epochs) in limits.into_iter().zip([100, 100, 40]) {
+        let mut sim = Sim::new(7, 2, &limits, LINK);
+        sim.connect(0, 1);
+        let stream = sim.open(0, 1, &spec("bulk", Mode::Ordered));
+        pour(&mut sim, stream, SECOND);
+        for _ in 0..250 {
+            // One round trip each.
+            let told = pour(&mut sim, stream, 20 * MS);
+            assert!(told >= 150_000, "{told} bytes in a round trip");
+        }
+        assert!(sim.epoch(0) > epochs, "{} epochs", sim.epoch(0));
+        assert_eq!(path(&sim, 0).spurious_losses, 0);
+    }
 }

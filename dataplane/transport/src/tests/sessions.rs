@@ -232,12 +232,12 @@ fn an_unconfirmed_handshake_displaces_nothing() {
     sim.keep_wire = true;
     let id = sim.ids[1];
     sim.nodes[0].connect(0, id).unwrap();
-    sim.cut = true;
+    sim.network.is_cut = true;
     sim.transmit();
     let first = sim.wire[0].1.clone();
     // The node starts anew, with other keys; its first initiation was never answered.
     sim.nodes[0] = Node::new(config(0, 2, 5, &limits()), 0).unwrap();
-    sim.cut = false;
+    sim.network.is_cut = false;
     sim.connect(0, 1);
     let stream = sim.open(0, 1, &spec("log", Mode::Ordered));
     let stale = Handled::Dropped(DropReason::HandshakeStale);
@@ -323,7 +323,7 @@ fn a_lost_response_is_sent_again() {
 #[test]
 fn an_absent_peer_is_tried_again_with_growing_pauses() {
     let mut sim = Sim::new(1, 2, &limits(), Weather::CALM);
-    sim.cut = true;
+    sim.network.is_cut = true;
     let id = sim.ids[1];
     sim.nodes[0].connect(0, id).unwrap();
     sim.run(600 * SECOND);
@@ -332,7 +332,7 @@ fn an_absent_peer_is_tried_again_with_growing_pauses() {
         (40..300).contains(&tries),
         "{tries} initiations in ten minutes"
     );
-    sim.cut = false;
+    sim.network.is_cut = false;
     assert!(sim.run_until(60 * SECOND, |s| s.is_connected(0, 1)));
 }
 
@@ -346,13 +346,13 @@ fn an_idle_session_stays_and_a_dead_one_goes() {
         packets < 500,
         "{packets} packets to keep it alive ten minutes"
     );
-    sim.cut = true;
+    sim.network.is_cut = true;
     sim.run(60 * SECOND);
     assert_eq!(
         (sim.closed(0), sim.closed(1)),
         (vec![CloseReason::Idle], vec![CloseReason::Idle])
     );
-    sim.cut = false;
+    sim.network.is_cut = false;
     assert!(sim.run_until(60 * SECOND, |s| s.is_connected(0, 1)
         && s.is_connected(1, 0)));
 }

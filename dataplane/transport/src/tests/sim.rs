@@ -1,67 +1,17 @@
-//! A small mesh of nodes under a seeded network: latency, loss, reordering, duplication,
-//! corruption. Everything depends on the seed alone.
+//! A small mesh of nodes on a network that is not there. Everything depends on the seed alone.
 
 use crate::{
     ChannelName, CloseReason, DropReason, Event, Handled, Mode, Node, NodeConfig, NodeLimits,
-    PeerConfig, StreamSpec, limits::DATAGRAM_BYTES_MIN, random::Generator,
+    PeerConfig, StreamSpec,
 };
-use std::{
-    collections::{BTreeMap, VecDeque},
-    net::SocketAddr,
-};
+use std::{collections::VecDeque, net::SocketAddr};
 use virga_ebpf::{
     header::{Header, NodeId, StreamId, Subnet},
     limits::HEADER_BYTES,
 };
 use x25519_dalek::{PublicKey, StaticSecret};
 
-pub(crate) const MS: u64 = 1_000_000;
-pub(crate) const SECOND: u64 = 1_000 * MS;
-
-/// What the network does to each datagram, in percent.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Weather {
-    pub(crate) latency_ns: u64,
-    pub(crate) jitter_ns: u64,
-    pub(crate) loss: u64,
-    pub(crate) duplication: u64,
-    pub(crate) corruption: u64,
-    /// Datagrams that are overtaken: they take `late_ns` longer at most.
-    pub(crate) reordering: u64,
-    pub(crate) late_ns: u64,
-    /// Largest datagram that gets through.
-    pub(crate) datagram_bytes: usize,
-    /// Bytes a second of each node's link, and what waits for it at most; 0 for an endless one.
-    pub(crate) rate: u64,
-    pub(crate) queue_bytes: u64,
-}
-
-impl Weather {
-    pub(crate) const CALM: Self = Self {
-        latency_ns: 5 * MS,
-        jitter_ns: 0,
-        loss: 0,
-        duplication: 0,
-        corruption: 0,
-        reordering: 0,
-        late_ns: 0,
-        rate: 0,
-        queue_bytes: 0,
-        datagram_bytes: DATAGRAM_BYTES_MIN,
-    };
-    pub(crate) const STORM: Self = Self {
-        latency_ns: 5 * MS,
-        jitter_ns: 20 * MS,
-        loss: 20,
-        duplication: 10,
-        corruption: 5,
-        reordering: 0,
-        late_ns: 0,
-        rate: 0,
-        queue_bytes: 0,
-        datagram_bytes: DATAGRAM_BYTES_MIN,
-    };
-}
+pub(crate) use crate::sim::{MS, Network, SECOND, Weather};
 
 pub(crate) fn node_key(number: u8) -> [u8; 32] {
     [number + 1; 32]
@@ -117,21 +67,14 @@ pub(crate) struct Sim {
     pub(crate) now_ns: u64,
     pub(crate) nodes: Vec<Node>,
     pub(crate) ids: Vec<NodeId>,
-    pub(crate) weather: Weather,
+    pub(crate) network: Network,
     /// Every datagram that was put on the wire, with its sender.
     pub(crate) wire: Vec<(usize, Vec<u8>)>,
     pub(crate) keep_wire: bool,
     /// What each node's owner was told; a node named in `deaf` is not asked.
     pub(crate) told: Vec<VecDeque<Event>>,
     pub(crate) deaf: Vec<usize>,
-    /// Datagrams over this link are lost.
-    pub(crate) cut: bool,
     pub(crate) runs: Vec<(usize, usize)>,
-    /// Until when each node's link is busy.
-    busy_until_ns: Vec<u64>,
-    flying: BTreeMap<(u64, u64), (usize, usize, Vec<u8>)>,
-    generator: Generator,
-    count: u64,
 }
 
 impl Sim {
@@ -142,23 +85,16 @@ impl Sim {
         let nodes: Vec<Node> = (0..count)
             .map(|n| Node::new(config(n, count, seed, &limits), 0).unwrap())
             .collect();
-        let mut bytes = [0xee; 32];
-        bytes[..8].copy_from_slice(&seed.to_be_bytes());
         Self {
             now_ns: 0,
             ids: nodes.iter().map(Node::id).collect(),
             told: nodes.iter().map(|_| VecDeque::new()).collect(),
             nodes,
-            weather,
+            network: Network::new(seed, weather),
             wire: Vec::new(),
             keep_wire: false,
             deaf: Vec::new(),
-            cut: false,
             runs: Vec::new(),
-            busy_until_ns: vec![0; usize::from(count)],
-            flying: BTreeMap::new(),
-            generator: Generator::new(&bytes, b"sim"),
-            count: 0,
         }
     }
 
@@ -189,56 +125,9 @@ impl Sim {
             .any(|s| s.peer == self.ids[to] && s.state == crate::SessionState::Established)
     }
 
-    /// One chance in a hundred, `percent` times.
-    fn chance(&mut self, percent: u64) -> bool {
-        percent > 0 && self.generator.below(100) < percent
-    }
-
     /// Puts a datagram on the wire.
-    pub(crate) fn fly(&mut self, from: usize, to: usize, mut bytes: Vec<u8>) {
-        let is_too_big = bytes.len() > self.weather.datagram_bytes;
-        if self.chance(self.weather.loss) || self.cut || is_too_big {
-            return;
-        }
-        if !self.queue(from, bytes.len() as u64) {
-            return;
-        }
-        if self.chance(self.weather.duplication) {
-            self.land_later(from, to, bytes.clone());
-        }
-        if self.chance(self.weather.corruption) {
-            let at = self.generator.below(bytes.len() as u64);
-            let bit = self.generator.below(8);
-            bytes[usize::try_from(at).unwrap()] ^= 1 << bit;
-        }
-        self.land_later(from, to, bytes);
-    }
-
-    /// Puts a datagram into the queue of its sender's link; `false` when that is full.
-    fn queue(&mut self, from: usize, bytes: u64) -> bool {
-        let Weather {
-            rate, queue_bytes, ..
-        } = self.weather;
-        if rate == 0 {
-            return true;
-        }
-        let from_ns = self.busy_until_ns[from].max(self.now_ns);
-        if (from_ns - self.now_ns) * rate / SECOND > queue_bytes {
-            return false;
-        }
-        self.busy_until_ns[from] = from_ns + bytes * SECOND / rate;
-        true
-    }
-
-    fn land_later(&mut self, from: usize, to: usize, bytes: Vec<u8>) {
-        let mut jitter_ns = self.generator.below(self.weather.jitter_ns + 1);
-        if self.chance(self.weather.reordering) {
-            jitter_ns += 1 + self.generator.below(self.weather.late_ns);
-        }
-        self.count += 1;
-        let left_ns = self.busy_until_ns[from].max(self.now_ns);
-        let at = (left_ns + self.weather.latency_ns + jitter_ns, self.count);
-        self.flying.insert(at, (from, to, bytes));
+    pub(crate) fn fly(&mut self, from: usize, to: usize, bytes: Vec<u8>) {
+        self.network.send(self.now_ns, from, to, bytes);
     }
 
     /// Everything that the nodes want to send now; gives how much that was.
@@ -291,7 +180,7 @@ impl Sim {
     /// is reached.
     pub(crate) fn step(&mut self, end_ns: u64) -> bool {
         self.transmit();
-        let landing = self.flying.first_key_value().map(|(&(at, _), _)| at);
+        let landing = self.network.next_ns();
         let timers = self.nodes.iter().filter_map(Node::poll_timeout);
         let next_ns = timers
             .chain(landing)
@@ -303,9 +192,9 @@ impl Sim {
             return false;
         }
         self.now_ns = next_ns;
-        while let Some(entry) = self.flying.first_entry().filter(|e| e.key().0 <= next_ns) {
-            let (from, to, mut bytes) = entry.remove();
-            let _ = self.nodes[to].handle(next_ns, source(from), &mut bytes);
+        while let Some(arrival) = self.network.receive(next_ns) {
+            let (from, mut bytes) = (source(arrival.from), arrival.bytes);
+            let _ = self.nodes[arrival.to].handle(next_ns, from, &mut bytes);
         }
         for node in &mut self.nodes {
             if node.poll_timeout().is_some_and(|at| at <= next_ns) {
