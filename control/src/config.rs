@@ -30,7 +30,7 @@ use virga_ebpf::{
     hash,
     header::{ChannelHash, NodeId, OriginHash, Subnet},
 };
-use virga_transport::{ChannelName, Mode, io::driver::DriverConfig};
+use virga_transport::{ChannelName, Congestion, Mode, io::driver::DriverConfig};
 
 /// Where the daemon of a node named NAME listens for `pub`, `sub` and `status`: `NAME.sock` here.
 pub const SOCKET_DIRECTORY: &str = "/run/virga";
@@ -166,6 +166,8 @@ pub struct NodeSection {
     pub workers: Workers,
     /// What moves the workers' datagrams.
     pub driver: DriverConfig,
+    /// What keeps sessions from sending more than their paths carry.
+    pub congestion: Congestion,
 }
 
 /// How many workers a node has, and where they run.

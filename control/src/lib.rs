@@ -27,5 +27,6 @@ pub mod image;
 mod io;
 pub mod keys;
 pub mod mesh;
+pub mod moves;
 pub mod nic;
 pub mod tune;

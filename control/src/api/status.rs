@@ -144,12 +144,41 @@ pub struct SessionStatus {
     pub retransmitted_bytes: u64,
     /// Smoothed round trip; none before the first packet is acknowledged.
     pub rtt_us: Option<u64>,
+    /// The path that its packets take.
+    pub path: PathStatus,
     /// Seconds since its keys were agreed.
     pub age_s: u64,
     /// Streams open from here.
     pub streams_sending: usize,
     /// Streams open to here.
     pub streams_receiving: usize,
+}
+
+/// The path that a session's packets take.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathStatus {
+    /// Where the peer's packets come from, where it is a neighbour.
+    pub address: Option<String>,
+    /// The least round trip that was seen.
+    pub rtt_least_us: Option<u64>,
+    /// How much the round trip varies.
+    pub rtt_variation_us: u64,
+    /// Largest datagram, mesh header included, without the outer headers.
+    pub datagram_bytes: usize,
+    /// `cubic` or `bbr`.
+    pub congestion: String,
+    /// What the congestion controller does.
+    pub phase: String,
+    /// Bytes that may be on their way.
+    pub window_bytes: u64,
+    /// Bytes that are on their way.
+    pub in_flight_bytes: u64,
+    /// Bytes a second that pacing lets out.
+    pub pacing_bytes_per_second: u64,
+    /// Packets that were declared lost, probes of the packet size aside.
+    pub lost_packets: u64,
+    /// Of those, packets that arrived after all.
+    pub spurious_losses: u64,
 }
 
 pub(super) async fn get(State(api): State<Arc<Api>>) -> Result<Json<Status>, ApiError> {
@@ -221,6 +250,22 @@ fn named(api: &Api, mut all: Vec<SubscriptionStatus>) -> Vec<SubscriptionStatus>
     all
 }
 
+fn path(path: &virga_transport::PathStatus) -> PathStatus {
+    PathStatus {
+        address: path.address.map(|address| address.to_string()),
+        rtt_least_us: path.rtt_least_us,
+        rtt_variation_us: path.rtt_variation_us,
+        datagram_bytes: path.datagram_bytes,
+        congestion: path.congestion.name().to_owned(),
+        phase: path.phase.to_owned(),
+        window_bytes: path.window_bytes,
+        in_flight_bytes: path.in_flight_bytes,
+        pacing_bytes_per_second: path.pacing_bytes_per_second,
+        lost_packets: path.lost_packets,
+        spurious_losses: path.spurious_losses,
+    }
+}
+
 fn session(api: &Api, now_ns: u64, s: &virga_transport::SessionStatus) -> SessionStatus {
     let peer = api.config.peers.iter().find(|peer| peer.id == s.peer);
     SessionStatus {
@@ -237,6 +282,7 @@ fn session(api: &Api, now_ns: u64, s: &virga_transport::SessionStatus) -> Sessio
         retransmitted_packets: s.retransmitted_packets,
         retransmitted_bytes: s.retransmitted_bytes,
         rtt_us: s.path.rtt_us,
+        path: path(&s.path),
         age_s: now_ns.saturating_sub(s.since_ns) / 1_000_000_000,
         streams_sending: s.streams_sending,
         streams_receiving: s.streams_receiving,

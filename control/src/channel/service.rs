@@ -9,7 +9,10 @@ use super::{
     reason::{Reason, Reasons},
     subscribe::{self, Local, Wanted},
 };
-use crate::config::{ChannelConfig, Config};
+use crate::{
+    config::{ChannelConfig, Config},
+    moves::Moves,
+};
 use bytes::Bytes;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -122,11 +125,19 @@ pub struct ChannelService<O> {
     /// While a local subscriber is slow.
     pub(crate) look_at_slow_ns: Option<u64>,
     greet_ns: Option<u64>,
+    moves: Moves,
     /// Nothing more is published.
     pub(crate) is_stopping: bool,
 }
 
 impl<O: Outlet> ChannelService<O> {
+    /// Tells `moves` where neighbours are.
+    #[must_use]
+    pub fn telling(mut self, moves: &Moves) -> Self {
+        self.moves = moves.clone();
+        self
+    }
+
     /// A service without any session or subscriber.
     #[must_use]
     pub fn new(setup: &Setup) -> Self {
@@ -147,6 +158,7 @@ impl<O: Outlet> ChannelService<O> {
             last_request: 0,
             ask_again_ns: None,
             look_at_slow_ns: None,
+            moves: Moves::default(),
             greet_ns: None,
             is_stopping: false,
         }
@@ -483,6 +495,7 @@ impl<O: Outlet> Service for ChannelService<O> {
                 self.on_refused(peer, stream);
                 self.pump_blocked(now_ns, node);
             }
+            Event::AddressChanged { peer, address } => self.moves.tell(peer, address),
             Event::Writable { peer } => {
                 if let Some(session) = self.sessions.get_mut(&peer) {
                     session.flush(now_ns, node, peer);

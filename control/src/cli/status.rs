@@ -2,7 +2,7 @@
 
 use super::{Failure, block_on, client::Target, counted, print_json};
 use crate::{
-    api::status::{Count, SessionStatus, Status, Verdicts},
+    api::status::{Count, PathStatus, SessionStatus, Status, Verdicts},
     channel::{reason::Reason, status::ChannelStatus},
 };
 use std::{
@@ -177,13 +177,27 @@ fn write_sessions(out: &mut impl Write, status: &Status) -> io::Result<()> {
             session.received_packets,
             session.retransmitted_packets,
             session.age_s
-        )
+        ) + &path_line(&session.path)
     });
     write_lines(out, "sessions", lines)?;
     for line in refused_handshakes(status) {
         writeln!(out, "  {line}")?;
     }
     Ok(())
+}
+
+/// The path of a session, on a line of its own.
+fn path_line(path: &PathStatus) -> String {
+    format!(
+        "\n    datagrams of {} bytes, {} ({}): {} of {} bytes in flight, {} lost, {} of them only late",
+        path.datagram_bytes,
+        path.congestion,
+        path.phase,
+        path.in_flight_bytes,
+        path.window_bytes,
+        counted(path.lost_packets, "packet"),
+        path.spurious_losses
+    )
 }
 
 /// Why a session may not come up, as far as this node refused what others asked: most often both ends do.

@@ -47,6 +47,7 @@ pub(super) struct Node {
     pub(super) subnet: Field<String>,
     pub(super) socket: Field<String>,
     pub(super) socket_group: Field<String>,
+    pub(super) congestion: Field<String>,
     pub(super) workers: Field<Workers>,
     pub(super) worker_cores: Field<Vec<Spanned<i64>>>,
     pub(super) driver: Field<String>,

@@ -15,6 +15,7 @@ use std::{
 use toml::Spanned;
 use virga_ebpf::{header::Subnet, limits};
 use virga_transport::{
+    Congestion,
     io::driver::{Choice, DriverConfig},
     share::WORKERS_MAX,
 };
@@ -103,6 +104,7 @@ struct PartialNode {
     subnet: Subnet,
     socket: Option<PathBuf>,
     socket_group: Option<String>,
+    congestion: Congestion,
     workers: Workers,
     driver: DriverConfig,
 }
@@ -124,6 +126,7 @@ impl PartialNode {
             subnet: self.subnet,
             socket: self.socket.unwrap_or_else(default_socket),
             socket_group: self.socket_group,
+            congestion: self.congestion,
             workers: self.workers,
             driver: self.driver,
             name,
@@ -181,6 +184,9 @@ fn resolve_node(
             "" => values::fault("is empty", "write a group's name, or leave the key out"),
             _ => Ok(group.to_owned()),
         }),
+        congestion: check
+            .text("congestion", node.congestion, congestion)
+            .unwrap_or_default(),
         workers: resolve_workers(&mut check, node.workers, node.worker_cores),
         driver: DriverConfig {
             choice: check
@@ -191,6 +197,17 @@ fn resolve_node(
         },
     };
     (partial, keys)
+}
+
+fn congestion(text: &str) -> Result<Congestion, Fault> {
+    match text {
+        "cubic" => Ok(Congestion::Cubic),
+        "bbr" => Ok(Congestion::Bbr),
+        _ => values::fault(
+            format!("{text:?} is no congestion control"),
+            "write \"cubic\" or \"bbr\"",
+        ),
+    }
 }
 
 fn resolve_workers(

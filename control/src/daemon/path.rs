@@ -3,6 +3,8 @@
 //! One task owns the NIC path, the kernel's facts and the links that an operator took down; others
 //! ask it.
 
+mod moved;
+
 use super::{down, facts::Watch};
 use crate::{
     api::status::{LinkState, Verdicts},
@@ -10,6 +12,7 @@ use crate::{
     config::{Config, ForwardingMode, Reach},
     dispatch::{Dispatch, Service},
     image::{self, Down},
+    moves::Moves,
     nic::{
         self, Nic, NicError, Update,
         kernel::{Facts, KernelError},
@@ -155,6 +158,7 @@ pub struct Path {
     watch: Watch,
     facts: Facts,
     down: Down,
+    moves: Moves,
     nic: Option<Nic>,
     why: String,
     problem: Option<Problem>,
@@ -224,6 +228,7 @@ impl Path {
             watch: Watch::default(),
             facts: Facts::default(),
             down,
+            moves: Moves::default(),
             nic: None,
             why: String::new(),
             problem: None,
@@ -314,6 +319,12 @@ impl Path {
         }
     }
 
+    /// Where the workers tell which neighbours have moved.
+    #[must_use]
+    pub fn moves(&self) -> &Moves {
+        &self.moves
+    }
+
     /// `native`, `generic` or `userspace`.
     #[must_use]
     pub fn mode(&self) -> &'static str {
@@ -380,6 +391,7 @@ impl Path {
                         None => return,
                     },
                     () = self.watch.changed() => self.follow(&dispatch).await,
+                    () = self.moves.changed() => self.follow_moves(&dispatch).await,
                     () = tokio::time::sleep(pause) => self.follow(&dispatch).await,
                 }
             }

@@ -47,7 +47,8 @@ impl Running {
             beginnings.push(Beginning {
                 node: node_config(config, share, seed),
                 forwarder,
-                service: ChannelService::new(&Setup::of(config, share, &presence)),
+                service: ChannelService::new(&Setup::of(config, share, &presence))
+                    .telling(path.moves()),
             });
         }
         let mut beginnings = beginnings.into_iter();
@@ -138,7 +139,10 @@ fn node_config(config: &Config, share: Share, seed: [u8; 32]) -> NodeConfig {
         subnet: config.node.subnet,
         peers: peers.collect(),
         share,
-        limits: NodeLimits::default(),
+        limits: NodeLimits {
+            congestion: config.node.congestion,
+            ..NodeLimits::default()
+        },
         started_unix_ns: unix_ns(),
         seed,
     }

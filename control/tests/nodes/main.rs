@@ -5,6 +5,7 @@
 mod api;
 mod hostile;
 mod publishing;
+mod roaming;
 mod stage;
 mod subscribing;
 mod workers;

@@ -2,6 +2,7 @@
 
 use crate::{config::Congestion, name::ChannelName, reason::DropReason};
 use bytes::Bytes;
+use std::net::SocketAddr;
 use thiserror::Error;
 use virga_ebpf::header::{NodeId, SessionId, StreamId};
 
@@ -22,6 +23,8 @@ pub enum Handled {
 pub struct Transmit {
     /// The node that shall open them.
     pub destination: NodeId,
+    /// The outer address that they go to; none where the usual next hop is meant.
+    pub address: Option<SocketAddr>,
     /// Bytes appended to the buffer.
     pub bytes: usize,
     /// Bytes of each datagram but the last.
@@ -104,6 +107,13 @@ pub enum Event {
         peer: NodeId,
         /// Which one.
         stream: StreamId,
+    },
+    /// A neighbour answers from another outer address: packets to it go there from now on.
+    AddressChanged {
+        /// Which one.
+        peer: NodeId,
+        /// Where it is.
+        address: SocketAddr,
     },
     /// After a [`SendError::Full`] or an [`OpenError::TooMany`]: there is room again.
     Writable {
@@ -299,6 +309,8 @@ pub struct SessionStatus {
 /// The path that a session's packets take, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathStatus {
+    /// Where the peer's packets come from, where it is a neighbour.
+    pub address: Option<SocketAddr>,
     /// Smoothed round trip; none before the first packet is acknowledged.
     pub rtt_us: Option<u64>,
     /// The least round trip that was seen.

@@ -4,7 +4,10 @@
 //! differs: the kernel has read the outer headers and writes new ones. A neighbour is known by its
 //! interface, or by its address alone where the image names interface 0.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use virga_ebpf::{
     decide::{Arrival, Verdict, decide, find, route_to},
@@ -48,6 +51,8 @@ pub struct Forwarder {
     tables: MemoryTables,
     publisher: Publisher,
     counters: Vec<Counter>,
+    /// Next hops that answer from another address than the tables say, until these say so too.
+    moved: BTreeMap<SocketAddr, SocketAddr>,
 }
 
 impl Forwarder {
@@ -71,6 +76,7 @@ impl Forwarder {
             tables,
             publisher,
             counters,
+            moved: BTreeMap::new(),
         }
     }
 
@@ -83,7 +89,31 @@ impl Forwarder {
         image: &Image,
         entropy: impl FnMut() -> u64,
     ) -> Result<(), PublishError<core::convert::Infallible>> {
+        self.moved.clear();
         self.publisher.apply(&mut self.tables, image, entropy)
+    }
+
+    /// A neighbour is at another address than the tables say: packets to it, and those that others send
+    /// through it, go there until the next [`Forwarder::apply`].
+    pub fn follow(&mut self, neighbour: NodeId, address: SocketAddr) {
+        if let Some(next_hop) = self.next_hop(neighbour) {
+            self.moved.insert(address_of(next_hop), address);
+        }
+    }
+
+    /// Where a next hop is.
+    fn address(&self, next_hop: &NextHop) -> SocketAddr {
+        let told = address_of(next_hop);
+        self.moved.get(&told).copied().unwrap_or(told)
+    }
+
+    fn next_hop(&self, destination: NodeId) -> Option<&NextHop> {
+        let number = route_to(&self.tables, &self.tables.current(), destination)?;
+        let route = self.tables.route(number)?;
+        [route.primary, route.backup]
+            .into_iter()
+            .filter_map(|number| self.tables.next_hop(number))
+            .find(|next_hop| next_hop.is(NextHop::ALIVE))
     }
 
     /// Decides about one datagram that the socket received, and counts it.
@@ -128,7 +158,7 @@ impl Forwarder {
                 let (hop_limit, hop_count) = rewrite::hop(header.hop_limit, header.hop_count);
                 datagram[offset::HOP_LIMIT] = hop_limit;
                 datagram[offset::HOP_COUNT] = hop_count;
-                let to = address_of(next_hop);
+                let to = self.address(next_hop);
                 (Outcome::Redirect.counter(), Forwarding::Forward { to })
             }
         }
@@ -138,19 +168,12 @@ impl Forwarder {
     /// backup while the primary is not alive.
     #[must_use]
     pub fn way(&self, destination: NodeId) -> Option<Way> {
-        let number = route_to(&self.tables, &self.tables.current(), destination)?;
-        let route = self.tables.route(number)?;
-        [route.primary, route.backup]
-            .into_iter()
-            .filter_map(|number| self.tables.next_hop(number))
-            .find(|next_hop| next_hop.is(NextHop::ALIVE))
-            .map(|next_hop| {
-                let bytes = next_hop.mtu.saturating_sub(next_hop.outer_bytes(0));
-                Way {
-                    to: address_of(next_hop),
-                    datagram_bytes_max: usize::try_from(bytes).unwrap_or(usize::MAX),
-                }
-            })
+        let next_hop = self.next_hop(destination)?;
+        let bytes = next_hop.mtu.saturating_sub(next_hop.outer_bytes(0));
+        Some(Way {
+            to: self.address(next_hop),
+            datagram_bytes_max: usize::try_from(bytes).unwrap_or(usize::MAX),
+        })
     }
 
     /// Counters by [`Outcome`] and [`Reason`].
@@ -265,6 +288,20 @@ mod tests {
         );
         let way = f.way(THERE).unwrap();
         assert_eq!((way.to, way.datagram_bytes_max), (to, 1_500 - 28));
+    }
+
+    #[test]
+    fn a_neighbour_that_moved_is_followed_until_the_next_image() {
+        let image = image(NextHop::ALIVE, NextHop::ALIVE);
+        let mut f = forwarder(&image);
+        let to = "127.0.0.77:999".parse().unwrap();
+        f.follow(THERE, to);
+        assert_eq!(f.way(THERE).map(|way| way.to), Some(to));
+        let verdict = f.handle(1, 0, neighbour(), &mut datagram(0));
+        assert_eq!(verdict, Forwarding::Forward { to });
+        f.apply(&image, || 1).unwrap();
+        let told = "127.0.0.3:4783".parse().unwrap();
+        assert_eq!(f.way(THERE).map(|way| way.to), Some(told));
     }
 
     #[test]

@@ -17,6 +17,8 @@
 //! | 9 | stream credit | stream `v`, bytes in all `v` | control |
 //! | 10 | refuse | stream `v` | control |
 //! | 11 | reset | stream `v`, final offset `v` | control |
+//! | 12 | path challenge | token 8 | control |
+//! | 13 | path response | token 8 | control |
 //! | 16 | open | salt 4, mode 1 (0 unreliable, 1 ordered, 2 unordered), name `1*` | data |
 //! | 17 | stream | offset `v`, bytes `2*` | data, and the control stream |
 //! | 18 | event | bytes `2*` | data |
@@ -51,6 +53,8 @@ const SESSION_CREDIT: u8 = 8;
 const STREAM_CREDIT: u8 = 9;
 const REFUSE: u8 = 10;
 const RESET: u8 = 11;
+const PATH_CHALLENGE: u8 = 12;
+const PATH_RESPONSE: u8 = 13;
 const OPEN: u8 = 16;
 const STREAM: u8 = 17;
 const EVENT: u8 = 18;
@@ -122,6 +126,16 @@ pub enum Frame<'a> {
     },
     /// Asks the other side to propose new keys.
     RekeyWanted,
+    /// Asks whether the peer is where this is sent to.
+    PathChallenge {
+        /// Nobody can guess it.
+        token: [u8; 8],
+    },
+    /// Answers a challenge, from there.
+    PathResponse {
+        /// The challenge's.
+        token: [u8; 8],
+    },
     /// Ends the session.
     Close,
     /// Grants bytes over all data streams, counted from the session's start.
@@ -224,6 +238,8 @@ impl Frame<'_> {
             Self::Rekey { epoch, ref public } => write_key(out, REKEY, epoch, public),
             Self::RekeyAck { epoch, ref public } => write_key(out, REKEY_ACK, epoch, public),
             Self::RekeyWanted => out.push(REKEY_WANTED),
+            Self::PathChallenge { ref token } => write_token(out, PATH_CHALLENGE, token),
+            Self::PathResponse { ref token } => write_token(out, PATH_RESPONSE, token),
             Self::Close => out.push(CLOSE),
             Self::SessionCredit { bytes } => write_numbers(out, SESSION_CREDIT, &[bytes]),
             Self::StreamCredit { stream, bytes } => {
@@ -368,6 +384,11 @@ pub(crate) const fn stream_overhead(offset: u64) -> usize {
     1 + varint_bytes(offset) + 2
 }
 
+fn write_token(out: &mut Vec<u8>, kind: u8, token: &[u8; 8]) {
+    out.push(kind);
+    out.extend_from_slice(token);
+}
+
 fn write_key(out: &mut Vec<u8>, kind: u8, epoch: u64, public: &[u8; 32]) {
     write_numbers(out, kind, &[epoch]);
     out.extend_from_slice(public);
@@ -443,6 +464,8 @@ fn read_body<'a>(r: &mut Reader<'a>, kind: u8, at: usize) -> Result<Option<Frame
                 public: r.array()?,
             },
             REKEY_WANTED => Frame::RekeyWanted,
+            PATH_CHALLENGE => Frame::PathChallenge { token: r.array()? },
+            PATH_RESPONSE => Frame::PathResponse { token: r.array()? },
             CLOSE => Frame::Close,
             SESSION_CREDIT => Frame::SessionCredit { bytes: r.varint()? },
             STREAM_CREDIT | REFUSE | RESET => {

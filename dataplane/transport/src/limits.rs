@@ -116,6 +116,13 @@ pub const MTU_RAISE_NS: u64 = 600_000_000_000;
 /// them no more.
 pub const BLACK_HOLE_LOSSES: u32 = 3;
 
+/// A session that was quiet this long gives memory back.
+pub const REST_NS: u64 = 1_000_000_000;
+/// Challenges to one new outer address of a peer.
+pub const CHALLENGES_MAX: u32 = 3;
+/// Shortest time between two challenges of a session.
+pub const CHALLENGE_INTERVAL_NS: u64 = 100_000_000;
+
 /// Half-open handshakes a peer may have at once.
 pub const HALF_OPEN_PER_PEER_MAX: usize = 4;
 /// Slots of the table of ingress sources for fair admission; a power of two.

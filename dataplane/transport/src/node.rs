@@ -187,7 +187,7 @@ impl Node {
         let mark = self.events.len();
         let sealed = &mut datagram[HEADER_BYTES..];
         let taken = self.with_session(now_ns, id, |session, ctx| {
-            session.handle(ctx, &header, &header_bytes, sealed)
+            session.handle(ctx, source, &header, &header_bytes, sealed)
         });
         self.settle(now_ns, id, mark);
         taken.unwrap_or(Err(DropReason::UnknownSession))

@@ -7,6 +7,7 @@ mod mtu;
 mod pacer;
 mod rate;
 mod round_trip;
+mod validation;
 
 use crate::{
     config::Congestion,
@@ -20,6 +21,8 @@ use pacer::Pacer;
 pub(crate) use rate::Departure;
 use rate::Meter;
 pub(crate) use round_trip::RoundTrip;
+use std::net::SocketAddr;
+pub(crate) use validation::Validation;
 
 /// What an acknowledgement, or a turn of loss detection, has brought so far.
 #[derive(Clone, Copy, Debug, Default)]
@@ -291,8 +294,9 @@ impl Path {
         self.is_silent = false;
     }
 
-    pub(crate) fn status(&self) -> PathStatus {
+    pub(crate) fn status(&self, address: Option<SocketAddr>) -> PathStatus {
         PathStatus {
+            address,
             rtt_us: self
                 .round_trip
                 .least_ns()

@@ -322,6 +322,11 @@ impl Recovery {
         }
     }
 
+    /// Whether memory is held that nothing needs.
+    pub(crate) fn has_spare(&self) -> bool {
+        self.outstanding == 0 && self.sent.capacity() > 0
+    }
+
     /// Gives memory back while nothing is on its way.
     pub(crate) fn rest(&mut self) {
         if self.outstanding == 0 {

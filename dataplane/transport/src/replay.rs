@@ -50,6 +50,11 @@ impl ReplayWindow {
         }
     }
 
+    /// Whether no newer one was marked.
+    pub(crate) const fn is_newest(&self, sequence: u64) -> bool {
+        sequence + 1 == self.end
+    }
+
     /// Remembers `sequence`, which [`ReplayWindow::check`] called new. Any jump forward is legal.
     pub(crate) fn mark(&mut self, sequence: u64) {
         if sequence >= self.end {

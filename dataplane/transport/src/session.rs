@@ -13,8 +13,8 @@ use crate::{
     event::{CloseReason, Event, SessionState, SessionStatus},
     handshake::Agreed,
     keys::{Epoch, Role},
-    limits::{ACK_RANGES_MAX, PREVIOUS_EPOCH_NS},
-    path::Path,
+    limits::{ACK_RANGES_MAX, PREVIOUS_EPOCH_NS, REST_NS},
+    path::{Path, Validation},
     proof::Subject,
     random::Generator,
     ranges::RangeSet,
@@ -24,7 +24,7 @@ use crate::{
 };
 use ed25519_dalek::SigningKey;
 use rekey::Proposal;
-use std::collections::VecDeque;
+use std::{collections::VecDeque, net::SocketAddr};
 use streams::Streams;
 use virga_ebpf::{
     header::{Header, NodeId, OriginHash, SessionId, Subnet},
@@ -117,6 +117,7 @@ pub(crate) struct Session {
     ack_at_ns: Option<u64>,
 
     path: Path,
+    validation: Validation,
     recovery: Recovery,
     standing: Standing,
     streams: Streams,
@@ -186,6 +187,7 @@ impl Session {
             ack_after: 0,
             ack_at_ns: None,
             path: new_path(limits, now_ns, 0),
+            validation: Validation::default(),
             recovery: Recovery::new(),
             standing,
             streams: Streams::new(ends.role),
@@ -226,6 +228,7 @@ impl Session {
     pub(crate) fn handle(
         &mut self,
         ctx: &mut Context<'_>,
+        source: SocketAddr,
         header: &Header,
         header_bytes: &[u8; HEADER_BYTES],
         sealed: &mut [u8],
@@ -238,6 +241,10 @@ impl Session {
         self.traffic.received_packets += 1;
         self.traffic.received_bytes += datagram_bytes;
         self.last_heard_ns = ctx.now_ns;
+        let source = (header.hop_count == 0).then_some(source);
+        let is_newest = self.replay.is_newest(header.sequence);
+        let token = || ctx.generator.number().to_be_bytes();
+        self.validation.on_packet(source, is_newest, token);
         if self.state == SessionState::Draining {
             return self.handle_draining(ctx, clear);
         }
@@ -348,6 +355,12 @@ impl Session {
         self.state == SessionState::Draining && now_ns >= self.drain_until_ns
     }
 
+    /// When what a busy time left is given back.
+    fn rest_ns(&self) -> Option<u64> {
+        let quiet_ns = self.last_sent_ns.max(self.last_heard_ns);
+        self.recovery.has_spare().then_some(quiet_ns + REST_NS)
+    }
+
     /// When [`Session::handle_timeout`] is due.
     pub(crate) fn timeout(&self, limits: &NodeLimits) -> u64 {
         match self.state {
@@ -372,6 +385,8 @@ impl Session {
         [
             self.recovery.timeout(&self.path),
             self.path.due_ns(),
+            self.validation.due_ns(),
+            self.rest_ns(),
             self.streams.timeout(),
             self.finish_by_ns,
             self.ack_at_ns,
@@ -405,12 +420,15 @@ impl Session {
             self.standing.insert(Standing::PING);
         }
         self.requeue_lost();
+        if self.rest_ns().is_some_and(|at| at <= now_ns) {
+            self.recovery.rest();
+            (self.acked, self.lost) = (Vec::new(), Vec::new());
+        }
         if self.state == SessionState::Established {
             self.streams.on_timeout(ctx, &self.ends);
             self.close_if_finished(ctx);
             if now_ns >= self.last_sent_ns + ctx.limits.keepalive_ns {
                 self.standing.insert(Standing::PING);
-                self.recovery.rest();
             }
             self.check_epoch(ctx);
         }
@@ -434,7 +452,7 @@ impl Session {
             received_bytes: self.traffic.received_bytes,
             retransmitted_packets: self.traffic.retransmitted_packets,
             retransmitted_bytes: self.traffic.retransmitted_bytes,
-            path: self.path.status(),
+            path: self.path.status(self.validation.known()),
             since_ns: self.since_ns,
             streams_sending: self.streams.sending(),
             streams_receiving: self.streams.receiving(),

@@ -234,8 +234,16 @@ impl<S: Service> Inward<'_, S> {
         // The node counts what it drops.
         let _counted = self.node.handle(now_ns, source, datagram);
         while let Some(event) = self.node.poll() {
+            follow(self.forwarder, &event);
             self.service.on_event(now_ns, self.node, event);
         }
+    }
+}
+
+/// A neighbour that moved is sent to where it is.
+fn follow(forwarder: &mut Forwarder, event: &Event) {
+    if let Event::AddressChanged { peer, address } = event {
+        forwarder.follow(*peer, *address);
     }
 }
 
@@ -358,12 +366,18 @@ impl<S: Service> Worker<S> {
     /// Tells the service what happened; whether there was anything to tell.
     fn handle_events(&mut self) -> bool {
         let now_ns = self.clock.now_ns();
-        let Parts { node, service, .. } = &mut self.parts;
+        let Parts {
+            node,
+            forwarder,
+            service,
+            ..
+        } = &mut self.parts;
         let mut has_told = false;
         for _ in 0..EVENTS_PER_TURN {
             let Some(event) = node.poll() else {
                 break;
             };
+            follow(forwarder, &event);
             service.on_event(now_ns, node, event);
             has_told = true;
         }
@@ -405,7 +419,10 @@ impl<S: Service> Worker<S> {
                 counters.too_big += datagrams;
                 node.limit_datagrams(transmit.destination, way.datagram_bytes_max);
             }
-            Some(way) => driver.commit(way.to, transmit.segment_bytes),
+            Some(way) => {
+                let to = transmit.address.unwrap_or(way.to);
+                driver.commit(to, transmit.segment_bytes);
+            }
         }
         true
     }

@@ -1,5 +1,7 @@
 //! What a session costs in memory, counted by the allocator: idle, after use, and over many lives.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail as the test does")]
+
 use ed25519_dalek::SigningKey;
 use std::{
     alloc::{GlobalAlloc, Layout, System},

@@ -17,6 +17,8 @@ pub struct WorkerStatus {
     pub forward_blocked: u64,
     /// Datagrams of this node's own that no live next hop leads on.
     pub unroutable: u64,
+    /// Datagrams of this node's own that were too large for the next hop's link: probes of it, mostly.
+    pub too_big: u64,
     /// Commands taken.
     pub commands: u64,
     /// Datagrams that were another worker's, and were handed over.
@@ -154,6 +156,7 @@ impl Snapshot {
                 forwarded: counters.forwarded,
                 forward_blocked: counters.forward_blocked,
                 unroutable: counters.unroutable,
+                too_big: counters.too_big,
                 commands: counters.commands,
                 handed_over: counters.handed_over,
                 hand_over_full: counters.hand_over_full,
@@ -253,6 +256,7 @@ impl OneWorker {
         worker.forwarded += more.forwarded;
         worker.forward_blocked += more.forward_blocked;
         worker.unroutable += more.unroutable;
+        worker.too_big += more.too_big;
         worker.commands += more.commands;
         worker.handed_over += more.handed_over;
         worker.hand_over_full += more.hand_over_full;

@@ -54,7 +54,9 @@ fn rules_of_the_node_section() {
             "node.worker_cores",
             "leave `workers` out",
         ),
+        ("congestion = \"Cubic\"", "node.congestion", "\"bbr\""),
         ("workers = 0", "node.workers", "1 to 256"),
+        ("congestion = \"reno\"", "node.congestion", "cubic"),
         ("workers = 257", "node.workers", "1 to 256"),
         ("workers = \"all\"", "node.workers", "\"auto\""),
         (

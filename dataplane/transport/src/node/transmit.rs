@@ -43,6 +43,7 @@ impl Node {
         let bytes = outbound.bytes.len();
         Some(Transmit {
             destination: outbound.destination,
+            address: None,
             bytes,
             segment_bytes: bytes,
         })
@@ -55,14 +56,15 @@ impl Node {
                 session.is_queued = run.is_some();
                 run.map(|run| (run, session.ends.peer))
             });
-            if let Some(Some(((bytes, segment_bytes, count), destination))) = sent {
+            if let Some(Some((run, destination))) = sent {
                 self.row.push_back(id);
-                self.counters.sent_datagrams += count;
+                self.counters.sent_datagrams += run.count;
                 self.settle(now_ns, id, self.events.len());
                 return Some(Transmit {
                     destination,
-                    bytes,
-                    segment_bytes,
+                    address: run.address,
+                    bytes: run.bytes,
+                    segment_bytes: run.segment_bytes,
                 });
             }
             self.update_timer(now_ns, id);

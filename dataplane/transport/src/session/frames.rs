@@ -1,6 +1,6 @@
 //! What sealed frames do. A packet is taken as a whole or not at all.
 
-use super::{Context, Queued, Session, streams::Data};
+use super::{Context, Queued, Session, new_path, streams::Data};
 use crate::{
     event::{CloseReason, Event, SessionState},
     frame::{Ack, Frame, Frames, Proof},
@@ -109,6 +109,8 @@ impl Session {
                 Frame::Rekey { epoch, public } => self.on_rekey(ctx, epoch, &public),
                 Frame::RekeyAck { epoch, public } => self.on_rekey_ack(ctx, epoch, &public),
                 Frame::RekeyWanted => self.on_rekey_wanted(ctx),
+                Frame::PathChallenge { token } => self.validation.on_challenge(token),
+                Frame::PathResponse { token } => self.on_path_response(ctx, token),
                 Frame::Close => self.end(ctx, CloseReason::Peer),
                 Frame::SessionCredit { bytes } => self.streams.on_session_credit(bytes),
                 Frame::StreamCredit { stream, bytes } => self.streams.on_credit(stream, bytes),
@@ -144,6 +146,23 @@ impl Session {
             self.close(ctx, CloseReason::Violation);
         }
         verdict
+    }
+
+    /// The peer answers from where it was challenged: that is its address. All that was known of the path
+    /// is void, unless only the port is another (RFC 9000, 9.4).
+    fn on_path_response(&mut self, ctx: &mut Context<'_>, token: [u8; 8]) {
+        let Some((address, before)) = self.validation.on_response(token) else {
+            return;
+        };
+        if address.ip() != before.ip() {
+            self.path = new_path(ctx.limits, ctx.now_ns, self.sequence);
+        }
+        let peer = self.ends.peer;
+        ctx.events.push_back(Queued {
+            session: self.ends.own,
+            event: Event::AddressChanged { peer, address },
+            credit: 0,
+        });
     }
 
     fn on_proof(&mut self, ctx: &mut Context<'_>, proof: &Proof) -> Result<(), DropReason> {

@@ -1,5 +1,7 @@
 //! What goes out: control first, then streams in turn, in runs of equal size.
 
+mod probes;
+
 use super::{Context, Session, streams::open_bytes};
 use crate::{
     event::{CloseReason, Mode, OpenError, SendError, SessionState, StreamSpec, Taken},
@@ -15,6 +17,7 @@ use crate::{
     recovery::{Content, Matter, Sent, Standing},
     stream::{End, Outgoing, SendStream, Written},
 };
+use std::net::SocketAddr;
 use virga_ebpf::{
     header::{ChannelHash, Flags, Header, PRIORITY_CONTROL, StreamId},
     limits::{HEADER_BYTES, TAG_BYTES},
@@ -44,13 +47,35 @@ impl Label {
     };
 }
 
+/// A run of datagrams.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    /// Where it goes; none for the usual next hop.
+    pub(crate) address: Option<SocketAddr>,
+    pub(crate) bytes: usize,
+    /// Of each datagram but the last.
+    pub(crate) segment_bytes: usize,
+    pub(crate) count: u64,
+}
+
+impl Run {
+    const fn one(bytes: usize) -> Self {
+        Self {
+            address: None,
+            bytes,
+            segment_bytes: bytes,
+            count: 1,
+        }
+    }
+}
+
 impl Session {
-    /// Appends the next run of datagrams: bytes in all, and of each but the last.
+    /// Appends the next run of datagrams.
     pub(crate) fn poll_transmit(
         &mut self,
         ctx: &mut Context<'_>,
         out: &mut Vec<u8>,
-    ) -> Option<(usize, usize, u64)> {
+    ) -> Option<Run> {
         if self.state != SessionState::Draining && self.sequence >= ctx.limits.sequence_max {
             self.close(ctx, CloseReason::Exhausted);
         }
@@ -59,17 +84,20 @@ impl Session {
                 return None;
             }
             let bytes = self.build_close(ctx, out);
-            return Some((bytes, bytes, 1));
+            return Some(Run::one(bytes));
         }
         if self.is_established() {
             self.check_epoch(ctx);
             self.streams.expire(ctx, &self.ends);
         }
+        if let Some(run) = self.build_challenge(ctx, out) {
+            return Some(run);
+        }
         if let Some(bytes) = self.build_control(ctx, out) {
-            return Some((bytes, bytes, 1));
+            return Some(Run::one(bytes));
         }
         if let Some(bytes) = self.build_mtu_probe(ctx, out) {
-            return Some((bytes, bytes, 1));
+            return Some(Run::one(bytes));
         }
         let Some(segment) = self.build_data(ctx, out, None) else {
             self.path.note_idle(self.streams.held_bytes());
@@ -86,7 +114,12 @@ impl Session {
                 break;
             }
         }
-        Some((total, segment, count as u64))
+        Some(Run {
+            address: None,
+            bytes: total,
+            segment_bytes: segment,
+            count: count as u64,
+        })
     }
 
     fn build_close(&mut self, ctx: &Context<'_>, out: &mut Vec<u8>) -> usize {
@@ -118,7 +151,8 @@ impl Session {
             self.standing.only(Standing::PING)
         };
         let has_matters = may_ask && self.streams.has_matters();
-        if !is_ack_due && standing.is_empty() && !has_matters && !has_chunk {
+        let has_answer = self.validation.has_answer();
+        if !is_ack_due && standing.is_empty() && !has_matters && !has_chunk && !has_answer {
             return None;
         }
         let start = begin(out);
@@ -130,6 +164,9 @@ impl Session {
                 &self.received,
                 ctx.now_ns.saturating_sub(self.newest_ns) / 1_000,
             );
+        }
+        if let Some(token) = self.validation.take_answer() {
+            Frame::PathResponse { token }.write(out);
         }
         let unasked_bytes = out.len();
         self.write_standing(ctx, out, standing);
@@ -258,22 +295,6 @@ impl Session {
             departure,
             content,
         });
-    }
-
-    /// A ping with padding, to find out whether the path carries a packet as large (RFC 8899).
-    fn build_mtu_probe(&mut self, ctx: &Context<'_>, out: &mut Vec<u8>) -> Option<usize> {
-        if !self.is_established() || !self.may_ask() || self.sequence >= ctx.limits.sequence_max {
-            return None;
-        }
-        let bytes = self.path.wants_mtu_probe(ctx.now_ns)?;
-        let start = begin(out);
-        Frame::Ping.write(out);
-        out.resize(start + bytes - TAG_BYTES, PADDING);
-        let sequence = self.sequence;
-        self.seal(ctx, out, start, &Label::CONTROL);
-        self.path.on_mtu_probe_sent(sequence, bytes);
-        self.note_sent(ctx, sequence, bytes, 0, Content::default());
-        Some(bytes)
     }
 
     /// Whether one more packet that asks for an acknowledgement may be on its way.

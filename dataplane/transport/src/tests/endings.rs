@@ -27,7 +27,7 @@ fn a_message_may_expire_unsent() {
         let stream = sim.open(0, 1, &spec("a", mode));
         sim.send(0, 1, stream, b"opened").unwrap();
         sim.run(50 * MS);
-        sim.cut = true;
+        sim.network.is_cut = true;
         // These fill the window, and the last of them is partly sent.
         for n in 0..200u8 {
             sim.send(0, 1, stream, &[n; 1_000]).unwrap();
@@ -43,7 +43,7 @@ fn a_message_may_expire_unsent() {
         sim.run(3 * MS);
         assert_eq!(expired(&sim), 50, "{mode:?}: the owner is told");
         assert_eq!(sim.nodes[0].counters().messages_expired, 50);
-        sim.cut = false;
+        sim.network.is_cut = false;
         let is_patient = |m: &Vec<u8>| m == b"patient";
         assert!(sim.run_until(60 * SECOND, |sim| sim.messages(1).iter().any(is_patient)));
         sim.run(5 * SECOND);
@@ -185,7 +185,7 @@ fn a_drain_ends_in_time_and_says_that_not_all_came_through() {
     let stream = sim.open(0, 1, &spec("a", Mode::Ordered));
     sim.send(0, 1, stream, b"x").unwrap();
     sim.run(50 * MS);
-    sim.cut = true;
+    sim.network.is_cut = true;
     sim.send(0, 1, stream, b"never").unwrap();
     let (now_ns, id) = (sim.now_ns, sim.ids[1]);
     sim.nodes[0].drain(now_ns, id, now_ns + 2 * SECOND).unwrap();

@@ -106,6 +106,8 @@ fn frame() -> impl Strategy<Value = Owned> {
         Just(Owned::Fixed(Frame::Ping)),
         Just(Owned::Fixed(Frame::RekeyWanted)),
         Just(Owned::Fixed(Frame::Close)),
+        any::<[u8; 8]>().prop_map(|token| Owned::Fixed(Frame::PathChallenge { token })),
+        any::<[u8; 8]>().prop_map(|token| Owned::Fixed(Frame::PathResponse { token })),
         key.clone()
             .prop_map(|(epoch, public)| Owned::Fixed(Frame::Rekey { epoch, public })),
         key.prop_map(|(epoch, public)| Owned::Fixed(Frame::RekeyAck { epoch, public })),

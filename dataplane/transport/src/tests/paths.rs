@@ -1,7 +1,8 @@
 //! What sessions make of their paths: goodput under loss and reordering, packet sizes.
 
-use super::sim::{MS, SECOND, Sim, Weather, spec};
+use super::sim::{MS, SECOND, Sim, Weather, source, spec};
 use crate::{Congestion, Event, Mode, NodeLimits, SendError, event::PathStatus, limits};
+use std::net::SocketAddr;
 use virga_ebpf::header::StreamId;
 
 /// A round trip of 20 ms.
@@ -210,12 +211,12 @@ fn a_stream_under_load_does_not_pause_for_new_keys() {
             ..plain
         },
     ];
-    for (limits, epochs) in limits.into_iter().zip([100, 100, 40]) {
-        let mut sim = Sim::new(7, 2, &limits, LINK);
+    for (limits, epochs) in limits.into_iter().zip([60, 60, 20]) {
+        let mut sim = Sim::new(7, 2, &limits, PATH);
         sim.connect(0, 1);
         let stream = sim.open(0, 1, &spec("bulk", Mode::Ordered));
         pour(&mut sim, stream, SECOND);
-        for _ in 0..250 {
+        for _ in 0..125 {
             // One round trip each.
             let told = pour(&mut sim, stream, 20 * MS);
             assert!(told >= 150_000, "{told} bytes in a round trip");
@@ -223,4 +224,58 @@ fn a_stream_under_load_does_not_pause_for_new_keys() {
         assert!(sim.epoch(0) > epochs, "{} epochs", sim.epoch(0));
         assert_eq!(path(&sim, 0).spurious_losses, 0);
     }
+}
+
+/// The peer's outer address changes in the middle of a stream: nothing is lost, and the path is new.
+#[test]
+fn a_peer_that_moves_is_followed() {
+    let moved = SocketAddr::from(([10, 9, 9, 9], 40_000));
+    for mover in 0..2 {
+        let mut sim = Sim::new(7, 2, &NodeLimits::default(), LINK);
+        sim.connect(0, 1);
+        let stream = sim.open(0, 1, &spec("bulk", Mode::Ordered));
+        pour(&mut sim, stream, SECOND);
+        let before = path(&sim, 1 - mover);
+        assert_eq!(before.address, Some(source(mover)));
+        sim.addresses[mover] = moved;
+        let told = pour(&mut sim, stream, 2 * SECOND);
+        assert!(told > 5_000_000, "{told} bytes while node {mover} moved");
+        assert_eq!(path(&sim, 1 - mover).address, Some(moved));
+        assert_eq!(sim.next_hops[1 - mover][mover], moved);
+        assert!(sim.closed(0).is_empty() && sim.closed(1).is_empty());
+    }
+}
+
+/// Captured packets from other addresses, sealed and newest: challenges, few of them, and nothing else.
+#[test]
+fn spoofed_sources_change_nothing() {
+    let mut sim = Sim::new(7, 2, &NodeLimits::default(), PATH);
+    sim.connect(0, 1);
+    let stream = sim.open(0, 1, &spec("log", Mode::Ordered));
+    sim.run(SECOND);
+    sim.keep_wire = true;
+    let mut received_bytes = 0;
+    for n in 0..100u8 {
+        sim.network.is_cut = true;
+        sim.wire.clear();
+        sim.send(0, 1, stream, b"x").unwrap();
+        sim.transmit();
+        sim.network.is_cut = false;
+        // It arrives from elsewhere before it arrives from its sender.
+        for (_, datagram) in std::mem::take(&mut sim.wire) {
+            received_bytes += datagram.len();
+            let from = SocketAddr::from(([172, 16, 0, n], 4783));
+            let now_ns = sim.now_ns;
+            let _ = sim.nodes[1].handle(now_ns, from, &mut datagram.clone());
+        }
+        sim.run(30 * MS);
+    }
+    sim.run(SECOND);
+    assert_eq!(sim.messages(1).len(), 100);
+    assert_eq!(path(&sim, 1).address, Some(source(0)));
+    assert_eq!(sim.next_hops[1][0], source(0));
+    let challenged: usize = sim.elsewhere_bytes;
+    assert!(challenged > 0, "nobody was challenged");
+    assert!(challenged <= 3 * received_bytes, "{challenged} bytes");
+    assert!(challenged <= 100 * 100 / 2, "{challenged} bytes");
 }

@@ -68,11 +68,11 @@ impl Line {
     }
 
     fn window(&self) -> u64 {
-        self.path.status().window_bytes
+        self.path.status(None).window_bytes
     }
 
     fn in_flight(&self) -> u64 {
-        self.path.status().in_flight_bytes
+        self.path.status(None).in_flight_bytes
     }
 }
 
@@ -198,8 +198,8 @@ fn a_packet_that_was_only_late_changes_nothing_for_long() {
     assert_eq!(r.in_flight(), 4_000);
     assert_eq!(
         (
-            r.path.status().lost_packets,
-            r.path.status().spurious_losses
+            r.path.status(None).lost_packets,
+            r.path.status(None).spurious_losses
         ),
         (1, 1)
     );

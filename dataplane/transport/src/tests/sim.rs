@@ -75,6 +75,11 @@ pub(crate) struct Sim {
     pub(crate) told: Vec<VecDeque<Event>>,
     pub(crate) deaf: Vec<usize>,
     pub(crate) runs: Vec<(usize, usize)>,
+    /// Where each node is, and where each sends what is for another.
+    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) next_hops: Vec<Vec<SocketAddr>>,
+    /// Bytes that went where no node is.
+    pub(crate) elsewhere_bytes: usize,
 }
 
 impl Sim {
@@ -95,6 +100,9 @@ impl Sim {
             keep_wire: false,
             deaf: Vec::new(),
             runs: Vec::new(),
+            elsewhere_bytes: 0,
+            addresses: (0..usize::from(count)).map(source).collect(),
+            next_hops: vec![(0..usize::from(count)).map(source).collect(); usize::from(count)],
         }
     }
 
@@ -139,7 +147,12 @@ impl Sim {
                 assert_eq!(run.bytes, buf.len());
                 assert!(run.bytes.div_ceil(run.segment_bytes) <= 64);
                 assert!(run.bytes <= 65_000 || run.bytes == run.segment_bytes);
-                let to = self.ids.iter().position(|&id| id == run.destination);
+                let peer = self.ids.iter().position(|&id| id == run.destination);
+                let address = run
+                    .address
+                    .or_else(|| Some(self.next_hops[from][peer?]))
+                    .unwrap_or(source(from));
+                let to = self.addresses.iter().position(|&at| at == address);
                 self.runs.push((run.bytes, run.segment_bytes));
                 for datagram in buf.chunks(run.segment_bytes) {
                     let header = Header::decode(datagram[..HEADER_BYTES].try_into().unwrap());
@@ -154,8 +167,9 @@ impl Sim {
                     if self.keep_wire {
                         self.wire.push((from, datagram.to_vec()));
                     }
-                    if let Some(to) = to {
-                        self.fly(from, to, datagram.to_vec());
+                    match to {
+                        Some(to) => self.fly(from, to, datagram.to_vec()),
+                        None => self.elsewhere_bytes += datagram.len(),
                     }
                 }
                 buf.clear();
@@ -171,6 +185,10 @@ impl Sim {
                 continue;
             }
             while let Some(event) = self.nodes[at].poll() {
+                if let Event::AddressChanged { peer, address } = event {
+                    let peer = self.ids.iter().position(|&id| id == peer).unwrap();
+                    self.next_hops[at][peer] = address;
+                }
                 self.told[at].push_back(event);
             }
         }
@@ -193,7 +211,7 @@ impl Sim {
         }
         self.now_ns = next_ns;
         while let Some(arrival) = self.network.receive(next_ns) {
-            let (from, mut bytes) = (source(arrival.from), arrival.bytes);
+            let (from, mut bytes) = (self.addresses[arrival.from], arrival.bytes);
             let _ = self.nodes[arrival.to].handle(next_ns, from, &mut bytes);
         }
         for node in &mut self.nodes {

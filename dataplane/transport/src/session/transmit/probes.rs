@@ -1,0 +1,47 @@
+//! Packets that only ask something of the path: how large a packet may be, and where the peer is.
+
+use super::{Label, Run, begin};
+use crate::{
+    frame::{Frame, PADDING},
+    recovery::Content,
+    session::{Context, Session},
+};
+use virga_ebpf::limits::TAG_BYTES;
+
+impl Session {
+    /// Asks whether the peer is where its newest packet came from.
+    pub(super) fn build_challenge(&mut self, ctx: &Context<'_>, out: &mut Vec<u8>) -> Option<Run> {
+        if !self.is_established() {
+            return None;
+        }
+        let wait_ns = self.path.round_trip().probe_ns();
+        let (address, token) = self.validation.challenge(ctx.now_ns, wait_ns)?;
+        let start = begin(out);
+        Frame::PathChallenge { token }.write(out);
+        let bytes = self.seal(ctx, out, start, &Label::CONTROL);
+        Some(Run {
+            address: Some(address),
+            ..Run::one(bytes)
+        })
+    }
+
+    /// A ping with padding, to find out whether the path carries a packet as large (RFC 8899).
+    pub(super) fn build_mtu_probe(
+        &mut self,
+        ctx: &Context<'_>,
+        out: &mut Vec<u8>,
+    ) -> Option<usize> {
+        if !self.is_established() || !self.may_ask() || self.sequence >= ctx.limits.sequence_max {
+            return None;
+        }
+        let bytes = self.path.wants_mtu_probe(ctx.now_ns)?;
+        let start = begin(out);
+        Frame::Ping.write(out);
+        out.resize(start + bytes - TAG_BYTES, PADDING);
+        let sequence = self.sequence;
+        self.seal(ctx, out, start, &Label::CONTROL);
+        self.path.on_mtu_probe_sent(sequence, bytes);
+        self.note_sent(ctx, sequence, bytes, 0, Content::default());
+        Some(bytes)
+    }
+}
