@@ -125,13 +125,13 @@ impl Dispatch {
     }
 
     /// Publishes a batch at every worker that has a subscriber, and waits until all of it is on its
-    /// way; `too_long` events more were refused before.
+    /// way; `too_long` events more were refused before. Events that wait longer than `within` are given up.
     ///
     /// # Errors
     /// See [`PublishError`]; nothing of the batch was published then.
     pub async fn publish(
         &self,
-        channel: &ChannelName,
+        (channel, within): (&ChannelName, Option<Duration>),
         events: Vec<Bytes>,
         too_long: u64,
     ) -> Result<PublishReport, PublishError> {
@@ -146,7 +146,7 @@ impl Dispatch {
                 // Whoever asked may have given up meanwhile.
                 let _given_up = reply.send(report);
             });
-            let mut batch = Batch::new(events.clone(), done);
+            let mut batch = Batch::new(events.clone(), done).within(within);
             if targets.len() > 1 {
                 batch = batch.with_part(target.part, Arc::clone(&is_late));
             }

@@ -167,6 +167,23 @@ impl Mesh {
         Ok(Publisher::start(self.clone(), uri, channel_now))
     }
 
+    /// The same; an event that was not sent to a subscriber this long after the node got it is given up
+    /// and counted. Rounded up to whole milliseconds.
+    ///
+    /// # Errors
+    /// As [`Mesh::publish`].
+    pub async fn publisher_within(
+        &self,
+        channel: &str,
+        within: Duration,
+    ) -> Result<Publisher, MeshError> {
+        let channel_now = self.publish_nothing(channel).await?;
+        let within_ms = within.as_nanos().div_ceil(1_000_000).max(1);
+        let within_ms = u64::try_from(within_ms).unwrap_or(u64::MAX);
+        let uri = format!("{}&within_ms={within_ms}", publish_uri(channel)?);
+        Ok(Publisher::start(self.clone(), uri, channel_now))
+    }
+
     /// How many subscribers a channel has: programs on this node, and other nodes that this one knows of.
     /// A node that has started hears of the others' within a few seconds.
     ///

@@ -14,7 +14,7 @@ use axum::{
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU64, sync::Arc, time::Duration};
 use virga_transport::ChannelName;
 
 /// Events of one command to the worker.
@@ -31,6 +31,8 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 #[serde(deny_unknown_fields)]
 pub(super) struct Target {
     channel: String,
+    /// Milliseconds after which an event that was not sent to a subscriber is given up.
+    within_ms: Option<NonZeroU64>,
 }
 
 /// What became of the events of one request.
@@ -41,6 +43,8 @@ pub struct Published {
     /// Of those, times that one did not get to one subscriber: its session ended, or (unreliable) it
     /// had no room.
     pub lost: u64,
+    /// Events that went to nobody, because their deadline passed while they waited for subscribers.
+    pub expired: u64,
     /// Events larger than the channel carries.
     pub refused: u64,
     /// Published events that went to nobody: there was no subscriber.
@@ -112,6 +116,7 @@ impl Published {
         }
         self.published += report.published;
         self.lost += report.lost;
+        self.expired += report.expired;
         self.refused += report.refused;
         self.unheard += report.unheard;
         self.event_bytes_max = report.event_bytes_max;
@@ -127,9 +132,12 @@ impl Api {
         total: &mut Published,
     ) -> Result<(), ApiError> {
         let wrong = |error: &dyn std::error::Error| ApiError::Request(error.to_string());
-        let channel = ChannelName::parse(&target.channel).map_err(|error| wrong(&error))?;
+        let name = ChannelName::parse(&target.channel).map_err(|error| wrong(&error))?;
+        let within = target.within_ms.map(|ms| Duration::from_millis(ms.get()));
+        let channel = (&name, within);
         // Without any event yet: whether there is such a channel, and whether it may be published on.
-        total.add(self.dispatch.publish(&channel, Vec::new(), 0).await?);
+        let publish = |events, too_long| self.dispatch.publish(channel, events, too_long);
+        total.add(publish(Vec::new(), 0).await?);
         let mut frames = Frames::default();
         let mut stopping = self.stopping.clone();
         loop {
@@ -149,7 +157,7 @@ impl Api {
                 if batch.is_empty() && too_long == 0 {
                     break;
                 }
-                total.add(self.dispatch.publish(&channel, batch, too_long).await?);
+                total.add(publish(batch, too_long).await?);
             }
         }
         frames.end().map_err(|error| wrong(&error))

@@ -11,12 +11,15 @@ use super::{
     service::ChannelService,
 };
 use bytes::Bytes;
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 use thiserror::Error;
-use virga_ebpf::header::NodeId;
+use virga_ebpf::header::{NodeId, StreamId};
 use virga_transport::{ChannelName, Node, OpenError, SendError, limits::MESSAGE_BYTES_MAX};
 
 /// Why nothing of a batch was published.
@@ -41,6 +44,8 @@ pub struct PublishReport {
     /// Of those, times that one did not get to one subscriber: its session ended, or (unreliable) it
     /// had no room.
     pub lost: u64,
+    /// Events that went to nobody, because their deadline passed while they waited for subscribers.
+    pub expired: u64,
     /// Events larger than the channel carries.
     pub refused: u64,
     /// Published events that went to nobody: there was no subscriber.
@@ -58,7 +63,9 @@ impl PublishReport {
     pub fn with(self, other: &Self) -> Self {
         Self {
             published: self.published.max(other.published),
-            lost: self.lost + other.lost,
+            // What expired at one worker and not at the other was lost on the way to its subscribers.
+            lost: self.lost + other.lost + self.expired.abs_diff(other.expired),
+            expired: self.expired.min(other.expired),
             refused: self.refused.max(other.refused),
             unheard: self.unheard.min(other.unheard),
             subscribers: self.subscribers + other.subscribers,
@@ -95,6 +102,10 @@ pub struct Batch {
     /// Set once another worker is through with the same unreliable events: they wait no more here.
     is_late: Option<Arc<AtomicBool>>,
     done: Done,
+    /// How long each may wait to be sent.
+    within: Option<Duration>,
+    /// When that ends, on the node's own clock.
+    deadline_ns: Option<u64>,
 }
 
 impl Batch {
@@ -107,6 +118,8 @@ impl Batch {
             part: Part::WHOLE,
             is_late: None,
             done,
+            within: None,
+            deadline_ns: None,
         }
     }
 
@@ -119,11 +132,34 @@ impl Batch {
         self
     }
 
+    /// Gives up what was not sent to a subscriber this long after the node got it.
+    #[must_use]
+    pub fn within(mut self, duration: Option<Duration>) -> Self {
+        self.within = duration;
+        self
+    }
+
     /// Counts events that whoever made the batch found too large to keep.
     #[must_use]
     pub fn with_refused(mut self, events: u64) -> Self {
         self.report.refused += events;
         self
+    }
+
+    /// Gives up the events that are left; how many they were.
+    fn expire(&mut self) -> u64 {
+        let events = std::mem::take(&mut self.events).len() as u64;
+        self.report.expired += events;
+        events
+    }
+
+    /// Tells its publisher what became of it.
+    fn answer(mut self, subscribers: usize) {
+        self.report.event_bytes_max = MESSAGE_BYTES_MAX;
+        if self.report.published == 0 {
+            self.report.subscribers = subscribers;
+        }
+        (self.done)(Ok(self.report));
     }
 
     pub(crate) fn fail(self, error: PublishError) {
@@ -148,6 +184,7 @@ pub(crate) struct Partial {
     missing: Vec<NodeId>,
     taken: usize,
     lost: u64,
+    deadline_ns: Option<u64>,
 }
 
 enum Begun {
@@ -170,7 +207,7 @@ impl<O: Outlet> ChannelService<O> {
         now_ns: u64,
         node: &mut Node,
         name: &ChannelName,
-        batch: Batch,
+        mut batch: Batch,
     ) {
         if self.is_stopping {
             return batch.fail(PublishError::Stopping);
@@ -184,6 +221,10 @@ impl<O: Outlet> ChannelService<O> {
         }
         self.reasons
             .add_many(Reason::TooLarge, batch.report.refused);
+        let within_ns = batch
+            .within
+            .map(|d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
+        batch.deadline_ns = within_ns.map(|within_ns| now_ns.saturating_add(within_ns));
         entry.waiting.push_back(batch);
         if entry.waiting.len() == 1 {
             self.pump(now_ns, node, index);
@@ -202,12 +243,16 @@ impl<O: Outlet> ChannelService<O> {
         loop {
             let partial = match std::mem::take(&mut self.entries[index].progress) {
                 Progress::Partial(partial) => partial,
-                Progress::Idle => match self.begin(index) {
+                Progress::Idle => match self.begin(now_ns, index) {
                     Begun::Nothing => return,
                     Begun::Held => return self.block(index),
                     Begun::Event(partial) => partial,
                 },
             };
+            if has_passed(now_ns, partial.deadline_ns) && partial.taken == 0 && partial.lost == 0 {
+                self.expire(index, 1);
+                continue;
+            }
             match self.fan_out(now_ns, node, index, partial) {
                 Ok(sent) => self.finish(now_ns, node, index, sent),
                 Err(partial) => {
@@ -218,45 +263,94 @@ impl<O: Outlet> ChannelService<O> {
         }
     }
 
+    /// Events of the first batch are given up before anyone got them.
+    fn expire(&mut self, index: Index, events: u64) {
+        let entry = &mut self.entries[index];
+        entry.counters.dropped += events;
+        self.reasons.add_many(Reason::Expired, events);
+        if let Some(batch) = entry.waiting.front_mut() {
+            batch.report.expired += events;
+        }
+    }
+
+    /// When the next event that waits is to be given up.
+    pub(crate) fn next_deadline_ns(&self) -> Option<u64> {
+        let blocked = self.blocked.iter().map(|&index| &self.entries[index]);
+        let waiting = blocked.flat_map(|entry| &entry.waiting);
+        waiting.filter_map(|batch| batch.deadline_ns).min()
+    }
+
+    /// Gives up what has waited for too long, also behind a batch that may wait.
+    pub(crate) fn expire_waiting(&mut self, now_ns: u64, node: &mut Node) {
+        for &index in &self.blocked {
+            let entry = &mut self.entries[index];
+            for (place, mut batch) in std::mem::take(&mut entry.waiting).into_iter().enumerate() {
+                // Of the first one an event may be half way out.
+                if place == 0 || !has_passed(now_ns, batch.deadline_ns) {
+                    entry.waiting.push_back(batch);
+                    continue;
+                }
+                let events = batch.expire();
+                entry.counters.dropped += events;
+                self.reasons.add_many(Reason::Expired, events);
+                let subscribers = entry.subscribers_of(batch.part);
+                batch.answer(subscribers);
+            }
+        }
+        self.pump_blocked(now_ns, node);
+    }
+
+    /// Messages on a subscriber's stream were given up unsent.
+    pub(crate) fn on_expired(&mut self, peer: NodeId, stream: StreamId, messages: u64) {
+        let is_meant = |e: &&mut Entry| {
+            e.roster
+                .get(&peer)
+                .is_some_and(|r| r.stream == Some(stream))
+        };
+        if let Some(entry) = self.entries.iter_mut().find(is_meant) {
+            entry.counters.dropped += messages;
+        }
+        self.reasons.add_many(Reason::Expired, messages);
+    }
+
     fn block(&mut self, index: Index) {
         self.entries[index].counters.publishes_blocked += 1;
         self.blocked.insert(index);
     }
 
     /// The next event of a channel's queue; tells the publishers whose batches are through.
-    fn begin(&mut self, index: Index) -> Begun {
+    fn begin(&mut self, now_ns: u64, index: Index) -> Begun {
         let is_held = self.is_held(index);
         let entry = &mut self.entries[index];
-        let event_bytes_max = MESSAGE_BYTES_MAX;
         loop {
             let Some(batch) = entry.waiting.front_mut() else {
                 return Begun::Nothing;
             };
             if batch.events.as_slice().is_empty() {
-                if let Some(mut batch) = entry.waiting.pop_front() {
-                    batch.report.event_bytes_max = event_bytes_max;
-                    if batch.report.published == 0 {
-                        let here = if batch.part.is_local {
-                            entry.local.len()
-                        } else {
-                            0
-                        };
-                        batch.report.subscribers = entry.roster.len() + here;
-                    }
-                    (batch.done)(Ok(batch.report));
+                if let Some(batch) = entry.waiting.pop_front() {
+                    let subscribers = entry.subscribers_of(batch.part);
+                    batch.answer(subscribers);
                 }
+                continue;
+            }
+            if has_passed(now_ns, batch.deadline_ns) {
+                let events = batch.expire();
+                entry.counters.dropped += events;
+                self.reasons.add_many(Reason::Expired, events);
                 continue;
             }
             if is_held {
                 return Begun::Held;
             }
+            let deadline_ns = batch.deadline_ns;
             match batch.events.next() {
-                Some(event) if event.len() <= event_bytes_max => {
+                Some(event) if event.len() <= MESSAGE_BYTES_MAX => {
                     return Begun::Event(Partial {
                         event,
                         missing: entry.roster.keys().copied().collect(),
                         taken: 0,
                         lost: 0,
+                        deadline_ns,
                     });
                 }
                 _ => {
@@ -287,8 +381,19 @@ impl<O: Outlet> ChannelService<O> {
         let entry = &mut self.entries[index];
         let (mut taken, mut lost) = (0, 0);
         let mut full = Vec::new();
+        let is_late = has_passed(now_ns, partial.deadline_ns);
         for peer in std::mem::take(&mut partial.missing) {
-            match offer(now_ns, node, entry, peer, &partial.event) {
+            let offered = match is_late {
+                true => Taken::Lost(Reason::Expired),
+                false => offer(
+                    now_ns,
+                    node,
+                    entry,
+                    peer,
+                    (&partial.event, partial.deadline_ns),
+                ),
+            };
+            match offered {
                 Taken::Yes => taken += 1,
                 Taken::Left => {}
                 Taken::Full => full.push(peer),
@@ -368,10 +473,27 @@ impl Entry {
         let has_local = batch.part.is_local && !self.local.is_empty();
         !has_local && !batch.is_late.as_ref().is_some_and(is_late)
     }
+
+    /// Subscribers that a part of a batch goes to.
+    fn subscribers_of(&self, part: Part) -> usize {
+        let here = if part.is_local { self.local.len() } else { 0 };
+        self.roster.len() + here
+    }
+}
+
+/// Whether there is a deadline, and it is over.
+fn has_passed(now_ns: u64, deadline_ns: Option<u64>) -> bool {
+    deadline_ns.is_some_and(|deadline_ns| deadline_ns <= now_ns)
 }
 
 /// Hands an event to one subscriber's stream, which is opened with the first.
-fn offer(now_ns: u64, node: &mut Node, entry: &mut Entry, peer: NodeId, event: &[u8]) -> Taken {
+fn offer(
+    now_ns: u64,
+    node: &mut Node,
+    entry: &mut Entry,
+    peer: NodeId,
+    (event, deadline_ns): (&[u8], Option<u64>),
+) -> Taken {
     let Some(remote) = entry.roster.get_mut(&peer) else {
         return Taken::Left;
     };
@@ -387,11 +509,12 @@ fn offer(now_ns: u64, node: &mut Node, entry: &mut Entry, peer: NodeId, event: &
             }
         },
     };
-    match node.send(now_ns, peer, stream, event) {
-        Ok(()) => Taken::Yes,
-        Err(SendError::Full) => Taken::Full,
-        Err(SendError::TooLarge { .. }) => Taken::Lost(Reason::TooLarge),
-        Err(SendError::NoSession | SendError::NoStream) => {
+    let sent = node.send_all(now_ns, peer, stream, [event], deadline_ns);
+    match sent.refused {
+        None => Taken::Yes,
+        Some(SendError::Full) => Taken::Full,
+        Some(SendError::TooLarge { .. }) => Taken::Lost(Reason::TooLarge),
+        Some(SendError::NoSession | SendError::NoStream) => {
             remote.stream = None;
             Taken::Lost(Reason::PeerGone)
         }

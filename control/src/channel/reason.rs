@@ -48,6 +48,8 @@ reasons! {
     SubscriberStalled = "subscriber_stalled",
     /// An unreliable event that found the queue to one of several subscribers full.
     PeerFull = "peer_full",
+    /// An event that was not sent to a subscriber before its publisher's deadline.
+    Expired = "expired",
     /// The subscriber's session or stream ended while the event was on its way out.
     PeerGone = "peer_gone",
     /// An unreliable event while the session with the subscriber has as many streams as it may.

@@ -489,8 +489,11 @@ impl<O: Outlet> Service for ChannelService<O> {
                     session.inbound.remove(&stream);
                 }
             }
-            // Nothing is published with a deadline.
-            Event::Expired { .. } => {}
+            Event::Expired {
+                peer,
+                stream,
+                messages,
+            } => self.on_expired(peer, stream, messages),
             Event::StreamRefused { peer, stream } => {
                 self.on_refused(peer, stream);
                 self.pump_blocked(now_ns, node);
@@ -527,7 +530,12 @@ impl<O: Outlet> Service for ChannelService<O> {
     }
 
     fn poll_timeout(&self) -> Option<u64> {
-        let timers = [self.ask_again_ns, self.greet_ns, self.look_at_slow_ns];
+        let timers = [
+            self.ask_again_ns,
+            self.greet_ns,
+            self.look_at_slow_ns,
+            self.next_deadline_ns(),
+        ];
         timers.into_iter().flatten().min()
     }
 
@@ -538,6 +546,9 @@ impl<O: Outlet> Service for ChannelService<O> {
         }
         if self.ask_again_ns.is_some_and(|due| due <= now_ns) {
             self.ask_again(now_ns, node);
+        }
+        if self.next_deadline_ns().is_some_and(|due| due <= now_ns) {
+            self.expire_waiting(now_ns, node);
         }
         if self.look_at_slow_ns.is_some_and(|due| due <= now_ns) {
             self.look_at_slow(now_ns, node);

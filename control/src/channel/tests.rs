@@ -12,9 +12,12 @@ use super::{
 };
 use crate::config::{ChannelConfig, Entity};
 use bytes::Bytes;
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 use virga_ebpf::header::{NodeId, Subnet};
 use virga_transport::{
@@ -102,6 +105,8 @@ struct Net {
     sides: Vec<Side>,
     last_subscriber: u64,
     now_ns: u64,
+    /// Datagrams are lost.
+    is_cut: bool,
 }
 
 fn keys(number: u8) -> NodeConfig {
@@ -197,6 +202,7 @@ impl Net {
             sides: sides.map(|(n, c)| side(n, count, c, n, 1)).collect(),
             last_subscriber: 0,
             now_ns: 1,
+            is_cut: false,
         }
     }
 
@@ -235,6 +241,9 @@ impl Net {
             let mut ids = self.sides.iter().map(|side| side.node.id());
             let target = ids.position(|id| id == transmit.destination).unwrap();
             for datagram in run.chunks_mut(transmit.segment_bytes) {
+                if self.is_cut {
+                    continue;
+                }
                 let source = ([10, 0, 0, u8::try_from(at).unwrap()], 4783).into();
                 let _counted = self.sides[target]
                     .node
@@ -288,10 +297,20 @@ impl Net {
 
     /// Publishes, without carrying anything yet; the report is there once all is on its way.
     fn publish(&mut self, at: usize, channel: &str, events: Vec<Bytes>) -> Answer {
+        self.publish_within(at, channel, events, None)
+    }
+
+    fn publish_within(
+        &mut self,
+        at: usize,
+        channel: &str,
+        events: Vec<Bytes>,
+        within: Option<Duration>,
+    ) -> Answer {
         let answer = Answer::default();
         let told = Arc::clone(&answer.0);
         let done = Box::new(move |report| *told.lock().unwrap() = Some(report));
-        let batch = Batch::new(events, done);
+        let batch = Batch::new(events, done).within(within);
         let channel = name(channel);
         self.command(at, Command::Publish { channel, batch });
         answer

@@ -40,6 +40,9 @@ pub(super) struct Arguments {
     /// Events a second at most.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
+    /// Give up an event that was not sent to a subscriber this long after the node got it: 50ms, 2s.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    deadline: Option<Duration>,
     /// Wait until the channel has so many subscribers (other nodes, and programs on this one), and
     /// fail without publishing when it does not come to that.
     #[arg(long, value_name = "N")]
@@ -74,7 +77,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         if let Some(count) = arguments.subscribers {
             wait_for_subscribers(&mesh, count, arguments).await?;
         }
-        let publisher = mesh.publisher(&arguments.channel).await?;
+        let channel = &arguments.channel;
+        let publisher = match arguments.deadline {
+            Some(within) => mesh.publisher_within(channel, within).await?,
+            None => mesh.publisher(channel).await?,
+        };
         let mut handed = Handed::default();
         let sent = match &arguments.data {
             Some(data) => repeat(&publisher, data, arguments, &mut handed).await,
@@ -183,6 +190,7 @@ fn tell(published: &Published, arguments: &Arguments) -> Result<(), Failure> {
     let Published {
         published: events,
         lost,
+        expired,
         refused,
         unheard,
         subscribers,
@@ -197,6 +205,9 @@ fn tell(published: &Published, arguments: &Arguments) -> Result<(), Failure> {
         }
         if lost > 0 {
             words += &format!("; lost {lost} on the way to a subscriber");
+        }
+        if expired > 0 {
+            words += &format!("; {expired} more expired before a subscriber had room");
         }
         if refused > 0 {
             words += &format!("; refused {refused}");
@@ -219,6 +230,27 @@ fn tell(published: &Published, arguments: &Arguments) -> Result<(), Failure> {
         .into());
     }
     Ok(())
+}
+
+/// A number of milliseconds or seconds, such as `50ms` or `2s`; at least a millisecond, at most a day.
+fn duration(text: &str) -> Result<Duration, String> {
+    let unit_at = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        _ => return Err("write a number and `ms` or `s`, such as 50ms or 2s".into()),
+    };
+    let ms = number
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(unit_ms));
+    match ms {
+        Some(ms @ 1..=86_400_000) => Ok(Duration::from_millis(ms)),
+        _ => Err("write 1ms to 86400s".into()),
+    }
 }
 
 /// Spreads events over time.
@@ -246,5 +278,35 @@ impl Pace {
             tokio::time::sleep_until(self.due).await;
         }
         self.due += interval;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_is_a_number_and_a_unit() {
+        for (text, ms) in [
+            ("1ms", 1),
+            ("50ms", 50),
+            ("2s", 2_000),
+            ("86400s", 86_400_000),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)));
+        }
+        for wrong in [
+            "",
+            "5",
+            "ms",
+            "0s",
+            "-1s",
+            "1m",
+            "5 ms",
+            "86401s",
+            "99999999999999999999s",
+        ] {
+            assert!(duration(wrong).is_err(), "{wrong:?}");
+        }
     }
 }

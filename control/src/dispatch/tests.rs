@@ -106,7 +106,10 @@ async fn a_program_on_the_node_gets_each_event_once_whatever_the_workers() {
         let mut first = stage.dispatch.subscribe(&pattern()).await.unwrap();
         let second = stage.dispatch.subscribe(&pattern()).await.unwrap();
         assert_eq!(stage.subscribers().await, vec![2; workers]);
-        let report = stage.dispatch.publish(&name("a"), events(0..50), 3).await;
+        let report = stage
+            .dispatch
+            .publish((&name("a"), None), events(0..50), 3)
+            .await;
         let report = report.unwrap();
         assert_eq!((report.published, report.refused), (50, 3));
         assert_eq!((report.subscribers, report.unheard), (2, 0));
@@ -119,7 +122,10 @@ async fn a_program_on_the_node_gets_each_event_once_whatever_the_workers() {
         assert_eq!(got, all);
         drop((first, second));
         while stage.subscribers().await != vec![0; workers] {}
-        let report = stage.dispatch.publish(&name("a"), events(0..5), 0).await;
+        let report = stage
+            .dispatch
+            .publish((&name("a"), None), events(0..5), 0)
+            .await;
         assert_eq!(report.unwrap().unheard, 5);
         let status = |now_ns, parts: &mut Parts<Service>| parts.service.status(now_ns);
         let services = stage.dispatch.with_all(status).await.unwrap();
@@ -137,11 +143,14 @@ async fn what_the_services_refuse_is_refused_whole() {
     let refused = stage.dispatch.subscribe(&other).await.err().unwrap();
     assert_eq!(refused, SubscribeError::UnknownChannel(other).into());
     assert_eq!(stage.subscribers().await, [0, 0]);
-    let refused = stage.dispatch.publish(&name("b"), Vec::new(), 0).await;
+    let refused = stage
+        .dispatch
+        .publish((&name("b"), None), Vec::new(), 0)
+        .await;
     assert_eq!(refused, Err(PublishError::UnknownChannel(name("b"))));
     let dispatch = stage.dispatch.clone();
     stage.workers.stop();
-    let ended = dispatch.publish(&name("a"), Vec::new(), 0).await;
+    let ended = dispatch.publish((&name("a"), None), Vec::new(), 0).await;
     assert_eq!(ended, Err(PublishError::Stopping));
     let ended = dispatch.subscribe(&pattern()).await.err();
     assert_eq!(ended, Some(NoSubscription::Ended(Ended)));

@@ -211,3 +211,42 @@ fn a_stopping_node_publishes_nothing_more() {
     assert_eq!(late.result(), Err(PublishError::Stopping));
     assert_eq!(net.status(0).channels[0].published, 0);
 }
+
+/// What waits for a subscriber that does not read is given up in time, and its publisher goes on.
+#[test]
+fn events_with_a_deadline_are_given_up_and_the_publisher_is_told() {
+    for mode in Mode::ALL {
+        let config = ChannelConfig {
+            mode,
+            ..channel("a", &[0], &[1])
+        };
+        let mut net = Net::new(2, &[config]);
+        let inbox = Inbox::with_room(1_000_000);
+        net.subscribe(1, only("a"), &inbox);
+        net.say(0, "a", &["first"]);
+        let large = Bytes::from(vec![1; MESSAGE_BYTES_MAX]);
+        net.is_cut = true;
+        let soon = Some(Duration::from_millis(50));
+        // The first ones find room in the stream; the others never do.
+        let hasty = net.publish_within(0, "a", vec![large.clone(); 5], soon);
+        net.pass(20);
+        assert!(!hasty.is_there(), "{mode:?}");
+        net.pass(200);
+        let report = hasty.report();
+        assert_eq!(report.published + report.expired, 5, "{mode:?}");
+        assert!(report.expired >= 2, "{mode:?}: {report:?}");
+        // Nor do those behind a publisher that waits for ever.
+        let patient = net.publish(0, "a", vec![large.clone(); 4]);
+        let hasty = net.publish_within(0, "a", vec![large; 5], soon);
+        net.pass(200);
+        assert_eq!(hasty.report().expired, 5, "{mode:?}");
+        assert!(!patient.is_there(), "{mode:?}");
+        assert!(net.count(0, Reason::Expired) >= 7);
+        net.is_cut = false;
+        net.pass(10_000);
+        assert_eq!(patient.report().expired, 0, "{mode:?}");
+        net.say(0, "a", &["last"]);
+        net.pass(1_000);
+        assert!(inbox.take().iter().any(|d| d.payload == "last"), "{mode:?}");
+    }
+}
