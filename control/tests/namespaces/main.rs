@@ -7,6 +7,7 @@ mod hosts;
 mod stage;
 
 mod doctor;
+mod drivers;
 mod hostile;
 mod interfaces;
 mod neighbours;

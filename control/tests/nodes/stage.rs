@@ -171,8 +171,13 @@ impl Stage {
 
     /// Starts a node and waits until it answers.
     pub(crate) async fn start(&mut self, name: &str) {
+        self.start_with(name, |_| {}).await;
+    }
+
+    /// Starts a node by a command that is changed first, and waits until it answers.
+    pub(crate) async fn start_with(&mut self, name: &str, change: impl FnOnce(&mut Command)) {
         let node = self.node_mut(name);
-        node.spawn();
+        node.spawn(change);
         let node = self.node(name);
         eventually(&format!("{name} answers"), async || {
             Mesh::open(node.socket()).await.ok()?.status().await.ok()
@@ -278,18 +283,19 @@ impl Node {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
-    fn spawn(&mut self) {
+    fn spawn(&mut self, change: impl FnOnce(&mut Command)) {
         let log = fs::File::options()
             .create(true)
             .append(true)
             .open(self.folder.join("log"));
-        let process = Command::new(env!("CARGO_BIN_EXE_virga"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_virga"));
+        command
             .args(["node", "run", "--config"])
             .arg(self.config())
             .stdin(Stdio::null())
-            .stderr(log.unwrap())
-            .spawn();
-        self.process = Some(process.unwrap());
+            .stderr(log.unwrap());
+        change(&mut command);
+        self.process = Some(command.spawn().unwrap());
     }
 
     /// `virga ARGUMENTS --socket SOCKET`, not yet started.
