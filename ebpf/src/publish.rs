@@ -164,6 +164,11 @@ impl Publisher {
         })
     }
 
+    /// The next hops that the tables hold.
+    pub fn next_hops(&self) -> impl Iterator<Item = NextHop> + '_ {
+        self.next_hops.values().map(|(_, next_hop)| *next_hop)
+    }
+
     /// The live guard; `None` before the first image.
     #[must_use]
     pub fn guard(&self) -> Option<GuardStatus> {

@@ -16,16 +16,25 @@ use crate::{
     nic::{
         self, Nic, NicError, Update,
         kernel::{Facts, KernelError},
+        xsk::Opened,
     },
 };
 use serde::{Deserialize, Serialize};
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use tokio::{
     sync::{mpsc, oneshot},
     task::block_in_place,
 };
 use virga_ebpf::{hash::keyed, image::Image};
-use virga_transport::worker::Parts;
+use virga_transport::{
+    io::{driver::Choice, xsk::queue::Queue},
+    worker::Parts,
+};
 
 /// Requests that wait for the task.
 const ASKS_MAX: usize = 64;
@@ -161,6 +170,8 @@ pub struct Path {
     moves: Moves,
     nic: Option<Nic>,
     why: String,
+    /// What AF_XDP sockets were opened on, where the worker's driver runs them.
+    queues: BTreeMap<String, String>,
     problem: Option<Problem>,
 }
 
@@ -231,6 +242,7 @@ impl Path {
             moves: Moves::default(),
             nic: None,
             why: String::new(),
+            queues: BTreeMap::new(),
             problem: None,
         };
         let known = path.read_facts().await;
@@ -382,6 +394,9 @@ impl Path {
     pub fn run(mut self, dispatch: Dispatch) -> Asker {
         let (asker, mut asks) = mpsc::channel(ASKS_MAX);
         tokio::spawn(async move {
+            if let Err(error) = self.feed_drivers(&dispatch).await {
+                self.note(Some(Problem::retried(error)));
+            }
             loop {
                 let is_retried = self.problem.as_ref().is_some_and(|p| p.is_retried);
                 let pause = if is_retried { RETRY } else { REFRESH };
@@ -432,11 +447,64 @@ impl Path {
             Err(error) => (Err(error.to_string()), Vec::new()),
         };
         let result = result.and(apply_to_workers(self.image(), dispatch).await);
+        let result = result.and(self.feed_drivers(dispatch).await);
         self.note(match &result {
             Ok(()) => Problem::of(&missing),
             Err(error) => Some(Problem::retried(error)),
         });
         result
+    }
+
+    /// Gives workers on AF_XDP sockets on the queues of interfaces that are new, in turn, and what their
+    /// frames' headers say.
+    async fn feed_drivers(&mut self, dispatch: &Dispatch) -> Result<(), String> {
+        if self.config.node.driver.choice != Choice::Xsk {
+            return Ok(());
+        }
+        let facts = &self.facts;
+        let opened = block_in_place(|| match &mut self.nic {
+            Some(nic) => nic.open_sockets(facts),
+            None => Ok(Opened::default()),
+        });
+        let opened = opened.map_err(|error| error.to_string())?;
+        let (queues, next_hops) = (
+            opened.queues,
+            self.nic.as_ref().map(Nic::next_hops).unwrap_or_default(),
+        );
+        for (interface, told) in opened.told {
+            tracing::info!(%interface, queues = %told, "AF_XDP");
+            self.queues.insert(interface, told);
+        }
+        let running = self.nic.as_ref().map(Nic::forwarding).unwrap_or_default();
+        self.queues
+            .retain(|interface, _| running.contains(interface));
+        let told: Vec<String> = self
+            .queues
+            .iter()
+            .map(|(interface, told)| format!("{interface}: {told}"))
+            .collect();
+        let told = match told.is_empty() {
+            true => {
+                "no interface runs the XDP program, so the kernel's socket carries all".to_owned()
+            }
+            false => told.join("; "),
+        };
+        let queues = Arc::new(Mutex::new(queues));
+        let feed = move |_, parts: &mut Parts<Service>| {
+            let (worker, workers) = (parts.share().worker(), parts.share().workers());
+            let is_its =
+                |queue: &mut Queue| queue.number() % u32::from(workers) == u32::from(worker);
+            let own = match queues.lock() {
+                Ok(mut queues) => queues.extract_if(.., is_its).collect(),
+                Err(_) => Vec::new(),
+            };
+            let driver = parts.driver_mut();
+            driver.run_queues(own, &told);
+            driver.set_next_hops(next_hops.clone());
+        };
+        let fed = dispatch.with_all(feed).await;
+        fed.map(drop)
+            .map_err(|_| "the workers have ended".to_owned())
     }
 
     /// Remembers and logs what is wrong now.

@@ -3,6 +3,7 @@
 //! - [`maps`]: the object, loaded; its maps as a [`virga_ebpf::publish::Store`].
 //! - [`pins`]: where both outlive the daemon.
 //! - `start`: which interfaces can be attached to, and when a node starts without one of them.
+//! - [`xsk`]: AF_XDP sockets on the queues of its interfaces.
 //! - [`kernel`]: interfaces, addresses and neighbours as the kernel knows them, by netlink.
 //!
 //! The daemon may stop, start and be replaced while packets pass: maps and links are pinned, a new
@@ -35,6 +36,7 @@ pub mod maps;
 pub mod pins;
 pub mod pod;
 mod start;
+pub mod xsk;
 
 use self::{
     kernel::{Facts, Interface},
@@ -156,6 +158,8 @@ pub struct Nic {
     publisher: Publisher,
     egress: BTreeMap<u32, u32>,
     attached: BTreeMap<u32, (Attached, PathBuf)>,
+    /// Interfaces that AF_XDP sockets were opened on.
+    ports: Vec<xsk::Port>,
     /// Held while this daemon runs.
     _lock: Arc<fs::File>,
 }
@@ -328,6 +332,7 @@ impl Nic {
             publisher,
             egress,
             attached,
+            ports: Vec::new(),
             _lock: lock,
         })
     }

@@ -18,3 +18,4 @@ mod traffic;
 mod transit;
 mod tune;
 mod virtio;
+mod xsk;

@@ -164,6 +164,11 @@ impl<S> Parts<S> {
         self.core
     }
 
+    /// What moves its datagrams, to be changed.
+    pub fn driver_mut(&mut self) -> &mut Driver {
+        &mut self.driver
+    }
+
     /// What moves its datagrams, and what that counted.
     #[must_use]
     pub fn driver(&self) -> &Driver {

@@ -17,9 +17,11 @@ use super::{
     socket::Socket,
     uring::{self, Uring},
     wake::{Ready, Wake},
+    xsk::{self, Xsk, queue::Queue},
 };
 use std::{io, net::SocketAddr, sync::Arc};
 use thiserror::Error;
+use virga_ebpf::tables::NextHop;
 
 /// Which driver is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -31,11 +33,13 @@ pub enum Choice {
     Uring,
     /// Plain system calls.
     Mmsg,
+    /// AF_XDP where queues are given to it, and plain system calls beside.
+    Xsk,
 }
 
 impl Choice {
     /// All of them.
-    pub const ALL: &'static [Self] = &[Self::Auto, Self::Uring, Self::Mmsg];
+    pub const ALL: &'static [Self] = &[Self::Auto, Self::Uring, Self::Mmsg, Self::Xsk];
 
     /// What the configuration calls it.
     #[must_use]
@@ -44,6 +48,7 @@ impl Choice {
             Self::Auto => "auto",
             Self::Uring => "uring",
             Self::Mmsg => "mmsg",
+            Self::Xsk => "xsk",
         }
     }
 }
@@ -120,6 +125,7 @@ pub struct Driver {
 enum Kind {
     Mmsg(Box<Mmsg>),
     Uring(Box<Uring>),
+    Xsk(Box<Xsk>),
 }
 
 /// Where a run goes out that is not the driver's to keep: it is sent or copied before
@@ -130,6 +136,8 @@ pub enum Outlet<'a> {
     Mmsg(&'a mut mmsg::Sender),
     /// On io_uring.
     Uring(&'a mut uring::Ring),
+    /// On AF_XDP, or on plain system calls.
+    Xsk(xsk::Outlet<'a>),
 }
 
 impl Outlet<'_> {
@@ -139,6 +147,7 @@ impl Outlet<'_> {
         match self {
             Self::Mmsg(sender) => sender.send(to, run, segment_bytes),
             Self::Uring(ring) => ring.send(to, run, segment_bytes),
+            Self::Xsk(outlet) => outlet.send(to, run, segment_bytes),
         }
     }
 }
@@ -157,6 +166,7 @@ impl Driver {
         let asked = "the configuration asks for it";
         let (socket, wake, why) = match config.choice {
             Choice::Mmsg => (socket, wake, asked.to_owned()),
+            Choice::Xsk => return Ok(Self::with_xsk(socket, wake, config)),
             Choice::Auto | Choice::Uring => match Uring::open(socket, wake, config) {
                 Ok(uring) => return Ok(Self::with_uring(uring, config.choice)),
                 Err((_, _, reason)) if config.choice == Choice::Uring => {
@@ -172,7 +182,9 @@ impl Driver {
     fn with_uring(uring: Uring, choice: Choice) -> Self {
         let mut why = match choice {
             Choice::Uring => "the configuration asks for it".to_owned(),
-            Choice::Auto | Choice::Mmsg => "the fastest that this machine has".to_owned(),
+            Choice::Auto | Choice::Mmsg | Choice::Xsk => {
+                "the fastest that this machine has".to_owned()
+            }
         };
         if let Some(busy_poll) = uring.busy_poll() {
             why = format!("{why}; {busy_poll}");
@@ -180,6 +192,38 @@ impl Driver {
         Self {
             kind: Kind::Uring(Box::new(uring)),
             why,
+        }
+    }
+
+    fn with_xsk(mut socket: Socket, wake: Arc<Wake>, config: &DriverConfig) -> Self {
+        if let Some(us) = config.busy_poll_us {
+            // The queues' sockets say what became of it.
+            let _refused = socket.set_busy_poll(us);
+        }
+        let mut driver = Self {
+            kind: Kind::Xsk(Box::new(Xsk::open(socket, wake, config.busy_poll_us))),
+            why: String::new(),
+        };
+        driver.run_queues(Vec::new(), "no queue is given to it");
+        driver
+    }
+
+    /// Gives AF_XDP sockets to a driver that runs them; any other closes them. `told` says which all of
+    /// its queues are, or why there is none.
+    pub fn run_queues(&mut self, queues: Vec<Queue>, told: &str) {
+        if let Kind::Xsk(xsk) = &mut self.kind {
+            let busy_poll = xsk
+                .add(queues)
+                .map_or(String::new(), |text| format!("; {text}"));
+            self.why = format!("the configuration asks for it; {told}{busy_poll}");
+        }
+    }
+
+    /// Next hops with all that an outer header says, where the driver writes headers: what goes to them
+    /// leaves by a queue of their interface, if one is run, all else through the kernel.
+    pub fn set_next_hops(&mut self, next_hops: Vec<NextHop>) {
+        if let Kind::Xsk(xsk) = &mut self.kind {
+            xsk.set_next_hops(next_hops);
         }
     }
 
@@ -206,6 +250,7 @@ impl Driver {
         match &mut self.kind {
             Kind::Mmsg(mmsg) => mmsg.receive(handle),
             Kind::Uring(uring) => uring.receive(handle),
+            Kind::Xsk(xsk) => xsk.receive(handle),
         }
     }
 
@@ -214,6 +259,7 @@ impl Driver {
         match &mut self.kind {
             Kind::Mmsg(mmsg) => mmsg.room(),
             Kind::Uring(uring) => uring.room(),
+            Kind::Xsk(xsk) => xsk.room(),
         }
     }
 
@@ -223,6 +269,7 @@ impl Driver {
         match &mut self.kind {
             Kind::Mmsg(mmsg) => mmsg.commit(to, segment_bytes),
             Kind::Uring(uring) => uring.commit(to, segment_bytes),
+            Kind::Xsk(xsk) => xsk.commit(to, segment_bytes),
         }
     }
 
@@ -231,6 +278,7 @@ impl Driver {
         match &mut self.kind {
             Kind::Mmsg(mmsg) => mmsg.flush(),
             Kind::Uring(uring) => uring.flush(),
+            Kind::Xsk(xsk) => xsk.flush(),
         }
     }
 
@@ -244,6 +292,7 @@ impl Driver {
         match &mut self.kind {
             Kind::Mmsg(mmsg) => mmsg.wait(timeout_ns),
             Kind::Uring(uring) => uring.wait(timeout_ns),
+            Kind::Xsk(xsk) => xsk.wait(timeout_ns),
         }
     }
 
@@ -252,6 +301,7 @@ impl Driver {
         match &mut self.kind {
             Kind::Mmsg(mmsg) => mmsg.outlet(),
             Kind::Uring(uring) => uring.outlet(),
+            Kind::Xsk(xsk) => xsk.outlet(),
         }
     }
 
@@ -261,6 +311,7 @@ impl Driver {
         match &self.kind {
             Kind::Mmsg(_) => Choice::Mmsg.name(),
             Kind::Uring(_) => Choice::Uring.name(),
+            Kind::Xsk(_) => Choice::Xsk.name(),
         }
     }
 
@@ -276,6 +327,7 @@ impl Driver {
         match &self.kind {
             Kind::Mmsg(mmsg) => mmsg.sent(),
             Kind::Uring(uring) => uring.sent(),
+            Kind::Xsk(xsk) => xsk.sent(),
         }
     }
 
@@ -285,6 +337,7 @@ impl Driver {
         match &self.kind {
             Kind::Mmsg(mmsg) => mmsg.received(),
             Kind::Uring(uring) => uring.received(),
+            Kind::Xsk(xsk) => xsk.received(),
         }
     }
 
@@ -294,6 +347,7 @@ impl Driver {
         match &self.kind {
             Kind::Mmsg(mmsg) => mmsg.figures(),
             Kind::Uring(uring) => uring.figures(),
+            Kind::Xsk(xsk) => xsk.figures(),
         }
     }
 
@@ -303,6 +357,7 @@ impl Driver {
         match &self.kind {
             Kind::Mmsg(mmsg) => mmsg.socket(),
             Kind::Uring(uring) => uring.socket(),
+            Kind::Xsk(xsk) => xsk.socket(),
         }
     }
 }

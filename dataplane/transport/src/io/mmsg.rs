@@ -90,6 +90,10 @@ impl Sender {
         Sent::Done
     }
 
+    pub(super) fn counters_mut(&mut self) -> &mut IoCounters {
+        &mut self.counters
+    }
+
     /// One system call; an error that belongs to an earlier datagram is asked past once.
     fn offer(&mut self, run: &[u8], segment_bytes: usize) -> io::Result<()> {
         let sent = match self.call(run, segment_bytes) {
@@ -150,6 +154,11 @@ impl Mmsg {
     }
 
     pub(super) fn receive(&mut self, mut handle: impl FnMut(&mut Outlet<'_>, Run<'_>)) -> bool {
+        self.receive_with(|sender, run| handle(&mut Outlet::Mmsg(sender), run))
+    }
+
+    /// The same for a driver that has this one's socket beside its own ways.
+    pub(super) fn receive_with(&mut self, mut handle: impl FnMut(&mut Sender, Run<'_>)) -> bool {
         let runs = self.read();
         self.received.batches += u64::from(runs > 0);
         let buffers = self.buffers.chunks_mut(RECEIVE_BUFFER_BYTES);
@@ -163,7 +172,7 @@ impl Mmsg {
                 bytes: &mut buffer[..bytes],
                 segment_bytes,
             };
-            handle(&mut Outlet::Mmsg(&mut self.sender), run);
+            handle(&mut self.sender, run);
         }
         runs == RECEIVE_BUFFERS
     }
@@ -230,6 +239,15 @@ impl Mmsg {
             self.wake.clear();
         }
         Ok(ready)
+    }
+
+    /// What sends, and what receiving is counted in.
+    pub(super) fn halves(&mut self) -> (&mut Sender, &mut IoCounters) {
+        (&mut self.sender, &mut self.received)
+    }
+
+    pub(super) fn wake(&self) -> &Arc<Wake> {
+        &self.wake
     }
 
     pub(super) fn outlet(&mut self) -> Outlet<'_> {

@@ -6,6 +6,7 @@
 //! - [`socket`]: the UDP socket that a driver runs; [`counters`]: what it counts.
 //! - [`steer`]: several workers' sockets at one address; [`topology`]: the cores that they stay on.
 //! - [`mmsg`]: the driver on plain system calls; [`uring`]: the driver on io_uring.
+//! - [`xsk`]: the driver on AF_XDP.
 //! - `message` and `outbound`: the bytes around a datagram, and what the kernel is shown of them.
 //! - [`wake`]: how other threads end a worker's wait; [`clock`]: what time it is.
 
@@ -20,3 +21,4 @@ pub mod steer;
 pub mod topology;
 pub mod uring;
 pub mod wake;
+pub mod xsk;

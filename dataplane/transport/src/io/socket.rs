@@ -103,8 +103,8 @@ impl AsFd for Socket {
     }
 }
 
-fn set_option(
-    socket: &UdpSocket,
+pub(super) fn set_option(
+    socket: &impl AsFd,
     level: libc::c_int,
     name: libc::c_int,
     value: libc::c_int,
@@ -113,7 +113,7 @@ fn set_option(
     // SAFETY: the kernel reads `bytes` bytes of `value`, which lives until the call returns.
     let set = unsafe {
         libc::setsockopt(
-            socket.as_raw_fd(),
+            socket.as_fd().as_raw_fd(),
             level,
             name,
             (&raw const value).cast(),

@@ -96,7 +96,7 @@ pub fn wait(
     }
 }
 
-fn timespec(ns: u64) -> Timespec {
+pub(super) fn timespec(ns: u64) -> Timespec {
     const SECOND_NS: u64 = 1_000_000_000;
     Timespec {
         tv_sec: i64::try_from(ns / SECOND_NS).unwrap_or(i64::MAX),

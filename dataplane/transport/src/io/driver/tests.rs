@@ -81,7 +81,7 @@ impl End {
 
 /// The drivers that run on this machine.
 fn choices() -> Vec<Choice> {
-    let named = [Choice::Mmsg, Choice::Uring].into_iter();
+    let named = [Choice::Xsk, Choice::Mmsg, Choice::Uring].into_iter();
     let runs = |choice: &Choice| {
         let config = DriverConfig {
             choice: *choice,

@@ -1,0 +1,332 @@
+//! One AF_XDP socket: a receive queue of an interface, its frames, and the rings that frames go round in.
+//!
+//! A frame is in one place at a time: in the fill ring or the kernel's hands, in the receive ring, lent to
+//! whoever handles it, among the free ones, in the transmit ring, in the completion ring. The first half of the
+//! frames is for receiving, the second for sending.
+
+use super::{
+    super::socket::set_option,
+    packets,
+    ring::{Descriptor, Region, Ring},
+};
+use rustix::{
+    io::Errno,
+    net::{
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send,
+        socket_with,
+        sockopt::{
+            set_xdp_rx_ring_size, set_xdp_tx_ring_size, set_xdp_umem_completion_ring_size,
+            set_xdp_umem_fill_ring_size, set_xdp_umem_reg, xdp_mmap_offsets, xdp_statistics,
+        },
+        xdp::{
+            SocketAddrXdp, SocketAddrXdpFlags, XDP_PGOFF_RX_RING, XDP_PGOFF_TX_RING,
+            XDP_UMEM_PGOFF_COMPLETION_RING, XDP_UMEM_PGOFF_FILL_RING, XdpUmemReg, XdpUmemRegFlags,
+        },
+    },
+};
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+};
+use virga_ebpf::tables::NextHop;
+
+/// Frames for receiving, and as many for sending; a power of two, and the size of every ring.
+pub const FRAMES: u32 = 1_024;
+/// Packets that one call of [`Inlet::receive`] hands over.
+pub(super) const BATCH: usize = 64;
+/// Bytes that the kernel keeps free before each received packet (`XDP_PACKET_HEADROOM`).
+const HEADROOM_BYTES: u32 = 256;
+/// Frames are of this size where the interface's packets fit, else of twice that: a page.
+const FRAME_BYTES: u32 = 2_048;
+/// Link header with two VLAN tags.
+const LINK_BYTES: u32 = 22;
+/// Calls that one wake-up makes at most: each takes some dozens of packets.
+const KICKS_MAX: u32 = 64;
+
+/// A queue, and how it shall be run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueConfig {
+    /// The interface.
+    pub ifindex: u32,
+    /// Its receive queue.
+    pub queue: u32,
+    /// Largest IP packet of the interface.
+    pub mtu: u32,
+}
+
+/// A socket on a queue; not yet in the XDP program's map.
+#[derive(Debug)]
+pub struct Queue {
+    number: u32,
+    pub(super) ifindex: u32,
+    pub(super) inlet: Inlet,
+    pub(super) outflow: Outflow,
+}
+
+impl AsFd for Queue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inlet.socket.as_fd()
+    }
+}
+
+impl Queue {
+    /// Which of its interface's receive queues it is on.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Opens a socket on a queue.
+    ///
+    /// # Errors
+    /// When the kernel refuses: no AF_XDP, no right to it, no such queue, or it has a socket already.
+    pub fn open(config: &QueueConfig) -> io::Result<Self> {
+        let room = FRAME_BYTES - HEADROOM_BYTES - LINK_BYTES;
+        let frame_bytes = FRAME_BYTES << u32::from(config.mtu > room);
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::XDP, SocketType::RAW, flags, None)?;
+        let frames = Arc::new(Region::anonymous(
+            2 * FRAMES as usize * frame_bytes as usize,
+        )?);
+        let umem = XdpUmemReg {
+            addr: frames.address(),
+            len: frames.len() as u64,
+            chunk_size: frame_bytes,
+            headroom: 0,
+            flags: XdpUmemRegFlags::empty(),
+            tx_metadata_len: 0,
+        };
+        set_xdp_umem_reg(&socket, umem)?;
+        set_xdp_umem_fill_ring_size(&socket, FRAMES)?;
+        set_xdp_umem_completion_ring_size(&socket, FRAMES)?;
+        set_xdp_rx_ring_size(&socket, FRAMES)?;
+        set_xdp_tx_ring_size(&socket, FRAMES)?;
+        let offsets = xdp_mmap_offsets(&socket)?;
+        let fd = socket.as_fd();
+        let mut fill = Ring::map(fd, XDP_UMEM_PGOFF_FILL_RING, &offsets.fr, FRAMES)?;
+        let completed = Ring::map(fd, XDP_UMEM_PGOFF_COMPLETION_RING, &offsets.cr, FRAMES)?;
+        let received = Ring::map(fd, XDP_PGOFF_RX_RING, &offsets.rx, FRAMES)?;
+        let sent = Ring::map(fd, XDP_PGOFF_TX_RING, &offsets.tx, FRAMES)?;
+        let frame = |n: u32| u64::from(n) * u64::from(frame_bytes);
+        (0..FRAMES).map(frame).for_each(|at| fill.push(at));
+        fill.publish();
+        // Some drivers of some kernels fail without the copy.
+        let how = SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP | SocketAddrXdpFlags::XDP_COPY;
+        bind(
+            &socket,
+            &SocketAddrXdp::new(how, config.ifindex, config.queue),
+        )?;
+        let socket = Arc::new(socket);
+        Ok(Self {
+            number: config.queue,
+            ifindex: config.ifindex,
+            inlet: Inlet {
+                socket: Arc::clone(&socket),
+                frames: Arc::clone(&frames),
+                fill,
+                received,
+                frame_bytes,
+                ifindex: config.ifindex,
+                wakeups: 0,
+            },
+            outflow: Outflow {
+                socket,
+                frames,
+                sent,
+                completed,
+                free: (FRAMES..2 * FRAMES).map(frame).collect(),
+                frame_bytes,
+                is_pending: false,
+                is_dead: false,
+                wakeups: 0,
+            },
+        })
+    }
+}
+
+impl Queue {
+    /// Has whoever waits for the socket poll the NIC for so long, and the NIC wait for that instead of
+    /// interrupting (Documentation/networking/napi.rst).
+    pub(super) fn set_busy_poll(&self, us: u32) -> io::Result<()> {
+        /// Packets that one poll takes (the kernel's own default is 8).
+        const BUDGET: libc::c_int = 64;
+        let us = libc::c_int::try_from(us).unwrap_or(libc::c_int::MAX);
+        for (name, value) in [
+            (libc::SO_PREFER_BUSY_POLL, 1),
+            (libc::SO_BUSY_POLL, us),
+            (libc::SO_BUSY_POLL_BUDGET, BUDGET),
+        ] {
+            set_option(self, libc::SOL_SOCKET, name, value)?;
+        }
+        Ok(())
+    }
+}
+
+/// The receiving half.
+#[derive(Debug)]
+pub(super) struct Inlet {
+    socket: Arc<OwnedFd>,
+    frames: Arc<Region>,
+    fill: Ring<u64>,
+    received: Ring<Descriptor>,
+    frame_bytes: u32,
+    ifindex: u32,
+    wakeups: u64,
+}
+
+impl AsFd for Inlet {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Inlet {
+    /// Hands over what has arrived, a batch at most, and gives the frames back. How many packets, and of
+    /// these how many could not be read.
+    #[allow(unsafe_code)]
+    pub(super) fn receive(
+        &mut self,
+        mut handle: impl FnMut(u32, SocketAddr, &mut [u8]),
+    ) -> (usize, u64) {
+        let (mut packets, mut unreadable) = (0, 0);
+        while packets < BATCH
+            && let Some(descriptor) = self.received.pop()
+        {
+            packets += 1;
+            let start = descriptor.address;
+            let from = usize::try_from(start).unwrap_or(usize::MAX);
+            // SAFETY: what the kernel put into the receive ring it has given away, until the frame is in the
+            // fill ring again, below.
+            let packet = unsafe { self.frames.slice(from, descriptor.bytes as usize) };
+            match packet.and_then(packets::payload) {
+                Some((source, payload)) => handle(self.ifindex, source, payload),
+                None => unreadable += 1,
+            }
+            // As many frames as the ring has entries go round in it: there is always room.
+            self.fill.push(start - start % u64::from(self.frame_bytes));
+        }
+        if packets > 0 {
+            self.received.release();
+            self.fill.publish();
+        }
+        if self.fill.needs_wakeup() {
+            self.wakeups += 1;
+            let mut nothing = [0; 0];
+            let _polled = recv(&*self.socket, &mut nothing[..], RecvFlags::DONTWAIT);
+        }
+        (packets, unreadable)
+    }
+
+    /// Packets that the kernel had no frame or no room in the ring for, or that did not fit a frame.
+    pub(super) fn lost(&self) -> u64 {
+        let Ok(statistics) = xdp_statistics(&*self.socket) else {
+            return 0;
+        };
+        let full = statistics.rx_ring_full.unwrap_or(0);
+        statistics.rx_dropped + full
+    }
+
+    /// Calls because the kernel waited for frames.
+    pub(super) fn wakeups(&self) -> u64 {
+        self.wakeups
+    }
+}
+
+/// The sending half.
+#[derive(Debug)]
+pub(super) struct Outflow {
+    socket: Arc<OwnedFd>,
+    frames: Arc<Region>,
+    sent: Ring<Descriptor>,
+    completed: Ring<u64>,
+    free: Vec<u64>,
+    frame_bytes: u32,
+    /// Something was queued since the kernel was called last.
+    is_pending: bool,
+    /// Its interface is gone.
+    is_dead: bool,
+    wakeups: u64,
+}
+
+/// Why a packet was not queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unsent {
+    /// All frames are on their way.
+    Full,
+    /// It does not fit the next hop's MTU, or a frame.
+    TooBig,
+}
+
+impl Outflow {
+    /// Queues a packet to a next hop.
+    #[allow(unsafe_code)]
+    pub(super) fn put(
+        &mut self,
+        next_hop: &NextHop,
+        source_port: u16,
+        payload: &[u8],
+    ) -> Result<(), Unsent> {
+        if self.free.is_empty() || self.sent.free() == 0 {
+            self.kick();
+            if self.free.is_empty() || self.sent.free() == 0 {
+                return Err(Unsent::Full);
+            }
+        }
+        let address = self.free.pop().ok_or(Unsent::Full)?;
+        let from = usize::try_from(address).unwrap_or(usize::MAX);
+        // SAFETY: a free frame is nobody else's.
+        let frame = unsafe { self.frames.slice(from, self.frame_bytes as usize) };
+        let written = frame.and_then(|f| packets::write(f, next_hop, source_port, payload));
+        let Some(bytes) = written else {
+            self.free.push(address);
+            return Err(Unsent::TooBig);
+        };
+        self.sent.push(Descriptor {
+            address,
+            bytes,
+            options: 0,
+        });
+        self.is_pending = true;
+        Ok(())
+    }
+
+    /// Has the kernel take what is queued, and takes back the frames of what was sent.
+    pub(super) fn kick(&mut self) {
+        if self.is_pending {
+            self.sent.publish();
+            for _ in 0..KICKS_MAX {
+                if !self.sent.needs_wakeup() {
+                    break;
+                }
+                self.wakeups += 1;
+                match send(&*self.socket, &[], SendFlags::DONTWAIT) {
+                    // It has more in the ring than it takes in one call.
+                    Err(Errno::AGAIN) => {}
+                    Err(Errno::NETDOWN | Errno::NXIO | Errno::NODEV | Errno::BADF) => {
+                        self.is_dead = true;
+                        break;
+                    }
+                    // Busy or out of memory: the next call goes on from there.
+                    Ok(_) | Err(_) => break,
+                }
+            }
+            self.is_pending = self.sent.free() < FRAMES;
+        }
+        while let Some(address) = self.completed.pop() {
+            self.free.push(address);
+        }
+        self.completed.release();
+    }
+
+    /// Whether its interface is gone.
+    pub(super) fn is_dead(&self) -> bool {
+        self.is_dead
+    }
+
+    /// Calls because the kernel waited to be told of packets.
+    pub(super) fn wakeups(&self) -> u64 {
+        self.wakeups
+    }
+}
