@@ -51,6 +51,11 @@ pub const REASSEMBLY_MESSAGES_MAX: usize = 64;
 pub const REASSEMBLY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// An unreliable message of which no fragment came for this long is given up.
 pub const REASSEMBLY_NS_MAX: u64 = 5_000_000_000;
+/// Pieces that any message may come in.
+pub const REASSEMBLY_PIECES_MIN: usize = 16;
+/// Bytes of a message for which it may come in one piece more: far fewer than a full packet's, so that
+/// senders never meet it, and enough that what a piece costs beside its bytes is bounded.
+pub const REASSEMBLY_PIECE_BYTES: usize = 256;
 /// Unread events of one session: beyond it unreliable ones are dropped and counted, and reliable
 /// ones stay in their streams.
 pub const EVENTS_UNREAD_MAX: usize = 4_096;
@@ -160,6 +165,7 @@ const _: () = assert!(
     "a packet beside the longest name stays useful"
 );
 const _: () = assert!(MESSAGE_BYTES_MAX <= REASSEMBLY_BYTES_MAX);
+const _: () = assert!(REASSEMBLY_PIECE_BYTES <= PAYLOAD_BYTES_MIN / 4);
 const _: () = assert!(
     EVENT_QUEUE_MAX < 1 << 14,
     "the number of events of one frame takes two bytes"

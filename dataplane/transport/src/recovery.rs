@@ -12,7 +12,7 @@ use crate::{
     },
     path::{Departure, Path},
 };
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use virga_ebpf::header::StreamId;
 
 /// Matters of one stream that a control packet speaks of.
@@ -89,8 +89,8 @@ pub(crate) struct Sent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Flying,
-    /// Declared lost, at this time.
-    Lost(u64),
+    /// Declared lost; it is among the late ones now.
+    Lost,
     Done,
 }
 
@@ -115,8 +115,8 @@ pub(crate) struct Recovery {
     /// Ascending by sequence.
     sent: VecDeque<(Fate, Sent)>,
     outstanding: usize,
-    /// Packets declared lost that are still in `sent`.
-    lost_kept: usize,
+    /// Packets declared lost, by sequence, and when: they may only be late.
+    late: BTreeMap<u64, (u64, Sent)>,
     largest_acked: Option<u64>,
     loss_at_ns: Option<u64>,
     last_sent_ns: u64,
@@ -137,7 +137,7 @@ impl Recovery {
         Self {
             sent: VecDeque::new(),
             outstanding: 0,
-            lost_kept: 0,
+            late: BTreeMap::new(),
             largest_acked: None,
             loss_at_ns: None,
             last_sent_ns: 0,
@@ -195,6 +195,7 @@ impl Recovery {
                     acked.push(content);
                 }
             }
+            self.take_late(now_ns, (first, last), path, acked);
         }
         if acked.len() > before {
             self.probes_in_row = 0;
@@ -210,26 +211,36 @@ impl Recovery {
     /// The packet at `at` was acknowledged; gives what it carried unless that was known.
     fn take(&mut self, now_ns: u64, at: usize, ack: &Ack<'_>, path: &mut Path) -> Option<Content> {
         let (fate, sent) = &mut self.sent[at];
-        let before = std::mem::replace(fate, Fate::Done);
-        match before {
-            Fate::Done => return None,
-            Fate::Flying => {
-                self.outstanding -= 1;
-                if sent.sequence == ack.largest {
-                    let rtt_ns = now_ns.saturating_sub(sent.time_ns);
-                    path.sample(sent, rtt_ns, ack.delay_us);
-                    self.first_sample_ns.get_or_insert(now_ns);
-                }
-                path.on_acked(now_ns, sent);
-            }
-            Fate::Lost(at_ns) => {
-                self.lost_kept -= 1;
-                path.on_spurious(sent, at_ns);
-                let (sequence, time_ns) = (sent.sequence, sent.time_ns);
-                self.note_late(now_ns, sequence, time_ns, path);
-            }
+        if *fate != Fate::Flying {
+            return None;
         }
-        Some(self.sent[at].1.content)
+        *fate = Fate::Done;
+        self.outstanding -= 1;
+        if sent.sequence == ack.largest {
+            let rtt_ns = now_ns.saturating_sub(sent.time_ns);
+            path.sample(sent, rtt_ns, ack.delay_us);
+            self.first_sample_ns.get_or_insert(now_ns);
+        }
+        path.on_acked(now_ns, sent);
+        Some(sent.content)
+    }
+
+    /// Acknowledged sequences, first and last, of which some may have been declared lost.
+    fn take_late(
+        &mut self,
+        now_ns: u64,
+        (first, last): (u64, u64),
+        path: &mut Path,
+        acked: &mut Vec<Content>,
+    ) {
+        while let Some((&sequence, _)) = self.late.range(first..=last).next() {
+            let Some((at_ns, sent)) = self.late.remove(&sequence) else {
+                return;
+            };
+            path.on_spurious(&sent, at_ns);
+            self.note_late(now_ns, sequence, sent.time_ns, path);
+            acked.push(sent.content);
+        }
     }
 
     /// A packet that was declared lost was only late: from now on one waits as long as that took.
@@ -287,9 +298,9 @@ impl Recovery {
                 let since_ns = *row_since_ns.get_or_insert(sent.time_ns);
                 is_persistent |= sent.time_ns - since_ns > persistent_ns;
             }
-            *fate = Fate::Lost(now_ns);
+            *fate = Fate::Lost;
             self.outstanding -= 1;
-            self.lost_kept += 1;
+            self.late.insert(sent.sequence, (now_ns, *sent));
             path.on_lost(sent);
             lost.push(sent.content);
         }
@@ -306,19 +317,14 @@ impl Recovery {
 
     /// Lets go of what nobody will ask for: done, or lost for so long that it will not arrive.
     fn forget(&mut self, now_ns: u64, path: &Path) {
-        let kept_ns = 2 * path.round_trip().probe_ns();
-        while let Some((fate, _)) = self.sent.front() {
-            match *fate {
-                Fate::Flying => break,
-                Fate::Done => {}
-                Fate::Lost(at_ns) => {
-                    if now_ns < at_ns.saturating_add(kept_ns) && self.lost_kept <= LOST_KEPT_MAX {
-                        break;
-                    }
-                    self.lost_kept -= 1;
-                }
-            }
+        while let Some((Fate::Lost | Fate::Done, _)) = self.sent.front() {
             self.sent.pop_front();
+        }
+        let kept_ns = 2 * path.round_trip().probe_ns();
+        while let Some((_, &(at_ns, _))) = self.late.first_key_value()
+            && (now_ns >= at_ns.saturating_add(kept_ns) || self.late.len() > LOST_KEPT_MAX)
+        {
+            self.late.pop_first();
         }
     }
 
@@ -330,7 +336,7 @@ impl Recovery {
     /// Gives memory back while nothing is on its way.
     pub(crate) fn rest(&mut self) {
         if self.outstanding == 0 {
-            self.lost_kept = 0;
+            self.late = BTreeMap::new();
             self.sent = VecDeque::new();
         }
     }

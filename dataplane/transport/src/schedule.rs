@@ -15,7 +15,7 @@ pub(crate) const CLASSES: usize = PRIORITY_CONTROL as usize;
 #[derive(Debug, Default)]
 struct Class {
     row: VecDeque<StreamId>,
-    /// Bytes; below 0 by less than a packet, which is taken off the next round's.
+    /// Bytes; below 0 by less than a packet as large as the last, which is taken off the next round's.
     deficit: i64,
 }
 
@@ -55,12 +55,14 @@ impl Schedule {
                 }
             }
             self.turn = self.turn.checked_sub(1).unwrap_or(CLASSES - 1);
-            let quantum = (self.turn + 1) * packet_bytes;
+            let packet = i64::try_from(packet_bytes).unwrap_or(i64::MAX);
+            let quantum = packet.saturating_mul(self.turn as i64 + 1);
             let class = &mut self.classes[self.turn];
-            // What an idle class did not use is not saved up.
+            // What an idle class did not use is not saved up; and what was owed for packets larger than
+            // today's is forgiven, so that a round always gives each class something.
             class.deficit = match class.row.is_empty() {
                 true => 0,
-                false => class.deficit.min(0) + i64::try_from(quantum).unwrap_or(i64::MAX),
+                false => class.deficit.clamp(1 - packet, 0).saturating_add(quantum),
             };
         }
         None
@@ -120,6 +122,20 @@ mod tests {
         let got = shares(&[(1, 1), (1 + 1, 2)], 26_000, small);
         let ratio = got[1] * 100 / got[0];
         assert!((145..=155).contains(&ratio), "{got:?}");
+    }
+
+    /// A path that carried large packets and carries only small ones now keeps nobody waiting.
+    #[test]
+    fn packets_may_become_smaller() {
+        let mut schedule = Schedule::default();
+        schedule.push(0, StreamId(1));
+        assert_eq!(schedule.pick(65_487, |_| true), Some(StreamId(1)));
+        schedule.charge(65_487);
+        schedule.charge(65_487);
+        for _ in 0..10 {
+            assert_eq!(schedule.pick(1_232, |_| true), Some(StreamId(1)));
+            schedule.charge(1_232);
+        }
     }
 
     #[test]

@@ -26,8 +26,11 @@ struct Kinds {
 impl Kinds {
     fn of(payload: &[u8]) -> Option<Self> {
         let mut kinds = Self::default();
+        let (mut acks, mut credits) = (0, 0);
         for frame in Frames::new(payload) {
             let frame = frame.ok()?;
+            acks += u32::from(matches!(frame, Frame::Ack(_)));
+            credits += u32::from(matches!(frame, Frame::SessionCredit { .. }));
             let before_proof = matches!(
                 frame,
                 Frame::Ping | Frame::Ack(_) | Frame::Proof(_) | Frame::Close
@@ -37,6 +40,10 @@ impl Kinds {
             kinds.control |= frame.is_control();
             kinds.events += frame.events();
             kinds.data |= frame.is_data();
+        }
+        // Each says all there is to say, and costs more than its bytes: one of a kind will do.
+        if acks > 1 || credits > 1 {
+            return None;
         }
         Some(kinds)
     }

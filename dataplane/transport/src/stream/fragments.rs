@@ -1,8 +1,8 @@
 //! Messages of unreliable streams that came in pieces: put together, in bounded memory and time.
 
-use crate::{
-    limits::{REASSEMBLY_BYTES_MAX, REASSEMBLY_MESSAGES_MAX, REASSEMBLY_NS_MAX},
-    ranges::RangeSet,
+use crate::limits::{
+    REASSEMBLY_BYTES_MAX, REASSEMBLY_MESSAGES_MAX, REASSEMBLY_NS_MAX, REASSEMBLY_PIECE_BYTES,
+    REASSEMBLY_PIECES_MIN,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -26,15 +26,35 @@ pub(crate) struct Contradiction;
 struct Unfinished {
     /// When its newest piece came.
     newest_ns: u64,
-    buffer: Vec<u8>,
-    received: RangeSet,
+    /// Bytes of the whole message, as its first piece said.
+    total: usize,
+    /// By offset; put together when all are there, so that nobody makes this end clear memory for bytes
+    /// that never come.
+    pieces: BTreeMap<u64, Box<[u8]>>,
+    /// Of all pieces; they do not overlap.
+    held_bytes: usize,
+}
+
+impl Unfinished {
+    fn overlaps(&self, start: u64, end: u64) -> bool {
+        let before = self.pieces.range(..end).next_back();
+        before.is_some_and(|(&at, piece)| at + piece.len() as u64 > start)
+    }
+
+    fn whole(self) -> Bytes {
+        let mut whole = Vec::with_capacity(self.total);
+        for piece in self.pieces.values() {
+            whole.extend_from_slice(piece);
+        }
+        whole.into()
+    }
 }
 
 /// The unfinished messages of one session.
 #[derive(Debug, Default)]
 pub(crate) struct Reassembly {
     unfinished: BTreeMap<(StreamId, u64), Unfinished>,
-    /// Bytes of their buffers.
+    /// Bytes of all of them when they are whole.
     held_bytes: usize,
 }
 
@@ -56,21 +76,26 @@ impl Reassembly {
         }
         let message = self.unfinished.entry(key).or_insert_with(|| Unfinished {
             newest_ns: now_ns,
-            buffer: vec![0; total],
-            received: RangeSet::default(),
+            total,
+            pieces: BTreeMap::new(),
+            held_bytes: 0,
         });
         let end = fragment.offset + fragment.bytes.len() as u64;
-        if message.buffer.len() != total || message.received.intersects(fragment.offset, end) {
+        let is_crowded =
+            message.pieces.len() > REASSEMBLY_PIECES_MIN + total / REASSEMBLY_PIECE_BYTES;
+        if message.total != total || is_crowded || message.overlaps(fragment.offset, end) {
             return Err(Contradiction);
         }
         message.newest_ns = now_ns;
-        message.received.insert(fragment.offset, end);
-        message.buffer[place(fragment.offset)..place(end)].copy_from_slice(fragment.bytes);
-        if !message.received.covers(0, fragment.total) {
+        message
+            .pieces
+            .insert(fragment.offset, fragment.bytes.into());
+        message.held_bytes += fragment.bytes.len();
+        if message.held_bytes < total {
             return Ok((None, given_up));
         }
         self.held_bytes -= total;
-        let whole = self.unfinished.remove(&key).map(|m| m.buffer.into());
+        let whole = self.unfinished.remove(&key).map(Unfinished::whole);
         Ok((whole, given_up))
     }
 
@@ -90,7 +115,7 @@ impl Reassembly {
 
     fn give_up(&mut self, key: (StreamId, u64)) {
         if let Some(message) = self.unfinished.remove(&key) {
-            self.held_bytes -= message.buffer.len();
+            self.held_bytes -= message.total;
         }
     }
 

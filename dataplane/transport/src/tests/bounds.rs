@@ -1,7 +1,12 @@
 //! What a proven peer can make a node keep has a bound.
 
 use super::sim::{SECOND, Sim, spec};
-use crate::{Event, Mode, NodeLimits, frame::Frame, limits::UNACKNOWLEDGED_MAX};
+use crate::{
+    DropReason, Event, Handled, Mode, NodeLimits,
+    frame::{Frame, write_ack},
+    limits::UNACKNOWLEDGED_MAX,
+    ranges::RangeSet,
+};
 use virga_ebpf::{
     hash,
     header::{Flags, StreamId},
@@ -60,4 +65,24 @@ fn a_peer_that_acknowledges_nothing_is_told_a_bounded_number_of_things() {
     assert_eq!(sim.messages(0), [b"still here"]);
     let refused = |e: &Event| matches!(e, Event::StreamRefused { .. });
     assert!(!sim.told[0].iter().any(refused));
+}
+
+/// What an acknowledgement costs its reader does not go by its bytes: one a packet is taken.
+#[test]
+fn a_packet_of_many_acknowledgements_is_refused() {
+    let mut sim = Sim::pair(&NodeLimits::default());
+    let id = sim.ids[1];
+    let mut received = RangeSet::default();
+    received.insert(0, 1);
+    let mut one = Vec::new();
+    write_ack(&mut one, &received, 0);
+    let label = (Flags::CONTROL, 0, 0, 0);
+    for (count, expected) in [
+        (1, Handled::Accepted),
+        (2, Handled::Dropped(DropReason::FrameMalformed)),
+    ] {
+        let bytes = sim.nodes[0].seal_raw(id, label, &one.repeat(count));
+        assert_eq!(sim.give(1, &bytes), expected, "{count}");
+    }
+    assert!(sim.is_connected(1, 0));
 }

@@ -231,6 +231,25 @@ fn fragments_become_the_message_that_was_cut() {
     assert_eq!((held.held(), held.timeout()), ((0, 0), None));
 }
 
+/// Pieces far smaller than any packet's: what they cost beside their bytes is bounded.
+#[test]
+fn crumbs_of_a_message_are_refused() {
+    let mut held = Reassembly::default();
+    let mut crumbs = 0;
+    let refused = (0..MESSAGE_BYTES_MAX as u64).find_map(|at| {
+        let fragment = Fragment {
+            message: 1,
+            total: MESSAGE_BYTES_MAX as u64,
+            offset: 2 * at,
+            bytes: b"x",
+        };
+        crumbs += 1;
+        held.insert(0, StreamId(2), fragment).err()
+    });
+    assert_eq!(refused, Some(Contradiction));
+    assert!(crumbs <= MESSAGE_BYTES_MAX / 256 + 20, "{crumbs}");
+}
+
 /// Messages that never end: as many as may be, and as many bytes as may be, the oldest giving way.
 #[test]
 fn what_never_ends_takes_bounded_memory() {
