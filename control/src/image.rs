@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use virga_ebpf::{
     header::ChannelHash,
@@ -193,10 +193,14 @@ fn enforced(peer: &PeerConfig) -> Link {
 fn add_routes(image: &mut Image, config: &Config, keys: &[Option<NextHopKey>]) {
     for (index, peer) in config.peers.iter().enumerate() {
         let via = match peer.reach {
-            Reach::Adjacent { .. } => keys[index].map(|primary| Via {
-                primary,
-                backup: None,
-            }),
+            Reach::Adjacent { address, .. } => {
+                let at = SocketAddr::new(address.ip(), address.port());
+                image.adjacent.insert(peer.id, at);
+                keys[index].map(|primary| Via {
+                    primary,
+                    backup: None,
+                })
+            }
             Reach::Via { primary, backup } => keys[primary].map(|primary| Via {
                 primary,
                 backup: backup.and_then(|b| keys[b]),

@@ -2,6 +2,7 @@
 //! configuration and of what it learns, and [`crate::publish`] brings the tables there.
 
 extern crate std;
+use core::net::SocketAddr;
 use std::{
     collections::{BTreeMap, BTreeSet},
     vec::Vec,
@@ -24,6 +25,8 @@ pub struct Image {
     pub addresses: BTreeSet<Address>,
     /// Adjacent nodes, by where they are.
     pub neighbours: BTreeMap<Place, Link>,
+    /// The neighbours that user space sends to, and where they are: what it may follow when they move.
+    pub adjacent: BTreeMap<NodeId, SocketAddr>,
     /// Who may publish on what.
     pub pairs: BTreeSet<Pair>,
     /// Channels that have a rate, by hash.

@@ -53,6 +53,8 @@ pub struct Forwarder {
     counters: Vec<Counter>,
     /// Next hops that answer from another address than the tables say, until these say so too.
     moved: BTreeMap<SocketAddr, SocketAddr>,
+    /// The neighbours that are next hops, and where.
+    adjacent: BTreeMap<NodeId, SocketAddr>,
 }
 
 impl Forwarder {
@@ -77,6 +79,7 @@ impl Forwarder {
             publisher,
             counters,
             moved: BTreeMap::new(),
+            adjacent: BTreeMap::new(),
         }
     }
 
@@ -90,14 +93,16 @@ impl Forwarder {
         entropy: impl FnMut() -> u64,
     ) -> Result<(), PublishError<core::convert::Infallible>> {
         self.moved.clear();
+        self.adjacent.clone_from(&image.adjacent);
         self.publisher.apply(&mut self.tables, image, entropy)
     }
 
     /// A neighbour is at another address than the tables say: packets to it, and those that others send
-    /// through it, go there until the next [`Forwarder::apply`].
+    /// through it, go there until the next [`Forwarder::apply`]. Only who is a next hop itself is
+    /// followed: a node that others lead to would take their place.
     pub fn follow(&mut self, neighbour: NodeId, address: SocketAddr) {
-        if let Some(next_hop) = self.next_hop(neighbour) {
-            self.moved.insert(address_of(next_hop), address);
+        if let Some(&told) = self.adjacent.get(&neighbour) {
+            self.moved.insert(told, address);
         }
     }
 
@@ -292,7 +297,13 @@ mod tests {
 
     #[test]
     fn a_neighbour_that_moved_is_followed_until_the_next_image() {
-        let image = image(NextHop::ALIVE, NextHop::ALIVE);
+        let mut image = image(NextHop::ALIVE, NextHop::ALIVE);
+        let told: SocketAddr = "127.0.0.3:4783".parse().unwrap();
+        // Another node than its next hop moves nobody's place.
+        let mut f = forwarder(&image);
+        f.follow(THERE, "127.0.0.66:666".parse().unwrap());
+        assert_eq!(f.way(THERE).unwrap().to, told);
+        image.adjacent.insert(THERE, told);
         let mut f = forwarder(&image);
         let to = "127.0.0.77:999".parse().unwrap();
         f.follow(THERE, to);

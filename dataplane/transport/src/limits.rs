@@ -127,6 +127,8 @@ pub const REST_NS: u64 = 1_000_000_000;
 pub const CHALLENGES_MAX: u32 = 3;
 /// Shortest time between two challenges of a session.
 pub const CHALLENGE_INTERVAL_NS: u64 = 100_000_000;
+/// After a peer was followed to another address, it is not followed again for this long.
+pub const MOVE_INTERVAL_NS: u64 = 1_000_000_000;
 
 /// Half-open handshakes a peer may have at once.
 pub const HALF_OPEN_PER_PEER_MAX: usize = 4;

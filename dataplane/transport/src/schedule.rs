@@ -56,7 +56,8 @@ impl Schedule {
             }
             self.turn = self.turn.checked_sub(1).unwrap_or(CLASSES - 1);
             let packet = i64::try_from(packet_bytes).unwrap_or(i64::MAX);
-            let quantum = packet.saturating_mul(self.turn as i64 + 1);
+            let quantum =
+                i64::try_from(self.turn + 1).map_or(i64::MAX, |n| packet.saturating_mul(n));
             let class = &mut self.classes[self.turn];
             // What an idle class did not use is not saved up; and what was owed for packets larger than
             // today's is forgiven, so that a round always gives each class something.

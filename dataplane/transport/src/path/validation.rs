@@ -11,7 +11,7 @@
 //! Until the answer comes nothing but challenges goes to B, each smaller than three times what caused
 //! it: who sends from a false address makes nobody a target (RFC 9000, 8.1 and 9.3).
 
-use crate::limits::{CHALLENGE_INTERVAL_NS, CHALLENGES_MAX};
+use crate::limits::{CHALLENGE_INTERVAL_NS, CHALLENGES_MAX, MOVE_INTERVAL_NS};
 use std::net::SocketAddr;
 
 /// An address that is not proven.
@@ -109,6 +109,8 @@ impl Validation {
         }
         self.candidate = None;
         self.known = Some(candidate.address);
+        // A move costs both ends their knowledge of the path: one that never rests is not followed.
+        self.challenge_at_ns = self.challenge_at_ns.saturating_add(MOVE_INTERVAL_NS);
         Some((candidate.address, before))
     }
 }
@@ -142,6 +144,9 @@ mod tests {
         assert_eq!(v.on_response([2; 8]), Some((at(2), at(1))));
         assert_eq!(v.known(), Some(at(2)));
         assert_eq!(v.on_response([2; 8]), None, "once");
+        v.on_packet(Some(at(3)), true, || [3; 8]);
+        assert_eq!(v.challenge(MOVE_INTERVAL_NS, 1), None, "not at once again");
+        assert!(v.challenge(2 * MOVE_INTERVAL_NS, 1).is_some());
     }
 
     #[test]
