@@ -99,6 +99,12 @@ impl Ends {
     /// message. Panics when they cannot: there is no network that could be at fault.
     #[must_use]
     pub fn connect() -> Self {
+        Self::connect_by(Mode::Ordered)
+    }
+
+    /// The same, with a stream of this mode.
+    #[must_use]
+    pub fn connect_by(mode: Mode) -> Self {
         let (mut sender, receiver) = (node(1, 2), node(2, 1));
         let peer = receiver.id();
         sender.connect(0, peer).expect("the peer is configured");
@@ -121,7 +127,7 @@ impl Ends {
             name: ChannelName::parse("bench").expect("a channel's name"),
             salt: 0,
             priority: 4,
-            mode: Mode::Ordered,
+            mode,
         };
         ends.stream = ends
             .sender
@@ -202,6 +208,23 @@ impl Ends {
                 .send(self.now_ns, peer, self.stream, event)
                 .expect("the queue holds what one call passes");
         }
+        let is_whole = |told: &Event| match told {
+            Event::Message { event: came, .. } => came.len() == event.len(),
+            _ => false,
+        };
+        assert!(self.exchange_until(count, is_whole), "{count} messages");
+    }
+
+    /// The same, all handed over in one call.
+    pub fn pass_all(&mut self, event: &[u8], count: usize) {
+        let (peer, events) = (self.receiver.id(), std::iter::repeat_n(event, count));
+        let taken = self
+            .sender
+            .send_all(self.now_ns, peer, self.stream, events, None);
+        assert_eq!(
+            taken.messages, count,
+            "the queue holds what one call passes"
+        );
         let is_whole = |told: &Event| match told {
             Event::Message { event: came, .. } => came.len() == event.len(),
             _ => false,

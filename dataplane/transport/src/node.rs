@@ -438,6 +438,12 @@ impl Node {
         self.sessions[&self.first_session(peer)].unfinished()
     }
 
+    /// Bytes of the buffers of all queues of the first session with `peer`, used or not.
+    #[cfg(test)]
+    pub(crate) fn queue_bytes(&self, peer: NodeId) -> usize {
+        self.sessions[&self.first_session(peer)].queue_bytes()
+    }
+
     /// Events that wait for the owner.
     pub fn unread(&self) -> usize {
         self.events.len()

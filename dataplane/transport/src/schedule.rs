@@ -76,6 +76,13 @@ impl Schedule {
         class.row.rotate_left(usize::from(class.row.len() > 1));
     }
 
+    /// Gives back room that nothing is in.
+    pub(crate) fn give_back(&mut self) {
+        for class in &mut self.classes {
+            class.row.shrink_to_fit();
+        }
+    }
+
     /// Every stream in a row, whatever its turn.
     pub(crate) fn streams(&self) -> impl Iterator<Item = StreamId> + '_ {
         self.classes

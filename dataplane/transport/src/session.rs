@@ -422,6 +422,7 @@ impl Session {
         self.requeue_lost();
         if self.rest_ns().is_some_and(|at| at <= now_ns) {
             self.recovery.rest();
+            self.streams.give_back();
             (self.acked, self.lost) = (Vec::new(), Vec::new());
         }
         if self.state == SessionState::Established {

@@ -165,6 +165,17 @@ impl Streams {
         self.matters.len()
     }
 
+    /// Bytes of all queues' buffers, used or not.
+    #[cfg(test)]
+    pub(super) fn queue_bytes(&self) -> usize {
+        use crate::stream::Outgoing;
+        let held = self.sending.values().map(|s| match &s.outgoing {
+            Outgoing::Reliable(bytes) => bytes.capacity(),
+            Outgoing::Events(events) => events.capacity(),
+        });
+        held.sum::<usize>() + self.control_out.capacity()
+    }
+
     /// Messages of which fragments are missing, and the bytes that they take.
     pub(super) fn unfinished(&self) -> (usize, usize) {
         self.reassembly.held()

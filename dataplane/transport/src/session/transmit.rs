@@ -576,6 +576,12 @@ impl Session {
         self.streams.unfinished()
     }
 
+    /// Bytes of the buffers of all queues, used or not.
+    #[cfg(test)]
+    pub(crate) fn queue_bytes(&self) -> usize {
+        self.streams.queue_bytes()
+    }
+
     /// Leaves sequences out.
     pub(crate) fn skip(&mut self, sequences: u64) {
         self.sequence += sequences;

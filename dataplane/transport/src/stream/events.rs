@@ -54,6 +54,18 @@ impl SendEvents {
         self.waiting.is_empty()
     }
 
+    /// Gives back room that nothing is in.
+    pub(crate) fn give_back(&mut self) {
+        self.buffer.shrink_to_fit();
+        self.waiting.shrink_to_fit();
+    }
+
+    /// Bytes of its buffer, used or not.
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// Whether one more message of `bytes` fits.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
         self.waiting.len() < EVENT_QUEUE_MAX && self.buffer.len() + bytes <= STREAM_QUEUE_BYTES

@@ -120,6 +120,18 @@ impl SendBytes {
         self.next == self.end() && self.lost.is_empty()
     }
 
+    /// Gives back room that nothing is in.
+    pub(crate) fn give_back(&mut self) {
+        self.buffer.shrink_to_fit();
+        self.messages.shrink_to_fit();
+    }
+
+    /// Bytes of its buffer, used or not.
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// Whether all bytes were acknowledged.
     pub(crate) fn is_all_acked(&self) -> bool {
         self.buffer.is_empty()

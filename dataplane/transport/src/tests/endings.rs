@@ -205,3 +205,18 @@ fn a_drain_ends_in_time_and_says_that_not_all_came_through() {
     sim.run(60 * SECOND);
     assert!(!sim.is_connected(0, 1), "it is not tried again");
 }
+
+/// What a burst needed is given back once the session has been quiet for a while.
+#[test]
+fn an_idle_session_keeps_no_room_for_what_was_sent() {
+    let mut sim = Sim::pair(&NodeLimits::default());
+    let streams = Mode::ALL.map(|mode| sim.open(0, 1, &spec("a", mode)));
+    for stream in streams {
+        sim.send(0, 1, stream, &vec![1; limits::MESSAGE_BYTES_MAX])
+            .unwrap();
+    }
+    assert!(sim.run_until(60 * SECOND, |sim| sim.messages(1).len() == 3));
+    assert!(sim.nodes[0].queue_bytes(sim.ids[1]) > limits::MESSAGE_BYTES_MAX);
+    sim.run(5 * SECOND);
+    assert_eq!(sim.nodes[0].queue_bytes(sim.ids[1]), 0);
+}

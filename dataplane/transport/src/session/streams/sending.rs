@@ -129,6 +129,18 @@ impl Streams {
         self.sending.is_empty() && self.control_out.is_all_acked()
     }
 
+    /// Gives back the room of queues that are empty: nothing was sent for long.
+    pub(in crate::session) fn give_back(&mut self) {
+        self.control_out.give_back();
+        self.schedule.give_back();
+        for s in self.sending.values_mut() {
+            match &mut s.outgoing {
+                Outgoing::Reliable(bytes) => bytes.give_back(),
+                Outgoing::Events(events) => events.give_back(),
+            }
+        }
+    }
+
     fn queue(&mut self, stream: StreamId) {
         if let Some(s) = self.sending.get_mut(&stream)
             && !s.is_queued
