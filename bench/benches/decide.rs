@@ -22,6 +22,7 @@ use virga_ebpf::{
 
 /// Destinations that the uncached walk goes over: eight times the flow cache.
 const WALK: u64 = 65_536;
+const _: () = assert!(WALK.is_power_of_two());
 
 /// Which verdict every run of a case must have.
 type Expected = fn(&Verdict<'_>) -> bool;
@@ -29,14 +30,7 @@ type Expected = fn(&Verdict<'_>) -> bool;
 fn decide(c: &mut Criterion) {
     let scene = Scene::new(WALK);
     let sent = world::header();
-    let local = Header {
-        destination: world::HERE,
-        ..sent
-    };
-    let stranger = Header {
-        origin_hash: world::STRANGER,
-        ..sent
-    };
+    let (local, stranger) = (world::local_header(), world::strangers_header());
     let forward: Expected = |verdict| matches!(verdict, Verdict::Forward(_));
     let cases: [(&str, Header, u64, Expected); 4] = [
         ("forward", sent, 1, forward),
@@ -62,7 +56,8 @@ fn decide(c: &mut Criterion) {
                 if destinations > 1 {
                     let NodeId(to) = world::FIRST_DESTINATION;
                     let at = mesh + offset::DESTINATION;
-                    frame[at..at + 8].copy_from_slice(&(to + n % destinations).to_be_bytes());
+                    frame[at..at + 8]
+                        .copy_from_slice(&(to + (n & (destinations - 1))).to_be_bytes());
                 }
                 let verdict = scene.verdict(black_box(&frame));
                 assert!(expected(&verdict), "{verdict:?}");

@@ -138,6 +138,24 @@ pub fn header() -> Header {
     }
 }
 
+/// The same for this node.
+#[must_use]
+pub fn local_header() -> Header {
+    Header {
+        destination: HERE,
+        ..header()
+    }
+}
+
+/// The same of an origin that may not publish.
+#[must_use]
+pub fn strangers_header() -> Header {
+    Header {
+        origin_hash: STRANGER,
+        ..header()
+    }
+}
+
 /// An untagged IPv4 frame from the neighbour to `port` of this node.
 #[must_use]
 pub fn frame(header: &Header, port: u16) -> Vec<u8> {
