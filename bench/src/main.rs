@@ -2,22 +2,25 @@
 //!
 //! - [`virga_bench::world`]: the tables and frames that are measured with.
 //! - [`rounds`]: alternating rounds, and their median.
-//! - [`report`]: the table, the JSON; [`page`]: the results page.
+//! - [`report`]: the table, the JSON; [`page`]: the results page, and [`way`]: what it says is left.
 //! - one module a measurement: [`xdp`], [`guard`], [`forward`] (over the chains of [`stage`]), [`transport`].
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 
+mod cpus;
 mod forward;
 mod guard;
 #[path = "../../control/examples/demo/hosts.rs"]
 mod hosts;
+mod interrupt;
 mod page;
 mod report;
 mod rounds;
 mod stage;
 mod transport;
+mod way;
 mod xdp;
 mod xdp_tools;
 
@@ -54,18 +57,23 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    if let Err(problem) = interrupt::listen() {
+        eprintln!("virga-bench: signals cannot be listened for: {problem}");
+        return ExitCode::FAILURE;
+    }
     let mut entries = Vec::new();
     let mut measured = 0;
     for (name, measure) in MEASUREMENTS {
         if options.name != "all" && options.name != name {
             continue;
         }
-        match measure(options.rounds) {
+        let figures = measure(options.rounds).and_then(|f| interrupt::check().map(|()| f));
+        match figures {
             Ok(more) => {
                 measured += 1;
                 entries.extend(more);
             }
-            Err(Skip::Missing(reason)) => eprintln!("skipped: {name}: {reason}"),
+            Err(Skip::Missing(reason)) => report::skipped(name, reason),
             Err(Skip::Failed(reason)) => {
                 eprintln!("virga-bench {name}: {reason}");
                 return ExitCode::FAILURE;

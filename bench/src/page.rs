@@ -4,7 +4,10 @@ use std::{fmt::Write as _, fs, path::Path, process::Command};
 
 use plotters::prelude::*;
 
-use crate::report::{Entry, Skip, failed, number};
+use crate::{
+    report::{Entry, Skip, cell, failed, number, percent, remarks},
+    way,
+};
 
 /// Pixels of a plot's width, of one bar, and of what surrounds the bars.
 const WIDTH: u32 = 760;
@@ -14,9 +17,11 @@ const AROUND: u32 = 90;
 /// Writes `results.md` and its plots into a folder.
 pub(crate) fn write(folder: &Path, entries: &[Entry], command: &str) -> Result<(), Skip> {
     fs::create_dir_all(folder).map_err(failed)?;
+    sweep(folder)?;
     let mut page = format!(
         "# Figures\n\nWritten by `{command}`. Each figure is the median of alternating rounds; a ratio is the median of\n\
-         the rounds' ratios.\n\n"
+         the rounds' ratios; `rounds` are the lowest and the highest of them, of the ratio where a rate is asked of and of\n\
+         ours otherwise; `lost` is the share of what was sent for ours that did not come.\n\n"
     );
     for (what, found) in machine() {
         let _ = writeln!(page, "- {what}: {found}");
@@ -36,23 +41,50 @@ pub(crate) fn write(folder: &Path, entries: &[Entry], command: &str) -> Result<(
                 .map_err(|e| failed(format!("{}: {e}", folder.join(&file).display())))?;
             let _ = writeln!(page, "![{unit}]({file})\n");
         }
-        page += "| figure | ours | reference | ratio | asked |\n|---|---|---|---|---|\n";
+        page += "| figure | ours | reference | ratio | rounds | lost | asked |\n|---|---|---|---|---|---|---|\n";
         for e in of_unit {
-            let cell = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), number);
-            let ours = number(e.ours);
-            let (reference, asked) = (cell(e.reference), cell(e.limit));
-            let ratio = e
-                .ratio
-                .map_or_else(|| "-".to_owned(), |r| format!("{r:.2}"));
+            let rounds = e.spread.map_or_else(
+                || "-".to_owned(),
+                |[low, high]| format!("{} to {}", number(low), number(high)),
+            );
             let _ = writeln!(
                 page,
-                "| {} | {ours} | {reference} | {ratio} | {asked} |",
-                e.name
+                "| {} | {} | {} | {} | {rounds} | {} | {} |",
+                e.name,
+                number(e.ours),
+                cell(e.reference),
+                cell(e.ratio),
+                percent(e.lost),
+                e.asked()
             );
         }
     }
+    let left = way::left(entries);
+    if !left.is_empty() {
+        let _ = writeln!(page, "\n## What is left of the way\n");
+        left.iter().for_each(|line| page += &format!("- {line}\n"));
+    }
+    let remarks = remarks();
+    if !remarks.is_empty() {
+        let _ = writeln!(page, "\n## Remarks\n");
+        remarks
+            .iter()
+            .for_each(|(name, said)| page += &format!("- {name}: {said}\n"));
+    }
     let at = folder.join("results.md");
     fs::write(&at, page).map_err(|e| failed(format!("{}: {e}", at.display())))
+}
+
+/// Removes an earlier page's plots.
+fn sweep(folder: &Path) -> Result<(), Skip> {
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("figures-") && name.ends_with(".svg") {
+            fs::remove_file(&path).map_err(|e| failed(format!("{}: {e}", path.display())))?;
+        }
+    }
+    Ok(())
 }
 
 /// Where it was measured.
@@ -78,9 +110,14 @@ fn machine() -> Vec<(&'static str, String)> {
         ("load at the end", fs::read_to_string("/proc/loadavg").unwrap_or_default().trim().to_owned()),
         (
             "forwarding",
-            "veth pairs between network namespaces, native XDP, one core for generator, router and sink; frames of 122 \
-             bytes (an empty sealed payload) where the name says nothing else; what was lost on the way is not in a rate"
+            "NIC: veth pairs between network namespaces; mode: native XDP; generator, router and sink on one core but for \
+             the mixes with hostile traffic (generator on one, router and sink on another); frames of 122 bytes (an empty \
+             sealed payload) where the name says nothing else"
                 .to_owned(),
+        ),
+        (
+            "time",
+            "of the runs in the kernel the fixed cost of their system calls, measured in each round, is taken off".to_owned(),
         ),
     ]
 }

@@ -1,6 +1,33 @@
-//! What a measurement gives: entries, as a table and as JSON.
+//! What a measurement gives: entries, as a table and as JSON, and remarks on what was left out or stood in.
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    sync::{Mutex, PoisonError},
+};
+
+/// What is to be known of this run's figures: which figure, and what.
+static REMARKS: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
+
+/// Tells of a figure what its number does not say.
+pub(crate) fn remark(name: &str, said: impl Into<String>) {
+    let said = said.into();
+    eprintln!("{name}: {said}");
+    let mut remarks = REMARKS.lock().unwrap_or_else(PoisonError::into_inner);
+    remarks.push((name.to_owned(), said));
+}
+
+/// Tells that a figure is left out, and why.
+pub(crate) fn skipped(name: &str, reason: impl std::fmt::Display) {
+    remark(name, format!("skipped: {reason}"));
+}
+
+/// All remarks so far.
+pub(crate) fn remarks() -> Vec<(String, String)> {
+    REMARKS
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone()
+}
 
 /// One figure.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -17,6 +44,12 @@ pub(crate) struct Entry {
     pub ratio: Option<f64>,
     /// What is asked: `ours` at most of a cost, `ratio` at least of a rate; none where nothing is asked.
     pub limit: Option<f64>,
+    /// Of what was sent for `ours`, the share that did not come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost: Option<f64>,
+    /// The lowest and the highest round of what is asked of: `ours` of a cost, `ratio` of a rate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spread: Option<[f64; 2]>,
 }
 
 impl Entry {
@@ -29,7 +62,54 @@ impl Entry {
             unit,
             ratio: None,
             limit: None,
+            lost: None,
+            spread: None,
         }
+    }
+
+    /// With the share of what was sent that did not come.
+    pub(crate) fn lost(self, lost: f64) -> Self {
+        Self {
+            lost: Some(lost),
+            ..self
+        }
+    }
+
+    /// With what the rounds gave, each for itself.
+    pub(crate) fn spread(self, rounds: &[f64]) -> Self {
+        let low = rounds.iter().copied().reduce(f64::min);
+        let high = rounds.iter().copied().reduce(f64::max);
+        Self {
+            spread: low.zip(high).map(|(low, high)| [low, high]),
+            ..self
+        }
+    }
+
+    /// Whether it is a rate, of which a ratio is asked, and not a cost.
+    fn is_rate(&self) -> bool {
+        self.unit.ends_with("/s")
+    }
+
+    /// Whether it is as asked; `None` where nothing is asked.
+    pub(crate) fn is_met(&self) -> Option<bool> {
+        let limit = self.limit?;
+        Some(match self.ratio {
+            Some(ratio) if self.is_rate() => ratio >= limit,
+            _ => self.ours <= limit,
+        })
+    }
+
+    /// What is asked of what, and whether it is met.
+    pub(crate) fn asked(&self) -> String {
+        let (Some(limit), Some(is_met)) = (self.limit, self.is_met()) else {
+            return "-".to_owned();
+        };
+        let what = if self.is_rate() {
+            format!("ratio at least {}", number(limit))
+        } else {
+            format!("at most {}", number(limit))
+        };
+        format!("{what}: {}", if is_met { "met" } else { "missed" })
     }
 
     /// Beside a reference.
@@ -78,26 +158,35 @@ pub(crate) fn failed(error: impl std::fmt::Display) -> Skip {
 /// For people.
 pub(crate) fn table(entries: &[Entry]) -> String {
     let mut out = String::new();
-    let cell = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), number);
     let _ = writeln!(
         out,
-        "{:<34} {:>12} {:>12} {:>8} {:>10}  unit",
-        "figure", "ours", "reference", "ratio", "limit"
+        "{:<34} {:>12} {:>12} {:>8} {:>8} {:<31} unit",
+        "figure", "ours", "reference", "ratio", "lost", " asked"
     );
     for e in entries {
         let _ = writeln!(
             out,
-            "{:<34} {:>12} {:>12} {:>8} {:>10}  {}",
+            "{:<34} {:>12} {:>12} {:>8} {:>8}  {:<30} {}",
             e.name,
             number(e.ours),
             cell(e.reference),
-            e.ratio
-                .map_or_else(|| "-".to_owned(), |r| format!("{r:.2}")),
-            cell(e.limit),
+            cell(e.ratio),
+            percent(e.lost),
+            e.asked(),
             e.unit
         );
     }
     out
+}
+
+/// A figure, or a dash.
+pub(crate) fn cell(figure: Option<f64>) -> String {
+    figure.map_or_else(|| "-".to_owned(), number)
+}
+
+/// A share as a percentage, or a dash.
+pub(crate) fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0))
 }
 
 /// A figure with as many digits as it is good for.
@@ -112,4 +201,31 @@ pub(crate) fn number(figure: f64) -> String {
 /// For machines: one line.
 pub(crate) fn json(entries: &[Entry]) -> String {
     serde_json::to_string(entries).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn costs_are_asked_to_be_at_most_and_rates_to_reach_a_ratio() {
+        let cost = Entry::new("a", "ns", 22.0);
+        assert_eq!(cost.asked(), "-");
+        assert_eq!(cost.clone().limit(22.0).asked(), "at most 22.00: met");
+        let beside = cost.beside(1.0).limit(20.0);
+        assert_eq!(beside.asked(), "at most 20.00: missed");
+        let rate = Entry::new("b", "million packets/s", 7.0).beside(10.0);
+        assert_eq!(rate.clone().limit(0.7).asked(), "ratio at least 0.70: met");
+        assert_eq!(rate.limit(0.9).is_met(), Some(false));
+    }
+
+    #[test]
+    fn json_has_the_keys_that_are_read_elsewhere() {
+        let entry = Entry::new("a", "ns", 22.0).limit(20.0);
+        let bare =
+            r#"[{"name":"a","ours":22.0,"reference":null,"unit":"ns","ratio":null,"limit":20.0}]"#;
+        assert_eq!(json(std::slice::from_ref(&entry)), bare);
+        let more = entry.lost(0.25).spread(&[3.0, 1.0, 2.0]);
+        assert!(json(&[more]).contains(r#""lost":0.25,"spread":[1.0,3.0]"#));
+    }
 }

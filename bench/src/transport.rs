@@ -33,7 +33,8 @@ use virga_transport::Mode;
 
 use crate::{
     hosts::Hosts,
-    report::{Entry, Skip, failed},
+    interrupt,
+    report::{Entry, Skip, failed, skipped},
     rounds::median,
 };
 
@@ -155,11 +156,11 @@ pub(crate) fn measure(rounds: u32) -> Result<Vec<Entry>, Skip> {
     if rustix::process::geteuid().is_root() {
         entries.extend(over(&Path::veth()?, rounds, 1)?);
     } else {
-        eprintln!("skipped: transport over veth: namespaces need root");
+        skipped("transport over veth", "namespaces need root");
     }
     match sessions() {
         Ok(entry) => entries.push(entry),
-        Err(Skip::Missing(reason)) => eprintln!("skipped: transport.session_bytes: {reason}"),
+        Err(Skip::Missing(reason)) => skipped("transport.session_bytes", reason),
         Err(failure) => return Err(failure),
     }
     entries.push(idle()?);
@@ -186,6 +187,7 @@ fn unreliable(path: &Path, flow: &Flow, rounds: u32, names: usize) -> Result<Ent
     let sockets = path.sockets()?;
     let mut figures = Figures::default();
     for _ in 0..rounds {
+        interrupt::check()?;
         let ours = flow::of_workers(&ends)?;
         let shape = ours.shape(flow.event_bytes);
         let sockets = [&sockets[0], &sockets[1]];
@@ -207,6 +209,7 @@ fn reliable(path: &Path, rounds: u32, names: usize) -> Result<Entry, Skip> {
     })?;
     let (mut ours, mut reference, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
+        interrupt::check()?;
         let one = flow::of_workers(&ends)?;
         let payload_bytes = one.payload_bytes();
         let other = seal::ring_rate(CORES[0], payload_bytes);
@@ -234,6 +237,7 @@ fn round_trips(path: &Path, rounds: u32, names: usize) -> Result<Vec<Entry>, Ski
         (0.99, Vec::new(), Vec::new()),
     ];
     for _ in 0..rounds {
+        interrupt::check()?;
         let ours = flow::round_trips(&ends[0])?;
         let sockets = [&sockets[0], &sockets[1]];
         let bare = bare::ping_pong(sockets, CORES, EVENT_BYTES, flow::WINDOW).map_err(failed)?;

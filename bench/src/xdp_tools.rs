@@ -4,17 +4,21 @@
 //! them, its XDP program does not. So where the tool is refused its program is still what is measured: the
 //! BPF object is cut out of the tool's file, where its loader keeps it, and attached by ours.
 
-use std::{fs, path::Path};
+use std::{
+    env, fmt, fs,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{Xdp, XdpMode},
+    programs::{ProgramError, Xdp, XdpMode},
 };
 
-use crate::report::{Skip, failed};
+use crate::report::Skip;
 
-/// Where Debian puts it.
-const TOOL: &str = "/usr/sbin/xdp-bench";
+/// The tool, and where distributions put it beyond what users have in their PATH.
+const TOOL: &str = "xdp-bench";
+const FOLDERS: [&str; 2] = ["/usr/sbin", "/sbin"];
 /// The XDP program of `xdp-bench redirect`.
 const PROGRAM: &str = "xdp_redirect_basic_prog";
 /// Its counters, a slot a CPU; made by the tool's loader as large as the machine.
@@ -30,29 +34,42 @@ const COUNTERS: [&str; 7] = [
 /// `e_machine` of a BPF object.
 const EM_BPF: u16 = 247;
 
-/// The tool's program on the interface `from`, sending all to the interface `to`.
-pub(crate) fn redirect(from: u32, to: u32) -> Result<Ebpf, Skip> {
-    let path = Path::new(TOOL);
-    let tool = fs::read(path).map_err(|e| Skip::Missing(format!("{}: {e}", path.display())))?;
-    let object = objects(&tool).find(|object| contains(object, PROGRAM.as_bytes()));
-    let object = object
-        .ok_or_else(|| Skip::Missing(format!("{} holds no program {PROGRAM}", path.display())))?;
-    let cpus =
-        u32::try_from(aya::util::nr_cpus().map_err(|(what, e)| failed(format!("{what}: {e}")))?)
-            .map_err(failed)?;
+/// Where the tool is.
+pub(crate) fn find() -> Result<PathBuf, Skip> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&path).chain(FOLDERS.iter().map(PathBuf::from));
+    let mut tools = folders.map(|folder| folder.join(TOOL));
+    tools
+        .find(|tool| tool.is_file())
+        .ok_or_else(|| Skip::Missing(format!("there is no {TOOL}: apt install xdp-tools")))
+}
+
+/// The tool's program on the interface `from`, sending all to the interface `to`. Whatever of it another
+/// version of the tool has otherwise than this expects, it is only this comparison that is missing.
+pub(crate) fn redirect(tool: &Path, from: u32, to: u32) -> Result<Ebpf, Skip> {
+    let missing = |what: &dyn fmt::Display| Skip::Missing(format!("{}: {what}", tool.display()));
+    let file = fs::read(tool).map_err(|e| missing(&e))?;
+    let object = objects(&file).find(|object| contains(object, PROGRAM.as_bytes()));
+    let no_program = || missing(&format!("no program {PROGRAM} in it"));
+    let object = object.ok_or_else(no_program)?;
+    let cpus = aya::util::nr_cpus().map_err(|(what, e)| missing(&format!("{what}: {e}")))?;
+    let cpus = u32::try_from(cpus).map_err(|e| missing(&e))?;
     let mut loader = EbpfLoader::new();
     loader.override_global("ifindex_out", &to, true);
     loader.override_global("nr_cpus", &cpus, true);
     for map in COUNTERS {
         loader.map_max_entries(map, cpus);
     }
-    let mut ebpf = loader.load(object).map_err(failed)?;
-    let program = ebpf.program_mut(PROGRAM).ok_or_else(|| failed(PROGRAM))?;
-    let program: &mut Xdp = program.try_into().map_err(failed)?;
-    program.load().map_err(failed)?;
+    let mut ebpf = loader.load(object).map_err(|e| missing(&e))?;
+    let program: &mut Xdp = ebpf
+        .program_mut(PROGRAM)
+        .ok_or_else(no_program)?
+        .try_into()
+        .map_err(|e: ProgramError| missing(&e))?;
+    program.load().map_err(|e| missing(&e))?;
     program
         .attach_to_if_index(from, XdpMode::Driver)
-        .map_err(failed)?;
+        .map_err(|e| missing(&e))?;
     Ok(ebpf)
 }
 
