@@ -3,7 +3,7 @@
 use crate::{
     api::outlet::{Drain, Queue, queue},
     channel::{
-        Batch, ChannelService, Command, Pattern, Presence, PublishError, PublishReport,
+        Batch, ChannelService, Command, Delivery, Pattern, Presence, PublishError, PublishReport,
         SubscribeError, SubscriberId,
     },
 };
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, future::try_join_all, stream::FuturesUnordered};
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -19,7 +19,8 @@ use std::{
 use tokio::sync::oneshot;
 use virga_transport::{
     ChannelName,
-    worker::{Commander, Parts, Refused, Task},
+    io::clock::Clock,
+    worker::{Commander, Parts, Refused, Task, Times},
 };
 
 /// The service that each worker runs.
@@ -50,6 +51,8 @@ pub struct Dispatch {
     commanders: Arc<[Commander<Service>]>,
     presence: Arc<Presence>,
     last_subscriber: Arc<AtomicU64>,
+    clock: Clock,
+    delivery_wait: Arc<Mutex<Times>>,
 }
 
 /// A program's subscription at all workers; dropping it ends it.
@@ -88,16 +91,19 @@ async fn run(commander: &Commander<Service>, mut task: Task<Service>) -> Result<
 }
 
 impl Dispatch {
-    /// Reaches these workers; `presence` is what their services write to.
+    /// Reaches these workers; `presence` is what their services write to, `clock` what they go by.
     #[must_use]
     pub fn new(
         commanders: impl IntoIterator<Item = Commander<Service>>,
         presence: Arc<Presence>,
+        clock: Clock,
     ) -> Self {
         Self {
             commanders: commanders.into_iter().collect(),
             presence,
             last_subscriber: Arc::default(),
+            clock,
+            delivery_wait: Arc::default(),
         }
     }
 
@@ -215,6 +221,22 @@ impl Dispatch {
         Ok(subscribed)
     }
 
+    /// Reads how long events waited from their arrival at a worker until a program's subscription had
+    /// taken them.
+    pub fn delivery_wait<T>(&self, read: impl FnOnce(&Times) -> T) -> T {
+        let times = self.delivery_wait.lock();
+        read(&times.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn note_taken(&self, deliveries: &[Delivery]) {
+        let now_ns = self.clock.now_ns();
+        let times = self.delivery_wait.lock();
+        let mut times = times.unwrap_or_else(PoisonError::into_inner);
+        for delivery in deliveries {
+            times.record(now_ns.saturating_sub(delivery.received_ns));
+        }
+    }
+
     /// Tells a worker something; while it is busy, until it takes that.
     fn tell(&self, worker: usize, asked: Command<Queue>) {
         let commander = &self.commanders[worker];
@@ -234,8 +256,9 @@ impl Dispatch {
 
 impl Subscribed {
     /// Waits for events and takes all there are, at most `max`. None: the subscription has ended.
-    pub async fn take(&mut self, max: usize) -> Vec<crate::channel::Delivery> {
+    pub async fn take(&mut self, max: usize) -> Vec<Delivery> {
         let deliveries = self.drain.take(max).await;
+        self.dispatch.note_taken(&deliveries);
         if self.drain.has_drained() {
             for commander in self.dispatch.commanders.iter() {
                 // When the workers have ended, so does this, with the queue's other ends.

@@ -18,6 +18,8 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! [`blocking`] is the same without `async`.
 
 use crate::{
     api::{
@@ -46,6 +48,7 @@ use std::{
 use thiserror::Error;
 use tokio::net::UnixStream;
 
+pub mod blocking;
 mod publisher;
 
 pub use publisher::{Publisher, TryPublishError};

@@ -18,7 +18,7 @@ use virga_ebpf::reason::{Counter, Outcome, Reason};
 mod worker;
 
 use worker::Snapshot;
-pub use worker::{IoStatus, OneWorker, SocketStatus, TransportStatus, WorkerStatus};
+pub use worker::{IoStatus, OneWorker, SocketStatus, TimesStatus, TransportStatus, WorkerStatus};
 
 /// Everything that the daemon tells about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,6 +41,8 @@ pub struct Status {
     pub steering: String,
     /// Each worker.
     pub workers: Vec<OneWorker>,
+    /// From an event's arrival at its worker until a program's subscription has taken it.
+    pub delivery_wait: TimesStatus,
     /// Every session.
     pub sessions: Vec<SessionStatus>,
     /// Every channel.
@@ -221,6 +223,7 @@ pub(super) async fn get(State(api): State<Arc<Api>>) -> Result<Json<Status>, Api
         transport: all.transport,
         steering: api.steering.clone(),
         workers,
+        delivery_wait: api.dispatch.delivery_wait(|times| TimesStatus::from(times)),
         sessions,
         channels: service.channels,
         subscriptions: named(&api, service.subscriptions),

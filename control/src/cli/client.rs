@@ -53,6 +53,14 @@ pub(super) enum ClientError {
         /// How long it took.
         seconds: f64,
     },
+    /// The node took the question and gave no answer.
+    #[error(
+        "the node has not answered for {seconds} s: it is stopped or stuck; look at its log, or restart it"
+    )]
+    Silent {
+        /// How long it was waited.
+        seconds: u64,
+    },
     /// The node stopped.
     #[error("the node stopped after {arrived} events")]
     Stopped {

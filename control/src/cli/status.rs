@@ -1,33 +1,54 @@
 //! `virga status`: what a running node is doing.
 
-use super::{Failure, block_on, client::Target, counted, print_json};
+use super::{
+    Failure, block_on,
+    client::{ClientError, Target},
+    counted, print_json,
+};
 use crate::{
-    api::status::{Count, PathStatus, SessionStatus, Status, Verdicts},
+    api::status::{Count, PathStatus, SessionStatus, Status, TimesStatus, Verdicts},
     channel::{reason::Reason, status::ChannelStatus},
 };
 use std::{
     collections::BTreeMap,
     io::{self, Write},
+    time::Duration,
 };
 use virga_transport::DropReason;
+
+/// A node that answers at all has done so by then.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// Print everything as a JSON object.
     #[arg(long)]
     json: bool,
+    /// Print how long the work takes too, and what each worker's driver does.
+    #[arg(long, short)]
+    verbose: bool,
     #[command(flatten)]
     target: Target,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     block_on(async {
-        let status = arguments.target.open().await?.status().await?;
+        let asking = async {
+            let mesh = arguments.target.open().await?;
+            Ok::<_, ClientError>(mesh.status().await?)
+        };
+        let answer = tokio::time::timeout(PATIENCE, asking).await;
+        let status = answer.map_err(|_| ClientError::Silent {
+            seconds: PATIENCE.as_secs(),
+        })??;
         if arguments.json {
             return print_json(&status);
         }
         let mut text = Vec::new();
         write(&mut text, &status)?;
+        if arguments.verbose {
+            write_details(&mut text, &status)?;
+        }
         Ok(io::stdout().lock().write_all(&text)?)
     })
 }
@@ -62,6 +83,53 @@ fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
         reason.map_or("", |reason| reason.meaning())
     };
     write_reasons(out, title, &status.channel_reasons, meaning)
+}
+
+fn write_details(out: &mut impl Write, status: &Status) -> io::Result<()> {
+    for one in &status.workers {
+        let (number, socket, done) = (one.number, &one.socket, &one.worker);
+        writeln!(
+            out,
+            "worker {number}, driver {}: {}",
+            socket.driver, socket.why
+        )?;
+        for (way, io) in [("in", &socket.received), ("out", &socket.sent)] {
+            writeln!(
+                out,
+                "  {way}: {}, {} bytes, in {} batches, {} in offloaded runs",
+                counted(io.datagrams, "packet"),
+                io.bytes,
+                io.batches,
+                io.segments
+            )?;
+        }
+        for (name, count) in &socket.figures {
+            writeln!(out, "  {name}: {count}")?;
+        }
+        writeln!(
+            out,
+            "  {} turns, {} commands, {} handed over, {} taken over",
+            done.turns, done.commands, done.handed_over, done.taken_over
+        )?;
+        for (name, times) in &one.times {
+            write_times(out, name, times)?;
+        }
+    }
+    writeln!(out, "programs on this node")?;
+    write_times(out, "delivery_wait", &status.delivery_wait)
+}
+
+fn write_times(out: &mut impl Write, name: &str, times: &TimesStatus) -> io::Result<()> {
+    let us = |ns: u64| format!("{}.{:01} us", ns / 1_000, ns % 1_000 / 100);
+    writeln!(
+        out,
+        "  {name}: {} times; half within {}, 99 % within {}, 99.9 % within {}, all within {}",
+        times.count,
+        us(times.p50_ns),
+        us(times.p99_ns),
+        us(times.p999_ns),
+        us(times.max_ns)
+    )
 }
 
 /// Nothing for a reason that only another version of the daemon knows.

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{hex, mesh::Delivery};
 use std::{
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     time::Duration,
 };
 use tokio::time::{Instant, timeout_at};
@@ -118,7 +118,10 @@ fn print(delivery: &Delivery, arguments: &Arguments) -> Result<(), Failure> {
             line.extend_from_slice(channel.as_bytes());
             line.push(b'\t');
         }
-        line.extend_from_slice(&delivery.payload);
+        match arguments.raw || !io::stdout().is_terminal() {
+            true => line.extend_from_slice(&delivery.payload),
+            false => line.extend_from_slice(shown(&delivery.payload).as_bytes()),
+        }
     }
     if !arguments.raw {
         line.push(b'\n');
@@ -128,9 +131,32 @@ fn print(delivery: &Delivery, arguments: &Arguments) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
+/// What a terminal would obey is written out: whoever publishes shall not command it.
+fn shown(payload: &[u8]) -> String {
+    let text = String::from_utf8_lossy(payload);
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() && !matches!(c, '\t' | '\n') {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_terminal_gets_no_orders_from_an_event() {
+        assert_eq!(shown(b"a\tb\nc"), "a\tb\nc");
+        assert_eq!(
+            shown("\u{1b}]0;x\u{7}\r \u{9b}".as_bytes()),
+            "\\u{1b}]0;x\\u{7}\\r \\u{9b}"
+        );
+        assert_eq!(shown(&[b'x', 0xff, b'\x1b']), "x\u{fffd}\\u{1b}");
+    }
 
     #[test]
     fn a_deadline_beyond_all_time_is_none() {

@@ -66,7 +66,7 @@ impl Running {
         };
         let next = |_| beginnings.next().expect("one for each share");
         let workers = spawn_all(&group, next, tell)?;
-        let dispatch = Dispatch::new(workers.commanders().cloned(), presence);
+        let dispatch = Dispatch::new(workers.commanders().cloned(), presence, workers.clock());
         if let Steering::Refused(error) = workers.steering() {
             tracing::warn!(%error, "the kernel does not steer packets to their workers: they hand over");
         }

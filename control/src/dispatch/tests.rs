@@ -73,7 +73,11 @@ impl Stage {
             }),
         };
         let workers = spawn_all(&config, beginning, |_: Share, _| {}).unwrap();
-        let dispatch = Dispatch::new(workers.commanders().cloned(), Arc::clone(&presence));
+        let dispatch = Dispatch::new(
+            workers.commanders().cloned(),
+            Arc::clone(&presence),
+            workers.clock(),
+        );
         Self { workers, dispatch }
     }
 
@@ -120,6 +124,8 @@ async fn a_program_on_the_node_gets_each_event_once_whatever_the_workers() {
         }
         let all: Vec<_> = (1..).zip(events(0..50)).collect();
         assert_eq!(got, all);
+        let waits = |times: &Times| times.summary().count;
+        assert_eq!(stage.dispatch.delivery_wait(waits), 50);
         drop((first, second));
         while stage.subscribers().await != vec![0; workers] {}
         let report = stage

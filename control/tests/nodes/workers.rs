@@ -129,9 +129,16 @@ async fn two_workers_a_node_share_its_peers_and_every_packet_finds_its_own() {
         sum(|w| w.transport.received_datagrams)
     );
     assert_eq!(a.worker.turns, sum(|w| w.worker.turns));
+    assert!(a.workers.iter().all(|w| w.times["handling"].count > 0));
+    assert_eq!(a.delivery_wait.count, 3_200);
+    let path = &a.sessions[0].path;
+    assert!(
+        path.datagram_bytes > 1_000 && path.window_bytes > 0,
+        "{path:?}"
+    );
     let channel = &a.channels[0];
     assert_eq!((channel.published, channel.sent), (3_000, 6_000));
-    assert_eq!((channel.remote_subscribers, channel.dropped), (0, 0));
+    assert_eq!(channel.dropped, 0);
     assert_eq!(a.transport.drops["unknown_session"], 0);
     // Transit too is spread, by the sessions that pass.
     let router = stage.status("router").await;
@@ -139,6 +146,15 @@ async fn two_workers_a_node_share_its_peers_and_every_packet_finds_its_own() {
     let text = stage.node("a").run(&["status"]).stdout;
     let text = String::from_utf8(text).unwrap();
     assert!(text.contains("\n  worker 1: "), "{text}");
+    let text = stage.node("a").run(&["status", "--verbose"]).stdout;
+    let text = String::from_utf8(text).unwrap();
+    for say in [
+        "\nworker 1, driver ",
+        "\n  handling: ",
+        "\n  delivery_wait: 3200 times; ",
+    ] {
+        assert!(text.contains(say), "{say:?} is not in {text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,11 +22,13 @@ use thiserror::Error;
 mod commander;
 mod group;
 mod mailbox;
-use commander::Command;
+mod times;
+use commander::{Asked, Command};
 pub use commander::{Commander, Refused, Task};
 pub use group::{Beginning, WorkerHandle, Workers, WorkersConfig, spawn_all};
 pub use mailbox::HANDED_OVER_MAX;
 use mailbox::{Mailbox, Slots};
+pub use times::{Times, TimesSummary, WorkerTimes};
 
 /// Commands that wait for the worker at most; one more is refused to its sender.
 pub const COMMANDS_MAX: usize = 1_024;
@@ -142,6 +144,7 @@ pub struct Parts<S> {
     share: Share,
     core: Option<usize>,
     counters: WorkerCounters,
+    times: WorkerTimes,
     driver: Driver,
 }
 
@@ -150,6 +153,12 @@ impl<S> Parts<S> {
     #[must_use]
     pub fn counters(&self) -> &WorkerCounters {
         &self.counters
+    }
+
+    /// How long its work took and waited.
+    #[must_use]
+    pub fn times(&self) -> &WorkerTimes {
+        &self.times
     }
 
     /// Which of the node's workers this is.
@@ -227,7 +236,7 @@ impl<S: Service> Inward<'_, S> {
         let Some(owner) = self.others.other_owner(datagram) else {
             return self.open(now_ns, source, datagram);
         };
-        if self.others.hand_over(owner, source, datagram) {
+        if self.others.hand_over(now_ns, owner, source, datagram) {
             self.counters.handed_over += 1;
         } else {
             self.counters.hand_over_full += 1;
@@ -255,7 +264,7 @@ fn follow(forwarder: &mut Forwarder, event: &Event) {
 /// What makes workers.
 pub struct Worker<S: Service> {
     parts: Parts<S>,
-    commands: crossbeam_channel::Receiver<Command<S>>,
+    commands: crossbeam_channel::Receiver<Asked<S>>,
     mailbox: Mailbox,
     slots: Slots,
     clock: Clock,
@@ -292,13 +301,22 @@ impl<S: Service> Worker<S> {
 
     fn take_commands(&mut self) -> bool {
         for _ in 0..COMMANDS_PER_TURN {
-            let Ok(command) = self.commands.try_recv() else {
+            let Ok(asked) = self.commands.try_recv() else {
                 return false;
             };
             let now_ns = self.clock.now_ns();
-            self.parts.counters.commands += 1;
-            let Parts { node, service, .. } = &mut self.parts;
-            match command {
+            let Parts {
+                node,
+                service,
+                counters,
+                times,
+                ..
+            } = &mut self.parts;
+            counters.commands += 1;
+            times
+                .command_wait
+                .record(now_ns.saturating_sub(asked.asked_ns));
+            match asked.command {
                 Command::Service(command) => service.on_command(now_ns, node, command),
                 Command::Task(task) => task(now_ns, &mut self.parts),
                 Command::Stop => self.begin_stop(now_ns),
@@ -313,6 +331,7 @@ impl<S: Service> Worker<S> {
             forwarder,
             service,
             counters,
+            times,
             driver,
             ..
         } = &mut self.parts;
@@ -324,8 +343,19 @@ impl<S: Service> Worker<S> {
             others: &mut self.slots,
         };
         let clock = &self.clock;
-        let more = (0..RECEIVES_PER_TURN)
-            .all(|_| driver.receive(|outlet, run| inward.take_in(clock.now_ns(), outlet, run)));
+        let mut first_ns = None;
+        let more = (0..RECEIVES_PER_TURN).all(|_| {
+            driver.receive(|outlet, run| {
+                let now_ns = clock.now_ns();
+                first_ns.get_or_insert(now_ns);
+                inward.take_in(now_ns, outlet, run);
+            })
+        });
+        if let Some(first_ns) = first_ns {
+            times
+                .handling
+                .record(clock.now_ns().saturating_sub(first_ns));
+        }
         self.slots.ring();
         more
     }
@@ -341,9 +371,14 @@ impl<S: Service> Worker<S> {
                 forwarder,
                 service,
                 counters,
+                times,
                 ..
             } = &mut self.parts;
+            let now_ns = self.clock.now_ns();
             counters.taken_over += 1;
+            times
+                .hand_over_wait
+                .record(now_ns.saturating_sub(parcel.handed_ns));
             let mut inward = Inward {
                 node,
                 forwarder,
@@ -351,7 +386,7 @@ impl<S: Service> Worker<S> {
                 counters,
                 others: &mut self.slots,
             };
-            inward.open(self.clock.now_ns(), parcel.source, &mut parcel.datagram);
+            inward.open(now_ns, parcel.source, &mut parcel.datagram);
             self.mailbox.give_back(parcel);
         }
         !self.mailbox.is_empty()

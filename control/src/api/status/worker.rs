@@ -4,7 +4,10 @@ use super::{Count, Verdicts};
 use crate::{channel::status::ServiceStatus, dispatch::Service};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use virga_transport::{io::counters::IoCounters, worker::Parts};
+use virga_transport::{
+    io::counters::IoCounters,
+    worker::{Parts, Times, TimesSummary, WorkerTimes},
+};
 
 /// A worker's loop; or all of them together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,6 +117,40 @@ pub struct TransportStatus {
     pub drops: BTreeMap<String, u64>,
 }
 
+/// How long something took: a histogram to 1 %.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimesStatus {
+    /// How many times were taken.
+    pub count: u64,
+    /// Half of them were at most this.
+    pub p50_ns: u64,
+    /// 99 of 100.
+    pub p99_ns: u64,
+    /// 999 of 1,000.
+    pub p999_ns: u64,
+    /// All of them.
+    pub max_ns: u64,
+}
+
+impl From<&Times> for TimesStatus {
+    fn from(times: &Times) -> Self {
+        let TimesSummary {
+            count,
+            p50_ns,
+            p99_ns,
+            p999_ns,
+            max_ns,
+        } = times.summary();
+        Self {
+            count,
+            p50_ns,
+            p99_ns,
+            p999_ns,
+            max_ns,
+        }
+    }
+}
+
 /// One worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OneWorker {
@@ -131,6 +168,9 @@ pub struct OneWorker {
     pub userspace: Verdicts,
     /// Its sessions' protocol.
     pub transport: TransportStatus,
+    /// `handling`: a turn's received datagrams, until all are opened or sent on and told of;
+    /// `command_wait`: commands in its queue; `hand_over_wait`: datagrams in its ring from the others.
+    pub times: BTreeMap<String, TimesStatus>,
 }
 
 /// What a worker's thread copies out.
@@ -147,6 +187,16 @@ impl Snapshot {
         let sessions: Vec<_> = parts.node.sessions().collect();
         let driver = parts.driver();
         let figures = driver.figures().into_iter();
+        let WorkerTimes {
+            handling,
+            command_wait,
+            hand_over_wait,
+        } = parts.times();
+        let times = [
+            ("handling", handling),
+            ("command_wait", command_wait),
+            ("hand_over_wait", hand_over_wait),
+        ];
         let worker = OneWorker {
             number: parts.share().worker(),
             core: parts.core(),
@@ -173,6 +223,9 @@ impl Snapshot {
             },
             userspace: parts.forwarder.counters().into(),
             transport: transport(parts, &sessions),
+            times: times
+                .map(|(name, times)| (name.to_owned(), times.into()))
+                .into(),
         };
         Self {
             now_ns,

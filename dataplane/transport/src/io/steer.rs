@@ -12,8 +12,14 @@ use std::{
     io,
     net::{SocketAddr, UdpSocket},
     os::fd::{AsRawFd, OwnedFd},
+    time::{Duration, Instant},
 };
 use virga_ebpf::header::Flags;
+
+/// An address that is in use is tried again for so long.
+const IN_USE_MAX: Duration = Duration::from_secs(2);
+/// And this often.
+const IN_USE_PAUSE: Duration = Duration::from_millis(10);
 
 /// Whether the kernel shall be asked to steer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,7 +71,7 @@ pub fn bind(
 ) -> io::Result<(Vec<UdpSocket>, Steering)> {
     // A socket of its own: sockets that share an address share it with any other process of the
     // same user that asks for it.
-    let alone = UdpSocket::bind(address)?;
+    let alone = bind_alone(address)?;
     if workers <= 1 {
         return Ok((vec![alone], Steering::Alone));
     }
@@ -84,6 +90,20 @@ pub fn bind(
         },
     };
     Ok((sockets, steering))
+}
+
+/// Waits a little for an address in use: the kernel closes the sockets of a process that was killed only
+/// once it has taken its io_uring down, which is after the process is gone.
+fn bind_alone(address: SocketAddr) -> io::Result<UdpSocket> {
+    let give_up = Instant::now() + IN_USE_MAX;
+    loop {
+        match UdpSocket::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up => {
+                std::thread::sleep(IN_USE_PAUSE);
+            }
+            bound => return bound,
+        }
+    }
 }
 
 fn bind_shared(address: SocketAddr) -> io::Result<UdpSocket> {
@@ -155,7 +175,6 @@ fn attach(socket: &UdpSocket, workers: usize) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::Share;
-    use std::time::Duration;
     use virga_ebpf::header::{Header, NodeId, SessionId};
 
     fn group(workers: usize, steer: Steer) -> (Vec<UdpSocket>, Steering) {

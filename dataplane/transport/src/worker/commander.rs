@@ -1,7 +1,7 @@
 //! How other threads reach a worker: commands and closures over a bounded queue.
 
 use super::{Parts, Service};
-use crate::io::wake::Wake;
+use crate::io::{clock::Clock, wake::Wake};
 use std::sync::Arc;
 
 /// A closure that runs on the worker's thread.
@@ -11,6 +11,12 @@ pub(super) enum Command<S: Service> {
     Service(S::Command),
     Task(Task<S>),
     Stop,
+}
+
+/// A command, and when it was asked.
+pub(super) struct Asked<S: Service> {
+    pub(super) asked_ns: u64,
+    pub(super) command: Command<S>,
 }
 
 /// A command that the worker did not take; it is the caller's again.
@@ -24,8 +30,9 @@ pub enum Refused<C> {
 
 /// How other threads reach a worker; clone it freely.
 pub struct Commander<S: Service> {
-    pub(super) commands: crossbeam_channel::Sender<Command<S>>,
+    pub(super) commands: crossbeam_channel::Sender<Asked<S>>,
     pub(super) wake: Arc<Wake>,
+    pub(super) clock: Clock,
 }
 
 impl<S: Service> Clone for Commander<S> {
@@ -33,6 +40,7 @@ impl<S: Service> Clone for Commander<S> {
         Self {
             commands: self.commands.clone(),
             wake: Arc::clone(&self.wake),
+            clock: self.clock,
         }
     }
 }
@@ -64,15 +72,22 @@ impl<S: Service> Commander<S> {
             })
     }
 
+    pub(super) fn asked(&self, command: Command<S>) -> Asked<S> {
+        Asked {
+            asked_ns: self.clock.now_ns(),
+            command,
+        }
+    }
+
     fn offer(&self, command: Command<S>) -> Result<(), Refused<Command<S>>> {
         use crossbeam_channel::TrySendError;
-        match self.commands.try_send(command) {
+        match self.commands.try_send(self.asked(command)) {
             Ok(()) => {
                 self.wake.ring();
                 Ok(())
             }
-            Err(TrySendError::Full(command)) => Err(Refused::Full(command)),
-            Err(TrySendError::Disconnected(command)) => Err(Refused::Ended(command)),
+            Err(TrySendError::Full(asked)) => Err(Refused::Full(asked.command)),
+            Err(TrySendError::Disconnected(asked)) => Err(Refused::Ended(asked.command)),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     COMMANDS_MAX, Command, Commander, Exit, Parts, Refused, Service, Worker, WorkerConfig,
-    WorkerCounters, WorkerError, mailbox,
+    WorkerCounters, WorkerError, WorkerTimes, mailbox,
     mailbox::{Mailbox, Slots},
     panic_message,
 };
@@ -85,7 +85,10 @@ impl<S: Service> WorkerHandle<S> {
 
     fn begin_stop(&self) {
         // The queue may be full: its worker empties it, so this waits for a bounded time.
-        let _ended = self.commander.commands.send(Command::Stop);
+        let _ended = self
+            .commander
+            .commands
+            .send(self.commander.asked(Command::Stop));
         self.commander.wake.ring();
     }
 }
@@ -109,6 +112,12 @@ impl<S: Service> Workers<S> {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.handles[0].address
+    }
+
+    /// The clock that all of them go by.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.handles[0].commander.clock
     }
 
     /// How datagrams find their worker.
@@ -244,6 +253,7 @@ impl Seat {
         let commander = Commander {
             commands: commands_in,
             wake: Arc::clone(&wake),
+            clock,
         };
         let (tell_started, started) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new()
@@ -268,6 +278,7 @@ impl Seat {
                         share,
                         core,
                         counters: WorkerCounters::default(),
+                        times: WorkerTimes::default(),
                         driver,
                     },
                     commands,

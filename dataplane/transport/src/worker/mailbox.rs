@@ -16,6 +16,7 @@ const SPARE_BYTES_MAX: usize = 16 * 1024;
 /// A datagram for another worker.
 #[derive(Debug)]
 pub(super) struct Parcel {
+    pub(super) handed_ns: u64,
     pub(super) source: SocketAddr,
     pub(super) datagram: Vec<u8>,
 }
@@ -92,7 +93,13 @@ impl Slots {
     }
 
     /// Puts a datagram into its owner's ring; whether there was room. [`Slots::ring`] follows.
-    pub(super) fn hand_over(&mut self, owner: u8, source: SocketAddr, datagram: &[u8]) -> bool {
+    pub(super) fn hand_over(
+        &mut self,
+        now_ns: u64,
+        owner: u8,
+        source: SocketAddr,
+        datagram: &[u8],
+    ) -> bool {
         let Some(slot) = self.slots.get_mut(usize::from(owner)) else {
             return false;
         };
@@ -103,6 +110,7 @@ impl Slots {
         buffer.clear();
         buffer.extend_from_slice(datagram);
         let parcel = Parcel {
+            handed_ns: now_ns,
             source,
             datagram: buffer,
         };
@@ -141,7 +149,7 @@ mod tests {
         };
         assert_eq!(slots.other_owner(&of(0)), None);
         assert_eq!(slots.other_owner(&of(1)), Some(1));
-        let taken = (0..HANDED_OVER_MAX + 7).filter(|_| slots.hand_over(1, source, &of(1)));
+        let taken = (0..HANDED_OVER_MAX + 7).filter(|_| slots.hand_over(1, 1, source, &of(1)));
         assert_eq!(taken.count(), HANDED_OVER_MAX);
         slots.ring();
         let mut places = Vec::new();
@@ -152,7 +160,7 @@ mod tests {
         }
         assert_eq!(places.len(), HANDED_OVER_MAX);
         // A full ring's refusals took no buffer away from it.
-        assert!(mailbox.is_empty() && slots.hand_over(1, source, b"x"));
+        assert!(mailbox.is_empty() && slots.hand_over(1, 1, source, b"x"));
         let parcel = mailbox.next_parcel().unwrap();
         assert!(places.contains(&parcel.datagram.as_ptr()));
     }

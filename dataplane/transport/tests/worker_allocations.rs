@@ -1,0 +1,331 @@
+//! What a worker's thread allocates once it is warm: nothing for a packet that passes, nothing for an
+//! event that leaves, and for one that arrives no more than what carries it to its owner.
+
+#![allow(unsafe_code, reason = "a global allocator is unsafe to implement")]
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail as the test does")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test is outside the dataplane: it has sockets"
+)]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::mpsc,
+    time::Duration,
+};
+
+use ed25519_dalek::SigningKey;
+use virga_ebpf::{
+    hash,
+    header::{ChannelHash, Header, NodeId, StreamId, Subnet},
+    image::{Image, Link, Place, Via},
+    tables::{NextHop, Pair},
+};
+use virga_transport::{
+    ChannelName, Event, Mode, Node, NodeConfig, NodeLimits, PeerConfig, SendError, Share,
+    StreamSpec,
+    forward::Forwarder,
+    io::driver::DriverConfig,
+    worker::{Parts, Service, Task, Worker, WorkerConfig, WorkerHandle},
+};
+use x25519_dalek::{PublicKey, StaticSecret};
+
+/// Counts what each thread allocates.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    // A thread that is ending has no counter any more.
+    let _ending = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+}
+
+// SAFETY: every call goes to the system's allocator as it is; the counter allocates nothing itself.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.realloc(pointer, layout, bytes) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations() -> u64 {
+    ALLOCATIONS.with(Cell::get)
+}
+
+/// How much may be under way before more is counted; what a warm worker has grown to.
+const WARM_EVENTS: u64 = 30_000;
+const EVENTS: u64 = 30_000;
+const EVENT: [u8; 64] = [7; 64];
+
+/// One end of a session: sends as many events as it is told to, and counts those that come.
+struct Application {
+    peer: NodeId,
+    mode: Mode,
+    stream: Option<StreamId>,
+    to_send: u64,
+    received: u64,
+}
+
+impl Application {
+    fn pump(&mut self, now_ns: u64, node: &mut Node) {
+        let Some(stream) = self.stream else {
+            return;
+        };
+        while self.to_send > 0 {
+            match node.send(now_ns, self.peer, stream, &EVENT) {
+                Ok(()) => self.to_send -= 1,
+                Err(SendError::Full) => return,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+impl Service for Application {
+    /// How many events more to send.
+    type Command = u64;
+
+    fn start(&mut self, now_ns: u64, node: &mut Node) {
+        node.connect(now_ns, self.peer).unwrap();
+    }
+
+    fn on_event(&mut self, now_ns: u64, node: &mut Node, event: Event) {
+        match event {
+            Event::Connected { peer, .. } => {
+                let spec = StreamSpec {
+                    name: ChannelName::parse("a").unwrap(),
+                    salt: 0,
+                    priority: 0,
+                    mode: self.mode,
+                };
+                self.stream = Some(node.open_stream(now_ns, peer, &spec).unwrap());
+                self.pump(now_ns, node);
+            }
+            Event::Message { .. } => self.received += 1,
+            Event::Writable { .. } => self.pump(now_ns, node),
+            _ => {}
+        }
+    }
+
+    fn on_command(&mut self, now_ns: u64, node: &mut Node, events: u64) {
+        self.to_send += events;
+        self.pump(now_ns, node);
+    }
+
+    fn poll_timeout(&self) -> Option<u64> {
+        None
+    }
+
+    fn handle_timeout(&mut self, _now_ns: u64, _node: &mut Node) {}
+
+    fn stop(&mut self, _now_ns: u64, _node: &mut Node) {}
+}
+
+fn key(number: u8) -> [u8; 32] {
+    [number; 32]
+}
+
+fn peer(number: u8) -> PeerConfig {
+    PeerConfig {
+        node_key: PublicKey::from(&StaticSecret::from(key(number))).to_bytes(),
+        entity_key: SigningKey::from_bytes(&key(number + 100))
+            .verifying_key()
+            .to_bytes(),
+    }
+}
+
+fn id(number: u8) -> NodeId {
+    hash::node_id(&peer(number).node_key)
+}
+
+fn image(own: u8, other: u8, to: SocketAddr) -> Image {
+    let mut image = Image {
+        node_id: id(own),
+        port: 4783,
+        ..Image::default()
+    };
+    let place = Place::new(0, IpAddr::from([127, 0, 0, 1]).into());
+    image.neighbours.insert(place, Link::default());
+    let origin = hash::origin_hash(&peer(other).entity_key);
+    let hashes = [ChannelHash(0), ChannelName::parse("a").unwrap().hash(0)];
+    image.pairs.extend(hashes.map(|h| Pair::new(origin, h)));
+    let primary = image.add_next_hop(NextHop {
+        target: to.ip().into(),
+        port: to.port(),
+        mtu: 65_535,
+        flags: NextHop::ALIVE,
+        ..NextHop::default()
+    });
+    let via = Via {
+        primary,
+        backup: None,
+    };
+    image.routes.insert(id(other), via);
+    image
+}
+
+fn spawn(own: u8, other: u8, mode: Mode) -> WorkerHandle<Application> {
+    let config = WorkerConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        core: None,
+        driver: DriverConfig::default(),
+    };
+    let node = NodeConfig {
+        network_id: "test".into(),
+        psk: [1; 32],
+        psk_generation: 0,
+        node_key: key(own),
+        entity_key: key(own + 100),
+        subnet: Subnet(0),
+        peers: vec![peer(other)],
+        share: Share::WHOLE,
+        limits: NodeLimits::default(),
+        started_unix_ns: 1,
+        seed: [own; 32],
+    };
+    let application = Application {
+        peer: id(other),
+        mode,
+        stream: None,
+        to_send: 0,
+        received: 0,
+    };
+    Worker::spawn(&config, node, Forwarder::new(), application, |_| {}).unwrap()
+}
+
+fn route(worker: &WorkerHandle<Application>, own: u8, other: u8, to: SocketAddr) {
+    let image = image(own, other, to);
+    look(worker, move |parts| {
+        let mut drawn = 0;
+        let entropy = || {
+            drawn += 1;
+            drawn
+        };
+        parts.forwarder.apply(&image, entropy).unwrap();
+    });
+}
+
+/// Looks at a worker on its thread; allocates nothing there.
+fn look<T: Send + 'static>(
+    worker: &WorkerHandle<Application>,
+    look: impl FnOnce(&mut Parts<Application>) -> T + Send + 'static,
+) -> T {
+    let (reply, answer) = mpsc::sync_channel(1);
+    let task: Task<Application> = Box::new(move |_, parts| {
+        reply.send(look(parts)).unwrap();
+    });
+    assert!(worker.commander().run(task).is_ok());
+    answer.recv().unwrap()
+}
+
+/// Waits until `done`, looking now and then; gives what the worker's thread has allocated by then.
+fn allocated(
+    worker: &WorkerHandle<Application>,
+    done: fn(&mut Parts<Application>) -> u64,
+    enough: u64,
+) -> u64 {
+    for _ in 0..3_000 {
+        let (count, made) = look(worker, move |parts| (done(parts), allocations()));
+        if count >= enough {
+            return made;
+        }
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    panic!("{} of {enough}", look(worker, done));
+}
+
+/// What sending and receiving allocate once both ends are warm, in hundredths of an allocation an event.
+fn session(mode: Mode) -> (u64, u64) {
+    let (source, sink) = (spawn(1, 2, mode), spawn(2, 1, mode));
+    route(&source, 1, 2, sink.address());
+    route(&sink, 2, 1, source.address());
+    let received = |parts: &mut Parts<Application>| parts.service.received;
+    let taken = |parts: &mut Parts<Application>| u64::from(parts.service.to_send == 0);
+    let mut made = [0; 2];
+    for round in 1..=2 {
+        let before = made;
+        let events = if round == 1 { WARM_EVENTS } else { EVENTS };
+        assert!(source.command(events).is_ok());
+        made[0] = allocated(&source, taken, 1);
+        // An unreliable event may be lost.
+        let all = WARM_EVENTS + if round == 1 { 0 } else { EVENTS };
+        let enough = if mode.is_reliable() { all } else { all / 2 };
+        made[1] = allocated(&sink, received, enough);
+        if round == 2 {
+            made = [made[0] - before[0], made[1] - before[1]];
+        }
+    }
+    source.stop();
+    sink.stop();
+    (made[0] * 100 / EVENTS, made[1] * 100 / EVENTS)
+}
+
+#[test]
+fn a_warm_session_allocates_no_more_than_its_events() {
+    for mode in [Mode::Ordered, Mode::Unreliable] {
+        let (sending, receiving) = session(mode);
+        println!("{mode:?}: {sending} and {receiving} hundredths of an allocation an event");
+        assert!(sending <= 10, "{mode:?}: {sending} hundredths an event out");
+        assert!(
+            receiving <= 110,
+            "{mode:?}: {receiving} hundredths an event in"
+        );
+    }
+}
+
+#[test]
+fn a_packet_that_passes_allocates_nothing() {
+    let through = spawn(1, 2, Mode::Ordered);
+    let sink = UdpSocket::bind("127.0.0.1:0").unwrap();
+    route(&through, 1, 2, sink.local_addr().unwrap());
+    // What it would do to have a session of its own is no packet that passes.
+    look(&through, |parts| parts.node.give_up(id(2)));
+    let source = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let origin = hash::origin_hash(&peer(2).entity_key);
+    let mut sent = 0_u64;
+    let mut send = |packets: u64| {
+        for _ in 0..packets {
+            let header = Header {
+                destination: id(2),
+                origin_hash: origin,
+                payload_len: 16,
+                sequence: sent,
+                ..Header::default()
+            };
+            let mut packet = header.encode().to_vec();
+            packet.extend([0; 16]);
+            source.send_to(&packet, through.address()).unwrap();
+            sent += 1;
+            if sent.is_multiple_of(64) {
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+        }
+        sent
+    };
+    let forwarded = |parts: &mut Parts<Application>| parts.counters().forwarded;
+    let warm = send(5_000);
+    let before = allocated(&through, forwarded, warm / 2);
+    let all = send(5_000);
+    let after = allocated(&through, forwarded, all * 3 / 4);
+    assert_eq!(after - before, 0, "for {} packets", all - warm);
+    through.stop();
+}
