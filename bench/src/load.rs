@@ -1,7 +1,13 @@
 //! A worker over a real socket, with an application on its thread: one that offers events as fast as they are
 //! taken, one that takes them, one that asks and waits for the answer, one that answers.
 
-use std::{io, net::SocketAddr, sync::mpsc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use rustix::time::{ClockId, clock_gettime};
 use virga_ebpf::{
@@ -11,10 +17,13 @@ use virga_ebpf::{
     tables::{NextHop, Pair},
 };
 use virga_transport::{
-    ChannelName, Event, Mode, Node, NodeLimits, PeerConfig, SendError, StreamSpec,
+    ChannelName, Event, Mode, Node, NodeConfig, NodeLimits, SendError, Share, StreamSpec,
     forward::Forwarder,
-    io::driver::DriverConfig,
-    worker::{Parts, Service, Worker, WorkerConfig, WorkerHandle},
+    io::{driver::DriverConfig, steer::Steer},
+    worker::{
+        Beginning, Commander, Parts, Service, Worker, WorkerConfig, WorkerHandle, Workers,
+        WorkersConfig, spawn_all,
+    },
 };
 
 use crate::{session, world};
@@ -89,8 +98,8 @@ pub struct Seen {
     pub datagram_bytes: u64,
     /// System calls that sent them.
     pub sends: u64,
-    /// Turns of the worker's loop.
-    pub turns: u64,
+    /// Datagrams sent on for others.
+    pub forwarded: u64,
 }
 
 /// The application.
@@ -262,16 +271,44 @@ impl Running {
     /// # Errors
     /// When there is no worker to be had.
     pub fn start(end: &End) -> io::Result<Self> {
-        let (own, peer) = (session::public(end.number), session::public(end.peer));
-        let mut forwarder = Forwarder::new();
-        forwarder
-            .apply(&image(end, &own, &peer), world::entropy())
-            .map_err(|error| io::Error::other(format!("{error:?}")))?;
+        let numbers = [end.number, end.peer];
+        let image = image(end.number, end.listen, &numbers, &[(end.peer, end.via)]);
+        let peer = session::public(end.peer);
         let config = session::config(end.number, vec![peer], NodeLimits::default());
         let load = Load::new(end.task, hash::node_id(&peer.node_key));
+        Self::spawn(end.listen, end.core, config, &image, load)
+    }
+
+    /// Starts a forwarder between two ends, which it has no sessions with.
+    ///
+    /// # Errors
+    /// When there is no worker to be had.
+    pub fn relay(
+        number: u32,
+        listen: SocketAddr,
+        core: usize,
+        to: [(u32, SocketAddr); 2],
+    ) -> io::Result<Self> {
+        let image = image(number, listen, &to.map(|(number, _)| number), &to);
+        let config = session::config(number, Vec::new(), NodeLimits::default());
+        let load = Load::new(Task::Take, image.node_id);
+        Self::spawn(listen, Some(core), config, &image, load)
+    }
+
+    fn spawn(
+        listen: SocketAddr,
+        core: Option<usize>,
+        config: NodeConfig,
+        image: &Image,
+        load: Load,
+    ) -> io::Result<Self> {
+        let mut forwarder = Forwarder::new();
+        forwarder
+            .apply(image, world::entropy())
+            .map_err(|error| io::Error::other(format!("{error:?}")))?;
         let worker = WorkerConfig {
-            listen: end.listen,
-            core: end.core,
+            listen,
+            core,
             driver: DriverConfig::default(),
         };
         let worker =
@@ -289,52 +326,22 @@ impl Running {
             .map_err(|_| io::Error::other("the worker has ended"))
     }
 
-    /// Has the worker look at its parts.
-    ///
-    /// # Errors
-    /// When the worker has ended, or does not answer.
-    pub fn look<T: Send + 'static>(
-        &self,
-        look: impl FnOnce(u64, &mut Parts<Load>) -> T + Send + 'static,
-    ) -> io::Result<T> {
-        let (reply, answer) = mpsc::channel();
-        let task = Box::new(move |now_ns, parts: &mut Parts<Load>| {
-            // Whoever asked may have lost patience.
-            let _told = reply.send(look(now_ns, parts));
-        });
-        self.worker
-            .commander()
-            .run(task)
-            .map_err(|_| io::Error::other("the worker has ended"))?;
-        answer.recv_timeout(PATIENCE).map_err(io::Error::other)
-    }
-
     /// What it has done.
     ///
     /// # Errors
-    /// See [`Running::look`].
+    /// When the worker has ended, or does not answer.
     pub fn seen(&self) -> io::Result<Seen> {
-        self.look(|now_ns, parts| {
-            let sent = *parts.driver().sent();
-            let turns = parts.counters().turns;
-            Seen {
-                now_ns,
-                cpu_ns: thread_cpu_ns(),
-                datagrams: sent.datagrams,
-                datagram_bytes: sent.bytes,
-                sends: sent.batches,
-                turns,
-                ..parts.service.seen.clone()
-            }
-        })
+        seen(self.worker.commander())
     }
 
     /// Round trips since the application was last told to send; they are forgotten.
     ///
     /// # Errors
-    /// See [`Running::look`].
+    /// When the worker has ended, or does not answer.
     pub fn round_trips_ns(&self) -> io::Result<Vec<u64>> {
-        self.look(|_, parts| std::mem::take(&mut parts.service.round_trips_ns))
+        look(self.worker.commander(), |_, parts| {
+            std::mem::take(&mut parts.service.round_trips_ns)
+        })
     }
 
     /// Waits until there is a session.
@@ -342,22 +349,155 @@ impl Running {
     /// # Errors
     /// When there is none in time.
     pub fn await_session(&self) -> io::Result<()> {
-        let start = std::time::Instant::now();
-        while start.elapsed() < PATIENCE {
-            if self.seen()?.is_connected {
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Err(io::Error::other(
-            "there is no session with the other end after 10 s",
-        ))
+        await_session(|| self.seen())
     }
 
     /// Ends it.
     pub fn stop(self) {
         self.worker.stop();
     }
+}
+
+/// Several workers of one node, each with the peers that are its share; their applications offer unreliable events.
+pub struct Group {
+    workers: Workers<Load>,
+}
+
+impl Group {
+    /// Starts one worker for each core. Each offers to the first of the peers that is its own.
+    ///
+    /// # Errors
+    /// When a worker has no peer, or there are no workers to be had.
+    pub fn start(
+        number: u32,
+        listen: SocketAddr,
+        cores: &[usize],
+        event_bytes: usize,
+        peers: &[(u32, SocketAddr)],
+    ) -> io::Result<Self> {
+        let mut numbers = vec![number];
+        numbers.extend(peers.iter().map(|&(peer, _)| peer));
+        let image = image(number, listen, &numbers, peers);
+        let ids: Vec<NodeId> = peers.iter().map(|&(peer, _)| node_id(peer)).collect();
+        for share in Share::split(cores.len()) {
+            if !ids.iter().any(|&id| share.owns(id)) {
+                return Err(io::Error::other("a worker has no peer among those"));
+            }
+        }
+        let task = Task::Offer {
+            event_bytes,
+            mode: Mode::Unreliable,
+        };
+        let config = WorkersConfig {
+            listen,
+            cores: cores.iter().copied().map(Some).collect(),
+            steer: Steer::Kernel,
+            driver: DriverConfig::default(),
+        };
+        let beginning = |share: Share| {
+            let own = ids.iter().copied().find(|&id| share.owns(id));
+            let mut forwarder = Forwarder::new();
+            forwarder
+                .apply(&image, world::entropy())
+                .expect("an image that fits");
+            let known = peers.iter().map(|&(peer, _)| session::public(peer));
+            let mut node = session::config(number, known.collect(), NodeLimits::default());
+            node.share = share;
+            Beginning {
+                node,
+                forwarder,
+                service: Load::new(task, own.expect("every share was seen to have a peer")),
+            }
+        };
+        let workers = spawn_all(&config, beginning, |_, _| {}).map_err(io::Error::other)?;
+        Ok(Self { workers })
+    }
+
+    /// Tells all applications whether to send.
+    ///
+    /// # Errors
+    /// When a worker has ended.
+    pub fn switch(&self, switch: Switch) -> io::Result<()> {
+        for commander in self.workers.commanders() {
+            commander
+                .command(switch)
+                .map_err(|_| io::Error::other("a worker has ended"))?;
+        }
+        Ok(())
+    }
+
+    /// What each worker has done.
+    ///
+    /// # Errors
+    /// When a worker has ended, or does not answer.
+    pub fn seen(&self) -> io::Result<Vec<Seen>> {
+        self.workers.commanders().map(seen).collect()
+    }
+
+    /// Waits until every worker has its session.
+    ///
+    /// # Errors
+    /// When there is none in time.
+    pub fn await_sessions(&self) -> io::Result<()> {
+        self.workers
+            .commanders()
+            .try_for_each(|commander| await_session(|| seen(commander)))
+    }
+
+    /// Ends all.
+    pub fn stop(self) {
+        self.workers.stop();
+    }
+}
+
+/// A numbered node's id.
+#[must_use]
+pub fn node_id(number: u32) -> NodeId {
+    hash::node_id(&session::public(number).node_key)
+}
+
+/// Has a worker look at its parts.
+fn look<T: Send + 'static>(
+    commander: &Commander<Load>,
+    look: impl FnOnce(u64, &mut Parts<Load>) -> T + Send + 'static,
+) -> io::Result<T> {
+    let (reply, answer) = mpsc::channel();
+    let task = Box::new(move |now_ns, parts: &mut Parts<Load>| {
+        // Whoever asked may have lost patience.
+        let _told = reply.send(look(now_ns, parts));
+    });
+    commander
+        .run(task)
+        .map_err(|_| io::Error::other("the worker has ended"))?;
+    answer.recv_timeout(PATIENCE).map_err(io::Error::other)
+}
+
+fn seen(commander: &Commander<Load>) -> io::Result<Seen> {
+    look(commander, |now_ns, parts| {
+        let sent = *parts.driver().sent();
+        Seen {
+            now_ns,
+            cpu_ns: thread_cpu_ns(),
+            datagrams: sent.datagrams,
+            datagram_bytes: sent.bytes,
+            sends: sent.batches,
+            forwarded: parts.counters().forwarded,
+            ..parts.service.seen.clone()
+        }
+    })
+}
+
+fn await_session(seen: impl Fn() -> io::Result<Seen>) -> io::Result<()> {
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        if seen()?.is_connected {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Err(io::Error::other(
+        "there is no session with the other end after 10 s",
+    ))
 }
 
 /// Processor time of the calling thread.
@@ -368,34 +508,35 @@ pub fn thread_cpu_ns() -> u64 {
     seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
-/// What both ends may send, and the way to the other one.
-fn image(end: &End, own: &PeerConfig, peer: &PeerConfig) -> Image {
+/// What numbered nodes may send, and the ways to others.
+fn image(number: u32, listen: SocketAddr, members: &[u32], to: &[(u32, SocketAddr)]) -> Image {
     let mut image = Image {
-        node_id: hash::node_id(&own.node_key),
-        port: end.listen.port(),
+        node_id: node_id(number),
+        port: listen.port(),
         ..Image::default()
     };
-    let target = end.via.ip().into();
-    image
-        .neighbours
-        .insert(Place::new(0, target), Link::default());
     let channel = hash::channel_hash(0, CHANNEL);
-    for entity in [own.entity_key, peer.entity_key] {
-        let origin: OriginHash = hash::origin_hash(&entity);
+    for &member in members {
+        let origin: OriginHash = hash::origin_hash(&session::public(member).entity_key);
         image.pairs.insert(Pair::new(origin, channel));
         image.pairs.insert(Pair::new(origin, ChannelHash(0)));
     }
-    let primary = image.add_next_hop(NextHop {
-        target,
-        port: end.via.port(),
-        mtu: 65_535,
-        flags: NextHop::ALIVE,
-        ..NextHop::default()
-    });
-    let via = Via {
-        primary,
-        backup: None,
-    };
-    image.routes.insert(hash::node_id(&peer.node_key), via);
+    for &(number, at) in to {
+        let neighbour = Place::new(0, at.ip().into());
+        image.neighbours.insert(neighbour, Link::default());
+        let primary = image.add_next_hop(NextHop {
+            target: at.ip().into(),
+            port: at.port(),
+            mtu: 65_535,
+            flags: NextHop::ALIVE,
+            ..NextHop::default()
+        });
+        let via = Via {
+            primary,
+            backup: None,
+        };
+        let destination = node_id(number);
+        image.routes.insert(destination, via);
+    }
     image
 }

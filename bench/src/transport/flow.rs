@@ -16,9 +16,9 @@ use crate::{
 
 /// How long a flow is measured, after it has run for [`WARM_UP`].
 pub(super) const WINDOW: Duration = Duration::from_millis(250);
-const WARM_UP: Duration = Duration::from_millis(100);
+pub(super) const WARM_UP: Duration = Duration::from_millis(100);
 /// How long what is under way may take after that.
-const SETTLE: Duration = Duration::from_millis(30);
+pub(super) const SETTLE: Duration = Duration::from_millis(30);
 
 /// A flow of unreliable events.
 pub(super) struct Flow {
@@ -30,11 +30,20 @@ pub(super) struct Flow {
     pub(super) asked: f64,
 }
 
-pub(super) const FLOWS: [Flow; 1] = [Flow {
-    names: ["transport.single_64b", "transport.single_64b_veth"],
-    event_bytes: 64,
-    asked: 1.5,
-}];
+/// A node has one verb for one event: a batch is so many calls in a row, and both flows make the same calls. What
+/// differs is what is asked.
+pub(super) const FLOWS: [Flow; 2] = [
+    Flow {
+        names: ["transport.single_64b", "transport.single_64b_veth"],
+        event_bytes: 64,
+        asked: 1.5,
+    },
+    Flow {
+        names: ["transport.batch_64x64b", "transport.batch_64x64b_veth"],
+        event_bytes: 64,
+        asked: 12.0,
+    },
+];
 
 /// One flow of ours.
 #[derive(Clone, Copy, Debug)]
@@ -106,7 +115,7 @@ pub(super) fn quantile_us(all_ns: &[u64], part: f64) -> f64 {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-fn float(count: u64) -> f64 {
+pub(super) fn float(count: u64) -> f64 {
     count as f64
 }
 
