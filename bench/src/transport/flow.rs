@@ -223,7 +223,8 @@ impl Figures {
             .beside(median(&self.reference))
             .ratio(median(&self.ratios));
         match asked {
-            Some(asked) => entry.limit(asked),
+            // Of a rate a ratio is asked.
+            Some(asked) => entry.limit(asked / median(&self.reference)),
             None => entry,
         }
     }

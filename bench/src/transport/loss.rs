@@ -11,17 +11,20 @@ use crate::{
 
 /// Each loses other datagrams.
 const SEEDS: [u64; 5] = [1, 2, 3, 4, 5];
-const UNIT: &str = "MB/s, simulated";
+const UNIT: &str = "simulated MB/s";
 
 /// Measures. Without the other program QUIC is left out.
 pub(super) fn measure() -> Result<Vec<Entry>, Skip> {
     let of = |weather| SEEDS.map(|seed| goodput(weather, seed) / 1e6);
     let (calm, lossy, overtaking) = (of(lossy::CALM), of(lossy::LOSSY), of(lossy::OVERTAKING));
-    let mut loss = Entry::new("transport.loss_1pct", UNIT, median(&lossy)).limit(1.0);
+    let mut loss = Entry::new("transport.loss_1pct", UNIT, median(&lossy));
     match quic() {
         Ok(theirs) => {
             let ratios: Vec<f64> = lossy.iter().zip(&theirs).map(|(a, b)| a / b).collect();
-            loss = loss.beside(median(&theirs)).ratio(median(&ratios));
+            loss = loss
+                .beside(median(&theirs))
+                .ratio(median(&ratios))
+                .limit(1.0);
         }
         Err(Skip::Missing(reason)) => {
             report::skipped("QUIC beside transport.loss_1pct", reason);
