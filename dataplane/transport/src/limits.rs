@@ -106,7 +106,9 @@ pub const WINDOW_SEGMENTS_MIN: u64 = 2;
 pub const WINDOW_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Pacing lets out at once what its rate gives in this time,
 pub const PACER_BURST_NS: u64 = 1_000_000;
-/// but no less than this many full packets: the initial window (RFC 9002, 7.7).
+/// but no more than this: a receiver's socket has room for it also where the kernel caps its buffer,
+pub const PACER_BURST_BYTES_MAX: u64 = 128 * 1024;
+/// and no less than this many full packets: the initial window (RFC 9002, 7.7).
 pub const PACER_BURST_SEGMENTS: u64 = WINDOW_SEGMENTS_INITIAL;
 /// Datagrams that common links carry: IPv6 and IPv4 in tunnels, on Ethernet, in jumbo frames, on
 /// loopback.

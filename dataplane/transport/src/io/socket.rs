@@ -35,9 +35,13 @@ impl Socket {
     /// When an option that Virga needs is refused.
     pub fn new(socket: UdpSocket) -> io::Result<Self> {
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
-        // The kernel caps these at its own limits; a smaller buffer is slower, not wrong.
+        // The kernel caps these at its own limits (net.core.rmem_max) unless this process may pass over
+        // them; a smaller buffer holds shorter bursts and is not wrong.
         let _capped = state.set_send_buffer_size(UdpSockRef::from(&socket), SOCKET_BUFFER_BYTES);
         let _capped = state.set_recv_buffer_size(UdpSockRef::from(&socket), SOCKET_BUFFER_BYTES);
+        let bytes = libc::c_int::try_from(SOCKET_BUFFER_BYTES).unwrap_or(libc::c_int::MAX);
+        let _may_not = set_option(&socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, bytes);
+        let _may_not = set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes);
         // Nobody here reads when a datagram came or with which class of service; a kernel that
         // goes on telling is slower, not wrong.
         let _kept = set_option(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 0);
