@@ -1,8 +1,8 @@
 //! `virga-bench`: what the whole system costs, each figure beside a reference measured in the same run.
 //!
 //! - [`virga_bench::world`]: the tables and frames that are measured with.
-//! - [`rounds`]: alternating rounds, and their median.
-//! - [`report`]: the table, the JSON; [`page`]: the results page, and [`way`]: what it says is left.
+//! - [`rounds`]: the median of alternating rounds.
+//! - [`report`]: the table, the JSON; [`page`]: the results page.
 //! - one module a measurement: [`xdp`], [`guard`], [`forward`] (over the chains of [`stage`]), [`transport`].
 
 use std::{path::PathBuf, process::ExitCode};
@@ -15,17 +15,13 @@ mod guard;
 #[path = "../../control/examples/demo/hosts.rs"]
 mod hosts;
 mod interrupt;
-mod page;
-mod report;
-mod rounds;
 mod stage;
 mod transport;
-mod way;
 mod xdp;
 mod xdp_tools;
 
 use report::{Entry, Skip};
-use virga_bench::world;
+use virga_bench::{page, report, rounds, world};
 
 /// A measurement: its name, what it measures, and how.
 type Measurement = (&'static str, fn(u32) -> Result<Vec<Entry>, Skip>);
@@ -36,6 +32,20 @@ const MEASUREMENTS: [Measurement; 4] = [
     ("guard", guard::measure),
     ("forward", forward::measure),
     ("transport", transport::measure),
+];
+
+/// What holds for all figures of the page.
+const NOTES: [(&str, &str); 2] = [
+    (
+        "forwarding",
+        "NIC: veth pairs between network namespaces; mode: native XDP; generator, router and sink on one core but for \
+         the mixes with hostile traffic (generator on one, router and sink on another); frames of 122 bytes (an empty \
+         sealed payload) where the name says nothing else",
+    ),
+    (
+        "time",
+        "of the runs in the kernel the fixed cost of their system calls, measured in each round, is taken off",
+    ),
 ];
 
 /// Measures the whole system, each figure beside a reference in the same run.
@@ -83,7 +93,7 @@ fn main() -> ExitCode {
     print!("{}", report::table(&entries));
     if let Some(folder) = &options.page {
         let command = format!("scripts/bench {} --page FOLDER", options.name);
-        if let Err(problem) = page::write(folder, &entries, &command) {
+        if let Err(problem) = page::write(folder, &entries, &command, &NOTES) {
             eprintln!("virga-bench: the results page: {problem}");
             return ExitCode::FAILURE;
         }

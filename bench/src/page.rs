@@ -14,8 +14,16 @@ const WIDTH: u32 = 760;
 const BAR: u32 = 26;
 const AROUND: u32 = 90;
 
-/// Writes `results.md` and its plots into a folder.
-pub(crate) fn write(folder: &Path, entries: &[Entry], command: &str) -> Result<(), Skip> {
+/// Writes `results.md` and its plots into a folder; `notes` are what holds for all figures.
+///
+/// # Errors
+/// When the folder cannot be written to.
+pub fn write(
+    folder: &Path,
+    entries: &[Entry],
+    command: &str,
+    notes: &[(&str, &str)],
+) -> Result<(), Skip> {
     fs::create_dir_all(folder).map_err(failed)?;
     sweep(folder)?;
     let mut page = format!(
@@ -25,6 +33,9 @@ pub(crate) fn write(folder: &Path, entries: &[Entry], command: &str) -> Result<(
     );
     for (what, found) in machine() {
         let _ = writeln!(page, "- {what}: {found}");
+    }
+    for (what, holds) in notes {
+        let _ = writeln!(page, "- {what}: {holds}");
     }
     let mut units: Vec<&str> = Vec::new();
     for entry in entries {
@@ -107,17 +118,12 @@ fn machine() -> Vec<(&'static str, String)> {
         ("date", said("date", &["-u", "+%F"])),
         ("machine", format!("{model}, {cores} cores")),
         ("kernel", said("uname", &["-sr"])),
-        ("load at the end", fs::read_to_string("/proc/loadavg").unwrap_or_default().trim().to_owned()),
         (
-            "forwarding",
-            "NIC: veth pairs between network namespaces; mode: native XDP; generator, router and sink on one core but for \
-             the mixes with hostile traffic (generator on one, router and sink on another); frames of 122 bytes (an empty \
-             sealed payload) where the name says nothing else"
+            "load at the end",
+            fs::read_to_string("/proc/loadavg")
+                .unwrap_or_default()
+                .trim()
                 .to_owned(),
-        ),
-        (
-            "time",
-            "of the runs in the kernel the fixed cost of their system calls, measured in each round, is taken off".to_owned(),
         ),
     ]
 }

@@ -9,7 +9,7 @@ use std::{
 static REMARKS: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
 
 /// Tells of a figure what its number does not say.
-pub(crate) fn remark(name: &str, said: impl Into<String>) {
+pub fn remark(name: &str, said: impl Into<String>) {
     let said = said.into();
     eprintln!("{name}: {said}");
     let mut remarks = REMARKS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -17,7 +17,7 @@ pub(crate) fn remark(name: &str, said: impl Into<String>) {
 }
 
 /// Tells that a figure is left out, and why.
-pub(crate) fn skipped(name: &str, reason: impl std::fmt::Display) {
+pub fn skipped(name: &str, reason: impl std::fmt::Display) {
     remark(name, format!("skipped: {reason}"));
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn remarks() -> Vec<(String, String)> {
 
 /// One figure.
 #[derive(Clone, Debug, serde::Serialize)]
-pub(crate) struct Entry {
+pub struct Entry {
     /// `measurement.figure`.
     pub name: &'static str,
     /// Ours, in `unit`.
@@ -54,7 +54,8 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// An entry, its ratio computed.
-    pub(crate) fn new(name: &'static str, unit: &'static str, ours: f64) -> Self {
+    #[must_use]
+    pub fn new(name: &'static str, unit: &'static str, ours: f64) -> Self {
         Self {
             name,
             ours,
@@ -68,7 +69,8 @@ impl Entry {
     }
 
     /// With the share of what was sent that did not come.
-    pub(crate) fn lost(self, lost: f64) -> Self {
+    #[must_use]
+    pub fn lost(self, lost: f64) -> Self {
         Self {
             lost: Some(lost),
             ..self
@@ -76,7 +78,8 @@ impl Entry {
     }
 
     /// With what the rounds gave, each for itself.
-    pub(crate) fn spread(self, rounds: &[f64]) -> Self {
+    #[must_use]
+    pub fn spread(self, rounds: &[f64]) -> Self {
         let low = rounds.iter().copied().reduce(f64::min);
         let high = rounds.iter().copied().reduce(f64::max);
         Self {
@@ -113,7 +116,8 @@ impl Entry {
     }
 
     /// Beside a reference.
-    pub(crate) fn beside(self, reference: f64) -> Self {
+    #[must_use]
+    pub fn beside(self, reference: f64) -> Self {
         let ratio = Some(self.ours / reference).filter(|r| r.is_finite());
         Self {
             reference: Some(reference),
@@ -123,7 +127,8 @@ impl Entry {
     }
 
     /// With a ratio that is the median of the rounds' own.
-    pub(crate) fn ratio(self, ratio: f64) -> Self {
+    #[must_use]
+    pub fn ratio(self, ratio: f64) -> Self {
         Self {
             ratio: Some(ratio),
             ..self
@@ -131,7 +136,8 @@ impl Entry {
     }
 
     /// With what is asked of it.
-    pub(crate) fn limit(self, limit: f64) -> Self {
+    #[must_use]
+    pub fn limit(self, limit: f64) -> Self {
         Self {
             limit: Some(limit),
             ..self
@@ -141,7 +147,7 @@ impl Entry {
 
 /// Why there are no figures.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Skip {
+pub enum Skip {
     /// This machine does not have what it takes.
     #[error("{0}")]
     Missing(String),
@@ -151,12 +157,14 @@ pub(crate) enum Skip {
 }
 
 /// A failure, from whatever error.
-pub(crate) fn failed(error: impl std::fmt::Display) -> Skip {
+#[must_use]
+pub fn failed(error: impl std::fmt::Display) -> Skip {
     Skip::Failed(error.to_string())
 }
 
 /// For people.
-pub(crate) fn table(entries: &[Entry]) -> String {
+#[must_use]
+pub fn table(entries: &[Entry]) -> String {
     let mut out = String::new();
     let _ = writeln!(
         out,
@@ -199,7 +207,8 @@ pub(crate) fn number(figure: f64) -> String {
 }
 
 /// For machines: one line.
-pub(crate) fn json(entries: &[Entry]) -> String {
+#[must_use]
+pub fn json(entries: &[Entry]) -> String {
     serde_json::to_string(entries).unwrap_or_default()
 }
 

@@ -1,7 +1,8 @@
 //! Alternating rounds: what is compared meets the same machine, and one bad second spoils one round.
 
 /// The middle of the figures; NaN of none.
-pub(crate) fn median(figures: &[f64]) -> f64 {
+#[must_use]
+pub fn median(figures: &[f64]) -> f64 {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);
     let Some(last) = sorted.len().checked_sub(1) else {
@@ -11,7 +12,8 @@ pub(crate) fn median(figures: &[f64]) -> f64 {
 }
 
 /// The figure that a tenth of all lie below: how good it gets on a quiet machine.
-pub(crate) fn low(figures: &[f64]) -> f64 {
+#[must_use]
+pub fn low(figures: &[f64]) -> f64 {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 10).copied().unwrap_or(f64::NAN)

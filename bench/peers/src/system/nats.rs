@@ -1,0 +1,89 @@
+//! NATS: two clients and a server, over TLS. Core NATS: what a slow subscriber misses is lost, so `reliable` is not
+//! what it is elsewhere.
+//!
+//! The client batches what is published by itself (docs.nats.io, "Caches, Flush and Ping": publish without a flush a
+//! message); a round trip flushes.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_nats::{Client, ConnectOptions};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+
+use crate::end::{Args, Problem, Role, Tally, Workload, ready_with};
+
+const FORTH: &str = "bench.forth";
+const BACK: &str = "bench.back";
+const BATCH: usize = 64;
+/// Messages between two looks at whether others want to run.
+const YIELD_AFTER: usize = 256;
+
+async fn connect(args: &Args) -> Result<Client, Problem> {
+    Ok(ConnectOptions::new()
+        .add_root_certificates(args.folder.join("cert.pem"))
+        .require_tls(true)
+        .subscription_capacity(1 << 18)
+        .client_capacity(1 << 14)
+        .connect(format!("tls://localhost:{}", args.next.port()))
+        .await?)
+}
+
+pub(crate) async fn run(args: &Args, tally: Arc<Tally>) -> Result<(), Problem> {
+    let client = connect(args).await?;
+    let event_bytes = args.workload.event_bytes();
+    match args.role {
+        Role::Receive => {
+            let mut messages = client.subscribe(FORTH).await?;
+            client.flush().await?;
+            ready_with(&tally);
+            while let Some(message) = messages.next().await {
+                let bytes = message.payload.len();
+                tally.take((bytes / event_bytes) as u64, bytes);
+                if args.workload == Workload::RoundTrip {
+                    client.publish(BACK, message.payload).await?;
+                    client.flush().await?;
+                }
+            }
+            Err("the server has closed the connection".into())
+        }
+        Role::Send => send(args.workload, &client, &tally).await,
+    }
+}
+
+async fn send(workload: Workload, client: &Client, tally: &Arc<Tally>) -> Result<(), Problem> {
+    let events = if workload == Workload::Batch {
+        BATCH
+    } else {
+        1
+    };
+    let payload = Bytes::from(vec![0x5a; workload.event_bytes() * events]);
+    if workload == Workload::RoundTrip {
+        let mut answers = client.subscribe(BACK).await?;
+        client.flush().await?;
+        ready_with(tally);
+        loop {
+            let asked = Instant::now();
+            client.publish(FORTH, payload.clone()).await?;
+            client.flush().await?;
+            tally.send(1);
+            let answer = answers.next();
+            if tokio::time::timeout(Duration::from_millis(200), answer)
+                .await
+                .is_ok()
+            {
+                tally.round_trip(asked);
+            }
+        }
+    }
+    ready_with(tally);
+    loop {
+        for _ in 0..YIELD_AFTER {
+            client.publish(FORTH, payload.clone()).await?;
+            tally.send(events as u64);
+        }
+        tokio::task::yield_now().await;
+    }
+}
