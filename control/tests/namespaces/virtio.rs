@@ -20,6 +20,8 @@ const MAC: &str = "52:54:00:56:00:0";
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/pktgen");
 /// Flows that two queues are met by; of four queues, one in a million times not.
 const FLOWS_MAX: u32 = 10;
+/// Runs on an unreliable channel, of hundreds of packets of which each twentieth is lost.
+const LOSSY_RUNS_MAX: u32 = 5;
 /// Packets that one run of a script sends.
 const PACKETS: u64 = 1_000;
 /// So far apart that no queue on the way overflows.
@@ -166,18 +168,28 @@ async fn a_reliable_channel_loses_nothing_on_links_that_lose_delay_and_reorder()
         "{count} events arrived, in order; {lost:?} packets were lost, {packets} forwarded natively"
     );
 
-    let sink = Sink::subscribe(&hosts, LOSSY).await;
-    let count = publish(&hosts, LOSSY, 300, Duration::from_secs(2)).await;
-    let mut arrived = sink.numbers().await;
-    let in_all = arrived.len();
-    arrived.sort_unstable();
-    arrived.dedup();
-    assert_eq!(arrived.len(), in_all, "none arrives twice");
+    // Several events may share a packet, so that now and then a run loses none.
+    for _ in 0..LOSSY_RUNS_MAX {
+        let (arrived, count) = lossy(&hosts).await;
+        println!("{arrived} of {count} events arrived on the unreliable channel");
+        assert!(arrived > count / 2, "{arrived} of {count}");
+        if arrived < count {
+            return;
+        }
+    }
+    panic!("{LOSSY_RUNS_MAX} runs without a loss: the unreliable channel sends again what is lost");
+}
+
+/// How many of the events of an unreliable channel arrived, each once, and how many there were.
+async fn lossy(hosts: &Hosts) -> (u64, u64) {
+    let sink = Sink::subscribe(hosts, LOSSY).await;
+    let count = publish(hosts, LOSSY, 300, Duration::from_secs(2)).await;
+    let numbers = sink.numbers().await;
     assert!(
-        (in_all as u64) < count && in_all as u64 > count / 2,
-        "the loss is real: {in_all} of {count} unreliable events arrived"
+        numbers.is_sorted_by(|a, b| a < b),
+        "none arrives twice: {numbers:?}"
     );
-    println!("{in_all} of {count} events arrived on the unreliable channel");
+    (numbers.len() as u64, count)
 }
 
 /// Packets that netem threw away at a host.

@@ -183,7 +183,7 @@ impl Driver {
         let mut why = match choice {
             Choice::Uring => "the configuration asks for it".to_owned(),
             Choice::Auto | Choice::Mmsg | Choice::Xsk => {
-                "the fastest that this machine has".to_owned()
+                "it runs here, and needs the fewest calls a packet".to_owned()
             }
         };
         if let Some(busy_poll) = uring.busy_poll() {

@@ -18,6 +18,10 @@ const ROOM: u64 = 4 << 56;
 const KIND: u64 = 0xFF << 56;
 /// Rounds of one flush: more are needed only where runs go segment by segment.
 const FLUSH_ROUNDS: usize = 256;
+/// How long the kernel gets to end the requests of a ring that closes, and as long again, so many
+/// times, for each of their completions.
+const CANCEL_NS_MAX: u32 = 50_000_000;
+const LAST_ROUNDS: usize = 8;
 
 /// A buffer that the kernel has filled.
 #[derive(Clone, Copy, Debug)]
@@ -215,6 +219,11 @@ impl Ring {
         &self.socket
     }
 
+    /// Whether the kernel has answered every request for good.
+    fn is_idle(&self) -> bool {
+        !(self.is_receiving || self.is_listening || self.is_watching || self.sends.is_asked())
+    }
+
     /// Queues the requests that stay armed, where they have ended.
     fn arm(&mut self) {
         // Without a buffer to fill it would end at once.
@@ -352,10 +361,23 @@ impl Drop for Ring {
     /// Ends what is armed, so that the socket's address is free when this returns: a ring that is
     /// only closed ends in its own time.
     fn drop(&mut self) {
+        // What is queued is submitted first, so that no request begins after the others ended.
+        self.enter(0, None);
+        let patience = Timespec::new().nsec(CANCEL_NS_MAX);
         let submitter = self.uring.submitter();
         // Where the kernel refuses, closing the ring does the same a little later.
-        let _later = submitter.register_sync_cancel(None, CancelBuilder::any());
-        let _later = submitter.submit_and_wait(0);
-        let _later = submitter.unregister_files();
+        let _later = submitter.register_sync_cancel(Some(patience), CancelBuilder::any());
+        // The last completions come with the deferred work.
+        for _ in 0..LAST_ROUNDS {
+            self.reap();
+            if self.is_idle() {
+                break;
+            }
+            self.enter(1, Some(u64::from(CANCEL_NS_MAX)));
+        }
+        // Linux 6.1 waits here for requests that still hold a file, without end.
+        if self.is_idle() {
+            let _later = self.uring.submitter().unregister_files();
+        }
     }
 }
