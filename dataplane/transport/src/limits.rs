@@ -39,6 +39,12 @@ pub const STREAM_SPARE_BYTES: usize = 4 * 1024;
 /// Ranges that a receiver keeps of one stream's bytes; then only the next in order are taken. Twice
 /// what a window of full packets can leave.
 pub const RECEIVE_RANGES_MAX: usize = 4_096;
+/// Starts of messages that a receiver keeps of an unordered stream: a range of bytes has two of its own.
+pub const RECEIVE_STARTS_MAX: usize = 2 * RECEIVE_RANGES_MAX + 2;
+/// Ranges and starts that a receiver keeps of all streams of a session; one more, and it is closed. An
+/// honest sender has [`UNACKNOWLEDGED_MAX`] packets on their way, and each leaves one range of bytes, two
+/// starts, a range of whole messages, one of those read and one of those unread at most.
+pub const SESSION_ENTRIES_MAX: usize = 6 * UNACKNOWLEDGED_MAX;
 /// Bytes that one stream holds for sending; more is refused as [`crate::SendError::Full`].
 pub const STREAM_QUEUE_BYTES: usize = 2 * 1024 * 1024;
 /// Bytes that all streams of one class of a session hold for sending: bulk takes no room of others.
@@ -187,6 +193,10 @@ const _: () = assert!(
     (RECEIVE_RANGES_MAX * PAYLOAD_BYTES_MIN) as u64 / 2 >= STREAM_WINDOW_BYTES,
     "full packets, every other one lost, never meet the bound"
 );
+const _: () = assert!(
+    SESSION_ENTRIES_MAX as u64 * 64 <= SESSION_WINDOW_BYTES,
+    "what is kept beside a session's bytes is less than they"
+);
 const _: () = assert!(MESSAGE_BYTES_MAX + MESSAGE_PREFIX_BYTES <= STREAM_QUEUE_BYTES);
 const _: () = assert!(STREAM_QUEUE_BYTES <= CLASS_QUEUE_BYTES);
 const _: () = assert!(REPLAY_WINDOW_PACKETS.is_multiple_of(64));
@@ -208,6 +218,6 @@ const _: () = assert!(MTU_SIZES[0] > DATAGRAM_BYTES_MIN);
 const _: () = assert!(MTU_SIZES[MTU_SIZES.len() - 1] < DATAGRAM_BYTES_MAX);
 const _: () = assert!(FAILED_OPENS_REKEY < FAILED_OPENS_CLOSE);
 const _: () = assert!(
-    ACK_RANGES_MAX * 8 + 32 <= PAYLOAD_BYTES_MIN,
-    "an acknowledgement fits"
+    ACK_RANGES_MAX * 16 + 32 <= PAYLOAD_BYTES_MIN,
+    "an acknowledgement fits, each number of its ranges taking eight bytes"
 );

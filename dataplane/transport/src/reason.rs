@@ -107,6 +107,8 @@ reasons! {
     Overlap = "overlap",
     /// A stream with more holes than are kept track of: the bytes are to travel again.
     Fragments = "fragments",
+    /// Streams with more holes in all than any honest sender leaves: the session is closed.
+    Entries = "entries",
     /// An unreliable event found the owner's queue full.
     EventQueueFull = "event_queue_full",
     /// An unreliable message of which fragments did not come: lost, in time or for want of room.

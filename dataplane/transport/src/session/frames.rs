@@ -86,7 +86,10 @@ impl Session {
         } else {
             let data = Data::of(header, payload);
             let verdict = self.streams.on_data(ctx, &self.ends, &data);
-            if matches!(verdict, Err(DropReason::Credit | DropReason::Overlap)) {
+            if matches!(
+                verdict,
+                Err(DropReason::Credit | DropReason::Overlap | DropReason::Entries)
+            ) {
                 self.close(ctx, CloseReason::Violation);
             }
             self.raise_session();

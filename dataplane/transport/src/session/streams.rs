@@ -68,6 +68,8 @@ pub(super) struct Streams {
     /// Streams that came when the peer had as many as it may: refused, their reset outstanding.
     turned_away: BTreeSet<StreamId>,
     control_in: ReceiveBytes,
+    /// What is kept beside the bytes of all streams that were received.
+    entries: usize,
     receive_highest: u64,
     receive_consumed: u64,
     receive_granted: u64,
@@ -98,6 +100,7 @@ impl Streams {
             closed: Closed::default(),
             turned_away: BTreeSet::new(),
             control_in: ReceiveBytes::new(Mode::Ordered),
+            entries: 0,
             receive_highest: 0,
             receive_consumed: 0,
             receive_granted: SESSION_WINDOW_BYTES,

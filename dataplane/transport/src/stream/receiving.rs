@@ -50,6 +50,8 @@ pub(crate) struct ReceiveBytes {
     granted: u64,
     /// Where messages start, when they need not wait for each other.
     unordered: Option<Box<Unordered>>,
+    /// Entries that the session's total holds of this stream.
+    counted: usize,
 }
 
 impl ReceiveBytes {
@@ -62,6 +64,7 @@ impl ReceiveBytes {
             consumed: 0,
             granted: STREAM_WINDOW_BYTES,
             unordered: (mode == Mode::Unordered).then(Box::default),
+            counted: 0,
         }
     }
 
@@ -84,7 +87,7 @@ impl ReceiveBytes {
         }
         let start = offset.max(self.base);
         let next = self.base + self.ready() as u64;
-        if start > next && self.received.len() >= RECEIVE_RANGES_MAX {
+        if start > next && self.is_full() {
             return Err(StreamFault::Fragments);
         }
         let moved = end.saturating_sub(self.highest);
@@ -98,6 +101,20 @@ impl ReceiveBytes {
             self.find_whole(offset.saturating_sub(back), start, end)?;
         }
         Ok(moved)
+    }
+
+    /// Whether bytes that leave one more hole are to travel again.
+    fn is_full(&self) -> bool {
+        self.received.len() >= RECEIVE_RANGES_MAX
+            || self.unordered.as_ref().is_some_and(|u| u.is_full())
+    }
+
+    /// Brings a session's total up to date with what is kept here beside the bytes.
+    pub(crate) fn recount(&mut self, total: &mut usize) {
+        let unordered = self.unordered.as_ref().map_or(0, |u| u.entries());
+        let entries = self.received.len() + unordered;
+        *total = *total - self.counted + entries;
+        self.counted = entries;
     }
 
     /// Copies bytes to where they belong.
@@ -166,14 +183,15 @@ impl ReceiveBytes {
 
     /// The next whole message.
     pub(crate) fn read(&mut self) -> Result<Option<Bytes>, StreamFault> {
-        let next = match &mut self.unordered {
-            Some(unordered) => unordered.take_whole(),
-            None => self
-                .end_of(self.base)?
-                .filter(|&end| place(end - self.base) <= self.ready())
-                .map(|end| (self.base, end)),
+        let start = match &self.unordered {
+            Some(unordered) => unordered.next_whole(),
+            None => Some(self.base),
         };
-        let Some((start, end)) = next else {
+        let Some(start) = start else {
+            return Ok(None);
+        };
+        let end = self.end_of(start)?;
+        let Some(end) = end.filter(|&end| self.received.covers(start, end)) else {
             return Ok(None);
         };
         let message = self.copy(start + MESSAGE_PREFIX_BYTES as u64, end);

@@ -5,8 +5,8 @@
 //! there the lengths lead on to the next.
 
 use super::StreamFault;
-use crate::{limits::RECEIVE_RANGES_MAX, ranges::RangeSet};
-use std::collections::{BTreeMap, VecDeque};
+use crate::{limits::RECEIVE_STARTS_MAX, ranges::RangeSet};
+use std::collections::BTreeMap;
 
 /// Where messages of an unordered stream start, and which of them were read.
 #[derive(Debug, Default)]
@@ -15,8 +15,8 @@ pub(crate) struct Unordered {
     starts: BTreeMap<u64, Option<u64>>,
     /// Bytes of messages that are whole.
     whole: RangeSet,
-    /// Whole messages that were not read, in the order in which they became whole.
-    waiting: VecDeque<(u64, u64)>,
+    /// Those of them that were not read.
+    unread: RangeSet,
     /// Bytes beyond the base that were read.
     read: RangeSet,
     read_bytes: u64,
@@ -54,7 +54,7 @@ impl Unordered {
             if is_whole {
                 self.starts.remove(&start);
                 self.whole.insert(start, end);
-                self.waiting.push_back((start, end));
+                self.unread.insert(start, end);
             } else {
                 self.starts.insert(start, Some(end));
             }
@@ -69,21 +69,31 @@ impl Unordered {
         }
         let before = self.starts.range(..start).next_back();
         let is_within = before.is_some_and(|(_, end)| end.is_some_and(|end| end > start));
-        // Where no two overlap, each that is not whole has a hole of its own, but for the last two.
-        if is_within || self.starts.len() > RECEIVE_RANGES_MAX + 1 {
+        if is_within {
             return Err(StreamFault::Overlap);
         }
         self.starts.insert(start, None);
         Ok(())
     }
 
-    /// The next whole message, as start and end.
-    pub(super) fn take_whole(&mut self) -> Option<(u64, u64)> {
-        self.waiting.pop_front()
+    /// Whether there is no room for the starts of one more range of bytes.
+    pub(super) fn is_full(&self) -> bool {
+        self.starts.len() + 2 > RECEIVE_STARTS_MAX
+    }
+
+    /// Ranges and starts that are kept.
+    pub(super) fn entries(&self) -> usize {
+        self.starts.len() + self.whole.len() + self.unread.len() + self.read.len()
+    }
+
+    /// Where the first whole message starts that was not read.
+    pub(super) fn next_whole(&self) -> Option<u64> {
+        self.unread.first().map(|(start, _)| start)
     }
 
     /// A message was read: before which offset all were.
     pub(super) fn on_read(&mut self, base: u64, start: u64, end: u64) -> u64 {
+        self.unread.remove(start, end);
         self.read.insert(start, end);
         self.read_bytes += end - start;
         match self.read.first() {

@@ -1,10 +1,10 @@
 //! What a proven peer can make a node keep has a bound.
 
-use super::sim::{SECOND, Sim, spec};
+use super::sim::{MS, SECOND, Sim, Weather, spec};
 use crate::{
-    DropReason, Event, Handled, Mode, NodeLimits,
+    CloseReason, DropReason, Event, Handled, Mode, NodeLimits,
     frame::{Frame, write_ack},
-    limits::UNACKNOWLEDGED_MAX,
+    limits::{RECEIVE_RANGES_MAX, SESSION_ENTRIES_MAX, UNACKNOWLEDGED_MAX},
     ranges::RangeSet,
 };
 use virga_ebpf::{
@@ -85,4 +85,117 @@ fn a_packet_of_many_acknowledgements_is_refused() {
         assert_eq!(sim.give(1, &bytes), expected, "{count}");
     }
     assert!(sim.is_connected(1, 0));
+}
+
+/// Every other byte of many streams, as many packets as are taken; gives the one that is too much.
+pub(super) fn crowd(sim: &mut Sim) -> Vec<u8> {
+    let (id, name) = (sim.ids[1], "a");
+    let channel = hash::channel_hash(0, name).0;
+    let full = SESSION_ENTRIES_MAX / RECEIVE_RANGES_MAX;
+    for number in 0..=full {
+        let stream = 1_000 + 2 * u32::try_from(number).unwrap();
+        let mode = Mode::Ordered;
+        let mut payload = Vec::new();
+        Frame::Open {
+            salt: 0,
+            mode,
+            name,
+        }
+        .write(&mut payload);
+        for n in 0..RECEIVE_RANGES_MAX as u64 {
+            let (offset, bytes) = (1 + 2 * n, &b"x"[..]);
+            Frame::Stream { offset, bytes }.write(&mut payload);
+            if payload.len() < 1_100 && n + 1 < RECEIVE_RANGES_MAX as u64 {
+                continue;
+            }
+            let label = (Flags::RELIABLE, stream, channel, 0);
+            let packet = sim.nodes[0].seal_raw(id, label, &payload);
+            payload.clear();
+            if number == full {
+                return packet;
+            }
+            assert_eq!(sim.give(1, &packet), Handled::Accepted, "stream {number}");
+        }
+    }
+    unreachable!("the last stream is one too many")
+}
+
+/// Holes in many streams: bounded over all of them, and then the session ends.
+#[test]
+fn a_peer_that_leaves_holes_everywhere_is_left() {
+    let mut sim = Sim::pair(&NodeLimits::default());
+    let too_much = crowd(&mut sim);
+    assert!(sim.is_connected(1, 0));
+    let reason = DropReason::Entries;
+    assert_eq!(sim.give(1, &too_much), Handled::Dropped(reason));
+    sim.run(SECOND);
+    assert_eq!(sim.closed(1), [CloseReason::Violation]);
+    assert_eq!(sim.dropped(1, reason), 1);
+}
+
+/// What a refused or given up stream kept is free again.
+#[test]
+fn streams_that_are_over_leave_room_for_others() {
+    let mut sim = Sim::pair(&NodeLimits::default());
+    let _too_much = crowd(&mut sim);
+    while sim.nodes[1].poll().is_some() {}
+    let id = sim.ids[0];
+    let now_ns = sim.now_ns;
+    for number in 0..4 {
+        let stream = StreamId(1_000 + 2 * number);
+        if number % 2 == 0 {
+            sim.nodes[1].refuse_stream(now_ns, id, stream).unwrap();
+        } else {
+            let offset = 2 * RECEIVE_RANGES_MAX as u64;
+            let reset = Frame::Reset { stream, offset };
+            give(&mut sim, (Flags::CONTROL, 0, 0, 0), &reset);
+        }
+    }
+    let channel = hash::channel_hash(0, "a").0;
+    for number in 0..3 {
+        let stream = 3_000 + 2 * number;
+        let label = (Flags::RELIABLE, stream, channel, 0);
+        let (salt, mode, name) = (0, Mode::Ordered, "a");
+        give(&mut sim, label, &Frame::Open { salt, mode, name });
+        for n in 0..RECEIVE_RANGES_MAX as u64 {
+            let (offset, bytes) = (1 + 2 * n, &b"x"[..]);
+            give(&mut sim, label, &Frame::Stream { offset, bytes });
+        }
+    }
+    assert!(sim.is_connected(1, 0));
+}
+
+/// Honest traffic never meets that bound, however many small messages are lost, late and unread.
+#[test]
+fn honest_holes_are_no_fault() {
+    let weather = Weather {
+        latency_ns: 50 * MS,
+        loss: 30,
+        reordering: 50,
+        late_ns: 100 * MS,
+        ..Weather::CALM
+    };
+    let mut sim = Sim::new(5, 2, &NodeLimits::default(), weather);
+    sim.connect(0, 1);
+    let modes = [Mode::Ordered, Mode::Unordered].into_iter().cycle();
+    let streams: Vec<_> = modes
+        .take(16)
+        .map(|mode| sim.open(0, 1, &spec("log", mode)))
+        .collect();
+    for round in 0..400u32 {
+        // The owner sleeps for half of the time.
+        sim.deaf = if round % 100 < 50 { vec![1] } else { vec![] };
+        for &stream in &streams {
+            sim.send(0, 1, stream, &round.to_be_bytes()).unwrap();
+            sim.run(MS / 2);
+        }
+    }
+    sim.deaf.clear();
+    sim.listen();
+    let all = 400 * streams.len();
+    assert!(sim.run_until(300 * SECOND, |s| s.messages(1).len() == all));
+    assert!(sim.closed(1).is_empty());
+    for reason in [DropReason::Entries, DropReason::Fragments] {
+        assert_eq!(sim.dropped(1, reason), 0);
+    }
 }

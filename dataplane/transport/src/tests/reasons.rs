@@ -228,10 +228,9 @@ fn sealed_case(reason: DropReason) -> (Sim, usize, Vec<u8>) {
         let bytes = sealed(&mut sim, (Flags::CONTROL, 0, 0, 0), &[Frame::Proof(proof)]);
         return (sim, 1, bytes);
     }
-    let streams_max = if reason == DropReason::StreamsFull {
-        1
-    } else {
-        8
+    let streams_max = match reason {
+        DropReason::StreamsFull => 1,
+        _ => 64,
     };
     let mut sim = Sim::pair(&NodeLimits {
         streams_max,
@@ -378,6 +377,7 @@ fn sealed_case(reason: DropReason) -> (Sim, usize, Vec<u8>) {
             };
             sealed(&mut sim, label, &[fragment])
         }
+        DropReason::Entries => super::bounds::crowd(&mut sim),
         DropReason::EventQueueFull => {
             sim.deaf.push(1);
             let quick = Frame::Open {

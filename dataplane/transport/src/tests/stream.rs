@@ -4,7 +4,7 @@ use super::fragments::Contradiction;
 use super::*;
 use crate::limits::{
     MESSAGE_BYTES_MAX, REASSEMBLY_BYTES_MAX, REASSEMBLY_MESSAGES_MAX, REASSEMBLY_NS_MAX,
-    RECEIVE_RANGES_MAX, STREAM_SPARE_BYTES, STREAM_WINDOW_BYTES,
+    RECEIVE_STARTS_MAX, STREAM_SPARE_BYTES, STREAM_WINDOW_BYTES,
 };
 use proptest::prelude::*;
 
@@ -188,10 +188,41 @@ fn unordered_messages_that_overlap_are_a_fault() {
         "one within is whole"
     );
     assert_eq!(fault(&[(0, 0, 12), (0, 0, 12)]), None, "the same again");
-    let starts = u64::try_from(RECEIVE_RANGES_MAX).unwrap() + 9;
+}
+
+/// More starts than are kept are no fault: what brings them is to travel again, and leaves no trace.
+#[test]
+fn starts_without_end_are_put_off() {
+    let starts = u64::try_from(RECEIVE_STARTS_MAX).unwrap() + 9;
     let mut receiver = ReceiveBytes::new(Mode::Unordered);
     let fault = (0..starts).find_map(|back| receiver.write(starts, back, &[1]).err());
-    assert_eq!(fault, Some(StreamFault::Overlap), "starts without end");
+    assert_eq!(fault, Some(StreamFault::Fragments));
+    let mut entries = 0;
+    receiver.recount(&mut entries);
+    assert!((RECEIVE_STARTS_MAX..=RECEIVE_STARTS_MAX + 1).contains(&entries));
+    let highest = receiver.highest;
+    let again = receiver.write(2 * starts, 0, &[1]);
+    assert_eq!(
+        (again, receiver.highest),
+        (Err(StreamFault::Fragments), highest)
+    );
+}
+
+/// Whole messages that nobody reads take no more room than their bytes, in whatever order they came.
+#[test]
+fn whole_messages_that_wait_are_kept_as_ranges() {
+    let mut receiver = ReceiveBytes::new(Mode::Unordered);
+    let mut entries = 0;
+    for n in (0..10_000).rev() {
+        receiver.write(4 * n, 0, &[0; 4]).unwrap();
+    }
+    receiver.recount(&mut entries);
+    assert_eq!(entries, 4, "bytes, whole, unread, and the next start");
+    for _ in 0..10_000 {
+        assert_eq!(receiver.read().unwrap().as_deref(), Some(&[][..]));
+    }
+    receiver.recount(&mut entries);
+    assert_eq!((receiver.read(), entries), (Ok(None), 1));
 }
 
 /// Pieces in any order, from several messages at once; nothing is held once all are whole.

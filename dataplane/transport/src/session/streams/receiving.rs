@@ -5,7 +5,10 @@ use crate::{
     event::{Event, Mode},
     frame::{Frame, Frames},
     keys::Role,
-    limits::{EVENTS_UNREAD_MAX, MESSAGE_PREFIX_BYTES, SESSION_RAISE_BYTES, SESSION_WINDOW_BYTES},
+    limits::{
+        EVENTS_UNREAD_MAX, MESSAGE_PREFIX_BYTES, SESSION_ENTRIES_MAX, SESSION_RAISE_BYTES,
+        SESSION_WINDOW_BYTES,
+    },
     name::ChannelName,
     reason::DropReason,
     recovery::Matter,
@@ -312,7 +315,12 @@ impl Streams {
         {
             return;
         }
-        let is_reset = self.receiving.remove(&stream).is_some_and(|s| s.is_reset);
+        let mut is_reset = false;
+        if let Some(mut s) = self.receiving.remove(&stream) {
+            s.bytes.discard();
+            s.bytes.recount(&mut self.entries);
+            is_reset = s.is_reset;
+        }
         self.closed.insert(stream);
         self.forget_received(stream);
         let peer = ends.peer;
@@ -357,13 +365,12 @@ impl Streams {
                 }
             }
         };
-        loop {
+        let is_stalled = loop {
             if self.unread >= EVENTS_UNREAD_MAX {
-                self.stalled.insert(stream);
-                return Ok(());
+                break true;
             }
             let Some(message) = bytes.read().map_err(|_| DropReason::Credit)? else {
-                break;
+                break false;
             };
             self.unread += 1;
             let credit = (message.len() + MESSAGE_PREFIX_BYTES) as u64;
@@ -381,6 +388,14 @@ impl Streams {
                 event,
                 credit,
             });
+        };
+        bytes.recount(&mut self.entries);
+        if self.entries > SESSION_ENTRIES_MAX {
+            return Err(DropReason::Entries);
+        }
+        if is_stalled {
+            self.stalled.insert(stream);
+            return Ok(());
         }
         self.remove_if_done(events, ends, stream);
         Ok(())
@@ -449,6 +464,7 @@ impl Streams {
         s.is_refused = true;
         self.receive_consumed += s.bytes.unread();
         s.bytes.discard();
+        s.bytes.recount(&mut self.entries);
         self.reassembly.on_stream_over(stream);
         true
     }
