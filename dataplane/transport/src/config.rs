@@ -73,7 +73,8 @@ impl Congestion {
     }
 }
 
-/// The numbers that an operator or a test may change; the rest is in [`limits`].
+/// The numbers that an operator or a test may change; the rest is in [`limits`]. Those of all sessions
+/// together, or of all handshakes, are the whole node's: each worker has its part of them, rounded up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeLimits {
     /// Sessions of all kinds, half-open ones included.
@@ -185,6 +186,19 @@ pub enum ConfigError {
 }
 
 impl NodeLimits {
+    /// One worker's part of what is the whole node's.
+    pub(crate) fn part(&self, share: Share) -> Self {
+        let per_second = |all: u64| all.div_ceil(u64::from(share.workers()));
+        let most = |all: usize| all.div_ceil(usize::from(share.workers()));
+        Self {
+            sessions_max: most(self.sessions_max),
+            half_open_max: most(self.half_open_max),
+            handshakes_per_second: per_second(self.handshakes_per_second),
+            handshakes_per_second_per_source: per_second(self.handshakes_per_second_per_source),
+            ..self.clone()
+        }
+    }
+
     /// Checks each number against its relatives.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let longest_ns = [

@@ -1,13 +1,16 @@
 //! Load on handshakes: cookies that cost no state, and a fair share of handshakes, cookies and resets
-//! for each ingress source.
+//! for each ingress source. What is the whole node's a second, each of its workers has its part of: who
+//! picks the worker that answers gains nothing.
 
 use crate::{
+    config::NodeLimits,
     keys::{first_16, same},
     limits::{
         ADMISSION_SLOTS, COOKIE_SECRET_NS, COOKIES_PER_SECOND, COOKIES_PER_SECOND_PER_SOURCE,
         RESETS_PER_SECOND, RESETS_PER_SECOND_PER_SOURCE,
     },
     random::Generator,
+    share::Share,
 };
 use std::net::{IpAddr, SocketAddr};
 use virga_ebpf::{
@@ -87,21 +90,19 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    pub(crate) fn new(
-        per_second: u64,
-        per_second_per_source: u64,
-        seed: &[u8; 32],
-        now_ns: u64,
-    ) -> Self {
+    /// The gate of one worker, with `limits` that are this worker's.
+    pub(crate) fn new(limits: &NodeLimits, share: Share, seed: &[u8; 32], now_ns: u64) -> Self {
         let mut generator = Generator::new(seed, b"cookie");
-        let by_source = |per_second| vec![Bucket::full(per_second, now_ns); ADMISSION_SLOTS];
+        let part = |all: u64| Bucket::full(all.div_ceil(u64::from(share.workers())), now_ns);
+        let by_source = |bucket: Bucket| vec![bucket; ADMISSION_SLOTS];
+        let per_source = limits.handshakes_per_second_per_source;
         Self {
-            all: Bucket::full(per_second, now_ns),
-            sources: by_source(per_second_per_source),
-            cookies: Bucket::full(COOKIES_PER_SECOND, now_ns),
-            cookies_by_source: by_source(COOKIES_PER_SECOND_PER_SOURCE),
-            resets: Bucket::full(RESETS_PER_SECOND, now_ns),
-            resets_by_source: by_source(RESETS_PER_SECOND_PER_SOURCE),
+            all: Bucket::full(limits.handshakes_per_second, now_ns),
+            sources: by_source(Bucket::full(per_source, now_ns)),
+            cookies: part(COOKIES_PER_SECOND),
+            cookies_by_source: by_source(part(COOKIES_PER_SECOND_PER_SOURCE)),
+            resets: part(RESETS_PER_SECOND),
+            resets_by_source: by_source(part(RESETS_PER_SECOND_PER_SOURCE)),
             slot_key: generator.bytes_32(),
             secret: Zeroizing::new(generator.bytes_32()),
             secret_before: Zeroizing::new(generator.bytes_32()),
@@ -206,6 +207,15 @@ mod tests {
         SocketAddr::from(([10, 0, 0, last], 4783))
     }
 
+    fn gate(share: Share, per_second: u64, per_second_per_source: u64) -> Gate {
+        let limits = NodeLimits {
+            handshakes_per_second: per_second,
+            handshakes_per_second_per_source: per_second_per_source,
+            ..NodeLimits::default()
+        };
+        Gate::new(&limits.part(share), share, &[1; 32], 0)
+    }
+
     fn cookie(gate: &mut Gate, now_ns: u64, source: SocketAddr) -> [u8; 16] {
         match gate.admit(now_ns, WHO, source, &[0; 16], Age::New) {
             Admission::Cookie(cookie) => cookie,
@@ -215,7 +225,7 @@ mod tests {
 
     #[test]
     fn at_ease_no_cookie_is_asked_and_under_load_it_is() {
-        let mut gate = Gate::new(3, 2, &[1; 32], 0);
+        let mut gate = gate(Share::WHOLE, 3, 2);
         for _ in 0..3 {
             assert_eq!(
                 gate.admit(0, WHO, at(1), &[0; 16], Age::New),
@@ -245,7 +255,7 @@ mod tests {
 
     #[test]
     fn each_source_has_its_share() {
-        let mut gate = Gate::new(0, 2, &[1; 32], 0);
+        let mut gate = gate(Share::WHOLE, 0, 2);
         let (loud, calm) = (cookie(&mut gate, 0, at(1)), cookie(&mut gate, 0, at(2)));
         for expected in [Admission::Admit, Admission::Admit, Admission::Refuse] {
             assert_eq!(gate.admit(0, WHO, at(1), &loud, Age::New), expected);
@@ -259,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_cookie_outlives_one_rotation_and_not_two() {
-        let mut gate = Gate::new(0, 9, &[1; 32], 0);
+        let mut gate = gate(Share::WHOLE, 0, 9);
         let given = cookie(&mut gate, 0, at(1));
         let later = COOKIE_SECRET_NS;
         assert_eq!(
@@ -268,5 +278,48 @@ mod tests {
         );
         let too_late = gate.admit(2 * later, WHO, at(1), &given, Age::New);
         assert!(matches!(too_late, Admission::Cookie(_)));
+    }
+
+    /// What `workers` do together in a second, asked often by everybody: handshakes, cookies and resets,
+    /// to one source or to many.
+    fn answered(workers: usize, sources: u16) -> [u64; 3] {
+        let mut done = [0; 3];
+        for share in Share::split(workers) {
+            let mut gate = gate(share, 100, 10);
+            for n in 0..10_000u16 {
+                let source = SocketAddr::from(([10, 1, 2, 3], 4783));
+                let [high, low] = (n % sources).to_be_bytes();
+                let source = match sources {
+                    1 => source,
+                    _ => SocketAddr::from(([10, 0, high, low], 4783)),
+                };
+                match gate.admit(0, WHO, source, &[0; 16], Age::New) {
+                    Admission::Admit => done[0] += 1,
+                    Admission::Cookie(_) => done[1] += 1,
+                    Admission::Refuse => {}
+                }
+                done[2] += u64::from(gate.admit_reset(0, source.ip()));
+            }
+        }
+        done
+    }
+
+    #[test]
+    fn several_workers_answer_no_more_than_one() {
+        for sources in [1, 5_000] {
+            let alone = answered(1, sources);
+            assert!(alone.iter().all(|&n| n > 0));
+            for workers in [2, 3, 4, 64] {
+                let together = answered(workers, sources);
+                let rounding = workers as u64 - 1;
+                for (alone, together) in alone.into_iter().zip(together) {
+                    let most = alone + rounding;
+                    assert!(
+                        (alone..=most).contains(&together),
+                        "{workers}: {together} of {most}"
+                    );
+                }
+            }
+        }
     }
 }

@@ -45,7 +45,10 @@ pub struct Way {
     pub datagram_bytes_max: usize,
 }
 
-/// A forwarder's tables, counters and their writer. One a worker, not shared.
+/// A forwarder's tables, counters and their writer. One a worker, not shared: a channel's rate, the
+/// handshakes that a neighbour may send through this node and the duplicates that are remembered are each
+/// worker's own. Packets of one session come to one worker, so they cannot be divided without taking from
+/// honest senders: an origin whose sessions spread over several workers has its rate at each.
 #[derive(Debug)]
 pub struct Forwarder {
     tables: MemoryTables,

@@ -42,6 +42,7 @@ mod session;
 pub mod share;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+mod skipped;
 mod stream;
 pub mod worker;
 

@@ -77,6 +77,14 @@ pub const ACK_DELAY_NS: u64 = 5_000_000;
 /// Unacknowledged packets of one session; nothing more that asks for an acknowledgement is sent.
 pub const UNACKNOWLEDGED_MAX: usize = 16_384;
 
+/// A session leaves out one of this many sequences at the start, at a place that only it knows;
+pub const SKIP_GAP_MIN: u64 = 64;
+/// then of twice as many each time, up to this many: an acknowledgement of one that was left out is a
+/// lie. Each costs its receiver an acknowledgement at once, and a range in those that follow.
+pub const SKIP_GAP_MAX: u64 = 1_024;
+/// Sequences left out that are remembered: those among all packets that can be on their way.
+pub const SKIPPED_KEPT_MAX: usize = 32;
+
 /// Round trip assumed before the first sample (RFC 9002, 6.2.2).
 pub const INITIAL_RTT_NS: u64 = 100_000_000;
 /// Deadlines of messages are looked at this often at most.
@@ -144,13 +152,13 @@ pub const HALF_OPEN_PER_PEER_MAX: usize = 4;
 pub const ADMISSION_SLOTS: usize = 1_024;
 /// Handshake messages waiting to be sent; more are dropped, as the network might.
 pub const OUTBOX_MAX: usize = 256;
-/// Cookies sent per second to all.
+/// Cookies that a node, all its workers together, sends per second to all.
 pub const COOKIES_PER_SECOND: u64 = 2_048;
 /// Cookies sent per second to one ingress source: the others find some left.
 pub const COOKIES_PER_SECOND_PER_SOURCE: u64 = 64;
 /// How long one cookie secret is used; the one before it stays valid as long again.
 pub const COOKIE_SECRET_NS: u64 = 60_000_000_000;
-/// Resets sent per second to all.
+/// Resets that a node, all its workers together, sends per second to all.
 pub const RESETS_PER_SECOND: u64 = 1_024;
 /// Resets sent per second to one ingress source: the others find some left.
 pub const RESETS_PER_SECOND_PER_SOURCE: u64 = 16;
@@ -212,6 +220,11 @@ const _: () = assert!(RESETS_PER_SECOND_PER_SOURCE < RESETS_PER_SECOND);
 const _: () = assert!(ADMISSION_SLOTS.is_power_of_two());
 const _: () = assert!(WINDOW_SEGMENTS_MIN <= WINDOW_SEGMENTS_INITIAL);
 const _: () = assert!(WINDOW_SEGMENTS_INITIAL * DATAGRAM_BYTES_MAX as u64 <= WINDOW_BYTES_MAX);
+const _: () = assert!(SKIP_GAP_MIN <= SKIP_GAP_MAX);
+const _: () = assert!(
+    SKIPPED_KEPT_MAX as u64 * SKIP_GAP_MAX / 2 >= UNACKNOWLEDGED_MAX as u64,
+    "on average none is forgotten while packets about it are on their way"
+);
 const _: () = assert!(PACKET_THRESHOLD <= PACKET_THRESHOLD_MAX);
 const _: () = assert!(TIME_THRESHOLD_EIGHTHS <= TIME_THRESHOLD_EIGHTHS_MAX);
 const _: () = assert!(MTU_SIZES[0] > DATAGRAM_BYTES_MIN);

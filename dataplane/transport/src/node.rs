@@ -99,8 +99,7 @@ impl Node {
         let by_origin = peers.values().map(|peer| (peer.origin.0, peer.id));
         let by_origin = by_origin.collect();
         peers.retain(|&peer, _| config.share.owns(peer));
-        let limits = config.limits.clone();
-        let per_source = limits.handshakes_per_second_per_source;
+        let limits = config.limits.part(config.share);
         Ok(Self {
             id,
             origin: hash::origin_hash(entity_key.verifying_key().as_bytes()),
@@ -111,12 +110,7 @@ impl Node {
             tag_key: network.tag_key(id),
             network,
             generator: Generator::new(&config.seed, b"node"),
-            gate: Gate::new(
-                limits.handshakes_per_second,
-                per_source,
-                &config.seed,
-                now_ns,
-            ),
+            gate: Gate::new(&limits, config.share, &config.seed, now_ns),
             reset_key: ResetKey::new(&config.node_key),
             started_unix_ns: config.started_unix_ns,
             made_ns: 0,

@@ -91,6 +91,8 @@ reasons! {
     Proof = "proof",
     /// Sealed frames that do not parse, or stand where they may not.
     FrameMalformed = "frame_malformed",
+    /// An acknowledgement of a packet that was never sent: the session is closed.
+    NeverSent = "never_sent",
     /// The sealed channel name and salt do not hash to the header's channel.
     ChannelMismatch = "channel_mismatch",
     /// The stream is bound to another channel.

@@ -11,6 +11,8 @@ use crate::{
         TIME_THRESHOLD_EIGHTHS, TIME_THRESHOLD_EIGHTHS_MAX,
     },
     path::{Departure, Path},
+    random::Generator,
+    skipped::Skipped,
 };
 use std::collections::{BTreeMap, VecDeque};
 use virga_ebpf::header::StreamId;
@@ -94,7 +96,7 @@ enum Fate {
     Done,
 }
 
-/// An acknowledgement of something that was never sent.
+/// An acknowledgement of something that was never sent: beyond what was, or left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NeverSent;
 
@@ -117,6 +119,7 @@ pub(crate) struct Recovery {
     outstanding: usize,
     /// Packets declared lost, by sequence, and when: they may only be late.
     late: BTreeMap<u64, (u64, Sent)>,
+    skipped: Skipped,
     largest_acked: Option<u64>,
     loss_at_ns: Option<u64>,
     last_sent_ns: u64,
@@ -138,6 +141,7 @@ impl Recovery {
             sent: VecDeque::new(),
             outstanding: 0,
             late: BTreeMap::new(),
+            skipped: Skipped::new(),
             largest_acked: None,
             loss_at_ns: None,
             last_sent_ns: 0,
@@ -158,6 +162,23 @@ impl Recovery {
     /// Whether packets may go out beyond the window.
     pub(crate) const fn may_probe(&self) -> bool {
         self.probes_allowed > 0
+    }
+
+    /// Chooses what sequence to leave out; `sequence` is the next.
+    pub(crate) fn choose_skip(&mut self, sequence: u64, generator: &mut Generator) {
+        self.skipped.choose(sequence, generator);
+    }
+
+    /// The sequence after `sequence`, which a packet has just taken.
+    pub(crate) fn next_sequence(&mut self, sequence: u64) -> u64 {
+        self.skipped.after(sequence)
+    }
+
+    /// The oldest that anybody still asks for.
+    fn oldest(&self) -> u64 {
+        let flying = self.sent.front().map(|(_, sent)| sent.sequence);
+        let late = self.late.first_key_value().map(|(&sequence, _)| sequence);
+        flying.into_iter().chain(late).min().unwrap_or(u64::MAX)
     }
 
     /// Remembers a packet that asks for an acknowledgement. Sequences ascend.
@@ -185,7 +206,15 @@ impl Recovery {
         }
         let before = acked.len();
         path.on_ack_begin();
+        let oldest = self.oldest();
         for (first, last) in ack.ranges() {
+            if self.skipped.count(first, last) > 0 {
+                return Err(NeverSent);
+            }
+            // Newest first: the others were dealt with before.
+            if last < oldest {
+                break;
+            }
             let from = self.sent.partition_point(|(_, sent)| sent.sequence < first);
             for at in from..self.sent.len() {
                 if self.sent[at].1.sequence > last {
@@ -289,7 +318,8 @@ impl Recovery {
                 continue;
             }
             let due_ns = sent.time_ns + delay_ns;
-            if largest - sent.sequence < self.packet_threshold && now_ns < due_ns {
+            let newer = largest - sent.sequence - self.skipped.count(sent.sequence, largest);
+            if newer < self.packet_threshold && now_ns < due_ns {
                 self.loss_at_ns = Some(self.loss_at_ns.map_or(due_ns, |at| at.min(due_ns)));
                 row_since_ns = None;
                 continue;
@@ -337,6 +367,7 @@ impl Recovery {
     pub(crate) fn rest(&mut self) {
         if self.outstanding == 0 {
             self.late = BTreeMap::new();
+            self.skipped.forget();
             self.sent = VecDeque::new();
         }
     }

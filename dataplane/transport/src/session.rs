@@ -422,6 +422,10 @@ impl Session {
         self.requeue_lost();
         if self.rest_ns().is_some_and(|at| at <= now_ns) {
             self.recovery.rest();
+            // What is older was reported often.
+            while self.received.len() > 1 {
+                self.received.remove_first();
+            }
             self.streams.give_back();
             (self.acked, self.lost) = (Vec::new(), Vec::new());
         }

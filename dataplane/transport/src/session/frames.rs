@@ -114,7 +114,7 @@ impl Session {
         for frame in Frames::new(payload).flatten() {
             match frame {
                 Frame::Ping => {}
-                Frame::Ack(ack) => self.on_ack(ctx, &ack),
+                Frame::Ack(ack) => self.on_ack(ctx, &ack)?,
                 Frame::Proof(proof) => self.on_proof(ctx, &proof)?,
                 Frame::Rekey { epoch, public } => self.on_rekey(ctx, epoch, &public),
                 Frame::RekeyAck { epoch, public } => self.on_rekey_ack(ctx, epoch, &public),
@@ -199,9 +199,9 @@ impl Session {
         }
     }
 
-    fn on_ack(&mut self, ctx: &mut Context<'_>, ack: &Ack<'_>) {
+    fn on_ack(&mut self, ctx: &mut Context<'_>, ack: &Ack<'_>) -> Result<(), DropReason> {
         if self.state == SessionState::Draining {
-            return;
+            return Ok(());
         }
         let mut acked = std::mem::take(&mut self.acked);
         let mut lost = std::mem::take(&mut self.lost);
@@ -221,8 +221,10 @@ impl Session {
         self.requeue_lost();
         if known.is_err() {
             self.close(ctx, CloseReason::Violation);
+            return Err(DropReason::NeverSent);
         }
         self.close_if_finished(ctx);
+        Ok(())
     }
 
     /// What was lost and still matters goes out again, under new sequences.

@@ -86,6 +86,7 @@ impl Session {
             let bytes = self.build_close(ctx, out);
             return Some(Run::one(bytes));
         }
+        self.recovery.choose_skip(self.sequence, ctx.generator);
         if self.is_established() {
             self.check_epoch(ctx);
             self.streams.expire(ctx, &self.ends);
@@ -377,7 +378,7 @@ impl Session {
         };
         out[start..start + HEADER_BYTES].copy_from_slice(&header.encode());
         self.current.sealing.seal(self.sequence, &mut out[start..]);
-        self.sequence += 1;
+        self.sequence = self.recovery.next_sequence(self.sequence);
         self.last_sent_ns = ctx.now_ns;
         self.traffic.sent_packets += 1;
         self.traffic.sent_bytes += bytes as u64;

@@ -7,9 +7,11 @@ use crate::{
     limits::{RECEIVE_RANGES_MAX, SESSION_ENTRIES_MAX, UNACKNOWLEDGED_MAX},
     ranges::RangeSet,
 };
+use std::collections::BTreeSet;
 use virga_ebpf::{
     hash,
-    header::{Flags, StreamId},
+    header::{Flags, Header, StreamId},
+    limits::HEADER_BYTES,
 };
 
 /// Gives node 1 what node 0 seals by hand.
@@ -85,6 +87,75 @@ fn a_packet_of_many_acknowledgements_is_refused() {
         assert_eq!(sim.give(1, &bytes), expected, "{count}");
     }
     assert!(sim.is_connected(1, 0));
+}
+
+/// A member acknowledges all that was sent to it before it arrives: it is found out before it was sent much.
+#[test]
+fn who_acknowledges_what_has_not_arrived_is_left() {
+    for seed in 0..20 {
+        let mut sim = Sim::new(seed, 2, &NodeLimits::default(), Weather::CALM);
+        sim.connect(0, 1);
+        sim.keep_wire = true;
+        sim.network.is_cut = true;
+        let stream = sim.open(0, 1, &spec("log", Mode::Ordered));
+        let id = sim.ids[0];
+        let mut lies = 0;
+        let sequence_of = |(from, bytes): &(usize, Vec<u8>)| {
+            let header = Header::decode(bytes[..HEADER_BYTES].try_into().unwrap());
+            (*from == 0).then_some(header.sequence)
+        };
+        while sim.is_connected(0, 1) {
+            while sim.send(0, 1, stream, &[7; 1_000]).is_ok() {}
+            sim.transmit();
+            let newest = sim.wire.iter().filter_map(sequence_of).max();
+            let mut all = RangeSet::default();
+            all.insert(0, newest.unwrap_or(0) + 1);
+            let mut payload = Vec::new();
+            write_ack(&mut payload, &all, 0);
+            let lie = sim.nodes[1].seal_raw(id, (Flags::CONTROL, 0, 0, 0), &payload);
+            let _ = sim.give(0, &lie);
+            sim.listen();
+            sim.now_ns += MS;
+            lies += 1;
+            assert!(lies < 50, "seed {seed}");
+        }
+        assert_eq!(sim.closed(0), [CloseReason::Violation], "seed {seed}");
+        assert_eq!(sim.dropped(0, DropReason::NeverSent), 1);
+        let sent = sim.nodes[0].counters().sent_datagrams;
+        assert!(sent < 2_000, "{sent} packets for a liar, seed {seed}");
+    }
+}
+
+/// Honest ends never meet what is left out, and it is few.
+#[test]
+fn sequences_left_out_cost_honest_ends_little() {
+    let weather = Weather {
+        loss: 5,
+        reordering: 20,
+        late_ns: 20 * MS,
+        duplication: 5,
+        ..Weather::CALM
+    };
+    let mut sim = Sim::new(3, 2, &NodeLimits::default(), weather);
+    sim.connect(0, 1);
+    sim.keep_wire = true;
+    let stream = sim.open(0, 1, &spec("log", Mode::Ordered));
+    for _ in 0..200 {
+        while sim.send(0, 1, stream, &[7; 1_000]).is_ok() {}
+        sim.run(100 * MS);
+    }
+    let headers = sim.wire.iter().filter(|(from, _)| *from == 0);
+    let headers = headers.map(|(_, b)| Header::decode(b[..HEADER_BYTES].try_into().unwrap()));
+    let sequences: BTreeSet<u64> = headers.map(|h| h.sequence).collect();
+    let newest = *sequences.last().unwrap();
+    let left_out = newest + 1 - *sequences.first().unwrap() - sequences.len() as u64;
+    assert!(newest > 5_000, "{newest}");
+    assert!(
+        left_out > 5 && left_out < newest / 200,
+        "{left_out} of {newest}"
+    );
+    assert!(sim.is_connected(0, 1) && sim.is_connected(1, 0));
+    assert_eq!(sim.dropped(0, DropReason::NeverSent), 0);
 }
 
 /// Every other byte of many streams, as many packets as are taken; gives the one that is too much.

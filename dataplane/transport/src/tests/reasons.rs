@@ -261,6 +261,14 @@ fn sealed_case(reason: DropReason) -> (Sim, usize, Vec<u8>) {
             bytes
         }
         DropReason::FrameMalformed => sealed(&mut sim, label, &[Frame::Close]),
+        DropReason::NeverSent => {
+            let mut received = crate::ranges::RangeSet::default();
+            received.insert(1 << 40, 1 + (1 << 40));
+            let mut payload = Vec::new();
+            crate::frame::write_ack(&mut payload, &received, 0);
+            let id = sim.ids[1];
+            sim.nodes[0].seal_raw(id, (Flags::CONTROL, 0, 0, 0), &payload)
+        }
         DropReason::ChannelMismatch => sealed(&mut sim, (DATA, stream + 2, 7, 0), &[frame]),
         DropReason::StreamChannel => {
             let (other, other_channel) = open(1);

@@ -157,6 +157,29 @@ fn an_acknowledgement_of_the_future_is_refused() {
     assert_eq!(r.recovery.outstanding(), 1);
 }
 
+/// A sequence that was left out is nobody's to acknowledge, and does not count among the newer ones.
+#[test]
+fn an_acknowledgement_of_what_was_left_out_is_refused() {
+    let mut generator = Generator::new(&[5; 32], b"skip");
+    let mut r = Line::new();
+    let (mut sequence, mut left_out) = (0, None);
+    while left_out.is_none_or(|s| sequence < s + 3) {
+        r.send(sequence, 0);
+        r.recovery.choose_skip(sequence, &mut generator);
+        let next = r.recovery.next_sequence(sequence);
+        left_out = left_out.or((next > sequence + 1).then_some(sequence + 1));
+        sequence = next;
+    }
+    let left_out = left_out.unwrap();
+    let before: Vec<u64> = (0..left_out - 1).collect();
+    assert!(r.ack(10 * MS, &before).is_ok());
+    // Two newer ones, the second three sequences on: not lost yet.
+    let newer = [left_out + 1, left_out + 2];
+    assert_eq!(r.ack(10 * MS, &newer), Ok((newer.to_vec(), vec![])));
+    let all: Vec<u64> = (0..=left_out).collect();
+    assert_eq!(r.ack(11 * MS, &all), Err(NeverSent));
+}
+
 /// A round trip of 10 ms makes a probe time-out of 35 ms (RFC 9002, 6.2.1 with our delay).
 #[test]
 fn losses_over_three_probe_times_start_the_window_anew() {
@@ -242,7 +265,7 @@ fn one_true_loss_keeps_the_reduction() {
 /// A hostile or broken peer that acknowledges at random: nothing is counted twice.
 #[test]
 fn acknowledgements_in_any_order_leave_the_books_balanced() {
-    let mut dice = crate::random::Generator::new(&[3; 32], b"acks");
+    let mut dice = Generator::new(&[3; 32], b"acks");
     let mut r = Line::new();
     let (mut sequence, mut now_ns) = (0, 0);
     for _ in 0..5_000 {

@@ -6,7 +6,7 @@ use crate::{
     SessionState,
 };
 use virga_ebpf::{
-    header::{Header, NodeId},
+    header::{Header, NodeId, SessionId},
     limits::HEADER_BYTES,
 };
 
@@ -489,6 +489,35 @@ fn unknown_sessions_are_answered_at_a_bounded_rate() {
         sim.nodes[1].counters().resets_sent,
         crate::limits::RESETS_PER_SECOND
     );
+}
+
+/// Who picks the worker by the session id that he makes up is answered no more often.
+#[test]
+fn four_workers_answer_unknown_sessions_no_more_often_than_one() {
+    let mut resets = Vec::new();
+    for workers in [1, 4] {
+        let mut sent = 0;
+        for share in crate::Share::split(workers) {
+            let mut of_this = config(1, 2, 1, &limits());
+            of_this.share = share;
+            let mut node = Node::new(of_this, 0).unwrap();
+            let mut header = Header {
+                destination: node.id(),
+                payload_len: 80,
+                ..Header::default()
+            };
+            header.origin_hash = Sim::new(1, 2, &limits(), Weather::CALM).nodes[0].origin();
+            for n in 0..20_000u32 {
+                header.session_id = share.mark(SessionId(u64::from(n) << 8));
+                let from = (std::net::Ipv4Addr::from(n), 4783).into();
+                let mut datagram = [&header.encode()[..], &[0; 80]].concat();
+                let _ = node.handle(0, from, &mut datagram);
+            }
+            sent += node.counters().resets_sent;
+        }
+        resets.push(sent);
+    }
+    assert_eq!(resets, [crate::limits::RESETS_PER_SECOND; 2]);
 }
 
 #[test]
