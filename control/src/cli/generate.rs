@@ -26,10 +26,10 @@ const SOCKET_RATE: u32 = 1_000;
 
 /// Send packets with mesh headers, for tests and measurements
 ///
-/// Without --xdp, --pcap or --from-pcap they go through a UDP socket, at a moderate rate. With --xdp they come out of
-/// the kernel's XDP transmit path, as fast as one CPU or several can (live test runs, Linux 5.18, root): any
+/// Without --xdp, --af-xdp, --pcap or --from-pcap they go through a UDP socket, at a moderate rate. With --xdp they come
+/// out of the kernel's XDP transmit path, as fast as one CPU or several can (live test runs, Linux 5.18, root): any
 /// interface whose driver can be a redirect target; the peer of a veth needs a native XDP program of its own (`virga sink`
-/// is one). There is no AF_XDP sender.
+/// is one). Where that cannot be had they go through AF_XDP sockets, which --af-xdp asks for: any interface has them.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Arguments {
@@ -93,21 +93,30 @@ pub(super) struct Arguments {
     frames: FrameArguments,
 }
 
-/// What only frames have: those that do not go through a socket. One of `mode` says where they go.
+/// What only frames have: those that do not go through a UDP socket. One of `mode` says where they go.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Frames (with --xdp, --pcap or --from-pcap)")]
+#[command(next_help_heading = "Frames (with --xdp, --af-xdp, --pcap or --from-pcap)")]
+#[group(skip)]
+#[command(group = clap::ArgGroup::new("mode").multiple(true).args(["xdp", "af_xdp", "pcap", "from_pcap"]))]
 struct FrameArguments {
     /// Send out of the kernel, as fast as can be.
-    #[arg(long, group = "mode")]
+    #[arg(long, conflicts_with_all = ["af_xdp", "pcap", "from_pcap"])]
     xdp: bool,
+    /// Send through AF_XDP sockets, each CPU through a queue of its own.
+    #[arg(long, conflicts_with = "pcap")]
+    af_xdp: bool,
+    /// With --af-xdp: let the card read the frames out of this process's memory. Only where its profile in hw/nics lists that for
+    /// this kernel.
+    #[arg(long, requires = "af_xdp")]
+    zero_copy: bool,
     /// Write the frames to a file instead of sending them.
-    #[arg(long, value_name = "FILE", group = "mode")]
+    #[arg(long, value_name = "FILE", conflicts_with = "from_pcap")]
     pcap: Option<PathBuf>,
     /// With --pcap: write beside it what another generator needs to send it.
     #[arg(long, value_enum, requires = "pcap")]
     profile: Option<Profile>,
     /// Send the frames of a capture, in turn, as they are, from one CPU.
-    #[arg(long, value_name = "FILE", requires = "interface", group = "mode")]
+    #[arg(long, value_name = "FILE", requires = "interface")]
     from_pcap: Option<PathBuf>,
     /// Interface to send through; the kernel's route when not said.
     #[arg(long, requires = "mode")]
@@ -227,7 +236,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     if let Some(file) = &frames.pcap {
         return frames::write(arguments, to, destination, file);
     }
-    if frames.xdp {
+    if frames.xdp || frames.af_xdp {
         return frames::send(arguments, to, destination);
     }
     send(arguments, to, destination)

@@ -19,8 +19,8 @@ pub use super::plan::Plan;
 use super::plan::PlanError;
 use crate::doctor::interface::FactsError;
 
-mod egress;
-mod generator;
+pub(super) mod egress;
+pub(super) mod generator;
 mod sink;
 
 pub use egress::check;

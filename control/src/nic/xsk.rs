@@ -12,7 +12,7 @@ use virga_ebpf::{
 };
 use virga_transport::io::xsk::{
     QUEUES_MAX,
-    queue::{Queue, QueueConfig},
+    queue::{Copying, Queue, QueueConfig},
 };
 
 use super::{FORWARD, Nic, NicError, kernel::Facts};
@@ -98,6 +98,8 @@ impl Nic {
                 ifindex,
                 queue,
                 mtu,
+                // Some drivers of some kernels fail without.
+                copying: Copying::Always,
             };
             match Queue::open(&config) {
                 Ok(opened) => {
@@ -133,7 +135,7 @@ impl Nic {
 }
 
 /// Why a queue has no socket, and what to do about it.
-fn describe(queue: u32, error: &io::Error) -> String {
+pub(crate) fn describe(queue: u32, error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EINVAL) if queue > 0 => "all that it has".to_owned(),
         Some(libc::EAFNOSUPPORT) => "this kernel has no AF_XDP (CONFIG_XDP_SOCKETS)".to_owned(),

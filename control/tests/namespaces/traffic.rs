@@ -367,7 +367,7 @@ fn frames_that_the_interface_cannot_take_are_refused_before_they_are_lost() {
             Sink::attach("ma", 4783, 1, Mode::Native).unwrap()
         })
         .unwrap();
-    let refused = |more: &[&str], words: &str| {
+    let run = |more: &[&str], words: &str, wanted: i32| {
         let fixed = "gen --xdp --interface m0 --to 10.78.1.1:4783 --from 10.78.1.2 --destination 1 --count 1000 \
                      --from-mac 02:00:00:00:00:01 --to-mac 02:00:00:00:00:02 --json";
         let mut command = hosts.command("a", &virga().to_string_lossy());
@@ -375,11 +375,11 @@ fn frames_that_the_interface_cannot_take_are_refused_before_they_are_lost() {
         let output = output.unwrap();
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(told.contains(words), "{more:?}: {told}");
-        let wanted = if words.is_empty() { 0 } else { 1 };
         assert_eq!(output.status.code(), Some(wanted), "{more:?}: {told}");
         output.stdout
     };
-    let sent = refused(&["--size", "1518"], "");
+    let refused = |more: &[&str], words: &str| run(more, words, 1);
+    let sent = run(&["--size", "1518"], "", 0);
     let sent: serde_json::Value = serde_json::from_slice(&sent).unwrap();
     assert_eq!(sent["sent"], 1_000);
     refused(
@@ -400,5 +400,107 @@ fn frames_that_the_interface_cannot_take_are_refused_before_they_are_lost() {
             .ip(host, &["link", "set", "dev", interface, "up"])
             .unwrap();
     }
-    refused(&[], "takes no redirected frames now");
+    // AF_XDP needs no program at the other end.
+    let sent = run(&[], "takes no redirected frames now", 0);
+    let sent: serde_json::Value = serde_json::from_slice(&sent).unwrap();
+    assert_eq!(sent["by"], "af-xdp, copied");
+    assert_eq!(sent["sent"], 1_000);
+    // The kernel has some packets of its own to send.
+    assert!(number(&sent["counted"]) >= 1_000, "{sent}");
+}
+
+#[test]
+#[ignore = "needs root: scripts/test runs it"]
+fn af_xdp_sends_the_same_packets_at_the_rate_asked_for() {
+    let hosts = line(&V4);
+    let (mix, way) = (
+        ["--flows", "20", "--hostile", "25", "--size", "imix"],
+        ["--af-xdp", "--stamp"],
+    );
+    let sink = sink_command(&hosts);
+    let sent = gen_command(&hosts, &[&way[..], &mix, &["--count", "40000"]].concat());
+    let measured = end(sink);
+    println!("{sent}\n{measured}");
+    assert_eq!(
+        (&sent["authorised"], &sent["hostile"]),
+        (&30_000.into(), &10_000.into())
+    );
+    if conserved(&hosts, &sent, &measured, 0) == 0 {
+        assert_eq!(number(&measured["received"]), 30_000);
+        // Seven of 122 bytes, four of 590 and one of 1,514 in each twelve.
+        assert_eq!(number(&measured["bytes"]), 30_000 / 12 * 4_728);
+        assert_eq!(number(&measured["lost"]), 0);
+        assert_eq!(number(&measured["latency"]["samples"]), 30_000);
+        assert_eq!(refusals(&hosts), [(Reason::Unauthorised, 10_000)]);
+    }
+    assert_eq!(number(&measured["reordered"]), 0);
+
+    let before = accounted(&hosts);
+    let sink = sink_command(&hosts);
+    let sent = gen_command(&hosts, &["--af-xdp", "--rate", "20000", "--seconds", "2"]);
+    let measured = end(sink);
+    println!("{sent}\n{measured}");
+    conserved(&hosts, &sent, &measured, before);
+    let (packets, elapsed_ns) = (number(&sent["authorised"]), number(&sent["elapsed_ns"]));
+    assert!((2_000_000_000..3_000_000_000).contains(&elapsed_ns));
+    let due = elapsed_ns / 50_000;
+    assert!(
+        (due * 9 / 10..=due + 1_001).contains(&packets),
+        "{packets} of {due}"
+    );
+
+    let file = hosts.folder.join("mix.pcap");
+    let file = file.to_str().unwrap();
+    gen_command(
+        &hosts,
+        &[&["--pcap", file], &mix[..], &["--count", "4000"]].concat(),
+    );
+    let before = accounted(&hosts);
+    let sink = sink_command(&hosts);
+    let replay = [
+        "gen",
+        "--af-xdp",
+        "--from-pcap",
+        file,
+        "--interface",
+        "m0",
+        "--json",
+        "--count",
+        "4000",
+    ];
+    let sent = hosts.run("a", &virga().to_string_lossy(), &replay).unwrap();
+    let sent: serde_json::Value = serde_json::from_slice(&sent.stdout).unwrap();
+    let measured = end(sink);
+    println!("{sent}\n{measured}");
+    if conserved(&hosts, &sent, &measured, before) == 0 {
+        assert_eq!(number(&measured["received"]), 3_000);
+    }
+}
+
+#[test]
+#[ignore = "needs root: scripts/test runs it"]
+fn af_xdp_says_what_an_interface_does_not_have() {
+    let hosts = joined(&V4);
+    let said = |more: &[&str]| {
+        let fixed = "gen --af-xdp --interface m0 --to 10.78.1.1:4783 --from 10.78.1.2 --destination 1 --count 1000 \
+                     --from-mac 02:00:00:00:00:01 --to-mac 02:00:00:00:00:02 --flows 64";
+        let mut command = hosts.command("a", &virga().to_string_lossy());
+        let output = command.args(fixed.split_whitespace()).args(more).output();
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(1), "{more:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let copy = said(&["--zero-copy"]);
+    assert!(copy.contains("m0 does not send without a copy"), "{copy}");
+    if thread::available_parallelism().unwrap().get() > 1 {
+        let queues = said(&["--cores", "2"]);
+        assert!(queues.contains("m0 has 1 of the 2 queues"), "{queues}");
+    }
+    let large = said(&["--size", "3000"]);
+    assert!(large.contains("sends at most 1518"), "{large}");
+    hosts
+        .ip("a", &["link", "set", "dev", "m0", "down"])
+        .unwrap();
+    let down = said(&[]);
+    assert!(down.contains("m0 is down"), "{down}");
 }

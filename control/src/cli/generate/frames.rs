@@ -9,6 +9,7 @@ use std::{
 };
 
 use virga_ebpf::header::{ChannelHash, NodeId, OriginHash};
+use virga_transport::io::xsk::queue::Copying;
 
 use super::{Arguments, Failure};
 use crate::{
@@ -20,8 +21,10 @@ use crate::{
         plan::{Path, Plan, Spread},
         profile::Profile,
         socket::Kind,
+        xsk::{self, What, XskError},
     },
-    nic::kernel::{Interface, Kernel, Link},
+    hw::Kernel,
+    nic::kernel::{Interface, Kernel as Netlink, Link},
 };
 
 /// How often, and how long apart, the kernel is asked for the next hop's address while it resolves it.
@@ -29,6 +32,8 @@ const RESOLVE_ATTEMPTS: u32 = 20;
 const RESOLVE_PAUSE: Duration = Duration::from_millis(50);
 /// Where a packet is sent to make the kernel resolve a next hop: discard (RFC 863).
 const DISCARD: u16 = 9;
+/// Since when a program runs over frames that leave.
+const LIVE_SINCE: Kernel = Kernel(5, 18);
 /// Frames of a file, when neither a number nor a rate is said.
 const FILE_FRAMES: u64 = 10_000;
 /// Packets a second by a file's time stamps, when nothing is said.
@@ -46,10 +51,58 @@ pub(super) fn send(
     })?;
     let plan = plan(arguments, path, destination)?;
     let cpus = cpus(arguments.frames.cores)?;
-    live::check(&interface, plan.frame_bytes_max().map_err(LiveError::from)?)?;
-    let mut generator = Generator::new(&interface, &plan, &cpus)?;
-    let sent = generator.run(until(arguments))?;
-    tell(arguments, &interface, sent)
+    let bytes = plan.frame_bytes_max().map_err(LiveError::from)?;
+    let by = way(arguments, &interface, bytes)?;
+    let sent = match by {
+        Way::Live => Generator::new(&interface, &plan, &cpus)?.run(until(arguments))?,
+        Way::AfXdp(copying) => {
+            let what = What::Plan(&plan);
+            xsk::send(&interface, what, &cpus, copying, until(arguments))?
+        }
+    };
+    tell(arguments, &interface, by, sent)
+}
+
+/// How frames are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// From inside the kernel.
+    Live,
+    /// Through AF_XDP sockets.
+    AfXdp(Copying),
+}
+
+impl Way {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Live => "xdp",
+            Self::AfXdp(Copying::Always) => "af-xdp, copied",
+            Self::AfXdp(Copying::Never) => "af-xdp, zero-copy",
+        }
+    }
+}
+
+/// As asked; AF_XDP instead where nothing can be sent from inside the kernel.
+fn way(arguments: &Arguments, interface: &str, frame_bytes_max: u32) -> Result<Way, Failure> {
+    let frames = &arguments.frames;
+    if frames.af_xdp {
+        return Ok(Way::AfXdp(if frames.zero_copy {
+            Copying::Never
+        } else {
+            Copying::Always
+        }));
+    }
+    let why = match live::check(interface, frame_bytes_max) {
+        Err(error @ LiveError::NoTarget(_)) => error.to_string(),
+        Err(error) => return Err(error.into()),
+        Ok(()) if Kernel::running().is_some_and(|kernel| kernel < LIVE_SINCE) => {
+            format!("live test runs need Linux {LIVE_SINCE}")
+        }
+        Ok(()) => return Ok(Way::Live),
+    };
+    // With nobody to read it there is nobody to tell.
+    let _told = writeln!(io::stderr(), "sending through AF_XDP: {why}");
+    Ok(Way::AfXdp(Copying::Always))
 }
 
 /// Sends a capture.
@@ -65,11 +118,22 @@ pub(super) fn replay(arguments: &Arguments, file: &FilePath) -> Result<(), Failu
         .map(Vec::len)
         .max()
         .ok_or(LiveError::NoFrames)?;
-    live::check(&interface, u32::try_from(largest).unwrap_or(u32::MAX))?;
+    let by = way(
+        arguments,
+        &interface,
+        u32::try_from(largest).unwrap_or(u32::MAX),
+    )?;
     let rate = arguments.rate.map(u64::from);
-    let mut generator = Generator::of_capture(&interface, &frames, rate, cpu)?;
-    let sent = generator.run(until(arguments))?;
-    tell(arguments, &interface, sent)
+    let sent = match by {
+        Way::Live => {
+            Generator::of_capture(&interface, &frames, rate, cpu)?.run(until(arguments))?
+        }
+        Way::AfXdp(copying) => {
+            let what = What::Captured(&frames, rate);
+            xsk::send(&interface, what, &[cpu], copying, until(arguments))?
+        }
+    };
+    tell(arguments, &interface, by, sent)
 }
 
 /// Writes a capture, and what another generator needs with it.
@@ -151,6 +215,15 @@ impl From<LiveError> for Failure {
     fn from(error: LiveError) -> Self {
         match error {
             LiveError::Plan(error) => Self::Usage(error.into()),
+            _ => Self::Runtime(error.into()),
+        }
+    }
+}
+
+impl From<XskError> for Failure {
+    fn from(error: XskError) -> Self {
+        match error {
+            XskError::Live(error) => error.into(),
             _ => Self::Runtime(error.into()),
         }
     }
@@ -258,7 +331,7 @@ fn resolve(target: IpAddr, wants_mac: bool) -> Result<(Interface, Link), Failure
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let (kernel, _changes) = Kernel::connect().map_err(Failure::runtime)?;
+        let (kernel, _changes) = Netlink::connect().map_err(Failure::runtime)?;
         let mut attempts = RESOLVE_ATTEMPTS;
         loop {
             let found = kernel.link_to(target).await.map_err(Failure::runtime)?;
@@ -277,9 +350,10 @@ fn resolve(target: IpAddr, wants_mac: bool) -> Result<(Interface, Link), Failure
 }
 
 /// Says what was sent.
-fn tell(arguments: &Arguments, interface: &str, sent: Sent) -> Result<(), Failure> {
+fn tell(arguments: &Arguments, interface: &str, by: Way, sent: Sent) -> Result<(), Failure> {
     if arguments.json {
         return print_json(&serde_json::json!({
+            "by": by.text(),
             "sent": sent.packets(),
             "authorised": sent.authorised,
             "hostile": sent.hostile,
@@ -293,10 +367,11 @@ fn tell(arguments: &Arguments, interface: &str, sent: Sent) -> Result<(), Failur
     #[expect(clippy::cast_precision_loss, reason = "for people to read")]
     let per_second = |count: u64| count as f64 / seconds.max(1e-9);
     let words = format!(
-        "{} packets ({} of unknown origins) made in {seconds:.3} s: {:.3} million a second, {:.3} Gbit/s of frames; \
+        "{} packets ({} of unknown origins) made in {seconds:.3} s by {}: {:.3} million a second, {:.3} Gbit/s of frames; \
          {interface} dropped {} and counted {} as sent",
         sent.authorised + sent.hostile,
         sent.hostile,
+        by.text(),
         per_second(sent.authorised + sent.hostile) / 1e6,
         per_second(sent.bytes * 8) / 1e9,
         sent.refused,

@@ -16,9 +16,21 @@ const LINK_BYTES: u32 = 14 + 4;
 /// # Errors
 /// When it does not, or does not exist.
 pub fn check(interface: &str, frame_bytes_max: u32) -> Result<(), LiveError> {
+    judge_target(&check_sending(interface, frame_bytes_max)?)
+}
+
+/// Looks whether an interface sends frames of up to `frame_bytes_max` bytes now, redirected or not; what is known of it.
+///
+/// # Errors
+/// When it does not, or does not exist.
+pub(in crate::generate) fn check_sending(
+    interface: &str,
+    frame_bytes_max: u32,
+) -> Result<InterfaceFacts, LiveError> {
     let facts = interface::facts(interface)
         .map_err(|e| LiveError::Facts(interface.to_owned(), Box::new(e)))?;
-    judge(&facts, frame_bytes_max)
+    judge(&facts, frame_bytes_max)?;
+    Ok(facts)
 }
 
 fn judge(facts: &InterfaceFacts, frame_bytes_max: u32) -> Result<(), LiveError> {
@@ -38,23 +50,29 @@ fn judge(facts: &InterfaceFacts, frame_bytes_max: u32) -> Result<(), LiveError> 
             interface: name,
         });
     }
+    Ok(())
+}
+
+fn judge_target(facts: &InterfaceFacts) -> Result<(), LiveError> {
     match facts.xdp_features {
-        Some(features) if !features.contains(XdpFeatures::TARGET) => Err(LiveError::NoTarget(name)),
+        Some(features) if !features.contains(XdpFeatures::TARGET) => {
+            Err(LiveError::NoTarget(facts.name.clone()))
+        }
         _ => Ok(()),
     }
 }
 
 /// What an interface of this thread's namespace says of its sending.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Transmitted {
+pub(in crate::generate) struct Transmitted {
     /// Packets sent.
-    pub(super) packets: u64,
+    pub(in crate::generate) packets: u64,
     /// Packets dropped instead.
-    pub(super) dropped: u64,
+    pub(in crate::generate) dropped: u64,
 }
 
 /// Reads it.
-pub(super) fn transmitted(interface: &str) -> Result<Transmitted, LiveError> {
+pub(in crate::generate) fn transmitted(interface: &str) -> Result<Transmitted, LiveError> {
     let table = fs::read_to_string("/proc/thread-self/net/dev").map_err(LiveError::Counters)?;
     let counted = columns(&table, interface);
     counted.ok_or_else(|| LiveError::Counters(io::ErrorKind::NotFound.into()))
@@ -93,12 +111,13 @@ mod tests {
             xdp_features: None,
             ..facts.clone()
         };
-        assert!(judge(&unlisted, 122).is_ok());
+        assert!(judge_target(&unlisted).is_ok());
         let no_target = InterfaceFacts {
             xdp_features: Some(XdpFeatures(0b011)),
             ..facts.clone()
         };
-        assert!(said(&no_target, 122).contains("no redirected frames"));
+        let told = judge_target(&no_target).unwrap_err().to_string();
+        assert!(told.contains("no redirected frames"));
         let no_carrier = InterfaceFacts {
             has_carrier: false,
             ..facts.clone()

@@ -68,6 +68,16 @@ pub enum Until {
     Elapsed(Duration),
 }
 
+impl Until {
+    /// How many packets one of several CPUs sends.
+    pub(in crate::generate) const fn share(self, share: u64, shares: u64) -> u64 {
+        match self {
+            Self::Count(count) => count / shares + (share < count % shares) as u64,
+            Self::Elapsed(_) => u64::MAX,
+        }
+    }
+}
+
 /// Sends frames through one interface.
 pub struct Generator {
     ebpf: Ebpf,
@@ -213,12 +223,7 @@ impl Generator {
         for (share, cpu) in (0..).zip(&self.cpus) {
             let lane = &mut limited[*cpu as usize];
             lane.due = now;
-            lane.limit = match until {
-                Until::Count(count) => {
-                    lane.sent() + count / shares + u64::from(share < count % shares)
-                }
-                Until::Elapsed(_) => u64::MAX,
-            };
+            lane.limit = lane.sent().saturating_add(until.share(share, shares));
         }
         self.set_lanes(&limited)?;
         let before_it = transmitted(&self.interface)?;
@@ -257,9 +262,7 @@ impl Generator {
 
     /// One CPU's calls, until its share is sent or the time is over; how many they were.
     fn run_on(&self, cpu: u32, until: Until, start: Instant) -> Result<u64, LiveError> {
-        let mut cpus = rustix::thread::CpuSet::new();
-        cpus.set(cpu as usize);
-        rustix::thread::sched_setaffinity(None, &cpus).map_err(|e| no_cpu(cpu, e.into()))?;
+        run_on(cpu)?;
         let mut next = FIRST_CALL;
         for calls in 0.. {
             let lane = self.lanes()?[cpu as usize];
@@ -318,8 +321,15 @@ impl Generator {
     }
 }
 
+/// Puts the calling thread on a CPU.
+pub(in crate::generate) fn run_on(cpu: u32) -> Result<(), LiveError> {
+    let mut cpus = rustix::thread::CpuSet::new();
+    cpus.set(cpu as usize);
+    rustix::thread::sched_setaffinity(None, &cpus).map_err(|e| no_cpu(cpu, e.into()))
+}
+
 /// The clock that the generator's program goes by.
-fn monotonic_ns() -> u64 {
+pub(in crate::generate) fn monotonic_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)

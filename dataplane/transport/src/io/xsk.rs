@@ -3,6 +3,7 @@
 //!
 //! - [`queue`]: a socket on one receive queue of an interface; [`ring`]: the memory shared with the kernel.
 //! - `packets`: outer headers, off and on.
+//! - [`sender`]: a queue that only sends, whole frames as they are written.
 //!
 //! The kernel's UDP socket stays beside it: it receives what comes in by queues without a socket, and sends to
 //! whom no link-layer address is known of yet. Queues come and go while the driver runs: the control plane
@@ -12,6 +13,7 @@
 mod packets;
 pub mod queue;
 mod ring;
+pub mod sender;
 
 use super::{
     counters::{ErrorKind, IoCounters},

@@ -54,6 +54,17 @@ pub struct QueueConfig {
     pub queue: u32,
     /// Largest IP packet of the interface.
     pub mtu: u32,
+    /// Whether packets are copied.
+    pub copying: Copying,
+}
+
+/// How packets get from a socket's memory into the NIC, and back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copying {
+    /// By the processor: any driver does, and some of some kernels fail without.
+    Always,
+    /// By the NIC itself: opening fails where the driver cannot.
+    Never,
 }
 
 /// A socket on a queue; not yet in the XDP program's map.
@@ -112,8 +123,11 @@ impl Queue {
         let frame = |n: u32| u64::from(n) * u64::from(frame_bytes);
         (0..FRAMES).map(frame).for_each(|at| fill.push(at));
         fill.publish();
-        // Some drivers of some kernels fail without the copy.
-        let how = SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP | SocketAddrXdpFlags::XDP_COPY;
+        let how = SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP
+            | match config.copying {
+                Copying::Always => SocketAddrXdpFlags::XDP_COPY,
+                Copying::Never => SocketAddrXdpFlags::XDP_ZEROCOPY,
+            };
         bind(
             &socket,
             &SocketAddrXdp::new(how, config.ifindex, config.queue),
@@ -252,7 +266,7 @@ pub(super) struct Outflow {
 
 /// Why a packet was not queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unsent {
+pub enum Unsent {
     /// All frames are on their way.
     Full,
     /// It does not fit the next hop's MTU, or a frame.
@@ -261,25 +275,39 @@ pub(super) enum Unsent {
 
 impl Outflow {
     /// Queues a packet to a next hop.
-    #[allow(unsafe_code)]
     pub(super) fn put(
         &mut self,
         next_hop: &NextHop,
         source_port: u16,
         payload: &[u8],
     ) -> Result<(), Unsent> {
-        if self.free.is_empty() || self.sent.free() == 0 {
+        self.put_with(|frame| packets::write(frame, next_hop, source_port, payload))
+    }
+
+    /// Whether there is room for a packet, after a look at what has been sent.
+    pub(super) fn has_room(&mut self) -> bool {
+        let has_room = |outflow: &Self| !outflow.free.is_empty() && outflow.sent.free() > 0;
+        if !has_room(self) {
             self.kick();
-            if self.free.is_empty() || self.sent.free() == 0 {
-                return Err(Unsent::Full);
-            }
+        }
+        has_room(self)
+    }
+
+    /// Queues what is written into a frame, which holds what it held last; its bytes, `None` where it does not fit.
+    #[allow(unsafe_code)]
+    pub(super) fn put_with(
+        &mut self,
+        write: impl FnOnce(&mut [u8]) -> Option<u32>,
+    ) -> Result<(), Unsent> {
+        if !self.has_room() {
+            return Err(Unsent::Full);
         }
         let address = self.free.pop().ok_or(Unsent::Full)?;
         let from = usize::try_from(address).unwrap_or(usize::MAX);
         // SAFETY: a free frame is nobody else's.
         let frame = unsafe { self.frames.slice(from, self.frame_bytes as usize) };
-        let written = frame.and_then(|f| packets::write(f, next_hop, source_port, payload));
-        let Some(bytes) = written else {
+        let written = frame.and_then(write);
+        let Some(bytes) = written.filter(|bytes| *bytes <= self.frame_bytes) else {
             self.free.push(address);
             return Err(Unsent::TooBig);
         };
@@ -318,6 +346,11 @@ impl Outflow {
             self.free.push(address);
         }
         self.completed.release();
+    }
+
+    /// Packets that have not been sent yet.
+    pub(super) fn on_the_way(&self) -> usize {
+        FRAMES as usize - self.free.len()
     }
 
     /// Whether its interface is gone.
