@@ -41,7 +41,7 @@ pub const fn source_port(session: SessionId) -> u16 {
     SOURCE_PORT_BASE + ((mix(0, session.0) >> 20) as u16 & (SOURCE_PORTS - 1))
 }
 
-/// Hop limit and hop count after this hop: one less, clamped, and one more.
+/// Hop limit and hop count after this hop: one less, clamped, and one more, which never looks like none.
 #[inline(always)]
 #[must_use]
 pub const fn hop(hop_limit: u8, hop_count: u8) -> (u8, u8) {
@@ -52,7 +52,7 @@ pub const fn hop(hop_limit: u8, hop_count: u8) -> (u8, u8) {
         } else {
             less
         },
-        hop_count.wrapping_add(1),
+        hop_count.saturating_add(1),
     )
 }
 

@@ -64,7 +64,7 @@ impl Table {
         expected.fragment = 0x4000;
         expected.source_port = virga_ebpf::rewrite::source_port(spec.header.session_id);
         expected.header.hop_limit = (spec.header.hop_limit - 1).min(32);
-        expected.header.hop_count = spec.header.hop_count.wrapping_add(1);
+        expected.header.hop_count = spec.header.hop_count.saturating_add(1);
         out(&mut expected);
         self.lines.push(Fixture {
             name,
@@ -224,6 +224,11 @@ fn forwarded(t: &mut Table) {
     );
     let spec = t.v4(TO_V4).with(|s| s.traffic_class = 0xb9);
     t.sent("DSCP and ECN stay", spec, Fate::Redirect, v4());
+    let spec = t.v4(TO_V4).with(|s| s.header.hop_count = 254);
+    t.sent("hops are counted", spec, Fate::Redirect, v4());
+    let spec = t.v4(TO_V4).with(|s| s.header.hop_count = 255);
+    let name = "a count of hops that is full stays so";
+    t.sent(name, spec, Fate::Redirect, v4());
     let spec = t.v4(TO_V4).with(|s| s.header.hop_limit = 255);
     t.sent("hop limit is clamped", spec, Fate::Redirect, v4());
     let spec = t

@@ -147,6 +147,9 @@ impl Path {
         if window_bytes == 0 {
             return Departure::default();
         }
+        if self.in_flight == 0 && self.meter.is_limited_by_owner() {
+            self.controller.on_restart();
+        }
         let departure = self.meter.on_sent(now_ns, self.in_flight);
         self.in_flight += window_bytes;
         self.pacer.on_sent(window_bytes);
@@ -223,6 +226,9 @@ impl Path {
         };
         if all.bytes > 0 {
             self.controller.on_ack_end(&all, self.in_flight);
+            if self.controller.is_limiting() {
+                self.meter.note_idle(self.in_flight);
+            }
         }
         self.set_rate();
     }

@@ -412,6 +412,7 @@ impl Session {
             }
             SessionState::Proving | SessionState::Established => {}
         }
+        self.follow_peer(ctx);
         self.path.release(now_ns);
         let due = self
             .recovery

@@ -90,6 +90,8 @@ pub(crate) struct Bbr {
     recovery_since_ns: Option<u64>,
     recovery_round: u64,
     lost_since_ack: u64,
+    /// Nothing was on its way, for the owner sent nothing: the pipe was empty without any probing.
+    is_idle_restart: bool,
 }
 
 impl Bbr {
@@ -116,6 +118,7 @@ impl Bbr {
             recovery_since_ns: None,
             recovery_round: 0,
             lost_since_ack: 0,
+            is_idle_restart: false,
         }
     }
 
@@ -138,6 +141,11 @@ impl Bbr {
             Phase::ProbeRate => "probe rate",
             Phase::ProbeRtt => "probe rtt",
         }
+    }
+
+    /// Whether little is sent so that the pipe empties: what it delivers then tells no rate (4.3.5).
+    pub(super) fn is_probing_round_trip(&self) -> bool {
+        self.phase == Phase::ProbeRtt
     }
 
     const fn least_window(&self) -> u64 {
@@ -169,6 +177,12 @@ impl Bbr {
         self.update_least_rtt(all, in_flight);
         self.update_window(all, in_flight);
         self.lost_since_ack = 0;
+        self.is_idle_restart = false;
+    }
+
+    /// The first packet after the owner sent nothing (4.3.4.4).
+    pub(super) const fn on_restart(&mut self) {
+        self.is_idle_restart = true;
     }
 
     /// Rounds, and the rate (4.1.1).
@@ -249,7 +263,8 @@ impl Bbr {
             self.least_rtt_ns = Some(rtt_ns);
             self.least_rtt_since_ns = all.now_ns;
         }
-        if is_stale && self.phase != Phase::ProbeRtt && self.least_rtt_ns.is_some() {
+        let is_due = is_stale && !self.is_idle_restart && self.least_rtt_ns.is_some();
+        if is_due && self.phase != Phase::ProbeRtt {
             self.phase = Phase::ProbeRtt;
             self.pacing_gain = 1_000;
             self.window_gain = 1_000;
@@ -266,8 +281,8 @@ impl Bbr {
             }
             Some(until_ns) if all.now_ns > until_ns && self.round >= self.probe_rtt_round => {
                 self.least_rtt_since_ns = all.now_ns;
-                self.window = self.window.max(self.prior_window);
-                self.prior_window = 0;
+                self.phase = Phase::ProbeRate;
+                self.restore();
                 if self.full_rounds >= FULL_ROUNDS {
                     self.enter_probe_rate(all.now_ns);
                 } else {
@@ -284,8 +299,7 @@ impl Bbr {
     fn update_window(&mut self, all: &AckedAll, in_flight: u64) {
         if self.recovery_since_ns.is_some() && self.round > self.recovery_round {
             self.recovery_since_ns = None;
-            self.window = self.window.max(self.prior_window);
-            self.prior_window = 0;
+            self.restore();
         }
         let target = self.target(self.window_gain);
         if self.recovery_since_ns.is_some() {
@@ -300,6 +314,15 @@ impl Bbr {
         self.window = self.window.clamp(least, WINDOW_BYTES_MAX.max(least));
         if self.phase == Phase::ProbeRtt {
             self.window = self.window.min(least);
+        }
+    }
+
+    /// Takes the window up again that was before a loss, or before the round trip was probed for. It is
+    /// kept until neither goes on.
+    fn restore(&mut self) {
+        self.window = self.window.max(self.prior_window);
+        if self.phase != Phase::ProbeRtt && self.recovery_since_ns.is_none() {
+            self.prior_window = 0;
         }
     }
 
@@ -329,8 +352,7 @@ impl Bbr {
 
     pub(super) fn undo(&mut self) {
         if self.recovery_since_ns.take().is_some() {
-            self.window = self.window.max(self.prior_window);
-            self.prior_window = 0;
+            self.restore();
         }
     }
 }
@@ -353,6 +375,110 @@ mod tests {
             assert!(
                 best >= exact(2) && best <= exact(10),
                 "round {round}: {best}"
+            );
+        }
+    }
+
+    const MS: u64 = 1_000_000;
+    const SEGMENT: u64 = 1_000;
+    /// What the path delivers in a second, and in a round trip.
+    const RATE: u64 = 100_000_000;
+    const RTT_NS: u64 = 20 * MS;
+    const PIPE: u64 = RATE / 50;
+
+    /// A controller at work, told of one round trip's packets at a time.
+    struct Line {
+        bbr: Bbr,
+        now_ns: u64,
+        delivered: u64,
+    }
+
+    impl Line {
+        /// One whose pipe is full.
+        fn full() -> Self {
+            let mut line = Self {
+                bbr: Bbr::new(SEGMENT),
+                now_ns: 0,
+                delivered: 0,
+            };
+            for _ in 0..100 {
+                line.round();
+            }
+            assert_eq!(line.bbr.phase, Phase::ProbeRate);
+            assert!(line.bbr.window() > PIPE, "{}", line.bbr.window());
+            line
+        }
+
+        fn round(&mut self) {
+            self.now_ns += RTT_NS;
+            let bytes = self.bbr.window().min(PIPE);
+            let rate = super::super::rate::RateSample {
+                rate: bytes * 50,
+                delivered_before: self.delivered,
+                is_limited_by_owner: self.bbr.is_probing_round_trip(),
+            };
+            self.delivered += bytes;
+            let all = AckedAll {
+                now_ns: self.now_ns,
+                bytes,
+                in_flight_before: bytes,
+                // Never as short as the first.
+                rtt_ns: Some(RTT_NS + u64::from(self.delivered > bytes)),
+                rate: Some(rate),
+                delivered: self.delivered,
+            };
+            self.bbr.on_ack(&all, 0);
+        }
+    }
+
+    /// After ten seconds without a shorter round trip the pipe is emptied to measure it; a pause has
+    /// emptied it already.
+    #[test]
+    fn a_pause_is_no_reason_to_pause() {
+        for is_idle in [false, true] {
+            let mut line = Line::full();
+            line.now_ns += 2 * LEAST_RTT_NS;
+            if is_idle {
+                line.bbr.on_restart();
+            }
+            line.round();
+            assert_eq!(line.bbr.phase == Phase::ProbeRtt, !is_idle);
+            assert_eq!(line.bbr.window() > PIPE, is_idle);
+            line.round();
+            assert_eq!(line.bbr.phase == Phase::ProbeRtt, !is_idle);
+        }
+    }
+
+    /// Recovery from a loss that ends while the round trip is probed for takes nothing from what follows,
+    /// nor does probing that ends during recovery.
+    #[test]
+    fn the_window_before_outlives_what_ends_first() {
+        for is_lost_before in [true, false] {
+            let mut line = Line::full();
+            let before = line.bbr.window();
+            line.now_ns += 2 * LEAST_RTT_NS;
+            if is_lost_before {
+                let now_ns = line.now_ns;
+                assert!(line.bbr.on_lost(now_ns, now_ns, PIPE));
+            }
+            line.round();
+            assert_eq!(line.bbr.phase, Phase::ProbeRtt);
+            while line.bbr.phase == Phase::ProbeRtt {
+                assert!(line.bbr.window() <= 4 * SEGMENT);
+                line.round();
+                if !is_lost_before && line.bbr.phase == Phase::ProbeRtt {
+                    let now_ns = line.now_ns;
+                    line.bbr.on_lost(now_ns, now_ns, SEGMENT);
+                }
+            }
+            for _ in 0..4 {
+                line.round();
+            }
+            assert_eq!(line.bbr.recovery_since_ns, None);
+            assert!(
+                line.bbr.window() >= before,
+                "{} of {before}",
+                line.bbr.window()
             );
         }
     }

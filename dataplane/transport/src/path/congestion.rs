@@ -90,6 +90,22 @@ impl Controller {
         }
     }
 
+    /// The first packet goes out after the owner sent nothing.
+    pub(super) const fn on_restart(&mut self) {
+        match self {
+            Self::Cubic(_) => {}
+            Self::Bbr(bbr) => bbr.on_restart(),
+        }
+    }
+
+    /// Whether it sends less than the path carries, to learn something else.
+    pub(super) fn is_limiting(&self) -> bool {
+        match self {
+            Self::Cubic(_) => false,
+            Self::Bbr(bbr) => bbr.is_probing_round_trip(),
+        }
+    }
+
     /// One packet was acknowledged.
     pub(super) fn on_acked(&mut self, acked: &Acked) {
         match self {

@@ -20,6 +20,8 @@ use crate::limits::{
 struct Probe {
     sequence: u64,
     bytes: usize,
+    /// Its size is out of question meanwhile: what becomes of it tells nothing.
+    is_void: bool,
 }
 
 /// How large a packet may be, and what is done to find out.
@@ -104,7 +106,11 @@ impl Mtu {
     }
 
     pub(super) fn on_probe_sent(&mut self, sequence: u64, bytes: usize) {
-        self.probe = Some(Probe { sequence, bytes });
+        self.probe = Some(Probe {
+            sequence,
+            bytes,
+            is_void: false,
+        });
     }
 
     fn take_probe(&mut self, sequence: u64) -> Option<Probe> {
@@ -122,19 +128,21 @@ impl Mtu {
             return false;
         };
         self.failures = 0;
-        // The link below may have become smaller meanwhile.
-        let grows = probe.bytes > self.bytes && probe.bytes <= self.most;
+        let grows = probe.bytes > self.bytes && !probe.is_void;
         if grows {
             self.bytes = probe.bytes;
         }
         grows
     }
 
-    /// Whether a packet that was lost was a probe: then it says nothing of congestion.
+    /// Whether a packet that was lost was a probe: then it says nothing of congestion, nor of a black hole.
     pub(super) fn on_lost(&mut self, sequence: u64) -> bool {
         let Some(probe) = self.take_probe(sequence) else {
             return false;
         };
+        if probe.is_void {
+            return true;
+        }
         self.failures += 1;
         if self.failures >= MTU_PROBES_MAX {
             self.failures = 0;
@@ -155,7 +163,7 @@ impl Mtu {
         }
         self.ceiling = self.bytes;
         self.bytes = DATAGRAM_BYTES_MIN;
-        self.probe = None;
+        self.void(0);
         self.failures = 0;
         self.losses = 0;
         self.probe_at_ns = 0;
@@ -167,7 +175,14 @@ impl Mtu {
         self.most = most.clamp(DATAGRAM_BYTES_MIN, self.allowed);
         self.bytes = self.bytes.min(self.most);
         self.ceiling = self.ceiling.min(self.most + 1);
-        self.probe = self.probe.filter(|probe| probe.bytes <= self.most);
+        self.void(self.most);
+    }
+
+    /// Expects nothing of a probe on its way that is larger than `most`.
+    fn void(&mut self, most: usize) {
+        if let Some(probe) = &mut self.probe {
+            probe.is_void |= probe.bytes > most;
+        }
     }
 }
 
@@ -224,6 +239,25 @@ mod tests {
         assert_eq!(search(&mut mtu, u64::MAX - 1, 65_507), 0);
     }
 
+    /// A probe that this machine itself refused to send is lost as any probe.
+    #[test]
+    fn a_probe_that_the_first_link_does_not_take_is_no_larger_packet_s_loss() {
+        let mut mtu = Mtu::new(65_507);
+        mtu.limit(1_472);
+        search(&mut mtu, 0, 65_507);
+        let bytes = mtu.wants_probe(MTU_RAISE_NS).unwrap();
+        assert!(bytes > 1_472);
+        mtu.on_probe_sent(1_000, bytes);
+        mtu.limit(1_472);
+        assert!(mtu.on_lost(1_000), "it was a probe");
+        assert_eq!((mtu.bytes(), mtu.failures, mtu.losses), (1_472, 0, 0));
+        assert_eq!(
+            mtu.wants_probe(MTU_RAISE_NS),
+            None,
+            "nothing is left to try"
+        );
+    }
+
     #[test]
     fn nothing_is_probed_unless_full_packets_are_sent() {
         assert_eq!(Mtu::new(65_507).wants_probe(0), None);
@@ -249,13 +283,23 @@ mod tests {
         assert_eq!(mtu.bytes(), 1_452);
     }
 
-    /// Who acknowledges what never arrived gets what it asked for, and no more than the limits allow.
+    /// Who acknowledges what never arrived gets what it asked for, and no more than this end's limits and
+    /// links allow: not with packets that were no probes, and not with a probe that its link refused.
     #[test]
     fn a_liar_gains_nothing_beyond_the_limits() {
         let mut mtu = Mtu::new(9_000);
+        mtu.want();
+        assert!(!mtu.on_acked(77, 9_000), "not a probe");
+        assert_eq!(mtu.bytes(), DATAGRAM_BYTES_MIN);
+        let bytes = mtu.wants_probe(0).unwrap();
+        mtu.on_probe_sent(1, bytes);
+        assert!(!mtu.on_acked(2, bytes), "not that probe");
+        mtu.limit(1_300);
+        assert!(!mtu.on_acked(1, bytes), "the link does not take it");
+        assert_eq!(mtu.bytes(), DATAGRAM_BYTES_MIN);
         search(&mut mtu, 0, usize::MAX);
-        assert_eq!(mtu.bytes(), 9_000);
-        assert!(!mtu.on_acked(77, 65_507), "not a probe");
-        assert_eq!(mtu.bytes(), 9_000);
+        assert_eq!(mtu.bytes(), 1_300);
+        search(&mut mtu, MTU_RAISE_NS, usize::MAX);
+        assert_eq!(mtu.bytes(), 9_000, "what the limits allow, and no more");
     }
 }

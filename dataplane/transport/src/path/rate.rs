@@ -56,8 +56,13 @@ impl Meter {
             delivered: self.delivered,
             delivered_ns: self.delivered_ns,
             first_sent_ns: self.first_sent_ns,
-            is_limited_by_owner: self.limited_until > 0,
+            is_limited_by_owner: self.is_limited_by_owner(),
         }
+    }
+
+    /// Whether the owner gave too little to send.
+    pub(super) const fn is_limited_by_owner(&self) -> bool {
+        self.limited_until > 0
     }
 
     /// There was room to send, and nothing to send.

@@ -3,13 +3,16 @@
 //! ```text
 //!  known: A     newest packet, from B, not forwarded by anybody
 //!     │ ─────────────────────────────────────────────────────────► candidate B
-//!     │                                                    challenge to B, three times at most
-//!     │ ◄──── a newest packet from A: B was nothing ────────┤
-//!  known: B ◄────────────── the challenge's token, from B ──┘
+//!     │                                     challenges to B and to A, three times at most
+//!     │ ◄──── a newest packet from A: B was nothing ──────────────┤
+//!     │ ◄──── A's token: what goes to A still arrives ────────────┤
+//!     │                                                           │ B's token, from B
+//!  known: B ◄──── and A's does not come for a while ──────────────┘
 //! ```
 //!
-//! Until the answer comes nothing but challenges goes to B, each smaller than three times what caused
-//! it: who sends from a false address makes nobody a target (RFC 9000, 8.1 and 9.3).
+//! Until then nothing but challenges goes to B, each smaller than three times what caused it: who sends
+//! from a false address makes nobody a target (RFC 9000, 8.1 and 9.3). And who sees packets and outruns
+//! them with copies of his own moves nobody: the peer still gets what goes to A (9.3.3).
 
 use crate::limits::{CHALLENGE_INTERVAL_NS, CHALLENGES_MAX, MOVE_INTERVAL_NS};
 use std::net::SocketAddr;
@@ -19,7 +22,13 @@ use std::net::SocketAddr;
 struct Candidate {
     address: SocketAddr,
     token: [u8; 8],
+    /// Of the challenges to the address before.
+    before_token: [u8; 8],
+    /// A challenge to the address before is due.
+    is_before_due: bool,
     challenges: u32,
+    /// It has answered: when it is followed, unless the address before answers.
+    follow_at_ns: Option<u64>,
 }
 
 /// A peer's outer address, where it is a neighbour.
@@ -47,7 +56,7 @@ impl Validation {
         &mut self,
         source: Option<SocketAddr>,
         is_newest: bool,
-        token: impl FnOnce() -> [u8; 8],
+        mut token: impl FnMut() -> [u8; 8],
     ) {
         self.arrival = source;
         let Some(address) = source.filter(|_| is_newest) else {
@@ -61,21 +70,31 @@ impl Validation {
                 self.candidate = Some(Candidate {
                     address,
                     token: token(),
+                    before_token: token(),
+                    is_before_due: false,
                     challenges: 0,
+                    follow_at_ns: None,
                 });
             }
         }
     }
 
-    /// When a challenge is due.
+    /// When [`Validation::challenge`] or [`Validation::follow`] is due.
     pub(crate) fn due_ns(&self) -> Option<u64> {
-        self.candidate.map(|_| self.challenge_at_ns)
+        let candidate = self.candidate?;
+        if candidate.is_before_due {
+            return Some(0);
+        }
+        Some(candidate.follow_at_ns.unwrap_or(self.challenge_at_ns))
     }
 
     /// The challenge to send now, and where to. After the last the candidate is given up.
     pub(crate) fn challenge(&mut self, now_ns: u64, wait_ns: u64) -> Option<(SocketAddr, [u8; 8])> {
         let candidate = self.candidate.as_mut()?;
-        if now_ns < self.challenge_at_ns {
+        if std::mem::take(&mut candidate.is_before_due) {
+            return Some((self.known?, candidate.before_token));
+        }
+        if now_ns < self.challenge_at_ns || candidate.follow_at_ns.is_some() {
             return None;
         }
         if candidate.challenges == CHALLENGES_MAX {
@@ -83,6 +102,7 @@ impl Validation {
             return None;
         }
         candidate.challenges += 1;
+        candidate.is_before_due = true;
         self.challenge_at_ns = now_ns + wait_ns.max(CHALLENGE_INTERVAL_NS);
         Some((candidate.address, candidate.token))
     }
@@ -100,17 +120,36 @@ impl Validation {
         self.answer.take()
     }
 
-    /// An answer: the new address, and the old one, where it came from the challenged address.
-    pub(crate) fn on_response(&mut self, token: [u8; 8]) -> Option<(SocketAddr, SocketAddr)> {
+    /// An answer to a challenge, which took `wait_ns` at most unless it was lost.
+    pub(crate) fn on_response(&mut self, now_ns: u64, wait_ns: u64, token: [u8; 8]) {
+        let Some(candidate) = &mut self.candidate else {
+            return;
+        };
+        if token == candidate.before_token {
+            // Whoever is at the new address, it need not be the peer.
+            self.candidate = None;
+            self.challenge_at_ns = now_ns + MOVE_INTERVAL_NS;
+        } else if token == candidate.token
+            && self.arrival == Some(candidate.address)
+            && candidate.follow_at_ns.is_none()
+        {
+            // Once more, in case that the first was lost.
+            candidate.is_before_due = true;
+            candidate.follow_at_ns = Some(now_ns + wait_ns.max(CHALLENGE_INTERVAL_NS));
+        }
+    }
+
+    /// The new address and the one before, once it is proven that the peer is there and not where it was.
+    pub(crate) fn follow(&mut self, now_ns: u64) -> Option<(SocketAddr, SocketAddr)> {
         let candidate = self.candidate?;
         let before = self.known?;
-        if candidate.token != token || self.arrival != Some(candidate.address) {
+        if candidate.follow_at_ns.is_none_or(|at| now_ns < at) {
             return None;
         }
         self.candidate = None;
         self.known = Some(candidate.address);
         // A move costs both ends their knowledge of the path: one that never rests is not followed.
-        self.challenge_at_ns = self.challenge_at_ns.saturating_add(MOVE_INTERVAL_NS);
+        self.challenge_at_ns = now_ns + MOVE_INTERVAL_NS;
         Some((candidate.address, before))
     }
 }
@@ -123,30 +162,65 @@ mod tests {
         SocketAddr::from(([10, 0, 0, last], 4783))
     }
 
-    /// Known at 1, and a candidate at 2 that was challenged at time 0.
+    /// Numbers in a row, each eight times.
+    fn tokens(first: u8) -> impl FnMut() -> [u8; 8] {
+        let mut next = first;
+        move || {
+            next += 1;
+            [next - 1; 8]
+        }
+    }
+
+    /// Known at 1, and a candidate at 2; both were challenged at time 0.
     fn moved() -> Validation {
         let mut v = Validation::default();
         v.on_packet(Some(at(1)), true, || [1; 8]);
-        v.on_packet(Some(at(2)), true, || [2; 8]);
+        v.on_packet(Some(at(2)), true, tokens(2));
         assert_eq!(v.challenge(0, 1), Some((at(2), [2; 8])));
+        assert_eq!(v.due_ns(), Some(0));
+        assert_eq!(v.challenge(0, 1), Some((at(1), [3; 8])));
+        assert_eq!(v.challenge(0, 1), None);
         v
     }
 
     #[test]
     fn the_answer_counts_only_from_the_challenged_address() {
+        const WAIT_NS: u64 = CHALLENGE_INTERVAL_NS;
         let mut v = moved();
-        v.on_packet(Some(at(3)), false, || [3; 8]);
-        assert_eq!(v.on_response([2; 8]), None, "from elsewhere");
-        v.on_packet(None, false, || [3; 8]);
-        assert_eq!(v.on_response([2; 8]), None, "forwarded");
-        v.on_packet(Some(at(2)), false, || [3; 8]);
-        assert_eq!(v.on_response([9; 8]), None, "another token");
-        assert_eq!(v.on_response([2; 8]), Some((at(2), at(1))));
-        assert_eq!(v.known(), Some(at(2)));
-        assert_eq!(v.on_response([2; 8]), None, "once");
+        for (from, token) in [(Some(at(3)), 2), (None, 2), (Some(at(2)), 9)] {
+            v.on_packet(from, false, || [7; 8]);
+            v.on_response(0, 1, [token; 8]);
+            assert_eq!(v.challenge(1, 1), None, "{from:?}, {token}");
+        }
+        v.on_packet(Some(at(2)), false, || [7; 8]);
+        v.on_response(5, 1, [2; 8]);
+        assert_eq!(v.challenge(5, 1), Some((at(1), [3; 8])), "once more");
+        assert_eq!((v.challenge(6, 1), v.due_ns()), (None, Some(5 + WAIT_NS)));
+        v.on_response(50, 1, [2; 8]);
+        assert_eq!(v.follow(4 + WAIT_NS), None, "the one before may answer");
+        assert_eq!(v.follow(5 + WAIT_NS), Some((at(2), at(1))));
+        assert_eq!((v.known(), v.follow(u64::MAX)), (Some(at(2)), None));
         v.on_packet(Some(at(3)), true, || [3; 8]);
-        assert_eq!(v.challenge(MOVE_INTERVAL_NS, 1), None, "not at once again");
-        assert!(v.challenge(2 * MOVE_INTERVAL_NS, 1).is_some());
+        let again_ns = 5 + WAIT_NS + MOVE_INTERVAL_NS;
+        assert_eq!(v.challenge(again_ns - 1, 1), None, "not at once again");
+        assert!(v.challenge(again_ns, 1).is_some());
+    }
+
+    /// All packets come from the new address, and still what goes to the one before arrives: somebody
+    /// outruns the peer's packets with copies.
+    #[test]
+    fn an_address_that_answers_is_not_given_up() {
+        for is_candidate_first in [false, true] {
+            let mut v = moved();
+            v.on_packet(Some(at(2)), true, || [7; 8]);
+            if is_candidate_first {
+                v.on_response(5, 1, [2; 8]);
+            }
+            v.on_response(6, 1, [3; 8]);
+            assert_eq!((v.known(), v.follow(u64::MAX)), (Some(at(1)), None));
+            v.on_packet(Some(at(2)), true, || [8; 8]);
+            assert_eq!(v.challenge(MOVE_INTERVAL_NS, 1), None, "not at once again");
+        }
     }
 
     #[test]
@@ -170,7 +244,8 @@ mod tests {
         let mut now_ns = 0;
         for _ in 1..CHALLENGES_MAX {
             now_ns = v.due_ns().unwrap();
-            assert!(v.challenge(now_ns, 1).is_some());
+            assert_eq!(v.challenge(now_ns, 1).unwrap().0, at(2));
+            assert_eq!(v.challenge(now_ns, 1).unwrap().0, at(1));
         }
         assert!(now_ns >= u64::from(CHALLENGES_MAX - 1) * CHALLENGE_INTERVAL_NS);
         assert_eq!(v.challenge(v.due_ns().unwrap(), 1), None);
@@ -183,6 +258,6 @@ mod tests {
             });
             sent += u32::from(v.challenge(now_ns + n, 1).is_some());
         }
-        assert!(sent <= 1, "{sent} challenges within a microsecond");
+        assert!(sent <= 2, "{sent} challenges within a microsecond");
     }
 }

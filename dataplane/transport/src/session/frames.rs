@@ -120,7 +120,10 @@ impl Session {
                 Frame::RekeyAck { epoch, public } => self.on_rekey_ack(ctx, epoch, &public),
                 Frame::RekeyWanted => self.on_rekey_wanted(ctx),
                 Frame::PathChallenge { token } => self.validation.on_challenge(token),
-                Frame::PathResponse { token } => self.on_path_response(ctx, token),
+                Frame::PathResponse { token } => {
+                    let wait_ns = self.path.round_trip().probe_ns();
+                    self.validation.on_response(ctx.now_ns, wait_ns, token);
+                }
                 Frame::Close => self.end(ctx, CloseReason::Peer),
                 Frame::SessionCredit { bytes } => self.streams.on_session_credit(bytes),
                 Frame::StreamCredit { stream, bytes } => self.streams.on_credit(stream, bytes),
@@ -158,10 +161,10 @@ impl Session {
         verdict
     }
 
-    /// The peer answers from where it was challenged: that is its address. All that was known of the path
-    /// is void, unless only the port is another (RFC 9000, 9.4).
-    fn on_path_response(&mut self, ctx: &mut Context<'_>, token: [u8; 8]) {
-        let Some((address, before)) = self.validation.on_response(token) else {
+    /// Follows a peer that is proven to be at another address. All that was known of the path is void,
+    /// unless only the port is another (RFC 9000, 9.4).
+    pub(super) fn follow_peer(&mut self, ctx: &mut Context<'_>) {
+        let Some((address, before)) = self.validation.follow(ctx.now_ns) else {
             return;
         };
         if address.ip() != before.ip() {

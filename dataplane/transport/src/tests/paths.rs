@@ -246,6 +246,26 @@ fn a_peer_that_moves_is_followed() {
     }
 }
 
+/// Somebody sees a peer's packets, outruns each with a copy from his own address, and passes on what is
+/// sent there: nothing goes his way while the peer is where it was, and all does once it is not.
+#[test]
+fn who_outruns_a_peer_s_packets_moves_nobody() {
+    let copies = SocketAddr::from(([10, 6, 6, 6], 4783));
+    let mut sim = Sim::new(7, 2, &NodeLimits::default(), LINK);
+    sim.connect(0, 1);
+    let stream = sim.open(0, 1, &spec("bulk", Mode::Ordered));
+    pour(&mut sim, stream, SECOND);
+    sim.addresses[0] = copies;
+    sim.also = Some((source(0), 0));
+    pour(&mut sim, stream, 10 * SECOND);
+    assert_eq!(path(&sim, 1).address, Some(source(0)));
+    assert_eq!(sim.next_hops[1][0], source(0));
+    sim.also = None;
+    pour(&mut sim, stream, 3 * SECOND);
+    assert_eq!(sim.next_hops[1][0], copies);
+    assert!(sim.closed(0).is_empty() && sim.closed(1).is_empty());
+}
+
 /// Captured packets from other addresses, sealed and newest: challenges, few of them, and nothing else.
 #[test]
 fn spoofed_sources_change_nothing() {

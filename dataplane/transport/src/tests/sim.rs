@@ -78,6 +78,8 @@ pub(crate) struct Sim {
     /// Where each node is, and where each sends what is for another.
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) next_hops: Vec<Vec<SocketAddr>>,
+    /// Where a node gets what is sent, beside its own address.
+    pub(crate) also: Option<(SocketAddr, usize)>,
     /// Bytes that went where no node is.
     pub(crate) elsewhere_bytes: usize,
 }
@@ -101,6 +103,7 @@ impl Sim {
             deaf: Vec::new(),
             runs: Vec::new(),
             elsewhere_bytes: 0,
+            also: None,
             addresses: (0..usize::from(count)).map(source).collect(),
             next_hops: vec![(0..usize::from(count)).map(source).collect(); usize::from(count)],
         }
@@ -152,7 +155,9 @@ impl Sim {
                     .address
                     .or_else(|| Some(self.next_hops[from][peer?]))
                     .unwrap_or(source(from));
+                let also = self.also.filter(|&(at, _)| at == address);
                 let to = self.addresses.iter().position(|&at| at == address);
+                let to = to.or(also.map(|(_, node)| node));
                 self.runs.push((run.bytes, run.segment_bytes));
                 for datagram in buf.chunks(run.segment_bytes) {
                     let header = Header::decode(datagram[..HEADER_BYTES].try_into().unwrap());
