@@ -65,6 +65,10 @@ pub const REASSEMBLY_PIECE_BYTES: usize = 256;
 /// Unread events of one session: beyond it unreliable ones are dropped and counted, and reliable
 /// ones stay in their streams.
 pub const EVENTS_UNREAD_MAX: usize = 4_096;
+/// Small messages that came together share buffers of this many bytes,
+pub const SHARED_BYTES_MAX: usize = 4 * 1024;
+/// and of this many messages.
+pub const SHARED_MESSAGES_MAX: usize = 64;
 
 /// Sequences behind the newest that are still told apart from replays; a multiple of 64.
 pub const REPLAY_WINDOW_PACKETS: u64 = 4_096;

@@ -277,19 +277,19 @@ impl Node {
 
     /// What happened since; reading a message gives its sender room for more.
     pub fn poll(&mut self) -> Option<Event> {
-        let Queued {
-            session: id,
-            event,
-            credit,
-        } = self.events.pop_front()?;
+        if let Some(event) = self.events.front_mut()?.split() {
+            return Some(event);
+        }
+        let queued = self.events.pop_front()?;
+        let id = queued.session;
         if let Some(session) = self.sessions.get_mut(&id) {
-            session.on_read(&mut self.events, &event, credit);
-            if !session.is_queued {
+            let has_to_tell = session.on_read(&mut self.events, &queued);
+            if has_to_tell && !session.is_queued {
                 session.is_queued = true;
                 self.row.push_back(id);
             }
         }
-        Some(event)
+        Some(queued.event)
     }
 
     /// Has a session with `peer` from now on: tries again, with capped and jittered back-off,
@@ -440,7 +440,7 @@ impl Node {
 
     /// Events that wait for the owner.
     pub fn unread(&self) -> usize {
-        self.events.len()
+        self.events.iter().map(|queued| queued.count).sum()
     }
 
     /// Leaves out sequences of the first session with `peer`. Panics without one.

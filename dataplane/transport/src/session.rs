@@ -39,6 +39,39 @@ pub(crate) struct Queued {
     pub(crate) event: Event,
     /// Bytes of credit.
     pub(crate) credit: u64,
+    /// Events that it stood for at first: several are messages one after the other in one buffer.
+    pub(crate) count: usize,
+    /// Bytes of each of several messages.
+    pub(crate) size: usize,
+}
+
+impl Queued {
+    /// One event that gives nothing back.
+    pub(crate) const fn new(session: SessionId, event: Event) -> Self {
+        Self {
+            session,
+            event,
+            credit: 0,
+            count: 1,
+            size: 0,
+        }
+    }
+
+    /// Takes the first of several messages out; the last of them stays.
+    pub(crate) fn split(&mut self) -> Option<Event> {
+        match &mut self.event {
+            Event::Message {
+                peer,
+                stream,
+                event,
+            } if self.count > 1 && event.len() > self.size => Some(Event::Message {
+                peer: *peer,
+                stream: *stream,
+                event: event.split_to(self.size),
+            }),
+            _ => None,
+        }
+    }
 }
 
 /// What a session needs of its node, for the length of one call.

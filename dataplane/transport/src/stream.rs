@@ -222,7 +222,7 @@ impl Closed {
 
     pub(crate) fn contains(&self, stream: StreamId) -> bool {
         let index = Self::index(stream);
-        self.indices.missing(index, index + 1).is_empty()
+        self.indices.covers(index, index + 1)
     }
 
     pub(crate) fn insert(&mut self, stream: StreamId) {

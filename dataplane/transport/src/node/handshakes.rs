@@ -310,11 +310,7 @@ impl Node {
             peer,
             reason: CloseReason::Reset,
         };
-        self.events.push_back(Queued {
-            session: id,
-            event,
-            credit: 0,
-        });
+        self.events.push_back(Queued::new(id, event));
         if matches!(
             self.peers.get(&peer).map(|p| &p.attempt),
             Some(Attempt::None)

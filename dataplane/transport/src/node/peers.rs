@@ -290,21 +290,13 @@ impl Node {
                 peer: ends.peer,
                 reason: superseded,
             };
-            self.events.push_back(Queued {
-                session: old,
-                event,
-                credit: 0,
-            });
+            self.events.push_back(Queued::new(old, event));
         }
         let event = Event::Connected {
             peer: ends.peer,
             entity: ends.peer_entity,
         };
-        self.events.push_back(Queued {
-            session: id,
-            event,
-            credit: 0,
-        });
+        self.events.push_back(Queued::new(id, event));
         self.events.extend(later);
     }
 
@@ -347,11 +339,7 @@ impl Node {
         }
         if was_live || was_attempt {
             let event = Event::Closed { peer, reason };
-            self.events.push_back(Queued {
-                session: id,
-                event,
-                credit: 0,
-            });
+            self.events.push_back(Queued::new(id, event));
             if matches!(
                 self.peers.get(&peer).map(|p| &p.attempt),
                 Some(Attempt::None)

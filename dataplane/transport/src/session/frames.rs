@@ -2,7 +2,7 @@
 
 use super::{Context, Queued, Session, new_path, streams::Data};
 use crate::{
-    event::{CloseReason, Event, SessionState},
+    event::{CloseReason, Event, Mode, SessionState},
     frame::{Ack, Frame, Frames, Proof},
     reason::DropReason,
     recovery::{Matter, Standing},
@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 /// What kinds of frames a packet holds.
 #[derive(Clone, Copy, Debug, Default)]
-struct Kinds {
+struct Kinds<'a> {
     control: bool,
     data: bool,
     /// Frames that only a proven peer may send.
@@ -21,10 +21,12 @@ struct Kinds {
     /// Frames that ask for an acknowledgement.
     asks: bool,
     events: usize,
+    /// The channel that the first open frame names.
+    open: Option<(u32, Mode, &'a str)>,
 }
 
-impl Kinds {
-    fn of(payload: &[u8]) -> Option<Self> {
+impl<'a> Kinds<'a> {
+    fn of(payload: &'a [u8]) -> Option<Self> {
         let mut kinds = Self::default();
         let (mut acks, mut credits) = (0, 0);
         for frame in Frames::new(payload) {
@@ -40,6 +42,9 @@ impl Kinds {
             kinds.control |= frame.is_control();
             kinds.events += frame.events();
             kinds.data |= frame.is_data();
+            if let Frame::Open { salt, mode, name } = frame {
+                kinds.open.get_or_insert((salt, mode, name));
+            }
         }
         // Each says all there is to say, and costs more than its bytes: one of a kind will do.
         if acks > 1 || credits > 1 {
@@ -84,7 +89,12 @@ impl Session {
         if header.flags.contains(Flags::CONTROL) {
             self.handle_control(ctx, payload)?;
         } else {
-            let data = Data::of(header, payload);
+            let data = Data {
+                stream: header.stream_id,
+                channel: header.channel_hash,
+                open: kinds.open,
+                payload,
+            };
             let verdict = self.streams.on_data(ctx, &self.ends, &data);
             if matches!(
                 verdict,
@@ -171,11 +181,10 @@ impl Session {
             self.path = new_path(ctx.limits, ctx.now_ns, self.sequence);
         }
         let peer = self.ends.peer;
-        ctx.events.push_back(Queued {
-            session: self.ends.own,
-            event: Event::AddressChanged { peer, address },
-            credit: 0,
-        });
+        ctx.events.push_back(Queued::new(
+            self.ends.own,
+            Event::AddressChanged { peer, address },
+        ));
     }
 
     fn on_proof(&mut self, ctx: &mut Context<'_>, proof: &Proof) -> Result<(), DropReason> {
@@ -258,16 +267,20 @@ impl Session {
         self.lost = lost;
     }
 
-    /// The owner read an event: that makes room for more.
-    pub(crate) fn on_read(&mut self, events: &mut VecDeque<Queued>, event: &Event, credit: u64) {
-        let stream = match event {
+    /// The owner read all events of `queued`: that makes room for more. Whether the peer is to be told
+    /// something.
+    pub(crate) fn on_read(&mut self, events: &mut VecDeque<Queued>, queued: &Queued) -> bool {
+        let stream = match &queued.event {
             Event::Message { stream, .. } | Event::StreamOpened { stream, .. } => *stream,
             Event::Control { .. } => StreamId(0),
-            _ => return,
+            _ => return false,
         };
-        if self.streams.on_read(events, &self.ends, stream, credit) {
+        let (count, credit) = (queued.count, queued.credit);
+        let ends = &self.ends;
+        if self.streams.on_read(events, ends, stream, count, credit) {
             self.standing.insert(Standing::CREDIT);
         }
+        !self.standing.is_empty() || self.streams.has_matters()
     }
 
     /// Finds out whether the peer still knows this session.

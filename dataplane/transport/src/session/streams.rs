@@ -5,7 +5,6 @@ mod sending;
 
 use crate::{
     event::{Mode, StreamSpec},
-    frame::{Frame, Frames},
     keys::Role,
     limits::SESSION_WINDOW_BYTES,
     recovery::Matter,
@@ -13,33 +12,16 @@ use crate::{
     stream::{Closed, NO_DEADLINE, Reassembly, ReceiveBytes, ReceiveStream, SendBytes, SendStream},
 };
 use std::collections::{BTreeMap, BTreeSet};
-use virga_ebpf::header::{ChannelHash, Header, StreamId};
+use virga_ebpf::header::{ChannelHash, StreamId};
 
 const CONTROL: StreamId = StreamId(0);
 
 /// A data packet: whose stream, on which channel, and its frames.
 pub(super) struct Data<'a> {
-    stream: StreamId,
-    channel: ChannelHash,
-    open: Option<(u32, Mode, &'a str)>,
-    payload: &'a [u8],
-}
-
-impl<'a> Data<'a> {
-    pub(super) fn of(header: &Header, payload: &'a [u8]) -> Self {
-        let open = Frames::new(payload)
-            .flatten()
-            .find_map(|frame| match frame {
-                Frame::Open { salt, mode, name } => Some((salt, mode, name)),
-                _ => None,
-            });
-        Self {
-            stream: header.stream_id,
-            channel: header.channel_hash,
-            open,
-            payload,
-        }
-    }
+    pub(super) stream: StreamId,
+    pub(super) channel: ChannelHash,
+    pub(super) open: Option<(u32, Mode, &'a str)>,
+    pub(super) payload: &'a [u8],
 }
 
 /// All streams of one session.

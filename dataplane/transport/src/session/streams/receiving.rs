@@ -7,7 +7,7 @@ use crate::{
     keys::Role,
     limits::{
         EVENTS_UNREAD_MAX, MESSAGE_PREFIX_BYTES, SESSION_ENTRIES_MAX, SESSION_RAISE_BYTES,
-        SESSION_WINDOW_BYTES,
+        SESSION_WINDOW_BYTES, SHARED_BYTES_MAX, SHARED_MESSAGES_MAX,
     },
     name::ChannelName,
     reason::DropReason,
@@ -35,10 +35,10 @@ impl Streams {
         {
             return Err(DropReason::ChannelMismatch);
         }
-        if self.closed.contains(data.stream) || self.is_turned_away(data.stream) {
-            return Err(DropReason::StreamClosed);
-        }
         match self.receiving.get(&data.stream) {
+            None if self.closed.contains(data.stream) || self.is_turned_away(data.stream) => {
+                return Err(DropReason::StreamClosed);
+            }
             Some(s) => {
                 let same = |(salt, mode, name): (u32, Mode, &str)| {
                     (salt, mode, name) == (s.salt, s.mode, s.name.as_str())
@@ -85,11 +85,7 @@ impl Streams {
             salt,
             mode,
         };
-        ctx.events.push_back(Queued {
-            session: ends.own,
-            event,
-            credit: 0,
-        });
+        ctx.events.push_back(Queued::new(ends.own, event));
         let opened = ReceiveStream {
             name,
             salt,
@@ -111,13 +107,13 @@ impl Streams {
         data: &Data<'_>,
     ) -> Result<(), DropReason> {
         let mut verdict = Ok(());
+        let Some(s) = self.receiving.get(&data.stream) else {
+            return verdict;
+        };
+        let (mode, is_refused) = (s.mode, s.is_refused);
         for frame in Frames::new(data.payload).flatten() {
-            let Some(s) = self.receiving.get(&data.stream) else {
-                break;
-            };
-            let is_refused = s.is_refused;
             match frame {
-                Frame::Stream { offset, bytes } if s.mode == Mode::Ordered => {
+                Frame::Stream { offset, bytes } if mode == Mode::Ordered => {
                     self.on_bytes(ctx, ends, data.stream, (offset, 0), bytes)?;
                     if is_refused {
                         verdict = Err(DropReason::StreamClosed);
@@ -127,14 +123,14 @@ impl Streams {
                     offset,
                     back,
                     bytes,
-                } if s.mode == Mode::Unordered => {
+                } if mode == Mode::Unordered => {
                     self.on_bytes(ctx, ends, data.stream, (offset, back), bytes)?;
                     if is_refused {
                         verdict = Err(DropReason::StreamClosed);
                     }
                 }
                 Frame::Event { .. } | Frame::Events { .. } | Frame::Fragment { .. }
-                    if s.mode == Mode::Unreliable =>
+                    if mode == Mode::Unreliable =>
                 {
                     if is_refused {
                         verdict = Err(DropReason::StreamClosed);
@@ -142,7 +138,12 @@ impl Streams {
                         self.on_unreliable(ctx, ends, data.stream, &frame)?;
                     }
                 }
-                Frame::Fin { offset } => self.on_end(ctx, ends, data.stream, offset, false)?,
+                Frame::Fin { offset } => {
+                    self.on_end(ctx, ends, data.stream, offset, false)?;
+                    if !self.receiving.contains_key(&data.stream) {
+                        break;
+                    }
+                }
                 Frame::Open { .. } => {}
                 _ => return Err(DropReason::FrameMalformed),
             }
@@ -162,12 +163,7 @@ impl Streams {
             Frame::Event { bytes } => {
                 self.on_event(ctx, ends, stream, Bytes::copy_from_slice(bytes));
             }
-            Frame::Events { size, bytes } => {
-                let mut bytes = Bytes::copy_from_slice(bytes);
-                while !bytes.is_empty() {
-                    self.on_event(ctx, ends, stream, bytes.split_to(size));
-                }
-            }
+            Frame::Events { size, bytes } => self.on_events(ctx, ends, stream, size, bytes),
             Frame::Fragment {
                 message,
                 total,
@@ -219,11 +215,37 @@ impl Streams {
             stream,
             event,
         };
-        ctx.events.push_back(Queued {
-            session: ends.own,
-            event,
-            credit: 0,
-        });
+        ctx.events.push_back(Queued::new(ends.own, event));
+    }
+
+    /// Messages of `size` bytes each, one after the other. They share buffers, small ones: whoever keeps
+    /// one keeps little else.
+    fn on_events(
+        &mut self,
+        ctx: &mut Context<'_>,
+        ends: &Ends,
+        stream: StreamId,
+        size: usize,
+        bytes: &[u8],
+    ) {
+        let came = bytes.len() / size;
+        let taken = came.min(EVENTS_UNREAD_MAX.saturating_sub(self.unread));
+        ctx.counters
+            .drop_many(DropReason::EventQueueFull, (came - taken) as u64);
+        self.unread += taken;
+        let together = (SHARED_BYTES_MAX / size).clamp(1, SHARED_MESSAGES_MAX);
+        for several in bytes[..taken * size].chunks(together * size) {
+            let event = Event::Message {
+                peer: ends.peer,
+                stream,
+                event: Bytes::copy_from_slice(several),
+            };
+            ctx.events.push_back(Queued {
+                count: several.len() / size,
+                size,
+                ..Queued::new(ends.own, event)
+            });
+        }
     }
 
     fn on_bytes(
@@ -328,11 +350,7 @@ impl Streams {
             true => Event::StreamReset { peer, stream },
             false => Event::StreamFinished { peer, stream },
         };
-        events.push_back(Queued {
-            session: ends.own,
-            event,
-            credit: 0,
-        });
+        events.push_back(Queued::new(ends.own, event));
     }
 
     pub(in crate::session) fn on_control_bytes(
@@ -384,9 +402,8 @@ impl Streams {
                 }
             };
             events.push_back(Queued {
-                session,
-                event,
                 credit,
+                ..Queued::new(session, event)
             });
         };
         bytes.recount(&mut self.entries);
@@ -401,24 +418,23 @@ impl Streams {
         Ok(())
     }
 
-    /// The owner read an event: a message of `credit` bytes, or (0) an unreliable one or a
+    /// The owner read `count` events: messages of `credit` bytes in all, or (0) unreliable ones or a
     /// stream's opening. `true` when the session's grant is to be told.
     pub(in crate::session) fn on_read(
         &mut self,
         events: &mut VecDeque<Queued>,
         ends: &Ends,
         stream: StreamId,
+        count: usize,
         credit: u64,
     ) -> bool {
-        self.unread = self.unread.saturating_sub(1);
-        let bytes = if stream == CONTROL {
-            Some(&mut self.control_in)
-        } else {
-            self.receiving.get_mut(&stream).map(|s| &mut s.bytes)
+        self.unread = self.unread.saturating_sub(count);
+        let bytes = match (credit, stream) {
+            (0, _) => None,
+            (_, CONTROL) => Some(&mut self.control_in),
+            _ => self.receiving.get_mut(&stream).map(|s| &mut s.bytes),
         };
-        if let Some(bytes) = bytes
-            && credit > 0
-        {
+        if let Some(bytes) = bytes {
             bytes.consumed += credit;
             if bytes.raise() {
                 self.matters.insert(Matter::Credit(stream));
@@ -427,7 +443,7 @@ impl Streams {
         if stream != CONTROL {
             self.receive_consumed += credit;
         }
-        if self.unread <= EVENTS_UNREAD_MAX / 2 {
+        if self.unread <= EVENTS_UNREAD_MAX / 2 && !self.stalled.is_empty() {
             for stalled in std::mem::take(&mut self.stalled) {
                 // A message that is too large ends its stream's reading for good.
                 let _ = self.deliver(events, ends, stalled);

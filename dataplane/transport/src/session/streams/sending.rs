@@ -212,11 +212,7 @@ impl Streams {
                 stream,
                 messages: expired.messages,
             };
-            ctx.events.push_back(Queued {
-                session: ends.own,
-                event,
-                credit: 0,
-            });
+            ctx.events.push_back(Queued::new(ends.own, event));
         }
         if !shorter.is_empty() {
             // Their end may be all that is left.
@@ -274,11 +270,7 @@ impl Streams {
                 peer: ends.peer,
                 stream,
             };
-            ctx.events.push_back(Queued {
-                session: ends.own,
-                event,
-                credit: 0,
-            });
+            ctx.events.push_back(Queued::new(ends.own, event));
             self.tell_writable(ctx, ends);
         }
     }
@@ -402,11 +394,7 @@ impl Streams {
         }
         if may_open || has_room {
             let event = Event::Writable { peer: ends.peer };
-            ctx.events.push_back(Queued {
-                session: ends.own,
-                event,
-                credit: 0,
-            });
+            ctx.events.push_back(Queued::new(ends.own, event));
         }
     }
 
