@@ -31,7 +31,7 @@ use crate::{session, world};
 /// The channel that everything travels on.
 const CHANNEL: &str = "bench/load";
 /// Events that are offered before the worker gets to its other work.
-const BURST: usize = 1_024;
+const BURST: usize = 4_096;
 /// An answer that has not come by then will not come: the question is asked anew.
 const ANSWER_NS_MAX: u64 = 200_000_000;
 /// Round trips that are kept.
@@ -42,10 +42,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What the application does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// Offers events of a size, one `send` each, until the queue is full, and again when it is not.
+    /// Offers events of a size until the queue is full, and again when it is not.
     Offer {
         /// Bytes of an event.
         event_bytes: usize,
+        /// Events of one call.
+        batch: usize,
         /// What the stream promises.
         mode: Mode,
     },
@@ -165,13 +167,28 @@ impl Load {
         Ok(())
     }
 
-    fn offer(&mut self, now_ns: u64, node: &mut Node) {
-        for _ in 0..BURST {
-            if self.send(now_ns, node).is_err() {
+    fn offer(&mut self, now_ns: u64, node: &mut Node, batch: usize) {
+        for _ in 0..BURST / batch {
+            let is_taken = match batch {
+                1 => self.send(now_ns, node).is_ok(),
+                _ => self.send_batch(now_ns, node, batch),
+            };
+            if !is_taken {
                 self.is_full = true;
                 return;
             }
         }
+    }
+
+    /// Whether all of a batch were taken.
+    fn send_batch(&mut self, now_ns: u64, node: &mut Node, batch: usize) -> bool {
+        let Some(stream) = self.stream else {
+            return false;
+        };
+        let events = std::iter::repeat_n(self.event.as_slice(), batch);
+        let taken = node.send_all(now_ns, self.peer, stream, events, None);
+        self.seen.offered += taken.messages as u64;
+        taken.refused.is_none()
     }
 
     fn ask(&mut self, now_ns: u64, node: &mut Node) {
@@ -249,7 +266,7 @@ impl Service for Load {
 
     fn handle_timeout(&mut self, now_ns: u64, node: &mut Node) {
         match self.task {
-            Task::Offer { .. } => self.offer(now_ns, node),
+            Task::Offer { batch, .. } => self.offer(now_ns, node, batch),
             Task::Ask { .. } => self.ask(now_ns, node),
             Task::Take | Task::Answer => {}
         }
@@ -386,6 +403,7 @@ impl Group {
         }
         let task = Task::Offer {
             event_bytes,
+            batch: 1,
             mode: Mode::Unreliable,
         };
         let config = WorkersConfig {

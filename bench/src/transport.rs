@@ -189,6 +189,7 @@ fn over(path: &Path, rounds: u32, names: usize) -> Result<Vec<Entry>, Skip> {
 fn unreliable(path: &Path, flow: &Flow, rounds: u32, names: usize) -> Result<Entry, Skip> {
     let ends = path.workers(Task::Offer {
         event_bytes: flow.event_bytes,
+        batch: flow.batch,
         mode: Mode::Unreliable,
     })?;
     let sockets = path.sockets()?;
@@ -212,6 +213,7 @@ fn reliable(path: &Path, rounds: u32, names: usize) -> Result<Entry, Skip> {
     let name = ["transport.reliable_1k", "transport.reliable_1k_veth"][names];
     let ends = path.workers(Task::Offer {
         event_bytes: EVENT_BYTES,
+        batch: 1,
         mode: Mode::Ordered,
     })?;
     let (mut ours, mut reference, mut ratios) = (Vec::new(), Vec::new(), Vec::new());

@@ -26,21 +26,24 @@ pub(super) struct Flow {
     pub(super) names: [&'static str; 2],
     /// Bytes of an event.
     pub(super) event_bytes: usize,
+    /// Events of one call.
+    pub(super) batch: usize,
     /// What is asked of the rate, in million events a second.
     pub(super) asked: f64,
 }
 
-/// A node has one verb for one event: a batch is so many calls in a row, and both flows make the same calls. What
-/// differs is what is asked.
+/// One event a call, and 64: the packets are the same, since events that wait go out together.
 pub(super) const FLOWS: [Flow; 2] = [
     Flow {
         names: ["transport.single_64b", "transport.single_64b_veth"],
         event_bytes: 64,
+        batch: 1,
         asked: 1.5,
     },
     Flow {
         names: ["transport.batch_64x64b", "transport.batch_64x64b_veth"],
         event_bytes: 64,
+        batch: 64,
         asked: 12.0,
     },
 ];

@@ -22,7 +22,7 @@ use std::{
 use virga_ebpf::header::{NodeId, Subnet};
 use virga_transport::{
     ChannelName, Mode, Node, NodeConfig, NodeLimits, PeerConfig, Share,
-    limits::{EVENT_QUEUE_MAX, MESSAGE_BYTES_MAX},
+    limits::{MESSAGE_BYTES_MAX, STREAM_QUEUE_BYTES},
     worker::Service,
 };
 

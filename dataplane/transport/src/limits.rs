@@ -49,8 +49,10 @@ pub const SESSION_ENTRIES_MAX: usize = 6 * UNACKNOWLEDGED_MAX;
 pub const STREAM_QUEUE_BYTES: usize = 2 * 1024 * 1024;
 /// Bytes that all streams of one class of a session hold for sending: bulk takes no room of others.
 pub const CLASS_QUEUE_BYTES: usize = 8 * 1024 * 1024;
-/// Messages that one unreliable stream holds for sending.
-pub const EVENT_QUEUE_MAX: usize = 1_024;
+/// Bytes that an unreliable message takes of that beside its own.
+pub const EVENT_HELD_BYTES: usize = 32;
+/// Unreliable messages of one packet: the receiver has room for several such packets.
+pub const EVENTS_IN_PACKET_MAX: usize = 1_024;
 /// Unreliable messages of a session that wait for fragments; one more, and the oldest is given up.
 pub const REASSEMBLY_MESSAGES_MAX: usize = 64;
 /// Bytes of those messages; one that does not fit, and the oldest is given up.
@@ -188,10 +190,8 @@ const _: () = assert!(
 );
 const _: () = assert!(MESSAGE_BYTES_MAX <= REASSEMBLY_BYTES_MAX);
 const _: () = assert!(REASSEMBLY_PIECE_BYTES <= PAYLOAD_BYTES_MIN / 4);
-const _: () = assert!(
-    EVENT_QUEUE_MAX < 1 << 14,
-    "the number of events of one frame takes two bytes"
-);
+const _: () = assert!(EVENTS_IN_PACKET_MAX * 4 <= EVENTS_UNREAD_MAX);
+const _: () = assert!(MESSAGE_BYTES_MAX + EVENT_HELD_BYTES <= STREAM_QUEUE_BYTES);
 const _: () = assert!(
     (MESSAGE_BYTES_MAX + MESSAGE_PREFIX_BYTES) as u64 <= STREAM_WINDOW_BYTES - STREAM_RAISE_BYTES,
     "a stream's credit that is not raised yet takes any message"

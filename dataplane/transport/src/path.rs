@@ -156,6 +156,11 @@ impl Path {
         departure
     }
 
+    /// Larger packets would be of use, also where those that are sent are not full.
+    pub(crate) const fn want_larger(&mut self) {
+        self.mtu.want();
+    }
+
     /// Bytes of the probe of a larger packet size that should go out now.
     pub(crate) fn wants_mtu_probe(&mut self, now_ns: u64) -> Option<usize> {
         if self.is_silent {

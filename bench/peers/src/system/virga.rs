@@ -5,16 +5,25 @@ use virga_transport::Mode;
 
 use crate::end::{Args, Done, Problem, Role, Workload, ready};
 
+/// Events of one call, where they are handed over at once.
+const BATCH: usize = 64;
+
 pub(crate) fn run(args: &Args) -> Result<(), Problem> {
     let event_bytes = args.workload.event_bytes();
     let task = match (args.role, args.workload) {
         (Role::Send, Workload::RoundTrip) => Task::Ask { event_bytes },
         (Role::Send, Workload::Reliable) => Task::Offer {
             event_bytes,
+            batch: 1,
             mode: Mode::Ordered,
         },
         (Role::Send, Workload::Single | Workload::Batch) => Task::Offer {
             event_bytes,
+            batch: if args.workload == Workload::Batch {
+                BATCH
+            } else {
+                1
+            },
             mode: Mode::Unreliable,
         },
         (_, Workload::RoundTrip) => Task::Answer,

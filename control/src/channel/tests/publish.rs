@@ -55,8 +55,8 @@ fn a_full_stream_makes_the_publisher_wait_until_there_is_room() {
         let mut net = Net::new(2, &[config]);
         let inbox = Inbox::with_room(1_000_000);
         net.subscribe(1, only("a"), &inbox);
-        let event = Bytes::from(vec![1; if mode.is_reliable() { 8 * 1024 } else { 64 }]);
-        let count = EVENT_QUEUE_MAX + 10;
+        let event = Bytes::from(vec![1; 1_024]);
+        let count = STREAM_QUEUE_BYTES / event.len() + 10;
         let first = net.publish(0, "a", vec![event.clone(); count]);
         let second = net.publish(0, "a", texts(0..1));
         assert!(!first.is_there() && !second.is_there());
@@ -80,8 +80,9 @@ fn an_unreliable_event_waits_for_nobody_as_long_as_someone_takes_it() {
     let (remote, local) = (Inbox::with_room(99_999), Inbox::with_room(99_999));
     net.subscribe(1, only("a"), &remote);
     net.subscribe(0, only("a"), &local);
-    let count = EVENT_QUEUE_MAX + 10;
-    let report = net.publish(0, "a", texts(0..count)).report();
+    let event = Bytes::from(vec![1; 1_024]);
+    let count = STREAM_QUEUE_BYTES / event.len() + 10;
+    let report = net.publish(0, "a", vec![event; count]).report();
     assert_eq!(report.published, count as u64);
     assert_eq!(local.take().len(), count);
     let lost = net.count(0, Reason::PeerFull);

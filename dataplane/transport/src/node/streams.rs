@@ -72,11 +72,14 @@ impl Node {
         let Some(session) = self.sessions.get_mut(&id) else {
             return refused(SendError::NoSession);
         };
-        let deadline_ns = deadline_ns.unwrap_or(u64::MAX);
-        let taken = session.send(stream, events.into_iter(), deadline_ns);
+        let taken = session.send(stream, events.into_iter(), deadline_ns.unwrap_or(u64::MAX));
         self.counters.sends_refused += u64::from(taken.refused == Some(SendError::Full));
-        if taken.messages > 0 {
+        if taken.messages > 0 && deadline_ns.is_some() {
             self.settle(now_ns, id, self.events.len());
+        } else if taken.messages > 0 && !session.is_queued {
+            // No timer changes before something is sent.
+            session.is_queued = true;
+            self.row.push_back(id);
         }
         taken
     }

@@ -342,6 +342,9 @@ impl Session {
         let (sequence, content) = (self.sequence, filled.content);
         let bytes = self.seal(ctx, out, start, &label);
         self.streams.charge(may_fill, bytes);
+        if filled.is_cut_short {
+            self.path.want_larger();
+        }
         if filled.again_bytes > 0 {
             self.note_again(filled.again_bytes);
         }
@@ -452,6 +455,8 @@ struct Filled {
     event_bytes: usize,
     /// Bytes that travel again.
     again_bytes: u64,
+    /// Whether a larger packet would have taken more.
+    is_cut_short: bool,
 }
 
 /// Whether the next of a stream fits a packet of `bytes_max`; a full one has `full`.
@@ -512,6 +517,7 @@ fn fill(stream: StreamId, s: &mut SendStream, out: &mut Vec<u8>, end: usize) -> 
         Outgoing::Events(queue) => {
             let Written { messages, bytes } = queue.write(out, end);
             (filled.events, filled.event_bytes) = (messages, bytes);
+            filled.is_cut_short = !queue.is_empty();
             (queue.is_empty(), 0)
         }
     };

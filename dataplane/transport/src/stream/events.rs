@@ -6,7 +6,7 @@ use crate::{
         EVENT_OVERHEAD, events_in, fragment_overhead, write_event_start, write_events_start,
         write_fragment_start,
     },
-    limits::{EVENT_QUEUE_MAX, STREAM_QUEUE_BYTES},
+    limits::{EVENT_HELD_BYTES, EVENTS_IN_PACKET_MAX, STREAM_QUEUE_BYTES},
 };
 use std::collections::VecDeque;
 
@@ -46,8 +46,14 @@ impl SendEvents {
         self.buffer.len()
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.waiting.len()
+    /// Bytes that it takes: those held, and what is kept of each message.
+    fn taken(&self) -> usize {
+        self.buffer.len() + self.waiting.len() * EVENT_HELD_BYTES
+    }
+
+    /// Whether half of what it may take is free.
+    pub(crate) fn is_half_empty(&self) -> bool {
+        self.taken() <= STREAM_QUEUE_BYTES / 2
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -68,7 +74,7 @@ impl SendEvents {
 
     /// Whether one more message of `bytes` fits.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
-        self.waiting.len() < EVENT_QUEUE_MAX && self.buffer.len() + bytes <= STREAM_QUEUE_BYTES
+        self.taken() + EVENT_HELD_BYTES + bytes <= STREAM_QUEUE_BYTES
     }
 
     /// Appends a message; the caller has checked that it fits.
@@ -142,8 +148,12 @@ impl SendEvents {
         let mut written = Written::default();
         while let Some(rest) = self.rest() {
             let room = end.saturating_sub(out.len());
+            let most = EVENTS_IN_PACKET_MAX - written.messages;
+            if most == 0 {
+                break;
+            }
             if self.sent == 0 && EVENT_OVERHEAD + rest <= room {
-                let count = self.write_whole(out, rest, room);
+                let count = self.write_whole(out, rest, (room, most));
                 written.messages += count;
                 written.bytes += count * rest;
             } else if rest > 0 && (self.sent > 0 || written == Written::default()) {
@@ -160,12 +170,18 @@ impl SendEvents {
         written
     }
 
-    /// The first message, and those after it that are as long and fit; gives how many.
-    fn write_whole(&mut self, out: &mut Vec<u8>, length: usize, room: usize) -> usize {
+    /// The first message, and those after it that are as long and fit into `room` bytes, `most` in all;
+    /// gives how many.
+    fn write_whole(
+        &mut self,
+        out: &mut Vec<u8>,
+        length: usize,
+        (room, most): (usize, usize),
+    ) -> usize {
         // Empty ones stand alone: their bytes do not tell how many there are.
         let most = match length {
             0 => 1,
-            _ => events_in(room, length),
+            _ => events_in(room, length).min(most),
         };
         let same = self.waiting.front().map(|first| first.length);
         let alike = self.waiting.iter().take(most);

@@ -306,12 +306,13 @@ fn stop_reading(mode: Mode) {
 fn a_full_event_queue_is_refused_to_the_caller() {
     let mut sim = Sim::pair(&NodeLimits::default());
     let stream = sim.open(0, 1, &spec("metrics/a", Mode::Unreliable));
-    let taken = (0..9_999)
+    let taken = (0..99_999)
         .take_while(|_| sim.send(0, 1, stream, &[1; 64]).is_ok())
         .count();
-    assert_eq!(taken, limits::EVENT_QUEUE_MAX);
-    assert_eq!(sim.send(0, 1, stream, b"x"), Err(SendError::Full));
-    sim.run(50 * MS);
+    let each = 64 + limits::EVENT_HELD_BYTES;
+    assert_eq!(taken, limits::STREAM_QUEUE_BYTES / each);
+    assert_eq!(sim.send(0, 1, stream, &[1; 64]), Err(SendError::Full));
+    sim.run(SECOND);
     assert!(sim.told[0].contains(&Event::Writable { peer: sim.ids[1] }));
     assert_eq!(sim.messages(1).len(), taken);
     assert!(

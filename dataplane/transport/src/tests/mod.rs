@@ -1,5 +1,6 @@
 //! Nodes against each other: the protocol as its users see it.
 
+mod batches;
 mod bounds;
 mod classes;
 mod delivery;

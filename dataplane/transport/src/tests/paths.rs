@@ -135,6 +135,29 @@ fn the_path_s_packet_size_is_found_and_followed_down_and_up() {
     assert!((4_900..=5_000).contains(&found), "{found}");
 }
 
+/// No packet of small messages is quite full; a larger one takes more of them all the same.
+#[test]
+fn small_unreliable_messages_find_the_path_s_packet_size() {
+    let mut sim = Sim::new(3, 2, &NodeLimits::default(), PATH);
+    sim.connect(0, 1);
+    let stream = sim.open(0, 1, &spec("metrics", Mode::Unreliable));
+    let mut sent = 0;
+    let mut send = |sim: &mut Sim, many: usize| {
+        for _ in 0..many {
+            sim.send(0, 1, stream, &[7; 64]).unwrap();
+        }
+        sent += many;
+        sim.run(SECOND);
+        assert_eq!(sim.messages(1).len(), sent);
+        path(sim, 0).datagram_bytes
+    };
+    for few in [1, 16] {
+        let found = send(&mut sim, few);
+        assert_eq!(found, limits::DATAGRAM_BYTES_MIN, "nothing to gain");
+    }
+    assert_eq!(send(&mut sim, 2_000), 1_452);
+}
+
 #[test]
 fn on_loopback_the_largest_datagrams_travel() {
     let loopback = Weather {

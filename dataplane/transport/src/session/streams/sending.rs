@@ -4,10 +4,7 @@ use super::{CONTROL, Streams};
 use crate::{
     event::{Event, OpenError, SendError, StreamSpec, Taken},
     keys::Role,
-    limits::{
-        CLASS_QUEUE_BYTES, EVENT_QUEUE_MAX, MESSAGE_BYTES_MAX, MESSAGE_PREFIX_BYTES,
-        STREAM_QUEUE_BYTES,
-    },
+    limits::{CLASS_QUEUE_BYTES, MESSAGE_BYTES_MAX, MESSAGE_PREFIX_BYTES, STREAM_QUEUE_BYTES},
     recovery::{Content, Matter},
     session::{Context, Ends, Queued},
     stream::{End, NO_DEADLINE, Outgoing, SendEvents, SendStream, Wants},
@@ -405,11 +402,11 @@ impl Streams {
                 return *stream != CONTROL || self.control_out.held() <= STREAM_QUEUE_BYTES / 2;
             };
             let is_half_empty = match &s.outgoing {
-                Outgoing::Reliable(_) => true,
-                Outgoing::Events(events) => events.len() <= EVENT_QUEUE_MAX / 2,
+                Outgoing::Reliable(bytes) => bytes.held() <= STREAM_QUEUE_BYTES / 2,
+                Outgoing::Events(events) => events.is_half_empty(),
             };
             let held = self.held_bytes[usize::from(s.spec.priority)];
-            is_half_empty && s.held() <= STREAM_QUEUE_BYTES / 2 && held <= CLASS_QUEUE_BYTES / 2
+            is_half_empty && held <= CLASS_QUEUE_BYTES / 2
         })
     }
 }
