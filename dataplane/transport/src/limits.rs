@@ -68,7 +68,7 @@ pub const REASSEMBLY_PIECE_BYTES: usize = 256;
 /// ones stay in their streams.
 pub const EVENTS_UNREAD_MAX: usize = 4_096;
 /// Small messages that came together share buffers of this many bytes,
-pub const SHARED_BYTES_MAX: usize = 4 * 1024;
+pub const SHARED_BYTES_MAX: usize = 8 * 1024;
 /// and of this many messages.
 pub const SHARED_MESSAGES_MAX: usize = 64;
 

@@ -22,6 +22,7 @@ use crate::{
     recovery::{Content, Due, Recovery, Standing},
     replay::{ReplayWindow, Seen},
 };
+use bytes::Buf;
 use ed25519_dalek::SigningKey;
 use rekey::Proposal;
 use std::{collections::VecDeque, net::SocketAddr};
@@ -41,7 +42,7 @@ pub(crate) struct Queued {
     pub(crate) credit: u64,
     /// Events that it stood for at first: several are messages one after the other in one buffer.
     pub(crate) count: usize,
-    /// Bytes of each of several messages.
+    /// Bytes of each of several messages; 0 where each follows its length.
     pub(crate) size: usize,
 }
 
@@ -57,20 +58,28 @@ impl Queued {
         }
     }
 
-    /// Takes the first of several messages out; the last of them stays.
+    /// Takes the first of several messages out; the last of them stays, alone.
     pub(crate) fn split(&mut self) -> Option<Event> {
-        match &mut self.event {
-            Event::Message {
-                peer,
-                stream,
-                event,
-            } if self.count > 1 && event.len() > self.size => Some(Event::Message {
-                peer: *peer,
-                stream: *stream,
-                event: event.split_to(self.size),
-            }),
-            _ => None,
+        let Event::Message {
+            peer,
+            stream,
+            event,
+        } = &mut self.event
+        else {
+            return None;
+        };
+        if self.count == 1 {
+            return None;
         }
+        let size = match self.size {
+            0 => usize::try_from(event.try_get_u32().ok()?).ok()?,
+            size => size,
+        };
+        (event.len() > size).then(|| Event::Message {
+            peer: *peer,
+            stream: *stream,
+            event: event.split_to(size),
+        })
     }
 }
 

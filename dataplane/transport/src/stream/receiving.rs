@@ -4,8 +4,8 @@ use super::unordered::Unordered;
 use crate::{
     event::Mode,
     limits::{
-        MESSAGE_BYTES_MAX, MESSAGE_PREFIX_BYTES, RECEIVE_RANGES_MAX, STREAM_RAISE_BYTES,
-        STREAM_SPARE_BYTES, STREAM_WINDOW_BYTES,
+        MESSAGE_BYTES_MAX, MESSAGE_PREFIX_BYTES, RECEIVE_RANGES_MAX, SHARED_BYTES_MAX,
+        SHARED_MESSAGES_MAX, STREAM_RAISE_BYTES, STREAM_SPARE_BYTES, STREAM_WINDOW_BYTES,
     },
     ranges::RangeSet,
     reason::DropReason,
@@ -101,6 +101,57 @@ impl ReceiveBytes {
             self.find_whole(offset.saturating_sub(back), start, end)?;
         }
         Ok(moved)
+    }
+
+    /// Takes in bytes that follow all that is here, and gives the messages that they make whole to `take`
+    /// without keeping them first, `most` at most: several in one buffer, each after its length, and how
+    /// many; or one alone. Does nothing, and says `false`, where that cannot be done.
+    pub(crate) fn pass(
+        &mut self,
+        offset: u64,
+        bytes: &[u8],
+        most: usize,
+        mut take: impl FnMut(Bytes, usize),
+    ) -> Result<bool, StreamFault> {
+        let held = self.buffer.len();
+        let follows = offset == self.base + held as u64 && self.ready() == held;
+        if !follows || self.unordered.is_some() || most == 0 {
+            return Ok(false);
+        }
+        let new = offset + bytes.len() as u64;
+        let first = whole_message(&self.buffer, bytes, 0)?;
+        let Some(mut end) = first.filter(|&end| end > held && self.allows(new)) else {
+            return Ok(false);
+        };
+        let (mut start, mut count, mut left) = (0, 1, most - 1);
+        loop {
+            let next = match left {
+                0 => None,
+                _ => whole_message(&self.buffer, bytes, end)?,
+            };
+            left -= usize::from(next.is_some());
+            if let Some(next) = next
+                && next - start <= SHARED_BYTES_MAX
+                && count < SHARED_MESSAGES_MAX
+            {
+                (end, count) = (next, count + 1);
+                continue;
+            }
+            let alone = if count == 1 { MESSAGE_PREFIX_BYTES } else { 0 };
+            take(joined(&self.buffer, bytes, start + alone, end), count);
+            let Some(next) = next else { break };
+            (start, end, count) = (end, next, 1);
+        }
+        let rest = &bytes[end - held..];
+        let base = self.base + end as u64;
+        self.received.insert(base, new);
+        self.received.remove(self.base, offset);
+        self.base = base;
+        self.highest = new;
+        self.buffer.clear();
+        self.buffer.extend(rest);
+        self.give_back();
+        Ok(true)
     }
 
     /// Whether bytes that leave one more hole are to travel again.
@@ -224,6 +275,11 @@ impl ReceiveBytes {
         self.buffer.drain(..place(base - self.base));
         self.received.remove(self.base, base);
         self.base = base;
+        self.give_back();
+    }
+
+    /// Gives back room that nothing is in, but for some.
+    fn give_back(&mut self) {
         let needed = self.buffer.len().max(STREAM_SPARE_BYTES);
         if self.buffer.capacity() > 2 * needed {
             self.buffer.shrink_to(needed);
@@ -267,6 +323,39 @@ impl ReceiveBytes {
     pub(crate) fn buffered(&self) -> &VecDeque<u8> {
         &self.buffer
     }
+}
+
+/// Where the message ends that starts at `at` of `held` and, behind that, `bytes`; none where it goes on
+/// beyond.
+fn whole_message(
+    held: &VecDeque<u8>,
+    bytes: &[u8],
+    at: usize,
+) -> Result<Option<usize>, StreamFault> {
+    let total = held.len() + bytes.len();
+    if at + MESSAGE_PREFIX_BYTES > total {
+        return Ok(None);
+    }
+    let byte = |at: usize| match at.checked_sub(held.len()) {
+        Some(at) => bytes[at],
+        None => held[at],
+    };
+    let prefix: [u8; MESSAGE_PREFIX_BYTES] = core::array::from_fn(|i| byte(at + i));
+    let length = place(u32::from_be_bytes(prefix).into());
+    if length > MESSAGE_BYTES_MAX {
+        return Err(StreamFault::Message);
+    }
+    let end = at + MESSAGE_PREFIX_BYTES + length;
+    Ok((end <= total).then_some(end))
+}
+
+/// The bytes `start..end` of `held` and, behind that, `bytes`.
+fn joined(held: &VecDeque<u8>, bytes: &[u8], start: usize, end: usize) -> Bytes {
+    let before = held.len();
+    let mut joined = Vec::with_capacity(end - start);
+    joined.extend(held.range(start.min(before)..end.min(before)));
+    joined.extend_from_slice(&bytes[start.saturating_sub(before)..end.saturating_sub(before)]);
+    joined.into()
 }
 
 /// A distance between offsets, as one in memory.

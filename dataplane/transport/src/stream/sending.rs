@@ -60,7 +60,7 @@ impl SendBytes {
     /// Appends a message; the caller has checked that it fits.
     pub(crate) fn push(&mut self, message: &[u8], deadline_ns: u64) {
         let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
-        self.buffer.extend(length.to_be_bytes());
+        self.buffer.extend(&length.to_be_bytes());
         self.buffer.extend(message);
         self.messages.push_back(Message {
             end: self.end(),

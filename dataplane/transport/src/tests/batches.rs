@@ -71,3 +71,34 @@ fn unread_unreliable_messages_are_bounded_and_the_rest_counted() {
     sim.run(SECOND);
     assert_eq!(sim.messages(1).last().unwrap(), b"after");
 }
+
+/// Ordered messages are handed out from the packets that they came in, and those that must wait are kept.
+#[test]
+fn ordered_messages_of_any_size_come_through_a_reader_that_pauses() {
+    let mut sim = Sim::pair(&NodeLimits::default());
+    let stream = sim.open(0, 1, &spec("log", Mode::Ordered));
+    let sizes = [0, 1, 100, 1_024, 9_000, 40_000];
+    let all: Vec<Vec<u8>> = (0..12_000)
+        .map(|n| message(n, sizes[n % 6 * (n % 7 / 6)]))
+        .collect();
+    let mut at = 0;
+    for turn in 0..600 {
+        let (now_ns, peer) = (sim.now_ns, sim.ids[1]);
+        let rest = all[at..].iter().map(Vec::as_slice);
+        at += sim.nodes[0]
+            .send_all(now_ns, peer, stream, rest, None)
+            .messages;
+        sim.deaf.clear();
+        if turn % 3 > 0 {
+            sim.deaf.push(1);
+        }
+        sim.listen();
+        sim.run(10 * MS);
+        assert!(sim.nodes[1].unread() <= limits::EVENTS_UNREAD_MAX);
+    }
+    sim.deaf.clear();
+    sim.listen();
+    sim.run(SECOND);
+    assert_eq!(at, all.len());
+    assert!(sim.messages(1) == all);
+}

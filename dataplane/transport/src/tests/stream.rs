@@ -8,6 +8,34 @@ use crate::limits::{
 };
 use proptest::prelude::*;
 
+/// Gives bytes to a receiver as a session does, and what it hands out at once.
+fn give(
+    receiver: &mut ReceiveBytes,
+    most: usize,
+    start: u64,
+    back: u64,
+    bytes: &[u8],
+) -> Vec<Vec<u8>> {
+    let mut messages = Vec::new();
+    let is_passed = receiver.pass(start, bytes, most, |mut several, count| {
+        if count == 1 {
+            return messages.push(several.to_vec());
+        }
+        for _ in 0..count {
+            let length = u32::from_be_bytes(*several.first_chunk().unwrap());
+            drop(several.split_to(MESSAGE_PREFIX_BYTES));
+            messages.push(several.split_to(length as usize).to_vec());
+        }
+        assert!(several.is_empty());
+    });
+    assert_eq!(is_passed.unwrap(), !messages.is_empty());
+    assert!(messages.len() <= most);
+    if messages.is_empty() {
+        receiver.write(start, back, bytes).unwrap();
+    }
+    messages
+}
+
 /// Moves chunks from one half to the other; `fate` says what becomes of each.
 fn carry(mode: Mode, messages: &[Vec<u8>], fates: &[u8]) -> Vec<Vec<u8>> {
     let (mut sender, mut receiver) = (SendBytes::new(), ReceiveBytes::new(mode));
@@ -16,7 +44,8 @@ fn carry(mode: Mode, messages: &[Vec<u8>], fates: &[u8]) -> Vec<Vec<u8>> {
     }
     let mut credit = u64::MAX;
     sender.admit(usize::MAX / 2, &mut credit);
-    let (mut late, mut read) = (Vec::new(), Vec::new());
+    let (mut late, mut ready, mut read) = (Vec::new(), Vec::new(), Vec::new());
+    let mut place = 0;
     let mut fates = fates.iter().copied().chain(core::iter::repeat(0));
     while !sender.is_all_acked() {
         if let Some((start, end, _)) = sender.take_chunk(100) {
@@ -27,8 +56,10 @@ fn carry(mode: Mode, messages: &[Vec<u8>], fates: &[u8]) -> Vec<Vec<u8>> {
                 1 => drop(sender.on_lost(start, end)),
                 2 => late.push((start, end, back, bytes)),
                 fate => {
+                    let most = [usize::MAX, 0, 1, 2][place % 4];
+                    place += 1;
                     for _ in 0..=(fate == 3).into() {
-                        receiver.write(start, back, &bytes).unwrap();
+                        ready.extend(give(&mut receiver, most, start, back, &bytes));
                     }
                     sender.on_acked(start, end);
                 }
@@ -37,12 +68,14 @@ fn carry(mode: Mode, messages: &[Vec<u8>], fates: &[u8]) -> Vec<Vec<u8>> {
             receiver.write(start, back, &bytes).unwrap();
             sender.on_acked(start, end);
         }
-        while let Some(message) = receiver.read().unwrap() {
+        let waiting = std::iter::from_fn(|| receiver.read().unwrap());
+        ready.extend(waiting.map(|message| message.to_vec()));
+        for message in ready.drain(..) {
             receiver.consumed += (message.len() + MESSAGE_PREFIX_BYTES) as u64;
             if receiver.raise() {
                 sender.grant(receiver.granted());
             }
-            read.push(message.to_vec());
+            read.push(message);
         }
     }
     read

@@ -273,7 +273,26 @@ impl Streams {
             s.bytes.highest += moves;
             self.receive_consumed += moves;
         } else {
-            s.bytes.write(offset, back, bytes)?;
+            let room = EVENTS_UNREAD_MAX.saturating_sub(self.unread);
+            let is_passed = s.bytes.pass(offset, bytes, room, |event, count| {
+                self.unread += count;
+                // Several have their lengths with them.
+                let alone = if count == 1 { MESSAGE_PREFIX_BYTES } else { 0 };
+                let credit = (event.len() + alone) as u64;
+                let event = Event::Message {
+                    peer: ends.peer,
+                    stream,
+                    event,
+                };
+                ctx.events.push_back(Queued {
+                    credit,
+                    count,
+                    ..Queued::new(ends.own, event)
+                });
+            })?;
+            if !is_passed {
+                s.bytes.write(offset, back, bytes)?;
+            }
         }
         self.receive_highest = session_end;
         self.deliver(ctx.events, ends, stream)
