@@ -2,26 +2,25 @@
 
 use crate::{
     api::outlet::{Drain, Queue, queue},
-    channel::{
-        Batch, ChannelService, Command, Delivery, Pattern, Presence, PublishError, PublishReport,
-        SubscribeError, SubscriberId,
-    },
+    channel::{ChannelService, Command, Delivery, Pattern, Presence, SubscribeError, SubscriberId},
 };
-use bytes::Bytes;
-use futures_util::{StreamExt as _, future::try_join_all, stream::FuturesUnordered};
+use futures_util::future::try_join_all;
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 use tokio::sync::oneshot;
 use virga_transport::{
-    ChannelName,
     io::clock::Clock,
     worker::{Commander, Parts, Refused, Task, Times},
 };
+
+mod publish;
+pub use publish::BATCHES_WAITING_MAX;
+use publish::Gate;
 
 /// The service that each worker runs.
 pub type Service = ChannelService<Queue>;
@@ -50,6 +49,8 @@ pub enum NoSubscription {
 pub struct Dispatch {
     commanders: Arc<[Commander<Service>]>,
     presence: Arc<Presence>,
+    /// One for each channel.
+    gates: Arc<[Gate]>,
     last_subscriber: Arc<AtomicU64>,
     clock: Clock,
     delivery_wait: Arc<Mutex<Times>>,
@@ -100,6 +101,7 @@ impl Dispatch {
     ) -> Self {
         Self {
             commanders: commanders.into_iter().collect(),
+            gates: (0..presence.channels()).map(|_| Gate::default()).collect(),
             presence,
             last_subscriber: Arc::default(),
             clock,
@@ -128,64 +130,6 @@ impl Dispatch {
             }
         });
         try_join_all(calls).await
-    }
-
-    /// Publishes a batch at every worker that has a subscriber, and waits until all of it is on its
-    /// way; `too_long` events more were refused before. Events that wait longer than `within` are given up.
-    ///
-    /// # Errors
-    /// See [`PublishError`]; nothing of the batch was published then.
-    pub async fn publish(
-        &self,
-        (channel, within): (&ChannelName, Option<Duration>),
-        events: Vec<Bytes>,
-        too_long: u64,
-    ) -> Result<PublishReport, PublishError> {
-        let unknown = || PublishError::UnknownChannel(channel.clone());
-        let targets = self.presence.targets(channel).ok_or_else(unknown)?;
-        let is_late = Arc::new(AtomicBool::new(false));
-        let mut waiting: Vec<usize> = targets.iter().map(|target| target.worker).collect();
-        let answers = FuturesUnordered::new();
-        for target in &targets {
-            let (reply, answer) = oneshot::channel();
-            let done = Box::new(move |report| {
-                // Whoever asked may have given up meanwhile.
-                let _given_up = reply.send(report);
-            });
-            let mut batch = Batch::new(events.clone(), done).within(within);
-            if targets.len() > 1 {
-                batch = batch.with_part(target.part, Arc::clone(&is_late));
-            }
-            if target.part.is_counted {
-                batch = batch.with_refused(too_long);
-            }
-            let channel = channel.clone();
-            let publish = Command::Publish { channel, batch };
-            let stopping = |_| PublishError::Stopping;
-            let worker = target.worker;
-            command(&self.commanders[worker], publish)
-                .await
-                .map_err(stopping)?;
-            answers.push(async move { (worker, answered(answer).await.map_err(stopping)) });
-        }
-        let mut answers = answers;
-        let mut total: Option<PublishReport> = None;
-        while let Some((worker, answer)) = answers.next().await {
-            let report = answer??;
-            waiting.retain(|&other| other != worker);
-            total = Some(match total {
-                None => report,
-                Some(total) => total.with(&report),
-            });
-            let is_first = !is_late.swap(true, Ordering::AcqRel);
-            if is_first && self.presence.is_reliable(channel) == Some(false) {
-                for &other in &waiting {
-                    // With the worker, its answer ends too.
-                    let _ended = command(&self.commanders[other], Command::Hurry).await;
-                }
-            }
-        }
-        Ok(total.unwrap_or_default())
     }
 
     /// Subscribes a program at all workers.

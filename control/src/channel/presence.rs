@@ -71,6 +71,18 @@ impl Presence {
         }
     }
 
+    /// How many channels there are.
+    #[must_use]
+    pub fn channels(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// A channel's place among them; none where there is no such channel.
+    #[must_use]
+    pub fn index(&self, channel: &ChannelName) -> Option<usize> {
+        self.names.get(channel).copied()
+    }
+
     /// Whether what is published on a channel is never lost on the way; none where there is no such
     /// channel.
     #[must_use]

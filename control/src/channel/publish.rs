@@ -165,6 +165,11 @@ impl Batch {
     pub(crate) fn fail(self, error: PublishError) {
         (self.done)(Err(error));
     }
+
+    #[cfg(test)]
+    pub(crate) fn events(&self) -> &[Bytes] {
+        self.events.as_slice()
+    }
 }
 
 /// How far the event at the head of a channel's queue is.

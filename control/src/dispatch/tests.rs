@@ -1,12 +1,13 @@
 use super::*;
 use crate::{
-    channel::Setup,
+    channel::{PublishError, Setup, entry::Remote},
     config::{ChannelConfig, Entity},
 };
+use bytes::Bytes;
 use std::sync::mpsc;
-use virga_ebpf::header::Subnet;
+use virga_ebpf::header::{NodeId, Subnet};
 use virga_transport::{
-    Mode, NodeConfig, NodeLimits, Share,
+    ChannelName, Mode, NodeConfig, NodeLimits, Share,
     forward::Forwarder,
     io::{driver::DriverConfig, steer::Steer},
     worker::{Beginning, COMMANDS_MAX, Workers, WorkersConfig, spawn_all},
@@ -162,24 +163,147 @@ async fn what_the_services_refuse_is_refused_whole() {
     assert_eq!(ended, Some(NoSubscription::Ended(Ended)));
 }
 
+/// A worker that does nothing until it is let go, and has no room for another command.
+struct Busy {
+    commander: Commander<Service>,
+    release: mpsc::Sender<()>,
+}
+
+impl Busy {
+    fn new(stage: &Stage, worker: usize) -> Self {
+        let commander = stage.dispatch.commanders[worker].clone();
+        let (begun, has_begun) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        let block: Task<Service> = Box::new(move |_, _| {
+            begun.send(()).unwrap();
+            released.recv().unwrap();
+        });
+        assert!(commander.run(block).is_ok());
+        has_begun.recv().unwrap();
+        let nothing = || Command::Drained(SubscriberId(999));
+        for _ in 0..COMMANDS_MAX {
+            assert!(commander.command(nothing()).is_ok());
+        }
+        Self { commander, release }
+    }
+
+    /// Lets it go; returns once it has done all that it was asked.
+    async fn go_on(self) {
+        self.release.send(()).unwrap();
+        let (done, is_done) = oneshot::channel();
+        let last: Task<Service> = Box::new(move |_, _| done.send(()).unwrap());
+        run(&self.commander, last).await.unwrap();
+        is_done.await.unwrap();
+    }
+}
+
+impl Stage {
+    /// A subscriber at each worker that wants nothing yet: all batches wait.
+    async fn hold(&self) {
+        let hold = |_, parts: &mut Parts<Service>| {
+            let remote = Remote {
+                patterns: 1,
+                held: true,
+                ..Remote::default()
+            };
+            parts.service.entries[0].roster.insert(NodeId(9), remote);
+            parts.service.note_presence(0);
+        };
+        self.dispatch.with_all(hold).await.unwrap();
+    }
+
+    /// The first event of each batch that waits, by worker.
+    async fn waiting(&self) -> Vec<Vec<Bytes>> {
+        let first = |_, parts: &mut Parts<Service>| {
+            let waiting = parts.service.entries[0].waiting.iter();
+            waiting.map(|batch| batch.events()[0].clone()).collect()
+        };
+        self.dispatch.with_all(first).await.unwrap()
+    }
+
+    async fn until_waiting(&self, batches: usize) -> Vec<Vec<Bytes>> {
+        loop {
+            let waiting = self.waiting().await;
+            if waiting.iter().all(|at_one| at_one.len() == batches) {
+                return waiting;
+            }
+            tokio::time::sleep(BUSY_PAUSE).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_publishers_at_a_time_are_in_one_order_at_all_workers() {
+    let stage = Stage::new(2, Mode::Ordered);
+    stage.hold().await;
+    let (channel, busy) = (name("a"), Busy::new(&stage, 1));
+    let publish = |range| stage.dispatch.publish((&channel, None), events(range), 0);
+    let mut first = std::pin::pin!(publish(1..2));
+    assert!(futures_util::poll!(&mut first).is_pending());
+    in_time(busy.go_on()).await;
+    // The other worker has room again, and this one comes before the first one looks.
+    let mut second = std::pin::pin!(publish(2..3));
+    assert!(futures_util::poll!(&mut second).is_pending());
+    let waiting = tokio::select! {
+        _ = &mut first => panic!("its subscribers hold it up"),
+        _ = &mut second => panic!("its subscribers hold it up"),
+        waiting = in_time(stage.until_waiting(2)) => waiting,
+    };
+    assert_eq!(waiting, [events(1..3), events(1..3)]);
+    stage.workers.stop();
+    let ended = tokio::join!(first, second);
+    assert_eq!(ended.0, Err(PublishError::Stopping));
+    assert_eq!(ended.1, Err(PublishError::Stopping));
+}
+
+#[tokio::test]
+async fn a_publish_that_is_given_up_half_way_goes_to_every_worker() {
+    let stage = Stage::new(2, Mode::Ordered);
+    stage.hold().await;
+    let (channel, busy) = (name("a"), Busy::new(&stage, 1));
+    {
+        let publish = stage.dispatch.publish((&channel, None), events(1..2), 0);
+        assert!(futures_util::poll!(std::pin::pin!(publish)).is_pending());
+    }
+    in_time(busy.go_on()).await;
+    assert_eq!(
+        in_time(stage.until_waiting(1)).await,
+        [events(1..2), events(1..2)]
+    );
+    stage.workers.stop();
+}
+
+#[tokio::test]
+async fn publishers_that_go_away_leave_no_more_than_so_many_batches() {
+    let stage = Stage::new(2, Mode::Ordered);
+    stage.hold().await;
+    let channel = name("a");
+    for _ in 0..BATCHES_WAITING_MAX + 10 {
+        let publish = stage.dispatch.publish((&channel, None), events(1..2), 0);
+        assert!(futures_util::poll!(std::pin::pin!(publish)).is_pending());
+        // A task that never gives way gets no lock at some point.
+        tokio::task::yield_now().await;
+    }
+    let waiting = in_time(stage.until_waiting(BATCHES_WAITING_MAX)).await;
+    assert_eq!(waiting[0].len(), BATCHES_WAITING_MAX);
+    // One with a deadline hears that there was no place in time.
+    let within = Some(Duration::from_millis(20));
+    let publish = stage.dispatch.publish((&channel, within), events(1..4), 1);
+    let report = in_time(publish).await.unwrap();
+    assert_eq!(
+        (report.published, report.expired, report.refused),
+        (0, 3, 1)
+    );
+    stage.workers.stop();
+}
+
 #[tokio::test]
 async fn a_subscriber_that_leaves_while_a_worker_is_busy_is_let_go() {
     let stage = Stage::new(2, Mode::Ordered);
     let subscribed = stage.dispatch.subscribe(&pattern()).await.unwrap();
-    let busy = stage.dispatch.commanders[1].clone();
-    let (begun, has_begun) = mpsc::channel();
-    let (release, released) = mpsc::channel::<()>();
-    let block: Task<Service> = Box::new(move |_, _| {
-        begun.send(()).unwrap();
-        released.recv().unwrap();
-    });
-    assert!(busy.run(block).is_ok());
-    has_begun.recv().unwrap();
-    for _ in 0..COMMANDS_MAX {
-        assert!(busy.command(Command::Drained(SubscriberId(999))).is_ok());
-    }
+    let busy = Busy::new(&stage, 1);
     drop(subscribed);
-    release.send(()).unwrap();
+    in_time(busy.go_on()).await;
     in_time(async { while stage.subscribers().await != [0, 0] {} }).await;
     stage.workers.stop();
 }

@@ -1,0 +1,216 @@
+//! Publishing: a batch goes to every worker that has a subscriber, in one order for all of them.
+
+use super::{Dispatch, Ended, Service, answered, command};
+use crate::{
+    api::outlet::Queue,
+    channel::{Batch, Command, PublishError, PublishReport},
+};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, oneshot};
+use virga_transport::{ChannelName, limits::MESSAGE_BYTES_MAX, worker::Refused};
+
+/// Batches of one channel that wait at its workers at most, whether or not their publishers still do;
+/// more publishers wait for a place.
+pub const BATCHES_WAITING_MAX: usize = 64;
+
+/// Where the publishers of one channel queue up.
+#[derive(Debug)]
+pub(super) struct Gate {
+    /// Whoever has it hands its batch to the workers: all of them get one before the next.
+    turn: Arc<Mutex<()>>,
+    places: Arc<Semaphore>,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self {
+            turn: Arc::default(),
+            places: Arc::new(Semaphore::new(BATCHES_WAITING_MAX)),
+        }
+    }
+}
+
+/// What each worker still has to be asked, in order.
+type Parts = VecDeque<(usize, Command<Queue>)>;
+/// A worker, and what it answers.
+type Answer = (
+    usize,
+    oneshot::Receiver<Result<PublishReport, PublishError>>,
+);
+
+/// Unreliable events that wait at some workers only because nobody has told these that others are through.
+struct Late<'a> {
+    dispatch: &'a Dispatch,
+    is_late: Arc<AtomicBool>,
+    waiting: Vec<usize>,
+}
+
+impl Late<'_> {
+    fn hurry(&self) {
+        if !self.is_late.swap(true, Ordering::AcqRel) {
+            for &worker in &self.waiting {
+                self.dispatch.tell(worker, Command::Hurry);
+            }
+        }
+    }
+}
+
+impl Drop for Late<'_> {
+    /// The publisher has its answer, or has gone away: then nobody would tell them later.
+    fn drop(&mut self) {
+        self.hurry();
+    }
+}
+
+impl Dispatch {
+    /// Publishes a batch at every worker that has a subscriber, and waits until all of it is on its
+    /// way; `too_long` events more were refused before. Events that wait longer than `within` are given up.
+    ///
+    /// Batches that are published on one channel at the same time reach all its subscribers in the same
+    /// order. Dropped before its turn has come, the batch is published nowhere; later, at every worker
+    /// where it has subscribers, and what becomes of it is counted but told to nobody.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; nothing of the batch was published then, but for [`PublishError::Stopping`]:
+    /// a part of it may have been sent before the node stopped.
+    pub async fn publish(
+        &self,
+        (channel, within): (&ChannelName, Option<Duration>),
+        events: Vec<Bytes>,
+        too_long: u64,
+    ) -> Result<PublishReport, PublishError> {
+        let unknown = || PublishError::UnknownChannel(channel.clone());
+        let gate = self.presence.index(channel).ok_or_else(unknown)?;
+        let gate = &self.gates[gate];
+        let since = Instant::now();
+        let Some(place) = gate.place(within).await else {
+            return Ok(PublishReport {
+                expired: events.len() as u64,
+                refused: too_long,
+                event_bytes_max: MESSAGE_BYTES_MAX,
+                ..PublishReport::default()
+            });
+        };
+        let turn = Arc::clone(&gate.turn).lock_owned().await;
+        let within = within.map(|within| within.saturating_sub(since.elapsed()));
+        let is_late = Arc::default();
+        let prepared = self.prepare((channel, within), events, too_long, &is_late, place);
+        let (parts, answers) = prepared.ok_or_else(unknown)?;
+        let late = (self.presence.is_reliable(channel) == Some(false)).then(|| Late {
+            dispatch: self,
+            is_late,
+            waiting: answers.iter().map(|(worker, _)| *worker).collect(),
+        });
+        let stopping = |Ended| PublishError::Stopping;
+        self.hand_out(turn, parts).await.map_err(stopping)?;
+        join(answers, late).await
+    }
+
+    /// Each worker's part of a batch, and where its answer comes.
+    fn prepare(
+        &self,
+        (channel, within): (&ChannelName, Option<Duration>),
+        events: Vec<Bytes>,
+        too_long: u64,
+        is_late: &Arc<AtomicBool>,
+        place: OwnedSemaphorePermit,
+    ) -> Option<(Parts, Vec<Answer>)> {
+        let targets = self.presence.targets(channel)?;
+        // Given back when the last worker is through with its part.
+        let place = Arc::new(place);
+        let (mut parts, mut answers) = (Parts::new(), Vec::new());
+        for target in &targets {
+            let (reply, answer) = oneshot::channel();
+            let place = Arc::clone(&place);
+            let done = Box::new(move |report| {
+                drop(place);
+                // Whoever asked may have given up meanwhile.
+                let _given_up = reply.send(report);
+            });
+            let mut batch = Batch::new(events.clone(), done).within(within);
+            if targets.len() > 1 {
+                batch = batch.with_part(target.part, Arc::clone(is_late));
+            }
+            if target.part.is_counted {
+                batch = batch.with_refused(too_long);
+            }
+            let channel = channel.clone();
+            parts.push_back((target.worker, Command::Publish { channel, batch }));
+            answers.push((target.worker, answer));
+        }
+        Some((parts, answers))
+    }
+
+    /// Hands every worker its part before the next batch gets its turn. Once one has its part, the others
+    /// get theirs, whether or not anybody waits for it.
+    async fn hand_out(&self, turn: OwnedMutexGuard<()>, mut parts: Parts) -> Result<(), Ended> {
+        while let Some((worker, part)) = parts.pop_front() {
+            match self.commanders[worker].command(part) {
+                Ok(()) => {}
+                Err(Refused::Ended(_)) => return Err(Ended),
+                Err(Refused::Full(again)) => {
+                    parts.push_front((worker, again));
+                    break;
+                }
+            }
+        }
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let commanders =
+            Arc::<[virga_transport::worker::Commander<Service>]>::clone(&self.commanders);
+        let rest = tokio::spawn(async move {
+            for (worker, part) in parts {
+                command(&commanders[worker], part).await?;
+            }
+            drop(turn);
+            Ok(())
+        });
+        // Without a runtime the node has ended.
+        rest.await.unwrap_or(Err(Ended))
+    }
+}
+
+impl Gate {
+    /// A place for a batch at the workers; none within the time that it may wait.
+    async fn place(&self, within: Option<Duration>) -> Option<OwnedSemaphorePermit> {
+        let place = Arc::clone(&self.places).acquire_owned();
+        let place = match within {
+            None => place.await,
+            Some(within) => tokio::time::timeout(within, place).await.ok()?,
+        };
+        Some(place.expect("nobody closes it"))
+    }
+}
+
+/// Waits for all answers.
+async fn join(
+    answers: Vec<Answer>,
+    mut late: Option<Late<'_>>,
+) -> Result<PublishReport, PublishError> {
+    let each = answers.into_iter();
+    let each = each.map(|(worker, answer)| async move { (worker, answered(answer).await) });
+    let mut answers: FuturesUnordered<_> = each.collect();
+    let mut total: Option<PublishReport> = None;
+    while let Some((worker, answer)) = answers.next().await {
+        let report = answer.map_err(|Ended| PublishError::Stopping)??;
+        if let Some(late) = &mut late {
+            late.waiting.retain(|&other| other != worker);
+            late.hurry();
+        }
+        total = Some(match total {
+            None => report,
+            Some(total) => total.with(&report),
+        });
+    }
+    Ok(total.unwrap_or_default())
+}
