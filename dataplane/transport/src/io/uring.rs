@@ -92,6 +92,10 @@ impl Uring {
             && let Some(arrived) = self.ring.next_arrived()
         {
             runs += 1;
+            if arrived.bytes == 0 {
+                self.buffers.give_back(arrived.buffer);
+                continue;
+            }
             let buffer = self.buffers.bytes(arrived.buffer, arrived.bytes);
             if let Some(buffer) = buffer
                 && let Some(message) = message::received(buffer)

@@ -99,6 +99,12 @@ impl Buffers {
         self.tail = self.tail.wrapping_add(1);
     }
 
+    /// How often a buffer was given to the kernel.
+    #[cfg(test)]
+    pub(super) fn given(&self) -> u16 {
+        self.tail
+    }
+
     /// Shows the kernel what was given back.
     pub(super) fn publish(&mut self) {
         let base = self.memory.as_ptr().cast::<BufRingEntry>();

@@ -1,8 +1,8 @@
 //! The ring itself: what is asked of the kernel, and what it answers.
 
 use super::{
-    BUFFER_BYTES, BUFFERS, Batching, ErrorKind, IoCounters, Ready, SOCKET, Sent, Socket, WAKE,
-    Wake, buffers::GROUP, message, sends::Sends,
+    super::wake::timespec, BUFFER_BYTES, BUFFERS, Batching, ErrorKind, IoCounters, Ready, SOCKET,
+    Sent, Socket, WAKE, Wake, buffers::GROUP, message, sends::Sends,
 };
 use io_uring::{
     IoUring, cqueue, opcode, squeue,
@@ -22,6 +22,9 @@ const FLUSH_ROUNDS: usize = 256;
 /// times, for each of their completions.
 const CANCEL_NS_MAX: u32 = 50_000_000;
 const LAST_ROUNDS: usize = 8;
+/// Calls in a row that may find the kernel without memory, this long apart.
+const NO_MEMORY_MAX: u32 = 3_000;
+const NO_MEMORY_PAUSE_NS: u64 = 1_000_000;
 
 /// A buffer that the kernel has filled.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +42,7 @@ struct Figures {
     buffers_exhausted: u64,
     wakes: u64,
     full: u64,
+    no_memory: u64,
 }
 
 /// The half that sends, and all that both halves share.
@@ -58,6 +62,8 @@ pub struct Ring {
     is_watching: bool,
     is_woken: bool,
     failure: Option<io::Error>,
+    /// Calls in a row that found the kernel without memory.
+    no_memory: u32,
     figures: Figures,
     pub(super) received: IoCounters,
 }
@@ -97,6 +103,7 @@ impl Ring {
             is_watching: false,
             is_woken: false,
             failure: None,
+            no_memory: 0,
             figures: Figures::default(),
             received: IoCounters::default(),
         };
@@ -210,6 +217,7 @@ impl Ring {
             ("buffers_exhausted", figures.buffers_exhausted),
             ("wakes", figures.wakes),
             ("full", figures.full),
+            ("no_memory", figures.no_memory),
             ("retried", self.sends.retried),
             ("unsegmented", self.sends.unsegmented),
         ]
@@ -246,11 +254,14 @@ impl Ring {
 
     fn push_sends(&mut self) {
         let mut queue = self.uring.submission();
-        for request in self.sends.requests(SEND) {
+        let refused = self.sends.requests(SEND).find(|request| {
             // SAFETY: the request points into its place of `sends`, which neither moves nor is
             // written to until the kernel has answered, and which is freed after the ring.
-            let pushed = unsafe { queue.push(&request) };
-            debug_assert!(pushed.is_ok(), "there is a place for each send");
+            unsafe { queue.push(request) }.is_err()
+        });
+        // The kernel has not taken what was queued before: this one waits for the next round.
+        if let Some(request) = refused {
+            self.sends.take_back(index_of(request.get_user_data()));
         }
     }
 
@@ -288,10 +299,18 @@ impl Ring {
             .uring
             .submitter()
             .submit_with_args(completions, &arguments);
-        match entered.map_err(|error| (error.raw_os_error(), error)) {
-            // Out of time, a signal, or completions to be taken in first: the caller looks again.
-            Ok(_) | Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => {}
-            Err((_, error)) => self.failure = Some(error),
+        let before = mem::take(&mut self.no_memory);
+        let Err(error) = entered else {
+            return;
+        };
+        match then(error.raw_os_error(), before) {
+            Then::GoOn => {}
+            Then::Pause => {
+                self.no_memory = before + 1;
+                self.figures.no_memory += 1;
+                pause();
+            }
+            Then::Fail => self.failure = Some(error),
         }
     }
 
@@ -306,12 +325,11 @@ impl Ring {
             };
             self.figures.completions += 1;
             match completion.user_data() & KIND {
-                RECEIVE => self.take_received(&completion),
+                RECEIVE => self.take_received(completion.result(), completion.flags()),
                 SEND => {
-                    let index = usize::try_from(completion.user_data() & !KIND);
                     let was_full = self.sends.is_full();
                     self.sends.complete(
-                        index.unwrap_or(usize::MAX),
+                        index_of(completion.user_data()),
                         completion.result(),
                         &mut self.socket,
                     );
@@ -337,24 +355,59 @@ impl Ring {
         self.sends.counters.batches += u64::from(self.sends.counters.datagrams > sent);
     }
 
-    fn take_received(&mut self, completion: &cqueue::Entry) {
-        self.is_receiving = cqueue::more(completion.flags());
-        let buffer = cqueue::buffer_select(completion.flags());
-        match (usize::try_from(completion.result()), buffer) {
-            (Ok(bytes), Some(buffer)) if bytes <= BUFFER_BYTES && buffer < BUFFERS => {
-                self.arrived.push_back(Arrived { buffer, bytes });
-            }
-            (Err(_), _) if completion.result() == -libc::ENOBUFS => {
-                self.figures.buffers_exhausted += 1;
-            }
-            (Err(_), _) if completion.result() == -libc::ECANCELED => {}
-            (Err(_), _) => {
-                let error = io::Error::from_raw_os_error(-completion.result());
+    /// A buffer that comes with an error holds nothing, and is given back all the same.
+    fn take_received(&mut self, result: i32, flags: u32) {
+        self.is_receiving = cqueue::more(flags);
+        let bytes = usize::try_from(result).ok();
+        let bytes = bytes.filter(|bytes| *bytes <= BUFFER_BYTES);
+        let buffer = cqueue::buffer_select(flags).filter(|buffer| *buffer < BUFFERS);
+        if let Some(buffer) = buffer {
+            let bytes = bytes.unwrap_or(0);
+            self.arrived.push_back(Arrived { buffer, bytes });
+        }
+        match -result {
+            libc::ENOBUFS => self.figures.buffers_exhausted += 1,
+            libc::ECANCELED => {}
+            errno @ 1.. => {
+                let error = io::Error::from_raw_os_error(errno);
                 self.received.add_error(ErrorKind::from(&error));
             }
-            (Ok(_), _) => self.received.add_error(ErrorKind::Other),
+            _ if bytes.is_none() || buffer.is_none() => {
+                self.received.add_error(ErrorKind::Other);
+            }
+            _ => {}
         }
     }
+}
+
+/// Which place a request is for.
+fn index_of(user_data: u64) -> usize {
+    usize::try_from(user_data & !KIND).unwrap_or(usize::MAX)
+}
+
+/// What to do about an error of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    /// The caller looks again: out of time, a signal, or completions to be taken in first.
+    GoOn,
+    /// The same, a little later.
+    Pause,
+    /// The driver ends.
+    Fail,
+}
+
+/// `in_a_row`: how many calls before this one found no memory.
+fn then(errno: Option<i32>, in_a_row: u32) -> Then {
+    match errno {
+        Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Then::GoOn,
+        Some(libc::ENOMEM | libc::ENOBUFS) if in_a_row < NO_MEMORY_MAX => Then::Pause,
+        _ => Then::Fail,
+    }
+}
+
+/// Sleeps: nothing that is waited for can come.
+fn pause() {
+    let _signal = rustix::event::poll(&mut [], Some(&timespec(NO_MEMORY_PAUSE_NS)));
 }
 
 impl Drop for Ring {
@@ -381,3 +434,6 @@ impl Drop for Ring {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

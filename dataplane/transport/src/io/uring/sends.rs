@@ -203,6 +203,17 @@ impl Sends {
         waiting.take(at_once)
     }
 
+    /// The kernel was not asked after all: the next round of requests asks it.
+    pub(super) fn take_back(&mut self, index: usize) {
+        let Some(place) = self.places.get_mut(index) else {
+            return;
+        };
+        debug_assert_eq!(place.state, State::Asked);
+        place.state = State::Waiting;
+        self.asked -= 1;
+        self.retried += 1;
+    }
+
     /// The kernel's answer for a place's request.
     pub(super) fn complete(&mut self, index: usize, result: i32, socket: &mut Socket) {
         let Some(place) = self.places.get_mut(index) else {

@@ -1,0 +1,73 @@
+use super::*;
+use crate::io::{driver::DriverConfig, uring::Uring};
+use std::{net::UdpSocket, time::Duration};
+
+/// A ring over a socket of loopback, or none where the kernel refuses.
+fn open() -> Option<Uring> {
+    let socket = Socket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let wake = Arc::new(Wake::new().unwrap());
+    let opened = Uring::open(socket, wake, &DriverConfig::default());
+    opened
+        .map_err(|(_, _, reason)| println!("skipped: {reason}"))
+        .ok()
+}
+
+#[test]
+fn a_send_that_finds_no_place_in_the_queue_goes_with_the_next_call() {
+    let Some(mut driver) = open() else {
+        return;
+    };
+    let other = UdpSocket::bind("127.0.0.1:0").unwrap();
+    other
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
+    let ring = &mut driver.ring;
+    loop {
+        // SAFETY: it does nothing, and points to nothing.
+        let pushed = unsafe { ring.uring.submission().push(&opcode::Nop::new().build()) };
+        if pushed.is_err() {
+            break;
+        }
+    }
+    for text in [b"one", b"two"] {
+        ring.room().unwrap().extend_from_slice(text);
+        ring.commit(other.local_addr().unwrap(), 3);
+    }
+    ring.push_sends();
+    assert!(!ring.sends.is_asked() && !ring.sends.is_empty());
+    assert!(ring.flush());
+    let read = || {
+        let mut bytes = [0; 9];
+        let count = other.recv(&mut bytes).unwrap();
+        bytes[..count].to_vec()
+    };
+    assert_eq!([read(), read()], [b"one", b"two"]);
+}
+
+#[test]
+fn a_buffer_that_comes_with_an_error_is_given_back_and_counted_once() {
+    let Some(mut driver) = open() else {
+        return;
+    };
+    // Taken from the kernel in its own order: it gives out buffer 0 first.
+    const BUFFER: u32 = 1;
+    const MORE: u32 = 2;
+    let before = driver.ring.figures.buffers_exhausted;
+    driver.ring.take_received(-libc::EIO, BUFFER | MORE);
+    driver.ring.take_received(-libc::ENOBUFS, MORE);
+    assert_eq!(driver.ring.arrived.len(), 1);
+    assert!(!driver.receive(|_, run| panic!("{run:?}")));
+    let errors: u64 = driver.received().errors().map(|(_, count)| count).sum();
+    assert_eq!(errors, 1);
+    assert_eq!(driver.ring.figures.buffers_exhausted, before + 1);
+    assert_eq!(driver.buffers.given(), BUFFERS + 1);
+}
+
+#[test]
+fn a_kernel_without_memory_is_asked_again_but_not_for_ever() {
+    assert_eq!(then(Some(libc::ENOMEM), 0), Then::Pause);
+    assert_eq!(then(Some(libc::ENOMEM), NO_MEMORY_MAX), Then::Fail);
+    assert_eq!(then(Some(libc::ETIME), NO_MEMORY_MAX), Then::GoOn);
+    assert_eq!(then(Some(libc::EBADF), 0), Then::Fail);
+    assert_eq!(then(None, 0), Then::Fail);
+}
