@@ -9,7 +9,7 @@ use crate::{
     config::{ConfigError, NodeConfig, NodeLimits, PeerConfig},
     cookie::Gate,
     event::{CloseReason, ConnectError, Event, Handled, SessionState, SessionStatus},
-    handshake::Network,
+    handshake::{Network, parse},
     keys::ResetKey,
     limits::{NETWORK_ID_BYTES_MAX, PEERS_MAX},
     random::Generator,
@@ -151,6 +151,20 @@ impl Node {
                 Handled::Dropped(reason)
             }
         }
+    }
+
+    /// Drops a handshake for this node that nobody who knows the network's secret made; whether it did.
+    pub(crate) fn refuse_forged(&mut self, datagram: &[u8]) -> bool {
+        let Some(header_bytes) = datagram.first_chunk() else {
+            return false;
+        };
+        let header = Header::decode(header_bytes);
+        let parsed = parse(&self.network, &self.tag_key, &header, datagram);
+        if let Err(reason) = parsed {
+            self.counters.received_datagrams += 1;
+            self.counters.drop(reason);
+        }
+        parsed.is_err()
     }
 
     fn receive(

@@ -6,11 +6,11 @@
 
 use crate::{
     config::ConfigError,
-    event::Event,
-    forward::{Forwarder, Forwarding},
+    event::{Event, SessionState},
+    forward::Forwarder,
     io::{
         clock::Clock,
-        driver::{Driver, DriverConfig, DriverError, Outlet, Run, Sent},
+        driver::{Driver, DriverConfig, DriverError},
     },
     limits::{DATAGRAM_BYTES_MIN, TRANSMIT_BYTES_MAX},
     node::Node,
@@ -18,15 +18,18 @@ use crate::{
 };
 use std::{io, net::SocketAddr};
 use thiserror::Error;
+use virga_ebpf::header::NodeId;
 
 mod commander;
 mod group;
+mod inward;
 mod mailbox;
 mod times;
 use commander::{Asked, Command};
 pub use commander::{Commander, Refused, Task};
 pub use group::{Beginning, WorkerHandle, Workers, WorkersConfig, spawn_all};
-pub use mailbox::HANDED_OVER_MAX;
+use inward::{Inward, follow};
+pub use mailbox::{HANDED_OVER_MAX, HANDSHAKES_HANDED_OVER_MAX};
 use mailbox::{Mailbox, Slots};
 pub use times::{Times, TimesSummary, WorkerTimes};
 
@@ -42,8 +45,13 @@ const TAKEN_OVER_PER_TURN: usize = 256;
 const EVENTS_PER_TURN: usize = 4_096;
 /// Transmits of one turn.
 const TRANSMITS_PER_TURN: usize = 64;
+/// How long a timer that is due waits at least while the socket has no room: what it has to send cannot
+/// go, and the wait ends once it can.
+const BLOCKED_NS_MIN: u64 = 1_000_000;
+/// How long a stopping worker's peers have to acknowledge what was accepted for them.
+const DRAIN_NS_MAX: u64 = 2_000_000_000;
 /// How long a stopping worker goes on, so that its close frames get out.
-const STOP_NS_MAX: u64 = 1_000_000_000;
+const STOP_NS_MAX: u64 = DRAIN_NS_MAX + 500_000_000;
 
 const _: () = assert!(COMMANDS_PER_TURN <= COMMANDS_MAX);
 
@@ -62,7 +70,7 @@ pub trait Service: Send + 'static {
     fn poll_timeout(&self) -> Option<u64>;
     /// Does what is due.
     fn handle_timeout(&mut self, now_ns: u64, node: &mut Node);
-    /// Called once, before the sessions are closed.
+    /// Called once, before the sessions end; what their streams hold by then is still sent.
     fn stop(&mut self, now_ns: u64, node: &mut Node);
 }
 
@@ -196,71 +204,6 @@ pub enum Exit {
     System(io::Error),
 }
 
-/// What a datagram meets on its way in.
-struct Inward<'a, S> {
-    node: &'a mut Node,
-    forwarder: &'a mut Forwarder,
-    service: &'a mut S,
-    counters: &'a mut WorkerCounters,
-    others: &'a mut Slots,
-}
-
-impl<S: Service> Inward<'_, S> {
-    /// Sends on what is for others, and hands over what is for this node.
-    fn take_in(&mut self, now_ns: u64, outlet: &mut Outlet<'_>, run: Run<'_>) {
-        let mut onward = Onward::new(run.segment_bytes);
-        for at in (0..run.bytes.len()).step_by(run.segment_bytes) {
-            let end = run.bytes.len().min(at + run.segment_bytes);
-            let datagram = &mut run.bytes[at..end];
-            match self
-                .forwarder
-                .handle(now_ns, run.ifindex, run.source, datagram)
-            {
-                Forwarding::Forward { to } => {
-                    self.counters.forwarded += 1;
-                    if !onward.extend(to, at, end) {
-                        self.counters.forward_blocked += onward.flush(outlet, run.bytes);
-                        onward.begin(to, at, end);
-                    }
-                }
-                Forwarding::Local => self.deliver(now_ns, run.source, datagram),
-                // The forwarder has counted it.
-                Forwarding::Drop(_) => {}
-            }
-        }
-        self.counters.forward_blocked += onward.flush(outlet, run.bytes);
-    }
-
-    /// Opens a datagram, or hands it over to the worker whose session it is.
-    fn deliver(&mut self, now_ns: u64, source: SocketAddr, datagram: &mut [u8]) {
-        let Some(owner) = self.others.other_owner(datagram) else {
-            return self.open(now_ns, source, datagram);
-        };
-        if self.others.hand_over(now_ns, owner, source, datagram) {
-            self.counters.handed_over += 1;
-        } else {
-            self.counters.hand_over_full += 1;
-        }
-    }
-
-    /// Opens a datagram and tells the service at once: the node holds only so many unread events.
-    fn open(&mut self, now_ns: u64, source: SocketAddr, datagram: &mut [u8]) {
-        // The node counts what it drops.
-        let _counted = self.node.handle(now_ns, source, datagram);
-        while let Some(event) = self.node.poll() {
-            follow(self.forwarder, &event);
-            self.service.on_event(now_ns, self.node, event);
-        }
-    }
-}
-
-/// A neighbour that moved is sent to where it is.
-fn follow(forwarder: &mut Forwarder, event: &Event) {
-    if let Event::AddressChanged { peer, address } = event {
-        forwarder.follow(*peer, *address);
-    }
-}
-
 /// What makes workers.
 pub struct Worker<S: Service> {
     parts: Parts<S>,
@@ -269,6 +212,16 @@ pub struct Worker<S: Service> {
     slots: Slots,
     clock: Clock,
     stopping_since_ns: Option<u64>,
+    /// The driver had no room for what the node may have to send.
+    is_blocked: bool,
+}
+
+/// What became of one transmit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Taken,
+    Nothing,
+    NoRoom,
 }
 
 impl<S: Service> Worker<S> {
@@ -362,8 +315,8 @@ impl<S: Service> Worker<S> {
 
     /// Takes what other workers handed over.
     fn take_over(&mut self) -> bool {
-        for _ in 0..TAKEN_OVER_PER_TURN {
-            let Some(mut parcel) = self.mailbox.next_parcel() else {
+        for n in 0..TAKEN_OVER_PER_TURN {
+            let Some(mut parcel) = self.mailbox.next_parcel(n) else {
                 return false;
             };
             let Parts {
@@ -426,13 +379,16 @@ impl<S: Service> Worker<S> {
 
     /// Sends what the node has, and what was to be sent on.
     fn transmit(&mut self) -> bool {
-        let more = (0..TRANSMITS_PER_TURN).all(|_| self.transmit_one());
+        let mut steps = (0..TRANSMITS_PER_TURN).map(|_| self.transmit_one());
+        let last = steps.find(|&step| step != Step::Taken);
+        self.is_blocked = last == Some(Step::NoRoom);
+        let more = last.is_none();
         // Where there was no room for all of it, the wait ends once there is.
         let _rest_goes_later = self.parts.driver.flush();
         more
     }
 
-    fn transmit_one(&mut self) -> bool {
+    fn transmit_one(&mut self) -> Step {
         let Parts {
             node,
             forwarder,
@@ -441,10 +397,10 @@ impl<S: Service> Worker<S> {
             ..
         } = &mut self.parts;
         let Some(buffer) = driver.room() else {
-            return false;
+            return Step::NoRoom;
         };
         let Some(transmit) = node.poll_transmit(self.clock.now_ns(), buffer) else {
-            return false;
+            return Step::Nothing;
         };
         debug_assert!(
             transmit.bytes <= TRANSMIT_BYTES_MAX || transmit.bytes == transmit.segment_bytes
@@ -464,22 +420,19 @@ impl<S: Service> Worker<S> {
                 driver.commit(to, transmit.segment_bytes);
             }
         }
-        true
+        Step::Taken
     }
 
     /// How long there is nothing to do; `None`: until something comes.
     fn sleep_ns(&self) -> Option<u64> {
-        let now_ns = self.clock.now_ns();
         let stop = self.stopping_since_ns.map(|since| since + STOP_NS_MAX);
-        [
+        let timers = [
             self.parts.node.poll_timeout(),
             self.parts.service.poll_timeout(),
             stop,
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-        .map(|due| due.saturating_sub(now_ns))
+        ];
+        let due_ns = timers.into_iter().flatten().min()?;
+        Some(pause_ns(self.clock.now_ns(), due_ns, self.is_blocked))
     }
 
     fn begin_stop(&mut self, now_ns: u64) {
@@ -489,66 +442,42 @@ impl<S: Service> Worker<S> {
         self.stopping_since_ns = Some(now_ns);
         let Parts { node, service, .. } = &mut self.parts;
         service.stop(now_ns, node);
-        let peers: Vec<_> = node.sessions().map(|session| session.peer).collect();
+        let peers: Vec<NodeId> = node.sessions().map(|session| session.peer).collect();
         for peer in peers {
-            node.close(now_ns, peer);
+            // Without a session, nothing was accepted for it.
+            let _closed = node.drain(now_ns, peer, now_ns + DRAIN_NS_MAX);
         }
     }
 
-    /// Stopped once nothing is left to send, or when that took too long.
+    /// Stopped once the peers have what was accepted for them and all are told of the end, or when that
+    /// took too long.
     fn has_stopped(&mut self, more: bool) -> bool {
         let Some(since_ns) = self.stopping_since_ns else {
             return false;
         };
-        let late = self.clock.now_ns().saturating_sub(since_ns) >= STOP_NS_MAX;
-        late || !more && self.parts.driver.flush()
+        let now_ns = self.clock.now_ns();
+        if now_ns.saturating_sub(since_ns) >= STOP_NS_MAX {
+            return true;
+        }
+        let Parts { node, driver, .. } = &mut self.parts;
+        if more || node.is_draining() {
+            return false;
+        }
+        // Those that have come since.
+        let open = node.sessions();
+        let open = open.filter(|session| session.state == SessionState::Established);
+        let late: Vec<NodeId> = open.map(|session| session.peer).collect();
+        for &peer in &late {
+            node.close(now_ns, peer);
+        }
+        late.is_empty() && driver.flush()
     }
 }
 
-/// Neighbouring datagrams of one received run that go to the same next hop: sent on in one call.
-struct Onward {
-    segment_bytes: usize,
-    to: Option<SocketAddr>,
-    from: usize,
-    end: usize,
-}
-
-impl Onward {
-    fn new(segment_bytes: usize) -> Self {
-        Self {
-            segment_bytes,
-            to: None,
-            from: 0,
-            end: 0,
-        }
-    }
-
-    /// Takes the datagram in when it follows the others and goes the same way.
-    fn extend(&mut self, to: SocketAddr, at: usize, end: usize) -> bool {
-        let fits = self.to == Some(to) && self.end == at && end - self.from <= TRANSMIT_BYTES_MAX;
-        if fits {
-            self.end = end;
-        }
-        fits
-    }
-
-    fn begin(&mut self, to: SocketAddr, at: usize, end: usize) {
-        self.to = Some(to);
-        self.from = at;
-        self.end = end;
-    }
-
-    /// Sends what was taken in; for how many datagrams there was no room.
-    fn flush(&mut self, outlet: &mut Outlet<'_>, run: &[u8]) -> u64 {
-        let Some(to) = self.to.take() else {
-            return 0;
-        };
-        let bytes = &run[self.from..self.end];
-        match outlet.send(to, bytes, self.segment_bytes) {
-            Sent::Done => 0,
-            Sent::Blocked { from } => (bytes.len() - from).div_ceil(self.segment_bytes) as u64,
-        }
-    }
+/// How long to wait for a timer.
+fn pause_ns(now_ns: u64, due_ns: u64, is_blocked: bool) -> u64 {
+    let least_ns = if is_blocked { BLOCKED_NS_MIN } else { 0 };
+    due_ns.saturating_sub(now_ns).max(least_ns)
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {

@@ -173,4 +173,9 @@ impl Node {
         self.settle(now_ns, id, mark);
         Ok(())
     }
+
+    /// Whether a session that [`Node::drain`] ends goes on.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.sessions.values().any(Session::is_finishing)
+    }
 }

@@ -77,7 +77,8 @@ impl<S: Service> WorkerHandle<S> {
         self.address
     }
 
-    /// Ends the worker: no new work, its sessions are closed, their close frames sent. Waits for it.
+    /// Ends the worker: no new work; its peers get what was accepted for them, within a bounded time, and
+    /// are told of the end. Waits for it.
     pub fn stop(self) {
         self.begin_stop();
         let _exit_was_reported = self.thread.join();
@@ -286,6 +287,7 @@ impl Seat {
                     slots,
                     clock,
                     stopping_since_ns: None,
+                    is_blocked: false,
                 };
                 let ended = catch_unwind(AssertUnwindSafe(|| worker.run()));
                 exited(match ended {

@@ -1,15 +1,22 @@
 //! What a worker got and another one owns: handed over in a bounded ring, never waited for.
 //!
-//! One ring a worker, filled by all others; its buffers come back to them by a second one, so that
+//! Two rings a worker, filled by all others: handshakes, which anybody can send, and packets of sessions,
+//! which they so do not crowd out. The buffers come back to the others by a third one, so that
 //! a ring that has been full once allocates no more. A full ring loses the datagram, counted, as a
 //! full socket would.
 
-use crate::{io::wake::Wake, share::Share};
+use crate::{
+    io::wake::Wake,
+    share::{FLAGS_AT, Share},
+};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::{net::SocketAddr, sync::Arc};
+use virga_ebpf::header::Flags;
 
-/// Datagrams that wait in one worker's ring at most.
+/// Packets of sessions that wait in one worker's ring at most.
 pub const HANDED_OVER_MAX: usize = 512;
+/// Handshakes that do.
+pub const HANDSHAKES_HANDED_OVER_MAX: usize = 64;
 /// Buffers above this size are not kept for later.
 const SPARE_BYTES_MAX: usize = 16 * 1024;
 
@@ -21,20 +28,27 @@ pub(super) struct Parcel {
     pub(super) datagram: Vec<u8>,
 }
 
-/// A worker's own ring.
+/// A worker's own rings.
 #[derive(Debug)]
 pub(super) struct Mailbox {
-    parcels: Receiver<Parcel>,
+    packets: Receiver<Parcel>,
+    handshakes: Receiver<Parcel>,
     spare: Sender<Vec<u8>>,
 }
 
 impl Mailbox {
-    pub(super) fn next_parcel(&self) -> Option<Parcel> {
-        self.parcels.try_recv().ok()
+    /// Packets of sessions first, but of every eight the last is a handshake where there is one: `n` counts
+    /// what was taken before.
+    pub(super) fn next_parcel(&self, n: usize) -> Option<Parcel> {
+        let (first, second) = match n % 8 {
+            7 => (&self.handshakes, &self.packets),
+            _ => (&self.packets, &self.handshakes),
+        };
+        first.try_recv().or_else(|_| second.try_recv()).ok()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.parcels.is_empty()
+        self.packets.is_empty() && self.handshakes.is_empty()
     }
 
     /// Gives the buffer back.
@@ -46,10 +60,11 @@ impl Mailbox {
     }
 }
 
-/// Another worker's ring.
+/// Another worker's rings.
 #[derive(Clone, Debug)]
 struct Slot {
-    parcels: Sender<Parcel>,
+    packets: Sender<Parcel>,
+    handshakes: Sender<Parcel>,
     spare: Receiver<Vec<u8>>,
     wake: Arc<Wake>,
     is_rung: bool,
@@ -67,11 +82,17 @@ pub(super) fn connect(wakes: &[Arc<Wake>]) -> Vec<(Mailbox, Slots)> {
     let mut mailboxes = Vec::new();
     let mut slots = Vec::new();
     for wake in wakes {
-        let (parcels_in, parcels) = bounded(HANDED_OVER_MAX);
-        let (spare, spare_out) = bounded(HANDED_OVER_MAX);
-        mailboxes.push(Mailbox { parcels, spare });
+        let (packets_in, packets) = bounded(HANDED_OVER_MAX);
+        let (handshakes_in, handshakes) = bounded(HANDSHAKES_HANDED_OVER_MAX);
+        let (spare, spare_out) = bounded(HANDED_OVER_MAX + HANDSHAKES_HANDED_OVER_MAX);
+        mailboxes.push(Mailbox {
+            packets,
+            handshakes,
+            spare,
+        });
         slots.push(Slot {
-            parcels: parcels_in,
+            packets: packets_in,
+            handshakes: handshakes_in,
             spare: spare_out,
             wake: Arc::clone(wake),
             is_rung: true,
@@ -103,7 +124,11 @@ impl Slots {
         let Some(slot) = self.slots.get_mut(usize::from(owner)) else {
             return false;
         };
-        if slot.parcels.is_full() {
+        let ring = match is_handshake(datagram) {
+            true => &slot.handshakes,
+            false => &slot.packets,
+        };
+        if ring.is_full() {
             return false;
         }
         let mut buffer = slot.spare.try_recv().unwrap_or_default();
@@ -114,7 +139,7 @@ impl Slots {
             source,
             datagram: buffer,
         };
-        let is_taken = slot.parcels.try_send(parcel).is_ok();
+        let is_taken = ring.try_send(parcel).is_ok();
         slot.is_rung &= !is_taken;
         is_taken
     }
@@ -126,6 +151,12 @@ impl Slots {
             slot.is_rung = true;
         }
     }
+}
+
+/// By its flags, as [`Share::owner_of_datagram`] reads them.
+pub(super) fn is_handshake(datagram: &[u8]) -> bool {
+    let flags = datagram.get(FLAGS_AT).copied().unwrap_or(0);
+    Flags(flags).contains(Flags::HANDSHAKE)
 }
 
 #[cfg(test)]
@@ -153,7 +184,7 @@ mod tests {
         assert_eq!(taken.count(), HANDED_OVER_MAX);
         slots.ring();
         let mut places = Vec::new();
-        while let Some(parcel) = mailbox.next_parcel() {
+        while let Some(parcel) = mailbox.next_parcel(0) {
             assert_eq!(parcel.datagram, of(1));
             places.push(parcel.datagram.as_ptr());
             mailbox.give_back(parcel);
@@ -161,7 +192,30 @@ mod tests {
         assert_eq!(places.len(), HANDED_OVER_MAX);
         // A full ring's refusals took no buffer away from it.
         assert!(mailbox.is_empty() && slots.hand_over(1, 1, source, b"x"));
-        let parcel = mailbox.next_parcel().unwrap();
+        let parcel = mailbox.next_parcel(0).unwrap();
         assert!(places.contains(&parcel.datagram.as_ptr()));
+    }
+
+    #[test]
+    fn handshakes_take_no_place_of_packets_and_neither_waits_for_the_others_end() {
+        let wakes: Vec<_> = (0..2).map(|_| Arc::new(Wake::new().unwrap())).collect();
+        let mut ends = connect(&wakes);
+        let (mailbox, _) = ends.pop().unwrap();
+        let (_, mut slots) = ends.pop().unwrap();
+        let source = "127.0.0.1:1".parse().unwrap();
+        let mut handshake = Header::default().encode();
+        handshake[FLAGS_AT] = Flags::HANDSHAKE.0;
+        let packet = Header::default().encode();
+        let mut taken = |what: &[u8]| {
+            let offered = 0..2 * HANDED_OVER_MAX;
+            offered
+                .filter(|_| slots.hand_over(1, 1, source, what))
+                .count()
+        };
+        assert_eq!(taken(&handshake), HANDSHAKES_HANDED_OVER_MAX);
+        assert_eq!(taken(&packet), HANDED_OVER_MAX);
+        let next = |n| is_handshake(&mailbox.next_parcel(n).unwrap().datagram);
+        let handshakes = (0..80).filter(|&n| next(n)).count();
+        assert_eq!(handshakes, 10);
     }
 }

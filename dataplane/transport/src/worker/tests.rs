@@ -1,7 +1,8 @@
 use super::*;
 use crate::{
     config::{NodeConfig, NodeLimits},
-    io::{socket::Socket, wake::Wake},
+    forward::Forwarding,
+    io::{driver::Sent, socket::Socket, wake::Wake},
 };
 use std::sync::{Arc, mpsc};
 use virga_ebpf::{
@@ -127,6 +128,14 @@ fn a_full_queue_gives_the_command_back_and_takes_more_later() {
     }
     assert!(look(&handle, |parts| parts.service.commands) > 1);
     handle.stop();
+}
+
+#[test]
+fn a_timer_that_is_due_makes_a_full_socket_no_busy_one() {
+    assert_eq!(pause_ns(10, 4, true), BLOCKED_NS_MIN);
+    assert_eq!(pause_ns(10, 4, false), 0);
+    let later_ns = 2 * BLOCKED_NS_MIN;
+    assert_eq!(pause_ns(10, 10 + later_ns, true), later_ns);
 }
 
 #[test]

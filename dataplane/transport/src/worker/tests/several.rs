@@ -225,6 +225,53 @@ fn a_full_ring_counts_what_it_has_no_room_for() {
     group.workers.stop();
 }
 
+/// What an outsider can send as a handshake from the peer with this id.
+fn forged_handshake(sender: u64) -> Vec<u8> {
+    let body = [7; 120];
+    let header = Header {
+        flags: virga_ebpf::header::Flags::HANDSHAKE,
+        priority: 7,
+        destination: HERE,
+        payload_len: 120,
+        ..Header::default()
+    };
+    let mut bytes = header.encode().to_vec();
+    bytes.extend(body);
+    bytes[crate::handshake::SENDER_AT..][..8].copy_from_slice(&sender.to_be_bytes());
+    bytes
+}
+
+#[test]
+fn a_flood_of_forged_handshakes_takes_no_session_packet_its_place() {
+    let group = Group::new(2, Steer::HandOver);
+    let (begin, begun) = mpsc::channel();
+    let (release, waiting) = mpsc::channel();
+    let busy = group.commander(1).command(Ask::Wait(begin, waiting));
+    assert!(busy.is_ok());
+    begun.recv().unwrap();
+    let mut sources: Vec<_> = (0..16).map(|_| sender()).collect();
+    // Some of the sources land at the other worker, which hands over.
+    let (junk, packets) = (3_000, 320);
+    let forged = forged_handshake(1);
+    for n in 0..junk {
+        let source = &mut sources[n % 16];
+        source.room().unwrap().extend_from_slice(&forged);
+        source.commit(group.workers.address(), forged.len());
+        assert!(source.flush());
+    }
+    for n in 0..packets {
+        let source = &mut sources[n % 16];
+        send(source, group.workers.address(), &of_worker(1, n as u64));
+    }
+    std::thread::park_timeout(std::time::Duration::from_millis(50));
+    release.send(()).unwrap();
+    let counted = group.settled((junk + packets) as u64);
+    let over: u64 = counted.iter().map(|c| c.handed_over).sum();
+    assert!(over > 0 && over <= packets as u64, "{counted:?}");
+    assert!(counted.iter().all(|c| c.hand_over_full == 0), "{counted:?}");
+    group.workers.stop();
+}
+
 #[test]
 fn workers_stay_on_their_cores_or_none_runs() {
     let config = |cores| WorkersConfig {
