@@ -1,20 +1,50 @@
 //! The mesh from a program's point of view: publish and subscribe through the node on this machine.
 //!
-//! ```no_run
+//! ```
 //! use futures_util::StreamExt as _;
 //! use virga::mesh::Mesh;
 //!
-//! # async fn example() -> Result<(), virga::mesh::MeshError> {
-//! let mesh = Mesh::open("/run/virga/edge-a.sock").await?;
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/one-node/config.rs"));
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let node = Mesh::start(one_node(folder.path(), 1)?).await?;
+//! let socket = "/run/virga/edge-a.sock";
+//! # let socket = folder.path().join("node.sock");
+//! let mesh = Mesh::open(socket).await?;
 //!
 //! let mut events = mesh.subscribe_prefix("metrics").await?;
-//! let publisher = mesh.publisher("metrics/edge-a").await?;
+//! let publisher = mesh.publisher("metrics/here").await?;
 //! publisher.publish(b"load 0.42").await?;
 //!
 //! while let Some(delivery) = events.next().await {
 //!     let delivery = delivery?;
 //!     println!("{}: {} bytes", delivery.channel, delivery.payload.len());
+//! #   assert_eq!(delivery.payload, &b"load 0.42"[..]);
+//! #   break;
 //! }
+//! # node.stop().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Without a daemon, [`Mesh::start`] runs a node in the program's own process:
+//!
+//! ```
+//! use virga::{config::Config, mesh::Mesh};
+//!
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/one-node/config.rs"));
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # /*
+//! let config = Config::load("/etc/virga/node.toml".as_ref())?;
+//! # */
+//! # let config = one_node(folder.path(), 2)?;
+//! let mesh = Mesh::start(config).await?;
+//! let published = mesh.publish("metrics/here", b"load 0.42").await?;
+//! assert_eq!(published.published, 1);
+//! mesh.stop().await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -29,6 +59,8 @@ use crate::{
         status::{LinkState, Status},
     },
     channel::status::SubscriptionStatus,
+    config::Config,
+    daemon::{DaemonError, embedded::Embedded},
 };
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
@@ -113,10 +145,19 @@ impl From<FrameError> for MeshError {
 
 type Body = BoxBody<Bytes, Infallible>;
 
-/// The node on this machine. Cheap to clone; each request has its own connection.
+/// The node on this machine, or in this process. Cheap to clone; each request has its own connection.
 #[derive(Clone, Debug)]
 pub struct Mesh {
-    path: Arc<Path>,
+    node: Node,
+}
+
+/// Where the node is.
+#[derive(Clone, Debug)]
+enum Node {
+    /// A daemon, on this socket.
+    Daemon(Arc<Path>),
+    /// In this process.
+    Here(Arc<Embedded>),
 }
 
 impl Mesh {
@@ -126,10 +167,35 @@ impl Mesh {
     /// [`MeshError::Unreachable`] when nobody answers there.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, MeshError> {
         let mesh = Self {
-            path: path.as_ref().into(),
+            node: Node::Daemon(path.as_ref().into()),
         };
         mesh.connect().await?;
         Ok(mesh)
+    }
+
+    /// Runs a node in this process, on threads of its own, and gives its mesh; there is no daemon. It listens
+    /// on its configuration's socket too, so `virga status` and other programs reach it as they reach a
+    /// daemon. It ends with [`Mesh::stop`], or by itself after the last clone of this is dropped.
+    ///
+    /// # Errors
+    /// [`DaemonError`]: what is in its way, as `virga node run` says it.
+    pub async fn start(config: Config) -> Result<Self, DaemonError> {
+        let embedded = Embedded::start(config).await?;
+        Ok(Self {
+            node: Node::Here(Arc::new(embedded)),
+        })
+    }
+
+    /// Ends the node that [`Mesh::start`] runs, and waits for it: what was published has arrived then, or
+    /// its subscribers did not take it within some seconds. A daemon goes on.
+    ///
+    /// # Errors
+    /// [`DaemonError::Ended`]: it had ended before, or did not end as it should.
+    pub async fn stop(&self) -> Result<(), DaemonError> {
+        match &self.node {
+            Node::Daemon(_) => Ok(()),
+            Node::Here(embedded) => embedded.stop().await,
+        }
     }
 
     /// Publishes one event, and returns once it is on its way to every subscriber. For more than a
@@ -282,11 +348,22 @@ impl Mesh {
     }
 
     async fn connect(&self) -> Result<UnixStream, MeshError> {
-        let stream = UnixStream::connect(&*self.path).await;
-        stream.map_err(|source| MeshError::Unreachable {
-            path: self.path.to_path_buf(),
-            source,
-        })
+        let ended = || MeshError::Broken("the node in this process has ended".into());
+        match &self.node {
+            Node::Daemon(path) => {
+                let stream = UnixStream::connect(&**path).await;
+                stream.map_err(|source| MeshError::Unreachable {
+                    path: path.to_path_buf(),
+                    source,
+                })
+            }
+            Node::Here(embedded) => match embedded.connect().await {
+                Ok(stream) => stream.ok_or_else(ended),
+                Err(error) => Err(MeshError::Broken(format!(
+                    "no connection to the node in this process: {error}"
+                ))),
+            },
+        }
     }
 
     /// One request on a connection of its own; any answer but a success is an error.

@@ -28,7 +28,7 @@ use std::{
 };
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::MissedTickBehavior,
 };
 
@@ -154,9 +154,13 @@ impl Server {
         })
     }
 
-    /// Serves until the sender of `stop` says something or is dropped, then removes the socket and waits for the answers that
-    /// are under way.
-    pub async fn run(mut self, mut stop: watch::Receiver<()>) {
+    /// Serves the socket, and connections that `local` brings, until the sender of `stop` says something or
+    /// is dropped; then removes the socket and waits for the answers that are under way.
+    pub async fn run(
+        mut self,
+        mut local: mpsc::Receiver<std::os::unix::net::UnixStream>,
+        mut stop: watch::Receiver<()>,
+    ) {
         let mut look = tokio::time::interval(LOOK_AGAIN);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -168,6 +172,10 @@ impl Server {
                         self.failures.note(&error);
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
+                },
+                Some(stream) = local.recv() => match UnixStream::from_std(stream) {
+                    Ok(stream) => self.take(stream),
+                    Err(error) => self.failures.note(&error),
                 },
                 _ = look.tick() => self.keep_in_place().await,
             }

@@ -4,6 +4,7 @@
 //! detach` removes it.
 
 mod down;
+pub(crate) mod embedded;
 mod facts;
 pub mod path;
 mod workers;
@@ -26,7 +27,7 @@ use std::{
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, oneshot, watch},
 };
 use virga_transport::worker::{Exit, WorkerError};
 use workers::Running;
@@ -80,13 +81,34 @@ fn system(operation: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
 /// See [`DaemonError`]; the NIC path, where it was set up, goes on forwarding.
 pub fn run(config: Config) -> Result<(), DaemonError> {
     start_log();
+    // Nobody connects but by the socket, and nobody waits for the start.
+    let (_, local) = mpsc::channel(1);
+    let (ready, _) = oneshot::channel();
+    let signals = async {
+        let mut signals = Signals::new().map_err(system("listen for signals"))?;
+        Ok(async move { signals.stop().await })
+    };
+    serve_on(config, signals, local, ready)
+}
+
+/// Runs a node on this thread and some more, until what `until` gives is over. `local` brings connections
+/// to its API beside those of its socket; `ready` is told once it answers.
+fn serve_on<U: Future<Output = ()>>(
+    config: Config,
+    until: impl Future<Output = Result<U, DaemonError>>,
+    local: mpsc::Receiver<std::os::unix::net::UnixStream>,
+    ready: oneshot::Sender<()>,
+) -> Result<(), DaemonError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("virga-control")
         .enable_all()
         .build()
         .map_err(system("start the control plane's threads"))?;
-    let result = runtime.block_on(serve(config));
+    let result = runtime.block_on(async {
+        let until = until.await?;
+        serve(config, until, local, ready).await
+    });
     runtime.shutdown_timeout(FAREWELL);
     result
 }
@@ -104,9 +126,13 @@ fn start_log() {
         .try_init();
 }
 
-async fn serve(config: Config) -> Result<(), DaemonError> {
+async fn serve(
+    config: Config,
+    until: impl Future<Output = ()>,
+    local: mpsc::Receiver<std::os::unix::net::UnixStream>,
+    ready: oneshot::Sender<()>,
+) -> Result<(), DaemonError> {
     let config = Arc::new(config);
-    let mut signals = Signals::new().map_err(system("listen for signals"))?;
     let socket = socket::listen(&Place {
         path: config.node.socket.clone(),
         group: config.node.socket_group.clone(),
@@ -130,15 +156,18 @@ async fn serve(config: Config) -> Result<(), DaemonError> {
         started: Instant::now(),
     });
     let server = Server::new(socket, api::router(api), connections);
-    let server = tokio::spawn(server.map_err(system("serve the socket"))?.run(api_stopped));
+    let server = server.map_err(system("serve the socket"))?;
+    let server = tokio::spawn(server.run(local, api_stopped));
     tracing::info!(
         node = %config.node.name, id = %config.node.id, listen = %workers.address(),
         socket = %config.node.socket.display(), "node is running"
     );
+    // A daemon's start is waited for by nobody.
+    let _unheard = ready.send(());
 
     let ended = tokio::select! {
         exit = workers.ended() => Some(exit),
-        () = signals.stop() => None,
+        () = until => None,
     };
     drop(stop_api);
     let result = match ended {

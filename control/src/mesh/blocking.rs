@@ -1,16 +1,23 @@
 //! The same without `async`: every call waits for its end.
 //!
-//! ```no_run
+//! ```
 //! use virga::mesh::blocking::Mesh;
 //!
-//! # fn example() -> Result<(), virga::mesh::MeshError> {
-//! let mesh = Mesh::open("/run/virga/edge-a.sock")?;
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/one-node/config.rs"));
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let node = Mesh::start(one_node(folder.path(), 3)?)?;
+//! let socket = "/run/virga/edge-a.sock";
+//! # let socket = folder.path().join("node.sock");
+//! let mesh = Mesh::open(socket)?;
 //! let events = mesh.subscribe_prefix("metrics")?;
-//! mesh.publish("metrics/edge-a", b"load 0.42")?;
+//! mesh.publish("metrics/here", b"load 0.42")?;
 //! for delivery in events {
 //!     let delivery = delivery?;
 //!     println!("{}: {} bytes", delivery.channel, delivery.payload.len());
+//! #   break;
 //! }
+//! # node.stop()?;
 //! # Ok(())
 //! # }
 //! ```
@@ -22,6 +29,8 @@ use super::{Delivery, MeshError, TryPublishError};
 use crate::{
     api::{publish::Published, status::Status},
     channel::status::SubscriptionStatus,
+    config::Config,
+    daemon::DaemonError,
 };
 use bytes::Bytes;
 use std::{path::Path, sync::Arc, time::Duration};
@@ -82,6 +91,30 @@ impl Mesh {
             mesh,
             thread: Arc::new(thread),
         })
+    }
+
+    /// See [`super::Mesh::start`].
+    ///
+    /// # Errors
+    /// The same; and where the system gives no thread.
+    pub fn start(config: Config) -> Result<Self, DaemonError> {
+        let thread = Thread::start().map_err(|source| DaemonError::System {
+            operation: "start a thread",
+            source,
+        })?;
+        let mesh = thread.wait(super::Mesh::start(config))?;
+        Ok(Self {
+            mesh,
+            thread: Arc::new(thread),
+        })
+    }
+
+    /// See [`super::Mesh::stop`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn stop(&self) -> Result<(), DaemonError> {
+        self.thread.wait(self.mesh.stop())
     }
 
     /// See [`super::Mesh::publish`].

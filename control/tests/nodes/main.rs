@@ -5,10 +5,12 @@
 mod api;
 mod blocking;
 mod driver;
+mod examples;
 mod hostile;
 mod publishing;
 mod roaming;
 mod stage;
+mod stopping;
 mod subscribing;
 mod workers;
 
