@@ -166,6 +166,8 @@ pub struct NodeSection {
     pub workers: Workers,
     /// What moves the workers' datagrams.
     pub driver: DriverConfig,
+    /// Whether AF_XDP may do without copies.
+    pub zero_copy: ZeroCopy,
     /// What keeps sessions from sending more than their paths carry.
     pub congestion: Congestion,
 }
@@ -179,6 +181,16 @@ pub enum Workers {
     Number(usize),
     /// One for each of these cores, pinned to it; at least one, none twice.
     Cores(Vec<usize>),
+}
+
+/// Whether AF_XDP leaves packets in the NIC's own memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ZeroCopy {
+    /// It copies them.
+    #[default]
+    Off,
+    /// It leaves them where the driver's profile in `hw/` says that it can.
+    Listed,
 }
 
 /// The `[forwarding]` section.

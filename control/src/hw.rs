@@ -355,5 +355,26 @@ pub fn profile(driver: &str) -> Option<&'static Profile> {
         .find(|profile| profile.driver == driver || profile.names.iter().any(|n| n == driver))
 }
 
+/// Whether a driver's profile (hw/nics/) lists it as doing without copies on this kernel, with no known pitfall; why not.
+pub(crate) fn may_not_copy(driver: &str, kernel: Option<Kernel>) -> Result<(), String> {
+    let profile = profile(driver).ok_or_else(|| format!("there is no profile of {driver}"))?;
+    let kernel = kernel.ok_or("this kernel's release is not a number")?;
+    let since = profile.zero_copy.value();
+    if !since.is_some_and(|since| since.is_in(kernel)) {
+        return Err(format!(
+            "its profile lists no kernel up to {kernel} in which {driver} can"
+        ));
+    }
+    let is_open = |touches, fixed: Since| touches == Touches::ZeroCopy && !fixed.is_in(kernel);
+    match profile
+        .pitfalls
+        .iter()
+        .find(|p| is_open(p.touches, p.fixed_in))
+    {
+        Some(pitfall) => Err(format!("{} ({})", pitfall.what, pitfall.avoid)),
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -77,6 +77,7 @@ fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
     write_channels(out, status)?;
     let title = "drops at this node's end";
     write_reasons(out, title, &status.transport.drops, drop_meaning)?;
+    write_lost(out, status)?;
     let title = "drops and refusals of the channels";
     let meaning = |name: &str| {
         let reason = Reason::ALL.iter().find(|reason| reason.name() == name);
@@ -130,6 +131,37 @@ fn write_times(out: &mut impl Write, name: &str, times: &TimesStatus) -> io::Res
         us(times.p999_ns),
         us(times.max_ns)
     )
+}
+
+/// Datagrams that were lost between the NIC and the sessions, or the sessions and the NIC.
+fn write_lost(out: &mut impl Write, status: &Status) -> io::Result<()> {
+    let figure = |name: &str| status.socket.figures.get(name).copied().unwrap_or(0);
+    let worker = &status.worker;
+    let lost: BTreeMap<String, u64> = [
+        ("socket_lost", figure("socket_lost")),
+        ("xsk_lost", figure("xsk_lost")),
+        ("hand_over_full", worker.hand_over_full),
+        ("forward_blocked", worker.forward_blocked),
+        ("unroutable", worker.unroutable),
+    ]
+    .into_iter()
+    .filter(|(_, count)| *count > 0)
+    .map(|(name, count)| (name.to_owned(), count))
+    .collect();
+    write_reasons(out, "lost at this node's sockets", &lost, loss_meaning)
+}
+
+fn loss_meaning(name: &str) -> &'static str {
+    match name {
+        "socket_lost" => "the kernel's socket had no room: its worker did not read in time",
+        "xsk_lost" => {
+            "an AF_XDP queue had no room, as its worker did not read in time, or its frames were too small"
+        }
+        "hand_over_full" => "another worker's, which had no room for it",
+        "forward_blocked" => "to be sent on while the socket had no room",
+        "unroutable" => "this node's own, to a node that no live next hop leads to",
+        _ => "",
+    }
 }
 
 /// Nothing for a reason that only another version of the daemon knows.

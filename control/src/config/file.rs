@@ -52,6 +52,8 @@ pub(super) struct Node {
     pub(super) worker_cores: Field<Vec<Spanned<i64>>>,
     pub(super) driver: Field<String>,
     pub(super) busy_poll_us: Field<i64>,
+    pub(super) wake_completions: Field<i64>,
+    pub(super) zero_copy: Field<bool>,
 }
 
 /// A number, or a word.

@@ -2,7 +2,7 @@
 
 use super::{
     Config, Entity, ForwardingMode, ForwardingSection, NamedEntity, NodeSection, SOCKET_DIRECTORY,
-    Workers, channels, file, peers,
+    Workers, ZeroCopy, channels, file, peers,
     problem::{Report, Section, suggest},
     values::{self, Fault},
 };
@@ -16,7 +16,7 @@ use toml::Spanned;
 use virga_ebpf::{header::Subnet, limits};
 use virga_transport::{
     Congestion,
-    io::driver::{Choice, DriverConfig},
+    io::driver::{Batching, Choice, DriverConfig},
     share::WORKERS_MAX,
 };
 
@@ -26,6 +26,10 @@ const DESTINATIONS_MAX: i64 = 1 << 24;
 const CORE_MAX: i64 = 1_023;
 /// Beyond a hundredth of a second a core that polls does nothing else.
 const BUSY_POLL_US_MAX: i64 = 10_000;
+/// Completions that end a wait at most: half of the receive buffers of io_uring.
+const WAKE_COMPLETIONS_MAX: i64 = 32;
+/// How long such a wait goes on.
+const WAKE_WITHIN_US: u32 = 200;
 const MODES: [(&str, ForwardingMode); 4] = [
     ("auto", ForwardingMode::Auto),
     ("native", ForwardingMode::Native),
@@ -107,6 +111,7 @@ struct PartialNode {
     congestion: Congestion,
     workers: Workers,
     driver: DriverConfig,
+    zero_copy: ZeroCopy,
 }
 
 impl PartialNode {
@@ -129,6 +134,7 @@ impl PartialNode {
             congestion: self.congestion,
             workers: self.workers,
             driver: self.driver,
+            zero_copy: self.zero_copy,
             name,
         })
     }
@@ -193,7 +199,21 @@ fn resolve_node(
                 .text("driver", node.driver, driver)
                 .unwrap_or_default(),
             busy_poll_us: check.number("busy_poll_us", node.busy_poll_us, 1, BUSY_POLL_US_MAX),
-            batching: None,
+            batching: check
+                .number(
+                    "wake_completions",
+                    node.wake_completions,
+                    2,
+                    WAKE_COMPLETIONS_MAX,
+                )
+                .map(|completions| Batching {
+                    completions,
+                    within_us: WAKE_WITHIN_US,
+                }),
+        },
+        zero_copy: match node.zero_copy.map(Spanned::into_inner) {
+            Some(true) => ZeroCopy::Listed,
+            Some(false) | None => ZeroCopy::Off,
         },
     };
     (partial, keys)

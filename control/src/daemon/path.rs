@@ -401,9 +401,9 @@ impl Path {
         if self.config.node.driver.choice != Choice::Xsk {
             return Ok(());
         }
-        let facts = &self.facts;
+        let (facts, zero_copy) = (&self.facts, self.config.node.zero_copy);
         let opened = block_in_place(|| match &mut self.nic {
-            Some(nic) => nic.open_sockets(facts),
+            Some(nic) => nic.open_sockets(facts, zero_copy),
             None => Ok(Opened::default()),
         });
         let opened = opened.map_err(|error| error.to_string())?;

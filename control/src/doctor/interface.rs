@@ -214,6 +214,12 @@ pub fn facts(name: &str) -> Result<InterfaceFacts, FactsError> {
     })
 }
 
+/// The driver of the interface of that name, where the system says.
+pub(crate) fn driver(name: &str) -> Option<String> {
+    let asked = Ethtool::open(name).and_then(|ethtool| ethtool.driver());
+    asked.ok().or_else(|| driver_link(name))
+}
+
 /// The driver as sysfs links it.
 fn driver_link(name: &str) -> Option<String> {
     let driver = std::fs::read_link(format!("/sys/class/net/{name}/device/driver")).ok()?;

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     doctor::interface::InterfaceFacts,
-    hw::{self, Kernel, Profile, Touches},
+    hw::{self, Kernel},
     nic::xsk::describe,
 };
 
@@ -173,7 +173,7 @@ fn open(
             .driver
             .as_deref()
             .unwrap_or("no driver that says its name");
-        may_not_copy(hw::profile(driver), driver, Kernel::running())
+        hw::may_not_copy(driver, Kernel::running())
             .map_err(|why| XskError::ZeroCopy(interface.clone(), why))?;
         if facts.programs.is_empty() {
             program = Some(Attached::null(interface, Mode::Native)?);
@@ -211,31 +211,6 @@ fn open_released(config: &QueueConfig) -> io::Result<Queue> {
             }
             opened => return opened,
         }
-    }
-}
-
-/// Whether a driver's profile (hw/nics/) lists it as sending without a copy on this kernel, with no known pitfall; why not.
-fn may_not_copy(
-    profile: Option<&Profile>,
-    driver: &str,
-    kernel: Option<Kernel>,
-) -> Result<(), String> {
-    let profile = profile.ok_or_else(|| format!("there is no profile of {driver}"))?;
-    let kernel = kernel.ok_or("this kernel's release is not a number")?;
-    let since = profile.zero_copy.value();
-    if !since.is_some_and(|since| since.is_in(kernel)) {
-        return Err(format!(
-            "its profile lists no kernel up to {kernel} in which {driver} can"
-        ));
-    }
-    let is_open = |touches, fixed: hw::Since| touches == Touches::ZeroCopy && !fixed.is_in(kernel);
-    match profile
-        .pitfalls
-        .iter()
-        .find(|p| is_open(p.touches, p.fixed_in))
-    {
-        Some(pitfall) => Err(format!("{} ({})", pitfall.what, pitfall.avoid)),
-        None => Ok(()),
     }
 }
 
@@ -341,23 +316,5 @@ impl Run<'_> {
         } else {
             std::hint::spin_loop();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_a_profile_lists_goes_without_a_copy() {
-        let may = |driver, kernel| may_not_copy(hw::profile(driver), driver, Some(kernel));
-        assert_eq!(may("ixgbe", Kernel(6, 12)), Ok(()));
-        assert_eq!(may("ice", Kernel(6, 12)), Ok(()));
-        let said = |driver, kernel| may(driver, kernel).unwrap_err();
-        assert!(said("ice", Kernel(6, 1)).contains("a null pointer"));
-        assert!(said("ixgbe", Kernel(4, 19)).contains("no kernel up to 4.19"));
-        assert!(said("veth", Kernel(6, 12)).contains("veth"));
-        assert!(said("nobody's", Kernel(6, 12)).contains("no profile"));
-        assert!(may_not_copy(hw::profile("ice"), "ice", None).is_err());
     }
 }

@@ -117,3 +117,16 @@ fn what_is_not_strictly_a_profile_is_refused() {
     let error = parse(&bridge.replacen("lro = \"unknown\"", "lro = \"\"", 1)).unwrap_err();
     assert!(error.to_string().contains("the word unknown"), "{error}");
 }
+
+#[test]
+fn only_what_a_profile_lists_goes_without_a_copy() {
+    let may = |driver, kernel| may_not_copy(driver, Some(kernel));
+    assert_eq!(may("ixgbe", Kernel(6, 12)), Ok(()));
+    assert_eq!(may("ice", Kernel(6, 12)), Ok(()));
+    let said = |driver, kernel| may(driver, kernel).unwrap_err();
+    assert!(said("ice", Kernel(6, 1)).contains("a null pointer"));
+    assert!(said("ixgbe", Kernel(4, 19)).contains("no kernel up to 4.19"));
+    assert!(said("veth", Kernel(6, 12)).contains("veth"));
+    assert!(said("nobody's", Kernel(6, 12)).contains("no profile"));
+    assert!(may_not_copy("ice", None).is_err());
+}

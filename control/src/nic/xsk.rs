@@ -7,7 +7,7 @@
 use std::io;
 
 use virga_ebpf::{
-    limits::XSKS_MAX,
+    limits::{XSK_PORTS, XSKS_MAX},
     tables::{NextHop, XskPort},
 };
 use virga_transport::io::xsk::{
@@ -16,7 +16,7 @@ use virga_transport::io::xsk::{
 };
 
 use super::{FORWARD, Nic, NicError, kernel::Facts};
-use crate::cause;
+use crate::{cause, config::ZeroCopy, doctor, hw};
 
 /// Places that an interface's queues have in the map of sockets.
 const PLACES: u32 = 16;
@@ -41,13 +41,26 @@ pub(super) struct Port {
     queues: usize,
 }
 
+/// How an interface's packets come, and where that is not as asked, why.
+fn copying(zero_copy: ZeroCopy, interface: &str) -> (Copying, Option<String>) {
+    if zero_copy == ZeroCopy::Off {
+        return (Copying::Always, None);
+    }
+    let driver = doctor::interface::driver(interface).unwrap_or_default();
+    match hw::may_not_copy(&driver, hw::Kernel::running()) {
+        Ok(()) => (Copying::Avoided, None),
+        Err(why) => (Copying::Always, Some(why)),
+    }
+}
+
 impl Nic {
     /// Opens sockets on the queues of forwarding interfaces that have none yet, as many as a worker runs;
-    /// what cannot be opened is told and not tried again while the interface stays.
+    /// what cannot be opened is told and not tried again while the interface stays. With `zero_copy`
+    /// packets are not copied where the driver is known to do without.
     ///
     /// # Errors
     /// When a map refuses.
-    pub fn open_sockets(&mut self, facts: &Facts) -> Result<Opened, NicError> {
+    pub fn open_sockets(&mut self, facts: &Facts, zero_copy: ZeroCopy) -> Result<Opened, NicError> {
         self.ports
             .retain(|port| facts.interfaces.contains_key(&port.ifindex));
         let mut opened = Opened::default();
@@ -60,8 +73,16 @@ impl Nic {
                 continue;
             };
             let (queues, told) = match self.place(one.ifindex) {
-                Some(slot) => self.open_on(slot, one.ifindex, interface.mtu)?,
-                None => (Vec::new(), "no place for its sockets".to_owned()),
+                Ok(slot) => {
+                    let (copying, why) = copying(zero_copy, &one.interface);
+                    let port = (one.ifindex, interface.mtu, copying);
+                    let (queues, mut told) = self.open_on(slot, port)?;
+                    if let Some(why) = why.filter(|_| !queues.is_empty()) {
+                        told = format!("{told}; copied: {why}");
+                    }
+                    (queues, told)
+                }
+                Err(why) => (Vec::new(), why),
             };
             opened.queues.extend(queues);
             opened.told.push((one.interface, told));
@@ -69,25 +90,28 @@ impl Nic {
         Ok(opened)
     }
 
-    /// Sixteen places for an interface; `None` where all are taken, or the program could not tell it from
-    /// another.
-    fn place(&self, ifindex: u32) -> Option<u32> {
+    /// Sixteen places for an interface, or why there are none: the program tells interfaces apart by the
+    /// low bits of their indices.
+    fn place(&self, ifindex: u32) -> Result<u32, String> {
         let entry = XskPort::entry(ifindex);
-        if self
-            .ports
-            .iter()
-            .any(|p| XskPort::entry(p.ifindex) == entry)
-        {
-            return None;
+        let same = |port: &&Port| XskPort::entry(port.ifindex) == entry;
+        if let Some(other) = self.ports.iter().find(same) {
+            return Err(format!(
+                "none: interface {} has queues, and its index equals this one's {ifindex} modulo {XSK_PORTS}; \
+                 the kernel's socket carries its packets",
+                other.ifindex
+            ));
         }
-        (0..XSKS_MAX / PLACES).find(|slot| self.ports.iter().all(|p| p.slot != *slot))
+        let mut slots = 0..XSKS_MAX / PLACES;
+        slots
+            .find(|slot| self.ports.iter().all(|p| p.slot != *slot))
+            .ok_or_else(|| "none: other interfaces have all places".to_owned())
     }
 
     fn open_on(
         &mut self,
         slot: u32,
-        ifindex: u32,
-        mtu: u32,
+        (ifindex, mtu, copying): (u32, u32, Copying),
     ) -> Result<(Vec<Queue>, String), NicError> {
         let running: usize = self.ports.iter().map(|p| p.queues).sum();
         let room = u32::try_from(QUEUES_MAX.saturating_sub(running)).unwrap_or(0);
@@ -98,8 +122,7 @@ impl Nic {
                 ifindex,
                 queue,
                 mtu,
-                // Some drivers of some kernels fail without.
-                copying: Copying::Always,
+                copying,
             };
             match Queue::open(&config) {
                 Ok(opened) => {
@@ -124,7 +147,14 @@ impl Nic {
             slot,
             queues: count,
         });
-        Ok((queues, format!("{count} queues, {end}")))
+        let mut told = format!("{count} queues, {end}");
+        if let (Copying::Avoided, Some(queue)) = (copying, queues.first()) {
+            told += &queue.copied().map_or_else(
+                || "; zero-copy".to_owned(),
+                |why| format!("; copied: {why}"),
+            );
+        }
+        Ok((queues, told))
     }
 
     /// Next hops as the tables hold them.
@@ -145,5 +175,17 @@ pub(crate) fn describe(queue: u32, error: &io::Error) -> String {
         }
         _ if cause::is_not_permitted(error) => format!("{error}; {}", cause::NIC_RIGHTS),
         _ => format!("queue {queue} refuses: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_are_copied_unless_asked_and_listed() {
+        assert_eq!(copying(ZeroCopy::Off, "lo"), (Copying::Always, None));
+        let (how, why) = copying(ZeroCopy::Listed, "lo");
+        assert!(how == Copying::Always && why.is_some());
     }
 }

@@ -147,6 +147,73 @@ async fn an_end_node_that_is_killed_is_known_again_and_served_by_af_xdp() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: scripts/test runs it"]
+async fn a_link_that_goes_down_and_comes_back_is_served_by_af_xdp_again() {
+    let hosts = xsk_line(&V4);
+    let sink = Sink::subscribe(&hosts, RELIABLE).await;
+    let published = publishing(&hosts, RELIABLE, 500, Duration::from_secs(4));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let set = |state| hosts.ip("a", &["link", "set", "dev", "m0", state]).unwrap();
+    set("down");
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    set("up");
+    let count = published.await.unwrap();
+    assert_complete(&sink.numbers().await, count);
+    let unreachable = number(&hosts, "a", "/socket/sent/errors/unreachable");
+    assert!(unreachable > 0, "nothing was sent while it was down");
+    let queues = ["xsk_queues", "xsk_queues_gone"].map(|name| figure(&hosts, "a", name));
+    assert_eq!(queues, [1, 0]);
+    crosses_af_xdp(&hosts, RELIABLE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn zero_copy_is_asked_of_listed_drivers_only_and_status_says_so() {
+    let hosts = xsk_line_after(&V4, |hosts| {
+        let file = hosts.folder.join("a").join("node.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(
+            &file,
+            text.replace("[node]\n", "[node]\nzero_copy = true\n"),
+        )
+        .unwrap();
+    });
+    crosses_af_xdp(&hosts, RELIABLE).await;
+    let status = hosts.status("a").unwrap();
+    let why = status["socket"]["why"].as_str().unwrap();
+    let told = "copied: its profile lists no kernel up to";
+    assert!(why.contains(told), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn packets_that_a_stopped_daemon_does_not_read_are_shown_as_lost() {
+    let hosts = xsk_line(&V4);
+    let signal = |signal: &str| {
+        let pid = hosts.pid("router").unwrap().to_string();
+        let done = std::process::Command::new("kill")
+            .args([signal, &pid])
+            .status();
+        assert!(done.unwrap().success());
+    };
+    signal("-STOP");
+    // More than a queue's frames.
+    for _ in 0..3 {
+        send_forged(&hosts, "a", "router", "10.78.1.1:4783");
+    }
+    signal("-CONT");
+    let lost = || figure(&hosts, "router", "xsk_lost");
+    assert!(eventually(|| lost() > 0), "{}", lost());
+    let socket = hosts.socket("router").display().to_string();
+    let virga = hosts.virga().display().to_string();
+    let shown = hosts
+        .run("router", &virga, &["status", "--socket", &socket])
+        .unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("xsk_lost"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
 async fn every_queue_of_an_interface_has_a_socket() {
     let hosts = xsk_line_after(&V4, |hosts| {
         let ends = [("a", "m0"), ("b", "m0"), ("router", "ma"), ("router", "mb")];

@@ -124,3 +124,24 @@ fn local_packets_go_to_the_socket_of_their_queue_or_to_the_stack() {
     });
     assert!(is_out, "the socket has closed");
 }
+
+#[test]
+fn a_driver_that_refuses_zero_copy_copies_and_says_why() {
+    use virga_transport::io::xsk::queue::{Copying, Queue, QueueConfig};
+    let config = |copying| QueueConfig {
+        ifindex: INGRESS,
+        queue: QUEUE,
+        mtu: 1_500,
+        copying,
+    };
+    if !rustix::process::geteuid().is_root() {
+        return println!("skipped: needs root");
+    }
+    // The loopback device knows of no such thing.
+    let asked = Queue::open(&config(Copying::Avoided)).unwrap();
+    let why = asked.copied().unwrap();
+    assert!(why.contains("refuses zero-copy"), "{why}");
+    drop(asked);
+    let unasked = Queue::open(&config(Copying::Always)).unwrap();
+    assert_eq!(unasked.copied(), Some("by default"));
+}

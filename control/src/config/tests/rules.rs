@@ -66,6 +66,8 @@ fn rules_of_the_node_section() {
         ),
         ("driver = \"urng\"", "node.driver", "uring"),
         ("busy_poll_us = 0", "node.busy_poll_us", "1 to 10000"),
+        ("wake_completions = 1", "node.wake_completions", "2 to 32"),
+        ("zero_copy = 1", "node.zero_copy", "a boolean"),
     ] {
         refused(&format!("{NODE}{line}\n"), key, say);
     }
@@ -77,7 +79,13 @@ fn a_driver_and_its_polling_are_as_the_file_says() {
         let lines = format!("driver = \"{}\"\nbusy_poll_us = 50\n", choice.name());
         let driver = parse(&format!("{NODE}{lines}")).unwrap().node.driver;
         assert_eq!((driver.choice, driver.busy_poll_us), (*choice, Some(50)));
+        assert_eq!(driver.batching, None);
     }
+    let node = parse(&format!("{NODE}wake_completions = 8\nzero_copy = true\n"));
+    let node = node.unwrap().node;
+    assert_eq!(node.driver.batching.map(|b| b.completions), Some(8));
+    assert_eq!(node.zero_copy, ZeroCopy::Listed);
+    assert_eq!(parse(NODE).unwrap().node.zero_copy, ZeroCopy::Off);
 }
 
 #[test]

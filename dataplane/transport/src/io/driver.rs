@@ -168,7 +168,7 @@ impl Driver {
             Choice::Mmsg => (socket, wake, asked.to_owned()),
             Choice::Xsk => return Ok(Self::with_xsk(socket, wake, config)),
             Choice::Auto | Choice::Uring => match Uring::open(socket, wake, config) {
-                Ok(uring) => return Ok(Self::with_uring(uring, config.choice)),
+                Ok(uring) => return Ok(Self::with_uring(uring, config)),
                 Err((_, _, reason)) if config.choice == Choice::Uring => {
                     let driver = config.choice.name();
                     return Err(DriverError::Refused { driver, reason });
@@ -179,8 +179,8 @@ impl Driver {
         Ok(Self::with_mmsg(socket, wake, config, why))
     }
 
-    fn with_uring(uring: Uring, choice: Choice) -> Self {
-        let mut why = match choice {
+    fn with_uring(uring: Uring, config: &DriverConfig) -> Self {
+        let mut why = match config.choice {
             Choice::Uring => "the configuration asks for it".to_owned(),
             Choice::Auto | Choice::Mmsg | Choice::Xsk => {
                 "it runs here, and needs the fewest calls a packet".to_owned()
@@ -188,6 +188,12 @@ impl Driver {
         };
         if let Some(busy_poll) = uring.busy_poll() {
             why = format!("{why}; {busy_poll}");
+        }
+        if let Some(batching) = config.batching {
+            why = format!(
+                "{why}; waits take {} completions, or {} µs",
+                batching.completions, batching.within_us
+            );
         }
         Self {
             kind: Kind::Uring(Box::new(uring)),

@@ -263,7 +263,7 @@ impl Mmsg {
     }
 
     pub(super) fn figures(&self) -> Vec<(&'static str, u64)> {
-        vec![("waits", self.waits)]
+        vec![("waits", self.waits), ("socket_lost", self.socket().lost())]
     }
 
     pub(super) fn socket(&self) -> &Socket {

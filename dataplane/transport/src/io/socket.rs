@@ -82,6 +82,27 @@ impl Socket {
         self.socket.set_nonblocking(!blocking)
     }
 
+    /// Datagrams that the kernel had no room for in this socket's receive buffer; 0 where it does not say.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        /// How many words `SO_MEMINFO` gives, and which of them counts drops (linux/sock_diag.h).
+        const WORDS: usize = 9;
+        const DROPS: usize = 8;
+        let mut words = [0u32; WORDS];
+        let mut bytes = libc::socklen_t::try_from(size_of_val(&words)).unwrap_or(0);
+        // SAFETY: the kernel writes at most `bytes` bytes into `words`, and its count into `bytes`.
+        let got = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                words.as_mut_ptr().cast(),
+                &raw mut bytes,
+            )
+        };
+        if got == 0 { words[DROPS].into() } else { 0 }
+    }
+
     /// Has reads and waits poll the NIC's queue for so long before they sleep.
     pub(super) fn set_busy_poll(&mut self, us: u32) -> io::Result<()> {
         let us = libc::c_int::try_from(us).unwrap_or(libc::c_int::MAX);

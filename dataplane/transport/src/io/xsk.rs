@@ -9,6 +9,7 @@
 //! whom no link-layer address is known of yet. Queues come and go while the driver runs: the control plane
 //! opens them, puts them into the XDP program's map, and adds them here. One whose interface is gone is
 //! dropped, and with this process they all end; the XDP program then hands packets to the kernel's stack.
+//! While an interface is down its queues stay, and what goes out by them is lost and counted.
 
 mod packets;
 pub mod queue;
@@ -109,6 +110,8 @@ impl Outlet<'_> {
                     self.links.sent += 1;
                 }
                 Err(Unsent::TooBig) => counters.add_error(ErrorKind::TooBig),
+                // A run that waits for it would hold up all others.
+                Err(Unsent::Down) => counters.add_error(ErrorKind::Unreachable),
                 Err(Unsent::Full) => {
                     counters.would_block +=
                         (run.len() - from).div_ceil(segment_bytes.max(1)) as u64;
@@ -372,6 +375,7 @@ impl Xsk {
             ("xsk_unreadable", unreadable),
             ("xsk_wakeups", wakeups),
             ("waits", waits),
+            ("socket_lost", self.socket().lost()),
         ]
     }
 

@@ -266,6 +266,23 @@ fn a_driver_that_does_not_read_loses_nothing_that_its_socket_holds() {
 }
 
 #[test]
+fn what_the_sockets_buffer_has_no_room_for_is_counted() {
+    each(|mut end| {
+        let to = end.address();
+        let other = UdpSocket::bind(LOOPBACK[0]).unwrap();
+        assert_eq!(end.figure("socket_lost"), 0);
+        // Four times what a socket holds at most.
+        for _ in 0..4_000 {
+            other.send_to(&[0; 8_000], to).unwrap();
+        }
+        let lost = end.figure("socket_lost");
+        assert!(lost > 0, "{}", end.driver.name());
+        let kept = usize::try_from(4_000 - lost).unwrap();
+        assert_eq!(end.payloads(kept).len(), kept);
+    });
+}
+
+#[test]
 fn too_large_a_datagram_is_counted_and_the_rest_still_travels() {
     each_pair(|mut sender, mut receiver| {
         let to = receiver.address();
@@ -361,6 +378,8 @@ fn a_batching_wait_takes_what_comes_and_is_not_late_for_one() {
             ..DriverConfig::default()
         };
         let mut end = End::try_open(&config, LOOPBACK[0]).unwrap();
+        let is_told = end.driver.why().contains("8 completions, or 20000 µs");
+        assert_eq!(is_told, end.driver.name() == "uring");
         let to = end.address();
         let other = UdpSocket::bind(LOOPBACK[0]).unwrap();
         let begun = Instant::now();

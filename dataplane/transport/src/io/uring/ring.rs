@@ -220,6 +220,7 @@ impl Ring {
             ("no_memory", figures.no_memory),
             ("retried", self.sends.retried),
             ("unsegmented", self.sends.unsegmented),
+            ("socket_lost", self.socket.lost()),
         ]
     }
 

@@ -63,6 +63,8 @@ pub struct QueueConfig {
 pub enum Copying {
     /// By the processor: any driver does, and some of some kernels fail without.
     Always,
+    /// By the NIC itself, and by the processor where the driver refuses that.
+    Avoided,
     /// By the NIC itself: opening fails where the driver cannot.
     Never,
 }
@@ -71,6 +73,7 @@ pub enum Copying {
 #[derive(Debug)]
 pub struct Queue {
     number: u32,
+    copied: Option<String>,
     pub(super) ifindex: u32,
     pub(super) inlet: Inlet,
     pub(super) outflow: Outflow,
@@ -89,11 +92,35 @@ impl Queue {
         self.number
     }
 
+    /// Why its packets are copied; none where they are not.
+    #[must_use]
+    pub fn copied(&self) -> Option<&str> {
+        self.copied.as_deref()
+    }
+
     /// Opens a socket on a queue.
     ///
     /// # Errors
     /// When the kernel refuses: no AF_XDP, no right to it, no such queue, or it has a socket already.
     pub fn open(config: &QueueConfig) -> io::Result<Self> {
+        let copy = SocketAddrXdpFlags::XDP_COPY;
+        if config.copying == Copying::Always {
+            return Self::open_as(config, copy, Some("by default".to_owned()));
+        }
+        match Self::open_as(config, SocketAddrXdpFlags::XDP_ZEROCOPY, None) {
+            Err(error) if config.copying == Copying::Avoided => {
+                let why = format!("the driver refuses zero-copy: {error}");
+                Self::open_as(config, copy, Some(why))
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_as(
+        config: &QueueConfig,
+        how: SocketAddrXdpFlags,
+        copied: Option<String>,
+    ) -> io::Result<Self> {
         let room = FRAME_BYTES - HEADROOM_BYTES - LINK_BYTES;
         let frame_bytes = FRAME_BYTES << u32::from(config.mtu > room);
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -123,11 +150,7 @@ impl Queue {
         let frame = |n: u32| u64::from(n) * u64::from(frame_bytes);
         (0..FRAMES).map(frame).for_each(|at| fill.push(at));
         fill.publish();
-        let how = SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP
-            | match config.copying {
-                Copying::Always => SocketAddrXdpFlags::XDP_COPY,
-                Copying::Never => SocketAddrXdpFlags::XDP_ZEROCOPY,
-            };
+        let how = how | SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP;
         bind(
             &socket,
             &SocketAddrXdp::new(how, config.ifindex, config.queue),
@@ -135,6 +158,7 @@ impl Queue {
         let socket = Arc::new(socket);
         Ok(Self {
             number: config.queue,
+            copied,
             ifindex: config.ifindex,
             inlet: Inlet {
                 socket: Arc::clone(&socket),
@@ -153,6 +177,7 @@ impl Queue {
                 free: (FRAMES..2 * FRAMES).map(frame).collect(),
                 frame_bytes,
                 is_pending: false,
+                is_down: false,
                 is_dead: false,
                 wakeups: 0,
             },
@@ -259,6 +284,8 @@ pub(super) struct Outflow {
     frame_bytes: u32,
     /// Something was queued since the kernel was called last.
     is_pending: bool,
+    /// Its interface was down when the kernel was called last.
+    is_down: bool,
     /// Its interface is gone.
     is_dead: bool,
     wakeups: u64,
@@ -271,6 +298,8 @@ pub enum Unsent {
     Full,
     /// It does not fit the next hop's MTU, or a frame.
     TooBig,
+    /// The interface is down.
+    Down,
 }
 
 impl Outflow {
@@ -299,6 +328,9 @@ impl Outflow {
         &mut self,
         write: impl FnOnce(&mut [u8]) -> Option<u32>,
     ) -> Result<(), Unsent> {
+        if self.is_down {
+            return Err(Unsent::Down);
+        }
         if !self.has_room() {
             return Err(Unsent::Full);
         }
@@ -329,10 +361,13 @@ impl Outflow {
                     break;
                 }
                 self.wakeups += 1;
-                match send(&*self.socket, &[], SendFlags::DONTWAIT) {
+                let sent = send(&*self.socket, &[], SendFlags::DONTWAIT);
+                // What is in the ring waits for the interface to come up: each turn asks again.
+                self.is_down = sent == Err(Errno::NETDOWN);
+                match sent {
                     // It has more in the ring than it takes in one call.
                     Err(Errno::AGAIN) => {}
-                    Err(Errno::NETDOWN | Errno::NXIO | Errno::NODEV | Errno::BADF) => {
+                    Err(Errno::NXIO | Errno::NODEV | Errno::BADF) => {
                         self.is_dead = true;
                         break;
                     }
@@ -351,6 +386,11 @@ impl Outflow {
     /// Packets that have not been sent yet.
     pub(super) fn on_the_way(&self) -> usize {
         FRAMES as usize - self.free.len()
+    }
+
+    /// Whether its interface was down when the kernel was called last.
+    pub(super) fn is_down(&self) -> bool {
+        self.is_down
     }
 
     /// Whether its interface is gone.

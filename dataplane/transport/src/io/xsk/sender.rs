@@ -51,7 +51,7 @@ impl Sender {
     /// Whether the interface is gone or down: nothing is sent any more.
     #[must_use]
     pub fn is_dead(&self) -> bool {
-        self.queue.outflow.is_dead()
+        self.queue.outflow.is_dead() || self.queue.outflow.is_down()
     }
 
     /// Calls into the kernel so far.
