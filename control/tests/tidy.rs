@@ -107,6 +107,28 @@ fn what_the_documents_link_to_exists() {
 }
 
 #[test]
+fn every_place_where_things_wait_has_its_bound_and_its_test() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, rest) = readme.split_once("## Where things wait").unwrap();
+    let (table, _) = rest.split_once("\n\nA node that").unwrap();
+    let read = |path: &PathBuf| fs::read_to_string(path).unwrap();
+    let code: String = sources().iter().map(read).collect();
+    let mut rows = 0;
+    for row in table.lines().filter(|l| l.starts_with("| ")).skip(1) {
+        let cells: Vec<&str> = row
+            .split('|')
+            .map(|cell| cell.trim().trim_matches('`'))
+            .collect();
+        let (bound, test) = (cells[2], cells[4]);
+        let is_there = bound.is_empty() || code.contains(&format!("const {bound}: "));
+        assert!(is_there, "{bound}");
+        assert!(code.contains(&format!("fn {test}(")), "{test}");
+        rows += 1;
+    }
+    assert!(rows >= 12);
+}
+
+#[test]
 fn the_sizing_tables_are_what_the_script_prints() {
     let readme = fs::read_to_string(root().join("hw/README.md")).unwrap();
     let (_, rest) = readme.split_once("<!-- hw/sizing ").unwrap();

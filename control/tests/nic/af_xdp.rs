@@ -1,13 +1,17 @@
 //! Packets for this node go to the AF_XDP socket of their interface and queue, and to the kernel's stack where
 //! there is none.
 
-use std::os::fd::OwnedFd;
+use std::{
+    os::fd::OwnedFd,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use rustix::net::{
     AddressFamily, SocketType, bind, socket, sockopt,
     xdp::{SocketAddrXdp, SocketAddrXdpFlags, XdpUmemReg, XdpUmemRegFlags},
 };
 use virga_ebpf::{limits::XSK_PORTS, reason::Outcome, tables::XskPort};
+use virga_transport::io::xsk::queue::{Copying, Queue, QueueConfig};
 
 use crate::{
     fixtures,
@@ -30,6 +34,12 @@ const PAGE_BYTES: usize = 4096;
 #[repr(C, align(4096))]
 struct Page([u8; PAGE_BYTES]);
 
+/// Whoever has this has the loopback device's only queue.
+fn alone() -> MutexGuard<'static, ()> {
+    static QUEUE: Mutex<()> = Mutex::new(());
+    QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A socket on the loopback device's only queue; frames would lie in the pages.
 fn bound() -> (OwnedFd, Vec<Page>) {
     let pages = vec![Page([0; PAGE_BYTES]); 4];
@@ -47,7 +57,12 @@ fn bound() -> (OwnedFd, Vec<Page>) {
     sockopt::set_xdp_umem_completion_ring_size(&xsk, 4).unwrap();
     sockopt::set_xdp_rx_ring_size(&xsk, 4).unwrap();
     let at = SocketAddrXdp::new(SocketAddrXdpFlags::XDP_COPY, INGRESS, QUEUE);
-    bind(&xsk, &at).unwrap();
+    // The kernel takes its time to close one that was there.
+    let mut tries = 0..500;
+    while let Err(error) = bind(&xsk, &at) {
+        assert!(tries.next().is_some(), "{error}");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
     (xsk, pages)
 }
 
@@ -67,6 +82,7 @@ fn delivered(kernel: &mut Kernel, frame: &[u8]) -> (u32, [u64; 2]) {
 fn local_packets_go_to_the_socket_of_their_queue_or_to_the_stack() {
     const STACK: (u32, [u64; 2]) = (PASS, [1, 0]);
     const SOCKET: (u32, [u64; 2]) = (REDIRECT, [0, 1]);
+    let _alone = alone();
     let image = world::image();
     let memory = Memory::new(&image);
     let Some(mut kernel) = Kernel::new(&image) else {
@@ -127,21 +143,33 @@ fn local_packets_go_to_the_socket_of_their_queue_or_to_the_stack() {
 
 #[test]
 fn a_driver_that_refuses_zero_copy_copies_and_says_why() {
-    use virga_transport::io::xsk::queue::{Copying, Queue, QueueConfig};
-    let config = |copying| QueueConfig {
+    if !rustix::process::geteuid().is_root() {
+        return println!("skipped: needs root");
+    }
+    let _alone = alone();
+    // The loopback device knows of no such thing.
+    let asked = open(Copying::Avoided);
+    let why = asked.copied().unwrap();
+    assert!(why.contains("refuses zero-copy"), "{why}");
+    drop(asked);
+    let unasked = open(Copying::Always);
+    assert_eq!(unasked.copied(), Some("by default"));
+}
+
+/// A queue of the loopback device; the kernel takes its time to close one that was there.
+fn open(copying: Copying) -> Queue {
+    let config = QueueConfig {
         ifindex: INGRESS,
         queue: QUEUE,
         mtu: 1_500,
         copying,
     };
-    if !rustix::process::geteuid().is_root() {
-        return println!("skipped: needs root");
+    let mut tries = 0..500;
+    loop {
+        match Queue::open(&config) {
+            Ok(queue) => return queue,
+            Err(error) => assert!(tries.next().is_some(), "{error}"),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
     }
-    // The loopback device knows of no such thing.
-    let asked = Queue::open(&config(Copying::Avoided)).unwrap();
-    let why = asked.copied().unwrap();
-    assert!(why.contains("refuses zero-copy"), "{why}");
-    drop(asked);
-    let unasked = Queue::open(&config(Copying::Always)).unwrap();
-    assert_eq!(unasked.copied(), Some("by default"));
 }

@@ -487,6 +487,11 @@ impl Session {
         self.path.limit(bytes);
     }
 
+    /// Whether it goes on only until the peer has all that is queued.
+    pub(crate) fn is_finishing(&self) -> bool {
+        self.finish_by_ns.is_some() && self.state == SessionState::Established
+    }
+
     pub(crate) fn status(&self) -> SessionStatus {
         SessionStatus {
             peer: self.ends.peer,

@@ -77,7 +77,7 @@ impl Way {
         match self {
             Self::Live => "xdp",
             Self::AfXdp(Copying::Always) => "af-xdp, copied",
-            Self::AfXdp(Copying::Never) => "af-xdp, zero-copy",
+            Self::AfXdp(Copying::Avoided | Copying::Never) => "af-xdp, zero-copy",
         }
     }
 }

@@ -429,11 +429,6 @@ impl Session {
         self.close_if_finished(ctx);
     }
 
-    /// Whether it goes on only until the peer has all that is queued.
-    pub(crate) fn is_finishing(&self) -> bool {
-        self.finish_by_ns.is_some() && self.state == SessionState::Established
-    }
-
     /// Closes a session that was to be finished and is, or whose time for that is over.
     pub(super) fn close_if_finished(&mut self, ctx: &Context<'_>) {
         let Some(by_ns) = self.finish_by_ns else {
