@@ -452,6 +452,12 @@ impl Node {
         self.sessions[&self.first_session(peer)].queue_bytes()
     }
 
+    /// Credit in the first session with `peer`: of the peer's, bytes used; of this node's, bytes used and
+    /// bytes read.
+    pub fn credit(&self, peer: NodeId) -> (u64, u64, u64) {
+        self.sessions[&self.first_session(peer)].credit()
+    }
+
     /// Events that wait for the owner.
     pub fn unread(&self) -> usize {
         self.events.iter().map(|queued| queued.count).sum()

@@ -174,13 +174,6 @@ impl Recovery {
         self.skipped.after(sequence)
     }
 
-    /// The oldest that anybody still asks for.
-    fn oldest(&self) -> u64 {
-        let flying = self.sent.front().map(|(_, sent)| sent.sequence);
-        let late = self.late.first_key_value().map(|(&sequence, _)| sequence);
-        flying.into_iter().chain(late).min().unwrap_or(u64::MAX)
-    }
-
     /// Remembers a packet that asks for an acknowledgement. Sequences ascend.
     pub(crate) fn on_sent(&mut self, sent: Sent) {
         if sent.window_bytes > 0 {
@@ -206,23 +199,18 @@ impl Recovery {
         }
         let before = acked.len();
         path.on_ack_begin();
-        let oldest = self.oldest();
+        let flying = self.sent.front().map_or(u64::MAX, |(_, s)| s.sequence);
+        let late = self.late.first_key_value().map_or(u64::MAX, |(&s, _)| s);
         for (first, last) in ack.ranges() {
             if self.skipped.count(first, last) > 0 {
                 return Err(NeverSent);
             }
             // Newest first: the others were dealt with before.
-            if last < oldest {
+            if last < flying.min(late) {
                 break;
             }
-            let from = self.sent.partition_point(|(_, sent)| sent.sequence < first);
-            for at in from..self.sent.len() {
-                if self.sent[at].1.sequence > last {
-                    break;
-                }
-                if let Some(content) = self.take(now_ns, at, ack, path) {
-                    acked.push(content);
-                }
+            if last >= flying {
+                self.take_flying(now_ns, (first, last), ack, path, acked);
             }
             self.take_late(now_ns, (first, last), path, acked);
         }
@@ -235,6 +223,26 @@ impl Recovery {
         self.detect(now_ns, path, lost);
         path.on_ack_end(now_ns);
         Ok(())
+    }
+
+    /// Acknowledged sequences, first and last, of which some are on their way.
+    fn take_flying(
+        &mut self,
+        now_ns: u64,
+        (first, last): (u64, u64),
+        ack: &Ack<'_>,
+        path: &mut Path,
+        acked: &mut Vec<Content>,
+    ) {
+        let from = self.sent.partition_point(|(_, sent)| sent.sequence < first);
+        for at in from..self.sent.len() {
+            if self.sent[at].1.sequence > last {
+                break;
+            }
+            if let Some(content) = self.take(now_ns, at, ack, path) {
+                acked.push(content);
+            }
+        }
     }
 
     /// The packet at `at` was acknowledged; gives what it carried unless that was known.

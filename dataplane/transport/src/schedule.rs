@@ -83,11 +83,10 @@ impl Schedule {
         }
     }
 
-    /// Every stream in a row, whatever its turn.
-    pub(crate) fn streams(&self) -> impl Iterator<Item = StreamId> + '_ {
-        self.classes
-            .iter()
-            .flat_map(|class| class.row.iter().copied())
+    /// Streams in all rows.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.classes.iter().map(|class| class.row.len()).sum()
     }
 }
 
@@ -155,7 +154,7 @@ mod tests {
             assert_eq!(schedule.pick(1_200, |s| s.0 == 2), Some(StreamId(2)));
             schedule.charge(1_200);
         }
-        assert_eq!(schedule.streams().count(), 1);
+        assert_eq!(schedule.len(), 1);
         schedule.push(6, StreamId(1));
         let mut in_row = 0;
         while schedule.pick(1_200, |_| true) == Some(StreamId(1)) {
@@ -164,6 +163,6 @@ mod tests {
         }
         assert_eq!(in_row, 7, "one round's worth");
         assert_eq!(schedule.pick(1_200, |_| false), None);
-        assert_eq!(schedule.streams().count(), 0);
+        assert_eq!(schedule.len(), 0);
     }
 }

@@ -37,7 +37,7 @@ pub fn address(index: usize) -> SocketAddr {
     SocketAddr::new(Ipv4Addr::new(192, 0, 2, last).into(), UDP_PORT)
 }
 
-fn config(own: u8, count: u8) -> NodeConfig {
+fn config(own: u8, count: u8, limits: &NodeLimits) -> NodeConfig {
     let node_key = |n: u8| [n + 1; 32];
     let entity_key = |n: u8| [n + 101; 32];
     let others = (0..count).filter(|&n| n != own);
@@ -56,7 +56,7 @@ fn config(own: u8, count: u8) -> NodeConfig {
                     .to_bytes(),
             })
             .collect(),
-        limits: NodeLimits::default(),
+        limits: limits.clone(),
         share: Share::WHOLE,
         started_unix_ns: 1,
         // The same in every run: an input replays exactly.
@@ -68,8 +68,14 @@ impl Network {
     /// `count` nodes; node 0 has a proven session with each of the others.
     #[must_use]
     pub fn connected(count: u8) -> Self {
-        let nodes =
-            (0..count).map(|n| Node::new(config(n, count), 0).expect("a valid configuration"));
+        Self::with_limits(count, &NodeLimits::default())
+    }
+
+    /// The same with limits of one's own.
+    #[must_use]
+    pub fn with_limits(count: u8, limits: &NodeLimits) -> Self {
+        let nodes = (0..count)
+            .map(|n| Node::new(config(n, count, limits), 0).expect("a valid configuration"));
         let mut network = Self {
             nodes: nodes.collect(),
             events: vec![Vec::new(); count.into()],

@@ -1,6 +1,7 @@
 //! Streams between two honest nodes, driven by a list of operations over a network that loses, repeats,
-//! reorders and changes: what arrives is what was sent, as the stream's mode promises, and once the
-//! network is calm all that is reliable has arrived.
+//! reorders and changes, with keys that are soon worn: what arrives is what was sent, as the stream's mode
+//! promises; once the network is calm all that is reliable has arrived, but for what expired unsent and
+//! for streams that an end gave up, and no credit is lost.
 #![no_main]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -8,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use virga_ebpf::header::StreamId;
-use virga_transport::{ChannelName, Event, Mode, StreamSpec};
+use virga_transport::{ChannelName, CloseReason, Event, Mode, NodeLimits, StreamSpec};
 use virga_transport_fuzz::{MS, Network};
 
 #[derive(Arbitrary, Debug)]
@@ -25,7 +26,19 @@ enum Act {
         stream: u8,
         kibibytes: u8,
     },
+    /// With a deadline.
+    SendUntil {
+        stream: u8,
+        bytes: u16,
+        ms: u8,
+    },
     Finish(u8),
+    /// The sender gives a stream up.
+    Reset(u8),
+    /// The receiver does.
+    Refuse(u8),
+    /// The sender wants to end the session after all that is queued.
+    Drain,
     /// Datagrams enter the network.
     Emit,
     /// The network does something with a datagram.
@@ -42,6 +55,8 @@ struct Stream {
     mode: Mode,
     sent: Vec<usize>,
     finished: bool,
+    /// One of the ends gave it up.
+    given_up: bool,
 }
 
 /// Messages tell which they are: the first bytes are the number, the rest follows from it.
@@ -52,12 +67,31 @@ fn message(number: usize, bytes: usize) -> Vec<u8> {
     all
 }
 
-fn check(streams: &[Stream], events: &[Event], is_over: bool) {
+/// What the sender was told of its stream's messages that went away unsent.
+fn expired(events: &[Event], of: StreamId) -> usize {
+    let count = |event: &Event| match event {
+        Event::Expired {
+            stream, messages, ..
+        } if *stream == of => *messages,
+        _ => 0,
+    };
+    usize::try_from(events.iter().map(count).sum::<u64>()).expect("few messages")
+}
+
+fn check(streams: &[Stream], events: &[Vec<Event>], is_over: bool) {
     let mut came: BTreeMap<StreamId, Vec<usize>> = BTreeMap::new();
-    for event in events {
+    let mut over = BTreeSet::new();
+    for event in &events[1] {
+        if let Event::StreamFinished { stream, .. } | Event::StreamReset { stream, .. } = event {
+            assert!(over.insert(*stream), "{stream:?} ends once");
+        }
         let Event::Message { stream, event, .. } = event else {
             continue;
         };
+        assert!(
+            !over.contains(stream),
+            "nothing follows the end of {stream:?}"
+        );
         let of = streams
             .iter()
             .find(|s| s.id == *stream)
@@ -75,11 +109,13 @@ fn check(streams: &[Stream], events: &[Event], is_over: bool) {
         let all = BTreeSet::from_iter(came.iter().copied());
         assert_eq!(all.len(), came.len(), "none comes twice");
         if stream.mode == Mode::Ordered {
-            assert!(came.iter().copied().eq(0..came.len()), "in order: {came:?}");
+            assert!(came.is_sorted(), "in order: {came:?}");
         }
-        if is_over && stream.mode != Mode::Unreliable {
+        let unsent = expired(&events[0], stream.id);
+        assert!(came.len() + unsent <= stream.sent.len());
+        if is_over && stream.mode != Mode::Unreliable && !stream.given_up {
             assert_eq!(
-                came.len(),
+                came.len() + unsent,
                 stream.sent.len(),
                 "all of {:?} {:?} arrive",
                 stream.mode,
@@ -89,9 +125,23 @@ fn check(streams: &[Stream], events: &[Event], is_over: bool) {
     }
 }
 
+/// Why a node's sessions ended.
+fn closed(events: &[Event]) -> Vec<CloseReason> {
+    let reason = |event: &Event| match event {
+        Event::Closed { reason, .. } => Some(*reason),
+        _ => None,
+    };
+    events.iter().filter_map(reason).collect()
+}
+
 fuzz_target!(|acts: Vec<Act>| {
-    let mut network = Network::connected(2);
-    let receiver = network.id(1);
+    let limits = NodeLimits {
+        rekey_after_packets: 60,
+        ..NodeLimits::default()
+    };
+    let mut network = Network::with_limits(2, &limits);
+    let [sender, receiver] = [0, 1].map(|index| network.id(index));
+    let mut is_draining = false;
     let mut streams: Vec<Stream> = Vec::new();
     let mut wire: VecDeque<(usize, usize, Vec<u8>)> = VecDeque::new();
     for act in acts.iter().take(256) {
@@ -107,7 +157,7 @@ fuzz_target!(|acts: Vec<Act>| {
                     priority: priority % 7,
                     mode,
                 };
-                if streams.len() < 16 {
+                if streams.len() < 16 && !is_draining {
                     let id = network.nodes[0]
                         .open_stream(now_ns, receiver, &spec)
                         .expect("few streams");
@@ -116,27 +166,62 @@ fuzz_target!(|acts: Vec<Act>| {
                         mode,
                         sent: Vec::new(),
                         finished: false,
+                        given_up: false,
                     });
                 }
             }
-            Act::Send { stream, .. } | Act::SendLarge { stream, .. } => {
+            Act::Send { stream, .. }
+            | Act::SendLarge { stream, .. }
+            | Act::SendUntil { stream, .. } => {
                 let count = streams.len();
                 let Some(stream) = streams.get_mut(at(stream, count)) else {
                     continue;
                 };
-                let bytes = match act {
-                    Act::SendLarge { kibibytes, .. } => usize::from(*kibibytes) * 1024,
-                    Act::Send { bytes, .. } => usize::from(bytes % 3_000),
-                    _ => 0,
+                let (bytes, deadline_ns) = match act {
+                    Act::SendLarge { kibibytes, .. } => (usize::from(*kibibytes) * 1024, None),
+                    Act::Send { bytes, .. } => (usize::from(bytes % 3_000), None),
+                    Act::SendUntil { bytes, ms, .. } => (
+                        usize::from(bytes % 30_000),
+                        Some(now_ns + u64::from(*ms) * MS),
+                    ),
+                    _ => (0, None),
                 };
                 let event = message(stream.sent.len(), bytes);
-                // Full, or finished.
-                if network.nodes[0]
-                    .send(now_ns, receiver, stream.id, &event)
-                    .is_ok()
-                {
+                let taken = network.nodes[0].send_all(
+                    now_ns,
+                    receiver,
+                    stream.id,
+                    [&event[..]],
+                    deadline_ns,
+                );
+                // Else full, or over.
+                if taken.messages == 1 {
                     assert!(!stream.finished, "nothing follows the end");
                     stream.sent.push(bytes);
+                }
+            }
+            Act::Reset(n) => {
+                let count = streams.len();
+                if let Some(stream) = streams.get_mut(at(n, count)) {
+                    let reset = network.nodes[0].reset_stream(now_ns, receiver, stream.id);
+                    stream.given_up |= reset.is_ok();
+                    stream.finished |= reset.is_ok();
+                }
+            }
+            Act::Refuse(n) => {
+                let count = streams.len();
+                if let Some(stream) = streams.get_mut(at(n, count)) {
+                    let refused = network.nodes[1].refuse_stream(now_ns, sender, stream.id);
+                    stream.given_up |= refused.is_ok();
+                }
+            }
+            Act::Drain => {
+                let deadline_ns = now_ns + 100_000 * MS;
+                let drained = network.nodes[0].drain(now_ns, receiver, deadline_ns);
+                assert!(drained.is_ok() || is_draining, "there is a session");
+                is_draining = true;
+                for stream in &mut streams {
+                    stream.finished = true;
                 }
             }
             Act::Finish(n) => {
@@ -177,16 +262,29 @@ fuzz_target!(|acts: Vec<Act>| {
             }
             Act::Wait(ms) => network.advance(u64::from(ms % 100) * MS),
         }
-        let is_closed = |e: &Event| matches!(e, Event::Closed { .. });
+        network.read(0);
+        network.read(1);
+        let ends = [0, 1].map(|index| closed(&network.events[index]));
         assert!(
-            !network.events.concat().iter().any(is_closed),
-            "nobody broke the protocol"
+            is_draining || ends == [[], []],
+            "nobody broke the protocol: {ends:?}"
         );
     }
-    check(&streams, &network.events[1], false);
+    check(&streams, &network.events, false);
     for (from, to, mut datagram) in wire {
         network.give(from, to, &mut datagram);
     }
     network.settle();
-    check(&streams, &network.events[1], true);
+    check(&streams, &network.events, true);
+    if is_draining {
+        assert_eq!(closed(&network.events[0]), [CloseReason::Local]);
+        return;
+    }
+    for (near, far) in [(0, 1), (1, 0)] {
+        let peer = network.id(far);
+        assert_eq!(network.nodes[near].kept(peer), (0, 0), "all is told");
+        let (used, _, _) = network.nodes[near].credit(peer);
+        let (_, highest, read) = network.nodes[far].credit(network.id(near));
+        assert_eq!((used, highest), (highest, read), "no credit is lost");
+    }
 });

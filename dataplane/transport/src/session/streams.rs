@@ -31,6 +31,8 @@ pub(super) struct Streams {
     pub(super) sending: BTreeMap<StreamId, SendStream>,
     /// Streams that have something to send.
     schedule: Schedule,
+    /// Those of which only the end is to be sent: it needs no room in the window.
+    ends: BTreeSet<StreamId>,
     pub(super) control_out: SendBytes,
     /// Bytes of the peer's session credit that are left.
     send_credit: u64,
@@ -70,6 +72,7 @@ impl Streams {
             opened: 0,
             sending: BTreeMap::new(),
             schedule: Schedule::default(),
+            ends: BTreeSet::new(),
             control_out: SendBytes::new(),
             send_credit: SESSION_WINDOW_BYTES,
             send_granted: SESSION_WINDOW_BYTES,
@@ -159,6 +162,12 @@ impl Streams {
             Outgoing::Events(events) => events.capacity(),
         });
         held.sum::<usize>() + self.control_out.capacity()
+    }
+
+    /// Credit used as a sender; used, and read, as a receiver.
+    pub(super) fn credit(&self) -> (u64, u64, u64) {
+        let used = self.send_granted - self.send_credit;
+        (used, self.receive_highest, self.receive_consumed)
     }
 
     /// Messages of which fragments are missing, and the bytes that they take.

@@ -341,7 +341,7 @@ impl Session {
         };
         let (sequence, content) = (self.sequence, filled.content);
         let bytes = self.seal(ctx, out, start, &label);
-        self.streams.charge(may_fill, bytes);
+        self.streams.charge(may_fill, stream, bytes);
         if filled.is_cut_short {
             self.path.want_larger();
         }
@@ -576,6 +576,11 @@ impl Session {
     /// Packets on their way, and matters to tell.
     pub(crate) fn kept(&self) -> (usize, usize) {
         (self.recovery.outstanding(), self.streams.matters())
+    }
+
+    /// Credit used as a sender; used, and read, as a receiver.
+    pub(crate) fn credit(&self) -> (u64, u64, u64) {
+        self.streams.credit()
     }
 
     /// Messages of which fragments are missing, and the bytes that they take.

@@ -3,8 +3,11 @@
 use super::sim::{MS, SECOND, Sim, Weather, spec};
 use crate::{
     CloseReason, DropReason, Event, Handled, Mode, NodeLimits,
-    frame::{Frame, write_ack},
-    limits::{RECEIVE_RANGES_MAX, SESSION_ENTRIES_MAX, UNACKNOWLEDGED_MAX},
+    frame::{Frame, VARINT_MAX, write_ack},
+    limits::{
+        RECEIVE_RANGES_MAX, SESSION_ENTRIES_MAX, SESSION_WINDOW_BYTES, STREAM_QUEUE_BYTES,
+        STREAM_WINDOW_BYTES, UNACKNOWLEDGED_MAX,
+    },
     ranges::RangeSet,
 };
 use std::collections::BTreeSet;
@@ -21,6 +24,11 @@ fn give(sim: &mut Sim, label: (Flags, u32, u16, usize), frame: &Frame<'_>) {
     let id = sim.ids[1];
     let bytes = sim.nodes[0].seal_raw(id, label, &payload);
     let _ = sim.give(1, &bytes);
+}
+
+fn open(name: &str, mode: Mode) -> Frame<'_> {
+    let salt = 0;
+    Frame::Open { salt, mode, name }
 }
 
 /// Sends what node 1 wants to send now, to nobody.
@@ -165,14 +173,8 @@ pub(super) fn crowd(sim: &mut Sim) -> Vec<u8> {
     let full = SESSION_ENTRIES_MAX / RECEIVE_RANGES_MAX;
     for number in 0..=full {
         let stream = 1_000 + 2 * u32::try_from(number).unwrap();
-        let mode = Mode::Ordered;
         let mut payload = Vec::new();
-        Frame::Open {
-            salt: 0,
-            mode,
-            name,
-        }
-        .write(&mut payload);
+        open(name, Mode::Ordered).write(&mut payload);
         for n in 0..RECEIVE_RANGES_MAX as u64 {
             let (offset, bytes) = (1 + 2 * n, &b"x"[..]);
             Frame::Stream { offset, bytes }.write(&mut payload);
@@ -268,5 +270,150 @@ fn honest_holes_are_no_fault() {
     assert!(sim.closed(1).is_empty());
     for reason in [DropReason::Entries, DropReason::Fragments] {
         assert_eq!(sim.dropped(1, reason), 0);
+    }
+}
+
+/// A reliable unordered stream's frames that exceed what was granted, or contradict what was said: each
+/// ends the session, with its reason.
+#[test]
+fn an_unordered_stream_s_lies_end_the_session() {
+    let part = |offset, back, bytes| Frame::Part {
+        offset,
+        back,
+        bytes,
+    };
+    let fin = |offset| Frame::Fin { offset };
+    let whole = part(0, 0, &[0, 0, 0, 4, 1, 2, 3, 4]);
+    let cases: &[(&str, &[Frame<'_>], DropReason)] = &[
+        (
+            "beyond the stream's grant",
+            &[part(STREAM_WINDOW_BYTES, 0, b"x")],
+            DropReason::Credit,
+        ),
+        (
+            "the highest offset there is",
+            &[part(VARINT_MAX - 1, VARINT_MAX - 1, b"x")],
+            DropReason::Credit,
+        ),
+        (
+            "a message larger than any",
+            &[part(0, 0, &[0, 16, 0, 1])],
+            DropReason::Credit,
+        ),
+        (
+            "an end before what was sent",
+            &[whole, fin(7)],
+            DropReason::Credit,
+        ),
+        (
+            "an end beyond the session's grant",
+            &[whole, fin(SESSION_WINDOW_BYTES + 1)],
+            DropReason::Credit,
+        ),
+        (
+            "more after the end",
+            &[part(4, 4, &[1, 2, 3]), fin(8), part(8, 0, b"x")],
+            DropReason::Credit,
+        ),
+        (
+            "a start within another message",
+            &[part(0, 0, &[0, 0, 0, 9, 1]), part(6, 0, b"x")],
+            DropReason::Overlap,
+        ),
+        (
+            "a message around another's start",
+            &[part(6, 0, b"x"), part(0, 0, &[0, 0, 0, 9, 1])],
+            DropReason::Overlap,
+        ),
+    ];
+    for &(name, frames, reason) in cases {
+        let mut sim = Sim::pair(&NodeLimits::default());
+        let (id, channel) = (sim.ids[1], hash::channel_hash(0, "a").0);
+        let mut last = Handled::Accepted;
+        for frame in frames {
+            assert_eq!(last, Handled::Accepted, "{name}");
+            let mut payload = Vec::new();
+            open("a", Mode::Unordered).write(&mut payload);
+            frame.write(&mut payload);
+            let label = (Flags::RELIABLE, 1_000, channel, 0);
+            let bytes = sim.nodes[0].seal_raw(id, label, &payload);
+            last = sim.give(1, &bytes);
+        }
+        assert_eq!(last, Handled::Dropped(reason), "{name}");
+        sim.run(SECOND);
+        assert_eq!(sim.closed(1), [CloseReason::Violation], "{name}");
+    }
+}
+
+/// Several unordered streams, each within its own grant, may not use more than the session's.
+#[test]
+fn unordered_streams_share_the_session_s_grant() {
+    let mut sim = Sim::pair(&NodeLimits::default());
+    let (id, channel) = (sim.ids[1], hash::channel_hash(0, "a").0);
+    let full = u32::try_from(SESSION_WINDOW_BYTES / STREAM_WINDOW_BYTES).unwrap();
+    for number in 0..=full {
+        let offset = if number < full {
+            STREAM_WINDOW_BYTES - 1
+        } else {
+            0
+        };
+        let mut payload = Vec::new();
+        open("a", Mode::Unordered).write(&mut payload);
+        let (back, bytes) = (0, &b"x"[..]);
+        Frame::Part {
+            offset,
+            back,
+            bytes,
+        }
+        .write(&mut payload);
+        let label = (Flags::RELIABLE, 1_000 + 2 * number, channel, 0);
+        let bytes = sim.nodes[0].seal_raw(id, label, &payload);
+        let expected = match number < full {
+            true => Handled::Accepted,
+            false => Handled::Dropped(DropReason::Credit),
+        };
+        assert_eq!(sim.give(1, &bytes), expected, "stream {number}");
+    }
+    sim.run(SECOND);
+    assert_eq!(sim.closed(1), [CloseReason::Violation]);
+}
+
+/// Who grants more than there is gets no more than the windows and queues here allow; what it takes back
+/// is not taken back.
+#[test]
+fn credit_without_end_overflows_nothing() {
+    for mode in [Mode::Ordered, Mode::Unordered] {
+        let mut sim = Sim::pair(&NodeLimits::default());
+        let stream = sim.open(0, 1, &spec("log", mode));
+        sim.send(0, 1, stream, b"first").unwrap();
+        sim.run(SECOND);
+        sim.network.is_cut = true;
+        let id = sim.ids[0];
+        let no_stream = StreamId(77);
+        for bytes in [VARINT_MAX, VARINT_MAX - 1, 0] {
+            for frame in [
+                Frame::SessionCredit { bytes },
+                Frame::StreamCredit { stream, bytes },
+                Frame::StreamCredit {
+                    stream: no_stream,
+                    bytes,
+                },
+            ] {
+                let mut payload = Vec::new();
+                frame.write(&mut payload);
+                let label = (Flags::CONTROL, 0, 0, 0);
+                let bytes = sim.nodes[1].seal_raw(id, label, &payload);
+                assert_eq!(sim.give(0, &bytes), Handled::Accepted, "{frame:?}");
+            }
+        }
+        let mut queued = 0;
+        while sim.send(0, 1, stream, &[7; 1_000]).is_ok() {
+            queued += 1_004;
+        }
+        assert!(queued <= STREAM_QUEUE_BYTES, "{queued}");
+        sim.transmit();
+        let status = sim.nodes[0].sessions().next().unwrap();
+        assert!(status.path.in_flight_bytes <= status.path.window_bytes + 2_500);
+        assert!(sim.is_connected(0, 1));
     }
 }

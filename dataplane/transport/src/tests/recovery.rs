@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     config::Congestion,
     frame::{Frame, Frames, write_ack},
+    io::clock::Clock,
     limits::{DATAGRAM_BYTES_MIN, WINDOW_SEGMENTS_MIN},
     ranges::RangeSet,
 };
@@ -260,6 +261,52 @@ fn one_true_loss_keeps_the_reduction() {
     assert!(r.window() < reduced + 2_000, "4 is still lost");
     r.ack(12 * MS, &[4]).unwrap();
     assert!(r.window() > reduced + 2_000);
+}
+
+/// One packet in a hundred is lost, and a window is on its way: what an acknowledgement costs goes by what
+/// it tells, not by the window.
+#[test]
+fn acknowledgements_cost_the_same_in_any_window() {
+    /// Nanoseconds of an acknowledgement of eight packets, with so many on their way: the least of some.
+    fn cost_ns(window: u64) -> u64 {
+        let turn = || {
+            let mut r = Line::new();
+            let (mut sequence, mut received) = (0, RangeSet::default());
+            let acks = 2_000;
+            let (clock, mut spent_ns) = (Clock::start(), 0);
+            for n in 1..=acks {
+                while sequence < 8 * n + window {
+                    r.send(sequence, sequence * 10_000);
+                    sequence += 1;
+                }
+                let arrived = (8 * (n - 1)..8 * n).filter(|s| s % 100 != 7);
+                arrived.for_each(|s| received.insert(s, s + 1));
+                while received.len() > crate::limits::ACK_RANGES_MAX {
+                    received.remove_first();
+                }
+                let mut bytes = Vec::new();
+                write_ack(&mut bytes, &received, 0);
+                let Some(Ok(Frame::Ack(ack))) = Frames::new(&bytes).next() else {
+                    panic!("not an ack")
+                };
+                let (mut acked, mut lost) = (Vec::new(), Vec::new());
+                let path = &mut r.path;
+                let now_ns = (8 * n + window) * 10_000;
+                let began_ns = clock.now_ns();
+                r.recovery
+                    .on_ack(now_ns, &ack, u64::MAX, path, &mut acked, &mut lost)
+                    .unwrap();
+                spent_ns += clock.now_ns() - began_ns;
+            }
+            spent_ns / acks
+        };
+        (0..5).map(|_| turn()).min().unwrap()
+    }
+    let (small, large) = (cost_ns(16), cost_ns(16_000));
+    assert!(
+        large < 10 * small,
+        "{large} ns, and {small} ns in a small window"
+    );
 }
 
 /// A hostile or broken peer that acknowledges at random: nothing is counted twice.

@@ -139,9 +139,13 @@ impl Streams {
     }
 
     fn queue(&mut self, stream: StreamId) {
-        if let Some(s) = self.sending.get_mut(&stream)
-            && !s.is_queued
-        {
+        let Some(s) = self.sending.get_mut(&stream) else {
+            return;
+        };
+        if s.wants() == Wants::Free {
+            self.ends.insert(stream);
+        }
+        if !s.is_queued {
             s.is_queued = true;
             self.schedule.push(s.spec.priority, stream);
         }
@@ -157,15 +161,19 @@ impl Streams {
         let Self {
             sending,
             schedule,
+            ends,
             send_credit,
             ..
         } = self;
         if !may_fill {
-            let is_free = |stream: &StreamId| {
-                let wants = sending.get(stream).map(SendStream::wants);
-                wants == Some(Wants::Free)
-            };
-            return schedule.streams().find(is_free);
+            while let Some(&stream) = ends.first() {
+                let wants = sending.get(&stream).map(SendStream::wants);
+                if wants == Some(Wants::Free) {
+                    return Some(stream);
+                }
+                ends.pop_first();
+            }
+            return None;
         }
         schedule.pick(packet_bytes, |stream| {
             let Some(s) = sending.get_mut(&stream) else {
@@ -180,9 +188,13 @@ impl Streams {
     }
 
     /// The stream that was picked has sent a packet of `bytes`.
-    pub(in crate::session) fn charge(&mut self, may_fill: bool, bytes: usize) {
+    pub(in crate::session) fn charge(&mut self, may_fill: bool, stream: StreamId, bytes: usize) {
         if may_fill {
             self.schedule.charge(bytes);
+        }
+        let sent = self.sending.get(&stream);
+        if sent.is_some_and(|s| s.wants() == Wants::Free) {
+            self.ends.insert(stream);
         }
     }
 
