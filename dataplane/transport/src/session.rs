@@ -512,3 +512,32 @@ impl Session {
         }
     }
 }
+
+#[cfg(any(test, fuzzing))]
+impl Session {
+    /// Packets on their way, and matters to tell.
+    pub(crate) fn kept(&self) -> (usize, usize) {
+        (self.recovery.outstanding(), self.streams.matters())
+    }
+
+    /// Credit used as a sender; used, and read, as a receiver.
+    pub(crate) fn credit(&self) -> (u64, u64, u64) {
+        self.streams.credit()
+    }
+
+    /// Messages of which fragments are missing, and the bytes that they take.
+    pub(crate) fn unfinished(&self) -> (usize, usize) {
+        self.streams.unfinished()
+    }
+
+    /// Bytes of the buffers of all queues, used or not.
+    #[cfg(test)]
+    pub(crate) fn queue_bytes(&self) -> usize {
+        self.streams.queue_bytes()
+    }
+
+    /// Leaves sequences out.
+    pub(crate) fn skip(&mut self, sequences: u64) {
+        self.sequence += sequences;
+    }
+}
