@@ -78,7 +78,10 @@ pub const REPLAY_WINDOW_PACKETS: u64 = 4_096;
 pub const ACK_RANGES_MAX: usize = 32;
 /// Packets that ask for an acknowledgement before one is sent at once.
 pub const ACK_AFTER_PACKETS: u32 = 8;
-/// Longest that an acknowledgement waits for company.
+/// Longest that an acknowledgement waits for company: short beside the round trips of paths that lose,
+/// whose sender waits for it with a small window.
+pub const ACK_WAIT_NS: u64 = 500_000;
+/// How late a sender expects it at most: a receiver's processor may have other work.
 pub const ACK_DELAY_NS: u64 = 5_000_000;
 /// Unacknowledged packets of one session; nothing more that asks for an acknowledgement is sent.
 pub const UNACKNOWLEDGED_MAX: usize = 16_384;
@@ -229,6 +232,7 @@ const _: () = assert!(
     SKIPPED_KEPT_MAX as u64 * SKIP_GAP_MAX / 2 >= UNACKNOWLEDGED_MAX as u64,
     "on average none is forgotten while packets about it are on their way"
 );
+const _: () = assert!(ACK_WAIT_NS <= ACK_DELAY_NS);
 const _: () = assert!(PACKET_THRESHOLD <= PACKET_THRESHOLD_MAX);
 const _: () = assert!(TIME_THRESHOLD_EIGHTHS <= TIME_THRESHOLD_EIGHTHS_MAX);
 const _: () = assert!(MTU_SIZES[0] > DATAGRAM_BYTES_MIN);

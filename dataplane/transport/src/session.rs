@@ -356,7 +356,7 @@ impl Session {
         let due_ns = if at_once {
             ctx.now_ns
         } else {
-            ctx.now_ns + crate::limits::ACK_DELAY_NS
+            ctx.now_ns + crate::limits::ACK_WAIT_NS
         };
         self.ack_at_ns = Some(self.ack_at_ns.map_or(due_ns, |at| at.min(due_ns)));
     }
