@@ -12,6 +12,7 @@ mod hostile;
 mod interfaces;
 mod neighbours;
 mod restart;
+mod roaming;
 mod starting;
 mod three_hosts;
 mod traffic;
