@@ -18,7 +18,7 @@ mod tests;
 
 pub use problem::{ConfigError, Problem};
 
-use crate::keys::Keys;
+use crate::{keys::Keys, rights::Authentic};
 use problem::Report;
 use rules::KeySource;
 use std::{
@@ -34,6 +34,8 @@ use virga_transport::{ChannelName, Congestion, Mode, io::driver::DriverConfig};
 
 /// Where the daemon of a node named NAME listens for `pub`, `sub` and `status`: `NAME.sock` here.
 pub const SOCKET_DIRECTORY: &str = "/run/virga";
+/// Folder of the nodes' state folders unless the configuration names others.
+pub const STATE_DIRECTORY: &str = "/var/lib/virga";
 
 /// A configuration file has no more bytes than this: many times what the largest mesh needs.
 pub const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -170,6 +172,10 @@ pub struct NodeSection {
     pub zero_copy: ZeroCopy,
     /// What keeps sessions from sending more than their paths carry.
     pub congestion: Congestion,
+    /// Tokens of this node's entity, each authentic and its own.
+    pub tokens: Vec<Authentic>,
+    /// Folder of what the node keeps over a restart; made when there is something.
+    pub state: PathBuf,
 }
 
 /// How many workers a node has, and where they run.
@@ -315,4 +321,6 @@ pub struct ChannelConfig {
     pub publish: Vec<Entity>,
     /// Who may subscribe; no duplicates.
     pub subscribe: Vec<Entity>,
+    /// Whose tokens count; no duplicates. Where it is empty, none is required.
+    pub issuers: Vec<Entity>,
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`hex`], [`keys`]: the node's secrets and their files.
 //! - [`config`]: the configuration file, checked as a whole and resolved.
+//! - [`rights`]: signed tokens and revocation lists: who may do what, said by whom.
 //! - [`channel`]: who has subscribed to what, and every event to each of them.
 //! - [`dispatch`]: the node's workers, as all that is above them reaches them.
 //! - [`daemon`]: a running node; [`api`]: its Unix socket; [`mesh`]: the API of programs on this machine.
@@ -29,4 +30,6 @@ pub mod keys;
 pub mod mesh;
 pub mod moves;
 pub mod nic;
+pub mod notices;
+pub mod rights;
 pub mod tune;

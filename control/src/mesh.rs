@@ -61,6 +61,7 @@ use crate::{
     channel::status::SubscriptionStatus,
     config::Config,
     daemon::{DaemonError, embedded::Embedded},
+    rights::Chain,
 };
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
@@ -347,6 +348,28 @@ impl Mesh {
         Ok(())
     }
 
+    /// Has the node hold a token for its entity, and show it to all peers, until it stops; see
+    /// [`crate::rights`].
+    ///
+    /// # Errors
+    /// [`MeshError::Refused`] when it belongs to another entity, or is not authentic.
+    pub async fn present(&self, token: &Chain) -> Result<(), MeshError> {
+        let body = whole(token.encode());
+        self.send(Method::POST, "/token".to_owned(), body).await?;
+        Ok(())
+    }
+
+    /// Has a signed revocation list count at the node, which keeps it and passes it on to all peers.
+    ///
+    /// # Errors
+    /// [`MeshError::Refused`] when no channel names its issuer, or a later one is known.
+    pub async fn announce(&self, signed: &[u8]) -> Result<(), MeshError> {
+        let body = whole(signed.to_vec());
+        self.send(Method::POST, "/revocations".to_owned(), body)
+            .await?;
+        Ok(())
+    }
+
     async fn connect(&self) -> Result<UnixStream, MeshError> {
         let ended = || MeshError::Broken("the node in this process has ended".into());
         match &self.node {
@@ -408,7 +431,11 @@ fn publish_uri(channel: &str) -> Result<String, MeshError> {
 }
 
 fn empty() -> Body {
-    Full::new(Bytes::new()).boxed()
+    whole(Vec::new())
+}
+
+fn whole(body: Vec<u8>) -> Body {
+    Full::new(Bytes::from(body)).boxed()
 }
 
 async fn read_json<T: serde::de::DeserializeOwned>(

@@ -20,8 +20,7 @@ pub struct ErrorBody {
 }
 
 /// What there is to ask.
-const REQUESTS: &str =
-    "there are GET /status, GET /subscriptions, POST /publish, GET /subscribe, POST /link";
+const REQUESTS: &str = "there are GET /status, GET /subscriptions, POST /publish, GET /subscribe, POST /link, POST /token, POST /revocations";
 
 /// Why a request was refused.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +65,7 @@ impl From<PublishError> for ApiError {
         let text = error.to_string();
         match error {
             PublishError::UnknownChannel(_) => Self::Missing(text),
-            PublishError::NotAuthorised(_) => Self::Forbidden(text),
+            PublishError::NotAuthorised(_) | PublishError::Token(..) => Self::Forbidden(text),
             PublishError::Stopping => Self::Stopping,
         }
     }
@@ -77,7 +76,7 @@ impl From<SubscribeError> for ApiError {
         let text = error.to_string();
         match error {
             SubscribeError::UnknownChannel(_) => Self::Missing(text),
-            SubscribeError::NotAuthorised(_) => Self::Forbidden(text),
+            SubscribeError::NotAuthorised(_) | SubscribeError::Token(..) => Self::Forbidden(text),
             SubscribeError::TooMany => Self::Busy(text),
         }
     }

@@ -6,6 +6,8 @@
 //! | `GET /subscriptions` | | this node's subscriptions at others, part of the status, as JSON |
 //! | `POST /publish?channel=NAME` | events, each after its length | [`publish::Published`] as JSON, once the body ends |
 //! | `GET /subscribe?channel=NAME` or `?prefix=NAME` | | deliveries, without end: [`frames`] |
+//! | `POST /token` | a token's chain | 204; it is held and shown to all peers |
+//! | `POST /revocations` | a signed revocation list | 204; it counts, is kept and passed on |
 //! | `POST /link?peer=NAME&state=up` or `down` | | 204 |
 //!
 //! An error is a JSON object with one key, `error`. Who may open the socket may do all of this: its
@@ -16,12 +18,17 @@ pub mod error;
 pub mod frames;
 pub mod outlet;
 pub mod publish;
+mod rights;
 pub mod server;
 pub mod socket;
 pub mod status;
 pub mod subscribe;
 
-use crate::{config::Config, daemon::path, dispatch::Dispatch};
+use crate::{
+    config::Config,
+    daemon::{path, rights::Keeper},
+    dispatch::Dispatch,
+};
 use axum::{
     Router,
     routing::{get, post},
@@ -39,6 +46,8 @@ pub struct Api {
     pub steering: String,
     /// What owns the forwarding path.
     pub path: path::Asker,
+    /// What keeps tokens and revocation lists.
+    pub rights: Keeper,
     /// Its sender is dropped when the daemon stops.
     pub stopping: watch::Receiver<()>,
     /// The API's own connections.
@@ -57,6 +66,8 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/publish", post(publish::post))
         .route("/subscribe", get(subscribe::get))
         .route("/link", post(status::link))
+        .route("/token", post(rights::token))
+        .route("/revocations", post(rights::revocations))
         .fallback(error::no_such_route)
         .method_not_allowed_fallback(error::no_such_method)
         .with_state(api)

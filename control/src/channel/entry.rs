@@ -48,6 +48,8 @@ pub(crate) struct Entry {
     pub(crate) hold_max_ns: Option<u64>,
     pub(crate) publishers: BTreeSet<[u8; 32]>,
     pub(crate) subscribers: BTreeSet<[u8; 32]>,
+    /// Whose tokens count; where there are none, none is required.
+    pub(crate) issuers: Vec<[u8; 32]>,
     /// Remote subscribers.
     pub(crate) roster: BTreeMap<NodeId, Remote>,
     /// Local subscribers.
@@ -80,6 +82,7 @@ impl Entry {
                 .then(|| u64::from(config.hold_max_s) * 1_000_000_000),
             publishers: keys(&config.publish),
             subscribers: keys(&config.subscribe),
+            issuers: config.issuers.iter().map(|issuer| issuer.key).collect(),
             roster: BTreeMap::new(),
             local: BTreeSet::new(),
             holding: BTreeSet::new(),

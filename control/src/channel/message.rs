@@ -4,16 +4,21 @@
 //! subscribe, unsubscribe   version 1 | type 1 | request 4 | kind 1 | length 1 | name
 //! ack                      version 1 | type 1 | request 4 | answer 1 | granted 4
 //! hold, release            version 1 | type 1 | length 1 | name
+//! token                    version 1 | type 1 | chain (see `rights::chain`)
+//! revocations              version 1 | type 1 | signed list (see `rights::revocation`)
 //! ```
 //! Big-endian; one way to write each message; what is unknown, too short or too long is refused.
 
+use crate::rights::{Fault, chain::CHAIN_BYTES_MAX, revocation::LIST_BYTES_MAX};
 use thiserror::Error;
 use virga_transport::ChannelName;
 
 /// First byte of every message.
 pub const VERSION: u8 = 1;
 /// Bytes of the largest message.
-pub const MESSAGE_BYTES_MAX: usize = 8 + 255;
+pub const MESSAGE_BYTES_MAX: usize = 2 + LIST_BYTES_MAX;
+
+const _: () = assert!(CHAIN_BYTES_MAX <= LIST_BYTES_MAX && 6 + 255 <= LIST_BYTES_MAX);
 
 /// Which channels a subscription means.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,6 +70,8 @@ pub enum Answer {
     NotPublished,
     /// The subscriber has too many subscriptions there.
     TooMany,
+    /// The channel requires a token, and no token of the subscriber's gives the right.
+    Token(Fault),
 }
 
 impl Answer {
@@ -77,6 +84,7 @@ impl Answer {
             Self::NotAuthorised => "not_authorised",
             Self::NotPublished => "not_published",
             Self::TooMany => "too_many",
+            Self::Token(fault) => fault.name(),
         }
     }
 
@@ -87,6 +95,7 @@ impl Answer {
             Self::NotAuthorised => (2, 0),
             Self::NotPublished => (3, 0),
             Self::TooMany => (4, 0),
+            Self::Token(fault) => (5, fault as u32),
         }
     }
 }
@@ -119,6 +128,10 @@ pub enum Message {
     Hold(ChannelName),
     /// Go on.
     Release(ChannelName),
+    /// Says what the sender's entity may do.
+    Token(Vec<u8>),
+    /// What an issuer has taken back.
+    Revocations(Vec<u8>),
 }
 
 /// Why bytes are not a message; the sender is at fault.
@@ -169,6 +182,14 @@ impl Message {
                 out.push(5);
                 write_name(&mut out, name);
             }
+            Self::Token(chain) => {
+                out.push(6);
+                out.extend(chain);
+            }
+            Self::Revocations(list) => {
+                out.push(7);
+                out.extend(list);
+            }
         }
         out
     }
@@ -198,6 +219,8 @@ impl Message {
             }
             4 => Self::Hold(rest.name()?),
             5 => Self::Release(rest.name()?),
+            6 => Self::Token(rest.all(CHAIN_BYTES_MAX)?),
+            7 => Self::Revocations(rest.all(LIST_BYTES_MAX)?),
             value => {
                 let field = "type";
                 return Err(MessageError::Unknown { field, value });
@@ -236,6 +259,15 @@ impl<'a> Rest<'a> {
         Ok(taken)
     }
 
+    /// What is left, which has a reader of its own.
+    fn all(&mut self, bytes_max: usize) -> Result<Vec<u8>, MessageError> {
+        match self.0.len() {
+            0 => Err(MessageError::Short),
+            bytes if bytes > bytes_max => Err(MessageError::Trailing(bytes - bytes_max)),
+            bytes => self.take(bytes).map(<[u8]>::to_vec),
+        }
+    }
+
     fn byte(&mut self) -> Result<u8, MessageError> {
         Ok(self.take(1)?[0])
     }
@@ -272,6 +304,14 @@ impl<'a> Rest<'a> {
             (2, 0) => Answer::NotAuthorised,
             (3, 0) => Answer::NotPublished,
             (4, 0) => Answer::TooMany,
+            (5, fault) => {
+                let index = usize::try_from(fault).unwrap_or(usize::MAX);
+                let fault = Fault::ALL.get(index).ok_or(MessageError::Unknown {
+                    field: "token's fault",
+                    value,
+                })?;
+                Answer::Token(*fault)
+            }
             _ => {
                 let field = "answer";
                 return Err(MessageError::Unknown { field, value });
@@ -296,6 +336,8 @@ mod tests {
             Answer::NotAuthorised,
             Answer::NotPublished,
             Answer::TooMany,
+            Answer::Token(Fault::Missing),
+            Answer::Token(Fault::Revoked),
         ];
         let acks = answers.map(|answer| Message::Ack { request: 9, answer });
         let mut all = vec![
@@ -328,6 +370,18 @@ mod tests {
         };
         assert_eq!(ack.encode(), [1, 3, 0, 0, 0, 5, 0, 0, 0, 0, 6]);
         assert_eq!(Message::Hold(name("z")).encode(), [1, 4, 1, b'z']);
+        assert_eq!(Message::Token(vec![8, 9]).encode(), [1, 6, 8, 9]);
+        assert_eq!(Message::Revocations(vec![8, 9]).encode(), [1, 7, 8, 9]);
+    }
+
+    #[test]
+    fn tokens_and_lists_are_bounded() {
+        for (kind, bytes_max) in [(6, CHAIN_BYTES_MAX), (7, LIST_BYTES_MAX)] {
+            let of = |bytes| Message::parse(&[&[1, kind], &vec![0; bytes][..]].concat());
+            assert_eq!(of(0), Err(MessageError::Short));
+            assert!(of(bytes_max).is_ok_and(|m| m.encode().len() == 2 + bytes_max));
+            assert_eq!(of(bytes_max + 1), Err(MessageError::Trailing(1)));
+        }
     }
 
     #[test]

@@ -5,12 +5,14 @@
 //!
 //! - [`publish`]: the sending side: one stream a (peer, channel), opened on demand, back-pressure.
 //! - [`message`]: what nodes tell each other on the control stream: subscribe, acknowledge, hold.
-//! - [`service`]: the receiving side: may this entity publish here, and is the channel the one that
-//!   is configured?
+//! - [`service`]: the receiving side.
+//! - [`roster`]: whom it lets in: may this entity publish or subscribe here, and is the channel the one
+//!   that is configured?
 //! - [`subscribe`]: local subscribers, and the subscriptions that they need at other nodes.
 //! - [`stall`]: local subscribers that do not keep up, and how long the others wait for them.
 //! - [`delivery`]: what a local subscriber gets, and how it says that it is slow.
 //! - [`presence`]: which of the node's workers a batch has to go to.
+//! - [`rights`]: tokens, where a channel requires them; what ends when they do.
 //! - [`reason`]: every refusal and every drop, by name.
 //!
 //! A reliable channel loses nothing and keeps its order while a session lasts. When the session ends,
@@ -22,6 +24,8 @@ pub mod message;
 pub mod presence;
 pub mod publish;
 pub mod reason;
+pub mod rights;
+mod roster;
 pub mod service;
 pub mod stall;
 pub mod status;

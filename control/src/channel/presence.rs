@@ -146,6 +146,7 @@ mod tests {
                 max_rate_pps: None,
                 publish: Vec::new(),
                 subscribe: Vec::new(),
+                issuers: Vec::new(),
             }
         };
         let presence = Presence::new(&[channel("a"), channel("b")], 3);

@@ -10,6 +10,7 @@ use super::{
     reason::Reason,
     service::ChannelService,
 };
+use crate::rights::{Operation, Refusal};
 use bytes::Bytes;
 use std::{
     sync::{
@@ -31,6 +32,11 @@ pub enum PublishError {
     /// This node's entity is not in the channel's `publish` list.
     #[error("this node's entity may not publish on {0}: add it to the channel's `publish` list")]
     NotAuthorised(ChannelName),
+    /// The channel requires a token, and this node has none that gives the right.
+    #[error(
+        "this node's entity may not publish on {0}: {1}; get a token from one of the channel's issuers and present it with: virga token present FILE"
+    )]
+    Token(ChannelName, Refusal),
     /// The node is shutting down.
     #[error("the node is shutting down")]
     Stopping,
@@ -223,6 +229,12 @@ impl<O: Outlet> ChannelService<O> {
         let entry = &mut self.entries[index];
         if !entry.publishers.contains(&self.entity) {
             return batch.fail(PublishError::NotAuthorised(name.clone()));
+        }
+        let rights = &self.rights;
+        let right = rights.own_may(now_ns, entry, &self.entity, Operation::Publish);
+        if let Err(refusal) = right {
+            self.reasons.add(refusal.fault().into());
+            return batch.fail(PublishError::Token(name.clone(), refusal));
         }
         self.reasons
             .add_many(Reason::TooLarge, batch.report.refused);

@@ -1,5 +1,7 @@
 //! Why a stream was refused, a subscription not granted, or an event not delivered; and how often.
 
+use crate::rights::Fault;
+
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
         /// Why something did not happen. The name is the counter's label everywhere.
@@ -62,8 +64,70 @@ reasons! {
     ControlFull = "control_full",
     /// A peer asked for a channel that it may not have, or that is not published here.
     SubscribeRefused = "subscribe_refused",
+    /// A token that does not parse.
+    TokenMalformed = "token_malformed",
+    /// A peer showed more tokens than it may: not looked at.
+    TokensFull = "tokens_full",
+    /// A right on a channel that requires a token was wanted, and none was shown.
+    TokenMissing = "token_missing",
+    /// A token with a signature that is wrong: not taken in.
+    TokenSignature = "token_signature",
+    /// A token that was passed on by one who may not delegate: not taken in.
+    TokenNotDelegable = "token_not_delegable",
+    /// A token that was passed on more often than it may be: not taken in.
+    TokenTooDeep = "token_too_deep",
+    /// A right was wanted by a token whose issuer the channel does not trust.
+    TokenIssuer = "token_issuer",
+    /// A token of another entity than the one that showed it: not taken in.
+    TokenHolder = "token_holder",
+    /// A right was wanted by a token for other channels.
+    TokenScope = "token_scope",
+    /// A token that gives more than the one that it was delegated from.
+    TokenWidened = "token_widened",
+    /// A right was wanted by a token that is not valid yet.
+    TokenNotYetValid = "token_not_yet_valid",
+    /// A right was wanted, or had, by a token that has expired.
+    TokenExpired = "token_expired",
+    /// A right was wanted by a token for other operations.
+    TokenOperation = "token_operation",
+    /// A right was wanted, or had, by a token that has been revoked.
+    TokenRevoked = "token_revoked",
+    /// A revocation list that does not parse, or that its issuer did not sign.
+    RevocationsMalformed = "revocations_malformed",
+    /// A revocation list of an issuer that no channel here trusts: not taken in.
+    RevocationsIssuer = "revocations_issuer",
+    /// A revocation list that is older than the one that is known: not taken in.
+    RevocationsOld = "revocations_old",
+    /// A second revocation list with a version that is known: its issuer signed both. Not taken in.
+    RevocationsConflict = "revocations_conflict",
     /// An event larger than its channel carries: refused to the publisher.
     TooLarge = "too_large",
+}
+
+impl Reason {
+    /// Whether a token would have helped.
+    pub(crate) fn is_of_token(self) -> bool {
+        Fault::ALL.into_iter().any(|fault| self == fault.into())
+    }
+}
+
+impl From<Fault> for Reason {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Missing => Self::TokenMissing,
+            Fault::Signature => Self::TokenSignature,
+            Fault::NotDelegable => Self::TokenNotDelegable,
+            Fault::TooDeep => Self::TokenTooDeep,
+            Fault::Issuer => Self::TokenIssuer,
+            Fault::Holder => Self::TokenHolder,
+            Fault::Scope => Self::TokenScope,
+            Fault::Widened => Self::TokenWidened,
+            Fault::NotYetValid => Self::TokenNotYetValid,
+            Fault::Expired => Self::TokenExpired,
+            Fault::Operation => Self::TokenOperation,
+            Fault::Revoked => Self::TokenRevoked,
+        }
+    }
 }
 
 /// One counter a reason. Never reset.

@@ -2,16 +2,19 @@
 
 use super::{
     delivery::{Delivery, Outlet, SubscriberId},
-    entry::{Entry, Index, Remote},
+    entry::{Entry, Index},
     message::{Answer, Message, Pattern},
     presence::Presence,
     publish::Batch,
     reason::{Reason, Reasons},
+    rights::{Rights, Shown, Taken},
     subscribe::{self, Local, Wanted},
 };
 use crate::{
     config::{ChannelConfig, Config},
     moves::Moves,
+    notices::Notices,
+    rights::Authentic,
 };
 use bytes::Bytes;
 use std::{
@@ -45,6 +48,12 @@ pub struct Setup {
     pub share: Share,
     /// Where it tells who has subscribed.
     pub presence: Arc<Presence>,
+    /// Tokens of this node's entity.
+    pub tokens: Vec<Authentic>,
+    /// Signed revocation lists that were known before.
+    pub revocations: Vec<Vec<u8>>,
+    /// Unix time at the workers' time 0, in nanoseconds.
+    pub unix_zero_ns: u64,
 }
 
 impl Setup {
@@ -58,6 +67,9 @@ impl Setup {
             channels: config.channels.clone(),
             share,
             presence: Arc::clone(presence),
+            tokens: config.node.tokens.clone(),
+            revocations: Vec::new(),
+            unix_zero_ns: 0,
         }
     }
 }
@@ -93,8 +105,9 @@ pub enum Command<O> {
 /// A proven session.
 pub(crate) struct Session {
     pub(crate) entity: [u8; 32],
-    /// What it subscribed to here.
-    pub(crate) patterns: BTreeSet<Pattern>,
+    /// What it subscribed to here, and by which request.
+    pub(crate) patterns: BTreeMap<Pattern, u32>,
+    pub(crate) shown: Shown,
     /// Streams that it opened and that were let in.
     inbound: BTreeMap<StreamId, Inbound>,
     /// Control messages that found no room.
@@ -125,6 +138,12 @@ pub struct ChannelService<O> {
     /// While a local subscriber is slow.
     pub(crate) look_at_slow_ns: Option<u64>,
     greet_ns: Option<u64>,
+    pub(crate) rights: Rights,
+    /// While tokens may expire.
+    pub(crate) look_at_rights_ns: Option<u64>,
+    /// Revocation lists that were known before it started.
+    known_revocations: Vec<Vec<u8>>,
+    notices: Notices,
     moves: Moves,
     /// Nothing more is published.
     pub(crate) is_stopping: bool,
@@ -135,6 +154,13 @@ impl<O: Outlet> ChannelService<O> {
     #[must_use]
     pub fn telling(mut self, moves: &Moves) -> Self {
         self.moves = moves.clone();
+        self
+    }
+
+    /// Tells `notices` of revocation lists that peers sent.
+    #[must_use]
+    pub fn noting(mut self, notices: &Notices) -> Self {
+        self.notices = notices.clone();
         self
     }
 
@@ -160,6 +186,10 @@ impl<O: Outlet> ChannelService<O> {
             look_at_slow_ns: None,
             moves: Moves::default(),
             greet_ns: None,
+            rights: Rights::new(setup.tokens.clone(), setup.unix_zero_ns),
+            look_at_rights_ns: None,
+            known_revocations: setup.revocations.clone(),
+            notices: Notices::default(),
             is_stopping: false,
         }
     }
@@ -214,11 +244,13 @@ impl<O: Outlet> ChannelService<O> {
         self.on_closed(now_ns, node, peer);
         let session = Session {
             entity,
-            patterns: BTreeSet::new(),
+            patterns: BTreeMap::new(),
+            shown: Shown::default(),
             inbound: BTreeMap::new(),
             outbox: VecDeque::new(),
         };
         self.sessions.insert(peer, session);
+        self.show_rights(now_ns, node, peer);
         self.ask_all(now_ns, node, peer);
     }
 
@@ -243,7 +275,7 @@ impl<O: Outlet> ChannelService<O> {
             Err(_) => self.reasons.add(Reason::ControlMalformed),
             Ok(Message::Ack { request, answer }) => self.on_ack(peer, request, answer),
             Ok(Message::Subscribe { request, pattern }) => {
-                let answer = self.grant(peer, &pattern);
+                let answer = self.grant(now_ns, peer, request, &pattern);
                 if !matches!(answer, Answer::Granted(_)) {
                     self.reasons.add(Reason::SubscribeRefused);
                 }
@@ -260,6 +292,12 @@ impl<O: Outlet> ChannelService<O> {
                 self.set_held(peer, &name, false);
                 self.pump_blocked(now_ns, node);
             }
+            Ok(Message::Token(chain)) => self.on_token(now_ns, node, peer, &chain),
+            Ok(Message::Revocations(signed)) => {
+                if let Taken::New(issuer) = self.on_revocations(now_ns, node, &signed) {
+                    self.notices.tell(issuer, signed);
+                }
+            }
         }
     }
 
@@ -272,111 +310,6 @@ impl<O: Outlet> ChannelService<O> {
         }
     }
 
-    /// Puts a peer on the roster of every channel that the pattern means and its entity may have.
-    fn grant(&mut self, peer: NodeId, pattern: &Pattern) -> Answer {
-        let Some(session) = self.sessions.get_mut(&peer) else {
-            return Answer::NotAuthorised;
-        };
-        let mut answer = Answer::UnknownChannel;
-        let mut granted = Vec::new();
-        for (index, entry) in self.entries.iter().enumerate() {
-            if !pattern.matches(entry.name()) {
-                continue;
-            }
-            let publishes = entry.publishers.contains(&self.entity);
-            let subscribes = entry.subscribers.contains(&session.entity);
-            match (publishes, subscribes) {
-                (true, true) => granted.push(index),
-                (_, false) => answer = Answer::NotAuthorised,
-                (false, true) if answer == Answer::UnknownChannel => answer = Answer::NotPublished,
-                (false, true) => {}
-            }
-        }
-        if granted.is_empty() {
-            return answer;
-        }
-        let is_new = !session.patterns.contains(pattern);
-        if is_new {
-            if session.patterns.len() >= PATTERNS_PER_PEER_MAX {
-                return Answer::TooMany;
-            }
-            session.patterns.insert(pattern.clone());
-        }
-        for &index in &granted {
-            let Entry { spec, roster, .. } = &mut self.entries[index];
-            // A peer that refused the stream is off the roster; it may ask for the channel again.
-            match roster.get_mut(&peer) {
-                Some(remote) => remote.patterns += usize::from(is_new),
-                None => {
-                    let meant = session.patterns.iter().filter(|p| p.matches(&spec.name));
-                    let remote = Remote {
-                        patterns: meant.count(),
-                        ..Remote::default()
-                    };
-                    roster.insert(peer, remote);
-                }
-            }
-        }
-        for &index in &granted {
-            self.note_presence(index);
-        }
-        Answer::Granted(u32::try_from(granted.len()).unwrap_or(u32::MAX))
-    }
-
-    /// Takes a peer off the rosters that only this subscription kept it on.
-    fn withdraw(&mut self, now_ns: u64, node: &mut Node, peer: NodeId, pattern: &Pattern) {
-        let Some(session) = self.sessions.get_mut(&peer) else {
-            return;
-        };
-        if !session.patterns.remove(pattern) {
-            return;
-        }
-        for index in 0..self.entries.len() {
-            let entry = &mut self.entries[index];
-            if !pattern.matches(&entry.spec.name) {
-                continue;
-            }
-            let Some(remote) = entry.roster.get_mut(&peer) else {
-                continue;
-            };
-            remote.patterns = remote.patterns.saturating_sub(1);
-            if remote.patterns == 0 {
-                let stream = remote.stream;
-                entry.roster.remove(&peer);
-                self.note_presence(index);
-                if let Some(stream) = stream {
-                    // Finished already, or the session is gone: there is nothing left to finish.
-                    let _gone = node.finish_stream(now_ns, peer, stream);
-                }
-            }
-        }
-    }
-
-    /// Why a stream must not be let in, or the channel that it is for.
-    fn admit(
-        &self,
-        session: &Session,
-        name: &ChannelName,
-        salt: u32,
-        mode: Mode,
-    ) -> Result<Index, Reason> {
-        let index = *self.names.get(name).ok_or(Reason::StreamUnknownChannel)?;
-        let entry = &self.entries[index];
-        if entry.spec.salt != salt {
-            return Err(Reason::StreamSalt);
-        }
-        if entry.spec.mode != mode {
-            return Err(Reason::StreamMode);
-        }
-        if !entry.publishers.contains(&session.entity) {
-            return Err(Reason::StreamPublisher);
-        }
-        if !entry.subscribers.contains(&self.entity) {
-            return Err(Reason::StreamSubscriber);
-        }
-        Ok(index)
-    }
-
     fn on_stream(
         &mut self,
         now_ns: u64,
@@ -385,7 +318,7 @@ impl<O: Outlet> ChannelService<O> {
         (name, salt, mode): (&ChannelName, u32, Mode),
     ) {
         let admitted = match self.sessions.get(&peer) {
-            Some(session) => self.admit(session, name, salt, mode),
+            Some(session) => self.admit(now_ns, session, name, salt, mode),
             None => Err(Reason::UnknownStream),
         };
         match (admitted, self.sessions.get_mut(&peer)) {
@@ -395,8 +328,11 @@ impl<O: Outlet> ChannelService<O> {
                 session.inbound.insert(stream, inbound);
             }
             (admitted, _) => {
-                self.reasons
-                    .add(admitted.err().unwrap_or(Reason::UnknownStream));
+                let reason = admitted.err().unwrap_or(Reason::UnknownStream);
+                self.reasons.add(reason);
+                if let Some(session) = self.sessions.get_mut(&peer) {
+                    session.shown.is_refused |= reason.is_of_token();
+                }
                 // Where the session is gone, the stream is too.
                 let _gone = node.refuse_stream(now_ns, peer, stream);
             }
@@ -446,6 +382,17 @@ impl<O: Outlet> ChannelService<O> {
 }
 
 impl Session {
+    /// Streams on a channel that were let in.
+    pub(crate) fn streams_of(&self, index: Index) -> Vec<StreamId> {
+        let inbound = self.inbound.iter().filter(|(_, i)| i.index == index);
+        inbound.map(|(&stream, _)| stream).collect()
+    }
+
+    /// A stream is let in no more.
+    pub(crate) fn forget(&mut self, stream: StreamId) {
+        self.inbound.remove(&stream);
+    }
+
     fn flush(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
         while let Some(message) = self.outbox.front() {
             if node.send_control(now_ns, peer, message) == Err(SendError::Full) {
@@ -459,8 +406,12 @@ impl Session {
 impl<O: Outlet> Service for ChannelService<O> {
     type Command = Command<O>;
 
-    fn start(&mut self, now_ns: u64, _node: &mut Node) {
+    fn start(&mut self, now_ns: u64, node: &mut Node) {
         self.greet_ns = Some(now_ns + GREET_AFTER_NS);
+        for signed in std::mem::take(&mut self.known_revocations) {
+            // An issuer that no channel names any more is counted.
+            let _taken = self.on_revocations(now_ns, node, &signed);
+        }
     }
 
     fn on_event(&mut self, now_ns: u64, node: &mut Node, event: Event) {
@@ -534,6 +485,7 @@ impl<O: Outlet> Service for ChannelService<O> {
             self.ask_again_ns,
             self.greet_ns,
             self.look_at_slow_ns,
+            self.look_at_rights_ns,
             self.next_deadline_ns(),
         ];
         timers.into_iter().flatten().min()
@@ -549,6 +501,9 @@ impl<O: Outlet> Service for ChannelService<O> {
         }
         if self.next_deadline_ns().is_some_and(|due| due <= now_ns) {
             self.expire_waiting(now_ns, node);
+        }
+        if self.look_at_rights_ns.is_some_and(|due| due <= now_ns) {
+            self.review(now_ns, node);
         }
         if self.look_at_slow_ns.is_some_and(|due| due <= now_ns) {
             self.look_at_slow(now_ns, node);

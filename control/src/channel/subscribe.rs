@@ -2,16 +2,17 @@
 
 use super::{
     delivery::{Delivery, Offer, Outlet, SubscriberId},
-    entry::Index,
+    entry::{Entry, Index},
     message::{Answer, Message, Pattern},
     reason::Reason,
     service::ChannelService,
     stall::{LOOK_AGAIN_NS, Slow},
 };
+use crate::rights::{Operation, Refusal};
 use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 use virga_ebpf::header::NodeId;
-use virga_transport::Node;
+use virga_transport::{ChannelName, Node};
 
 /// Local subscribers of one node.
 pub const SUBSCRIBERS_MAX: usize = 4_096;
@@ -27,6 +28,11 @@ pub enum SubscribeError {
     /// This node's entity is in no matching channel's `subscribe` list.
     #[error("this node's entity may not subscribe to {}: add it to the channel's `subscribe` list", .0.name())]
     NotAuthorised(Pattern),
+    /// The channel requires a token, and this node has none that gives the right.
+    #[error(
+        "this node's entity may not subscribe to {0}: {1}; get a token from one of the channel's issuers and present it with: virga token present FILE"
+    )]
+    Token(ChannelName, Refusal),
     /// The node has as many as it may.
     #[error("the node has {SUBSCRIBERS_MAX} local subscribers already: end one first")]
     TooMany,
@@ -73,9 +79,9 @@ impl<O: Outlet> ChannelService<O> {
         if matching.next().is_none() {
             return Err(SubscribeError::UnknownChannel(pattern));
         }
-        let allowed = self.allowed(&pattern);
+        let allowed = self.allowed(now_ns, &pattern);
         if allowed.is_empty() {
-            return Err(SubscribeError::NotAuthorised(pattern));
+            return Err(self.refusal(now_ns, pattern));
         }
         for &index in &allowed {
             self.entries[index].local.insert(id);
@@ -100,12 +106,48 @@ impl<O: Outlet> ChannelService<O> {
     }
 
     /// Channels that a pattern means and this node's entity may have.
-    fn allowed(&self, pattern: &Pattern) -> Vec<Index> {
-        let entries = self.entries.iter().enumerate();
+    fn allowed(&self, now_ns: u64, pattern: &Pattern) -> Vec<Index> {
+        let entries = self.listed(pattern);
         entries
-            .filter(|(_, e)| pattern.matches(e.name()) && e.subscribers.contains(&self.entity))
+            .filter(|(_, e)| self.may_subscribe(now_ns, e).is_ok())
             .map(|(index, _)| index)
             .collect()
+    }
+
+    /// Channels that a pattern means and whose list names this node's entity.
+    fn listed(&self, pattern: &Pattern) -> impl Iterator<Item = (Index, &Entry)> {
+        let entries = self.entries.iter().enumerate();
+        entries.filter(|(_, e)| pattern.matches(e.name()) && e.subscribers.contains(&self.entity))
+    }
+
+    fn may_subscribe(&self, now_ns: u64, entry: &Entry) -> Result<(), Refusal> {
+        let rights = &self.rights;
+        rights.own_may(now_ns, entry, &self.entity, Operation::Subscribe)
+    }
+
+    /// Why this node's entity may have none of the channels that a pattern means.
+    fn refusal(&self, now_ns: u64, pattern: Pattern) -> SubscribeError {
+        let refused = self.listed(&pattern).find_map(|(_, entry)| {
+            let refusal = self.may_subscribe(now_ns, entry).err()?;
+            Some((entry.name().clone(), refusal))
+        });
+        match refused {
+            Some((channel, refusal)) => SubscribeError::Token(channel, refusal),
+            None => SubscribeError::NotAuthorised(pattern),
+        }
+    }
+
+    /// Asks a node again for what it refused: there is a new token.
+    pub(crate) fn ask_refused(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
+        let is_refused = |wanted: &Wanted| {
+            let answer = wanted.asked.get(&peer).and_then(|asked| asked.answer);
+            matches!(answer, Some(Answer::Token(_)))
+        };
+        let refused = self.wanted.iter().filter(|(_, wanted)| is_refused(wanted));
+        let patterns: Vec<Pattern> = refused.map(|(pattern, _)| pattern.clone()).collect();
+        for pattern in patterns {
+            self.ask(now_ns, node, peer, &pattern);
+        }
     }
 
     /// Configured peers whose entity may publish on one of the channels.
@@ -152,7 +194,10 @@ impl<O: Outlet> ChannelService<O> {
     pub(crate) fn ask_all(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
         let patterns: Vec<Pattern> = self.wanted.keys().cloned().collect();
         for pattern in patterns {
-            if self.publishers_of(&self.allowed(&pattern)).contains(&peer) {
+            if self
+                .publishers_of(&self.allowed(now_ns, &pattern))
+                .contains(&peer)
+            {
                 self.ask(now_ns, node, peer, &pattern);
             }
         }

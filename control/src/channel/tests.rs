@@ -27,6 +27,7 @@ use virga_transport::{
 };
 
 mod publish;
+mod rights;
 mod slow;
 mod subscribe;
 
@@ -168,6 +169,7 @@ fn channel(text: &str, publish: &[u8], subscribe: &[u8]) -> ChannelConfig {
         max_rate_pps: None,
         publish: entities(publish),
         subscribe: entities(subscribe),
+        issuers: Vec::new(),
     }
 }
 
@@ -183,6 +185,9 @@ fn side(number: u8, count: u8, channels: &[ChannelConfig], seed: u8, now_ns: u64
         channels: channels.to_vec(),
         share: Share::WHOLE,
         presence: Arc::new(Presence::new(channels, 1)),
+        tokens: Vec::new(),
+        revocations: Vec::new(),
+        unix_zero_ns: rights::UNIX_S * 1_000_000_000,
     });
     service.start(now_ns, &mut node);
     Side { node, service }

@@ -102,6 +102,15 @@ fn reason(state: &str) -> &str {
         "not_authorised" => "its configuration does not let this node's entity subscribe",
         "unknown_channel" => "its configuration has no such channel",
         "not_published" => "its own entity may not publish there",
+        "token_missing" => {
+            "the channel requires a token, and this node has shown none that it takes (`virga token present`)"
+        }
+        "token_issuer" => "no issuer that it trusts gave this node's token",
+        "token_scope" => "this node's token is for other channels",
+        "token_operation" => "this node's token does not allow to subscribe",
+        "token_not_yet_valid" => "this node's token is not valid yet",
+        "token_expired" => "this node's token has expired",
+        "token_revoked" => "this node's token has been revoked",
         "too_many" => "this node has too many subscriptions there",
         other => other,
     }

@@ -16,6 +16,7 @@ mod publish;
 mod sink;
 mod status;
 mod subscribe;
+mod token;
 mod tune;
 
 use crate::{cause, config::ConfigError, keys::KeyError, mesh::MeshError};
@@ -41,6 +42,9 @@ enum Command {
     Keygen(keygen::Arguments),
     /// Print this node's public keys, and the [[peers]] block to give to others.
     Id(id::Arguments),
+    /// Sign rights on channels, pass them on, look into them, take them back.
+    #[command(subcommand)]
+    Token(token::Command),
     /// Run a node, detach it from its interfaces, take its links in or out of use.
     #[command(subcommand)]
     Node(node::Command),
@@ -128,6 +132,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Keygen(arguments) => keygen::run(&arguments),
         Command::Id(arguments) => id::run(&arguments),
+        Command::Token(command) => token::run(&command),
         Command::Node(command) => node::run(&command),
         Command::Pub(arguments) => publish::run(&arguments),
         Command::Sub(arguments) => subscribe::run(&arguments),

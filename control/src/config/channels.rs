@@ -109,6 +109,7 @@ fn channel(
     }
     let publish = entities(section, "publish", publish, roster, report);
     let subscribe = entities(section, "subscribe", block.subscribe, roster, report);
+    let issuers = issuers(section, block.require_token, block.issuers, roster, report);
     // A node name that is wrong is reported where it stands; here any serves.
     let node = own_name.unwrap_or("node");
     let mut check = Checker { section, report };
@@ -159,7 +160,38 @@ fn channel(
         max_rate_pps,
         publish,
         subscribe,
+        issuers,
     })
+}
+
+/// Whose tokens count: somebody's where a token is required, nobody's elsewhere.
+fn issuers(
+    section: &Section,
+    require_token: Option<Spanned<bool>>,
+    words: Option<Spanned<Vec<Spanned<String>>>>,
+    roster: &Roster,
+    report: &mut Report<'_>,
+) -> Vec<Entity> {
+    let required = require_token.as_ref().filter(|is| *is.get_ref());
+    match (required, &words) {
+        (Some(required), None) => {
+            let what = "nobody's tokens count, so nothing can pass";
+            let fix = "name who may issue them: issuers = [\"root\"]";
+            report.add(required.span(), section.key("require_token"), what, fix);
+        }
+        (Some(_), Some(names)) if names.get_ref().is_empty() => {
+            let what = "is empty, so no token counts and nothing can pass";
+            let fix = "name who may issue tokens, or remove `require_token`";
+            report.add(names.span(), section.key("issuers"), what, fix);
+        }
+        (None, Some(names)) => {
+            let what = "belongs to a channel that requires a token";
+            let fix = "add require_token = true, or remove it";
+            report.add(names.span(), section.key("issuers"), what, fix);
+        }
+        _ => {}
+    }
+    entities(section, "issuers", words, roster, report)
 }
 
 /// Who is meant by a list of names and keys.

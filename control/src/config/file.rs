@@ -54,6 +54,8 @@ pub(super) struct Node {
     pub(super) busy_poll_us: Field<i64>,
     pub(super) wake_completions: Field<i64>,
     pub(super) zero_copy: Field<bool>,
+    pub(super) tokens: Field<Names>,
+    pub(super) state: Field<String>,
 }
 
 /// A number, or a word.
@@ -120,6 +122,8 @@ pub(super) struct Channel {
     pub(super) max_rate_pps: Field<i64>,
     pub(super) publish: Field<Names>,
     pub(super) subscribe: Field<Names>,
+    pub(super) require_token: Field<bool>,
+    pub(super) issuers: Field<Names>,
 }
 
 /// Reads the file's text; `None` when it is not TOML. Whatever is wrong is in `report`.

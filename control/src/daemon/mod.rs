@@ -7,6 +7,7 @@ mod down;
 pub(crate) mod embedded;
 mod facts;
 pub mod path;
+pub mod rights;
 mod workers;
 
 use crate::{
@@ -18,8 +19,11 @@ use crate::{
     config::Config,
     dispatch::{Dispatch, Ended},
     doctor,
+    notices::Notices,
+    rights::file::FileError,
 };
 use path::{Path, PathError};
+use rights::Keeper;
 use std::{
     io,
     sync::Arc,
@@ -49,6 +53,11 @@ pub enum DaemonError {
     /// The workers did not start.
     #[error(transparent)]
     Worker(#[from] WorkerError),
+    /// A revocation list that was kept.
+    #[error(
+        "what is known to be revoked cannot be read, and without it the node would let it in: {0}; remove the file to start nevertheless"
+    )]
+    Revocations(#[from] FileError),
     /// The configuration does not fit the forwarder's tables.
     #[error("the forwarder's tables: {0}")]
     Tables(String),
@@ -141,15 +150,19 @@ async fn serve(
     tracing::info!(mode = path.mode(), why = path.why(), "forwarding path");
     warn_of_checksums(&config, &path);
 
-    let mut workers = Running::start(&config, &path)?;
+    let notices = Notices::default();
+    let revocations = rights::kept(&config.node.state)?;
+    let mut workers = Running::start(&config, &path, revocations, &notices)?;
     let dispatch = workers.dispatch().clone();
     let (stop_api, api_stopped) = watch::channel(());
     let connections = Arc::new(Connections::default());
+    let keeper = Keeper::new(dispatch.clone(), &config.node.state);
     let api = Arc::new(Api {
         config: Arc::clone(&config),
         dispatch: dispatch.clone(),
         steering: workers.steering().why(),
         path: path.run(dispatch.clone()),
+        rights: keeper.clone(),
         stopping: api_stopped.clone(),
         connections: Arc::clone(&connections),
         unix_zero_ns: unix_zero_ns(&dispatch).await?,
@@ -158,6 +171,8 @@ async fn serve(
     let server = Server::new(socket, api::router(api), connections);
     let server = server.map_err(system("serve the socket"))?;
     let server = tokio::spawn(server.run(local, api_stopped));
+    // Ends with the workers.
+    let _rights = tokio::spawn(keeper.run(notices));
     tracing::info!(
         node = %config.node.name, id = %config.node.id, listen = %workers.address(),
         socket = %config.node.socket.display(), "node is running"

@@ -5,6 +5,7 @@ use crate::{
     channel::{ChannelService, Presence, Setup},
     config::{self, Config},
     dispatch::{Dispatch, Service},
+    notices::Notices,
 };
 use std::{io, net::SocketAddr, sync::Arc};
 use tokio::sync::mpsc;
@@ -27,7 +28,13 @@ pub(super) struct Running {
 }
 
 impl Running {
-    pub(super) fn start(config: &Config, path: &Path) -> Result<Self, DaemonError> {
+    /// `revocations`: signed lists that were known before; those that peers send are told to `notices`.
+    pub(super) fn start(
+        config: &Config,
+        path: &Path,
+        revocations: Vec<Vec<u8>>,
+        notices: &Notices,
+    ) -> Result<Self, DaemonError> {
         let cores = cores(config)?;
         let shares: Vec<Share> = Share::split(cores.len()).collect();
         let presence = Arc::new(Presence::new(&config.channels, shares.len()));
@@ -47,8 +54,13 @@ impl Running {
             beginnings.push(Beginning {
                 node: node_config(config, share, seed),
                 forwarder,
-                service: ChannelService::new(&Setup::of(config, share, &presence))
-                    .telling(path.moves()),
+                service: ChannelService::new(&Setup {
+                    revocations: revocations.clone(),
+                    unix_zero_ns: unix_ns(),
+                    ..Setup::of(config, share, &presence)
+                })
+                .telling(path.moves())
+                .noting(notices),
             });
         }
         let mut beginnings = beginnings.into_iter();

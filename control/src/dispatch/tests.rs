@@ -42,6 +42,7 @@ impl Stage {
             max_rate_pps: None,
             publish: entities(),
             subscribe: entities(),
+            issuers: Vec::new(),
         }];
         let presence = Arc::new(Presence::new(&channels, workers));
         let config = WorkersConfig {
@@ -71,6 +72,9 @@ impl Stage {
                 channels: channels.clone(),
                 share,
                 presence: Arc::clone(&presence),
+                tokens: Vec::new(),
+                revocations: Vec::new(),
+                unix_zero_ns: 0,
             }),
         };
         let workers = spawn_all(&config, beginning, |_: Share, _| {}).unwrap();

@@ -8,6 +8,7 @@ mod driver;
 mod examples;
 mod hostile;
 mod publishing;
+mod rights;
 mod roaming;
 mod stage;
 mod stopping;

@@ -50,7 +50,7 @@ pub(crate) struct Node {
     pub(crate) origin: OriginHash,
     folder: PathBuf,
     node_key: String,
-    entity_key: String,
+    pub(crate) entity_key: String,
     process: Option<Child>,
 }
 
@@ -131,12 +131,14 @@ impl Stage {
         let mut text = format!(
             "[node]\nname = \"{name}\"\nnetwork = \"test\"\nnode_key_file = \"{}\"\n\
              entity_key_file = \"{}\"\npsk_file = \"{}\"\nlisten = \"{}\"\nsocket = \"{}\"\n\
+             state = \"{}\"\n\
              [forwarding]\nmode = \"userspace\"\n",
             file(KeyKind::Node),
             file(KeyKind::Entity),
             file(KeyKind::Psk),
             own.listen,
             own.socket().display(),
+            own.file("state").display(),
         );
         for peer in self.nodes.iter().filter(|peer| peer.name != name) {
             let reach = if name == "router" || peer.name == "router" {
@@ -265,6 +267,11 @@ impl Node {
 
     pub(crate) fn socket(&self) -> PathBuf {
         self.folder.join("run").join("node.sock")
+    }
+
+    /// A file of the node's.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
     }
 
     pub(crate) fn config(&self) -> PathBuf {

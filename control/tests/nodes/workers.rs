@@ -197,7 +197,8 @@ async fn unreliable_events_wait_for_no_other_workers_peer() {
     stage.signal("b", "-STOP");
     let sender = tokio::spawn(async move {
         for round in 0..40 {
-            let batch = numbered(&round.to_string(), 500);
+            // Ten megabytes in all, of which the queue takes two.
+            let batch = vec![[round; 500]; 500];
             let publishing = a.publish_batch(UNRELIABLE.name, &batch);
             let published = in_time("a round", publishing).await.unwrap();
             assert_eq!(published.published, 500);

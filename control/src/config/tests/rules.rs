@@ -464,3 +464,94 @@ fn a_session_carries_no_more_channels_than_it_has_streams() {
         refused(&with(&names), "channels[1024].name", say);
     }
 }
+
+#[test]
+fn tokens_and_their_issuers() {
+    let with = |rest: &str| mesh() + &channel("a", rest);
+    let accepted = parse(&with("require_token = true\nissuers = [\"one\", \"us\"]")).unwrap();
+    let issuers: Vec<_> = accepted.channels[0].issuers.iter().map(|i| i.key).collect();
+    assert_eq!(
+        issuers,
+        [accepted.peers[0].entity_key, accepted.keys.entity.public]
+    );
+    assert!(
+        parse(&with("require_token = false")).unwrap().channels[0]
+            .issuers
+            .is_empty()
+    );
+    for (rest, key, say) in [
+        (
+            "require_token = true",
+            "channels[0].require_token",
+            "name who may issue them",
+        ),
+        (
+            "require_token = true\nissuers = []",
+            "channels[0].issuers",
+            "nothing can pass",
+        ),
+        (
+            "issuers = [\"one\"]",
+            "channels[0].issuers",
+            "add require_token = true",
+        ),
+        (
+            "require_token = false\nissuers = [\"one\"]",
+            "channels[0].issuers",
+            "add require_token = true",
+        ),
+        (
+            "require_token = true\nissuers = [\"on\"]",
+            "channels[0].issuers",
+            "did you mean `one`?",
+        ),
+        (
+            "require_token = true\nissuers = [\"one\", \"one\"]",
+            "channels[0].issuers",
+            "name each once",
+        ),
+    ] {
+        refused(&with(rest), key, say);
+    }
+}
+
+#[test]
+fn token_files_are_read_and_must_be_this_entitys() {
+    use crate::{
+        keys::{EntityKey, Secret},
+        rights::{Chain, Grant, Operation, Operations, Reach, Scope, file},
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("one.token");
+    let issuer = EntityKey::from(Secret::new([77; 32]));
+    let write = |subject: [u8; 32]| {
+        let grant = Grant {
+            subject,
+            scope: Scope::new(&ChannelName::parse("a").unwrap(), Reach::Channel),
+            operations: Operations::new(&[Operation::Publish]).unwrap(),
+            delegations: 0,
+            not_before_s: 0,
+            not_after_s: 1,
+            generation: 0,
+            nonce: [0; 8],
+        };
+        file::replace(&path, &file::token_line(&Chain::issue(grant, &issuer))).unwrap();
+    };
+    let text = format!("{NODE}tokens = [{path:?}]\n");
+    refused(&text, "node.tokens", "one.token: cannot open");
+    write(keys().entity.public);
+    assert_eq!(
+        parse(&text).unwrap().node.tokens.len(),
+        1,
+        "when it is valid is asked later"
+    );
+    write([5; 32]);
+    refused(&text, "node.tokens", "belongs to another entity");
+    std::fs::write(&path, "virga-token-v1 AQ\n").unwrap();
+    refused(&text, "node.tokens", "cut short");
+    refused(
+        &format!("{NODE}state = \"\"\n"),
+        "node.state",
+        "name a folder",
+    );
+}

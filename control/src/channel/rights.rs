@@ -1,0 +1,351 @@
+//! Tokens: what this node's entity holds, what peers have shown, what issuers have taken back; and what
+//! becomes of rosters and streams when a right ends.
+//!
+//! Where a channel names issuers, its `publish` and `subscribe` lists say who may at most, and a token
+//! says who may now. Each node asks for itself: a publisher at the subscription, a subscriber at the
+//! publisher's stream, and all of them again each second and with each revocation.
+
+use super::{
+    delivery::Outlet,
+    entry::{Entry, Index},
+    message::{Answer, Message, Pattern},
+    reason::Reason,
+    service::{ChannelService, Session},
+};
+use crate::rights::{
+    Authentic, Chain, List, Operation, Question, Refusal, Revocations, revocation::Learned,
+};
+use std::collections::BTreeMap;
+use virga_ebpf::header::{NodeId, StreamId};
+use virga_transport::Node;
+
+/// Tokens that one peer may show in a session: each costs a signature or more to verify.
+pub const TOKENS_PER_PEER_MAX: usize = 64;
+/// Rights are looked at again this often: tokens expire.
+pub const LOOK_AGAIN_NS: u64 = 1_000_000_000;
+
+/// What the service knows of rights.
+#[derive(Debug, Default)]
+pub(crate) struct Rights {
+    /// Tokens of this node's entity.
+    own: Vec<Authentic>,
+    revocations: Revocations,
+    /// Each issuer's newest list as it was signed, to be passed on.
+    lists: BTreeMap<[u8; 32], Vec<u8>>,
+    /// Unix time at the worker's time 0.
+    unix_zero_ns: u64,
+}
+
+/// What a peer has shown in this session.
+#[derive(Debug, Default)]
+pub(crate) struct Shown {
+    tokens: Vec<Authentic>,
+    /// How many it tried.
+    count: usize,
+    /// A stream of it was refused for want of a token.
+    pub(crate) is_refused: bool,
+}
+
+impl Rights {
+    pub(crate) fn new(own: Vec<Authentic>, unix_zero_ns: u64) -> Self {
+        Self {
+            own,
+            unix_zero_ns,
+            ..Self::default()
+        }
+    }
+
+    /// Whether a channel lets an entity do something: by any of its tokens, or without one where none
+    /// is required.
+    fn allow(
+        &self,
+        now_ns: u64,
+        entry: &Entry,
+        holder: &[u8; 32],
+        tokens: &[Authentic],
+        operation: Operation,
+    ) -> Result<(), Refusal> {
+        if entry.issuers.is_empty() {
+            return Ok(());
+        }
+        let question = Question {
+            holder,
+            operation,
+            channel: entry.name(),
+            now_s: (self.unix_zero_ns + now_ns) / 1_000_000_000,
+            issuers: &entry.issuers,
+            revocations: &self.revocations,
+        };
+        let mut nearest = Refusal::Missing;
+        for token in tokens {
+            match token.allows(&question) {
+                Ok(()) => return Ok(()),
+                Err(refusal) if refusal.fault() > nearest.fault() => nearest = refusal,
+                Err(_) => {}
+            }
+        }
+        Err(nearest)
+    }
+
+    /// The same for a peer, and whether the channel's list names it.
+    pub(crate) fn peer_may(
+        &self,
+        now_ns: u64,
+        entry: &Entry,
+        session: &Session,
+        operation: Operation,
+    ) -> Result<(), Refusal> {
+        self.allow(
+            now_ns,
+            entry,
+            &session.entity,
+            &session.shown.tokens,
+            operation,
+        )
+    }
+
+    /// The same for this node's entity.
+    pub(crate) fn own_may(
+        &self,
+        now_ns: u64,
+        entry: &Entry,
+        entity: &[u8; 32],
+        operation: Operation,
+    ) -> Result<(), Refusal> {
+        self.allow(now_ns, entry, entity, &self.own, operation)
+    }
+}
+
+/// What became of a revocation list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It is the newest of this issuer, and counts from now on.
+    New([u8; 32]),
+    /// It was known, or refused and counted.
+    No,
+}
+
+impl<O: Outlet> ChannelService<O> {
+    /// Sets the clock that tokens are judged by: Unix time at the worker's time 0.
+    pub fn set_clock(&mut self, unix_zero_ns: u64) {
+        self.rights.unix_zero_ns = unix_zero_ns;
+    }
+
+    /// Holds one more token for this node's entity, and shows it to all peers.
+    ///
+    /// # Errors
+    /// [`Refusal::Holder`]: it belongs to somebody else.
+    pub fn take_token(
+        &mut self,
+        now_ns: u64,
+        node: &mut Node,
+        token: &Authentic,
+    ) -> Result<(), Refusal> {
+        if *token.holder() != self.entity {
+            return Err(Refusal::Holder(*token.holder()));
+        }
+        if !self.rights.own.contains(token) {
+            self.rights.own.push(token.clone());
+        }
+        let peers: Vec<NodeId> = self.sessions.keys().copied().collect();
+        for peer in peers {
+            let chain = token.chain().encode();
+            self.tell(now_ns, node, peer, &Message::Token(chain));
+            self.ask_refused(now_ns, node, peer);
+        }
+        self.look_at_rights(now_ns);
+        Ok(())
+    }
+
+    /// Shows a new session all tokens and all revocation lists.
+    pub(crate) fn show_rights(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
+        let lists = self
+            .rights
+            .lists
+            .values()
+            .cloned()
+            .map(Message::Revocations);
+        let own = self.rights.own.iter();
+        let tokens = own.map(|token| Message::Token(token.chain().encode()));
+        let messages: Vec<Message> = lists.chain(tokens).collect();
+        for message in messages {
+            self.tell(now_ns, node, peer, &message);
+        }
+    }
+
+    /// Takes in what a peer shows.
+    pub(crate) fn on_token(&mut self, now_ns: u64, node: &mut Node, peer: NodeId, chain: &[u8]) {
+        let Some(session) = self.sessions.get_mut(&peer) else {
+            return;
+        };
+        session.shown.count += 1;
+        if session.shown.count > TOKENS_PER_PEER_MAX {
+            return self.reasons.add(Reason::TokensFull);
+        }
+        let Ok(chain) = Chain::parse(chain) else {
+            return self.reasons.add(Reason::TokenMalformed);
+        };
+        match chain.authenticate() {
+            Ok(token) if *token.holder() == session.entity => {
+                session.shown.tokens.push(token);
+                let is_refused = std::mem::take(&mut session.shown.is_refused);
+                self.look_at_rights(now_ns);
+                if is_refused {
+                    // What it could not send before it may send now, if it is asked to.
+                    self.ask_all(now_ns, node, peer);
+                }
+            }
+            Ok(_) => self.reasons.add(Reason::TokenHolder),
+            Err(refusal) => self.reasons.add(refusal.fault().into()),
+        }
+    }
+
+    /// Takes in a revocation list from anyone: its issuer signed it. What it ends has ended when this
+    /// returns, and all peers are told.
+    pub fn on_revocations(&mut self, now_ns: u64, node: &mut Node, signed: &[u8]) -> Taken {
+        let Ok(list) = List::parse(signed) else {
+            self.reasons.add(Reason::RevocationsMalformed);
+            return Taken::No;
+        };
+        let issuer = *list.issuer();
+        if !self.entries.iter().any(|e| e.issuers.contains(&issuer)) {
+            self.reasons.add(Reason::RevocationsIssuer);
+            return Taken::No;
+        }
+        match self.rights.revocations.learn(list) {
+            Learned::New => {}
+            Learned::Known => return Taken::No,
+            Learned::Old => {
+                self.reasons.add(Reason::RevocationsOld);
+                return Taken::No;
+            }
+            Learned::Conflict => {
+                self.reasons.add(Reason::RevocationsConflict);
+                return Taken::No;
+            }
+        }
+        self.rights.lists.insert(issuer, signed.to_vec());
+        let peers: Vec<NodeId> = self.sessions.keys().copied().collect();
+        for peer in peers {
+            let message = Message::Revocations(signed.to_vec());
+            self.tell(now_ns, node, peer, &message);
+        }
+        self.review(now_ns, node);
+        Taken::New(issuer)
+    }
+
+    /// Has rights looked at again in a while.
+    fn look_at_rights(&mut self, now_ns: u64) {
+        self.look_at_rights_ns.get_or_insert(now_ns + LOOK_AGAIN_NS);
+    }
+
+    /// Takes everybody's place away whose right has ended.
+    pub(crate) fn review(&mut self, now_ns: u64, node: &mut Node) {
+        self.look_at_rights_ns = None;
+        for index in 0..self.entries.len() {
+            if self.entries[index].issuers.is_empty() {
+                continue;
+            }
+            self.look_at_rights(now_ns);
+            self.review_rosters(now_ns, node, index);
+            self.review_streams(now_ns, node, index);
+            self.review_own(now_ns, node, index);
+        }
+        self.pump_blocked(now_ns, node);
+    }
+
+    fn review_rosters(&mut self, now_ns: u64, node: &mut Node, index: Index) {
+        let entry = &self.entries[index];
+        let mut ended = Vec::new();
+        for &peer in entry.roster.keys() {
+            let session = self.sessions.get(&peer);
+            let right = session.map_or(Err(Refusal::Missing), |session| {
+                self.rights
+                    .peer_may(now_ns, entry, session, Operation::Subscribe)
+            });
+            if let Err(refusal) = right {
+                ended.push((peer, refusal.fault()));
+            }
+        }
+        for (peer, fault) in ended {
+            self.reasons.add(fault.into());
+            let removed = self.entries[index].roster.remove(&peer);
+            self.note_presence(index);
+            if let Some(stream) = removed.and_then(|remote| remote.stream) {
+                // The session may have ended meanwhile, and the stream with it.
+                let _gone = node.reset_stream(now_ns, peer, stream);
+            }
+            for (pattern, request) in self.void(peer) {
+                let answer = Answer::Token(fault);
+                if let Some(session) = self.sessions.get_mut(&peer) {
+                    session.patterns.remove(&pattern);
+                }
+                self.tell(now_ns, node, peer, &Message::Ack { request, answer });
+            }
+        }
+    }
+
+    /// A peer's subscriptions that have no channel any more.
+    fn void(&self, peer: NodeId) -> Vec<(Pattern, u32)> {
+        let Some(session) = self.sessions.get(&peer) else {
+            return Vec::new();
+        };
+        let is_void = |pattern: &Pattern| {
+            let mut entries = self.entries.iter();
+            !entries.any(|e| pattern.matches(e.name()) && e.roster.contains_key(&peer))
+        };
+        let patterns = session.patterns.iter();
+        let void = patterns.filter(|(pattern, _)| is_void(pattern));
+        void.map(|(pattern, &request)| (pattern.clone(), request))
+            .collect()
+    }
+
+    fn review_streams(&mut self, now_ns: u64, node: &mut Node, index: Index) {
+        let mut ended: Vec<(NodeId, StreamId, Refusal)> = Vec::new();
+        let entry = &self.entries[index];
+        for (&peer, session) in &self.sessions {
+            let streams = session.streams_of(index);
+            if streams.is_empty() {
+                continue;
+            }
+            let right = self
+                .rights
+                .peer_may(now_ns, entry, session, Operation::Publish);
+            if let Err(refusal) = right {
+                ended.extend(streams.into_iter().map(|s| (peer, s, refusal.clone())));
+            }
+        }
+        for (peer, stream, refusal) in ended {
+            self.reasons.add(refusal.fault().into());
+            if let Some(session) = self.sessions.get_mut(&peer) {
+                session.forget(stream);
+                session.shown.is_refused = true;
+            }
+            // The session may have ended meanwhile, and the stream with it.
+            let _gone = node.refuse_stream(now_ns, peer, stream);
+        }
+    }
+
+    /// Local subscribers of a channel that this node's entity has no right to any more.
+    fn review_own(&mut self, now_ns: u64, node: &mut Node, index: Index) {
+        let entry = &self.entries[index];
+        let right = self
+            .rights
+            .own_may(now_ns, entry, &self.entity, Operation::Subscribe);
+        let Err(refusal) = right else { return };
+        let channel = entry.name().clone();
+        for id in std::mem::take(&mut self.entries[index].local) {
+            self.reasons.add(refusal.fault().into());
+            if self.entries.iter().any(|e| e.local.contains(&id)) {
+                continue;
+            }
+            if let Some(outlet) = self.unsubscribe(now_ns, node, id) {
+                outlet.end(format!(
+                    "this node's entity may not subscribe to {channel} any more: {refusal}"
+                ));
+            }
+        }
+        self.note_presence(index);
+        self.release(now_ns, node, index);
+    }
+}

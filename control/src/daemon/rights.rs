@@ -1,0 +1,182 @@
+//! Tokens and revocation lists of a running node: what programs on this machine hand in, what peers
+//! sent, and what must outlive a restart.
+//!
+//! Revocation lists are files, one an issuer, in `revocations/` of the node's state folder: without
+//! them a restarted node would believe an old list that is sent to it again.
+
+use super::unix_ns;
+use crate::{
+    channel::rights::Taken,
+    dispatch::{Dispatch, Ended},
+    hex,
+    notices::Notices,
+    rights::{
+        Authentic, Refusal,
+        file::{self, FileError},
+    },
+};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// How often the workers' idea of Unix time is set right.
+const SET_CLOCK_EVERY: Duration = Duration::from_secs(10);
+
+/// Hands rights to the workers, and keeps what must be kept. Cheap to clone.
+#[derive(Clone)]
+pub struct Keeper {
+    dispatch: Dispatch,
+    folder: PathBuf,
+}
+
+/// Why something that was handed in does not count.
+#[derive(Debug, thiserror::Error)]
+pub enum NotTaken {
+    /// The token gives nothing.
+    #[error("the token is worthless here: {0}")]
+    Token(#[from] Refusal),
+    /// The revocation list does not count.
+    #[error(
+        "the revocation list does not count: no channel here names its issuer, or a later one is known, or this very one is (`virga status` counts which)"
+    )]
+    List,
+    /// It counts, until the node restarts.
+    #[error("it counts from now on, and will be forgotten when the node restarts: {0}")]
+    NotKept(#[from] FileError),
+    /// The node is shutting down.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+}
+
+/// The lists that were kept, as they were signed.
+///
+/// # Errors
+/// [`FileError`]: one cannot be read, and without it the node might let in what was taken back.
+pub(super) fn kept(state: &Path) -> Result<Vec<Vec<u8>>, FileError> {
+    let folder = folder(state);
+    let io_error = |source| FileError::Io {
+        path: folder.clone(),
+        operation: "list",
+        source,
+    };
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(io_error(error)),
+    };
+    let mut lists = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(io_error)?.path();
+        // What a crash left half-written has another name.
+        if path.extension().is_some_and(|e| e == EXTENSION) {
+            let (_list, signed) = file::read_revocations(&path)?;
+            lists.push(signed);
+        }
+    }
+    Ok(lists)
+}
+
+const EXTENSION: &str = "revocations";
+
+fn folder(state: &Path) -> PathBuf {
+    state.join("revocations")
+}
+
+impl Keeper {
+    pub(super) fn new(dispatch: Dispatch, state: &Path) -> Self {
+        let folder = folder(state);
+        Self { dispatch, folder }
+    }
+
+    /// Holds a token for this node's entity and shows it to all peers, until the node stops.
+    ///
+    /// # Errors
+    /// [`NotTaken::Token`], [`NotTaken::Ended`].
+    pub async fn present(&self, token: &Authentic) -> Result<(), NotTaken> {
+        let token = token.clone();
+        let held = self.dispatch.with_all(move |now_ns, parts| {
+            parts.service.take_token(now_ns, &mut parts.node, &token)
+        });
+        for held in held.await? {
+            held?;
+        }
+        Ok(())
+    }
+
+    /// Has a revocation list count here, passes it on to all peers, and keeps it.
+    ///
+    /// # Errors
+    /// [`NotTaken`].
+    pub async fn announce(&self, signed: Vec<u8>) -> Result<(), NotTaken> {
+        match self.teach(&signed).await? {
+            Some(issuer) => Ok(self.keep(&issuer, &signed)?),
+            None => Err(NotTaken::List),
+        }
+    }
+
+    /// Tells all workers; the issuer, where it was new to any of them.
+    async fn teach(&self, signed: &[u8]) -> Result<Option<[u8; 32]>, Ended> {
+        let signed = signed.to_vec();
+        let taken = self.dispatch.with_all(move |now_ns, parts| {
+            let node = &mut parts.node;
+            parts.service.on_revocations(now_ns, node, &signed)
+        });
+        let new = taken.await?.into_iter().find_map(|taken| match taken {
+            Taken::New(issuer) => Some(issuer),
+            Taken::No => None,
+        });
+        Ok(new)
+    }
+
+    fn keep(&self, issuer: &[u8; 32], signed: &[u8]) -> Result<(), FileError> {
+        fs::create_dir_all(&self.folder).map_err(|source| FileError::Io {
+            path: self.folder.clone(),
+            operation: "make this folder",
+            source,
+        })?;
+        let path = self
+            .folder
+            .join(format!("{}.{EXTENSION}", hex::encode(issuer)));
+        file::replace(&path, &file::revocations_line(signed))
+    }
+
+    /// Follows what peers tell, and the clock, until the workers end.
+    pub(super) async fn run(self, notices: Notices) {
+        let mut tick = tokio::time::interval(SET_CLOCK_EVERY);
+        loop {
+            let done = tokio::select! {
+                _ = tick.tick() => self.set_clock().await,
+                () = notices.changed() => self.follow(&notices).await,
+            };
+            if done.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn set_clock(&self) -> Result<(), Ended> {
+        let set = self.dispatch.with_all(|now_ns, parts| {
+            parts.service.set_clock(unix_ns().saturating_sub(now_ns));
+        });
+        set.await.map(|_| ())
+    }
+
+    async fn follow(&self, notices: &Notices) -> Result<(), Ended> {
+        for (issuer, signed) in notices.take() {
+            let issuer_key = hex::encode(&issuer);
+            match self.keep(&issuer, &signed) {
+                Ok(()) => tracing::info!(issuer = issuer_key, "a newer revocation list counts"),
+                Err(error) => tracing::error!(
+                    issuer = issuer_key,
+                    error = crate::cause::chain(&error),
+                    "a newer revocation list counts, and will be forgotten at the next start"
+                ),
+            }
+            // The worker that heard of it has followed it already.
+            self.teach(&signed).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,25 @@
+//! Rights that are signed: who may do what on which channel, said by whom, until when.
+//!
+//! - [`signed`]: the one encoding of everything that is signed and passed on.
+//! - [`scope`]: what a right is for: a channel or a subtree, and the operations on it.
+//! - [`token`]: one signed link: an issuer, or a holder who may delegate, gives a right to a subject.
+//! - [`chain`]: links from an issuer to the holder, each of which can only narrow the one before it.
+//! - [`revocation`]: an issuer takes back single links, all of a subject, or all of a generation.
+//! - [`file`]: how tokens and revocation lists look as files.
+//!
+//! Nothing here reads a clock, a socket or a file but [`file`]: the time is an argument.
+
+pub mod chain;
+pub mod file;
+pub mod revocation;
+pub mod scope;
+pub mod signed;
+pub mod token;
+
+#[cfg(test)]
+mod tests;
+
+pub use chain::{Authentic, Chain, Fault, Question, Refusal};
+pub use revocation::{List, Revocations};
+pub use scope::{Operation, Operations, Reach, Scope};
+pub use token::{Grant, Link, LinkId};

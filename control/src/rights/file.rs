@@ -1,0 +1,154 @@
+//! Tokens and revocation lists as files: one line each, a label and base64url (RFC 4648) without padding.
+//!
+//! ```text
+//! virga-token-v1 AQ…
+//! virga-revocations-v1 dmlyZ2EC…
+//! ```
+//! Neither is secret: a token serves only whoever has its subject's key.
+
+use super::{
+    chain::{CHAIN_BYTES_MAX, Chain, ChainError},
+    revocation::{LIST_BYTES_MAX, List, ListError},
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use std::{
+    fs,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+};
+
+const TOKEN: &str = "virga-token-v1";
+const REVOCATIONS: &str = "virga-revocations-v1";
+
+/// A file that could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The operating system refused.
+    #[error("{}: cannot {operation}", path.display())]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// What was tried.
+        operation: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+    /// It is something else.
+    #[error("{}: {what}; expected one line, `{label} <base64url>`", path.display())]
+    Text {
+        /// Where.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+        /// How it should begin.
+        label: &'static str,
+    },
+    /// The token in it is broken.
+    #[error("{}: {error}", path.display())]
+    Chain {
+        /// Where.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: ChainError,
+    },
+    /// The list in it is broken.
+    #[error("{}: {error}", path.display())]
+    List {
+        /// Where.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: ListError,
+    },
+}
+
+/// The line of a token's file.
+#[must_use]
+pub fn token_line(chain: &Chain) -> String {
+    format!("{TOKEN} {}\n", URL_SAFE_NO_PAD.encode(chain.encode()))
+}
+
+/// The line of a revocation list's file.
+#[must_use]
+pub fn revocations_line(signed: &[u8]) -> String {
+    format!("{REVOCATIONS} {}\n", URL_SAFE_NO_PAD.encode(signed))
+}
+
+/// Reads a token's file; nothing but its form is looked at.
+///
+/// # Errors
+/// [`FileError`].
+pub fn read_token(path: &Path) -> Result<Chain, FileError> {
+    let bytes = read(path, TOKEN, CHAIN_BYTES_MAX)?;
+    Chain::parse(&bytes).map_err(|error| FileError::Chain {
+        path: path.into(),
+        error,
+    })
+}
+
+/// Reads a revocation list's file, and gives the list and its signed bytes.
+///
+/// # Errors
+/// [`FileError`]; also where its issuer did not sign it.
+pub fn read_revocations(path: &Path) -> Result<(List, Vec<u8>), FileError> {
+    let bytes = read(path, REVOCATIONS, LIST_BYTES_MAX)?;
+    match List::parse(&bytes) {
+        Ok(list) => Ok((list, bytes)),
+        Err(error) => Err(FileError::List {
+            path: path.into(),
+            error,
+        }),
+    }
+}
+
+fn read(path: &Path, label: &'static str, bytes_max: usize) -> Result<Vec<u8>, FileError> {
+    let io_error = |operation, source| FileError::Io {
+        path: path.into(),
+        operation,
+        source,
+    };
+    let wrong = |what: String| FileError::Text {
+        path: path.into(),
+        what,
+        label,
+    };
+    let file = crate::files::open(path).map_err(|error| io_error("open", error))?;
+    // Base64 takes four characters for three bytes.
+    let text_max = label.len() + 2 + bytes_max.div_ceil(3) * 4;
+    let mut text = Vec::new();
+    file.take(text_max as u64 + 1)
+        .read_to_end(&mut text)
+        .map_err(|error| io_error("read", error))?;
+    let text = std::str::from_utf8(&text).map_err(|_| wrong("it is not text".into()))?;
+    let line = text.trim_end_matches(['\n', '\r']);
+    let digits = line
+        .strip_prefix(label)
+        .and_then(|rest| rest.strip_prefix(' '))
+        .ok_or_else(|| wrong("it begins otherwise".into()))?;
+    if line.len() > text_max {
+        return Err(wrong("it is too long".into()));
+    }
+    URL_SAFE_NO_PAD
+        .decode(digits)
+        .map_err(|error| wrong(format!("it is not base64url: {error}")))
+}
+
+/// Replaces a file as a whole, or leaves it as it was.
+///
+/// # Errors
+/// [`FileError::Io`].
+pub fn replace(path: &Path, line: &str) -> Result<(), FileError> {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(format!(".new-{}", std::process::id()));
+    let new = PathBuf::from(name);
+    let written = fs::write(&new, line)
+        .and_then(|()| fs::File::open(&new)?.sync_all())
+        .and_then(|()| fs::rename(&new, path));
+    written.map_err(|source| {
+        let _left_over = fs::remove_file(&new);
+        FileError::Io {
+            path: path.into(),
+            operation: "write",
+            source,
+        }
+    })
+}
