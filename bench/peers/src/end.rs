@@ -1,4 +1,4 @@
-//! One end in a process of its own. It prints `ready` once the other end may come, then answers each line
+//! One end in a process of its own. It prints `ready`, and what the others must know of it, once they may come, then answers each line
 //! on standard input with what it has done so far, as one line of JSON, and ends with standard input.
 
 use std::{
@@ -13,9 +13,13 @@ use std::{
     time::Instant,
 };
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::system::{self, Name};
+
+/// Events of a batch.
+pub(crate) const BATCH: usize = 64;
 
 /// What an end may say has gone wrong.
 pub(crate) type Problem = Box<dyn std::error::Error + Send + Sync>;
@@ -25,8 +29,10 @@ pub(crate) type Problem = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) enum Workload {
     /// Events of 64 bytes, handed over one by one; they may be lost.
     Single,
-    /// The same, 64 handed over at once.
+    /// The same, 64 handed over at once; each is an event of its own at the receiver.
     Batch,
+    /// The same, 64 packed into one message by the application, where a system has no batches.
+    Packed,
     /// Events of 1 KiB, none lost where the system has such a thing.
     Reliable,
     /// One event of 64 bytes there and back.
@@ -36,9 +42,21 @@ pub(crate) enum Workload {
 impl Workload {
     pub(crate) const fn event_bytes(self) -> usize {
         match self {
-            Self::Single | Self::Batch | Self::RoundTrip => 64,
+            Self::Single | Self::Batch | Self::Packed | Self::RoundTrip => 64,
             Self::Reliable => 1_024,
         }
+    }
+
+    /// Events that one message carries.
+    pub(crate) const fn events(self) -> usize {
+        match self {
+            Self::Packed => BATCH,
+            Self::Single | Self::Batch | Self::Reliable | Self::RoundTrip => 1,
+        }
+    }
+
+    pub(crate) const fn message_bytes(self) -> usize {
+        self.event_bytes() * self.events()
     }
 }
 
@@ -47,6 +65,8 @@ impl Workload {
 pub(crate) enum Role {
     Send,
     Receive,
+    /// Between the two.
+    Relay,
 }
 
 /// Everything that an end is told.
@@ -64,12 +84,18 @@ pub(crate) struct Args {
     /// Where this end listens.
     #[arg(long)]
     pub(crate) listen: SocketAddr,
-    /// Where the other end, or the server between, listens.
+    /// Where the other end, or the server or relay between, listens.
     #[arg(long)]
     pub(crate) next: SocketAddr,
+    /// Where the end behind a relay listens.
+    #[arg(long)]
+    pub(crate) far: Option<SocketAddr>,
     /// Certificate and key: `cert.pem`, `key.pem`.
     #[arg(long)]
     pub(crate) folder: PathBuf,
+    /// What others said when they were ready: the receiver, then the relay.
+    #[arg(long = "said")]
+    pub(crate) said: Vec<String>,
 }
 
 /// What an end counts, on whatever thread.
@@ -105,15 +131,17 @@ impl Tally {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Done {
     pub(crate) elapsed_ns: u64,
+    /// Processor time of the process.
+    pub(crate) cpu_ns: u64,
     pub(crate) taken: u64,
     pub(crate) taken_bytes: u64,
     pub(crate) sent: u64,
     pub(crate) round_trips_ns: Vec<u64>,
 }
 
-/// Says that the other end may come; then answers on a thread of its own.
-pub(crate) fn ready(read: impl Fn() -> Done + Send + 'static) {
-    println!("ready");
+/// Says that the others may come, and what they must know; then answers on a thread of its own.
+pub(crate) fn ready(said: &str, read: impl Fn() -> Done + Send + 'static) {
+    println!("ready {said}");
     thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {
             let told = line.is_ok() && answer(&read()).is_ok();
@@ -135,10 +163,11 @@ fn answer(done: &Done) -> Result<(), Problem> {
 }
 
 /// [`ready`], answering what a tally says.
-pub(crate) fn ready_with(tally: &Arc<Tally>) {
+pub(crate) fn ready_with(said: &str, tally: &Arc<Tally>) {
     let (tally, start) = (Arc::clone(tally), Instant::now());
-    ready(move || Done {
+    ready(said, move || Done {
         elapsed_ns: u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX),
+        cpu_ns: process_cpu_ns(),
         taken: tally.taken.load(Ordering::Relaxed),
         taken_bytes: tally.taken_bytes.load(Ordering::Relaxed),
         sent: tally.sent.load(Ordering::Relaxed),
@@ -151,6 +180,13 @@ pub(crate) fn ready_with(tally: &Arc<Tally>) {
     });
 }
 
+/// Processor time of all threads so far.
+pub(crate) fn process_cpu_ns() -> u64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
 /// Runs an end until standard input ends.
 pub(crate) fn run(args: &Args) -> Result<(), Problem> {
     // Threads that are started later stay there too.
@@ -160,16 +196,40 @@ pub(crate) fn run(args: &Args) -> Result<(), Problem> {
     // Several crates bring rustls, and each its own provider: this one is for all.
     let _first = rustls::crypto::ring::default_provider().install_default();
     let tally = Arc::new(Tally::default());
-    // One core: a runtime of one thread spares the others' wake-ups.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    if args.system == Name::Virga {
+        return system::virga::run(args);
+    }
+    // One core: a runtime of one thread spares the others' wake-ups. zenoh refuses to run in such a one.
+    let mut runtime = if args.system == Name::Zenoh {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(1);
+        builder
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
+    let runtime = runtime.enable_all().build()?;
     runtime.block_on(async {
         match args.system {
-            Name::Virga => system::virga::run(args),
-            Name::Quinn => system::quinn::run(args, tally).await,
+            #[cfg(feature = "net-mesh")]
+            Name::NetMesh => system::net_mesh::run(args, tally).await,
+            #[cfg(feature = "zenoh")]
+            Name::Zenoh => system::zenoh::run(args, tally).await,
+            #[cfg(feature = "nats")]
             Name::Nats => system::nats::run(args, tally).await,
-            Name::Plain => system::plain::run(args, tally).await,
+            #[cfg(feature = "quinn")]
+            Name::Quinn => system::quinn::run(args, tally).await,
+            Name::Nebula | Name::Plain => system::plain::run(args, tally).await,
+            #[allow(
+                unreachable_patterns,
+                reason = "reached where a system is not built in"
+            )]
+            name => Err(format!("{} is not built in", name.text()).into()),
         }
     })
+}
+
+/// Never ends: what is left is done by other tasks and threads.
+#[cfg(any(feature = "net-mesh", feature = "zenoh"))]
+pub(crate) async fn rest() -> Result<(), Problem> {
+    std::future::pending().await
 }

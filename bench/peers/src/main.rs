@@ -1,7 +1,8 @@
 //! `virga-peers`: Virga beside other systems, in one run: the same payloads, the same cores, encrypted where they can.
 //!
 //! - [`run`]: rounds over systems and workloads, alternating with Virga; the figures.
-//! - [`stage`]: an end as a process of its own, asked what it has done; certificates; a NATS server.
+//! - [`relay`]: net-mesh's relay beside ours.
+//! - [`stage`]: an end as a process of its own, asked what it has done; certificates; a NATS server. [`nebula`]: two hosts with a tunnel.
 //! - [`end`]: what runs in such a process: [`system`] has one module a system.
 //!
 //! Sender and receiver are a process each, all of its threads on one core; a server between has the receiver's core. Figures are of what came at the receiver, by its clock; round trips by the
@@ -13,25 +14,32 @@ use clap::Parser;
 use virga_bench::{page, report};
 
 mod end;
+mod nebula;
+mod relay;
 mod run;
 mod stage;
 mod system;
 
 /// What holds for all figures of the page.
-const NOTES: [(&str, &str); 3] = [
+const NOTES: [(&str, &str); 4] = [
     (
         "ends",
-        "a process each over loopback, the sender on core 0, the receiver on core 1, a server between (NATS) on core 1; all \
-         encrypted but `plain`",
+        "a process each over loopback, the sender on core 0, the receiver on core 1, a server between (NATS) on core 1; \
+         nebula's and ours beside it in two network namespaces joined by a veth pair; all encrypted but `plain`",
     ),
     (
-        "batches",
-        "the others carry 64 events in one message, or in as few datagrams as hold them; ours is given them one by one, as \
-         without batches",
+        "batch, packed",
+        "`batch`: 64 events in one call, each an event at the receiver; `packed`: the application puts 64 into one message, \
+         or into as few datagrams as hold them, ours too",
     ),
     (
         "reliable",
-        "a stream of quinn's, TCP for `plain`; of NATS a slow subscriber can lose",
+        "a reliable stream of net-mesh's, a stream of quinn's, TCP for zenoh, nebula and `plain`; of NATS a slow subscriber can lose",
+    ),
+    (
+        "relay",
+        "packets that a relay in user space passes on, a second of its processor's time: it has core 1, both ends have core 0; \
+         a packet of net-mesh's holds one event, one of ours those that were queued by then",
     ),
 ];
 
@@ -41,7 +49,7 @@ struct Options {
     /// Alternating rounds; the figures are their medians.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
     rounds: u32,
-    /// One system only: `quinn`, `nats` or `plain`.
+    /// One system only.
     #[arg(long)]
     only: Option<system::Name>,
     /// Write a results page into this folder.

@@ -3,59 +3,89 @@
 use std::{net::SocketAddr, path::Path, thread, time::Duration};
 
 use virga_bench::{
-    report::{Entry, skipped},
+    report::{Entry, remark, skipped},
     rounds::median,
 };
 
 use crate::{
     end::{Args, Done, Problem, Role, Workload},
+    nebula::{Hosts, INNER, Nebula, OUTER},
+    relay,
     stage::{self, End, Process},
     system::Name,
 };
 
 /// How long a flow runs before it is measured, and is measured.
-const WARM_UP: Duration = Duration::from_millis(400);
-const WINDOW: Duration = Duration::from_millis(800);
+pub(crate) const WARM_UP: Duration = Duration::from_millis(400);
+pub(crate) const WINDOW: Duration = Duration::from_millis(800);
 /// The cores of sender and receiver.
-const CORES: [usize; 2] = [0, 1];
+pub(crate) const CORES: [usize; 2] = [0, 1];
 
-const SYSTEMS: [Name; 3] = [Name::Quinn, Name::Nats, Name::Plain];
-
-const WORKLOADS: [(Workload, &str); 4] = [
-    (Workload::Single, "million events/s"),
-    (Workload::Batch, "million events/s"),
-    (Workload::Reliable, "GB/s"),
-    (Workload::RoundTrip, "µs, p50"),
+const SYSTEMS: [Name; 6] = [
+    Name::NetMesh,
+    Name::Zenoh,
+    Name::Nats,
+    Name::Quinn,
+    Name::Nebula,
+    Name::Plain,
 ];
 
+/// What a system is given, each with its unit. Only net-mesh takes batches whose events stay apart.
+const fn workloads(system: Name) -> [(Workload, &'static str); 4] {
+    let many = match system {
+        Name::NetMesh => Workload::Batch,
+        _ => Workload::Packed,
+    };
+    [
+        (Workload::Single, "million events/s"),
+        (many, "million events/s"),
+        (Workload::Reliable, "GB/s"),
+        (Workload::RoundTrip, "µs, p50"),
+    ]
+}
+
 /// Names of a system's entries, in the order of the workloads.
-fn names(system: Name) -> [&'static str; 4] {
+const fn names(system: Name) -> [&'static str; 4] {
     macro_rules! names {
-        ($system:literal) => {
+        ($system:literal, $many:literal) => {
             [
                 concat!("peers.", $system, ".single_64b"),
-                concat!("peers.", $system, ".batch_64x64b"),
+                concat!("peers.", $system, $many),
                 concat!("peers.", $system, ".reliable_1k"),
                 concat!("peers.", $system, ".rtt_64b"),
             ]
         };
     }
     match system {
-        Name::Virga => names!("virga"),
-        Name::Nats => names!("nats"),
-        Name::Quinn => names!("quinn"),
-        Name::Plain => names!("plain"),
+        Name::Virga => names!("virga", ".batch_64x64b"),
+        Name::NetMesh => names!("net_mesh", ".batch_64x64b"),
+        Name::Zenoh => names!("zenoh", ".packed_64x64b"),
+        Name::Nats => names!("nats", ".packed_64x64b"),
+        Name::Quinn => names!("quinn", ".packed_64x64b"),
+        Name::Nebula => names!("nebula", ".packed_64x64b"),
+        Name::Plain => names!("plain", ".packed_64x64b"),
     }
 }
 
 /// Why a system cannot be measured, where it cannot.
-fn missing(system: Name) -> Option<&'static str> {
+fn missing(system: Name) -> Option<String> {
     match system {
-        Name::Nats if stage::find("nats-server").is_none() => {
-            Some("nats-server is not installed (Debian: nats-server)")
+        _ if !system.is_built() => Some("its crates were not built in".to_owned()),
+        Name::Nats => absent("nats-server", "nats-server"),
+        Name::Nebula if !rustix::process::geteuid().is_root() => {
+            Some("network namespaces want root".to_owned())
         }
+        Name::Nebula if !Path::new("/dev/net/tun").exists() => {
+            Some("there is no /dev/net/tun".to_owned())
+        }
+        Name::Nebula => absent("nebula", "nebula").or_else(|| absent("nebula-cert", "nebula")),
         _ => None,
     }
+}
+
+fn absent(program: &str, package: &str) -> Option<String> {
+    let is_absent = stage::find(program).is_none();
+    is_absent.then(|| format!("{program} is not installed (Debian: {package})"))
 }
 
 /// Measures.
@@ -80,9 +110,19 @@ pub(crate) fn measure(rounds: u32, only: Option<Name>) -> Result<Vec<Entry>, Pro
             skipped(&format!("peers.{}", system.text()), reason);
             continue;
         }
-        for ((workload, unit), name) in WORKLOADS.into_iter().zip(names(system)) {
+        for ((workload, unit), name) in workloads(system).into_iter().zip(names(system)) {
             match beside(folder.path(), system, workload, rounds) {
-                Ok(figures) => entries.push(figures.entry(name, unit, workload)),
+                Ok(figures) => {
+                    remark(name, figures.theirs_in_words(workload));
+                    entries.push(figures.entry(name, unit, workload));
+                }
+                Err(error) => skipped(name, error),
+            }
+        }
+        if system == Name::NetMesh {
+            let name = "peers.net_mesh.relay";
+            match relay::beside(folder.path(), rounds) {
+                Ok(entry) => entries.push(entry),
                 Err(error) => skipped(name, error),
             }
         }
@@ -102,10 +142,22 @@ struct Figures {
     ours: Vec<f64>,
     lost: Vec<f64>,
     theirs: Vec<f64>,
+    theirs_lost: Vec<f64>,
     ratios: Vec<f64>,
 }
 
 impl Figures {
+    /// What the table has no room for: how far the other's rounds lie apart, and what it lost.
+    fn theirs_in_words(&self, workload: Workload) -> String {
+        let low = self.theirs.iter().copied().fold(f64::INFINITY, f64::min);
+        let high = self.theirs.iter().copied().fold(0.0, f64::max);
+        let rounds = format!("the other's rounds: {low:.3} to {high:.3}");
+        match workload {
+            Workload::Reliable | Workload::RoundTrip => rounds,
+            _ => format!("{rounds}, {:.1} % lost", median(&self.theirs_lost) * 100.0),
+        }
+    }
+
     fn entry(&self, name: &'static str, unit: &'static str, workload: Workload) -> Entry {
         let entry = Entry::new(name, unit, median(&self.ours))
             .beside(median(&self.theirs))
@@ -113,7 +165,7 @@ impl Figures {
         match workload {
             Workload::RoundTrip => entry.spread(&self.ours),
             Workload::Reliable => entry.spread(&self.ratios),
-            Workload::Single | Workload::Batch => {
+            Workload::Single | Workload::Batch | Workload::Packed => {
                 entry.spread(&self.ratios).lost(median(&self.lost))
             }
         }
@@ -126,27 +178,50 @@ fn beside(
     workload: Workload,
     rounds: u32,
 ) -> Result<Figures, Problem> {
+    // Ours runs on the same two hosts, without the tunnel.
+    let hosts = match system {
+        Name::Nebula => Some(Hosts::join()?),
+        _ => None,
+    };
     let mut figures = Figures::default();
     for _ in 0..rounds {
-        let ours = turn(folder, Name::Virga, workload)?;
-        let theirs = turn(folder, system, workload)?;
+        let ours = turn(folder, Name::Virga, workload, hosts.as_ref())?;
+        let theirs = turn(folder, system, workload, hosts.as_ref())?;
         figures.ours.push(ours.figure);
         figures.lost.push(ours.lost);
         figures.theirs.push(theirs.figure);
+        figures.theirs_lost.push(theirs.lost);
         figures.ratios.push(ours.figure / theirs.figure);
     }
     Ok(figures)
 }
 
 /// One turn of one system: its processes are started, measured and ended.
-fn turn(folder: &Path, system: Name, workload: Workload) -> Result<Turn, Problem> {
-    let at = [stage::free()?, stage::free()?];
+fn turn(
+    folder: &Path,
+    system: Name,
+    workload: Workload,
+    hosts: Option<&Hosts>,
+) -> Result<Turn, Problem> {
+    let mut at = [stage::free()?, stage::free()?];
+    let mut nebula = None;
+    if let Some(hosts) = hosts {
+        let is_tunnel = system == Name::Nebula;
+        let addresses = if is_tunnel { INNER } else { OUTER };
+        for (at, address) in at.iter_mut().zip(addresses) {
+            at.set_ip(address.into());
+        }
+        if is_tunnel {
+            nebula = Some(Nebula::start(folder, hosts, CORES)?);
+        }
+    }
+    let namespace = |end: usize| hosts.map(|hosts| hosts.namespaces[end].as_str());
     let server: Option<(Process, SocketAddr)> = match system {
         Name::Nats => {
             let at = stage::free()?;
             Some((stage::nats_server(folder, at, CORES[1])?, at))
         }
-        Name::Virga | Name::Quinn | Name::Plain => None,
+        _ => None,
     };
     let next = |other: SocketAddr| server.as_ref().map_or(other, |(_, at)| *at);
     let args = |role, core, listen, next| Args {
@@ -156,19 +231,25 @@ fn turn(folder: &Path, system: Name, workload: Workload) -> Result<Turn, Problem
         core,
         listen,
         next,
+        far: None,
         folder: folder.to_path_buf(),
+        said: Vec::new(),
     };
-    let mut receiver = End::start(&args(Role::Receive, CORES[1], at[1], next(at[0])))?;
-    let mut sender = End::start(&args(Role::Send, CORES[0], at[0], next(at[1])))?;
+    let to_receive = args(Role::Receive, CORES[1], at[1], next(at[0]));
+    let mut receiver = End::start(&to_receive, namespace(1))?;
+    let mut to_send = args(Role::Send, CORES[0], at[0], next(at[1]));
+    to_send.said.push(receiver.said.clone());
+    let mut sender = End::start(&to_send, namespace(0))?;
     thread::sleep(WARM_UP);
     let before = [sender.done()?, receiver.done()?];
     thread::sleep(WINDOW);
     let after = [sender.done()?, receiver.done()?];
+    drop(nebula);
     figure(workload, &before, &after).map_err(|e| format!("{}: {e}", system.text()).into())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-fn float(count: u64) -> f64 {
+pub(crate) fn float(count: u64) -> f64 {
     count as f64
 }
 

@@ -19,7 +19,7 @@ use crate::end::{Args, Done, Problem};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A process that ends with this one, and is killed by its id when dropped.
-pub(crate) struct Process(Child);
+pub(crate) struct Process(pub(crate) Child);
 
 impl Process {
     pub(crate) fn spawn(command: &mut Command) -> Result<Self, Problem> {
@@ -42,17 +42,19 @@ pub(crate) struct End {
     _process: Process,
     input: ChildStdin,
     lines: mpsc::Receiver<String>,
+    /// What the others must know of it.
+    pub(crate) said: String,
     /// What it says of its problems.
     log: PathBuf,
 }
 
 impl End {
-    /// Starts an end, and waits until it is ready.
-    pub(crate) fn start(args: &Args) -> Result<Self, Problem> {
-        let mut command = ending_with_us();
+    /// Starts an end, in a network namespace where one is named, and waits until it is ready.
+    pub(crate) fn start(args: &Args, namespace: Option<&str>) -> Result<Self, Problem> {
+        let mut command = ending_with_us(namespace);
         command.arg(std::env::current_exe()?).arg("end");
         for (flag, value) in [
-            ("--system", args.system.text().to_owned()),
+            ("--system", value_of(&args.system)),
             ("--role", value_of(&args.role)),
             ("--workload", value_of(&args.workload)),
             ("--core", args.core.to_string()),
@@ -61,6 +63,12 @@ impl End {
             ("--folder", args.folder.display().to_string()),
         ] {
             command.args([flag, &value]);
+        }
+        if let Some(far) = args.far {
+            command.args(["--far", &far.to_string()]);
+        }
+        for said in &args.said {
+            command.args(["--said", said]);
         }
         let log = args.folder.join(format!("{}.log", value_of(&args.role)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -77,15 +85,19 @@ impl End {
                 }
             }
         });
-        let end = Self {
+        let mut end = Self {
             _process: process,
             input,
             lines,
+            said: String::new(),
             log,
         };
-        match end.line()?.as_str() {
-            "ready" => Ok(end),
-            other => Err(format!("an end is not ready: it says {other}").into()),
+        // Crates that print on their own come first.
+        loop {
+            if let Some(said) = end.line()?.strip_prefix("ready ") {
+                end.said = said.to_owned();
+                return Ok(end);
+            }
         }
     }
 
@@ -113,9 +125,14 @@ fn value_of(value: &impl clap::ValueEnum) -> String {
 }
 
 /// A command that the kernel kills with this process.
-fn ending_with_us() -> Command {
+pub(crate) fn ending_with_us(namespace: Option<&str>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]);
+    if let Some(namespace) = namespace {
+        command
+            .arg("nsenter")
+            .arg(format!("--net=/run/netns/{namespace}"));
+    }
     command
 }
 
@@ -155,7 +172,7 @@ pub(crate) fn nats_server(folder: &Path, at: SocketAddr, core: usize) -> Result<
         ),
     )?;
     let log = fs::File::create(folder.join("nats.log"))?;
-    let mut command = ending_with_us();
+    let mut command = ending_with_us(None);
     command
         .args(["taskset", "-c", &core.to_string(), "nats-server", "-c"])
         .arg(&config)

@@ -17,7 +17,6 @@ use crate::end::{Args, Problem, Role, Tally, Workload, ready_with};
 
 const FORTH: &str = "bench.forth";
 const BACK: &str = "bench.back";
-const BATCH: usize = 64;
 /// Messages between two looks at whether others want to run.
 const YIELD_AFTER: usize = 256;
 
@@ -35,10 +34,10 @@ pub(crate) async fn run(args: &Args, tally: Arc<Tally>) -> Result<(), Problem> {
     let client = connect(args).await?;
     let event_bytes = args.workload.event_bytes();
     match args.role {
-        Role::Receive => {
+        Role::Receive | Role::Relay => {
             let mut messages = client.subscribe(FORTH).await?;
             client.flush().await?;
-            ready_with(&tally);
+            ready_with("", &tally);
             while let Some(message) = messages.next().await {
                 let bytes = message.payload.len();
                 tally.take((bytes / event_bytes) as u64, bytes);
@@ -54,16 +53,12 @@ pub(crate) async fn run(args: &Args, tally: Arc<Tally>) -> Result<(), Problem> {
 }
 
 async fn send(workload: Workload, client: &Client, tally: &Arc<Tally>) -> Result<(), Problem> {
-    let events = if workload == Workload::Batch {
-        BATCH
-    } else {
-        1
-    };
-    let payload = Bytes::from(vec![0x5a; workload.event_bytes() * events]);
+    let events = workload.events();
+    let payload = Bytes::from(vec![0x5a; workload.message_bytes()]);
     if workload == Workload::RoundTrip {
         let mut answers = client.subscribe(BACK).await?;
         client.flush().await?;
-        ready_with(tally);
+        ready_with("", tally);
         loop {
             let asked = Instant::now();
             client.publish(FORTH, payload.clone()).await?;
@@ -78,7 +73,7 @@ async fn send(workload: Workload, client: &Client, tally: &Arc<Tally>) -> Result
             }
         }
     }
-    ready_with(tally);
+    ready_with("", tally);
     loop {
         for _ in 0..YIELD_AFTER {
             client.publish(FORTH, payload.clone()).await?;

@@ -13,14 +13,12 @@ use tokio::{
 
 use crate::end::{Args, Problem, Role, Tally, Workload, ready_with};
 
-const BATCH: usize = 64;
-
 pub(crate) async fn run(args: &Args, tally: Arc<Tally>) -> Result<(), Problem> {
     let event_bytes = args.workload.event_bytes();
     match (args.role, args.workload) {
         (Role::Send, Workload::Reliable) => {
             let mut stream = TcpStream::connect(args.next).await?;
-            ready_with(&tally);
+            ready_with("", &tally);
             let events = vec![0x5a; 64 * event_bytes];
             loop {
                 stream.write_all(&events).await?;
@@ -29,7 +27,7 @@ pub(crate) async fn run(args: &Args, tally: Arc<Tally>) -> Result<(), Problem> {
         }
         (_, Workload::Reliable) => {
             let listener = TcpListener::bind(args.listen).await?;
-            ready_with(&tally);
+            ready_with("", &tally);
             let (mut stream, _) = listener.accept().await?;
             let (mut buffer, mut bytes) = (vec![0; 1 << 18], 0);
             loop {
@@ -45,12 +43,12 @@ pub(crate) async fn run(args: &Args, tally: Arc<Tally>) -> Result<(), Problem> {
         (Role::Send, workload) => {
             let socket = UdpSocket::bind(args.listen).await?;
             socket.connect(args.next).await?;
-            ready_with(&tally);
+            ready_with("", &tally);
             send(workload, &socket, &tally).await
         }
         (_, workload) => {
             let socket = UdpSocket::bind(args.listen).await?;
-            ready_with(&tally);
+            ready_with("", &tally);
             let mut buffer = vec![0; 65_536];
             loop {
                 let (bytes, from) = socket.recv_from(&mut buffer).await?;
@@ -64,12 +62,8 @@ pub(crate) async fn run(args: &Args, tally: Arc<Tally>) -> Result<(), Problem> {
 }
 
 async fn send(workload: Workload, socket: &UdpSocket, tally: &Tally) -> Result<(), Problem> {
-    let events = if workload == Workload::Batch {
-        BATCH
-    } else {
-        1
-    };
-    let datagram = vec![0x5a; events * workload.event_bytes()];
+    let events = workload.events();
+    let datagram = vec![0x5a; workload.message_bytes()];
     let mut answer = [0; 2_048];
     loop {
         let asked = Instant::now();

@@ -17,14 +17,13 @@ use quinn::{
 };
 
 use crate::{
-    end::{Args, Problem, Role, Tally, Workload, ready_with},
+    end::{Args, BATCH, Problem, Role, Tally, Workload, ready_with},
     stage,
 };
 
 const WINDOW_BYTES: u32 = 16 << 20;
 const DATAGRAM_BUFFER_BYTES: usize = 4 << 20;
 const UDP_PAYLOAD_BYTES_MAX: u16 = 65_527;
-const BATCH: usize = 64;
 
 fn transport() -> Arc<TransportConfig> {
     let mut mtu = MtuDiscoveryConfig::default();
@@ -44,7 +43,7 @@ fn transport() -> Arc<TransportConfig> {
 pub(crate) async fn run(args: &Args, tally: Arc<Tally>) -> Result<(), Problem> {
     let (cert, key) = stage::certificate(&args.folder)?;
     match args.role {
-        Role::Receive => {
+        Role::Receive | Role::Relay => {
             let mut config = ServerConfig::with_single_cert(vec![cert], key)?;
             config.transport_config(transport());
             let mut endpoint_config = quinn::EndpointConfig::default();
@@ -52,7 +51,7 @@ pub(crate) async fn run(args: &Args, tally: Arc<Tally>) -> Result<(), Problem> {
             let socket = std::net::UdpSocket::bind(args.listen)?;
             let runtime = Arc::new(quinn::TokioRuntime);
             let endpoint = Endpoint::new(endpoint_config, Some(config), socket, runtime)?;
-            ready_with(&tally);
+            ready_with("", &tally);
             let incoming = endpoint.accept().await.ok_or("the endpoint has closed")?;
             receive(args.workload, &incoming.await?, &tally).await
         }
@@ -64,7 +63,7 @@ pub(crate) async fn run(args: &Args, tally: Arc<Tally>) -> Result<(), Problem> {
             let mut endpoint = client(args.listen)?;
             endpoint.set_default_client_config(config);
             let connection = endpoint.connect(args.next, "localhost")?.await?;
-            ready_with(&tally);
+            ready_with("", &tally);
             send(args.workload, &connection, &tally).await
         }
     }
@@ -114,7 +113,7 @@ async fn send(workload: Workload, connection: &Connection, tally: &Tally) -> Res
             connection.send_datagram_wait(event.clone()).await?;
             tally.send(1);
         },
-        Workload::Batch => loop {
+        Workload::Batch | Workload::Packed => loop {
             // As many of the batch as a datagram of this path takes.
             let most = connection.max_datagram_size().ok_or("no datagrams")?;
             let fit = (most / event.len()).clamp(1, BATCH);
