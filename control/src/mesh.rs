@@ -4,7 +4,7 @@
 //! use futures_util::StreamExt as _;
 //! use virga::mesh::Mesh;
 //!
-//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/one-node/config.rs"));
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_node.rs"));
 //! # #[tokio::main]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let folder = tempfile::tempdir()?;
@@ -33,7 +33,7 @@
 //! ```
 //! use virga::{config::Config, mesh::Mesh};
 //!
-//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/one-node/config.rs"));
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_node.rs"));
 //! # #[tokio::main]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let folder = tempfile::tempdir()?;

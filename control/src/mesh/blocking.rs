@@ -3,7 +3,7 @@
 //! ```
 //! use virga::mesh::blocking::Mesh;
 //!
-//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/one-node/config.rs"));
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_node.rs"));
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let folder = tempfile::tempdir()?;
 //! # let node = Mesh::start(one_node(folder.path(), 3)?)?;

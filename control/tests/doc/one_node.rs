@@ -1,4 +1,4 @@
-// A node without peers, for examples and documentation: one reliable channel, `metrics/here`, which it
+// A node without peers, for documentation: one reliable channel, `metrics/here`, which it
 // may publish on and subscribe to. Its socket is in `folder`, and it listens on an address of its own.
 
 /// The node's configuration; nothing of it is on disk. `number`, 1 to 254, tells it from others.
