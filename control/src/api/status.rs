@@ -117,6 +117,22 @@ impl From<&[Counter]> for Verdicts {
     }
 }
 
+impl Status {
+    /// Datagrams that were lost between the NIC and the sessions, or the sessions and the NIC, by where.
+    #[must_use]
+    pub fn lost(&self) -> BTreeMap<String, u64> {
+        let figure = |name: &str| self.socket.figures.get(name).copied().unwrap_or(0);
+        let lost = [
+            ("socket_lost", figure("socket_lost")),
+            ("xsk_lost", figure("xsk_lost")),
+            ("hand_over_full", self.worker.hand_over_full),
+            ("forward_blocked", self.worker.forward_blocked),
+            ("unroutable", self.worker.unroutable),
+        ];
+        lost.map(|(name, count)| (name.to_owned(), count)).into()
+    }
+}
+
 /// One session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionStatus {

@@ -116,6 +116,21 @@ fn write_details(out: &mut impl Write, status: &Status) -> io::Result<()> {
             write_times(out, name, times)?;
         }
     }
+    for (class, one) in &status.transport.classes {
+        writeln!(
+            out,
+            "class {class}: {}, {} bytes, {} out; {}, {} bytes, {} in; {} again, {} bytes; {} bytes wait",
+            counted(one.sent_packets, "packet"),
+            one.sent_bytes,
+            counted(one.sent_events, "event"),
+            counted(one.received_packets, "packet"),
+            one.received_bytes,
+            counted(one.received_events, "event"),
+            counted(one.retransmitted_packets, "packet"),
+            one.retransmitted_bytes,
+            one.queued_bytes,
+        )?;
+    }
     writeln!(out, "programs on this node")?;
     write_times(out, "delivery_wait", &status.delivery_wait)
 }
@@ -135,20 +150,12 @@ fn write_times(out: &mut impl Write, name: &str, times: &TimesStatus) -> io::Res
 
 /// Datagrams that were lost between the NIC and the sessions, or the sessions and the NIC.
 fn write_lost(out: &mut impl Write, status: &Status) -> io::Result<()> {
-    let figure = |name: &str| status.socket.figures.get(name).copied().unwrap_or(0);
-    let worker = &status.worker;
-    let lost: BTreeMap<String, u64> = [
-        ("socket_lost", figure("socket_lost")),
-        ("xsk_lost", figure("xsk_lost")),
-        ("hand_over_full", worker.hand_over_full),
-        ("forward_blocked", worker.forward_blocked),
-        ("unroutable", worker.unroutable),
-    ]
-    .into_iter()
-    .filter(|(_, count)| *count > 0)
-    .map(|(name, count)| (name.to_owned(), count))
-    .collect();
-    write_reasons(out, "lost at this node's sockets", &lost, loss_meaning)
+    write_reasons(
+        out,
+        "lost at this node's sockets",
+        &status.lost(),
+        loss_meaning,
+    )
 }
 
 fn loss_meaning(name: &str) -> &'static str {

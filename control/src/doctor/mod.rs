@@ -3,11 +3,13 @@
 //! - [`host`]: the kernel and this process's rights.
 //! - [`interface`]: the facts about one interface; [`rules`]: what follows from them.
 //!   What is known of drivers comes from [`crate::hw`].
+//! - `running`: the node itself, where it runs.
 
 pub mod host;
 pub mod interface;
 mod link;
 pub mod rules;
+mod running;
 
 use crate::config::{Config, ForwardingMode, Reach};
 use std::{collections::BTreeSet, fmt};
@@ -116,12 +118,13 @@ impl From<ForwardingMode> for Need {
     }
 }
 
-/// Looks at the host, then at each interface: those named, those of the configuration, and when
+/// Looks at the host, at the configuration's node where it runs, then at each interface: those named, those of the configuration, and when
 /// there are neither, all that are up.
 #[must_use]
 pub fn examine(named: &[String], config: Option<&Config>) -> Vec<Check> {
     let need = config.map_or(Need::Required, |config| config.forwarding.mode.into());
     let mut checks = host::examine(need, config);
+    checks.extend(config.map(running::examine).unwrap_or_default());
     let mut interfaces: BTreeSet<String> = named.iter().cloned().collect();
     interfaces.extend(config.map(configured).unwrap_or_default());
     if interfaces.is_empty() && config.is_none() {

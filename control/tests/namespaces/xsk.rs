@@ -210,6 +210,17 @@ async fn packets_that_a_stopped_daemon_does_not_read_are_shown_as_lost() {
         .unwrap();
     let shown = String::from_utf8(shown.stdout).unwrap();
     assert!(shown.contains("xsk_lost"), "{shown}");
+    let config = hosts.folder.join("router").join("node.toml");
+    let config = config.display().to_string();
+    let found = hosts
+        .command("router", &virga)
+        .args(["doctor", "--config", &config])
+        .output();
+    let found = String::from_utf8(found.unwrap().stdout).unwrap();
+    assert!(
+        found.contains("lost before its workers read them: "),
+        "{found}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

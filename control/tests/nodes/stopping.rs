@@ -45,3 +45,30 @@ async fn a_peer_that_acknowledges_nothing_holds_up_the_end_for_a_bounded_time() 
     assert!(took < Duration::from_secs(15), "{took:?}");
     stage.signal("b", "-CONT");
 }
+
+/// What `virga doctor` finds out about the node itself: verdicts by name.
+fn doctor(stage: &Stage, node: &str) -> Vec<(String, String)> {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_virga"));
+    command.args(["doctor", "--json", "--config"]);
+    let output = command.arg(stage.node(node).config()).output().unwrap();
+    let checks: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |check: &serde_json::Value, key: &str| check[key].as_str().unwrap().to_owned();
+    let own = checks
+        .iter()
+        .map(|check| (text(check, "name"), text(check, "verdict")));
+    own.filter(|(name, _)| name == "node" || name == "sockets")
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_tells_a_node_that_answers_from_one_that_is_stopped() {
+    let mut stage = Stage::new(&[RELIABLE]);
+    assert_eq!(doctor(&stage, "a"), [], "it does not run");
+    stage.start("a").await;
+    let ok = |name: &str| (name.to_owned(), "ok".to_owned());
+    assert_eq!(doctor(&stage, "a"), [ok("node"), ok("sockets")]);
+    stage.signal("a", "-STOP");
+    let found = doctor(&stage, "a");
+    stage.signal("a", "-CONT");
+    assert_eq!(found, [("node".to_owned(), "fail".to_owned())]);
+}

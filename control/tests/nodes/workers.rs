@@ -140,6 +140,12 @@ async fn two_workers_a_node_share_its_peers_and_every_packet_finds_its_own() {
     assert_eq!((channel.published, channel.sent), (3_000, 6_000));
     assert_eq!(channel.dropped, 0);
     assert_eq!(a.transport.drops["unknown_session"], 0);
+    let class = a.transport.classes[&0];
+    assert!(class.sent_events >= 6_000, "{class:?}");
+    assert!(
+        class.sent_packets > 0 && class.queued_bytes == 0,
+        "{class:?}"
+    );
     // Transit too is spread, by the sessions that pass.
     let router = stage.status("router").await;
     assert!(router.userspace.outcomes["redirect"].packets > 0);
@@ -151,6 +157,7 @@ async fn two_workers_a_node_share_its_peers_and_every_packet_finds_its_own() {
     for say in [
         "\nworker 1, driver ",
         "\n  handling: ",
+        "\nclass 7: ",
         "\n  delivery_wait: 3200 times; ",
     ] {
         assert!(text.contains(say), "{say:?} is not in {text}");

@@ -18,6 +18,7 @@
 //! - [`limits`]: every number, with its invariant.
 #![deny(unsafe_code)]
 
+mod classes;
 pub mod config;
 mod cookie;
 pub mod event;
@@ -46,6 +47,7 @@ mod skipped;
 mod stream;
 pub mod worker;
 
+pub use classes::ClassCounters;
 pub use config::{ConfigError, Congestion, NodeConfig, NodeLimits, PeerConfig};
 pub use event::{
     CloseReason, ConnectError, Event, Handled, Mode, OpenError, PathStatus, SendError,

@@ -6,6 +6,7 @@ mod streams;
 mod transmit;
 
 use crate::{
+    classes::{self, ClassCounters},
     config::{ConfigError, NodeConfig, NodeLimits, PeerConfig},
     cookie::Gate,
     event::{CloseReason, ConnectError, Event, Handled, SessionState, SessionStatus},
@@ -370,6 +371,19 @@ impl Node {
     /// Every session, for people.
     pub fn sessions(&self) -> impl Iterator<Item = SessionStatus> + '_ {
         self.sessions.values().map(Session::status)
+    }
+
+    /// What was counted of each class of streams, and the bytes that its streams hold for sending now.
+    pub fn classes(&self) -> impl Iterator<Item = (u8, ClassCounters, usize)> + '_ {
+        let mut queued = [0; classes::ALL];
+        for session in self.sessions.values() {
+            for (sum, bytes) in queued.iter_mut().zip(session.queued_bytes()) {
+                *sum += bytes;
+            }
+        }
+        let counted = self.counters.classes.counted();
+        let each = (0..).zip(counted).zip(queued);
+        each.map(|((class, &counted), queued)| (class, counted, queued))
     }
 
     /// What was counted.

@@ -1,5 +1,7 @@
 //! Why packets are dropped, and how often.
 
+use crate::classes::Classes;
+
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
         /// Why a datagram changed nothing. The name is the counter's label everywhere.
@@ -123,6 +125,7 @@ reasons! {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeCounters {
     drops: [u64; DropReason::ALL.len()],
+    pub(crate) classes: Classes,
     /// Datagrams given to [`crate::Node::handle`].
     pub received_datagrams: u64,
     /// Datagrams given out by [`crate::Node::poll_transmit`].
@@ -155,6 +158,7 @@ impl Default for NodeCounters {
     fn default() -> Self {
         Self {
             drops: [0; DropReason::ALL.len()],
+            classes: Classes::default(),
             received_datagrams: 0,
             sent_datagrams: 0,
             initiations_sent: 0,

@@ -282,6 +282,8 @@ impl Session {
         let clear = self.open(ctx, header, header_bytes, sealed)?;
         self.traffic.received_packets += 1;
         self.traffic.received_bytes += datagram_bytes;
+        let (class, events) = (header.priority, header.event_count);
+        ctx.counters.classes.received(class, datagram_bytes, events);
         self.last_heard_ns = ctx.now_ns;
         let source = (header.hop_count == 0).then_some(source);
         let is_newest = self.replay.is_newest(header.sequence);
@@ -490,6 +492,11 @@ impl Session {
     /// Whether it goes on only until the peer has all that is queued.
     pub(crate) fn is_finishing(&self) -> bool {
         self.finish_by_ns.is_some() && self.state == SessionState::Established
+    }
+
+    /// Bytes that its streams hold for sending, by class.
+    pub(crate) fn queued_bytes(&self) -> &[usize] {
+        self.streams.held_bytes_by_class()
     }
 
     pub(crate) fn status(&self) -> SessionStatus {

@@ -5,6 +5,7 @@ use crate::{channel::status::ServiceStatus, dispatch::Service};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use virga_transport::{
+    Node,
     io::counters::IoCounters,
     worker::{Parts, Times, TimesSummary, WorkerTimes},
 };
@@ -115,6 +116,32 @@ pub struct TransportStatus {
     pub retransmitted_packets: u64,
     /// Drops by reason.
     pub drops: BTreeMap<String, u64>,
+    /// The classes of streams that anything was counted of; 7 is control.
+    #[serde(default)]
+    pub classes: BTreeMap<u8, ClassStatus>,
+}
+
+/// One class of streams, over all sessions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassStatus {
+    /// Packets sealed.
+    pub sent_packets: u64,
+    /// Their bytes.
+    pub sent_bytes: u64,
+    /// Events that began in them.
+    pub sent_events: u64,
+    /// Packets opened.
+    pub received_packets: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
+    /// Events that began in them.
+    pub received_events: u64,
+    /// Packets in which data travelled again.
+    pub retransmitted_packets: u64,
+    /// Bytes that travelled again.
+    pub retransmitted_bytes: u64,
+    /// Bytes that streams hold for sending.
+    pub queued_bytes: u64,
 }
 
 /// How long something took: a histogram to 1 %.
@@ -260,6 +287,40 @@ fn transport(
             .drops()
             .map(|(reason, count)| (reason.name().to_owned(), count))
             .collect(),
+        classes: classes(&parts.node),
+    }
+}
+
+fn classes(node: &Node) -> BTreeMap<u8, ClassStatus> {
+    let each = node.classes().map(|(class, counted, queued_bytes)| {
+        let status = ClassStatus {
+            sent_packets: counted.sent_packets,
+            sent_bytes: counted.sent_bytes,
+            sent_events: counted.sent_events,
+            received_packets: counted.received_packets,
+            received_bytes: counted.received_bytes,
+            received_events: counted.received_events,
+            retransmitted_packets: counted.retransmitted_packets,
+            retransmitted_bytes: counted.retransmitted_bytes,
+            queued_bytes: queued_bytes as u64,
+        };
+        (class, status)
+    });
+    each.filter(|(_, status)| *status != ClassStatus::default())
+        .collect()
+}
+
+impl ClassStatus {
+    fn add(&mut self, other: &Self) {
+        self.sent_packets += other.sent_packets;
+        self.sent_bytes += other.sent_bytes;
+        self.sent_events += other.sent_events;
+        self.received_packets += other.received_packets;
+        self.received_bytes += other.received_bytes;
+        self.received_events += other.received_events;
+        self.retransmitted_packets += other.retransmitted_packets;
+        self.retransmitted_bytes += other.retransmitted_bytes;
+        self.queued_bytes += other.queued_bytes;
     }
 }
 
@@ -348,5 +409,8 @@ impl TransportStatus {
         self.outbox_full += other.outbox_full;
         self.retransmitted_packets += other.retransmitted_packets;
         add_counts(&mut self.drops, &other.drops);
+        for (&class, counted) in &other.classes {
+            self.classes.entry(class).or_default().add(counted);
+        }
     }
 }

@@ -100,6 +100,11 @@ impl Streams {
         self.sending.len()
     }
 
+    /// Bytes that wait, or are on their way, by class.
+    pub(super) fn held_bytes_by_class(&self) -> &[usize; CLASSES] {
+        &self.held_bytes
+    }
+
     /// Bytes that wait, or are on their way.
     pub(super) fn held_bytes(&self) -> u64 {
         self.held_bytes.iter().sum::<usize>() as u64

@@ -193,6 +193,7 @@ impl Session {
         let sequence = self.sequence;
         let asked = may_ask && out.len() > unasked_bytes;
         let bytes = self.seal(ctx, out, start, &Label::CONTROL);
+        ctx.counters.classes.sent(PRIORITY_CONTROL, bytes, 0, 0);
         if asked {
             let has_bytes = content.range.0 < content.range.1;
             let window_bytes = if has_bytes { bytes as u64 } else { 0 };
@@ -341,6 +342,8 @@ impl Session {
         };
         let (sequence, content) = (self.sequence, filled.content);
         let bytes = self.seal(ctx, out, start, &label);
+        let classes = &mut ctx.counters.classes;
+        classes.sent(label.priority, bytes, filled.events, filled.again_bytes);
         self.streams.charge(may_fill, stream, bytes);
         if filled.is_cut_short {
             self.path.want_larger();

@@ -143,3 +143,32 @@ fn streams_of_one_class_are_served_in_turn() {
     }
     assert!(packets.iter().all(|&n| n > 300), "{packets:?}");
 }
+
+#[test]
+fn each_class_counts_its_packets_bytes_and_events_at_both_ends() {
+    let mut sim = Sim::pair(&NodeLimits::default());
+    for (class, count) in [(1, 3), (6, 5)] {
+        let stream = sim.open(0, 1, &classed(class, Mode::Ordered));
+        for _ in 0..count {
+            sim.send(0, 1, stream, &[7; 100]).unwrap();
+        }
+    }
+    let queued = |sim: &Sim| -> Vec<usize> { sim.nodes[0].classes().map(|c| c.2).collect() };
+    let waiting = queued(&sim);
+    assert!(waiting[1] >= 300 && waiting[6] >= 500, "{waiting:?}");
+    assert_eq!(waiting[0] + waiting[7], 0);
+    sim.run(SECOND);
+    assert_eq!(queued(&sim), [0; 8]);
+    let counted = |node: usize| -> Vec<_> { sim.nodes[node].classes().map(|c| c.1).collect() };
+    let (sent, received) = (counted(0), counted(1));
+    for (class, events) in [(1, 3), (6, 5)] {
+        assert_eq!(sent[class].sent_events, events);
+        assert_eq!(received[class].received_events, events);
+        assert_eq!(sent[class].sent_packets, received[class].received_packets);
+        assert_eq!(sent[class].sent_bytes, received[class].received_bytes);
+        assert!(sent[class].sent_bytes > 100 * events);
+        assert_eq!(sent[class].retransmitted_packets, 0);
+    }
+    assert!(sent[7].sent_packets > 0 && received[7].received_packets > 0);
+    assert_eq!(sent[3], crate::ClassCounters::default());
+}
