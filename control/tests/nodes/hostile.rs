@@ -170,7 +170,9 @@ async fn captured_traffic_sent_again_delivers_nothing_and_displaces_no_session()
         .await;
     }
     let drops = stage.status("b").await.transport.drops;
-    assert!(drops["replayed"] > 100, "{drops:?}");
+    // How many packets carry so much, the path's size and the batches decide.
+    let data = captured[1].iter().filter(|d| !is_handshake(d)).count() as u64;
+    assert!(data > 20 && drops["replayed"] >= data, "{data}, {drops:?}");
     publish(&stage, &[b"once".to_vec()]).await;
     assert_eq!(payloads(&mut events, 1).await, [&b"once"[..]]);
     assert_eq!(established(&stage).await, before);
