@@ -126,6 +126,9 @@ fn nth(stream: &serde_json::Value, n: u64) -> Vec<u8> {
             _ => number("init_value") - moved,
         };
         assert!((number("min_value")..=number("max_value")).contains(&value));
+        // TRex refuses a range that a step does not divide.
+        let values = number("max_value") - number("min_value") + 1;
+        assert_eq!(values % number("step"), 0);
         assert_eq!(pair[0]["name"], pair[1]["fv_name"]);
         let at = usize::try_from(pair[1]["pkt_offset"].as_u64().unwrap()).unwrap();
         frame[at..at + 4].copy_from_slice(&u32::try_from(value).unwrap().to_be_bytes());

@@ -73,7 +73,7 @@ impl Profile {
 
 /// Every frame becomes a stream. Its sequence goes up by as many as the capture has rounds, so that no two
 /// streams of a flow ever send the same one, and a field of the payload goes down by as much: the
-/// UDP checksum stays right whatever the NIC can do.
+/// UDP checksum stays right whatever the NIC can do. Both begin anew together: TRex wants ranges of whole steps.
 fn trex(
     file: &str,
     frames: impl Iterator<Item = Vec<u8>>,
@@ -128,12 +128,12 @@ def stream(frame):
         [
             STLVmFlowVar(
                 name="sequence", size=4, op="inc", step=STEP,
-                init_value=first, min_value=first, max_value=first + BALANCE,
+                init_value=first, min_value=first, max_value=first + BALANCE + STEP - 1,
             ),
             STLVmWrFlowVar(fv_name="sequence", pkt_offset={sequence_at}),
             STLVmFlowVar(
                 name="balance", size=4, op="dec", step=STEP,
-                init_value=BALANCE, min_value=0, max_value=BALANCE,
+                init_value=BALANCE, min_value=0, max_value=BALANCE + STEP - 1,
             ),
             STLVmWrFlowVar(fv_name="balance", pkt_offset={balance_at}),
         ]
