@@ -17,9 +17,7 @@ use net::adapter::net::{
 
 use net::event::{Batch, InternalEvent, batch_process_nonce};
 
-use crate::end::{
-    Args, BATCH, Done, Problem, Role, Tally, Workload, process_cpu_ns, ready, ready_with, rest,
-};
+use crate::end::{Args, BATCH, Problem, Role, Tally, Workload, ready_with, rest};
 
 const PSK: [u8; 32] = [9; 32];
 const FORTH: u16 = 0x11;
@@ -86,13 +84,7 @@ pub(crate) async fn run(args: &Args, tally: Arc<Tally>) -> Result<(), Problem> {
             let far = args.far.ok_or("the relay wants two ends")?;
             node.connect(far, &key(args.said.first())?, receiver)
                 .await?;
-            let (passed, start) = (Arc::clone(&node), Instant::now());
-            ready(&hex(node.public_key()), move || Done {
-                elapsed_ns: u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX),
-                cpu_ns: process_cpu_ns(),
-                taken: passed.router().stats().packets_forwarded,
-                ..Done::default()
-            });
+            ready_with(&hex(node.public_key()), &tally);
             node.accept(sender).await?;
             node.start();
             node.router().add_route(receiver, PeerAddr::Udp(far));
