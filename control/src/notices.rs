@@ -13,15 +13,17 @@ pub struct Notices(Arc<Told>);
 
 #[derive(Debug, Default)]
 struct Told {
-    lists: Mutex<BTreeMap<[u8; 32], Vec<u8>>>,
+    lists: Mutex<BTreeMap<[u8; 32], (u64, Vec<u8>)>>,
     changed: Notify,
 }
 
 impl Notices {
-    /// There is a new list of an issuer that some channel trusts.
-    pub fn tell(&self, issuer: [u8; 32], signed: Vec<u8>) {
+    /// There is a new list of an issuer that some channel trusts, of that version.
+    pub fn tell(&self, issuer: [u8; 32], version: u64, signed: Vec<u8>) {
         let mut lists = self.0.lists.lock().unwrap_or_else(PoisonError::into_inner);
-        lists.insert(issuer, signed);
+        if lists.get(&issuer).is_none_or(|(known, _)| *known < version) {
+            lists.insert(issuer, (version, signed));
+        }
         self.0.changed.notify_one();
     }
 
@@ -30,9 +32,30 @@ impl Notices {
         self.0.changed.notified().await;
     }
 
-    /// What was told since the last time, by issuer.
+    /// What was told since the last time.
     #[must_use]
-    pub fn take(&self) -> BTreeMap<[u8; 32], Vec<u8>> {
-        std::mem::take(&mut *self.0.lists.lock().unwrap_or_else(PoisonError::into_inner))
+    pub fn take(&self) -> Vec<Vec<u8>> {
+        let mut lists = self.0.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = std::mem::take(&mut *lists).into_values();
+        told.map(|(_, signed)| signed).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_workers_that_heard_of_different_versions_the_later_counts() {
+        let notices = Notices::default();
+        for (issuer, version) in [(1, 5), (1, 4), (2, 1), (2, 3)] {
+            notices.tell(
+                [issuer; 32],
+                version,
+                vec![issuer, u8::try_from(version).unwrap()],
+            );
+        }
+        assert_eq!(notices.take(), [[1, 5], [2, 3]]);
+        assert!(notices.take().is_empty());
     }
 }

@@ -19,7 +19,8 @@ use std::collections::BTreeMap;
 use virga_ebpf::header::{NodeId, StreamId};
 use virga_transport::Node;
 
-/// Tokens that one peer may show in a session: each costs a signature or more to verify.
+/// Tokens that one peer has in a session, worthless ones included: each costs signatures to verify.
+/// One that has expired makes room.
 pub const TOKENS_PER_PEER_MAX: usize = 64;
 /// Rights are looked at again this often: tokens expire.
 pub const LOOK_AGAIN_NS: u64 = 1_000_000_000;
@@ -40,8 +41,8 @@ pub(crate) struct Rights {
 #[derive(Debug, Default)]
 pub(crate) struct Shown {
     tokens: Vec<Authentic>,
-    /// How many it tried.
-    count: usize,
+    /// How many were worthless.
+    faults: usize,
     /// A stream of it was refused for want of a token.
     pub(crate) is_refused: bool,
 }
@@ -53,6 +54,10 @@ impl Rights {
             unix_zero_ns,
             ..Self::default()
         }
+    }
+
+    const fn now_s(&self, now_ns: u64) -> u64 {
+        (self.unix_zero_ns + now_ns) / 1_000_000_000
     }
 
     /// Whether a channel lets an entity do something: by any of its tokens, or without one where none
@@ -72,7 +77,7 @@ impl Rights {
             holder,
             operation,
             channel: entry.name(),
-            now_s: (self.unix_zero_ns + now_ns) / 1_000_000_000,
+            now_s: self.now_s(now_ns),
             issuers: &entry.issuers,
             revocations: &self.revocations,
         };
@@ -119,9 +124,11 @@ impl Rights {
 /// What became of a revocation list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
-    /// It is the newest of this issuer, and counts from now on.
-    New([u8; 32]),
-    /// It was known, or refused and counted.
+    /// It is the newest of this issuer, in this version, and counts from now on.
+    New([u8; 32], u64),
+    /// It counts already.
+    Known,
+    /// It was refused, and counted.
     No,
 }
 
@@ -144,14 +151,18 @@ impl<O: Outlet> ChannelService<O> {
         if *token.holder() != self.entity {
             return Err(Refusal::Holder(*token.holder()));
         }
-        if !self.rights.own.contains(token) {
-            self.rights.own.push(token.clone());
-        }
+        let now_s = self.rights.now_s(now_ns);
+        self.rights
+            .own
+            .retain(|own| own.not_after_s() > now_s && own != token);
+        self.rights.own.push(token.clone());
+        self.admit_locals(now_ns);
         let peers: Vec<NodeId> = self.sessions.keys().copied().collect();
         for peer in peers {
             let chain = token.chain().encode();
             self.tell(now_ns, node, peer, &Message::Token(chain));
-            self.ask_refused(now_ns, node, peer);
+            // Also for channels that a subscription to many did not get before.
+            self.ask_all(now_ns, node, peer);
         }
         self.look_at_rights(now_ns);
         Ok(())
@@ -178,31 +189,47 @@ impl<O: Outlet> ChannelService<O> {
         let Some(session) = self.sessions.get_mut(&peer) else {
             return;
         };
-        session.shown.count += 1;
-        if session.shown.count > TOKENS_PER_PEER_MAX {
+        let entity = session.entity;
+        let shown = &mut session.shown;
+        let now_s = self.rights.now_s(now_ns);
+        shown.tokens.retain(|token| token.not_after_s() > now_s);
+        if shown.tokens.len() + shown.faults >= TOKENS_PER_PEER_MAX {
             return self.reasons.add(Reason::TokensFull);
         }
         let Ok(chain) = Chain::parse(chain) else {
+            shown.faults += 1;
             return self.reasons.add(Reason::TokenMalformed);
         };
+        if shown.tokens.iter().any(|token| *token.chain() == chain) {
+            return;
+        }
         match chain.authenticate() {
-            Ok(token) if *token.holder() == session.entity => {
-                session.shown.tokens.push(token);
-                let is_refused = std::mem::take(&mut session.shown.is_refused);
+            Ok(token) if *token.holder() == entity => {
+                shown.tokens.push(token);
+                let is_refused = std::mem::take(&mut shown.is_refused);
                 self.look_at_rights(now_ns);
                 if is_refused {
                     // What it could not send before it may send now, if it is asked to.
                     self.ask_all(now_ns, node, peer);
                 }
             }
-            Ok(_) => self.reasons.add(Reason::TokenHolder),
-            Err(refusal) => self.reasons.add(refusal.fault().into()),
+            Ok(_) => {
+                shown.faults += 1;
+                self.reasons.add(Reason::TokenHolder);
+            }
+            Err(refusal) => {
+                shown.faults += 1;
+                self.reasons.add(refusal.fault().into());
+            }
         }
     }
 
     /// Takes in a revocation list from anyone: its issuer signed it. What it ends has ended when this
     /// returns, and all peers are told.
     pub fn on_revocations(&mut self, now_ns: u64, node: &mut Node, signed: &[u8]) -> Taken {
+        if self.rights.lists.values().any(|known| known == signed) {
+            return Taken::Known;
+        }
         let Ok(list) = List::parse(signed) else {
             self.reasons.add(Reason::RevocationsMalformed);
             return Taken::No;
@@ -212,9 +239,10 @@ impl<O: Outlet> ChannelService<O> {
             self.reasons.add(Reason::RevocationsIssuer);
             return Taken::No;
         }
+        let version = list.version();
         match self.rights.revocations.learn(list) {
             Learned::New => {}
-            Learned::Known => return Taken::No,
+            Learned::Known => return Taken::Known,
             Learned::Old => {
                 self.reasons.add(Reason::RevocationsOld);
                 return Taken::No;
@@ -231,11 +259,11 @@ impl<O: Outlet> ChannelService<O> {
             self.tell(now_ns, node, peer, &message);
         }
         self.review(now_ns, node);
-        Taken::New(issuer)
+        Taken::New(issuer, version)
     }
 
     /// Has rights looked at again in a while.
-    fn look_at_rights(&mut self, now_ns: u64) {
+    pub(crate) fn look_at_rights(&mut self, now_ns: u64) {
         self.look_at_rights_ns.get_or_insert(now_ns + LOOK_AGAIN_NS);
     }
 
@@ -251,7 +279,29 @@ impl<O: Outlet> ChannelService<O> {
             self.review_streams(now_ns, node, index);
             self.review_own(now_ns, node, index);
         }
+        self.review_refused(now_ns, node);
         self.pump_blocked(now_ns, node);
+    }
+
+    /// Asks publishers again that were refused and have a right now: it has begun, or the clock was
+    /// set right.
+    fn review_refused(&mut self, now_ns: u64, node: &mut Node) {
+        let may_publish = |session: &Session| {
+            let mut strict = self.entries.iter().filter(|e| !e.issuers.is_empty());
+            strict.any(|entry| {
+                let rights = &self.rights;
+                let right = rights.peer_may(now_ns, entry, session, Operation::Publish);
+                entry.publishers.contains(&session.entity) && right.is_ok()
+            })
+        };
+        let sessions = self.sessions.iter();
+        let again = sessions.filter(|(_, s)| s.shown.is_refused && may_publish(s));
+        for peer in again.map(|(&peer, _)| peer).collect::<Vec<_>>() {
+            if let Some(session) = self.sessions.get_mut(&peer) {
+                session.shown.is_refused = false;
+            }
+            self.ask_all(now_ns, node, peer);
+        }
     }
 
     fn review_rosters(&mut self, now_ns: u64, node: &mut Node, index: Index) {

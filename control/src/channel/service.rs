@@ -242,6 +242,9 @@ impl<O: Outlet> ChannelService<O> {
 
     fn on_connected(&mut self, now_ns: u64, node: &mut Node, peer: NodeId, entity: [u8; 32]) {
         self.on_closed(now_ns, node, peer);
+        if self.is_stopping {
+            return;
+        }
         let session = Session {
             entity,
             patterns: BTreeMap::new(),
@@ -294,8 +297,8 @@ impl<O: Outlet> ChannelService<O> {
             }
             Ok(Message::Token(chain)) => self.on_token(now_ns, node, peer, &chain),
             Ok(Message::Revocations(signed)) => {
-                if let Taken::New(issuer) = self.on_revocations(now_ns, node, &signed) {
-                    self.notices.tell(issuer, signed);
+                if let Taken::New(issuer, version) = self.on_revocations(now_ns, node, &signed) {
+                    self.notices.tell(issuer, version, signed);
                 }
             }
         }
@@ -411,6 +414,10 @@ impl<O: Outlet> Service for ChannelService<O> {
         for signed in std::mem::take(&mut self.known_revocations) {
             // An issuer that no channel names any more is counted.
             let _taken = self.on_revocations(now_ns, node, &signed);
+        }
+        // Also where nobody ever shows a token: this node's own expire.
+        if self.entries.iter().any(|e| !e.issuers.is_empty()) {
+            self.look_at_rights(now_ns);
         }
     }
 

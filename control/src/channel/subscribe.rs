@@ -137,16 +137,18 @@ impl<O: Outlet> ChannelService<O> {
         }
     }
 
-    /// Asks a node again for what it refused: there is a new token.
-    pub(crate) fn ask_refused(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
-        let is_refused = |wanted: &Wanted| {
-            let answer = wanted.asked.get(&peer).and_then(|asked| asked.answer);
-            matches!(answer, Some(Answer::Token(_)))
-        };
-        let refused = self.wanted.iter().filter(|(_, wanted)| is_refused(wanted));
-        let patterns: Vec<Pattern> = refused.map(|(pattern, _)| pattern.clone()).collect();
-        for pattern in patterns {
-            self.ask(now_ns, node, peer, &pattern);
+    /// Has local subscribers get the channels that they mean and that a new token allows.
+    pub(crate) fn admit_locals(&mut self, now_ns: u64) {
+        let patterns = self
+            .subscribers
+            .iter()
+            .map(|(&id, l)| (id, l.pattern.clone()));
+        for (id, pattern) in patterns.collect::<Vec<_>>() {
+            for index in self.allowed(now_ns, &pattern) {
+                if self.entries[index].local.insert(id) {
+                    self.note_presence(index);
+                }
+            }
         }
     }
 
@@ -203,7 +205,8 @@ impl<O: Outlet> ChannelService<O> {
         }
     }
 
-    /// Asks again what was not answered, under the same number: a late answer is one, too.
+    /// Asks again what was not answered, or refused for want of a token that may be valid by now; under
+    /// the same number: a late answer is one, too.
     pub(crate) fn ask_again(&mut self, now_ns: u64, node: &mut Node) {
         self.ask_again_ns = None;
         let mut unanswered = Vec::new();
@@ -211,7 +214,7 @@ impl<O: Outlet> ChannelService<O> {
             let silent = wanted
                 .asked
                 .iter()
-                .filter(|(_, asked)| asked.answer.is_none());
+                .filter(|(_, asked)| matches!(asked.answer, None | Some(Answer::Token(_))));
             unanswered.extend(silent.map(|(&peer, asked)| (peer, pattern.clone(), asked.request)));
         }
         for (peer, pattern, request) in unanswered {

@@ -11,13 +11,14 @@ use crate::{
     hex,
     notices::Notices,
     rights::{
-        Authentic, Refusal,
+        Authentic, List, Refusal,
         file::{self, FileError},
     },
 };
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -29,6 +30,7 @@ const SET_CLOCK_EVERY: Duration = Duration::from_secs(10);
 pub struct Keeper {
     dispatch: Dispatch,
     folder: PathBuf,
+    writing: Arc<Mutex<()>>,
 }
 
 /// Why something that was handed in does not count.
@@ -39,7 +41,7 @@ pub enum NotTaken {
     Token(#[from] Refusal),
     /// The revocation list does not count.
     #[error(
-        "the revocation list does not count: no channel here names its issuer, or a later one is known, or this very one is (`virga status` counts which)"
+        "the revocation list does not count: no channel here names its issuer, or a later one is known (`virga status` counts which)"
     )]
     List,
     /// It counts, until the node restarts.
@@ -86,8 +88,11 @@ fn folder(state: &Path) -> PathBuf {
 
 impl Keeper {
     pub(super) fn new(dispatch: Dispatch, state: &Path) -> Self {
-        let folder = folder(state);
-        Self { dispatch, folder }
+        Self {
+            dispatch,
+            folder: folder(state),
+            writing: Arc::default(),
+        }
     }
 
     /// Holds a token for this node's entity and shows it to all peers, until the node stops.
@@ -111,34 +116,41 @@ impl Keeper {
     /// [`NotTaken`].
     pub async fn announce(&self, signed: Vec<u8>) -> Result<(), NotTaken> {
         match self.teach(&signed).await? {
-            Some(issuer) => Ok(self.keep(&issuer, &signed)?),
-            None => Err(NotTaken::List),
+            true => Ok(self.keep(&signed)?),
+            false => Err(NotTaken::List),
         }
     }
 
-    /// Tells all workers; the issuer, where it was new to any of them.
-    async fn teach(&self, signed: &[u8]) -> Result<Option<[u8; 32]>, Ended> {
+    /// Tells all workers; whether it counts at all of them.
+    async fn teach(&self, signed: &[u8]) -> Result<bool, Ended> {
         let signed = signed.to_vec();
         let taken = self.dispatch.with_all(move |now_ns, parts| {
             let node = &mut parts.node;
             parts.service.on_revocations(now_ns, node, &signed)
         });
-        let new = taken.await?.into_iter().find_map(|taken| match taken {
-            Taken::New(issuer) => Some(issuer),
-            Taken::No => None,
-        });
-        Ok(new)
+        Ok(!taken.await?.contains(&Taken::No))
     }
 
-    fn keep(&self, issuer: &[u8; 32], signed: &[u8]) -> Result<(), FileError> {
-        fs::create_dir_all(&self.folder).map_err(|source| FileError::Io {
+    /// Keeps a list, unless a later one of its issuer is kept.
+    fn keep(&self, signed: &[u8]) -> Result<(), FileError> {
+        // Two at a time would write the same file.
+        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let io_error = |operation, source| FileError::Io {
             path: self.folder.clone(),
-            operation: "make this folder",
+            operation,
             source,
+        };
+        let list = List::parse(signed).map_err(|error| FileError::List {
+            path: self.folder.clone(),
+            error,
         })?;
-        let path = self
-            .folder
-            .join(format!("{}.{EXTENSION}", hex::encode(issuer)));
+        fs::create_dir_all(&self.folder).map_err(|e| io_error("make this folder", e))?;
+        let name = format!("{}.{EXTENSION}", hex::encode(list.issuer()));
+        let path = self.folder.join(name);
+        let kept = file::read_revocations(&path);
+        if kept.is_ok_and(|(kept, _)| kept.version() > list.version()) {
+            return Ok(());
+        }
         file::replace(&path, &file::revocations_line(signed))
     }
 
@@ -164,18 +176,17 @@ impl Keeper {
     }
 
     async fn follow(&self, notices: &Notices) -> Result<(), Ended> {
-        for (issuer, signed) in notices.take() {
-            let issuer_key = hex::encode(&issuer);
-            match self.keep(&issuer, &signed) {
-                Ok(()) => tracing::info!(issuer = issuer_key, "a newer revocation list counts"),
+        for signed in notices.take() {
+            self.teach(&signed).await?;
+            match self.keep(&signed) {
+                Ok(()) => {
+                    tracing::info!("a peer sent a newer revocation list, which counts and is kept")
+                }
                 Err(error) => tracing::error!(
-                    issuer = issuer_key,
                     error = crate::cause::chain(&error),
-                    "a newer revocation list counts, and will be forgotten at the next start"
+                    "a peer sent a newer revocation list, which counts and will be forgotten at the next start"
                 ),
             }
-            // The worker that heard of it has followed it already.
-            self.teach(&signed).await?;
         }
         Ok(())
     }

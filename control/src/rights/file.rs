@@ -142,7 +142,8 @@ pub fn replace(path: &Path, line: &str) -> Result<(), FileError> {
     let new = PathBuf::from(name);
     let written = fs::write(&new, line)
         .and_then(|()| fs::File::open(&new)?.sync_all())
-        .and_then(|()| fs::rename(&new, path));
+        .and_then(|()| fs::rename(&new, path))
+        .and_then(|()| sync_folder(path));
     written.map_err(|source| {
         let _left_over = fs::remove_file(&new);
         FileError::Io {
@@ -151,4 +152,12 @@ pub fn replace(path: &Path, line: &str) -> Result<(), FileError> {
             source,
         }
     })
+}
+
+/// The new name is there after a crash, too.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }

@@ -383,8 +383,12 @@ impl<S: Service> Worker<S> {
         let last = steps.find(|&step| step != Step::Taken);
         self.is_blocked = last == Some(Step::NoRoom);
         let more = last.is_none();
-        // Where there was no room for all of it, the wait ends once there is.
-        let _rest_goes_later = self.parts.driver.flush();
+        // Where there is still no room for all of it, the wait ends once there is.
+        let has_room = self.parts.driver.flush() && self.parts.driver.room().is_some();
+        if self.is_blocked && has_room {
+            self.is_blocked = false;
+            return true;
+        }
         more
     }
 

@@ -212,7 +212,7 @@ fn a_revocation_ends_rosters_streams_and_local_subscriptions_wherever_it_gets() 
     let now_s = UNIX_S;
     let link = |token: &Authentic| Entry::Link(token.chain().links()[0].id());
     let without_1 = list.revoke(link(&subscribe), u64::MAX, now_s).unwrap();
-    assert_eq!(net.announce(2, &without_1), Taken::New(entity(ISSUER)));
+    assert_eq!(net.announce(2, &without_1), Taken::New(entity(ISSUER), 1));
     assert_eq!(
         (net.state(1).as_str(), net.roster(0, "a")),
         ("token_revoked", 1)
@@ -324,4 +324,64 @@ impl Net {
         service.tell(self.now_ns, node, id(0), &message);
         self.settle();
     }
+}
+
+#[test]
+fn a_token_that_begins_later_is_asked_for_again_by_itself() {
+    let mut net = Net::with(&[vec![strict("a")], vec![strict("a")]]);
+    net.give(1, &token(1, "a", Operation::Subscribe, DAY_S));
+    net.give(0, &token(0, "a", Operation::Publish, DAY_S));
+    // 0's clock is a minute behind: to it, 1's token is not valid yet.
+    let behind_s = 60;
+    net.sides[0]
+        .service
+        .set_clock((UNIX_S - behind_s) * 1_000_000_000);
+    let inbox = Inbox::with_room(10);
+    net.subscribe(1, only("a"), &inbox);
+    assert_eq!(
+        (net.state(1).as_str(), net.roster(0, "a")),
+        ("token_not_yet_valid", 0)
+    );
+    net.sides[0].service.set_clock(UNIX_S * 1_000_000_000);
+    net.pass(ASK_AGAIN_NS / MS + 100);
+    assert_eq!((net.state(1).as_str(), net.roster(0, "a")), ("granted", 1));
+    net.say(0, "a", &["x"]);
+    assert_eq!(inbox.texts(), ["x"]);
+}
+
+#[test]
+fn a_subscription_to_many_channels_gets_back_the_one_whose_token_is_renewed() {
+    let mut net = Net::new(2, &[strict("s/1"), strict("s/2")]);
+    net.give(0, &token(0, "s", Operation::Publish, DAY_S));
+    net.give(1, &token(1, "s/1", Operation::Subscribe, 3));
+    net.give(1, &token(1, "s/2", Operation::Subscribe, DAY_S));
+    let inbox = Inbox::with_room(10);
+    net.subscribe(1, within("s"), &inbox);
+    let said = |net: &mut Net| {
+        net.say(0, "s/1", &["1"]);
+        net.say(0, "s/2", &["2"]);
+        inbox.texts()
+    };
+    assert_eq!(said(&mut net), ["1", "2"]);
+    net.pass(4_100);
+    assert_eq!(said(&mut net), ["2"]);
+    net.give(1, &token(1, "s/1", Operation::Subscribe, DAY_S));
+    assert_eq!(said(&mut net), ["1", "2"]);
+}
+
+#[test]
+fn renewals_without_end_find_room() {
+    let mut net = Net::new(2, &[strict("a")]);
+    net.give(0, &token(0, "a", Operation::Publish, DAY_S));
+    net.give(1, &token(1, "a", Operation::Subscribe, DAY_S));
+    let inbox = Inbox::with_room(10);
+    net.subscribe(1, only("a"), &inbox);
+    for renewal in 1..=3 * u64::try_from(TOKENS_PER_PEER_MAX).unwrap() {
+        net.pass(1_000);
+        let lasts_s = net.now_ns / 1_000_000_000 + 3;
+        net.give(1, &token(1, "a", Operation::Subscribe, lasts_s));
+        assert_eq!(net.count(0, Reason::TokensFull), 0, "renewal {renewal}");
+    }
+    net.say(0, "a", &["x"]);
+    assert_eq!(inbox.texts(), ["x"]);
 }

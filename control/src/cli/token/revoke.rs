@@ -58,6 +58,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             let other = format!("the token's issuer is {issuer}, and only that one can revoke it");
             return Err(Failure::Usage(other.into()));
         }
+        // A changed copy has another id, and the token itself would go on.
+        chain.clone().authenticate().map_err(usage)?;
         let Some(last) = chain.links().last() else {
             return Ok(());
         };

@@ -342,6 +342,7 @@ impl Streams {
         for matter in content.matters.into_iter().flatten() {
             if let Matter::Reset(stream) = matter {
                 self.sending.remove(&stream);
+                self.ends.remove(&stream);
                 self.matters.remove(&matter);
             }
         }
@@ -362,6 +363,7 @@ impl Streams {
             }
             if s.is_done() {
                 self.sending.remove(&content.stream);
+                self.ends.remove(&content.stream);
             }
         }
         if start < end || self.is_open_refused {
