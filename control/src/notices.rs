@@ -13,16 +13,23 @@ pub struct Notices(Arc<Told>);
 
 #[derive(Debug, Default)]
 struct Told {
-    lists: Mutex<BTreeMap<[u8; 32], (u64, Vec<u8>)>>,
+    newest: Mutex<BTreeMap<[u8; 32], Newest>>,
     changed: Notify,
+}
+
+#[derive(Debug)]
+struct Newest {
+    version: u64,
+    signed: Vec<u8>,
 }
 
 impl Notices {
     /// There is a new list of an issuer that some channel trusts, of that version.
     pub fn tell(&self, issuer: [u8; 32], version: u64, signed: Vec<u8>) {
-        let mut lists = self.0.lists.lock().unwrap_or_else(PoisonError::into_inner);
-        if lists.get(&issuer).is_none_or(|(known, _)| *known < version) {
-            lists.insert(issuer, (version, signed));
+        let mut newest = self.0.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = newest.get(&issuer);
+        if known.is_none_or(|known| known.version < version) {
+            newest.insert(issuer, Newest { version, signed });
         }
         self.0.changed.notify_one();
     }
@@ -35,9 +42,9 @@ impl Notices {
     /// What was told since the last time.
     #[must_use]
     pub fn take(&self) -> Vec<Vec<u8>> {
-        let mut lists = self.0.lists.lock().unwrap_or_else(PoisonError::into_inner);
-        let told = std::mem::take(&mut *lists).into_values();
-        told.map(|(_, signed)| signed).collect()
+        let mut newest = self.0.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = std::mem::take(&mut *newest).into_values();
+        told.map(|list| list.signed).collect()
     }
 }
 

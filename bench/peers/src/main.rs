@@ -38,8 +38,8 @@ const NOTES: [(&str, &str); 4] = [
     ),
     (
         "relay",
-        "packets that a relay in user space passes on, a second of its processor's time: it has core 1, both ends have core 0; \
-         a packet of net-mesh's holds one event, one of ours those that were queued by then",
+        "single events that arrive by a relay in user space, a second of its processor's time: it has core 1, both ends have \
+         core 0; a packet of net-mesh's holds one event, one of ours those that were queued by then",
     ),
 ];
 
