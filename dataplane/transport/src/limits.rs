@@ -98,6 +98,10 @@ pub const SKIPPED_KEPT_MAX: usize = 32;
 pub const INITIAL_RTT_NS: u64 = 100_000_000;
 /// Deadlines of messages are looked at this often at most.
 pub const EXPIRE_EVERY_NS: u64 = 1_000_000;
+/// And less often the more messages wait, each of which is looked at: a hundred times what a look takes,
+/// so that a stream's deadlines cost its worker a hundredth. A full queue of one-byte messages is looked
+/// at each 63 ms.
+pub const EXPIRE_A_MESSAGE_NS: u64 = 1_000;
 /// Clock granularity (RFC 9002, 6.1.2).
 pub const GRANULARITY_NS: u64 = 1_000_000;
 /// A packet is lost when one this many sequences newer was acknowledged (RFC 9002, 6.1.1).

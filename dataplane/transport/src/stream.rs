@@ -18,7 +18,7 @@ pub(crate) use sending::SendBytes;
 
 use crate::{
     event::{Mode, StreamSpec},
-    limits::{EXPIRE_EVERY_NS, MESSAGE_PREFIX_BYTES, STREAMS_AHEAD_MAX},
+    limits::{EXPIRE_A_MESSAGE_NS, EXPIRE_EVERY_NS, MESSAGE_PREFIX_BYTES, STREAMS_AHEAD_MAX},
     name::ChannelName,
     ranges::RangeSet,
 };
@@ -39,6 +39,13 @@ pub(crate) enum End {
 
 /// Of a message that does not expire.
 pub(crate) const NO_DEADLINE: u64 = u64::MAX;
+
+/// The earliest of some deadlines, and how many there are.
+fn earliest(deadlines: impl Iterator<Item = u64>) -> (u64, u64) {
+    deadlines.fold((NO_DEADLINE, 0), |(next, messages), one| {
+        (next.min(one), messages + 1)
+    })
+}
 
 /// What was given up because its deadline had passed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,13 +127,17 @@ impl SendStream {
         }
     }
 
-    /// The earliest deadline of a message of which nothing went out, but not at once again.
+    /// The earliest deadline of a message of which nothing went out, but not at once again: the more
+    /// messages wait, the later.
     pub(crate) fn next_deadline_ns(&self, now_ns: u64) -> u64 {
-        let next_ns = match &self.outgoing {
-            Outgoing::Reliable(bytes) => bytes.deadlines().min(),
-            Outgoing::Events(events) => events.deadlines().min(),
+        let (next_ns, messages) = match &self.outgoing {
+            Outgoing::Reliable(bytes) => earliest(bytes.deadlines()),
+            Outgoing::Events(events) => earliest(events.deadlines()),
         };
-        next_ns.map_or(NO_DEADLINE, |next| next.max(now_ns + EXPIRE_EVERY_NS))
+        if next_ns == NO_DEADLINE {
+            return NO_DEADLINE;
+        }
+        next_ns.max(now_ns + EXPIRE_EVERY_NS.max(messages * EXPIRE_A_MESSAGE_NS))
     }
 
     /// Bytes held for sending.

@@ -6,6 +6,7 @@ use crate::limits::{
     MESSAGE_BYTES_MAX, REASSEMBLY_BYTES_MAX, REASSEMBLY_MESSAGES_MAX, REASSEMBLY_NS_MAX,
     RECEIVE_STARTS_MAX, STREAM_SPARE_BYTES, STREAM_WINDOW_BYTES,
 };
+use crate::name::ChannelName;
 use proptest::prelude::*;
 
 /// Gives bytes to a receiver as a session does, and what it hands out at once.
@@ -367,4 +368,27 @@ fn waiting_events_are_written_in_few_bytes() {
         packets += 1;
     }
     assert_eq!((packets, bytes, events.held()), (5, 5_000, 0));
+}
+
+#[test]
+fn deadlines_of_many_messages_are_looked_at_less_often() {
+    for mode in [Mode::Ordered, Mode::Unreliable] {
+        let mut stream = SendStream::new(&StreamSpec {
+            name: ChannelName::parse("a").unwrap(),
+            salt: 0,
+            priority: 0,
+            mode,
+        });
+        assert_eq!(stream.next_deadline_ns(5), NO_DEADLINE);
+        stream.push(b"x", NO_DEADLINE);
+        assert_eq!(stream.next_deadline_ns(5), NO_DEADLINE);
+        stream.push(b"x", 7);
+        assert_eq!(stream.next_deadline_ns(5), 5 + EXPIRE_EVERY_NS);
+        for _ in 0..30_000 {
+            stream.push(b"x", 9);
+        }
+        let every_ns = 30_002 * EXPIRE_A_MESSAGE_NS;
+        assert_eq!(stream.next_deadline_ns(5), 5 + every_ns);
+        assert_eq!(stream.expire(10).messages, 30_001);
+    }
 }
