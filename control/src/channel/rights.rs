@@ -92,7 +92,7 @@ impl Rights {
         Err(nearest)
     }
 
-    /// The same for a peer, and whether the channel's list names it.
+    /// The same for a peer, by what it has shown; whether the channel's list names it is asked elsewhere.
     pub(crate) fn peer_may(
         &self,
         now_ns: u64,
