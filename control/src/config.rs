@@ -300,6 +300,35 @@ pub struct NamedEntity {
     pub entity: Entity,
 }
 
+/// Whom a channel's list names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// There is no list: whoever proves the right by a token. Only where a token is required.
+    Anyone,
+    /// These at most; no duplicates.
+    Only(Vec<Entity>),
+}
+
+impl Listed {
+    /// Whether the list does not keep this entity out.
+    #[must_use]
+    pub fn contains(&self, key: &[u8; 32]) -> bool {
+        match self {
+            Self::Anyone => true,
+            Self::Only(entities) => entities.iter().any(|entity| entity.key == *key),
+        }
+    }
+
+    /// Those that stand in it.
+    #[must_use]
+    pub fn named(&self) -> &[Entity] {
+        match self {
+            Self::Anyone => &[],
+            Self::Only(entities) => entities,
+        }
+    }
+}
+
 /// One `[[channels]]` block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChannelConfig {
@@ -317,10 +346,10 @@ pub struct ChannelConfig {
     pub hold_max_s: u32,
     /// Packets a second that one origin may send; at least 1.
     pub max_rate_pps: Option<u32>,
-    /// Who may publish; no duplicates.
-    pub publish: Vec<Entity>,
-    /// Who may subscribe; no duplicates.
-    pub subscribe: Vec<Entity>,
+    /// Who may publish.
+    pub publish: Listed,
+    /// Who may subscribe.
+    pub subscribe: Listed,
     /// Whose tokens count; no duplicates. Where it is empty, none is required.
     pub issuers: Vec<Entity>,
 }

@@ -156,6 +156,7 @@ fn policy(config: &Config) -> Image {
     for channel in &config.channels {
         for entity in channel
             .publish
+            .named()
             .iter()
             .filter(|e| e.origin != config.node.origin)
         {

@@ -4,7 +4,7 @@ use super::{
     delivery::SubscriberId,
     publish::{Batch, Progress},
 };
-use crate::config::ChannelConfig;
+use crate::config::{ChannelConfig, Listed};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use virga_ebpf::header::{ChannelHash, NodeId, StreamId};
 use virga_transport::{ChannelName, StreamSpec};
@@ -40,14 +40,37 @@ pub struct ChannelCounters {
     pub publishes_blocked: u64,
 }
 
+/// Whom a channel's list names, for quick look-up.
+pub(crate) enum Members {
+    /// There is no list: tokens alone decide.
+    Anyone,
+    Only(BTreeSet<[u8; 32]>),
+}
+
+impl Members {
+    fn of(listed: &Listed) -> Self {
+        match listed {
+            Listed::Anyone => Self::Anyone,
+            Listed::Only(entities) => Self::Only(entities.iter().map(|e| e.key).collect()),
+        }
+    }
+
+    pub(crate) fn contains(&self, key: &[u8; 32]) -> bool {
+        match self {
+            Self::Anyone => true,
+            Self::Only(keys) => keys.contains(key),
+        }
+    }
+}
+
 /// One channel.
 pub(crate) struct Entry {
     pub(crate) spec: StreamSpec,
     pub(crate) hash: ChannelHash,
     /// How long a local subscriber that does not read may hold it up; none where it waits for nobody.
     pub(crate) hold_max_ns: Option<u64>,
-    pub(crate) publishers: BTreeSet<[u8; 32]>,
-    pub(crate) subscribers: BTreeSet<[u8; 32]>,
+    pub(crate) publishers: Members,
+    pub(crate) subscribers: Members,
     /// Whose tokens count; where there are none, none is required.
     pub(crate) issuers: Vec<[u8; 32]>,
     /// Remote subscribers.
@@ -67,7 +90,6 @@ pub(crate) struct Entry {
 
 impl Entry {
     pub(crate) fn new(config: &ChannelConfig) -> Self {
-        let keys = |entities: &[crate::config::Entity]| entities.iter().map(|e| e.key).collect();
         Self {
             spec: StreamSpec {
                 name: config.name.clone(),
@@ -80,8 +102,8 @@ impl Entry {
                 .mode
                 .is_reliable()
                 .then(|| u64::from(config.hold_max_s) * 1_000_000_000),
-            publishers: keys(&config.publish),
-            subscribers: keys(&config.subscribe),
+            publishers: Members::of(&config.publish),
+            subscribers: Members::of(&config.subscribe),
             issuers: config.issuers.iter().map(|issuer| issuer.key).collect(),
             roster: BTreeMap::new(),
             local: BTreeSet::new(),

@@ -126,6 +126,7 @@ impl Presence {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Listed;
     use virga_transport::Mode;
 
     #[test]
@@ -144,8 +145,8 @@ mod tests {
                 },
                 hold_max_s: 1,
                 max_rate_pps: None,
-                publish: Vec::new(),
-                subscribe: Vec::new(),
+                publish: Listed::Only(Vec::new()),
+                subscribe: Listed::Only(Vec::new()),
                 issuers: Vec::new(),
             }
         };

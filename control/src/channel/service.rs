@@ -197,8 +197,8 @@ impl<O: Outlet> ChannelService<O> {
     /// Connects to the peers that may subscribe here: subscribers of a node that has restarted learn
     /// of it so. (Publishers are connected to when there is a local subscriber.)
     fn greet(&mut self, now_ns: u64, node: &mut Node) {
-        let entities: BTreeSet<_> = self.published().flat_map(|e| &e.subscribers).collect();
-        for (&peer, _) in self.peers.iter().filter(|(_, key)| entities.contains(key)) {
+        let is_greeted = |key: &[u8; 32]| self.published().any(|e| e.subscribers.contains(key));
+        for (&peer, _) in self.peers.iter().filter(|(_, key)| is_greeted(key)) {
             // Every one of them is configured.
             let _known = node.connect(now_ns, peer);
         }

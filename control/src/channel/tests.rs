@@ -10,7 +10,7 @@ use super::{
     status::ServiceStatus,
     subscribe::{ASK_AGAIN_NS, SubscribeError},
 };
-use crate::config::{ChannelConfig, Entity};
+use crate::config::{ChannelConfig, Entity, Listed};
 use bytes::Bytes;
 use std::{
     sync::{
@@ -158,7 +158,8 @@ fn within(text: &str) -> Pattern {
 
 /// A reliable channel.
 fn channel(text: &str, publish: &[u8], subscribe: &[u8]) -> ChannelConfig {
-    let entities = |who: &[u8]| who.iter().map(|&n| Entity::from_key(entity(n))).collect();
+    let entities =
+        |who: &[u8]| Listed::Only(who.iter().map(|&n| Entity::from_key(entity(n))).collect());
     ChannelConfig {
         name: name(text),
         salt: 0,

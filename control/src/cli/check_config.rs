@@ -3,7 +3,7 @@
 use super::{Failure, print_json};
 use crate::{
     cause,
-    config::{Config, Problem, Reach},
+    config::{Config, Listed, Problem, Reach},
 };
 use std::{
     io::{self, Write as _},
@@ -94,11 +94,17 @@ fn describe(config: &Config) -> io::Result<()> {
         )?;
     }
     for channel in &config.channels {
-        let counts = (channel.publish.len(), channel.subscribe.len());
+        let count = |listed: &Listed| match listed {
+            Listed::Only(entities) => entities.len().to_string(),
+            Listed::Anyone => "whoever has a token".to_owned(),
+        };
         writeln!(
             out,
             "channel {}: hash {}, {} may publish, {} may subscribe",
-            channel.name, channel.hash, counts.0, counts.1
+            channel.name,
+            channel.hash,
+            count(&channel.publish),
+            count(&channel.subscribe)
         )?;
     }
     Ok(())

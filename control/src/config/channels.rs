@@ -1,7 +1,7 @@
 //! The `[[channels]]` blocks: who may publish and subscribe where.
 
 use super::{
-    ChannelConfig, Entity, file,
+    ChannelConfig, Entity, Listed, file,
     peers::Roster,
     problem::{Report, Section, suggest},
     rules::Checker,
@@ -66,7 +66,9 @@ pub(super) fn resolve(
     }
     // Every entity takes one more, for its control traffic.
     let (publishers, entities) = (
-        channels.iter().map(|placed| placed.channel.publish.len()),
+        channels
+            .iter()
+            .map(|placed| placed.channel.publish.named().len()),
         roster.entities.len(),
     );
     let pairs = publishers.sum::<usize>() + entities;
@@ -97,7 +99,11 @@ fn channel(
     report: &mut Report<'_>,
 ) -> Option<ChannelConfig> {
     let name = report.required(section, "name", block.name, "\"metrics/$node\"");
-    let publish = report.required(section, "publish", block.publish, "[\"edge-a\"]");
+    let is_token_required = block.require_token.as_ref().is_some_and(|is| *is.get_ref());
+    let publish = match block.publish {
+        None if is_token_required => None,
+        publish => report.required(section, "publish", publish, "[\"edge-a\"]"),
+    };
     if let Some(empty) = publish.as_ref().filter(|names| names.get_ref().is_empty()) {
         let fix = "name who may publish, or remove the block";
         report.add(
@@ -107,8 +113,12 @@ fn channel(
             fix,
         );
     }
-    let publish = entities(section, "publish", publish, roster, report);
-    let subscribe = entities(section, "subscribe", block.subscribe, roster, report);
+    let mut listed = |key, words: Option<_>| match words {
+        None if is_token_required => Listed::Anyone,
+        words => Listed::Only(entities(section, key, words, roster, report)),
+    };
+    let publish = listed("publish", publish);
+    let subscribe = listed("subscribe", block.subscribe);
     let issuers = issuers(section, block.require_token, block.issuers, roster, report);
     // A node name that is wrong is reported where it stands; here any serves.
     let node = own_name.unwrap_or("node");
@@ -250,9 +260,13 @@ fn check_streams(channels: &[Placed], own: &Entity, roster: &Roster, report: &mu
             (subscribe, publish, &mut received, "from"),
         ];
         for (ours, theirs, streams, way) in ways {
-            if !ours.iter().any(|entity| entity.key == own.key) {
+            if !ours.contains(&own.key) {
                 continue;
             }
+            let theirs = match theirs {
+                Listed::Only(entities) => entities,
+                Listed::Anyone => &roster.entities.iter().map(|e| e.entity).collect(),
+            };
             for entity in theirs.iter().filter(|entity| entity.key != own.key) {
                 let streams: &mut usize = streams.entry(entity.key).or_default();
                 *streams += 1;

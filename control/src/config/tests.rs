@@ -147,7 +147,8 @@ fn the_defaults_are_those_that_the_example_states() {
         (0, 0, Mode::Ordered)
     );
     assert_eq!(channel.hold_max_s, 30);
-    assert_eq!((channel.max_rate_pps, channel.subscribe.len()), (None, 0));
+    assert_eq!(channel.max_rate_pps, None);
+    assert_eq!(channel.subscribe, Listed::Only(Vec::new()));
 }
 
 #[test]
@@ -200,11 +201,14 @@ fn everything_is_resolved() {
     let channel = &config.channels[0];
     assert_eq!(channel.name.as_str(), "metrics/us");
     assert_eq!(channel.hash, hash::channel_hash(0, "metrics/us"));
-    assert_eq!(channel.publish, [Entity::from_key(keys.entity.public)]);
-    assert_eq!(channel.subscribe[0].key, far.entity_key);
+    assert_eq!(
+        channel.publish.named(),
+        [Entity::from_key(keys.entity.public)]
+    );
+    assert_eq!(channel.subscribe.named()[0].key, far.entity_key);
     assert_eq!(config.entity_name(&far.entity_key), Some("far"));
     assert_eq!(config.entity_name(&keys.entity.public), Some("us"));
-    assert_eq!(config.entity_name(&channel.subscribe[1].key), None);
+    assert_eq!(config.entity_name(&channel.subscribe.named()[1].key), None);
 }
 
 #[test]

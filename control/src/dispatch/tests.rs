@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     channel::{PublishError, Setup, entry::Remote},
-    config::{ChannelConfig, Entity},
+    config::{ChannelConfig, Entity, Listed},
 };
 use bytes::Bytes;
 use std::sync::mpsc;
@@ -40,8 +40,8 @@ impl Stage {
             mode,
             hold_max_s: 30,
             max_rate_pps: None,
-            publish: entities(),
-            subscribe: entities(),
+            publish: Listed::Only(entities()),
+            subscribe: Listed::Only(entities()),
             issuers: Vec::new(),
         }];
         let presence = Arc::new(Presence::new(&channels, workers));

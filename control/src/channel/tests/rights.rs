@@ -81,6 +81,32 @@ impl Net {
     }
 }
 
+/// Nobody is named anywhere: tokens alone say who may, and every peer is asked.
+#[test]
+fn without_lists_whoever_has_a_token_may() {
+    let open = ChannelConfig {
+        publish: Listed::Anyone,
+        subscribe: Listed::Anyone,
+        ..strict("a")
+    };
+    let mut net = Net::new(4, &[open]);
+    let inbox = Inbox::with_room(10);
+    let refused = net.try_subscribe(1, only("a"), &inbox).unwrap_err();
+    assert_eq!(refused, SubscribeError::Token(name("a"), Refusal::Missing));
+    net.give(1, &token(1, "a", Operation::Subscribe, DAY_S));
+    net.subscribe(1, only("a"), &inbox);
+    let refused = net.publish(3, "a", texts(0..1)).result();
+    assert_eq!(
+        refused.unwrap_err(),
+        PublishError::Token(name("a"), Refusal::Missing)
+    );
+    net.give(3, &token(3, "a", Operation::Publish, DAY_S));
+    assert_eq!(net.say(3, "a", &["x"]).published, 1);
+    assert_eq!(inbox.texts(), ["x"]);
+    let askers = net.status(1).subscriptions[0].state.clone();
+    assert_eq!(net.roster(0, "a"), 1, "{askers}");
+}
+
 #[test]
 fn without_a_token_nothing_is_published_or_subscribed_and_with_one_it_is() {
     let mut net = Net::new(2, &[strict("a/b")]);

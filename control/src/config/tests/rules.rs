@@ -295,9 +295,12 @@ fn a_block_without_a_node_key_names_an_entity() {
     let text = mesh() + &format!("\n[[peers]]\nname = \"e\"\nentity_key = \"{entity}\"\n");
     let config = parse(&(text.clone() + &channel("a", "subscribe = [\"e\"]"))).unwrap();
     assert_eq!(config.peers.len(), 3);
-    assert_eq!(hex::encode(&config.channels[0].subscribe[0].key), entity);
     assert_eq!(
-        config.entity_name(&config.channels[0].subscribe[0].key),
+        hex::encode(&config.channels[0].subscribe.named()[0].key),
+        entity
+    );
+    assert_eq!(
+        config.entity_name(&config.channels[0].subscribe.named()[0].key),
         Some("e")
     );
     refused(
@@ -479,6 +482,18 @@ fn tokens_and_their_issuers() {
             .issuers
             .is_empty()
     );
+    // Lists that are left out keep nobody out, where a token is required; an empty one keeps all out.
+    let issued = "require_token = true\nissuers = [\"one\"]";
+    let open = with(issued).replace("publish = [\"us\"]\n", "");
+    let open = &parse(&open).unwrap().channels[0];
+    assert_eq!(
+        (&open.publish, &open.subscribe),
+        (&Listed::Anyone, &Listed::Anyone)
+    );
+    let closed = parse(&with(&format!("{issued}\nsubscribe = []"))).unwrap();
+    assert_eq!(closed.channels[0].subscribe, Listed::Only(Vec::new()));
+    let without = with("").replace("publish = [\"us\"]\n", "");
+    refused(&without, "channels[0].publish", "");
     for (rest, key, say) in [
         (
             "require_token = true",

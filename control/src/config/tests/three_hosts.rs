@@ -87,9 +87,13 @@ fn misfits(configs: &[Config]) -> Vec<String> {
         }
         let own = config.keys.entity.public;
         for channel in &config.channels {
-            if channel.subscribe.iter().any(|entity| entity.key == own) {
+            if channel.subscribe.contains(&own) {
                 let is_peer = |key| config.peers.iter().any(|peer| peer.entity_key == key);
-                let publishers = channel.publish.iter().filter(|entity| entity.key != own);
+                let publishers = channel
+                    .publish
+                    .named()
+                    .iter()
+                    .filter(|entity| entity.key != own);
                 for publisher in publishers {
                     let name = config.entity_name(&publisher.key).unwrap_or("?");
                     expect(
