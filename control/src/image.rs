@@ -7,7 +7,8 @@ use std::{collections::BTreeSet, net::SocketAddr};
 
 use virga_ebpf::{
     header::ChannelHash,
-    image::{Image, Link, NextHopKey, Place, Via},
+    image::{ChannelRules, Image, Link, NextHopKey, Place, Via},
+    subnet::Visibility,
     tables::{NextHop, Pair},
 };
 
@@ -141,7 +142,9 @@ pub fn of_worker(config: &Config, facts: &Facts, down: &Down, interfaces: &[Stri
     // The NIC path has measured what it lets through. Measured again here, all neighbours as one and a
     // whole backlog at one time, some of it would be lost.
     if image.neighbours.is_empty() {
-        image.channels.clear();
+        for rules in image.channels.values_mut() {
+            (rules.interval_ns, rules.tolerance_ns) = (0, 0);
+        }
     }
     image
 }
@@ -162,6 +165,11 @@ fn policy(config: &Config) -> Image {
         {
             image.pairs.insert(Pair::new(entity.origin, channel.hash));
         }
+        let rules = ChannelRules {
+            visibility: Visibility::Global,
+            ..ChannelRules::default()
+        };
+        image.channels.insert(channel.hash.0, rules);
         if let Some(rate) = channel.max_rate_pps {
             image.add_rate(channel.hash, u64::from(rate));
         }

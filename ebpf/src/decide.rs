@@ -1,8 +1,11 @@
 //! May this packet pass, and where to? One function, compiled into the NIC path and into user space.
 //!
-//! Order: malformed · ingress neighbour and its subnet · handshake · guard · channel rate · Local ·
+//! Order: malformed · ingress neighbour and its subnet · handshake · guard · visibility · channel rate · Local ·
 //! hop limit · route and next hop · too big · duplicate · Forward. What guard, policy and route decide
 //! together is cached a flow; all else is decided a packet.
+//!
+//! A pair is judged by the exact set where the destination's subnet is one that this node knows all pairs of,
+//! else by that subnet's own filter, as long as this is valid.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -13,15 +16,16 @@ use core::cell::Cell;
 
 use crate::{
     directory, guard,
-    header::{Header, MAGIC, NodeId, VERSION},
+    header::{Header, MAGIC, NodeId, Subnet, VERSION},
     limits::{
         HEADER_BYTES, PRIORITY_MAX, SEEN_RUN, SEEN_SLOTS, SEEN_TICK_SHIFT, SEEN_WINDOW_NS,
         TRANSIT_HANDSHAKE_BURST, TRANSIT_HANDSHAKES_PER_SECOND,
     },
     reason::Reason,
+    subnet::{Visibility, may_cross},
     tables::{
-        Address, Flow, NEIGHBOUR_UNKNOWN, Neighbour, NextHop, Pair, ROUTE_LOCAL, Settings, Tables,
-        mix, neighbour_slots, rate_slot,
+        Address, ChannelPolicy, FILTER_OWN, Flow, NEIGHBOUR_UNKNOWN, Neighbour, NextHop, Pair,
+        ROUTE_LOCAL, Settings, Tables, filter_place, mix, neighbour_slots, rate_slot,
     },
 };
 
@@ -126,6 +130,7 @@ fn verdict<'a, T: Tables>(
     }
     if let Some(n) = neighbour
         && header.subnet.0 & n.subnet_mask != n.subnet.0
+        && (n.subnet_mask != 0 || !is_of_no_channel(header))
     {
         return Err(Reason::Subnet);
     }
@@ -153,18 +158,54 @@ fn verdict<'a, T: Tables>(
     Ok(Some(next_hop))
 }
 
-/// Whether the pair may publish: the guard, then the exact set.
+/// Handshakes and a member's control traffic: all that a neighbour may send whose subnet nobody vouches for.
+#[inline(always)]
+const fn is_of_no_channel(header: &Header) -> bool {
+    header.is_handshake() || header.channel_hash.0 == 0
+}
+
+/// Whether the pair may publish within this node's own subnet: the guard, then the exact set.
 #[inline(always)]
 pub fn is_authorised<T: Tables>(tables: &T, settings: &Settings, pair: &Pair) -> bool {
-    let which = settings.live_guard & 1;
-    let Some(info) = tables.guard(which) else {
-        return false;
+    admit_pair(tables, settings, FILTER_OWN, pair).is_ok()
+}
+
+/// The tick until which the pair may publish: by the guard and the exact set, or by another subnet's filter
+/// and the exact set of what was withdrawn from it.
+#[inline(always)]
+fn admit_pair<T: Tables>(
+    tables: &T,
+    settings: &Settings,
+    filter: u32,
+    pair: &Pair,
+) -> Result<u32, Reason> {
+    let is_own = filter == FILTER_OWN;
+    let (which, place) = (settings.live_guard & 1, filter_place(settings, filter));
+    let (info, until) = if is_own {
+        (
+            tables.guard(which).ok_or(Reason::Unauthorised)?,
+            Flow::NO_END,
+        )
+    } else {
+        let filter = tables.filter(place).ok_or(Reason::SubnetUnknown)?;
+        if tables.now_ns() >= filter.expires_ns {
+            return Err(Reason::SubnetUnknown);
+        }
+        (&filter.info, Flow::tick(filter.expires_ns))
     };
     let hash = guard::key_hash(info.salt, pair);
-    let Some(line) = tables.guard_line(guard::line_of(which, info, hash)) else {
-        return false;
+    let (line, asked) = if is_own {
+        (guard::line_of(which, info, hash), *pair)
+    } else {
+        let line = guard::filter_line_of(place, info, hash);
+        (line, pair.denied_by(filter))
     };
-    guard::is_hit(line, hash) && tables.has_pair(pair)
+    let line = tables.guard_line(line).ok_or(Reason::Unauthorised)?;
+    if guard::is_hit(line, hash) && tables.has_pair(&asked) == is_own {
+        Ok(until)
+    } else {
+        Err(Reason::Unauthorised)
+    }
 }
 
 /// Guard, exact set, policy and route of a flow, from the cache where they stand there. The route is
@@ -185,33 +226,76 @@ fn authorise<T: Tables>(
         channel_subprotocol: (header.channel_hash.0 as u32) << 16 | header.subprotocol as u32,
         route: 0,
         rated: 0,
-        reserved: 0,
+        until: Flow::NO_END,
     };
     let slot = tables.flow(flow.slot(settings.flow_key));
     if let Some(slot) = slot {
         let cached = slot.get();
-        if cached.matches(&flow) {
+        let lasts = |until| until == Flow::NO_END || Flow::tick(tables.now_ns()) < until;
+        if cached.matches(&flow) && lasts(cached.until) {
             return Ok((Some(cached.route), cached.rated == 1));
         }
     }
     let pair = Pair::new(header.origin_hash, header.channel_hash);
-    if !is_authorised(tables, settings, &pair) {
-        return Err(Reason::Unauthorised);
+    // Where the exact set judges all, a stranger costs no look-up of a route.
+    if settings.by_route == 0 {
+        flow.until = admit_pair(tables, settings, FILTER_OWN, &pair)?;
     }
-    flow.rated = match tables.channel(header.channel_hash) {
+    let (route, to, filter) = way(tables, settings, header);
+    if settings.by_route != 0 {
+        flow.until = admit_pair(tables, settings, filter, &pair)?;
+    }
+    let policy = tables.channel(header.channel_hash);
+    if let Some(to) = to {
+        cross(tables, policy, header, to)?;
+    }
+    flow.rated = match policy {
         Some(policy) if policy.interval_ns != 0 => 1,
         _ => 0,
-    };
-    let route = if header.destination.0 == settings.node_id.0 {
-        Some(ROUTE_LOCAL)
-    } else {
-        route_to(tables, settings, header.destination)
     };
     if let (Some(slot), Some(number)) = (slot, route) {
         flow.route = number;
         slot.set(flow);
     }
     Ok((route, flow.rated == 1))
+}
+
+/// Where a packet goes: its route, the destination's subnet, and what judges pairs there. Without a route
+/// there is no subnet.
+#[inline(always)]
+fn way<T: Tables>(
+    tables: &T,
+    settings: &Settings,
+    header: &Header,
+) -> (Option<u32>, Option<Subnet>, u32) {
+    if header.destination.0 == settings.node_id.0 {
+        return (Some(ROUTE_LOCAL), Some(settings.subnet), FILTER_OWN);
+    }
+    let number = route_to(tables, settings, header.destination);
+    match number.and_then(|number| tables.route(number)) {
+        Some(route) => (number, Some(route.subnet), route.filter),
+        None => (number, None, FILTER_OWN),
+    }
+}
+
+/// Whether the packet may go from its sender's subnet to another.
+#[inline(always)]
+fn cross<T: Tables>(
+    tables: &T,
+    policy: Option<&ChannelPolicy>,
+    header: &Header,
+    to: Subnet,
+) -> Result<(), Reason> {
+    let (visibility, place) = match policy {
+        Some(policy) => (policy.visibility(), policy.exports()),
+        None => (Visibility::SubnetLocal, 0),
+    };
+    let exports = || tables.exports(place);
+    if may_cross(header.channel_hash, visibility, exports, header.subnet, to) {
+        Ok(())
+    } else {
+        Err(Reason::Visibility)
+    }
 }
 
 /// Number of the route to a destination.

@@ -6,10 +6,12 @@
 //! salted anew at every publication, so that passing pairs cannot be found offline for long.
 //!
 //! Two guards lie one after the other; the settings say which is live. A miss is certain; a hit is
-//! confirmed against the exact set.
+//! confirmed against the exact set. After them lie the filters of other subnets, each made by one of that
+//! subnet's nodes in the same way; a hit there is as sure as the filter's estimated rate says, and the pairs
+//! that were withdrawn since it was made are told by an exact set of their own.
 
 use crate::{
-    limits::{GUARD_LINES_MAX, GUARD_LINES_PER_BANK},
+    limits::{FILTER_BANKS_MAX, FILTER_LINES_MAX, GUARD_LINES_MAX, GUARD_LINES_PER_BANK},
     tables::{GuardInfo, Pair, mix},
 };
 
@@ -27,6 +29,22 @@ pub const fn line_of(which: u32, info: &GuardInfo, hash: u64) -> u32 {
     let bank = (hash >> 54) as u32 & info.bank_mask;
     let line = (hash >> 48) as u32 & (GUARD_LINES_PER_BANK - 1);
     (which & 1) * GUARD_LINES_MAX + bank * GUARD_LINES_PER_BANK + line
+}
+
+/// Place of the key's line among all lines, for the filter in a place.
+#[inline(always)]
+#[must_use]
+pub const fn filter_line_of(place: u32, info: &GuardInfo, hash: u64) -> u32 {
+    let bank = (hash >> 54) as u32 & info.bank_mask & (FILTER_BANKS_MAX - 1);
+    let line = (hash >> 48) as u32 & (GUARD_LINES_PER_BANK - 1);
+    filter_lines_from(place) + bank * GUARD_LINES_PER_BANK + line
+}
+
+/// Place of the first line of the filter in a place.
+#[inline(always)]
+#[must_use]
+pub const fn filter_lines_from(place: u32) -> u32 {
+    (2 * GUARD_LINES_MAX).wrapping_add(place.wrapping_mul(FILTER_LINES_MAX))
 }
 
 /// Whether all eight bits of the key are set in its line. Where they are not, the first four nearly
@@ -63,7 +81,7 @@ mod build {
     use super::{GuardInfo, Pair, is_hit, key_hash, line_of};
     use crate::limits::{GUARD_BANKS_MAX, GUARD_FALSE_POSITIVE_RATE_MAX, GUARD_LINES_PER_BANK};
 
-    /// A guard as the control plane builds it, ready to be published.
+    /// A guard or a filter as the control plane builds it, ready to be published.
     #[derive(Clone, Debug)]
     pub struct Guard {
         /// Salt and size.

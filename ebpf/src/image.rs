@@ -9,9 +9,10 @@ use std::{
 };
 
 use crate::{
-    header::{NodeId, Subnet},
+    header::{ChannelHash, NodeId, Subnet},
     rewrite::fold,
-    tables::{Address, ChannelPolicy, NextHop, Pair},
+    subnet::{SubnetPrefix, Visibility},
+    tables::{Address, NextHop, Pair},
 };
 
 /// The whole content of the tables, without places and numbers.
@@ -21,6 +22,11 @@ pub struct Image {
     pub node_id: NodeId,
     /// The mesh's UDP port on this node.
     pub port: u16,
+    /// This node's subnet.
+    pub subnet: Subnet,
+    /// The bits of it that a destination's subnet must share for `pairs` to be all that is admitted there.
+    /// All others are judged by `filters`. 0: `pairs` holds for every destination.
+    pub subnet_mask: u32,
     /// This node's own addresses.
     pub addresses: BTreeSet<Address>,
     /// Adjacent nodes, by where they are.
@@ -29,12 +35,42 @@ pub struct Image {
     pub adjacent: BTreeMap<NodeId, SocketAddr>,
     /// Who may publish on what.
     pub pairs: BTreeSet<Pair>,
-    /// Channels that have a rate, by hash.
-    pub channels: BTreeMap<u16, ChannelPolicy>,
+    /// What other subnets admit, as they have said it: the longest prefix that a destination's subnet lies in.
+    pub filters: BTreeMap<SubnetPrefix, ForeignGuard>,
+    /// Pairs withdrawn from a filter since it was made.
+    pub denied: BTreeSet<(SubnetPrefix, Pair)>,
+    /// Channels, by hash. Those that are not here have no rate and cross no boundary of subnets.
+    pub channels: BTreeMap<u16, ChannelRules>,
     /// Next hops.
     pub next_hops: BTreeMap<NextHopKey, NextHop>,
     /// Next hops of each destination.
     pub routes: BTreeMap<NodeId, Via>,
+    /// Subnets of the destinations; of those that are not here, the root.
+    pub subnets: BTreeMap<NodeId, Subnet>,
+}
+
+/// What the tables hold a channel to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChannelRules {
+    /// Nanoseconds that one packet costs; 0 is no limit.
+    pub interval_ns: u64,
+    /// Nanoseconds of credit that a pause may save up.
+    pub tolerance_ns: u64,
+    /// How far its packets go among subnets.
+    pub visibility: Visibility,
+    /// Where they go if it is exported; at most [`crate::limits::EXPORTS_PER_CHANNEL`].
+    pub exports: BTreeSet<SubnetPrefix>,
+}
+
+/// Which pairs another subnet admits: a [`crate::guard::Guard`] that one of its nodes has built.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ForeignGuard {
+    /// Salt of this publication.
+    pub salt: [u64; 2],
+    /// Its lines: of 1, 2, 4 … up to [`crate::limits::FILTER_BANKS_MAX`] banks.
+    pub lines: Vec<[u64; 8]>,
+    /// When it ends, on the clock that the tables go by.
+    pub expires_ns: u64,
 }
 
 /// Where a neighbour's packets come from.
@@ -67,6 +103,14 @@ pub struct Link {
     pub subnet: Subnet,
     /// Mask of the link's subnet; 0 allows any.
     pub mask: u32,
+}
+
+impl Link {
+    /// Of a neighbour whose subnet nobody vouches for: handshakes and members' control traffic alone.
+    pub const CONTROL_ONLY: Self = Self {
+        subnet: Subnet(u32::MAX),
+        mask: 0,
+    };
 }
 
 /// What makes a next hop the same one in the next image.
@@ -123,18 +167,18 @@ impl Image {
         key
     }
 
-    /// Adds a channel's rate, in packets a second; a pause saves up a tenth of a second's packets.
-    pub fn add_rate(&mut self, channel: crate::header::ChannelHash, packets_per_second: u64) {
+    /// Gives a channel a rate, in packets a second; a pause saves up a tenth of a second's packets.
+    pub fn add_rate(&mut self, channel: ChannelHash, packets_per_second: u64) {
         let rate = packets_per_second.max(1);
-        let interval_ns = (1_000_000_000 / rate).max(1);
-        let tolerance_ns = interval_ns.saturating_mul((rate / 10).max(1));
-        self.channels.insert(
-            channel.0,
-            ChannelPolicy {
-                interval_ns,
-                tolerance_ns,
-            },
-        );
+        let rules = self.channels.entry(channel.0).or_default();
+        rules.interval_ns = (1_000_000_000 / rate).max(1);
+        rules.tolerance_ns = rules.interval_ns.saturating_mul((rate / 10).max(1));
+    }
+
+    /// The subnet of a destination.
+    #[must_use]
+    pub fn subnet_of(&self, destination: NodeId) -> Subnet {
+        self.subnets.get(&destination).copied().unwrap_or_default()
     }
 
     /// Interfaces that next hops lead to, each with its place in the device map.

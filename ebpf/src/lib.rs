@@ -7,6 +7,7 @@
 //! - [`header`]: the 64 bytes that every mesh packet starts with.
 //! - [`decide`]: drop it, deliver it, or send it on, by the header alone.
 //! - [`guard`]: which (origin, channel) pairs are authorised, one cache line a probe.
+//! - [`subnet`]: whether a channel's packets cross from one subnet to another.
 //! - [`directory`]: the route of every destination, one cache line a look-up.
 //! - [`tables`]: all else that the decision reads, as the control plane writes it.
 //! - [`rewrite`]: the outer headers of a packet that is sent on.
@@ -39,5 +40,6 @@ pub mod reason;
 pub mod replay;
 pub mod rewrite;
 pub mod sink;
+pub mod subnet;
 pub mod tables;
 pub mod workload;

@@ -35,9 +35,27 @@ pub const GUARD_LINES_MAX: u32 = GUARD_LINES_PER_BANK * GUARD_BANKS_MAX;
 pub const GUARD_FALSE_POSITIVE_RATE_MAX: f64 = 0.001;
 /// Authorised (origin, channel) pairs in the exact set.
 pub const PAIRS_MAX: u32 = 524_288;
+/// Other subnets whose filters a gateway holds.
+pub const FILTERS_MAX: u32 = 64;
+/// Places of filters: two each, so that a new one is written beside the one in use.
+pub const FILTER_PLACES: u32 = 2 * FILTERS_MAX;
+/// Banks that another subnet's filter can have; a power of two. Eight hold about 16,000 pairs.
+pub const FILTER_BANKS_MAX: u32 = 8;
+/// Lines of one filter's place.
+pub const FILTER_LINES_MAX: u32 = GUARD_LINES_PER_BANK * FILTER_BANKS_MAX;
+/// Lines of both guards, and of all filters after them.
+pub const LINES_MAX: u32 = 2 * GUARD_LINES_MAX + FILTER_PLACES * FILTER_LINES_MAX;
+/// Pairs withdrawn from other subnets' filters.
+pub const DENIED_MAX: u32 = 65_536;
 
 /// Channel policies: one a value of the 16-bit hash, so that no look-up can miss.
 pub const CHANNELS: u32 = 65_536;
+/// Prefixes in one channel's export table: one cache line.
+pub const EXPORTS_PER_CHANNEL: u32 = 8;
+/// Distinct export tables that an image can name.
+pub const EXPORTS_MAX: u32 = 1_024;
+/// Places of export tables: two each, so that new ones are written beside those in use.
+pub const EXPORT_PLACES: u32 = 2 * EXPORTS_MAX;
 /// Rate buckets, one a (neighbour, origin, channel) that has a rate; a power of two.
 pub const RATE_BUCKETS: u32 = 65_536;
 /// Destinations that have a route, unless the loader asks for more.
@@ -87,7 +105,7 @@ pub const TRANSIT_HANDSHAKES_PER_SECOND: u64 = 256;
 pub const TRANSIT_HANDSHAKE_BURST: u64 = 64;
 
 /// Changes when a map's layout or the meaning of its values changes; part of the pin path.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 const _: () = assert!(HEADER_BYTES.is_power_of_two());
 const _: () = assert!(SOURCE_PORTS.is_power_of_two());
@@ -96,6 +114,16 @@ const _: () = assert!(GUARD_BANKS_MAX.is_power_of_two() && GUARD_BANKS_MAX <= 1 
 const _: () = assert!(
     GUARD_LINES_PER_BANK == 64,
     "6 bits of the key's hash pick the line"
+);
+const _: () = assert!(FILTER_BANKS_MAX.is_power_of_two() && FILTER_BANKS_MAX <= GUARD_BANKS_MAX);
+const _: () = assert!(
+    FILTERS_MAX <= 64,
+    "one word says which place of each filter is in use"
+);
+const _: () = assert!(EXPORTS_PER_CHANNEL * 8 == 64);
+const _: () = assert!(
+    EXPORT_PLACES < 1 << 30,
+    "a channel's word has 30 bits for its table"
 );
 const _: () = assert!(
     NEIGHBOUR_SLOTS.is_power_of_two() && NEIGHBOUR_SLOTS > 2 * (NEIGHBOURS_MAX + OWN_ADDRESSES_MAX)

@@ -22,14 +22,16 @@ use virga_ebpf::{
     frame::{self, Bytes, Frame, Outer},
     header::{ChannelHash, Header, offset},
     limits::{
-        CHANNELS, DESTINATIONS_MAX, FLOW_SLOTS, FLOWS_PER_VALUE, GUARD_LINES_MAX, NEIGHBOUR_SLOTS,
-        NEXT_HOPS_MAX, PAIRS_MAX, PORTS_MAX, RATE_BUCKETS, ROUTES_MAX, SEEN_SLOTS,
-        SEEN_SLOTS_PER_VALUE, XSK_PORTS, XSKS_MAX,
+        CHANNELS, DENIED_MAX, DESTINATIONS_MAX, EXPORT_PLACES, FILTER_PLACES, FLOW_SLOTS,
+        FLOWS_PER_VALUE, LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, PAIRS_MAX, PORTS_MAX,
+        RATE_BUCKETS, ROUTES_MAX, SEEN_SLOTS, SEEN_SLOTS_PER_VALUE, XSK_PORTS, XSKS_MAX,
     },
     reason::{COUNTERS, Counter, Outcome},
     rewrite::{self, Put},
+    subnet::Exports,
     tables::{
-        ChannelPolicy, Flow, GuardInfo, Neighbour, NextHop, Pair, Route, Settings, Tables, XskPort,
+        ChannelPolicy, Filter, Flow, GuardInfo, Neighbour, NextHop, Pair, Route, Settings, Tables,
+        XskPort,
     },
 };
 
@@ -49,11 +51,16 @@ static HANDSHAKE_BUCKETS: Array<u64, { NEIGHBOUR_SLOTS as usize }> = Array::new(
 #[btf_map(name = "guards")]
 static GUARDS: Array<GuardInfo, 2> = Array::new();
 #[btf_map(name = "guard_lines")]
-static GUARD_LINES: Array<[u64; 8], { 2 * GUARD_LINES_MAX as usize }, MMAPABLE> = Array::new();
+static GUARD_LINES: Array<[u64; 8], { LINES_MAX as usize }, MMAPABLE> = Array::new();
+#[btf_map(name = "filters")]
+static FILTERS: Array<Filter, { FILTER_PLACES as usize }> = Array::new();
 #[btf_map(name = "pairs")]
-static PAIRS: HashMap<Pair, u32, { PAIRS_MAX as usize }, NO_PREALLOC> = HashMap::new();
+static PAIRS: HashMap<Pair, u32, { (PAIRS_MAX + DENIED_MAX) as usize }, NO_PREALLOC> =
+    HashMap::new();
 #[btf_map(name = "channels")]
 static CHANNEL_POLICIES: Array<ChannelPolicy, { CHANNELS as usize }> = Array::new();
+#[btf_map(name = "exports")]
+static EXPORTS: Array<Exports, { EXPORT_PLACES as usize }> = Array::new();
 #[btf_map(name = "rate_buckets")]
 static RATES: Array<u64, { RATE_BUCKETS as usize }> = Array::new();
 #[btf_map(name = "destinations")]
@@ -117,6 +124,10 @@ impl Tables for Maps {
         GUARDS.get(which)
     }
     #[inline(always)]
+    fn filter(&self, place: u32) -> Option<&Filter> {
+        FILTERS.get(place)
+    }
+    #[inline(always)]
     fn guard_line(&self, line: u32) -> Option<&[u64; 8]> {
         GUARD_LINES.get(line)
     }
@@ -128,6 +139,10 @@ impl Tables for Maps {
     #[inline(always)]
     fn channel(&self, hash: ChannelHash) -> Option<&ChannelPolicy> {
         CHANNEL_POLICIES.get(u32::from(hash.0))
+    }
+    #[inline(always)]
+    fn exports(&self, place: u32) -> Option<&Exports> {
+        EXPORTS.get(place)
     }
     #[inline(always)]
     fn rate_bucket(&self, slot: u32) -> Option<&Cell<u64>> {

@@ -8,15 +8,18 @@ use std::{vec, vec::Vec};
 
 use crate::{
     directory::{Line, lines_for},
-    guard::Guard,
+    guard::{Guard, filter_lines_from},
     header::ChannelHash,
     limits::{
-        CHANNELS, DESTINATIONS_MAX, FLOW_SLOTS, GUARD_LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX,
-        RATE_BUCKETS, ROUTES_MAX, SEEN_SLOTS,
+        CHANNELS, DESTINATIONS_MAX, EXPORT_PLACES, FILTER_PLACES, FLOW_SLOTS, GUARD_LINES_MAX,
+        LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, RATE_BUCKETS, ROUTES_MAX, SEEN_SLOTS,
     },
     pair_set::PairSet,
     publish::Store,
-    tables::{ChannelPolicy, Flow, GuardInfo, Neighbour, NextHop, Pair, Route, Settings, Tables},
+    subnet::Exports,
+    tables::{
+        ChannelPolicy, Filter, Flow, GuardInfo, Neighbour, NextHop, Pair, Route, Settings, Tables,
+    },
 };
 
 /// All tables of one node. Not shared between threads.
@@ -27,9 +30,11 @@ pub struct MemoryTables {
     neighbours: Vec<Neighbour>,
     handshake_buckets: Vec<Cell<u64>>,
     guards: [GuardInfo; 2],
+    filters: Vec<Filter>,
     guard_lines: Vec<[u64; 8]>,
     pairs: PairSet,
     channels: Vec<ChannelPolicy>,
+    exports: Vec<Exports>,
     rate_buckets: Vec<Cell<u64>>,
     destinations: Vec<Line>,
     routes: Vec<Route>,
@@ -60,9 +65,11 @@ impl MemoryTables {
             neighbours: vec![Neighbour::default(); NEIGHBOUR_SLOTS as usize],
             handshake_buckets: vec![Cell::new(0); NEIGHBOUR_SLOTS as usize],
             guards: [GuardInfo::default(); 2],
-            guard_lines: vec![[0; 8]; 2 * GUARD_LINES_MAX as usize],
+            filters: vec![Filter::default(); FILTER_PLACES as usize],
+            guard_lines: vec![[0; 8]; LINES_MAX as usize],
             pairs: PairSet::default(),
             channels: vec![ChannelPolicy::default(); CHANNELS as usize],
+            exports: vec![Exports::default(); EXPORT_PLACES as usize],
             rate_buckets: vec![Cell::new(0); RATE_BUCKETS as usize],
             destinations: vec![[0; 8]; lines_for(most) as usize],
             routes: vec![Route::default(); ROUTES_MAX as usize],
@@ -117,6 +124,10 @@ impl Tables for MemoryTables {
         self.guards.get(which as usize)
     }
     #[inline]
+    fn filter(&self, place: u32) -> Option<&Filter> {
+        self.filters.get(place as usize)
+    }
+    #[inline]
     fn guard_line(&self, line: u32) -> Option<&[u64; 8]> {
         self.guard_lines.get(line as usize)
     }
@@ -127,6 +138,10 @@ impl Tables for MemoryTables {
     #[inline]
     fn channel(&self, hash: ChannelHash) -> Option<&ChannelPolicy> {
         self.channels.get(usize::from(hash.0))
+    }
+    #[inline]
+    fn exports(&self, place: u32) -> Option<&Exports> {
+        self.exports.get(place as usize)
     }
     #[inline]
     fn rate_bucket(&self, slot: u32) -> Option<&Cell<u64>> {
@@ -177,6 +192,18 @@ impl Store for MemoryTables {
         self.guards[which as usize] = guard.info;
         Ok(())
     }
+    fn filters(&self) -> Result<Vec<Filter>, Infallible> {
+        Ok(self.filters.clone())
+    }
+    fn set_filter(&mut self, place: u32, filter: &Filter) -> Result<(), Infallible> {
+        self.filters[place as usize] = *filter;
+        Ok(())
+    }
+    fn set_filter_lines(&mut self, place: u32, lines: &[[u64; 8]]) -> Result<(), Infallible> {
+        let from = filter_lines_from(place) as usize;
+        self.guard_lines[from..from + lines.len()].copy_from_slice(lines);
+        Ok(())
+    }
     fn pairs(&self) -> Result<Vec<Pair>, Infallible> {
         Ok(self.pairs.iter().collect())
     }
@@ -193,6 +220,13 @@ impl Store for MemoryTables {
     }
     fn set_channel(&mut self, hash: u16, policy: &ChannelPolicy) -> Result<(), Infallible> {
         self.channels[usize::from(hash)] = *policy;
+        Ok(())
+    }
+    fn exports(&self) -> Result<Vec<Exports>, Infallible> {
+        Ok(self.exports.clone())
+    }
+    fn set_exports(&mut self, place: u32, exports: &Exports) -> Result<(), Infallible> {
+        self.exports[place as usize] = *exports;
         Ok(())
     }
     fn destinations(&self) -> Result<Vec<Line>, Infallible> {

@@ -17,18 +17,21 @@ const SLOTS_MIN: usize = 64;
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
     origin: u64,
-    /// [`Slot::USED`] and the channel; 0 in an unused slot.
+    /// [`Slot::USED`], what it is denied by, and the channel; 0 in an unused slot.
     channel: u64,
 }
 
 impl Slot {
-    const USED: u64 = 1 << 32;
+    const USED: u64 = 1 << 63;
+    const DENIED_BY_SHIFT: u32 = 32;
 
     #[inline]
     fn new(pair: &Pair) -> Self {
         Self {
             origin: pair.origin.0,
-            channel: Self::USED | u64::from(pair.channel),
+            channel: Self::USED
+                | u64::from(pair.denied_by) << Self::DENIED_BY_SHIFT
+                | u64::from(pair.channel),
         }
     }
 
@@ -42,15 +45,12 @@ impl Slot {
         self.channel != 0
     }
 
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the lower half is the channel"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "the halves are two fields")]
     fn pair(&self) -> Pair {
         Pair {
             origin: OriginHash(self.origin),
             channel: self.channel as u32,
-            reserved: 0,
+            denied_by: ((self.channel & !Self::USED) >> Self::DENIED_BY_SHIFT) as u32,
         }
     }
 }

@@ -2,12 +2,16 @@
 //!
 //! | step | why there |
 //! |---|---|
+//! | other subnets' filters, beside those in use; pairs denied there | routes name them |
 //! | destinations removed | none is cached anew while the rest is written |
 //! | next hops, then routes, then destinations | a number is written before anything names it |
-//! | channel policies, neighbours | |
+//! | export tables, then channel policies; neighbours | |
 //! | pairs removed, pairs added, guard rebuilt beside the live one | the exact set confirms every hit |
-//! | settings: guard flipped; generation bumped if a cached verdict may be wrong | one write makes it so |
-//! | next hops that nothing names are cleared | no cached flow leads there any more |
+//! | settings: guard and filters flipped; generation bumped if a cached verdict may be wrong | one write makes it so |
+//! | next hops and filters that nothing names are cleared, and what filters no longer hold is no longer denied | no cached flow leads there any more |
+//!
+//! A destination, this node among them, that changes its subnet, or by which filter it is judged, may be held
+//! to the other of old and new rules for the moment in between, if these change with it.
 //!
 //! Whatever fails or is killed on the way leaves a bump due, which the next image or the next daemon makes.
 //! After a restart the tables themselves say what they hold ([`Publisher::recover`]), so nothing that stays
@@ -21,20 +25,24 @@ use std::{
 };
 
 mod places;
+mod subnets;
 mod ways;
 
 use self::places::Places;
 use crate::{
     directory::Line,
     guard::Guard,
+    header::NodeId,
     image::{Image, Link, NextHopKey, Place},
     limits::{
-        LAYOUT_VERSION, NEIGHBOUR_SLOTS, NEIGHBOURS_MAX, NEXT_HOPS_MAX, OWN_ADDRESSES_MAX,
-        PAIRS_MAX, ROUTES_MAX,
+        DENIED_MAX, EXPORTS_MAX, EXPORTS_PER_CHANNEL, FILTERS_MAX, LAYOUT_VERSION, NEIGHBOUR_SLOTS,
+        NEIGHBOURS_MAX, NEXT_HOPS_MAX, OWN_ADDRESSES_MAX, PAIRS_MAX, ROUTES_MAX,
     },
+    publish::subnets::{Filters, Tables as ExportTables},
+    subnet::{Exports, SubnetPrefix},
     tables::{
-        Address, ChannelPolicy, Neighbour, NextHop, OWN_ADDRESS, Pair, Route, Settings, mix,
-        neighbour_slots,
+        Address, ChannelPolicy, Filter, Neighbour, NextHop, OWN_ADDRESS, Pair, Route, Settings,
+        mix, neighbour_slots,
     },
 };
 
@@ -51,11 +59,16 @@ pub trait Store {
     fn neighbours(&self) -> Result<Vec<Neighbour>, Self::Error>;
     fn set_neighbour(&mut self, slot: u32, neighbour: &Neighbour) -> Result<(), Self::Error>;
     fn set_guard(&mut self, which: u32, guard: &Guard) -> Result<(), Self::Error>;
+    fn filters(&self) -> Result<Vec<Filter>, Self::Error>;
+    fn set_filter(&mut self, place: u32, filter: &Filter) -> Result<(), Self::Error>;
+    fn set_filter_lines(&mut self, place: u32, lines: &[[u64; 8]]) -> Result<(), Self::Error>;
     fn pairs(&self) -> Result<Vec<Pair>, Self::Error>;
     fn insert_pair(&mut self, pair: &Pair) -> Result<(), Self::Error>;
     fn remove_pair(&mut self, pair: &Pair) -> Result<(), Self::Error>;
     fn channels(&self) -> Result<Vec<ChannelPolicy>, Self::Error>;
     fn set_channel(&mut self, hash: u16, policy: &ChannelPolicy) -> Result<(), Self::Error>;
+    fn exports(&self) -> Result<Vec<Exports>, Self::Error>;
+    fn set_exports(&mut self, place: u32, exports: &Exports) -> Result<(), Self::Error>;
     fn destinations(&self) -> Result<Vec<Line>, Self::Error>;
     fn set_destinations(&mut self, line: u32, entries: &Line) -> Result<(), Self::Error>;
     fn routes(&self) -> Result<Vec<Route>, Self::Error>;
@@ -69,6 +82,8 @@ pub trait Store {
 pub enum PublishError<E> {
     /// A table is full; its name and size.
     Full(&'static str, u32),
+    /// The filter of a subnet has so many lines, which no filter has.
+    Filter(SubnetPrefix, usize),
     /// A table could not be read or written.
     Store(E),
 }
@@ -83,6 +98,11 @@ impl<E: core::fmt::Display> core::fmt::Display for PublishError<E> {
             Self::Full(table, size) => write!(
                 f,
                 "the {table} table holds at most {size} entries: configure fewer, or raise its limit"
+            ),
+            Self::Filter(SubnetPrefix { subnet, .. }, lines) => write!(
+                f,
+                "the filter of subnet {:x} has {lines} lines: who published it must build it in fewer, of whole banks",
+                subnet.0
             ),
             Self::Store(error) => write!(f, "{error}"),
         }
@@ -114,9 +134,14 @@ pub struct GuardStatus {
 #[derive(Debug)]
 pub struct Publisher {
     settings: Settings,
+    /// What the settings' table holds.
+    stored: Settings,
     neighbours: Vec<Neighbour>,
     pairs: BTreeSet<Pair>,
+    filters: Filters,
+    denied: BTreeSet<Pair>,
     channels: BTreeMap<u16, ChannelPolicy>,
+    exports: ExportTables,
     destinations: Places,
     routes: HashMap<Route, u32>,
     next_hops: BTreeMap<NextHopKey, (u32, NextHop)>,
@@ -133,10 +158,11 @@ impl Publisher {
     pub fn recover<S: Store>(store: &S) -> Result<Self, S::Error> {
         let mut channels = BTreeMap::new();
         for (hash, policy) in (0..=u16::MAX).zip(store.channels()?) {
-            if policy.interval_ns != 0 {
+            if policy != ChannelPolicy::default() {
                 channels.insert(hash, policy);
             }
         }
+        let (pairs, denied) = store.pairs()?.into_iter().partition(|p| p.denied_by == 0);
         let next_hops: Vec<NextHop> = store.next_hops()?;
         let routes: Vec<Route> = store.routes()?;
         let used = |n: &NextHop| n.ifindex != 0 || n.target != Address::default();
@@ -145,8 +171,12 @@ impl Publisher {
         let named: BTreeSet<u32> = destinations.iter().map(|(_, number)| number).collect();
         Ok(Self {
             settings,
+            stored: settings,
             neighbours: store.neighbours()?,
-            pairs: store.pairs()?.into_iter().collect(),
+            pairs,
+            filters: subnets::recover_filters(&settings, &store.filters()?),
+            denied,
+            exports: subnets::recover_exports(store.exports()?),
             channels,
             routes: (0..)
                 .zip(routes)
@@ -186,31 +216,46 @@ impl Publisher {
         mut entropy: impl FnMut() -> u64,
     ) -> Result<(), PublishError<S::Error>> {
         self.check_sizes::<S>(image)?;
-        let is_first = self.settings.generation == 0;
-        if is_first {
-            self.bump_due = true;
-            self.settings.flow_key = entropy();
-            self.settings.seen_keys = core::array::from_fn(|_| mix(0, entropy()));
-            self.settings.neighbour_key = entropy();
-            self.settings.destination_key = entropy();
-            self.settings.destination_lines = self.destinations.lines();
-            self.destinations.key = self.settings.destination_key;
+        if self.settings.generation == 0 {
+            self.pick_keys(&mut entropy);
         }
+        self.apply_filters(store, image)?;
         self.apply_ways(store, image)?;
         self.apply_channels(store, image)?;
         self.apply_neighbours(store, image)?;
         if self.apply_pairs(store, image)? || self.guard.is_none() {
             self.build_guard(store, [entropy(), entropy()])?;
         }
-        if self.bump_due || self.settings.node_id != image.node_id {
+        let here = (self.settings.node_id, self.settings.subnet);
+        if self.bump_due || here != (image.node_id, image.subnet) {
             self.settings.generation += 1;
         }
         self.settings.node_id = image.node_id;
+        self.settings.subnet = image.subnet;
+        self.settings.by_route = u32::from(self.is_by_route(image));
         self.settings.port = u32::from(image.port);
         self.settings.layout = LAYOUT_VERSION;
-        store.set_settings(&self.settings)?;
+        self.store_settings(store)?;
         self.bump_due = false;
         self.forget_unused(store, image)?;
+        self.forget_filters(store, image)?;
+        Ok(())
+    }
+
+    /// Keys that nobody else knows, before the first image.
+    fn pick_keys(&mut self, mut entropy: impl FnMut() -> u64) {
+        self.bump_due = true;
+        self.settings.flow_key = entropy();
+        self.settings.seen_keys = core::array::from_fn(|_| mix(0, entropy()));
+        self.settings.neighbour_key = entropy();
+        self.settings.destination_key = entropy();
+        self.settings.destination_lines = self.destinations.lines();
+        self.destinations.key = self.settings.destination_key;
+    }
+
+    fn store_settings<S: Store>(&mut self, store: &mut S) -> Result<(), S::Error> {
+        store.set_settings(&self.settings)?;
+        self.stored = self.settings;
         Ok(())
     }
 
@@ -222,8 +267,9 @@ impl Publisher {
     ) -> Result<(), PublishError<S::Error>> {
         let guard = Guard::build(salt, self.pairs.iter());
         self.guard = None;
-        store.set_guard(self.settings.live_guard ^ 1, &guard)?;
-        self.settings.live_guard ^= 1;
+        let which = self.stored.live_guard ^ 1;
+        store.set_guard(which, &guard)?;
+        self.settings.live_guard = which;
         self.guard = Some(GuardStatus {
             pairs: self.pairs.len(),
             banks: guard.info.bank_mask + 1,
@@ -235,10 +281,20 @@ impl Publisher {
 
     /// Refuses what cannot fit before anything is written.
     fn check_sizes<S: Store>(&self, image: &Image) -> Result<(), PublishError<S::Error>> {
-        let vias = image.routes.values();
-        let routes: BTreeSet<_> = vias.map(|via| (via.primary, via.backup)).collect();
+        let subnet = |d: &NodeId| image.subnet_of(*d);
+        let routes: BTreeSet<_> = (image.routes.iter())
+            .map(|(destination, via)| (via.primary, via.backup, subnet(destination)))
+            .collect();
+        let exported = || image.channels.values().map(|rules| &rules.exports);
+        let exports: BTreeSet<_> = exported().collect();
+        let longest = exported().map(BTreeSet::len).max().unwrap_or(0);
+        subnets::check_filters(image)?;
         let sizes = [
             ("pairs", image.pairs.len(), PAIRS_MAX),
+            ("filters", image.filters.len(), FILTERS_MAX),
+            ("denied pairs", image.denied.len(), DENIED_MAX),
+            ("export", exports.len(), EXPORTS_MAX),
+            ("export (of one channel)", longest, EXPORTS_PER_CHANNEL),
             ("neighbours", image.neighbours.len(), NEIGHBOURS_MAX),
             (OWN_ADDRESSES, image.addresses.len(), OWN_ADDRESSES_MAX),
             ("next hops", image.next_hops.len(), NEXT_HOPS_MAX),
@@ -256,31 +312,6 @@ impl Publisher {
             Some((table, _, most)) => Err(PublishError::Full(table, most)),
             None => Ok(()),
         }
-    }
-
-    fn apply_channels<S: Store>(
-        &mut self,
-        store: &mut S,
-        image: &Image,
-    ) -> Result<(), PublishError<S::Error>> {
-        let hashes: BTreeSet<u16> = self
-            .channels
-            .keys()
-            .chain(image.channels.keys())
-            .copied()
-            .collect();
-        for hash in hashes {
-            let wanted = image.channels.get(&hash);
-            if self.channels.get(&hash) != wanted {
-                self.bump_due = true;
-                store.set_channel(hash, &wanted.copied().unwrap_or_default())?;
-                match wanted {
-                    Some(policy) => self.channels.insert(hash, *policy),
-                    None => self.channels.remove(&hash),
-                };
-            }
-        }
-        Ok(())
     }
 
     fn apply_neighbours<S: Store>(

@@ -68,6 +68,10 @@ numbered! {
         TooBig = 18, "too_big";
         /// Forwarded already within the last second.
         Duplicate = 19, "duplicate";
+        /// The channel does not go from the sender's subnet to the destination's.
+        Visibility = 21, "visibility";
+        /// No valid filter of the destination's subnet is known.
+        SubnetUnknown = 22, "subnet_unknown";
     }
 }
 

@@ -14,7 +14,8 @@ use core::cell::Cell;
 use crate::{
     directory::Line,
     header::{ChannelHash, NodeId, OriginHash, Subnet},
-    limits::{FLOW_SLOTS, NEIGHBOUR_SLOTS, RATE_BUCKETS, XSK_PORTS},
+    limits::{FLOW_SLOTS, NEIGHBOUR_SLOTS, RATE_BUCKETS, SEEN_TICK_SHIFT, XSK_PORTS},
+    subnet::{Exports, SubnetPrefix, Visibility},
 };
 
 /// An IP address; IPv4 as `::ffff:a.b.c.d` (RFC 4291), most significant half first.
@@ -115,6 +116,12 @@ pub struct Settings {
     pub destination_lines: u32,
     /// Key of the hash that picks its lines.
     pub destination_key: u64,
+    /// Which of its two places each filter is in, a bit each.
+    pub live_filters: u64,
+    /// This node's subnet: that of packets for it.
+    pub subnet: Subnet,
+    /// 1 where the route says what a pair is judged by; 0 where the exact set holds for all routes.
+    pub by_route: u32,
 }
 
 /// Entry of the neighbour table: an adjacent node, or (with `ifindex` [`OWN_ADDRESS`]) an address of
@@ -132,7 +139,8 @@ pub struct Neighbour {
     pub index: u32,
     /// What its packets' subnet must equal under `subnet_mask`.
     pub subnet: Subnet,
-    /// Mask of the link's subnet; 0 allows any.
+    /// Mask of the link's subnet; 0 allows any where `subnet` is 0, else none: then the neighbour may send
+    /// handshakes and control traffic alone.
     pub subnet_mask: u32,
     /// VLAN id of its frames as they arrive, see [`vlan_key`]; 0 is untagged.
     pub vlan: u32,
@@ -176,7 +184,7 @@ pub struct GuardInfo {
     pub reserved: u32,
 }
 
-/// Key of the exact set.
+/// Key of the exact set: a pair that is authorised, or one that is withdrawn from another subnet's filter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct Pair {
@@ -184,8 +192,8 @@ pub struct Pair {
     pub origin: OriginHash,
     /// The channel it may publish on.
     pub channel: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// 0, or the number and one of the filter that it is withdrawn from.
+    pub denied_by: u32,
 }
 
 impl Pair {
@@ -196,9 +204,44 @@ impl Pair {
         Self {
             origin,
             channel: channel.0 as u32,
-            reserved: 0,
+            denied_by: 0,
         }
     }
+
+    /// The same pair, withdrawn from a filter.
+    #[inline(always)]
+    #[must_use]
+    pub const fn denied_by(self, filter: u32) -> Self {
+        Self {
+            denied_by: filter.wrapping_add(1),
+            ..self
+        }
+    }
+}
+
+/// Which pairs another subnet admits, as that said it; see [`crate::guard`]. A filter has two places, of
+/// which the settings say the one in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Filter {
+    /// Salt and size.
+    pub info: GuardInfo,
+    /// Monotonic nanoseconds from which on it says nothing any more; 0 in an empty place.
+    pub expires_ns: u64,
+    /// The subnets that it speaks for.
+    pub prefix: SubnetPrefix,
+}
+
+/// In place of a filter's number: the exact set says who may send there.
+pub const FILTER_OWN: u32 = u32::MAX;
+/// In place of a filter's number: nobody knows who may.
+pub const FILTER_NONE: u32 = u32::MAX - 1;
+
+/// Place of a filter.
+#[inline(always)]
+#[must_use]
+pub const fn filter_place(settings: &Settings, filter: u32) -> u32 {
+    filter.wrapping_mul(2) | (settings.live_filters >> (filter & 63)) as u32 & 1
 }
 
 /// What the NIC path enforces for a channel.
@@ -209,9 +252,42 @@ pub struct ChannelPolicy {
     pub interval_ns: u64,
     /// Nanoseconds of credit that a pause may save up.
     pub tolerance_ns: u64,
+    /// Two bits of [`Visibility`], and above them the place of the export table: one word, so that no reader
+    /// meets one channel's visibility with another's table.
+    pub scope: u32,
+    /// Always 0.
+    pub reserved: u32,
 }
 
-/// Primary and backup next hop of a destination.
+impl ChannelPolicy {
+    /// The word of a visibility and the place of an export table.
+    #[inline(always)]
+    #[must_use]
+    pub const fn scope(visibility: Visibility, exports: u32) -> u32 {
+        exports << 2 | visibility as u32
+    }
+
+    /// How far the channel's packets go.
+    #[inline(always)]
+    #[must_use]
+    pub const fn visibility(&self) -> Visibility {
+        match self.scope & 3 {
+            0 => Visibility::SubnetLocal,
+            1 => Visibility::ParentVisible,
+            2 => Visibility::Exported,
+            _ => Visibility::Global,
+        }
+    }
+
+    /// Place of its export table, if it is exported.
+    #[inline(always)]
+    #[must_use]
+    pub const fn exports(&self) -> u32 {
+        self.scope >> 2
+    }
+}
+
+/// Primary and backup next hop of a destination, and what is judged by its subnet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Route {
@@ -219,6 +295,10 @@ pub struct Route {
     pub primary: u32,
     /// Number of the backup next hop, or [`NEXT_HOP_NONE`].
     pub backup: u32,
+    /// The destination's subnet.
+    pub subnet: Subnet,
+    /// Number of that subnet's filter, [`FILTER_OWN`] or [`FILTER_NONE`].
+    pub filter: u32,
 }
 
 /// No next hop.
@@ -334,11 +414,26 @@ pub struct Flow {
     pub route: u32,
     /// 1 if the channel has a rate.
     pub rated: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// The tick in which its verdict ends, or [`Flow::NO_END`].
+    pub until: u32,
 }
 
 impl Flow {
+    /// In place of a tick: only another generation ends it.
+    pub const NO_END: u32 = u32::MAX;
+
+    /// The tick of a time; all times after the first 36 years have the same.
+    #[inline(always)]
+    #[must_use]
+    pub const fn tick(ns: u64) -> u32 {
+        let tick = ns >> SEEN_TICK_SHIFT;
+        if tick < Self::NO_END as u64 {
+            tick as u32
+        } else {
+            Self::NO_END - 1
+        }
+    }
+
     /// Whether both are the same flow, decided in the same generation.
     #[inline(always)]
     #[must_use]
@@ -379,8 +474,8 @@ macro_rules! no_padding {
     };
 }
 no_padding! {
-    Settings: 96, Neighbour: 40, GuardInfo: 24, Pair: 16, ChannelPolicy: 16, Route: 8, NextHop: 72,
-    Flow: 48, Address: 16, XskPort: 16,
+    Settings: 112, Neighbour: 40, GuardInfo: 24, Pair: 16, ChannelPolicy: 24, Route: 16, NextHop: 72,
+    Flow: 48, Address: 16, XskPort: 16, Filter: 40, Exports: 64,
 }
 
 /// The NIC path's maps, as [`crate::decide`] reads them. A missing entry is `None`.
@@ -393,12 +488,16 @@ pub trait Tables {
     fn handshake_bucket(&self, neighbour: u32) -> Option<&Cell<u64>>;
     /// Guard 0 or 1.
     fn guard(&self, which: u32) -> Option<&GuardInfo>;
-    /// A line of both guards' lines, one guard after the other.
+    /// A place of the filters.
+    fn filter(&self, place: u32) -> Option<&Filter>;
+    /// A line of both guards' and all filters' lines, one after the other.
     fn guard_line(&self, line: u32) -> Option<&[u64; 8]>;
     /// Whether the exact set holds the pair.
     fn has_pair(&self, pair: &Pair) -> bool;
     /// The channel's policy.
     fn channel(&self, hash: ChannelHash) -> Option<&ChannelPolicy>;
+    /// A place of the export tables.
+    fn exports(&self, place: u32) -> Option<&Exports>;
     /// Slot of the rate buckets: the time at which it is empty.
     fn rate_bucket(&self, slot: u32) -> Option<&Cell<u64>>;
     /// A line of the directory, see [`crate::directory`].

@@ -12,11 +12,17 @@ use aya::{
 };
 use virga_ebpf::{
     directory::{Line, lines_for},
-    guard::Guard,
-    limits::{CHANNELS, GUARD_LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, PORTS_MAX, ROUTES_MAX},
+    guard::{Guard, filter_lines_from},
+    limits::{
+        CHANNELS, EXPORT_PLACES, FILTER_PLACES, GUARD_LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX,
+        PORTS_MAX, ROUTES_MAX,
+    },
     publish::Store,
     reason::{COUNTERS, Counter},
-    tables::{ChannelPolicy, GuardInfo, Neighbour, NextHop, Pair, Route, Settings, XskPort},
+    subnet::Exports,
+    tables::{
+        ChannelPolicy, Filter, GuardInfo, Neighbour, NextHop, Pair, Route, Settings, XskPort,
+    },
 };
 
 use super::{NicError, pod::Plain};
@@ -28,14 +34,16 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
 ));
 
 /// Every map of the object, by the name it is pinned under.
-pub const MAP_NAMES: [&str; 17] = [
+pub const MAP_NAMES: [&str; 19] = [
     "settings",
     "neighbours",
     "hs_buckets",
     "guards",
     "guard_lines",
+    "filters",
     "pairs",
     "channels",
+    "exports",
     "rate_buckets",
     "destinations",
     "routes",
@@ -100,8 +108,10 @@ pub struct Maps {
     neighbours: Array<MapData, Plain<Neighbour>>,
     guards: Array<MapData, Plain<GuardInfo>>,
     guard_lines: Array<MapData, [u64; 8]>,
+    filters: Array<MapData, Plain<Filter>>,
     pairs: HashMap<MapData, Plain<Pair>, u32>,
     channels: Array<MapData, Plain<ChannelPolicy>>,
+    exports: Array<MapData, Plain<Exports>>,
     destinations: Array<MapData, Line>,
     routes: Array<MapData, Plain<Route>>,
     next_hops: Array<MapData, Plain<NextHop>>,
@@ -125,8 +135,10 @@ impl Maps {
             neighbours: one(ebpf, "neighbours")?,
             guards: one(ebpf, "guards")?,
             guard_lines: one(ebpf, "guard_lines")?,
+            filters: one(ebpf, "filters")?,
             pairs: one(ebpf, "pairs")?,
             channels: one(ebpf, "channels")?,
+            exports: one(ebpf, "exports")?,
             destinations: one(ebpf, "destinations")?,
             routes: one(ebpf, "routes")?,
             next_hops: one(ebpf, "next_hops")?,
@@ -249,6 +261,8 @@ impl Store for Maps {
         ChannelPolicy,
         CHANNELS
     );
+    array_store!(filters, filters, set_filter, u32, Filter, FILTER_PLACES);
+    array_store!(exports, exports, set_exports, u32, Exports, EXPORT_PLACES);
     array_store!(routes, routes, set_route, u32, Route, ROUTES_MAX);
     array_store!(
         next_hops,
@@ -279,6 +293,14 @@ impl Store for Maps {
         self.guards
             .set(which, Plain(guard.info), 0)
             .map_err(at("guards"))
+    }
+    fn set_filter_lines(&mut self, place: u32, lines: &[[u64; 8]]) -> Result<(), StoreError> {
+        for (line, bits) in (filter_lines_from(place)..).zip(lines) {
+            self.guard_lines
+                .set(line, bits, 0)
+                .map_err(at("guard_lines"))?;
+        }
+        Ok(())
     }
     fn pairs(&self) -> Result<Vec<Pair>, StoreError> {
         self.pairs

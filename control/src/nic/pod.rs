@@ -4,7 +4,10 @@
 use virga_ebpf::{
     reason::Counter,
     sink::Counts,
-    tables::{ChannelPolicy, GuardInfo, Neighbour, NextHop, Pair, Route, Settings, XskPort},
+    subnet::Exports,
+    tables::{
+        ChannelPolicy, Filter, GuardInfo, Neighbour, NextHop, Pair, Route, Settings, XskPort,
+    },
     workload::{Captured, Lane, Workload},
 };
 
@@ -28,6 +31,8 @@ plain!(
     GuardInfo,
     Pair,
     ChannelPolicy,
+    Exports,
+    Filter,
     Route,
     NextHop,
     XskPort,

@@ -12,7 +12,7 @@ use super::{
     fixtures::{false_positive, table},
     frames::{Checksum, Spec},
     paths::{Fate, Kernel, Memory, NEVER_NS, neighbour_index},
-    world::{self, DESTINATIONS, MEMBER, RATED, STRANGER},
+    world::{self, DESTINATIONS, MEMBER, STRANGER, WITHDRAWN},
 };
 
 /// Frames of a run where VIRGA_FRAMES does not say.
@@ -86,12 +86,17 @@ fn change_header(choice: &mut Choice, spec: &mut Spec, falsely_positive: OriginH
         4 => header.hop_limit = choice.of(&[0, 1, 2, 31, 32, 33, 34, 255]),
         5 => header.hop_count = choice.byte(),
         6 | 7 => header.destination = choice.of(&DESTINATIONS),
-        8 => header.origin_hash = choice.of(&[MEMBER, STRANGER, falsely_positive]),
-        9 => {
-            header.channel_hash =
-                choice.of(&[world::CHANNEL, RATED, ChannelHash(0), ChannelHash(9)])
+        8 => {
+            header.origin_hash = choice.of(&[MEMBER, MEMBER, STRANGER, WITHDRAWN, falsely_positive])
         }
-        10 => header.subnet = Subnet(choice.of(&[0, 0x0102_0000, 0x0102_ffff, 0x0103_0000])),
+        9 => {
+            let stranger = [ChannelHash(9)];
+            header.channel_hash = choice.of(&[&world::CHANNELS[..], &stranger].concat())
+        }
+        10 => {
+            header.subnet =
+                Subnet(choice.of(&[0, 0x0102_0000, 0x0102_ffff, 0x0103_0000, 0x0207_0000]))
+        }
         11 => header.session_id = SessionId(choice.next()),
         12 => {
             header.payload_len = header
@@ -108,6 +113,7 @@ fn change_addresses(choice: &mut Choice, spec: &mut Spec) {
             world::NEIGHBOUR_V4,
             world::NEIGHBOUR_IN_SUBNET,
             world::NEIGHBOUR_SHAKING,
+            world::NEIGHBOUR_UNVOUCHED,
             world::UNKNOWN_V4,
             world::OWN_V4,
         ];
@@ -115,7 +121,7 @@ fn change_addresses(choice: &mut Choice, spec: &mut Spec) {
     } else {
         let (a, b) = (world::NEIGHBOUR_V6, world::UNKNOWN_V6);
         (
-            [a, a, a, b, world::OWN_V6],
+            [a, a, a, a, b, world::OWN_V6],
             [world::OWN_V6, world::OWN_V6, "fd00::77"],
         )
     };

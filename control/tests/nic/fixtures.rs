@@ -28,23 +28,23 @@ pub struct Fixture {
 }
 
 /// Numbers frames, so that none is a duplicate unless it shall be.
-struct Table {
-    lines: Vec<Fixture>,
+pub struct Table {
+    pub lines: Vec<Fixture>,
     sequence: u64,
 }
 
 impl Table {
-    fn v4(&mut self, destination: NodeId) -> Spec {
+    pub fn v4(&mut self, destination: NodeId) -> Spec {
         self.sequence += 1;
         Spec::new(NEIGHBOUR_V4, OWN_V4, header(destination, self.sequence), 58)
     }
 
-    fn v6(&mut self, destination: NodeId) -> Spec {
+    pub fn v6(&mut self, destination: NodeId) -> Spec {
         self.sequence += 1;
         Spec::new(NEIGHBOUR_V6, OWN_V6, header(destination, self.sequence), 58)
     }
 
-    fn line(&mut self, name: &'static str, spec: Spec, fate: Fate) {
+    pub fn line(&mut self, name: &'static str, spec: Spec, fate: Fate) {
         self.lines.push(Fixture {
             name,
             frames: vec![spec],
@@ -53,11 +53,17 @@ impl Table {
         });
     }
 
-    fn drop(&mut self, name: &'static str, spec: Spec, reason: Reason) {
+    pub fn drop(&mut self, name: &'static str, spec: Spec, reason: Reason) {
         self.line(name, spec, Fate::Drop(reason));
     }
 
-    fn sent(&mut self, name: &'static str, spec: Spec, fate: Fate, out: impl FnOnce(&mut Spec)) {
+    pub fn sent(
+        &mut self,
+        name: &'static str,
+        spec: Spec,
+        fate: Fate,
+        out: impl FnOnce(&mut Spec),
+    ) {
         let mut expected = spec.clone();
         expected.macs = [2, 0xbb, 0, 0, 0, 2, 2, 0xaa, 0, 0, 0, 1];
         expected.tags = Vec::new();
@@ -75,7 +81,7 @@ impl Table {
     }
 }
 
-fn between(source: &str, target: &str) -> impl FnOnce(&mut Spec) {
+pub fn between(source: &str, target: &str) -> impl FnOnce(&mut Spec) {
     let (source, target) = (source.parse().unwrap(), target.parse().unwrap());
     move |spec: &mut Spec| (spec.source, spec.target) = (source, target)
 }
@@ -91,6 +97,7 @@ pub fn table(memory: &Memory) -> Vec<Fixture> {
     forwarded(&mut t);
     refused(&mut t, memory);
     handshakes(&mut t);
+    super::boundaries::add(&mut t);
     t.lines
 }
 
@@ -483,7 +490,7 @@ pub fn handshake_of_shaking() -> Spec {
     Spec::new(NEIGHBOUR_SHAKING, OWN_V4, header(TO_V4, 0), 58).with(|s| shake(&mut s.header))
 }
 
-fn shake(header: &mut Header) {
+pub fn shake(header: &mut Header) {
     header.flags = Flags::HANDSHAKE;
     header.origin_hash = STRANGER;
     header.channel_hash.0 = 0;

@@ -3,6 +3,7 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 mod af_xdp;
+mod boundaries;
 mod differential;
 mod fixtures;
 mod frames;

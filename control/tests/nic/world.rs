@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 
 use virga_ebpf::{
+    guard::Guard,
     header::{ChannelHash, Header, NodeId, OriginHash, SessionId, Subnet},
-    image::{Image, Link, NextHopKey, Place, Via},
-    tables::{ChannelPolicy, NextHop, Pair, mix},
+    image::{ChannelRules, ForeignGuard, Image, Link, NextHopKey, Place, Via},
+    subnet::Visibility,
+    tables::{NextHop, Pair, mix},
 };
 
 /// This node.
@@ -20,6 +22,16 @@ pub const STRANGER: OriginHash = OriginHash(0xbbbb_0001);
 pub const CHANNEL: ChannelHash = ChannelHash(0x0101);
 pub const RATED: ChannelHash = ChannelHash(0x0202);
 pub const CONTROL: ChannelHash = ChannelHash(0);
+/// A channel of each visibility; all others are global.
+pub const LOCAL: ChannelHash = ChannelHash(0x0303);
+pub const UPWARDS: ChannelHash = ChannelHash(0x0404);
+pub const EXPORTED: ChannelHash = ChannelHash(0x0505);
+/// Every channel that a member may publish on.
+pub const CHANNELS: [ChannelHash; 6] = [CHANNEL, RATED, CONTROL, LOCAL, UPWARDS, EXPORTED];
+/// Stands in the filter of [`SUBNET`], and was withdrawn since.
+pub const WITHDRAWN: OriginHash = OriginHash(0xaaaa_0002);
+/// A subnet whose filter is known; this node is in the root.
+pub const SUBNET: Subnet = Subnet(0x0200_0000);
 
 pub const OWN_V4: &str = "10.0.0.1";
 pub const OWN_V6: &str = "fd00::1";
@@ -29,6 +41,8 @@ pub const NEIGHBOUR_V6: &str = "fd00::2";
 pub const VLANS: [u32; 3] = [5, 9, 5 << 12 | 6];
 /// Its packets must lie in subnet 1.2.0.0/16.
 pub const NEIGHBOUR_IN_SUBNET: &str = "10.0.0.3";
+/// Nobody vouches for its subnet.
+pub const NEIGHBOUR_UNVOUCHED: &str = "10.0.0.5";
 /// Used only to exhaust its handshake bucket.
 pub const NEIGHBOUR_SHAKING: &str = "10.0.0.4";
 pub const UNKNOWN_V4: &str = "10.9.9.9";
@@ -44,9 +58,17 @@ pub const TO_DEAD: NodeId = NodeId(0x2007);
 pub const TO_NARROW: NodeId = NodeId(0x2008);
 pub const TO_FIXED_PORT: NodeId = NodeId(0x2009);
 pub const TO_NOWHERE: NodeId = NodeId(0x2fff);
+/// In [`SUBNET`].
+pub const TO_SUBNET: NodeId = NodeId(0x200a);
+/// In a subnet whose filter has ended, and in one that never had any.
+pub const TO_EXPIRED: NodeId = NodeId(0x200b);
+pub const TO_UNKNOWN: NodeId = NodeId(0x200c);
 
 /// Every destination that a mutation may pick.
-pub const DESTINATIONS: [NodeId; 11] = [
+pub const DESTINATIONS: [NodeId; 14] = [
+    TO_SUBNET,
+    TO_EXPIRED,
+    TO_UNKNOWN,
     HERE,
     TO_V4,
     TO_V6,
@@ -68,6 +90,7 @@ pub fn image() -> Image {
     let mut image = Image {
         node_id: HERE,
         port: 4783,
+        subnet_mask: u32::MAX,
         ..Image::default()
     };
     for own in [OWN_V4, OWN_V6] {
@@ -92,21 +115,65 @@ pub fn image() -> Image {
     image
         .neighbours
         .insert(Place::new(INGRESS, address(NEIGHBOUR_IN_SUBNET)), link);
-    for channel in [CHANNEL, RATED, CONTROL] {
+    let unvouched = Place::new(INGRESS, address(NEIGHBOUR_UNVOUCHED));
+    image.neighbours.insert(unvouched, Link::CONTROL_ONLY);
+    for channel in CHANNELS {
         image.pairs.insert(Pair::new(MEMBER, channel));
     }
     image.pairs.extend((0..FILLER).map(filler));
-    // Two packets at once and the next after a day: no clock decides a test.
-    let day_ns = 86_400_000_000_000;
-    let policy = ChannelPolicy {
-        interval_ns: day_ns,
-        tolerance_ns: day_ns,
-    };
-    image.channels.insert(RATED.0, policy);
+    add_channels(&mut image);
     for (destination, via) in routes(&mut image) {
         image.routes.insert(destination, via);
     }
+    add_subnets(&mut image);
     image
+}
+
+fn add_channels(image: &mut Image) {
+    let visibilities = [
+        (CHANNEL, Visibility::Global),
+        (RATED, Visibility::Global),
+        (LOCAL, Visibility::SubnetLocal),
+        (UPWARDS, Visibility::ParentVisible),
+        (EXPORTED, Visibility::Exported),
+    ];
+    for (channel, visibility) in visibilities {
+        let rules = ChannelRules {
+            visibility,
+            exports: [Subnet(9).with_descendants(), SUBNET.with_descendants()].into(),
+            ..ChannelRules::default()
+        };
+        image.channels.insert(channel.0, rules);
+    }
+    // Two packets at once and the next after a day: no clock decides a test.
+    let day_ns = 86_400_000_000_000;
+    let rated = image.channels.get_mut(&RATED.0).unwrap();
+    (rated.interval_ns, rated.tolerance_ns) = (day_ns, day_ns);
+}
+
+fn add_subnets(image: &mut Image) {
+    let expired = Subnet(0x0300_0000);
+    let below = Subnet(SUBNET.0 | 0x0007_0000);
+    for (destination, subnet) in [
+        (TO_SUBNET, below),
+        (TO_EXPIRED, expired),
+        (TO_UNKNOWN, Subnet(0x0400_0000)),
+    ] {
+        image.subnets.insert(destination, subnet);
+    }
+    let mut pairs = CHANNELS.map(|channel| Pair::new(MEMBER, channel)).to_vec();
+    let withdrawn = Pair::new(WITHDRAWN, CHANNEL);
+    pairs.push(withdrawn);
+    let mut filter = ForeignGuard {
+        salt: [3, 5],
+        lines: Guard::build([3, 5], pairs.iter()).lines,
+        expires_ns: u64::MAX,
+    };
+    let prefix = SUBNET.with_descendants();
+    image.filters.insert(prefix, filter.clone());
+    image.denied.insert((prefix, withdrawn));
+    filter.expires_ns = 1;
+    image.filters.insert(expired.with_descendants(), filter);
 }
 
 fn routes(image: &mut Image) -> Vec<(NodeId, Via)> {
@@ -156,6 +223,9 @@ fn routes(image: &mut Image) -> Vec<(NodeId, Via)> {
         (TO_DEAD, alone(dead)),
         (TO_NARROW, alone(narrow)),
         (TO_FIXED_PORT, alone(fixed)),
+        (TO_SUBNET, alone(v4)),
+        (TO_EXPIRED, alone(v4)),
+        (TO_UNKNOWN, alone(v4)),
     ]
 }
 

@@ -12,7 +12,7 @@ use std::{collections::BTreeSet, vec::Vec};
 use super::{PublishError, Publisher, Store, unused};
 use crate::{
     header::NodeId,
-    image::{Image, NextHopKey, Via},
+    image::{Image, NextHopKey},
     limits::{NEXT_HOPS_MAX, ROUTES_MAX},
     tables::{NEXT_HOP_NONE, NextHop, Route},
 };
@@ -70,9 +70,9 @@ impl Publisher {
             self.next_hops.insert(*key, (number, *next_hop));
         }
         let mut numbers = unused(self.routes.values().copied().collect(), ROUTES_MAX);
-        for (destination, via) in &image.routes {
+        for destination in image.routes.keys() {
             // One whose next hop has no number yet waits for it.
-            let Some(route) = self.route(image, via) else {
+            let Some(route) = self.route(image, *destination) else {
                 continue;
             };
             let number = match self.routes.get(&route) {
@@ -101,7 +101,11 @@ impl Publisher {
     }
 
     /// What a destination's route shall be; `None` while one of its next hops has no number.
-    fn route(&self, image: &Image, via: &Via) -> Option<Route> {
+    fn route(&self, image: &Image, destination: NodeId) -> Option<Route> {
+        let (via, subnet) = (
+            image.routes.get(&destination)?,
+            image.subnet_of(destination),
+        );
         let number = |key: &NextHopKey| match self.next_hops.get(key) {
             _ if !image.next_hops.contains_key(key) => Some(NEXT_HOP_NONE),
             held => held.map(|(number, _)| *number),
@@ -109,12 +113,14 @@ impl Publisher {
         Some(Route {
             primary: number(&via.primary)?,
             backup: via.backup.as_ref().map_or(Some(NEXT_HOP_NONE), number)?,
+            subnet,
+            filter: self.filter_of(image, subnet),
         })
     }
 
     /// Number of the route that a destination shall have, if that has one.
     fn wanted(&self, image: &Image, destination: NodeId) -> Option<u32> {
-        let route = self.route(image, image.routes.get(&destination)?)?;
+        let route = self.route(image, destination)?;
         self.routes.get(&route).copied()
     }
 
@@ -139,10 +145,10 @@ impl Publisher {
     }
 
     /// Ends what is cached, should it contradict what was written. Before the first image nothing is cached.
-    fn bump<S: Store>(&mut self, store: &mut S) -> Result<(), PublishError<S::Error>> {
+    pub(super) fn bump<S: Store>(&mut self, store: &mut S) -> Result<(), PublishError<S::Error>> {
         if self.bump_due && self.settings.generation != 0 {
             self.settings.generation += 1;
-            store.set_settings(&self.settings)?;
+            self.store_settings(store)?;
             self.bump_due = false;
         }
         Ok(())
