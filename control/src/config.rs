@@ -6,6 +6,7 @@
 //! routes lead over a peer that has an address, no two channels share a hash.
 
 mod channels;
+mod evidence;
 mod file;
 mod peers;
 mod problem;
@@ -18,7 +19,11 @@ mod tests;
 
 pub use problem::{ConfigError, Problem};
 
-use crate::{keys::Keys, rights::Authentic};
+use crate::{
+    capability::{Filter, Statements},
+    keys::Keys,
+    rights::Authentic,
+};
 use problem::Report;
 use rules::KeySource;
 use std::{
@@ -174,6 +179,8 @@ pub struct NodeSection {
     pub congestion: Congestion,
     /// Tokens of this node's entity, each authentic and its own.
     pub tokens: Vec<Authentic>,
+    /// What issuers say of this node's entity, and it of itself.
+    pub statements: Statements,
     /// Folder of what the node keeps over a restart; made when there is something.
     pub state: PathBuf,
 }
@@ -303,7 +310,7 @@ pub struct NamedEntity {
 /// Whom a channel's list names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listed {
-    /// There is no list: whoever proves the right by a token. Only where a token is required.
+    /// There is no list: whoever proves the right by a token or capabilities. Only where they are asked for.
     Anyone,
     /// These at most; no duplicates.
     Only(Vec<Entity>),
@@ -351,5 +358,18 @@ pub struct ChannelConfig {
     /// Who may subscribe.
     pub subscribe: Listed,
     /// Whose tokens count; no duplicates. Where it is empty, none is required.
+    pub issuers: Vec<Entity>,
+    /// What is asked of capabilities.
+    pub capabilities: CapabilityRules,
+}
+
+/// What a channel asks of the capabilities of whoever publishes or subscribes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CapabilityRules {
+    /// Of publishers.
+    pub publish: Option<Filter>,
+    /// Of subscribers.
+    pub subscribe: Option<Filter>,
+    /// Whose word counts; somebody's where something is asked.
     pub issuers: Vec<Entity>,
 }

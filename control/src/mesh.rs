@@ -61,7 +61,6 @@ use crate::{
     channel::status::SubscriptionStatus,
     config::Config,
     daemon::{DaemonError, embedded::Embedded},
-    rights::Chain,
 };
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
@@ -83,6 +82,7 @@ use tokio::net::UnixStream;
 
 pub mod blocking;
 mod publisher;
+mod rights;
 
 pub use publisher::{Publisher, TryPublishError};
 
@@ -345,28 +345,6 @@ impl Mesh {
         }
         let uri = format!("/link?peer={peer}&state={}", state.name());
         self.send(Method::POST, uri, empty()).await?;
-        Ok(())
-    }
-
-    /// Has the node hold a token for its entity, and show it to all peers, until it stops; see
-    /// [`crate::rights`].
-    ///
-    /// # Errors
-    /// [`MeshError::Refused`] when it belongs to another entity, or is not authentic.
-    pub async fn present(&self, token: &Chain) -> Result<(), MeshError> {
-        let body = whole(token.encode());
-        self.send(Method::POST, "/token".to_owned(), body).await?;
-        Ok(())
-    }
-
-    /// Has a signed revocation list count at the node, which keeps it and passes it on to all peers.
-    ///
-    /// # Errors
-    /// [`MeshError::Refused`] when no channel names its issuer, or a later one is known.
-    pub async fn announce(&self, signed: &[u8]) -> Result<(), MeshError> {
-        let body = whole(signed.to_vec());
-        self.send(Method::POST, "/revocations".to_owned(), body)
-            .await?;
         Ok(())
     }
 

@@ -5,12 +5,14 @@
 //! - [`token`]: one signed link: an issuer, or a holder who may delegate, gives a right to a subject.
 //! - [`chain`]: links from an issuer to the holder, each of which can only narrow the one before it.
 //! - [`revocation`]: an issuer takes back single links, all of a subject, or all of a generation.
+//! - [`policy`]: the one question that is asked of all of it: may this entity do that here, now?
 //! - [`file`]: how tokens and revocation lists look as files.
 //!
 //! Nothing here reads a clock, a socket or a file but [`file`]: the time is an argument.
 
 pub mod chain;
 pub mod file;
+pub mod policy;
 pub mod revocation;
 pub mod scope;
 pub mod signed;
@@ -20,6 +22,7 @@ pub mod token;
 mod tests;
 
 pub use chain::{Authentic, Chain, Fault, Question, Refusal};
+pub use policy::{Evidence, Policy};
 pub use revocation::{List, Revocations};
 pub use scope::{Operation, Operations, Reach, Scope};
 pub use token::{Grant, Link, LinkId};

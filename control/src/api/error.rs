@@ -20,7 +20,7 @@ pub struct ErrorBody {
 }
 
 /// What there is to ask.
-const REQUESTS: &str = "there are GET /status, GET /subscriptions, POST /publish, GET /subscribe, POST /link, POST /token, POST /revocations";
+const REQUESTS: &str = "there are GET /status, GET /subscriptions, GET /capabilities, GET /why, POST /publish, GET /subscribe, POST /link, POST /token, POST /statement, POST /revocations";
 
 /// Why a request was refused.
 #[derive(Debug, thiserror::Error)]

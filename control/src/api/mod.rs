@@ -6,7 +6,10 @@
 //! | `GET /subscriptions` | | this node's subscriptions at others, part of the status, as JSON |
 //! | `POST /publish?channel=NAME` | events, each after its length | [`publish::Published`] as JSON, once the body ends |
 //! | `GET /subscribe?channel=NAME` or `?prefix=NAME` | | deliveries, without end: [`frames`] |
-//! | `POST /token` | a token's chain | 204; it is held and shown to all peers |
+//! | `POST /token` | a token's chain | it is held and shown to all peers; [`Given`](crate::channel::explain::Given) as JSON: what it gives here |
+//! | `POST /statement` | a signed statement about this node's entity | the same |
+//! | `GET /capabilities` | | [`rights::NamedStatement`]s as JSON: what is said of this node's entity and of peers |
+//! | `GET /why?channel=NAME&entity=KEY` or a name | | [`why::Why`] as JSON: what the entity may do there, check by check |
 //! | `POST /revocations` | a signed revocation list | 204; it counts, is kept and passed on |
 //! | `POST /link?peer=NAME&state=up` or `down` | | 204 |
 //!
@@ -18,11 +21,12 @@ pub mod error;
 pub mod frames;
 pub mod outlet;
 pub mod publish;
-mod rights;
+pub mod rights;
 pub mod server;
 pub mod socket;
 pub mod status;
 pub mod subscribe;
+pub mod why;
 
 use crate::{
     config::Config,
@@ -67,6 +71,9 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/subscribe", get(subscribe::get))
         .route("/link", post(status::link))
         .route("/token", post(rights::token))
+        .route("/statement", post(rights::statement))
+        .route("/capabilities", get(rights::capabilities))
+        .route("/why", get(why::get))
         .route("/revocations", post(rights::revocations))
         .fallback(error::no_such_route)
         .method_not_allowed_fallback(error::no_such_method)

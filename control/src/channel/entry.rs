@@ -4,7 +4,10 @@ use super::{
     delivery::SubscriberId,
     publish::{Batch, Progress},
 };
-use crate::config::{ChannelConfig, Listed};
+use crate::{
+    config::{ChannelConfig, Listed},
+    rights::{Operation, Policy},
+};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use virga_ebpf::header::{ChannelHash, NodeId, StreamId};
 use virga_transport::{ChannelName, StreamSpec};
@@ -42,7 +45,7 @@ pub struct ChannelCounters {
 
 /// Whom a channel's list names, for quick look-up.
 pub(crate) enum Members {
-    /// There is no list: tokens alone decide.
+    /// There is no list: tokens and capabilities alone decide.
     Anyone,
     Only(BTreeSet<[u8; 32]>),
 }
@@ -71,8 +74,8 @@ pub(crate) struct Entry {
     pub(crate) hold_max_ns: Option<u64>,
     pub(crate) publishers: Members,
     pub(crate) subscribers: Members,
-    /// Whose tokens count; where there are none, none is required.
-    pub(crate) issuers: Vec<[u8; 32]>,
+    /// What is asked beside a place in the lists.
+    pub(crate) policy: Policy,
     /// Remote subscribers.
     pub(crate) roster: BTreeMap<NodeId, Remote>,
     /// Local subscribers.
@@ -104,7 +107,7 @@ impl Entry {
                 .then(|| u64::from(config.hold_max_s) * 1_000_000_000),
             publishers: Members::of(&config.publish),
             subscribers: Members::of(&config.subscribe),
-            issuers: config.issuers.iter().map(|issuer| issuer.key).collect(),
+            policy: Policy::of(config),
             roster: BTreeMap::new(),
             local: BTreeSet::new(),
             holding: BTreeSet::new(),
@@ -112,6 +115,15 @@ impl Entry {
             progress: Progress::default(),
             counters: ChannelCounters::default(),
             sequence: 0,
+        }
+    }
+
+    /// Whether the list of an operation does not keep an entity out.
+    pub(crate) fn lists(&self, entity: &[u8; 32], operation: Operation) -> bool {
+        match operation {
+            Operation::Publish => self.publishers.contains(entity),
+            Operation::Subscribe => self.subscribers.contains(entity),
+            Operation::Admin | Operation::Delegate => false,
         }
     }
 

@@ -3,13 +3,18 @@
 //! ```text
 //! subscribe, unsubscribe   version 1 | type 1 | request 4 | kind 1 | length 1 | name
 //! ack                      version 1 | type 1 | request 4 | answer 1 | granted 4
+//! ack, with answer 6       version 1 | type 1 | request 4 | answer 1 | length 4 | text
 //! hold, release            version 1 | type 1 | length 1 | name
 //! token                    version 1 | type 1 | chain (see `rights::chain`)
 //! revocations              version 1 | type 1 | signed list (see `rights::revocation`)
+//! statement                version 1 | type 1 | signed words about the sender (see `capability::statement`)
 //! ```
 //! Big-endian; one way to write each message; what is unknown, too short or too long is refused.
 
-use crate::rights::{Fault, chain::CHAIN_BYTES_MAX, revocation::LIST_BYTES_MAX};
+use crate::{
+    capability::statement::STATEMENT_BYTES_MAX,
+    rights::{Fault, Refusal, chain::CHAIN_BYTES_MAX, revocation::LIST_BYTES_MAX},
+};
 use thiserror::Error;
 use virga_transport::ChannelName;
 
@@ -18,7 +23,12 @@ pub const VERSION: u8 = 1;
 /// Bytes of the largest message.
 pub const MESSAGE_BYTES_MAX: usize = 2 + LIST_BYTES_MAX;
 
+/// Bytes of the longest words of a refusal.
+pub const WORDS_BYTES_MAX: usize = 1_024;
+
 const _: () = assert!(CHAIN_BYTES_MAX <= LIST_BYTES_MAX && 6 + 255 <= LIST_BYTES_MAX);
+const _: () = assert!(STATEMENT_BYTES_MAX <= LIST_BYTES_MAX);
+const _: () = assert!(2 + 9 + WORDS_BYTES_MAX <= MESSAGE_BYTES_MAX);
 
 /// Which channels a subscription means.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,7 +68,7 @@ impl Pattern {
 }
 
 /// How a publisher answers a subscription.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// This many channels are delivered from now on.
     Granted(u32),
@@ -72,12 +82,28 @@ pub enum Answer {
     TooMany,
     /// The channel requires a token, and no token of the subscriber's gives the right.
     Token(Fault),
+    /// What is vouched for of the subscriber's entity is not what the channel asks for: which part of
+    /// its filter failed, in words.
+    Capability(String),
 }
 
 impl Answer {
+    /// The answer to whoever may have none of the channels for this.
+    #[must_use]
+    pub fn refused(refusal: &Refusal) -> Self {
+        let Refusal::Capability(lacking) = refusal else {
+            return Self::Token(refusal.fault());
+        };
+        let mut words = lacking.to_string();
+        while words.len() > WORDS_BYTES_MAX {
+            words.pop();
+        }
+        Self::Capability(words)
+    }
+
     /// A word for people.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub const fn name(&self) -> &'static str {
         match self {
             Self::Granted(_) => "granted",
             Self::UnknownChannel => "unknown_channel",
@@ -85,17 +111,27 @@ impl Answer {
             Self::NotPublished => "not_published",
             Self::TooMany => "too_many",
             Self::Token(fault) => fault.name(),
+            Self::Capability(_) => Fault::Capability.name(),
         }
     }
 
-    const fn code(self) -> (u8, u32) {
+    fn code(&self) -> (u8, u32) {
         match self {
-            Self::Granted(channels) => (0, channels),
+            Self::Granted(channels) => (0, *channels),
             Self::UnknownChannel => (1, 0),
             Self::NotAuthorised => (2, 0),
             Self::NotPublished => (3, 0),
             Self::TooMany => (4, 0),
-            Self::Token(fault) => (5, fault as u32),
+            Self::Token(fault) => (5, *fault as u32),
+            Self::Capability(words) => (6, u32::try_from(words.len()).unwrap_or(u32::MAX)),
+        }
+    }
+
+    /// What follows the numbers.
+    fn words(&self) -> &str {
+        match self {
+            Self::Capability(words) => words,
+            _ => "",
         }
     }
 }
@@ -132,6 +168,8 @@ pub enum Message {
     Token(Vec<u8>),
     /// What an issuer has taken back.
     Revocations(Vec<u8>),
+    /// What the sender's entity is and has, by an issuer's word or its own.
+    Statement(Vec<u8>),
 }
 
 /// Why bytes are not a message; the sender is at fault.
@@ -157,6 +195,9 @@ pub enum MessageError {
     /// The name breaks the rules for names.
     #[error("the channel name is not valid")]
     Name,
+    /// Words that are too long, or cannot be shown.
+    #[error("the words are not valid")]
+    Words,
 }
 
 impl Message {
@@ -173,6 +214,7 @@ impl Message {
                 out.extend(request.to_be_bytes());
                 out.push(code);
                 out.extend(granted.to_be_bytes());
+                out.extend(answer.words().as_bytes());
             }
             Self::Hold(name) => {
                 out.push(4);
@@ -189,6 +231,10 @@ impl Message {
             Self::Revocations(list) => {
                 out.push(7);
                 out.extend(list);
+            }
+            Self::Statement(statement) => {
+                out.push(8);
+                out.extend(statement);
             }
         }
         out
@@ -221,6 +267,7 @@ impl Message {
             5 => Self::Release(rest.name()?),
             6 => Self::Token(rest.all(CHAIN_BYTES_MAX)?),
             7 => Self::Revocations(rest.all(LIST_BYTES_MAX)?),
+            8 => Self::Statement(rest.all(STATEMENT_BYTES_MAX)?),
             value => {
                 let field = "type";
                 return Err(MessageError::Unknown { field, value });
@@ -283,6 +330,19 @@ impl<'a> Rest<'a> {
         ChannelName::parse(text).map_err(|_| MessageError::Name)
     }
 
+    /// Text that can be shown to people as it is.
+    fn words(&mut self, bytes: u32) -> Result<String, MessageError> {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        if bytes > WORDS_BYTES_MAX {
+            return Err(MessageError::Words);
+        }
+        let words = std::str::from_utf8(self.take(bytes)?).map_err(|_| MessageError::Words)?;
+        match words.chars().any(char::is_control) {
+            true => Err(MessageError::Words),
+            false => Ok(words.to_owned()),
+        }
+    }
+
     fn pattern(&mut self) -> Result<Pattern, MessageError> {
         let kind = self.byte()?;
         let name = self.name()?;
@@ -312,6 +372,7 @@ impl<'a> Rest<'a> {
                 })?;
                 Answer::Token(*fault)
             }
+            (6, bytes) => Answer::Capability(self.words(bytes)?),
             _ => {
                 let field = "answer";
                 return Err(MessageError::Unknown { field, value });
@@ -338,6 +399,8 @@ mod tests {
             Answer::TooMany,
             Answer::Token(Fault::Missing),
             Answer::Token(Fault::Revoked),
+            Answer::Capability("".into()),
+            Answer::Capability("é".repeat(WORDS_BYTES_MAX / 2)),
         ];
         let acks = answers.map(|answer| Message::Ack { request: 9, answer });
         let mut all = vec![
@@ -372,11 +435,28 @@ mod tests {
         assert_eq!(Message::Hold(name("z")).encode(), [1, 4, 1, b'z']);
         assert_eq!(Message::Token(vec![8, 9]).encode(), [1, 6, 8, 9]);
         assert_eq!(Message::Revocations(vec![8, 9]).encode(), [1, 7, 8, 9]);
+        assert_eq!(Message::Statement(vec![8, 9]).encode(), [1, 8, 8, 9]);
     }
 
     #[test]
-    fn tokens_and_lists_are_bounded() {
-        for (kind, bytes_max) in [(6, CHAIN_BYTES_MAX), (7, LIST_BYTES_MAX)] {
+    fn words_that_cannot_be_shown_are_refused() {
+        let ack = |words: &str| {
+            let answer = Answer::Capability(words.into());
+            Message::parse(&Message::Ack { request: 1, answer }.encode())
+        };
+        assert!(ack("a > 1").is_ok());
+        assert_eq!(ack("\u{1b}[2J"), Err(MessageError::Words));
+        let long = "x".repeat(WORDS_BYTES_MAX + 1);
+        assert_eq!(ack(&long), Err(MessageError::Words));
+    }
+
+    #[test]
+    fn tokens_lists_and_statements_are_bounded() {
+        for (kind, bytes_max) in [
+            (6, CHAIN_BYTES_MAX),
+            (7, LIST_BYTES_MAX),
+            (8, STATEMENT_BYTES_MAX),
+        ] {
             let of = |bytes| Message::parse(&[&[1, kind], &vec![0; bytes][..]].concat());
             assert_eq!(of(0), Err(MessageError::Short));
             assert!(of(bytes_max).is_ok_and(|m| m.encode().len() == 2 + bytes_max));

@@ -13,13 +13,17 @@
 //! - [`delivery`]: what a local subscriber gets, and how it says that it is slow.
 //! - [`presence`]: which of the node's workers a batch has to go to.
 //! - [`rights`]: tokens, where a channel requires them; what ends when they do.
+//! - [`capabilities`]: what is said about this node's entity and about peers, by issuers and by themselves.
+//! - [`explain`]: who may do what and why not, in words.
 //! - [`reason`]: every refusal and every drop, by name.
 //!
 //! A reliable channel loses nothing and keeps its order while a session lasts. When the session ends,
 //! what was on its way to that subscriber is lost with it; what is published next comes in order again.
 
+pub mod capabilities;
 pub mod delivery;
 pub mod entry;
+pub mod explain;
 pub mod message;
 pub mod presence;
 pub mod publish;

@@ -126,7 +126,7 @@ impl Presence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Listed;
+    use crate::config::{CapabilityRules, Listed};
     use virga_transport::Mode;
 
     #[test]
@@ -148,6 +148,7 @@ mod tests {
                 publish: Listed::Only(Vec::new()),
                 subscribe: Listed::Only(Vec::new()),
                 issuers: Vec::new(),
+                capabilities: CapabilityRules::default(),
             }
         };
         let presence = Presence::new(&[channel("a"), channel("b")], 3);

@@ -34,7 +34,7 @@ pub enum PublishError {
     NotAuthorised(ChannelName),
     /// The channel requires a token, and this node has none that gives the right.
     #[error(
-        "this node's entity may not publish on {0}: {1}; get a token from one of the channel's issuers and present it with: virga token present FILE"
+        "this node's entity may not publish on {0}: {1}; {fix}", fix = .1.fix()
     )]
     Token(ChannelName, Refusal),
     /// The node is shutting down.
@@ -467,6 +467,29 @@ impl<O: Outlet> ChannelService<O> {
             batch.report.unheard += u64::from(sent.taken == 0 && sent.lost == 0);
             batch.report.subscribers = sent.taken;
         }
+    }
+
+    /// Gives up what has not gone out on a channel, and what its streams have not sent.
+    pub(crate) fn fail_channel(
+        &mut self,
+        now_ns: u64,
+        node: &mut Node,
+        index: Index,
+        refusal: &Refusal,
+    ) {
+        let entry = &mut self.entries[index];
+        let name = entry.name().clone();
+        entry.progress = Progress::Idle;
+        for batch in entry.waiting.drain(..) {
+            batch.fail(PublishError::Token(name.clone(), refusal.clone()));
+        }
+        for (&peer, remote) in &mut entry.roster {
+            if let Some(stream) = remote.stream.take() {
+                // The session may have ended meanwhile, and the stream with it.
+                let _gone = node.reset_stream(now_ns, peer, stream);
+            }
+        }
+        self.blocked.remove(&index);
     }
 
     /// Gives every waiting publisher its answer: the node is going away.

@@ -92,6 +92,20 @@ reasons! {
     TokenOperation = "token_operation",
     /// A right was wanted, or had, by a token that has been revoked.
     TokenRevoked = "token_revoked",
+    /// A right was wanted, or had, without the capabilities that the channel asks for.
+    Capability = "capability",
+    /// Words about capabilities that do not parse.
+    CapabilityMalformed = "capability_malformed",
+    /// Words about capabilities with a signature that is wrong: not taken in.
+    CapabilitySignature = "capability_signature",
+    /// Words about the capabilities of another entity than the one that showed them: not taken in.
+    CapabilitySubject = "capability_subject",
+    /// Words about capabilities by an issuer that no channel here trusts with them: not taken in.
+    CapabilityIssuer = "capability_issuer",
+    /// Words about capabilities that have ended: not taken in.
+    CapabilityExpired = "capability_expired",
+    /// A peer showed more words about capabilities than it may, or too often: not looked at.
+    CapabilitiesFull = "capabilities_full",
     /// A revocation list that does not parse, or that its issuer did not sign.
     RevocationsMalformed = "revocations_malformed",
     /// A revocation list of an issuer that no channel here trusts: not taken in.
@@ -105,8 +119,8 @@ reasons! {
 }
 
 impl Reason {
-    /// Whether a token would have helped.
-    pub(crate) fn is_of_token(self) -> bool {
+    /// Whether a token, or words about capabilities, would have helped.
+    pub(crate) fn is_of_right(self) -> bool {
         Fault::ALL.into_iter().any(|fault| self == fault.into())
     }
 }
@@ -126,6 +140,7 @@ impl From<Fault> for Reason {
             Fault::Expired => Self::TokenExpired,
             Fault::Operation => Self::TokenOperation,
             Fault::Revoked => Self::TokenRevoked,
+            Fault::Capability => Self::Capability,
         }
     }
 }

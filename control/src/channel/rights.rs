@@ -1,19 +1,23 @@
 //! Tokens: what this node's entity holds, what peers have shown, what issuers have taken back; and what
 //! becomes of rosters and streams when a right ends.
 //!
-//! Where a channel names issuers, its `publish` and `subscribe` lists say who may at most, and a token
-//! says who may now. Each node asks for itself: a publisher at the subscription, a subscriber at the
+//! Where a channel asks for tokens or capabilities, its `publish` and `subscribe` lists say who may at
+//! most, and what is shown says who may now. Each node asks for itself: a publisher at the subscription, a subscriber at the
 //! publisher's stream, and all of them again each second and with each revocation.
 
 use super::{
+    capabilities::Budget,
     delivery::Outlet,
     entry::{Entry, Index},
     message::{Answer, Message, Pattern},
     reason::Reason,
     service::{ChannelService, Session},
 };
-use crate::rights::{
-    Authentic, Chain, List, Operation, Question, Refusal, Revocations, revocation::Learned,
+use crate::{
+    capability::Statements,
+    rights::{
+        Authentic, Chain, Evidence, List, Operation, Refusal, Revocations, revocation::Learned,
+    },
 };
 use std::collections::BTreeMap;
 use virga_ebpf::header::{NodeId, StreamId};
@@ -30,7 +34,9 @@ pub const LOOK_AGAIN_NS: u64 = 1_000_000_000;
 pub(crate) struct Rights {
     /// Tokens of this node's entity.
     own: Vec<Authentic>,
-    revocations: Revocations,
+    /// What issuers say of it, and it of itself.
+    pub(crate) own_statements: Statements,
+    pub(crate) revocations: Revocations,
     /// Each issuer's newest list as it was signed, to be passed on.
     lists: BTreeMap<[u8; 32], Vec<u8>>,
     /// Unix time at the worker's time 0.
@@ -41,58 +47,55 @@ pub(crate) struct Rights {
 #[derive(Debug, Default)]
 pub(crate) struct Shown {
     tokens: Vec<Authentic>,
-    /// How many were worthless.
+    /// What issuers say of it, and it of itself.
+    pub(crate) statements: Statements,
+    /// How many tokens were worthless.
     faults: usize,
+    /// Statements that may be looked at.
+    pub(crate) budget: Budget,
     /// A stream of it was refused for want of a token.
     pub(crate) is_refused: bool,
 }
 
 impl Rights {
-    pub(crate) fn new(own: Vec<Authentic>, unix_zero_ns: u64) -> Self {
+    pub(crate) fn new(own: Vec<Authentic>, own_statements: Statements, unix_zero_ns: u64) -> Self {
         Self {
             own,
+            own_statements,
             unix_zero_ns,
             ..Self::default()
         }
     }
 
-    const fn now_s(&self, now_ns: u64) -> u64 {
+    pub(crate) const fn now_s(&self, now_ns: u64) -> u64 {
         (self.unix_zero_ns + now_ns) / 1_000_000_000
     }
 
-    /// Whether a channel lets an entity do something: by any of its tokens, or without one where none
-    /// is required.
+    /// Whether a channel lets an entity do something, by what it has shown.
     fn allow(
         &self,
         now_ns: u64,
         entry: &Entry,
-        holder: &[u8; 32],
-        tokens: &[Authentic],
+        evidence: Evidence<'_>,
         operation: Operation,
     ) -> Result<(), Refusal> {
-        if entry.issuers.is_empty() {
-            return Ok(());
-        }
-        let question = Question {
-            holder,
-            operation,
-            channel: entry.name(),
-            now_s: self.now_s(now_ns),
-            issuers: &entry.issuers,
-            revocations: &self.revocations,
-        };
-        let mut nearest = Refusal::Missing;
-        for token in tokens {
-            match token.allows(&question) {
-                Ok(()) => return Ok(()),
-                Err(refusal) if refusal.fault() > nearest.fault() => nearest = refusal,
-                Err(_) => {}
-            }
-        }
-        Err(nearest)
+        let now_s = self.now_s(now_ns);
+        let allowed = entry
+            .policy
+            .allows(evidence, operation, now_s, &self.revocations);
+        allowed.map(|_until_s| ())
     }
 
-    /// The same for a peer, by what it has shown; whether the channel's list names it is asked elsewhere.
+    /// What this node's entity has to show.
+    pub(crate) fn own_evidence<'a>(&'a self, entity: &'a [u8; 32]) -> Evidence<'a> {
+        Evidence {
+            holder: entity,
+            tokens: &self.own,
+            statements: &self.own_statements,
+        }
+    }
+
+    /// The same for a peer; whether the channel's list names it is asked elsewhere.
     pub(crate) fn peer_may(
         &self,
         now_ns: u64,
@@ -100,13 +103,7 @@ impl Rights {
         session: &Session,
         operation: Operation,
     ) -> Result<(), Refusal> {
-        self.allow(
-            now_ns,
-            entry,
-            &session.entity,
-            &session.shown.tokens,
-            operation,
-        )
+        self.allow(now_ns, entry, session.evidence(), operation)
     }
 
     /// The same for this node's entity.
@@ -117,7 +114,18 @@ impl Rights {
         entity: &[u8; 32],
         operation: Operation,
     ) -> Result<(), Refusal> {
-        self.allow(now_ns, entry, entity, &self.own, operation)
+        self.allow(now_ns, entry, self.own_evidence(entity), operation)
+    }
+}
+
+impl Session {
+    /// What the peer has shown.
+    pub(crate) fn evidence(&self) -> Evidence<'_> {
+        Evidence {
+            holder: &self.entity,
+            tokens: &self.shown.tokens,
+            statements: &self.shown.statements,
+        }
     }
 }
 
@@ -168,7 +176,7 @@ impl<O: Outlet> ChannelService<O> {
         Ok(())
     }
 
-    /// Shows a new session all tokens and all revocation lists.
+    /// Shows a new session all tokens, statements and revocation lists.
     pub(crate) fn show_rights(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
         let lists = self
             .rights
@@ -178,7 +186,9 @@ impl<O: Outlet> ChannelService<O> {
             .map(Message::Revocations);
         let own = self.rights.own.iter();
         let tokens = own.map(|token| Message::Token(token.chain().encode()));
-        let messages: Vec<Message> = lists.chain(tokens).collect();
+        let statements = self.rights.own_statements.iter();
+        let statements = statements.map(|one| Message::Statement(one.as_bytes().to_vec()));
+        let messages: Vec<Message> = lists.chain(tokens).chain(statements).collect();
         for message in messages {
             self.tell(now_ns, node, peer, &message);
         }
@@ -235,7 +245,7 @@ impl<O: Outlet> ChannelService<O> {
             return Taken::No;
         };
         let issuer = *list.issuer();
-        if !self.entries.iter().any(|e| e.issuers.contains(&issuer)) {
+        if !self.entries.iter().any(|e| e.policy.trusts(&issuer)) {
             self.reasons.add(Reason::RevocationsIssuer);
             return Taken::No;
         }
@@ -271,13 +281,14 @@ impl<O: Outlet> ChannelService<O> {
     pub(crate) fn review(&mut self, now_ns: u64, node: &mut Node) {
         self.look_at_rights_ns = None;
         for index in 0..self.entries.len() {
-            if self.entries[index].issuers.is_empty() {
+            if !self.entries[index].policy.asks() {
                 continue;
             }
             self.look_at_rights(now_ns);
             self.review_rosters(now_ns, node, index);
             self.review_streams(now_ns, node, index);
             self.review_own(now_ns, node, index);
+            self.review_own_publishing(now_ns, node, index);
         }
         self.review_refused(now_ns, node);
         self.pump_blocked(now_ns, node);
@@ -287,7 +298,7 @@ impl<O: Outlet> ChannelService<O> {
     /// set right.
     fn review_refused(&mut self, now_ns: u64, node: &mut Node) {
         let may_publish = |session: &Session| {
-            let mut strict = self.entries.iter().filter(|e| !e.issuers.is_empty());
+            let mut strict = self.entries.iter().filter(|e| e.policy.asks());
             strict.any(|entry| {
                 let rights = &self.rights;
                 let right = rights.peer_may(now_ns, entry, session, Operation::Publish);
@@ -314,11 +325,11 @@ impl<O: Outlet> ChannelService<O> {
                     .peer_may(now_ns, entry, session, Operation::Subscribe)
             });
             if let Err(refusal) = right {
-                ended.push((peer, refusal.fault()));
+                ended.push((peer, refusal));
             }
         }
-        for (peer, fault) in ended {
-            self.reasons.add(fault.into());
+        for (peer, refusal) in ended {
+            self.reasons.add(refusal.fault().into());
             let removed = self.entries[index].roster.remove(&peer);
             self.note_presence(index);
             if let Some(stream) = removed.and_then(|remote| remote.stream) {
@@ -326,7 +337,7 @@ impl<O: Outlet> ChannelService<O> {
                 let _gone = node.reset_stream(now_ns, peer, stream);
             }
             for (pattern, request) in self.void(peer) {
-                let answer = Answer::Token(fault);
+                let answer = Answer::refused(&refusal);
                 if let Some(session) = self.sessions.get_mut(&peer) {
                     session.patterns.remove(&pattern);
                 }
@@ -397,5 +408,21 @@ impl<O: Outlet> ChannelService<O> {
         }
         self.note_presence(index);
         self.release(now_ns, node, index);
+    }
+
+    /// What waits to be published on a channel that this node's entity has no right to any more, and what
+    /// is on its way to subscribers.
+    fn review_own_publishing(&mut self, now_ns: u64, node: &mut Node, index: Index) {
+        let entry = &self.entries[index];
+        let streams = entry.roster.values().filter_map(|remote| remote.stream);
+        if entry.waiting.is_empty() && streams.count() == 0 {
+            return;
+        }
+        let rights = &self.rights;
+        let right = rights.own_may(now_ns, entry, &self.entity, Operation::Publish);
+        if let Err(refusal) = right {
+            self.reasons.add(refusal.fault().into());
+            self.fail_channel(now_ns, node, index, &refusal);
+        }
     }
 }

@@ -7,7 +7,7 @@ use super::{
     reason::Reason,
     service::{ChannelService, PATTERNS_PER_PEER_MAX, Session},
 };
-use crate::rights::Operation;
+use crate::rights::{Operation, Refusal};
 use virga_ebpf::header::NodeId;
 use virga_transport::{ChannelName, Mode, Node};
 
@@ -24,7 +24,7 @@ impl<O: Outlet> ChannelService<O> {
             return Answer::NotAuthorised;
         };
         let mut answer = Answer::UnknownChannel;
-        let mut fault = None;
+        let mut refused: Option<Refusal> = None;
         let mut granted = Vec::new();
         for (index, entry) in self.entries.iter().enumerate() {
             if !pattern.matches(entry.name()) {
@@ -39,7 +39,12 @@ impl<O: Outlet> ChannelService<O> {
                         .peer_may(now_ns, entry, session, Operation::Subscribe)
                     {
                         Ok(()) => granted.push(index),
-                        Err(refusal) => fault = fault.max(Some(refusal.fault())),
+                        Err(refusal) => {
+                            let is_nearer = |known: &Refusal| refusal.fault() > known.fault();
+                            if refused.as_ref().is_none_or(is_nearer) {
+                                refused = Some(refusal);
+                            }
+                        }
                     }
                 }
                 (_, false) => answer = Answer::NotAuthorised,
@@ -48,10 +53,10 @@ impl<O: Outlet> ChannelService<O> {
             }
         }
         if granted.is_empty() {
-            return match fault {
-                Some(fault) => {
-                    self.reasons.add(fault.into());
-                    Answer::Token(fault)
+            return match refused {
+                Some(refusal) => {
+                    self.reasons.add(refusal.fault().into());
+                    Answer::refused(&refusal)
                 }
                 None => answer,
             };

@@ -11,6 +11,7 @@ use super::{
     subscribe::{self, Local, Wanted},
 };
 use crate::{
+    capability::Statements,
     config::{ChannelConfig, Config},
     moves::Moves,
     notices::Notices,
@@ -50,6 +51,8 @@ pub struct Setup {
     pub presence: Arc<Presence>,
     /// Tokens of this node's entity.
     pub tokens: Vec<Authentic>,
+    /// What is said of it.
+    pub statements: Statements,
     /// Signed revocation lists that were known before.
     pub revocations: Vec<Vec<u8>>,
     /// Unix time at the workers' time 0, in nanoseconds.
@@ -68,6 +71,7 @@ impl Setup {
             share,
             presence: Arc::clone(presence),
             tokens: config.node.tokens.clone(),
+            statements: config.node.statements.clone(),
             revocations: Vec::new(),
             unix_zero_ns: 0,
         }
@@ -186,7 +190,11 @@ impl<O: Outlet> ChannelService<O> {
             look_at_slow_ns: None,
             moves: Moves::default(),
             greet_ns: None,
-            rights: Rights::new(setup.tokens.clone(), setup.unix_zero_ns),
+            rights: Rights::new(
+                setup.tokens.clone(),
+                setup.statements.clone(),
+                setup.unix_zero_ns,
+            ),
             look_at_rights_ns: None,
             known_revocations: setup.revocations.clone(),
             notices: Notices::default(),
@@ -296,6 +304,7 @@ impl<O: Outlet> ChannelService<O> {
                 self.pump_blocked(now_ns, node);
             }
             Ok(Message::Token(chain)) => self.on_token(now_ns, node, peer, &chain),
+            Ok(Message::Statement(bytes)) => self.on_statement(now_ns, node, peer, &bytes),
             Ok(Message::Revocations(signed)) => {
                 if let Taken::New(issuer, version) = self.on_revocations(now_ns, node, &signed) {
                     self.notices.tell(issuer, version, signed);
@@ -334,7 +343,7 @@ impl<O: Outlet> ChannelService<O> {
                 let reason = admitted.err().unwrap_or(Reason::UnknownStream);
                 self.reasons.add(reason);
                 if let Some(session) = self.sessions.get_mut(&peer) {
-                    session.shown.is_refused |= reason.is_of_token();
+                    session.shown.is_refused |= reason.is_of_right();
                 }
                 // Where the session is gone, the stream is too.
                 let _gone = node.refuse_stream(now_ns, peer, stream);
@@ -416,7 +425,7 @@ impl<O: Outlet> Service for ChannelService<O> {
             let _taken = self.on_revocations(now_ns, node, &signed);
         }
         // Also where nobody ever shows a token: this node's own expire.
-        if self.entries.iter().any(|e| !e.issuers.is_empty()) {
+        if self.entries.iter().any(|e| e.policy.asks()) {
             self.look_at_rights(now_ns);
         }
     }

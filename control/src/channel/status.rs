@@ -69,6 +69,9 @@ pub struct SubscriptionStatus {
     pub state: String,
     /// Channels that were granted.
     pub granted: u32,
+    /// What the publisher says of its refusal beyond `state`, or nothing.
+    #[serde(default)]
+    pub words: String,
 }
 
 /// A program on this node that has subscribed.
@@ -204,7 +207,7 @@ impl<O: Outlet> ChannelService<O> {
         let mut all = Vec::new();
         for (pattern, wanted) in &self.wanted {
             for (peer, asked) in &wanted.asked {
-                let state = match asked.answer {
+                let state = match &asked.answer {
                     Some(answer) => answer.name(),
                     None if self.sessions.contains_key(peer) => "asked",
                     None => "connecting",
@@ -215,6 +218,10 @@ impl<O: Outlet> ChannelService<O> {
                     peer: peer.to_string(),
                     peer_name: String::new(),
                     state: state.to_owned(),
+                    words: match &asked.answer {
+                        Some(Answer::Capability(words)) => words.clone(),
+                        _ => String::new(),
+                    },
                     granted: match asked.answer {
                         Some(Answer::Granted(channels)) => channels,
                         _ => 0,

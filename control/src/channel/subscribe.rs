@@ -28,10 +28,8 @@ pub enum SubscribeError {
     /// This node's entity is in no matching channel's `subscribe` list.
     #[error("this node's entity may not subscribe to {}: add it to the channel's `subscribe` list", .0.name())]
     NotAuthorised(Pattern),
-    /// The channel requires a token, and this node has none that gives the right.
-    #[error(
-        "this node's entity may not subscribe to {0}: {1}; get a token from one of the channel's issuers and present it with: virga token present FILE"
-    )]
+    /// The channel asks for a token or for capabilities, and this node has none that give the right.
+    #[error("this node's entity may not subscribe to {0}: {1}; {fix}", fix = .1.fix())]
     Token(ChannelName, Refusal),
     /// The node has as many as it may.
     #[error("the node has {SUBSCRIBERS_MAX} local subscribers already: end one first")]
@@ -211,10 +209,13 @@ impl<O: Outlet> ChannelService<O> {
         self.ask_again_ns = None;
         let mut unanswered = Vec::new();
         for (pattern, wanted) in &self.wanted {
-            let silent = wanted
-                .asked
-                .iter()
-                .filter(|(_, asked)| matches!(asked.answer, None | Some(Answer::Token(_))));
+            let silent = wanted.asked.iter().filter(|(_, asked)| {
+                let answer = asked.answer.as_ref();
+                matches!(
+                    answer,
+                    None | Some(Answer::Token(_) | Answer::Capability(_))
+                )
+            });
             unanswered.extend(silent.map(|(&peer, asked)| (peer, pattern.clone(), asked.request)));
         }
         for (peer, pattern, request) in unanswered {
@@ -234,7 +235,10 @@ impl<O: Outlet> ChannelService<O> {
     pub(crate) fn on_ack(&mut self, peer: NodeId, request: u32, answer: Answer) {
         for wanted in self.wanted.values_mut() {
             match wanted.asked.get_mut(&peer) {
-                Some(asked) if asked.request == request => asked.answer = Some(answer),
+                Some(asked) if asked.request == request => {
+                    asked.answer = Some(answer);
+                    return;
+                }
                 _ => {}
             }
         }

@@ -10,7 +10,10 @@ use super::{
     status::ServiceStatus,
     subscribe::{ASK_AGAIN_NS, SubscribeError},
 };
-use crate::config::{ChannelConfig, Entity, Listed};
+use crate::{
+    capability::Statements,
+    config::{CapabilityRules, ChannelConfig, Entity, Listed},
+};
 use bytes::Bytes;
 use std::{
     sync::{
@@ -26,6 +29,7 @@ use virga_transport::{
     worker::Service,
 };
 
+mod capabilities;
 mod publish;
 mod rights;
 mod slow;
@@ -171,6 +175,7 @@ fn channel(text: &str, publish: &[u8], subscribe: &[u8]) -> ChannelConfig {
         publish: entities(publish),
         subscribe: entities(subscribe),
         issuers: Vec::new(),
+        capabilities: CapabilityRules::default(),
     }
 }
 
@@ -187,6 +192,7 @@ fn side(number: u8, count: u8, channels: &[ChannelConfig], seed: u8, now_ns: u64
         share: Share::WHOLE,
         presence: Arc::new(Presence::new(channels, 1)),
         tokens: Vec::new(),
+        statements: Statements::default(),
         revocations: Vec::new(),
         unix_zero_ns: rights::UNIX_S * 1_000_000_000,
     });

@@ -96,7 +96,7 @@ fn describe(config: &Config) -> io::Result<()> {
     for channel in &config.channels {
         let count = |listed: &Listed| match listed {
             Listed::Only(entities) => entities.len().to_string(),
-            Listed::Anyone => "whoever has a token".to_owned(),
+            Listed::Anyone => "whoever shows that it may".to_owned(),
         };
         writeln!(
             out,

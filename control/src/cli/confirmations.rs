@@ -90,7 +90,11 @@ fn describe(kind: &str, name: &str, asked: &[SubscriptionStatus]) -> String {
     }
     for one in asked {
         if !is_waiting(one) && one.state != "granted" {
-            parts.push(format!("{} refuses: {}", one.peer_name, reason(&one.state)));
+            let why = match one.words.as_str() {
+                "" => reason(&one.state),
+                words => words,
+            };
+            parts.push(format!("{} refuses: {why}", one.peer_name));
         }
     }
     parts.join("; ")
@@ -127,6 +131,7 @@ mod tests {
             peer: "00".into(),
             peer_name: peer.into(),
             state: state.into(),
+            words: String::new(),
             granted: 1,
         }
     }

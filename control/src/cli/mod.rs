@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 it failed while running, 2 wrong usage or configuration. Errors go to
 //! standard error as `virga: …`, with their causes.
 
+mod capability;
 mod check_config;
 mod client;
 mod confirmations;
@@ -18,6 +19,7 @@ mod status;
 mod subscribe;
 mod token;
 mod tune;
+mod why;
 
 use crate::{cause, config::ConfigError, keys::KeyError, mesh::MeshError};
 use clap::{Parser, Subcommand};
@@ -45,6 +47,11 @@ enum Command {
     /// Sign rights on channels, pass them on, look into them, take them back.
     #[command(subcommand)]
     Token(token::Command),
+    /// Vouch for what entities are and have, look into it, list it.
+    #[command(subcommand)]
+    Capability(capability::Command),
+    /// Say what an entity may do on a channel, and which check refuses what it may not.
+    Why(why::Arguments),
     /// Run a node, detach it from its interfaces, take its links in or out of use.
     #[command(subcommand)]
     Node(node::Command),
@@ -133,6 +140,8 @@ pub fn main() -> ExitCode {
         Command::Keygen(arguments) => keygen::run(&arguments),
         Command::Id(arguments) => id::run(&arguments),
         Command::Token(command) => token::run(&command),
+        Command::Capability(command) => capability::run(&command),
+        Command::Why(arguments) => why::run(&arguments),
         Command::Node(command) => node::run(&command),
         Command::Pub(arguments) => publish::run(&arguments),
         Command::Sub(arguments) => subscribe::run(&arguments),

@@ -5,11 +5,13 @@ mod show;
 
 use super::{Failure, block_on, client::Target};
 use crate::{
+    channel::explain::Given,
     hex,
     keys::{self, EntityKey, KeyKind, Secret},
     rights::{
-        Chain, Grant, Operation, Operations, Reach, Scope,
+        Chain, Grant, Link, Operation, Operations, Reach, Scope,
         file::{self, FileError},
+        revocation::Entry,
     },
 };
 use std::{
@@ -95,8 +97,12 @@ pub(super) struct Issue {
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
     /// The issuer's generation of tokens: `virga token revoke --generation` ends all earlier ones.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "list")]
     generation: u32,
+    /// The issuer's revocation list: the generation is taken from there, and whoever is revoked there
+    /// gets no token.
+    #[arg(long, value_name = "FILE")]
+    list: Option<PathBuf>,
     #[command(flatten)]
     what: What,
 }
@@ -115,20 +121,14 @@ pub(super) struct Delegate {
 pub(super) fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Issue(issue) => {
-            let grant = issue.what.grant(issue.generation)?;
-            let chain = Chain::issue(grant, &entity_key(&issue.key)?);
-            issue.what.write(&chain)
+            let issuer = entity_key(&issue.key)?;
+            let grant = issue.what.grant(issue.generation(&issuer)?)?;
+            issue.what.write(&Chain::issue(grant, &issuer))
         }
         Command::Delegate(delegate) => {
             let token = file::read_token(&delegate.token)?;
             // The chain's own generation is taken.
-            let grant = delegate.what.grant(0)?;
-            let before = token.links().last().map(|link| link.grant().scope.clone());
-            let name = delegate.what.scope.name();
-            if before.is_some_and(|scope| name.is_some_and(|name| !scope.covers(name))) {
-                let wide = format!("the token does not cover {}", grant.scope);
-                return Err(Failure::Usage(wide.into()));
-            }
+            let grant = delegate.narrowed(&token, delegate.what.grant(0)?)?;
             let chain = token.delegate(grant, &entity_key(&delegate.key)?);
             delegate.what.write(&chain.map_err(usage)?)
         }
@@ -136,13 +136,28 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
         Command::Verify(verify) => show::verify(verify),
         Command::Present(Present { token, target }) => {
             let token = file::read_token(token)?;
-            block_on(async { Ok(target.open().await?.present(&token).await?) })
+            block_on(async { present(&target.open().await?.present(&token).await?, "token") })
         }
         Command::Announce(Announce { list, target }) => {
             let (_list, signed) = file::read_revocations(list)?;
             block_on(async { Ok(target.open().await?.announce(&signed).await?) })
         }
         Command::Revoke(arguments) => revoke::run(arguments),
+    }
+}
+
+/// Says what something that was presented is good for; that it is good for nothing is a failure.
+pub(super) fn present(given: &Given, what: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    for right in &given.rights {
+        writeln!(out, "this node's entity {right}")?;
+    }
+    match &given.useless {
+        Some(why) => {
+            let words = format!("the node holds the {what}, and it gives nothing here now: {why}");
+            Err(Failure::Runtime(words.into()))
+        }
+        None => Ok(()),
     }
 }
 
@@ -160,6 +175,59 @@ impl Where {
             None => Reach::Subtree,
         };
         self.name().map(|name| Scope::new(name, reach))
+    }
+}
+
+impl Issue {
+    fn generation(&self, issuer: &EntityKey) -> Result<u32, Failure> {
+        let Some(path) = &self.list else {
+            return Ok(self.generation);
+        };
+        let (list, _signed) = file::read_revocations(path)?;
+        let shown = path.display();
+        if *list.issuer() != issuer.public {
+            let other = format!("{shown} is another issuer's list");
+            return Err(Failure::Usage(other.into()));
+        }
+        let subject = Entry::Subject(self.what.subject);
+        if list.entries().any(|(entry, _)| entry == subject) {
+            let void = format!("{shown} has {subject}: a token of it would be void");
+            return Err(Failure::Usage(void.into()));
+        }
+        Ok(list.generation())
+    }
+}
+
+impl Delegate {
+    /// The grant within the time of what it is delegated from; its scope has to lie within.
+    fn narrowed(&self, token: &Chain, mut grant: Grant) -> Result<Grant, Failure> {
+        let Some(last) = token.links().last().map(Link::grant) else {
+            return Ok(grant);
+        };
+        let scopes = token.links().iter().map(|link| &link.grant().scope);
+        let name = self.what.scope.name();
+        for scope in scopes {
+            if name.is_some_and(|name| !grant.scope.is_within(scope, name)) {
+                let wide = format!("{} is more than the token covers: {scope}", grant.scope);
+                return Err(Failure::Usage(wide.into()));
+            }
+        }
+        if grant.not_before_s >= last.not_after_s {
+            let ended = written(last.not_after_s);
+            let late = format!("the token that would be passed on ends at {ended}");
+            return Err(Failure::Usage(late.into()));
+        }
+        grant.not_before_s = grant.not_before_s.max(last.not_before_s);
+        if grant.not_after_s > last.not_after_s {
+            grant.not_after_s = last.not_after_s;
+            let ends = written(last.not_after_s);
+            // Without standard error there is nobody to tell.
+            let _nobody = writeln!(
+                io::stderr(),
+                "virga: it ends with the token that it is delegated from, at {ends}"
+            );
+        }
+        Ok(grant)
     }
 }
 
@@ -213,20 +281,20 @@ fn usage(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
     Failure::Usage(error.into())
 }
 
-fn entity_key(path: &std::path::Path) -> Result<EntityKey, Failure> {
+pub(super) fn entity_key(path: &std::path::Path) -> Result<EntityKey, Failure> {
     let seed: Secret = keys::read(KeyKind::Entity, path)?;
     Ok(EntityKey::from(seed))
 }
 
-fn public_key(text: &str) -> Result<[u8; 32], String> {
+pub(super) fn public_key(text: &str) -> Result<[u8; 32], String> {
     hex::decode(text).map_err(|error| error.to_string())
 }
 
-fn channel_name(text: &str) -> Result<ChannelName, String> {
+pub(super) fn channel_name(text: &str) -> Result<ChannelName, String> {
     ChannelName::parse(text).map_err(|error| error.to_string())
 }
 
-fn now_s() -> u64 {
+pub(super) fn now_s() -> u64 {
     unix_s(SystemTime::now())
 }
 
@@ -236,7 +304,7 @@ fn unix_s(time: SystemTime) -> u64 {
 }
 
 /// A time of a token, for people.
-fn written(unix_s: u64) -> String {
+pub(super) fn written(unix_s: u64) -> String {
     let time = UNIX_EPOCH.checked_add(Duration::from_secs(unix_s));
     // RFC 3339 ends with the year 9999.
     const LAST_S: u64 = 253_402_300_799;

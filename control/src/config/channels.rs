@@ -1,7 +1,7 @@
 //! The `[[channels]]` blocks: who may publish and subscribe where.
 
 use super::{
-    ChannelConfig, Entity, Listed, file,
+    ChannelConfig, Entity, Listed, evidence, file,
     peers::Roster,
     problem::{Report, Section, suggest},
     rules::Checker,
@@ -93,15 +93,18 @@ struct Placed {
 
 fn channel(
     section: &Section,
-    block: file::Channel,
+    mut block: file::Channel,
     own_name: Option<&str>,
     roster: &Roster,
     report: &mut Report<'_>,
 ) -> Option<ChannelConfig> {
-    let name = report.required(section, "name", block.name, "\"metrics/$node\"");
     let is_token_required = block.require_token.as_ref().is_some_and(|is| *is.get_ref());
+    let asks_publishers = is_token_required || block.publish_caps.is_some();
+    let asks_subscribers = is_token_required || block.subscribe_caps.is_some();
+    let capabilities = evidence::capability_rules(section, &mut block, roster, report);
+    let name = report.required(section, "name", block.name, "\"metrics/$node\"");
     let publish = match block.publish {
-        None if is_token_required => None,
+        None if asks_publishers => None,
         publish => report.required(section, "publish", publish, "[\"edge-a\"]"),
     };
     if let Some(empty) = publish.as_ref().filter(|names| names.get_ref().is_empty()) {
@@ -113,12 +116,12 @@ fn channel(
             fix,
         );
     }
-    let mut listed = |key, words: Option<_>| match words {
-        None if is_token_required => Listed::Anyone,
+    let mut listed = |key, words: Option<_>, asks| match words {
+        None if asks => Listed::Anyone,
         words => Listed::Only(entities(section, key, words, roster, report)),
     };
-    let publish = listed("publish", publish);
-    let subscribe = listed("subscribe", block.subscribe);
+    let publish = listed("publish", publish, asks_publishers);
+    let subscribe = listed("subscribe", block.subscribe, asks_subscribers);
     let issuers = issuers(section, block.require_token, block.issuers, roster, report);
     // A node name that is wrong is reported where it stands; here any serves.
     let node = own_name.unwrap_or("node");
@@ -171,6 +174,7 @@ fn channel(
         publish,
         subscribe,
         issuers,
+        capabilities,
     })
 }
 
@@ -205,7 +209,7 @@ fn issuers(
 }
 
 /// Who is meant by a list of names and keys.
-fn entities(
+pub(super) fn entities(
     section: &Section,
     key: &str,
     words: Option<Spanned<Vec<Spanned<String>>>>,

@@ -55,6 +55,7 @@ pub(super) struct Node {
     pub(super) wake_completions: Field<i64>,
     pub(super) zero_copy: Field<bool>,
     pub(super) tokens: Field<Names>,
+    pub(super) capabilities: Field<Names>,
     pub(super) state: Field<String>,
 }
 
@@ -81,6 +82,36 @@ impl<'de> Deserialize<'de> for Workers {
 
             fn visit_str<E>(self, word: &str) -> Result<Workers, E> {
                 Ok(Workers::Word(word.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// A text, or several.
+#[derive(Debug)]
+pub(super) enum Texts {
+    One(String),
+    Many(Names),
+}
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Texts;
+
+            fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                out.write_str("a text or a list of texts")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Texts, E> {
+                Ok(Texts::One(text.to_owned()))
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, all: A) -> Result<Texts, A::Error> {
+                let all = serde::de::value::SeqAccessDeserializer::new(all);
+                Names::deserialize(all).map(Texts::Many)
             }
         }
         deserializer.deserialize_any(Visitor)
@@ -124,6 +155,9 @@ pub(super) struct Channel {
     pub(super) subscribe: Field<Names>,
     pub(super) require_token: Field<bool>,
     pub(super) issuers: Field<Names>,
+    pub(super) publish_caps: Field<Texts>,
+    pub(super) subscribe_caps: Field<Texts>,
+    pub(super) capability_issuers: Field<Names>,
 }
 
 /// Reads the file's text; `None` when it is not TOML. Whatever is wrong is in `report`.

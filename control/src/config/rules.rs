@@ -2,13 +2,13 @@
 
 use super::{
     Config, Entity, ForwardingMode, ForwardingSection, NamedEntity, NodeSection, SOCKET_DIRECTORY,
-    STATE_DIRECTORY, Workers, ZeroCopy, channels, file, peers,
+    STATE_DIRECTORY, Workers, ZeroCopy, channels, evidence, file, peers,
     problem::{Report, Section, suggest},
     values::{self, Fault},
 };
 use crate::cause;
 use crate::keys::{self, EntityKey, KeyKind, Keys, NodeKey, Secret};
-use crate::rights::{Authentic, file as rights_file};
+use crate::{capability::Statements, rights::Authentic};
 use std::{
     ops::Range,
     path::{Path, PathBuf},
@@ -114,6 +114,7 @@ struct PartialNode {
     driver: DriverConfig,
     zero_copy: ZeroCopy,
     tokens: Vec<Authentic>,
+    statements: Statements,
     state: Option<PathBuf>,
 }
 
@@ -139,46 +140,13 @@ impl PartialNode {
             driver: self.driver,
             zero_copy: self.zero_copy,
             tokens: self.tokens,
+            statements: self.statements,
             state: self
                 .state
                 .unwrap_or_else(|| Path::new(STATE_DIRECTORY).join(&name)),
             name,
         })
     }
-}
-
-/// The tokens in the files that `tokens` names; each must be authentic, and this entity's.
-fn tokens(
-    section: &Section,
-    files: Option<Spanned<Vec<Spanned<String>>>>,
-    directory: &Path,
-    entity: Option<[u8; 32]>,
-    report: &mut Report<'_>,
-) -> Vec<Authentic> {
-    let mut tokens = Vec::new();
-    for file in files.into_iter().flat_map(Spanned::into_inner) {
-        let span = file.span();
-        let path = directory.join(file.into_inner());
-        let chain = rights_file::read_token(&path).map_err(|error| cause::chain(&error));
-        let token = chain.and_then(|chain| {
-            let authentic = chain.authenticate();
-            authentic.map_err(|refusal| format!("{}: {refusal}", path.display()))
-        });
-        match token {
-            Ok(token) if entity.is_some_and(|own| *token.holder() != own) => {
-                let holder = crate::hex::encode(token.holder());
-                let what = format!("{} belongs to another entity, {holder}", path.display());
-                let fix = "`virga token inspect` shows whose it is; name this node's own tokens";
-                report.add(span, section.key("tokens"), what, fix);
-            }
-            Ok(token) => tokens.push(token),
-            Err(what) => {
-                let fix = "make it again: virga token issue, or virga token delegate";
-                report.add(span, section.key("tokens"), what, fix);
-            }
-        }
-    }
-    tokens
 }
 
 fn resolve_node(
@@ -204,7 +172,8 @@ fn resolve_node(
         KeySource::Files => read_keys(&files, report),
     };
     let entity = keys.as_ref().map(|keys| keys.entity.public);
-    let tokens = tokens(&section, node.tokens, directory, entity, report);
+    let tokens = evidence::tokens(&section, node.tokens, directory, entity, report);
+    let statements = evidence::statements(&section, node.capabilities, directory, entity, report);
     let name = report.required(&section, "name", node.name, "\"edge-a\"");
     let network = report.required(&section, "network", node.network, "\"demo\"");
     let listen = report.required(&section, "listen", node.listen, "\"10.77.1.2:4783\"");
@@ -259,6 +228,7 @@ fn resolve_node(
             Some(false) | None => ZeroCopy::Off,
         },
         tokens,
+        statements,
         state: check.text("state", node.state, |folder| match folder {
             "" => values::fault("is empty", "name a folder, or leave the key out"),
             _ => Ok(directory.join(folder)),

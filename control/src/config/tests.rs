@@ -7,6 +7,7 @@ use crate::{
 };
 use virga_transport::io::driver::Choice;
 
+mod capabilities;
 mod rules;
 mod three_hosts;
 mod written;

@@ -171,6 +171,7 @@ async fn serve(
     let server = Server::new(socket, api::router(api), connections);
     let server = server.map_err(system("serve the socket"))?;
     let server = tokio::spawn(server.run(local, api_stopped));
+    keeper.warn_of_useless(&config.node).await?;
     // Ends with the workers.
     let _rights = tokio::spawn(keeper.run(notices));
     tracing::info!(

@@ -32,7 +32,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::block_in_place,
 };
-use virga_ebpf::{hash::keyed, image::Image};
+use virga_ebpf::{hash::keyed, image::Image, tables::Pair};
 use virga_transport::{
     io::{driver::Choice, xsk::queue::Queue},
     worker::Parts,
@@ -68,6 +68,10 @@ pub enum PathError {
 
 enum Ask {
     Status(oneshot::Sender<ForwardingStatus>),
+    Admits {
+        pair: Pair,
+        reply: oneshot::Sender<bool>,
+    },
     Link {
         index: usize,
         state: LinkState,
@@ -84,6 +88,13 @@ impl Asker {
     pub async fn status(&self) -> Option<ForwardingStatus> {
         let (reply, answer) = oneshot::channel();
         self.0.send(Ask::Status(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Whether transit packets of an origin on a channel are let through here.
+    pub async fn admits(&self, pair: Pair) -> Option<bool> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Ask::Admits { pair, reply }).await.ok()?;
         answer.await.ok()
     }
 
@@ -468,6 +479,9 @@ impl Path {
             // The request may have been given up meanwhile.
             Ask::Status(reply) => {
                 let _given_up = reply.send(self.status());
+            }
+            Ask::Admits { pair, reply } => {
+                let _given_up = reply.send(self.image().pairs.contains(&pair));
             }
             Ask::Link {
                 index,

@@ -6,7 +6,9 @@
 
 use super::unix_ns;
 use crate::{
-    channel::rights::Taken,
+    capability::{Statement, statement::By},
+    channel::{capabilities::Unusable, explain::Given, rights::Taken},
+    config::NodeSection,
     dispatch::{Dispatch, Ended},
     hex,
     notices::Notices,
@@ -39,6 +41,9 @@ pub enum NotTaken {
     /// The token gives nothing.
     #[error("the token is worthless here: {0}")]
     Token(#[from] Refusal),
+    /// The statement is of no use here.
+    #[error("the statement is of no use here: {0}")]
+    Statement(#[from] Unusable),
     /// The revocation list does not count.
     #[error(
         "the revocation list does not count: no channel here names its issuer, or a later one is known (`virga status` counts which)"
@@ -95,17 +100,62 @@ impl Keeper {
         }
     }
 
-    /// Holds a token for this node's entity and shows it to all peers, until the node stops.
+    /// Holds a token for this node's entity and shows it to all peers, until the node stops; says what
+    /// it gives.
     ///
     /// # Errors
     /// [`NotTaken::Token`], [`NotTaken::Ended`].
-    pub async fn present(&self, token: &Authentic) -> Result<(), NotTaken> {
+    pub async fn present(&self, token: &Authentic) -> Result<Given, NotTaken> {
         let token = token.clone();
         let held = self.dispatch.with_all(move |now_ns, parts| {
-            parts.service.take_token(now_ns, &mut parts.node, &token)
+            parts.service.take_token(now_ns, &mut parts.node, &token)?;
+            Ok::<_, Refusal>(parts.service.given_by_token(now_ns, &token))
         });
+        // All workers hold the same of this node's entity.
+        let mut given = Given::default();
         for held in held.await? {
-            held?;
+            given = held?;
+        }
+        Ok(given)
+    }
+
+    /// The same of a statement about this node's entity.
+    ///
+    /// # Errors
+    /// [`NotTaken::Statement`], [`NotTaken::Ended`].
+    pub async fn present_statement(&self, statement: &Statement) -> Result<Given, NotTaken> {
+        let statement = statement.clone();
+        let held = self.dispatch.with_all(move |now_ns, parts| {
+            let node = &mut parts.node;
+            parts.service.take_statement(now_ns, node, &statement)?;
+            Ok::<_, Unusable>(parts.service.given_by_statement(now_ns, &statement))
+        });
+        let mut given = Given::default();
+        for held in held.await? {
+            given = held?;
+        }
+        Ok(given)
+    }
+
+    /// Logs what of the configuration's tokens and statements gives nothing.
+    pub(super) async fn warn_of_useless(&self, node: &NodeSection) -> Result<(), Ended> {
+        let (tokens, statements) = (node.tokens.clone(), node.statements.clone());
+        let useless = self.dispatch.with_all(move |now_ns, parts| {
+            let service = &parts.service;
+            let tokens = tokens.iter().filter_map(|token| {
+                let why = service.given_by_token(now_ns, token).useless?;
+                let last = token.chain().links().last()?;
+                Some((format!("the token with link {}", last.id()), why))
+            });
+            let vouched = statements.iter().filter(|one| one.by() != By::Itself);
+            let statements = vouched.filter_map(|statement| {
+                let why = service.given_by_statement(now_ns, statement).useless?;
+                Some((format!("the statement {}", statement.id()), why))
+            });
+            tokens.chain(statements).collect::<Vec<_>>()
+        });
+        for (what, why) in useless.await?.into_iter().next().unwrap_or_default() {
+            tracing::warn!(%why, "{what}, which the configuration names, gives nothing here");
         }
         Ok(())
     }

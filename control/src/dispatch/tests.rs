@@ -43,6 +43,7 @@ impl Stage {
             publish: Listed::Only(entities()),
             subscribe: Listed::Only(entities()),
             issuers: Vec::new(),
+            capabilities: crate::config::CapabilityRules::default(),
         }];
         let presence = Arc::new(Presence::new(&channels, workers));
         let config = WorkersConfig {
@@ -73,6 +74,7 @@ impl Stage {
                 share,
                 presence: Arc::clone(&presence),
                 tokens: Vec::new(),
+                statements: crate::capability::Statements::default(),
                 revocations: Vec::new(),
                 unix_zero_ns: 0,
             }),

@@ -8,6 +8,7 @@
 //! it matters, without any cryptography but for long names: time, scope, operation, holder, revocation.
 
 use super::{
+    policy::Lacking,
     revocation::{Revocations, Revoked},
     scope::{Operation, Scope},
     signed::ObjectError,
@@ -54,7 +55,7 @@ pub struct Question<'a> {
     pub revocations: &'a Revocations,
 }
 
-/// Why a chain gives no right. Links are counted from 1.
+/// Why a chain, or all that an entity has shown, gives no right. Links are counted from 1.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {
     /// Nobody has shown one.
@@ -110,6 +111,9 @@ pub enum Refusal {
         /// How long ago.
         seconds: u64,
     },
+    /// What is vouched for of the entity is not what the channel asks for.
+    #[error("{0}")]
+    Capability(Lacking),
     /// The issuer has taken it back.
     #[error("link {link} was revoked: {what}")]
     Revoked {
@@ -121,6 +125,19 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// What whoever was refused can do.
+    #[must_use]
+    pub const fn fix(&self) -> &'static str {
+        match self {
+            Self::Capability(_) => {
+                "get a statement from one of the channel's capability issuers and present it with: virga capability present FILE"
+            }
+            _ => {
+                "get a token from one of the channel's issuers and present it with: virga token present FILE"
+            }
+        }
+    }
+
     /// Which kind it is.
     #[must_use]
     pub const fn fault(&self) -> Fault {
@@ -137,6 +154,7 @@ impl Refusal {
             Self::Expired { .. } => Fault::Expired,
             Self::Operation(_) => Fault::Operation,
             Self::Revoked { .. } => Fault::Revoked,
+            Self::Capability(_) => Fault::Capability,
         }
     }
 }
@@ -169,11 +187,13 @@ pub enum Fault {
     Operation,
     /// [`Refusal::Revoked`].
     Revoked,
+    /// [`Refusal::Capability`].
+    Capability,
 }
 
 impl Fault {
     /// All there are.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Missing,
         Self::Signature,
         Self::NotDelegable,
@@ -186,6 +206,7 @@ impl Fault {
         Self::Expired,
         Self::Operation,
         Self::Revoked,
+        Self::Capability,
     ];
 
     /// A word for counters, answers and programs.
@@ -204,6 +225,7 @@ impl Fault {
             Self::Expired => "token_expired",
             Self::Operation => "token_operation",
             Self::Revoked => "token_revoked",
+            Self::Capability => "capability",
         }
     }
 }
@@ -422,7 +444,13 @@ impl Authentic {
             return Err(Refusal::Operation(question.operation));
         }
         for (link, one) in (1..).zip(&chain.links) {
-            if let Some(what) = question.revocations.revoke(&chain.issuer, one) {
+            let Grant {
+                subject,
+                generation,
+                ..
+            } = one.grant();
+            let revocations = question.revocations;
+            if let Some(what) = revocations.revoke(&chain.issuer, subject, *generation, one.id()) {
                 return Err(Refusal::Revoked { link, what });
             }
         }

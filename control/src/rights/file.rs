@@ -1,14 +1,20 @@
-//! Tokens and revocation lists as files: one line each, a label and base64url (RFC 4648) without padding.
+//! Tokens, revocation lists and statements as files: one line each, a label and base64url (RFC 4648) without padding.
 //!
 //! ```text
 //! virga-token-v1 AQ…
 //! virga-revocations-v1 dmlyZ2EC…
+//! virga-capability-v1 dmlyZ2ED…
 //! ```
-//! Neither is secret: a token serves only whoever has its subject's key.
+//! None is secret: a token serves only whoever has its subject's key.
 
 use super::{
     chain::{CHAIN_BYTES_MAX, Chain, ChainError},
     revocation::{LIST_BYTES_MAX, List, ListError},
+    signed::ObjectError,
+};
+use crate::capability::{
+    Statement,
+    statement::{Forged, STATEMENT_BYTES_MAX},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use std::{
@@ -19,6 +25,7 @@ use std::{
 
 const TOKEN: &str = "virga-token-v1";
 const REVOCATIONS: &str = "virga-revocations-v1";
+const CAPABILITY: &str = "virga-capability-v1";
 
 /// A file that could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +66,22 @@ pub enum FileError {
         /// What is wrong with it.
         error: ListError,
     },
+    /// The statement in it is broken.
+    #[error("{}: the statement cannot be read: {error}", path.display())]
+    Statement {
+        /// Where.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: ObjectError,
+    },
+    /// The statement in it was changed.
+    #[error("{}: {error}", path.display())]
+    Forged {
+        /// Where.
+        path: PathBuf,
+        /// Who should have signed it.
+        error: Forged,
+    },
 }
 
 /// The line of a token's file.
@@ -98,6 +121,29 @@ pub fn read_revocations(path: &Path) -> Result<(List, Vec<u8>), FileError> {
             error,
         }),
     }
+}
+
+/// The line of a statement's file, by an issuer or by the subject itself.
+#[must_use]
+pub fn statement_line(statement: &Statement) -> String {
+    let digits = URL_SAFE_NO_PAD.encode(statement.as_bytes());
+    format!("{CAPABILITY} {digits}\n")
+}
+
+/// Reads a statement's file, and verifies the statement's signature.
+///
+/// # Errors
+/// [`FileError`].
+pub fn read_statement(path: &Path) -> Result<Statement, FileError> {
+    let bytes = read(path, CAPABILITY, STATEMENT_BYTES_MAX)?;
+    let unverified = Statement::parse(&bytes).map_err(|error| FileError::Statement {
+        path: path.into(),
+        error,
+    })?;
+    unverified.verify().map_err(|error| FileError::Forged {
+        path: path.into(),
+        error,
+    })
 }
 
 fn read(path: &Path, label: &'static str, bytes_max: usize) -> Result<Vec<u8>, FileError> {

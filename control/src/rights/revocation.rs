@@ -9,11 +9,12 @@
 //! ```
 //! Entries are sorted, each once. An entry is left out after its expiry (Unix seconds), when the last
 //! token that it could mean has ended. A list means only chains that begin with its issuer: every link
-//! of them, so that a revoked link takes with it all that was delegated from it.
+//! of them, so that a revoked link takes with it all that was delegated from it; and the issuer's own
+//! statements about what others are and have (`capability::statement`), by their ids as if they were links.
 
 use super::{
     signed::{self, Fields, Kind, ObjectError, Writer},
-    token::{Link, LinkId},
+    token::LinkId,
 };
 use crate::keys::EntityKey;
 use std::{
@@ -30,9 +31,9 @@ pub const LIST_BYTES_MAX: usize = 256 + ENTRIES_MAX * (2 + 41);
 /// What one entry takes back.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Entry {
-    /// One link, and all that follow it.
+    /// One link, and all that follow it; or one statement.
     Link(LinkId),
-    /// All links to a subject, and all that follow them.
+    /// All links to a subject, and all that follow them; and all statements about it.
     Subject([u8; 32]),
 }
 
@@ -238,14 +239,13 @@ impl List {
         }
     }
 
-    /// Whether a link of a chain of this issuer is revoked.
-    #[must_use]
-    fn revokes(&self, link: &Link) -> Option<Revoked> {
-        let (is, least) = (link.grant().generation, self.generation);
+    /// Whether something that this issuer has signed, or that was delegated from it, is revoked.
+    fn revokes(&self, subject: &[u8; 32], is: u32, id: LinkId) -> Option<Revoked> {
+        let least = self.generation;
         if is < least {
             return Some(Revoked::Generation { is, least });
         }
-        let entries = [Entry::Subject(link.grant().subject), Entry::Link(link.id())];
+        let entries = [Entry::Subject(*subject), Entry::Link(id)];
         let found = entries.into_iter().find(|e| self.entries.contains_key(e));
         found.map(Revoked::Entry)
     }
@@ -305,9 +305,16 @@ impl Revocations {
         self.lists.get(issuer)
     }
 
-    /// Whether a link of a chain that begins with `issuer` is revoked, and by what.
+    /// Whether a link of a chain that begins with `issuer`, or a statement of that issuer's, is revoked,
+    /// and by what.
     #[must_use]
-    pub fn revoke(&self, issuer: &[u8; 32], link: &Link) -> Option<Revoked> {
-        self.lists.get(issuer)?.revokes(link)
+    pub fn revoke(
+        &self,
+        issuer: &[u8; 32],
+        subject: &[u8; 32],
+        generation: u32,
+        id: LinkId,
+    ) -> Option<Revoked> {
+        self.lists.get(issuer)?.revokes(subject, generation, id)
     }
 }

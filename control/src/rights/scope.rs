@@ -169,6 +169,15 @@ impl Scope {
         self.cover(channel).is_some()
     }
 
+    /// Whether this, which means the channel, means nothing at it or below it that the other does not.
+    #[must_use]
+    pub fn is_within(&self, other: &Self, channel: &ChannelName) -> bool {
+        match (self.cover(channel), other.cover(channel)) {
+            (Some(own), Some(others)) => own.is_within(others),
+            _ => false,
+        }
+    }
+
     /// How the channel is meant, if it is.
     pub(super) fn cover(&self, channel: &ChannelName) -> Option<Cover> {
         let text = channel.as_str();

@@ -35,6 +35,10 @@ pub enum Kind {
     Link = 1,
     /// [`super::revocation::List`].
     RevocationList = 2,
+    /// [`crate::capability::Statement`], by an issuer.
+    Statement = 3,
+    /// [`crate::capability::Statement`], by its subject.
+    Announcement = 8,
 }
 
 /// Why bytes are not the object that they should be; whoever wrote them is at fault.
@@ -73,10 +77,10 @@ pub enum ObjectError {
 
 /// Writes one object.
 #[derive(Debug)]
-pub(super) struct Writer(Vec<u8>);
+pub(crate) struct Writer(Vec<u8>);
 
 impl Writer {
-    pub(super) fn new(kind: Kind) -> Self {
+    pub(crate) fn new(kind: Kind) -> Self {
         let mut bytes = MAGIC.to_vec();
         bytes.extend([kind as u8, VERSION]);
         Self(bytes)
@@ -84,14 +88,14 @@ impl Writer {
 
     /// # Panics
     /// When the field has more than 65,535 bytes: a bug of the caller, who bounds each.
-    pub(super) fn field(mut self, bytes: &[u8]) -> Self {
+    pub(crate) fn field(mut self, bytes: &[u8]) -> Self {
         let length = u16::try_from(bytes.len()).expect("fields are bounded by their types");
         self.0.extend(length.to_be_bytes());
         self.0.extend(bytes);
         self
     }
 
-    pub(super) fn sign(mut self, key: &EntityKey) -> Vec<u8> {
+    pub(crate) fn sign(mut self, key: &EntityKey) -> Vec<u8> {
         let signature = SigningKey::from_bytes(key.seed.expose()).sign(&self.0);
         self.0.extend(signature.to_bytes());
         self.0
@@ -99,7 +103,7 @@ impl Writer {
 }
 
 /// Whether the object ends in its signer's signature.
-pub(super) fn is_signed_by(object: &[u8], signer: &[u8; 32]) -> bool {
+pub(crate) fn is_signed_by(object: &[u8], signer: &[u8; 32]) -> bool {
     let Some((message, signature)) = object.split_last_chunk::<SIGNATURE_BYTES>() else {
         return false;
     };
@@ -109,11 +113,11 @@ pub(super) fn is_signed_by(object: &[u8], signer: &[u8; 32]) -> bool {
 
 /// Reads one object's fields, in order.
 #[derive(Debug)]
-pub(super) struct Fields<'a>(&'a [u8]);
+pub(crate) struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
     /// Looks at all but the signature, which [`is_signed_by`] verifies.
-    pub(super) fn of(kind: Kind, object: &'a [u8]) -> Result<Self, ObjectError> {
+    pub(crate) fn of(kind: Kind, object: &'a [u8]) -> Result<Self, ObjectError> {
         let (body, _signature) = object
             .split_last_chunk::<SIGNATURE_BYTES>()
             .ok_or(ObjectError::Short("signature"))?;
@@ -137,11 +141,11 @@ impl<'a> Fields<'a> {
         Ok(Self(rest))
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(super) fn next(&mut self, name: &'static str) -> Result<&'a [u8], ObjectError> {
+    pub(crate) fn next(&mut self, name: &'static str) -> Result<&'a [u8], ObjectError> {
         let (length, rest) = self
             .0
             .split_first_chunk::<LENGTH_BYTES>()
@@ -154,7 +158,7 @@ impl<'a> Fields<'a> {
         Ok(field)
     }
 
-    pub(super) fn array<const N: usize>(
+    pub(crate) fn array<const N: usize>(
         &mut self,
         name: &'static str,
     ) -> Result<[u8; N], ObjectError> {
@@ -165,19 +169,19 @@ impl<'a> Fields<'a> {
         })
     }
 
-    pub(super) fn byte(&mut self, name: &'static str) -> Result<u8, ObjectError> {
+    pub(crate) fn byte(&mut self, name: &'static str) -> Result<u8, ObjectError> {
         self.array::<1>(name).map(|[byte]| byte)
     }
 
-    pub(super) fn u32(&mut self, name: &'static str) -> Result<u32, ObjectError> {
+    pub(crate) fn u32(&mut self, name: &'static str) -> Result<u32, ObjectError> {
         self.array(name).map(u32::from_be_bytes)
     }
 
-    pub(super) fn u64(&mut self, name: &'static str) -> Result<u64, ObjectError> {
+    pub(crate) fn u64(&mut self, name: &'static str) -> Result<u64, ObjectError> {
         self.array(name).map(u64::from_be_bytes)
     }
 
-    pub(super) fn end(self) -> Result<(), ObjectError> {
+    pub(crate) fn end(self) -> Result<(), ObjectError> {
         match self.0.len() {
             0 => Ok(()),
             trailing => Err(ObjectError::Trailing(trailing)),

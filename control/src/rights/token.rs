@@ -58,6 +58,25 @@ pub struct Grant {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId(pub [u8; 16]);
 
+impl LinkId {
+    /// Reads 32 hex digits.
+    ///
+    /// # Errors
+    /// What is wrong with the text.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut id = [0; 16];
+        let is_hex = text.bytes().all(|digit| digit.is_ascii_hexdigit());
+        if !is_hex || text.len() != 2 * id.len() {
+            return Err(format!("{text:?} is not an id of 32 hex digits"));
+        }
+        for (byte, at) in id.iter_mut().zip((0..).step_by(2)) {
+            let digits = &text[at..at + 2];
+            *byte = u8::from_str_radix(digits, 16).map_err(|error| error.to_string())?;
+        }
+        Ok(Self(id))
+    }
+}
+
 impl fmt::Display for LinkId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex::encode_bytes(&self.0))
@@ -74,6 +93,7 @@ impl fmt::Debug for LinkId {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
     grant: Grant,
+    id: LinkId,
     bytes: Box<[u8]>,
 }
 
@@ -92,8 +112,14 @@ impl Link {
             .field(&grant.nonce)
             .sign(signer);
         debug_assert!(bytes.len() <= LINK_BYTES_MAX);
+        Self::with(grant, &bytes)
+    }
+
+    fn with(grant: Grant, bytes: &[u8]) -> Self {
+        let digest = hash::keyed(b"virga link v1", &[bytes]);
         Self {
             grant,
+            id: LinkId(std::array::from_fn(|i| digest[i])),
             bytes: bytes.into(),
         }
     }
@@ -115,10 +141,7 @@ impl Link {
             nonce: fields.array("nonce")?,
         };
         fields.end()?;
-        Ok(Self {
-            grant,
-            bytes: bytes.into(),
-        })
+        Ok(Self::with(grant, bytes))
     }
 
     /// What it gives.
@@ -135,9 +158,8 @@ impl Link {
 
     /// What it is called in revocation lists.
     #[must_use]
-    pub fn id(&self) -> LinkId {
-        let digest = hash::keyed(b"virga link v1", &[&self.bytes]);
-        LinkId(std::array::from_fn(|i| digest[i]))
+    pub const fn id(&self) -> LinkId {
+        self.id
     }
 
     pub(super) fn is_signed_by(&self, signer: &[u8; 32]) -> bool {

@@ -4,6 +4,7 @@
 
 mod api;
 mod blocking;
+mod capabilities;
 mod driver;
 mod examples;
 mod hostile;

@@ -110,7 +110,11 @@ async fn tokens_let_in_and_revocations_put_out() {
         &passed_on,
     ])
     .unwrap();
-    token(&[&"present", &subscribe, &"--socket", &b.socket()]).unwrap();
+    let said = token(&[&"present", &subscribe, &"--socket", &b.socket()]).unwrap();
+    assert!(
+        said.contains("this node's entity may subscribe to test/reliable"),
+        "{said}"
+    );
     token(&[&"present", &passed_on, &"--socket", &a.socket()]).unwrap();
     let others = token(&[&"present", &subscribe, &"--socket", &a.socket()]).unwrap_err();
     assert!(others.contains("belongs to another entity"), "{others}");
@@ -189,12 +193,93 @@ async fn no_event_of_a_sender_that_skips_its_own_checks_gets_through() {
     })
     .await;
     let publish = issued(&stage, "a", "publish");
-    token(&[&"present", &publish, &"--socket", &stage.node("a").socket()]).unwrap();
+    // a's own channels require none, so it says that the token is of no use at a.
+    let said = token(&[&"present", &publish, &"--socket", &stage.node("a").socket()]).unwrap_err();
+    assert!(
+        said.contains("no channel of this node's configuration requires a token"),
+        "{said}"
+    );
     stage.subscribers(RELIABLE.name, 1).await;
     let publisher = stage.publisher(RELIABLE.name).await;
     publisher.publish(b"allowed").await.unwrap();
     publisher.finish().await.unwrap();
     assert_eq!(payloads(&mut events, 1).await, ["allowed"]);
+}
+
+#[test]
+fn what_is_passed_on_fits_what_it_comes_from_and_nobody_who_is_revoked_gets_more() {
+    let stage = Stage::new(&[RELIABLE]);
+    let (router, a, b) = (stage.node("router"), stage.node("a"), stage.node("b"));
+    let (key, list) = (router.file("entity.key"), router.file("list"));
+    let narrow = b.file("narrow.token");
+    let issue = |more: &[&dyn AsRef<Path>]| {
+        let mut arguments: Vec<&dyn AsRef<Path>> = vec![&"issue", &"--key", &key];
+        arguments.extend([
+            &"--subject" as &dyn AsRef<Path>,
+            &b.entity_key,
+            &"--channel",
+            &"test",
+        ]);
+        arguments.extend([
+            &"--allow" as &dyn AsRef<Path>,
+            &"publish,delegate",
+            &"--for",
+            &"1h",
+        ]);
+        arguments.extend([&"--delegations" as &dyn AsRef<Path>, &"1"]);
+        arguments.extend(more);
+        token(&arguments)
+    };
+    issue(&[&"--out", &narrow]).unwrap();
+    let (b_key, passed_on) = (b.file("entity.key"), a.file("passed-on.token"));
+    let delegate = |reach: &str| {
+        token(&[
+            &"delegate",
+            &narrow,
+            &"--key",
+            &b_key,
+            &"--subject",
+            &a.entity_key,
+            &reach,
+            &"test",
+            &"--allow",
+            &"publish",
+            &"--for",
+            &"2h",
+            &"--out",
+            &passed_on,
+        ])
+    };
+    let wide = delegate("--subtree").unwrap_err();
+    assert!(
+        wide.contains("test and all below it is more than the token covers: test"),
+        "{wide}"
+    );
+    delegate("--channel").unwrap();
+    let shown = |file: &Path| {
+        let shown = token(&[&"inspect", &file, &"--json"]).unwrap();
+        serde_json::from_str::<serde_json::Value>(&shown).unwrap()
+    };
+    let links = shown(&passed_on)["links"].clone();
+    assert_eq!(links[0]["not_after_s"], links[1]["not_after_s"]);
+
+    token(&[&"revoke", &list, &"--key", &key, &"--generation", &"3"]).unwrap();
+    issue(&[&"--list", &list, &"--out", &narrow]).unwrap();
+    assert_eq!(shown(&narrow)["links"][0]["generation"], 3);
+    let id = links[1]["id"].as_str().unwrap().to_owned();
+    let said = token(&[&"revoke", &list, &"--key", &key, &"--link", &id]).unwrap();
+    assert!(said.contains("1 entries"), "{said}");
+    token(&[
+        &"revoke",
+        &list,
+        &"--key",
+        &key,
+        &"--subject",
+        &b.entity_key,
+    ])
+    .unwrap();
+    let void = issue(&[&"--list", &list]).unwrap_err();
+    assert!(void.contains("a token of it would be void"), "{void}");
 }
 
 #[test]

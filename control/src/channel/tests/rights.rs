@@ -74,7 +74,7 @@ impl Net {
     /// What all nodes counted for want of a token.
     fn refused(&self, at: usize) -> Vec<(&'static str, u64)> {
         let reasons = self.sides[at].service.reasons.iter();
-        let tokens = reasons.filter(|(reason, count)| reason.is_of_token() && *count > 0);
+        let tokens = reasons.filter(|(reason, count)| reason.is_of_right() && *count > 0);
         tokens
             .map(|(reason, count)| (reason.name(), count))
             .collect()

@@ -2,7 +2,7 @@
 
 use super::{Failure, entity_key, now_s, public_key, usage};
 use crate::rights::{
-    List,
+    LinkId, List,
     file::{self, FileError},
     revocation::Entry,
 };
@@ -28,6 +28,10 @@ struct What {
     /// The last link of this token, and all that was delegated from it.
     #[arg(long, value_name = "FILE")]
     token: Option<PathBuf>,
+    /// One link of a token, or one statement about capabilities, by its id (32 hex digits; `virga token
+    /// inspect` and `virga capability inspect` print it), and all that was delegated from it.
+    #[arg(long, value_name = "ID", value_parser = LinkId::parse)]
+    link: Option<LinkId>,
     /// All links to this entity, and all that was delegated from them.
     #[arg(long, value_name = "KEY", value_parser = public_key)]
     subject: Option<[u8; 32]>,
@@ -64,6 +68,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             return Ok(());
         };
         list.revoke(Entry::Link(last.id()), last.grant().not_after_s, now_s())
+    } else if let Some(id) = what.link {
+        // Nobody here knows when it ends.
+        list.revoke(Entry::Link(id), u64::MAX, now_s())
     } else if let Some(subject) = what.subject {
         // Nobody knows when the last of its tokens ends.
         list.revoke(Entry::Subject(subject), u64::MAX, now_s())

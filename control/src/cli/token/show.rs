@@ -85,7 +85,7 @@ pub(super) fn inspect(arguments: &Inspect) -> Result<(), Failure> {
         Some(fault) => writeln!(out, "worthless: {fault}")?,
         None => writeln!(
             out,
-            "signatures and delegation are right; `virga token verify` asks the rest"
+            "signatures and delegation are right, scopes not compared; `virga token verify` asks the rest"
         )?,
     }
     Ok(())
