@@ -30,6 +30,7 @@ use virga_transport::{
 };
 
 mod capabilities;
+mod explain;
 mod publish;
 mod rights;
 mod slow;

@@ -198,6 +198,36 @@ async fn capabilities_let_in_when_an_issuer_vouches_and_put_out_when_that_ends()
         "{said}"
     );
 
+    // What nobody can have is said as such.
+    let ask =
+        |channel: &str, entity: &str| virga(&[&"why", &channel, &entity, &"--socket", &socket]);
+    for (channel, entity, words) in [
+        (
+            "no/such",
+            "b",
+            "channel no/such is not configured on this node",
+        ),
+        (
+            RELIABLE.name,
+            "nobody",
+            "neither a public key of 64 hex digits nor an entity",
+        ),
+        (
+            RELIABLE.name,
+            &"ab".repeat(32),
+            "✗ session      no peer of this node's configuration has it",
+        ),
+        (
+            RELIABLE.name,
+            "router",
+            "✗ list         the channel's `publish` list does not name it",
+        ),
+    ] {
+        let (code, said) = ask(channel, entity);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(words), "{words} is not in\n{said}");
+    }
+
     stage.subscribers(RELIABLE.name, 0).await;
     let (code, failed) = why(&stage, "a", "b");
     assert_eq!(code, Some(1));
