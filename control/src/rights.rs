@@ -24,5 +24,5 @@ mod tests;
 pub use chain::{Authentic, Chain, Fault, Question, Refusal};
 pub use policy::{Evidence, Policy};
 pub use revocation::{List, Revocations};
-pub use scope::{Operation, Operations, Reach, Scope};
+pub use scope::{Levels, Operation, Operations, Reach, Scope};
 pub use token::{Grant, Link, LinkId};

@@ -10,7 +10,7 @@
 use super::{
     policy::Lacking,
     revocation::{Revocations, Revoked},
-    scope::{Operation, Scope},
+    scope::{Levels, Operation, Scope},
     signed::ObjectError,
     token::{Grant, LINK_BYTES_MAX, Link},
 };
@@ -413,6 +413,14 @@ impl Authentic {
     /// # Errors
     /// [`Refusal`]: the first thing that is missing.
     pub fn allows(&self, question: &Question<'_>) -> Result<(), Refusal> {
+        self.allows_on(question, &Levels::of(question.channel))
+    }
+
+    /// The same, with the question's channel digested before.
+    ///
+    /// # Errors
+    /// As [`Authentic::allows`].
+    pub fn allows_on(&self, question: &Question<'_>, channel: &Levels) -> Result<(), Refusal> {
         let chain = &self.0;
         if !question.issuers.contains(&chain.issuer) {
             return Err(Refusal::Issuer(chain.issuer));
@@ -422,7 +430,7 @@ impl Authentic {
         }
         let mut before = None;
         for (link, grant) in (1..).zip(chain.links.iter().map(Link::grant)) {
-            let Some(cover) = grant.scope.cover(question.channel) else {
+            let Some(cover) = grant.scope.cover(channel) else {
                 let scope = grant.scope.clone();
                 return Err(Refusal::Scope { link, scope });
             };

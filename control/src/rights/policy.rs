@@ -4,7 +4,7 @@
 use super::{
     chain::{Authentic, Question, Refusal},
     revocation::Revocations,
-    scope::Operation,
+    scope::{Levels, Operation},
 };
 use crate::{
     capability::{
@@ -15,12 +15,11 @@ use crate::{
     config::ChannelConfig,
 };
 use std::fmt;
-use virga_transport::ChannelName;
 
 /// What a channel asks of whoever wants something of it, beside a place in its lists.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    name: ChannelName,
+    channel: Levels,
     /// Whose tokens count; where there are none, none is required.
     token_issuers: Vec<[u8; 32]>,
     publish_caps: Option<Filter>,
@@ -69,7 +68,7 @@ impl Policy {
         let keys = |all: &[crate::config::Entity]| all.iter().map(|e| e.key).collect();
         let capabilities = &config.capabilities;
         Self {
-            name: config.name.clone(),
+            channel: Levels::of(&config.name),
             token_issuers: keys(&config.issuers),
             publish_caps: capabilities.publish.clone(),
             subscribe_caps: capabilities.subscribe.clone(),
@@ -167,7 +166,7 @@ impl Policy {
         let question = Question {
             holder: evidence.holder,
             operation,
-            channel: &self.name,
+            channel: self.channel.name(),
             now_s,
             issuers: &self.token_issuers,
             revocations,
@@ -175,7 +174,7 @@ impl Policy {
         let mut nearest = Refusal::Missing;
         let mut until_s = None;
         for token in evidence.tokens {
-            match token.allows(&question) {
+            match token.allows_on(&question, &self.channel) {
                 Ok(()) => until_s = until_s.max(Some(token.not_after_s())),
                 Err(refusal) if refusal.fault() > nearest.fault() => nearest = refusal,
                 Err(_) => {}

@@ -133,6 +133,48 @@ enum Target {
     Digest([u8; DIGEST_BYTES]),
 }
 
+/// A channel's name with the digests of those of its levels that are too long to stand in a scope as they
+/// are: what many scopes are asked about is digested once.
+#[derive(Clone, Debug)]
+pub struct Levels {
+    name: ChannelName,
+    /// Of each prefix that is longer than [`NAME_BYTES_MAX`], the shortest first.
+    long: Vec<[u8; DIGEST_BYTES]>,
+}
+
+impl Levels {
+    /// Of this channel.
+    #[must_use]
+    pub fn of(name: &ChannelName) -> Self {
+        let long = prefixes(name.as_str()).filter(|prefix| prefix.len() > NAME_BYTES_MAX);
+        Self {
+            long: long.map(digest).collect(),
+            name: name.clone(),
+        }
+    }
+
+    /// The whole name.
+    #[must_use]
+    pub const fn name(&self) -> &ChannelName {
+        &self.name
+    }
+
+    /// Each level's text, and its digest where it is long.
+    fn iter(&self) -> impl Iterator<Item = (&str, Option<&[u8; DIGEST_BYTES]>)> {
+        let text = self.name.as_str();
+        let short = prefixes(text).take_while(|prefix| prefix.len() <= NAME_BYTES_MAX);
+        let long = prefixes(text).skip_while(|prefix| prefix.len() <= NAME_BYTES_MAX);
+        let digests = self.long.iter().map(Some);
+        short.map(|prefix| (prefix, None)).chain(long.zip(digests))
+    }
+}
+
+/// `a`, `a/b`, `a/b/c` of `a/b/c`.
+fn prefixes(text: &str) -> impl Iterator<Item = &str> {
+    let ends = text.match_indices('/').map(|(at, _)| at);
+    ends.chain([text.len()]).map(|end| &text[..end])
+}
+
 /// At which level of a channel's name a scope's name ends, and how far it goes from there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cover {
@@ -166,35 +208,33 @@ impl Scope {
     /// Whether the channel is meant.
     #[must_use]
     pub fn covers(&self, channel: &ChannelName) -> bool {
-        self.cover(channel).is_some()
+        self.cover(&Levels::of(channel)).is_some()
     }
 
     /// Whether this, which means the channel, means nothing at it or below it that the other does not.
     #[must_use]
     pub fn is_within(&self, other: &Self, channel: &ChannelName) -> bool {
-        match (self.cover(channel), other.cover(channel)) {
+        let levels = Levels::of(channel);
+        match (self.cover(&levels), other.cover(&levels)) {
             (Some(own), Some(others)) => own.is_within(others),
             _ => false,
         }
     }
 
     /// How the channel is meant, if it is.
-    pub(super) fn cover(&self, channel: &ChannelName) -> Option<Cover> {
-        let text = channel.as_str();
-        let ends = text.match_indices('/').map(|(at, _)| at);
-        let prefixes = ends.chain([text.len()]).map(|end| &text[..end]);
-        let (level, prefix) = prefixes
-            .enumerate()
-            .find(|(_, prefix)| self.is_named(prefix))?;
-        let is_meant = self.reach == Reach::Subtree || prefix.len() == text.len();
+    pub(super) fn cover(&self, channel: &Levels) -> Option<Cover> {
+        let mut levels = channel.iter().enumerate();
+        let (level, (prefix, _)) = levels.find(|(_, level)| self.is_named(*level))?;
+        let is_whole = prefix.len() == channel.name.as_str().len();
+        let is_meant = self.reach == Reach::Subtree || is_whole;
         let reach = self.reach;
         is_meant.then_some(Cover { level, reach })
     }
 
-    fn is_named(&self, text: &str) -> bool {
+    fn is_named(&self, (text, digest): (&str, Option<&[u8; DIGEST_BYTES]>)) -> bool {
         match &self.target {
             Target::Name(name) => name.as_str() == text,
-            Target::Digest(found) => text.len() > NAME_BYTES_MAX && digest(text) == *found,
+            Target::Digest(found) => digest == Some(found),
         }
     }
 

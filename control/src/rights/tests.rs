@@ -414,6 +414,17 @@ fn names_of_every_length_fit_a_link() {
     assert!(below.covers(&name(&long)) && below.covers(&name(&"a".repeat(120))));
     assert!(!below.covers(&name(&"a".repeat(121))));
     assert!(!channel(&"a".repeat(120)).covers(&name(&long)));
+    // Short levels, then long ones: each scope means its own level, by name or by digest.
+    let levels: Vec<String> = (1..=5).map(|n| vec!["x".repeat(50); n].join("/")).collect();
+    let deepest = name(&levels[4]);
+    for (one, text) in levels.iter().enumerate() {
+        assert!(subtree(text).covers(&deepest), "{one}");
+        assert_eq!(channel(text).covers(&deepest), one == 4);
+        for (other, wider) in levels.iter().enumerate() {
+            let is_within = subtree(text).is_within(&subtree(wider), &deepest);
+            assert_eq!(is_within, one >= other, "{one} in {other}");
+        }
+    }
 }
 
 #[test]
