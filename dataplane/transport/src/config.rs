@@ -186,13 +186,18 @@ pub enum ConfigError {
 }
 
 impl NodeLimits {
-    /// One worker's part of what is the whole node's.
-    pub(crate) fn part(&self, share: Share) -> Self {
+    /// One worker's part of what is the whole node's; it has the sessions with `peers` of them. Where chance
+    /// gave it many, their sessions fit all the same, with one more each that ends or begins: the parts may then
+    /// sum to more than the whole.
+    pub(crate) fn part(&self, share: Share, peers: usize) -> Self {
         let per_second = |all: u64| all.div_ceil(u64::from(share.workers()));
-        let most = |all: usize| all.div_ceil(usize::from(share.workers()));
+        let most = |all: usize, least: usize| {
+            let part = all.div_ceil(usize::from(share.workers()));
+            part.max(least.min(all))
+        };
         Self {
-            sessions_max: most(self.sessions_max),
-            half_open_max: most(self.half_open_max),
+            sessions_max: most(self.sessions_max, 2 * peers),
+            half_open_max: most(self.half_open_max, limits::HALF_OPEN_PART_MIN),
             handshakes_per_second: per_second(self.handshakes_per_second),
             handshakes_per_second_per_source: per_second(self.handshakes_per_second_per_source),
             ..self.clone()
@@ -282,6 +287,31 @@ impl NodeLimits {
         match rules.into_iter().find(|rule| !rule.0) {
             Some((_, limit, must)) => Err(ConfigError::Limit { limit, must }),
             None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_chance_gave_many_peers_has_places_for_all() {
+        let limits = NodeLimits::default();
+        let shares: Vec<Share> = Share::split(64).collect();
+        assert_eq!(limits.part(shares[0], 0).sessions_max, 256);
+        assert_eq!(limits.part(shares[0], 300).sessions_max, 600);
+        assert_eq!(limits.part(Share::WHOLE, 20_000).sessions_max, 16_384);
+        let few = NodeLimits {
+            sessions_max: 8,
+            half_open_max: 4,
+            ..limits.clone()
+        };
+        let part = few.part(shares[0], 300);
+        assert_eq!((part.sessions_max, part.half_open_max), (8, 4));
+        for share in Share::split(256) {
+            let part = limits.part(share, 60);
+            assert!(part.half_open_max > limits::HALF_OPEN_PER_PEER_MAX);
         }
     }
 }

@@ -213,7 +213,7 @@ mod tests {
             handshakes_per_second_per_source: per_second_per_source,
             ..NodeLimits::default()
         };
-        Gate::new(&limits.part(share), share, &[1; 32], 0)
+        Gate::new(&limits.part(share, 0), share, &[1; 32], 0)
     }
 
     fn cookie(gate: &mut Gate, now_ns: u64, source: SocketAddr) -> [u8; 16] {

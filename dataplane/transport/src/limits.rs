@@ -161,6 +161,8 @@ pub const MOVE_INTERVAL_NS: u64 = 1_000_000_000;
 
 /// Half-open handshakes a peer may have at once.
 pub const HALF_OPEN_PER_PEER_MAX: usize = 4;
+/// Half-open handshakes that a worker's part of the node's takes at least: no peer alone fills it.
+pub const HALF_OPEN_PART_MIN: usize = 4 * HALF_OPEN_PER_PEER_MAX;
 /// Slots of the table of ingress sources for fair admission; a power of two.
 pub const ADMISSION_SLOTS: usize = 1_024;
 /// Handshake messages waiting to be sent; more are dropped, as the network might.

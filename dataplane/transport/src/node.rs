@@ -74,6 +74,8 @@ pub struct Node {
     turn: Turn,
     events: VecDeque<Queued>,
     counters: NodeCounters,
+    /// No session begins any more.
+    is_stopping: bool,
 }
 
 impl Node {
@@ -100,7 +102,7 @@ impl Node {
         let by_origin = peers.values().map(|peer| (peer.origin.0, peer.id));
         let by_origin = by_origin.collect();
         peers.retain(|&peer, _| config.share.owns(peer));
-        let limits = config.limits.part(config.share);
+        let limits = config.limits.part(config.share, peers.len());
         Ok(Self {
             id,
             origin: hash::origin_hash(entity_key.verifying_key().as_bytes()),
@@ -127,6 +129,7 @@ impl Node {
             turn: Turn::Handshakes,
             events: VecDeque::new(),
             counters: NodeCounters::default(),
+            is_stopping: false,
         })
     }
 
@@ -320,7 +323,7 @@ impl Node {
         known.is_wanted = true;
         if known.live.is_none() && matches!(known.attempt, Attempt::None) {
             known.attempts_failed = 0;
-            self.start_attempt(now_ns, peer);
+            self.seek(now_ns, peer);
         }
         Ok(())
     }
@@ -339,12 +342,14 @@ impl Node {
             Attempt::None | Attempt::Waiting(_) => None,
         };
         for id in live.into_iter().chain(proving) {
-            let mark = self.events.len();
-            self.with_session(now_ns, id, |session, ctx| {
-                session.close(ctx, CloseReason::Local)
-            });
-            self.settle(now_ns, id, mark);
+            self.close_session(now_ns, id, CloseReason::Local);
         }
+    }
+
+    fn close_session(&mut self, now_ns: u64, id: SessionId, reason: CloseReason) {
+        let mark = self.events.len();
+        self.with_session(now_ns, id, |session, ctx| session.close(ctx, reason));
+        self.settle(now_ns, id, mark);
     }
 
     /// Stops trying for a session with `peer`; one that there is stays until either end closes it.

@@ -52,11 +52,13 @@ reasons! {
     HandshakeTag = "handshake_tag",
     /// From a node that is not a configured peer, or with another entity's origin.
     HandshakePeer = "handshake_peer",
+    /// This node is stopping: it takes no new sessions.
+    HandshakeStopping = "handshake_stopping",
     /// An initiation that was answered before and is a session now.
     HandshakeReplayed = "handshake_replayed",
     /// An initiation that was answered a moment ago; a later one is answered alike.
     HandshakeRepeated = "handshake_repeated",
-    /// Both ends started; the one of the lower node id goes on.
+    /// Both ends started: the one of the lower node id goes on, or the one that has led to a session.
     HandshakeSimultaneous = "handshake_simultaneous",
     /// Made before the last initiation of this peer that was proven: a replay, or its clock went
     /// back. Answered with a cookie: whoever returns it is there now.

@@ -18,7 +18,10 @@ pub(crate) use sending::SendBytes;
 
 use crate::{
     event::{Mode, StreamSpec},
-    limits::{EXPIRE_A_MESSAGE_NS, EXPIRE_EVERY_NS, MESSAGE_PREFIX_BYTES, STREAMS_AHEAD_MAX},
+    limits::{
+        EVENT_HELD_BYTES, EXPIRE_A_MESSAGE_NS, EXPIRE_EVERY_NS, MESSAGE_PREFIX_BYTES,
+        STREAMS_AHEAD_MAX,
+    },
     name::ChannelName,
     ranges::RangeSet,
 };
@@ -105,17 +108,19 @@ impl SendStream {
         self.end == End::Open && !self.is_reset
     }
 
-    /// Appends a message; the caller has checked that it fits. Gives how many bytes it holds.
-    pub(crate) fn push(&mut self, message: &[u8], deadline_ns: u64) -> usize {
+    /// Bytes that a message of `bytes` will hold.
+    pub(crate) fn cost(&self, bytes: usize) -> usize {
+        match &self.outgoing {
+            Outgoing::Reliable(_) => bytes + MESSAGE_PREFIX_BYTES,
+            Outgoing::Events(_) => bytes + EVENT_HELD_BYTES,
+        }
+    }
+
+    /// Appends a message; the caller has checked that it fits.
+    pub(crate) fn push(&mut self, message: &[u8], deadline_ns: u64) {
         match &mut self.outgoing {
-            Outgoing::Reliable(bytes) => {
-                bytes.push(message, deadline_ns);
-                message.len() + MESSAGE_PREFIX_BYTES
-            }
-            Outgoing::Events(events) => {
-                events.push(message, deadline_ns);
-                message.len()
-            }
+            Outgoing::Reliable(bytes) => bytes.push(message, deadline_ns),
+            Outgoing::Events(events) => events.push(message, deadline_ns),
         }
     }
 

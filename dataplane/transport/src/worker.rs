@@ -6,7 +6,7 @@
 
 use crate::{
     config::ConfigError,
-    event::{Event, SessionState},
+    event::Event,
     forward::Forwarder,
     io::{
         clock::Clock,
@@ -18,7 +18,6 @@ use crate::{
 };
 use std::{io, net::SocketAddr};
 use thiserror::Error;
-use virga_ebpf::header::NodeId;
 
 mod commander;
 mod group;
@@ -446,11 +445,7 @@ impl<S: Service> Worker<S> {
         self.stopping_since_ns = Some(now_ns);
         let Parts { node, service, .. } = &mut self.parts;
         service.stop(now_ns, node);
-        let peers: Vec<NodeId> = node.sessions().map(|session| session.peer).collect();
-        for peer in peers {
-            // Without a session, nothing was accepted for it.
-            let _closed = node.drain(now_ns, peer, now_ns + DRAIN_NS_MAX);
-        }
+        node.stop(now_ns, now_ns + DRAIN_NS_MAX);
     }
 
     /// Stopped once the peers have what was accepted for them and all are told of the end, or when that
@@ -464,17 +459,7 @@ impl<S: Service> Worker<S> {
             return true;
         }
         let Parts { node, driver, .. } = &mut self.parts;
-        if more || node.is_draining() {
-            return false;
-        }
-        // Those that have come since.
-        let open = node.sessions();
-        let open = open.filter(|session| session.state == SessionState::Established);
-        let late: Vec<NodeId> = open.map(|session| session.peer).collect();
-        for &peer in &late {
-            node.close(now_ns, peer);
-        }
-        late.is_empty() && driver.flush()
+        !more && !node.is_draining() && driver.flush()
     }
 }
 

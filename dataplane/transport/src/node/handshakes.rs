@@ -24,7 +24,7 @@ pub(super) struct Outbound {
 
 /// A session that this node answered, whose peer has not proven its entity.
 pub(super) struct HalfOpen {
-    peer: NodeId,
+    pub(super) peer: NodeId,
     pub(super) own: SessionId,
     theirs: SessionId,
     source: IpAddr,
@@ -100,6 +100,9 @@ impl Node {
         message: &Message,
         body: &[u8],
     ) -> Result<(), DropReason> {
+        if self.is_stopping {
+            return Err(DropReason::HandshakeStopping);
+        }
         let (peer, theirs) = (message.sender, message.session);
         let answered = self
             .half_open
@@ -137,6 +140,11 @@ impl Node {
                 self.post(Kind::Cookie, peer, theirs, SessionId(0), &[], &cookie);
                 return Err(reason);
             }
+        }
+        if self.has_begun(now_ns, peer) {
+            // One that has forgotten it says so, and is answered when it asks again.
+            self.probe_live(now_ns, peer);
+            return Err(DropReason::HandshakeSimultaneous);
         }
         self.answer(now_ns, source, message, body)
     }
@@ -315,7 +323,7 @@ impl Node {
             self.peers.get(&peer).map(|p| &p.attempt),
             Some(Attempt::None)
         ) {
-            self.start_attempt(now_ns, peer);
+            self.seek(now_ns, peer);
         }
         Ok(())
     }

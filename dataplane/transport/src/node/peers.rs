@@ -131,8 +131,33 @@ impl Node {
         before
     }
 
+    /// Sends an initiation to `peer`, unless one of the peer's own was answered a moment ago: that has some time
+    /// to become a session.
+    pub(super) fn seek(&mut self, now_ns: u64, peer: NodeId) {
+        let wait_ns = self.limits.handshake_retry_ns;
+        let answered = self.half_open.iter().filter(|half| half.peer == peer);
+        let answered_ns = answered.filter_map(|half| Some(self.sessions.get(&half.own)?.since_ns));
+        match answered_ns.max().map(|at_ns| at_ns + wait_ns) {
+            Some(due_ns) if now_ns < due_ns => self.set_peer_timer(peer, Some(due_ns)),
+            _ => self.start_attempt(now_ns, peer),
+        }
+    }
+
+    /// Whether this node began the session that lives, lately: an initiation of the peer may have been on its
+    /// way meanwhile, and the session that came of it would end this one.
+    pub(super) fn has_begun(&self, now_ns: u64, peer: NodeId) -> bool {
+        let live = self.live(peer).and_then(|id| self.sessions.get(&id));
+        live.is_some_and(|session| {
+            session.ends.role == Role::Initiator
+                && now_ns.saturating_sub(session.established_ns) < self.limits.handshake_deadline_ns
+        })
+    }
+
     /// Sends an initiation to `peer`.
-    pub(super) fn start_attempt(&mut self, now_ns: u64, peer: NodeId) {
+    fn start_attempt(&mut self, now_ns: u64, peer: NodeId) {
+        if self.is_stopping {
+            return;
+        }
         let session = self.free_session_id();
         let Some(known) = self.peers.get_mut(&peer) else {
             return;
@@ -200,7 +225,7 @@ impl Node {
                 }
             }
             Attempt::None if known.is_wanted && known.live.is_none() => {
-                self.start_attempt(now_ns, peer);
+                self.seek(now_ns, peer);
             }
             Attempt::None | Attempt::Proving(_) => self.set_peer_timer(peer, None),
         }

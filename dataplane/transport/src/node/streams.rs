@@ -2,7 +2,7 @@
 
 use super::Node;
 use crate::{
-    event::{OpenError, SendError, StreamSpec, Taken},
+    event::{CloseReason, OpenError, SendError, StreamSpec, Taken},
     session::Session,
 };
 use virga_ebpf::header::{NodeId, SessionId, StreamId};
@@ -172,6 +172,20 @@ impl Node {
         self.with_session(now_ns, id, |session, ctx| session.finish(ctx, deadline_ns));
         self.settle(now_ns, id, mark);
         Ok(())
+    }
+
+    /// Ends every session as [`Node::drain`] does; none begins any more, from either end.
+    pub fn stop(&mut self, now_ns: u64, deadline_ns: u64) {
+        self.is_stopping = true;
+        let peers: Vec<NodeId> = self.peers.keys().copied().collect();
+        for peer in peers {
+            // Without a session, nothing was accepted for it.
+            let _closed = self.drain(now_ns, peer, deadline_ns);
+        }
+        let half_open: Vec<SessionId> = self.half_open.iter().map(|half| half.own).collect();
+        for id in half_open {
+            self.close_session(now_ns, id, CloseReason::Local);
+        }
     }
 
     /// Whether a session that [`Node::drain`] ends goes on.

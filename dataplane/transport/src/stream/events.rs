@@ -36,24 +36,19 @@ pub(crate) struct SendEvents {
 pub(crate) struct Written {
     /// Messages that end in it.
     pub(crate) messages: usize,
-    /// Bytes that left the queue.
+    /// Bytes by which the queue holds less.
     pub(crate) bytes: usize,
 }
 
 impl SendEvents {
-    /// Bytes held.
+    /// Bytes held: those of the messages, and what is kept of each.
     pub(crate) fn held(&self) -> usize {
-        self.buffer.len()
-    }
-
-    /// Bytes that it takes: those held, and what is kept of each message.
-    fn taken(&self) -> usize {
         self.buffer.len() + self.waiting.len() * EVENT_HELD_BYTES
     }
 
     /// Whether half of what it may take is free.
     pub(crate) fn is_half_empty(&self) -> bool {
-        self.taken() <= STREAM_QUEUE_BYTES / 2
+        self.held() <= STREAM_QUEUE_BYTES / 2
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -74,7 +69,7 @@ impl SendEvents {
 
     /// Whether one more message of `bytes` fits.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
-        self.taken() + EVENT_HELD_BYTES + bytes <= STREAM_QUEUE_BYTES
+        self.held() + EVENT_HELD_BYTES + bytes <= STREAM_QUEUE_BYTES
     }
 
     /// Appends a message; the caller has checked that it fits.
@@ -98,7 +93,7 @@ impl SendEvents {
         if self.deadlines().all(|deadline_ns| deadline_ns > now_ns) {
             return expired;
         }
-        let held = self.buffer.len();
+        let held = self.held();
         let buffer = std::mem::take(&mut self.buffer);
         let (mut rest, mut at) = (Vec::from(buffer), 0);
         let mut kept_bytes = 0;
@@ -121,7 +116,7 @@ impl SendEvents {
         });
         rest.truncate(kept_bytes);
         self.buffer = rest.into();
-        expired.bytes = held - kept_bytes;
+        expired.bytes = held - self.held();
         expired
     }
 
@@ -155,14 +150,15 @@ impl SendEvents {
             if self.sent == 0 && EVENT_OVERHEAD + rest <= room {
                 let count = self.write_whole(out, rest, (room, most));
                 written.messages += count;
-                written.bytes += count * rest;
+                written.bytes += count * (rest + EVENT_HELD_BYTES);
             } else if rest > 0 && (self.sent > 0 || written == Written::default()) {
                 let bytes = self.write_fragment(out, rest, room);
                 written.bytes += bytes;
-                written.messages += usize::from(bytes == rest);
                 if bytes < rest {
                     break;
                 }
+                written.messages += 1;
+                written.bytes += EVENT_HELD_BYTES;
             } else {
                 break;
             }

@@ -2,11 +2,11 @@
 
 use super::sim::{MS, SECOND, Sim, Weather, spec};
 use crate::{
-    CloseReason, DropReason, Event, Handled, Mode, NodeLimits,
+    CloseReason, DropReason, Event, Handled, Mode, NodeLimits, SendError,
     frame::{Frame, VARINT_MAX, write_ack},
     limits::{
-        RECEIVE_RANGES_MAX, SESSION_ENTRIES_MAX, SESSION_WINDOW_BYTES, STREAM_QUEUE_BYTES,
-        STREAM_WINDOW_BYTES, UNACKNOWLEDGED_MAX,
+        CLASS_QUEUE_BYTES, EVENT_HELD_BYTES, RECEIVE_RANGES_MAX, SESSION_ENTRIES_MAX,
+        SESSION_WINDOW_BYTES, STREAM_QUEUE_BYTES, STREAM_WINDOW_BYTES, UNACKNOWLEDGED_MAX,
     },
     ranges::RangeSet,
 };
@@ -416,4 +416,28 @@ fn credit_without_end_overflows_nothing() {
         assert!(status.path.in_flight_bytes <= status.path.window_bytes + 2_500);
         assert!(sim.is_connected(0, 1));
     }
+}
+
+/// However small they are, a class's messages take no more than its room.
+#[test]
+fn what_is_kept_of_each_message_counts_for_its_class() {
+    let mut sim = Sim::pair(&NodeLimits::default());
+    sim.network.is_cut = true;
+    let mut taken = 0;
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        let stream = sim.open(0, 1, &spec(name, Mode::Unreliable));
+        loop {
+            match sim.send(0, 1, stream, b"") {
+                Ok(()) => taken += 1,
+                Err(SendError::Full) => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    assert_eq!(taken, CLASS_QUEUE_BYTES / EVENT_HELD_BYTES);
+    // All of it is free again once it has gone.
+    sim.network.is_cut = false;
+    sim.run(20 * SECOND);
+    let queued: usize = sim.nodes[0].classes().map(|(_, _, queued)| queued).sum();
+    assert_eq!(queued, 0);
 }

@@ -3,6 +3,7 @@
 mod batches;
 mod bounds;
 mod classes;
+mod crossing;
 mod delivery;
 mod endings;
 mod hostile;

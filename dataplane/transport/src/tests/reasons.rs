@@ -99,7 +99,8 @@ fn case(reason: DropReason) -> (Sim, usize, Vec<u8>) {
                 ..limits()
             },
         )),
-        DropReason::HandshakeReplayed
+        DropReason::HandshakeStopping
+        | DropReason::HandshakeReplayed
         | DropReason::HandshakeRepeated
         | DropReason::HandshakeSimultaneous
         | DropReason::HandshakeStale
@@ -163,6 +164,11 @@ fn handshake_case(reason: DropReason) -> (Sim, usize, Vec<u8>) {
             sim.nodes[2].connect(now_ns, id).unwrap();
             sim.transmit();
             let bytes = sim.wire[0].1.clone();
+            (sim, 1, bytes)
+        }
+        DropReason::HandshakeStopping => {
+            let (mut sim, bytes) = initiation(|_| {}, &limits());
+            sim.nodes[1].stop(0, SECOND);
             (sim, 1, bytes)
         }
         DropReason::HandshakeRepeated => {

@@ -165,11 +165,17 @@ impl Ring {
     }
 
     pub(super) fn wait(&mut self, timeout_ns: Option<u64>) -> io::Result<Ready> {
-        let had_room = self.sends.has_room();
+        let (had_room, was_full) = (self.sends.has_room(), self.sends.is_full());
         self.push_sends();
         self.arm();
         self.reap();
-        if timeout_ns == Some(0) || self.has_arrived() || self.is_woken {
+        let has_drained = was_full && !self.sends.is_full();
+        if has_drained {
+            // What waited for the socket goes now: no completion of it would end a sleep.
+            self.push_sends();
+        }
+        let is_told = self.has_arrived() || self.is_woken || has_drained;
+        if timeout_ns == Some(0) || is_told || (!had_room && self.sends.has_room()) {
             self.enter_if_due();
         } else {
             self.sleep(timeout_ns);

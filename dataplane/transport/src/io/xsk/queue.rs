@@ -358,6 +358,8 @@ impl Outflow {
             self.sent.publish();
             for _ in 0..KICKS_MAX {
                 if !self.sent.needs_wakeup() {
+                    // The driver sends by itself: its link is up.
+                    self.is_down = false;
                     break;
                 }
                 self.wakeups += 1;
@@ -375,7 +377,7 @@ impl Outflow {
                     Ok(_) | Err(_) => break,
                 }
             }
-            self.is_pending = self.sent.free() < FRAMES;
+            self.is_pending = self.sent.free() < FRAMES || self.is_down;
         }
         while let Some(address) = self.completed.pop() {
             self.free.push(address);
@@ -401,5 +403,33 @@ impl Outflow {
     /// Calls because the kernel waited to be told of packets.
     pub(super) fn wakeups(&self) -> u64 {
         self.wakeups
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A driver that sends by itself asks for no call that could tell that the link is up again.
+    #[test]
+    fn an_interface_that_came_up_again_is_sent_to() {
+        let frames = Region::anonymous(2 * FRAME_BYTES as usize).unwrap();
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut outflow = Outflow {
+            socket: Arc::new(socket.into()),
+            frames: Arc::new(frames),
+            sent: Ring::alone(FRAMES).unwrap(),
+            completed: Ring::alone(FRAMES).unwrap(),
+            free: vec![0, u64::from(FRAME_BYTES)],
+            frame_bytes: FRAME_BYTES,
+            is_pending: true,
+            is_down: true,
+            is_dead: false,
+            wakeups: 0,
+        };
+        assert_eq!(outflow.put_with(|_| Some(60)), Err(Unsent::Down));
+        outflow.kick();
+        assert_eq!(outflow.put_with(|_| Some(60)), Ok(()));
+        assert_eq!(outflow.wakeups(), 0);
     }
 }

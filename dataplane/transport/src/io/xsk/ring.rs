@@ -217,3 +217,21 @@ impl<T: Plain> Ring<T> {
         self.word(self.consumer).store(self.own, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+impl<T: Plain> Ring<T> {
+    /// A ring that no kernel serves.
+    pub(super) fn alone(size: u32) -> io::Result<Self> {
+        const ENTRIES: usize = 64;
+        Ok(Self {
+            region: Region::anonymous(ENTRIES + size as usize * size_of::<T>())?,
+            producer: 0,
+            consumer: 4,
+            flags: 8,
+            entries: ENTRIES,
+            size,
+            own: 0,
+            holds: PhantomData,
+        })
+    }
+}

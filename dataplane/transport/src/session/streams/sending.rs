@@ -67,13 +67,14 @@ impl Streams {
                 });
                 break;
             }
-            let bytes = message.len() + MESSAGE_PREFIX_BYTES;
+            let bytes = s.cost(message.len());
             if *held + bytes > CLASS_QUEUE_BYTES || !s.has_room(message.len()) {
                 self.full.insert(stream);
                 taken.refused = Some(SendError::Full);
                 break;
             }
-            *held += s.push(message, deadline_ns);
+            s.push(message, deadline_ns);
+            *held += bytes;
             taken.messages += 1;
         }
         if taken.messages > 0 {

@@ -1,6 +1,9 @@
 use super::*;
 use crate::io::{driver::DriverConfig, uring::Uring};
-use std::{net::UdpSocket, time::Duration};
+use std::{
+    net::UdpSocket,
+    time::{Duration, Instant},
+};
 
 /// A ring over a socket of loopback, or none where the kernel refuses.
 fn open() -> Option<Uring> {
@@ -42,6 +45,36 @@ fn a_send_that_finds_no_place_in_the_queue_goes_with_the_next_call() {
         bytes[..count].to_vec()
     };
     assert_eq!([read(), read()], [b"one", b"two"]);
+}
+
+/// The socket has room again when the driver is about to sleep: what waited for that goes first.
+#[test]
+fn what_waited_for_the_socket_goes_before_a_sleep() {
+    let Some(mut driver) = open() else {
+        return;
+    };
+    let other = UdpSocket::bind("127.0.0.1:0").unwrap();
+    other
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
+    let ring = &mut driver.ring;
+    ring.room().unwrap().extend_from_slice(b"one");
+    ring.commit(other.local_addr().unwrap(), 3);
+    // The kernel was asked to send it, and found the socket full.
+    assert_eq!(ring.sends.requests(SEND).count(), 1);
+    ring.sends.complete(0, -libc::EAGAIN, &mut ring.socket);
+    assert!(ring.sends.is_full());
+    // The watch for room ends at once: in truth there is some.
+    ring.arm();
+    while ring.uring.completion().is_empty() {
+        ring.enter(0, None);
+    }
+    let begun = Instant::now();
+    let _ready = ring.wait(Some(4_000_000_000)).unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(3), "it slept");
+    assert!(ring.flush());
+    let mut bytes = [0; 9];
+    assert_eq!(other.recv(&mut bytes).unwrap(), 3);
 }
 
 #[test]
