@@ -371,9 +371,13 @@ fn write_channels(out: &mut impl Write, status: &Status) -> io::Result<()> {
     }
     for subscription in &status.subscriptions {
         let (kind, name) = (&subscription.kind, &subscription.name);
+        let words = match subscription.words.as_str() {
+            "" => String::new(),
+            words => format!(" ({words})"),
+        };
         writeln!(
             out,
-            "  subscribed to {kind} {name} at {}: {}",
+            "  subscribed to {kind} {name} at {}: {}{words}",
             subscription.peer_name, subscription.state
         )?;
     }

@@ -297,6 +297,40 @@ async fn no_event_of_a_sender_that_asks_itself_for_nothing_gets_through() {
     assert_eq!(payloads(&mut events, 1).await, ["allowed"]);
 }
 
+/// b's own file asks for nothing: a's node refuses it, and b's operator reads why.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_that_asks_itself_for_nothing_is_refused_and_told_why() {
+    let mut stage = asking(&["a"]);
+    for name in ["router", "b", "a"] {
+        stage.start(name).await;
+    }
+    let _events = stage
+        .mesh("b")
+        .await
+        .subscribe(RELIABLE.name)
+        .await
+        .unwrap();
+    let socket = stage.node("b").socket();
+    let words = "subscribed to channel test/reliable at a: capability (the channel asks for tier = \
+                 production, and of what counts tier is not there)";
+    eventually("b hears why", async || {
+        let (_, said) = virga(&[&"status", &"--socket", &socket]);
+        said.contains(words).then_some(())
+    })
+    .await;
+    let gpu = vouched(&stage, "a", &["hardware.gpu", "software.cuda=12"], "1h");
+    let (code, said) = present(&stage, &gpu, "a");
+    assert_eq!(code, Some(0), "{said}");
+    let publisher = stage.publisher(RELIABLE.name).await;
+    publisher.publish(b"kept").await.unwrap();
+    publisher.finish().await.unwrap();
+    let a = stage.status("a").await;
+    assert_eq!(
+        (a.channels[0].remote_subscribers, a.channels[0].sent),
+        (0, 0)
+    );
+}
+
 #[test]
 fn statements_are_inspected_and_refused_with_the_reason() {
     let stage = Stage::new(&[RELIABLE]);
