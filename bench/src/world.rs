@@ -12,6 +12,7 @@ use virga_ebpf::{
     publish::Publisher,
     rewrite,
     tables::{Address, NextHop, Pair, Settings, mix},
+    tag::{TagKey, link_tag},
 };
 
 /// Where packets come in: test runs arrive on the loopback device.
@@ -40,6 +41,12 @@ const _: () = assert!(PAYLOAD_BYTES as usize == TAG_BYTES && MESH_BYTES as usize
 
 const OWN: [u8; 4] = [10, 0, 0, 1];
 const NEIGHBOUR: [u8; 4] = [10, 0, 0, 2];
+/// Its packets carry link tags.
+const NEIGHBOUR_TAGGING: [u8; 4] = [10, 0, 0, 3];
+/// Behind a next hop that wants link tags.
+const TAGGED: NodeId = NodeId(0x2000_0000);
+/// Key of the link tags from that neighbour.
+pub const TAG_KEY: TagKey = TagKey([0x7a61, 0x7a62]);
 
 fn v4(bytes: [u8; 4]) -> Address {
     Address::from(IpAddr::from(Ipv4Addr::from(bytes)))
@@ -88,6 +95,26 @@ pub fn router(own: Address, neighbour: Place, next_hop: NextHop, destinations: u
         .routes
         .extend((0..destinations).map(|n| (NodeId(FIRST_DESTINATION.0 + n), via)));
     image
+}
+
+/// Adds a neighbour whose packets must carry link tags, and a destination behind a next hop that wants them.
+pub fn add_tagged(image: &mut Image) {
+    let link = Link {
+        demands_tag: true,
+        tag_keys: [TAG_KEY; 2],
+        ..Link::default()
+    };
+    let place = Place::new(INGRESS, v4(NEIGHBOUR_TAGGING));
+    image.neighbours.insert(place, link);
+    let plain = image.next_hops.values().next().copied();
+    let primary = image.add_next_hop(NextHop {
+        target: v4([10, 1, 0, 3]),
+        flags: NextHop::ALIVE | NextHop::TAGGED,
+        tag_keys: [TagKey([0x7a63, 0x7a64]); 2],
+        ..plain.unwrap_or_default()
+    });
+    let backup = None;
+    image.routes.insert(TAGGED, Via { primary, backup });
 }
 
 /// The image in the tables of user space. Panics where it does not fit: it is made to.
@@ -156,11 +183,32 @@ pub fn strangers_header() -> Header {
     }
 }
 
+/// An authorised header with a link tag, to where one is wanted.
+#[must_use]
+pub fn tagged_header() -> Header {
+    let header = Header {
+        destination: TAGGED,
+        ..header()
+    };
+    let link_tag = link_tag(&[TAG_KEY; 2], 0, &header);
+    Header { link_tag, ..header }
+}
+
+/// The frame of that, from the neighbour whose packets must carry one.
+#[must_use]
+pub fn tagged_frame() -> Vec<u8> {
+    frame_from(NEIGHBOUR_TAGGING, &tagged_header(), UDP_PORT)
+}
+
 /// An untagged IPv4 frame from the neighbour to `port` of this node.
 #[must_use]
 pub fn frame(header: &Header, port: u16) -> Vec<u8> {
+    frame_from(NEIGHBOUR, header, port)
+}
+
+fn frame_from(neighbour: [u8; 4], header: &Header, port: u16) -> Vec<u8> {
     let hop = NextHop {
-        source: v4(NEIGHBOUR),
+        source: v4(neighbour),
         target: v4(OWN),
         source_mac: [2, 0, 0, 0, 0, 2],
         target_mac: [2, 0, 0, 0, 0, 1],
@@ -185,6 +233,7 @@ pub fn frame(header: &Header, port: u16) -> Vec<u8> {
         checksum: 0x1234,
         hop_limit: header.hop_limit,
         hop_count: header.hop_count,
+        link_tag: header.link_tag,
     };
     let mut frame = vec![0; rewrite::headers_bytes(&hop)];
     rewrite::write_outer(frame.as_mut_slice(), &outer, &hop, &sent);

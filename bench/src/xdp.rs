@@ -33,6 +33,7 @@ use virga_ebpf::{
     publish::Publisher,
     reason::{Outcome, Reason},
     replay::FRAME_BYTES,
+    tag::TagKey,
 };
 
 use crate::{
@@ -49,7 +50,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
     "/../ebpf/prebuilt/traffic.bpf.o"
 ));
 /// Words of [`virga_ebpf::replay::Replay`].
-const REPLAY_WORDS: usize = FRAME_BYTES / 8 + 3;
+const REPLAY_WORDS: usize = FRAME_BYTES / 8 + 6;
 /// Runs of one program in one round: some milliseconds.
 const REPEAT: u32 = 50_000;
 /// Destinations that a walk goes over: eight times the flow cache.
@@ -70,6 +71,8 @@ struct Case {
     destination: NodeId,
     /// 0, or the mask of a walk over destinations.
     walk: u64,
+    /// Key of the link tag that each frame is given.
+    tag_key: Option<TagKey>,
     counter: u32,
     action: u32,
     /// Nanoseconds that it shall not cost more than.
@@ -82,6 +85,7 @@ fn case(name: &'static str, header: Header, counter: u32, action: u32) -> Case {
         frame: world::frame(&header, UDP_PORT),
         destination: header.destination,
         walk: 0,
+        tag_key: None,
         counter,
         action,
         limit: None,
@@ -121,6 +125,18 @@ fn cases() -> Vec<Case> {
             walk: WALK - 1,
             ..case("xdp.forward_uncached_ns", header, redirect, REDIRECT)
         },
+        // One tag is checked and another written: at most as much again as a forward without.
+        Case {
+            frame: world::tagged_frame(),
+            tag_key: Some(world::TAG_KEY),
+            limit: Some(120.0),
+            ..case(
+                "xdp.forward_link_tag_ns",
+                world::tagged_header(),
+                redirect,
+                REDIRECT,
+            )
+        },
     ]
 }
 
@@ -142,8 +158,10 @@ impl Bench {
             maps::load(None, u32::try_from(2 * WALK).unwrap_or(u32::MAX)).map_err(failed)?;
         maps::program(&mut ours, FORWARD).map_err(failed)?;
         let mut publisher = Publisher::recover(&maps).map_err(failed)?;
+        let mut image = world::image(WALK);
+        world::add_tagged(&mut image);
         publisher
-            .apply(&mut maps, &world::image(WALK), world::entropy())
+            .apply(&mut maps, &image, world::entropy())
             .map_err(failed)?;
         maps.set_egress(0, world::INGRESS).map_err(failed)?;
         let mut measure = EbpfLoader::new()
@@ -215,7 +233,10 @@ impl Bench {
         for (word, bytes) in frame_words.iter_mut().zip(case.frame.as_chunks().0) {
             *word = u64::from_ne_bytes(*bytes);
         }
-        rest.copy_from_slice(&[self.sequence, case.destination.0, case.walk]);
+        let TagKey([key, key_too]) = case.tag_key.unwrap_or_default();
+        let tagged = u64::from(case.tag_key.is_some());
+        let destination = case.destination.0;
+        rest.copy_from_slice(&[self.sequence, destination, case.walk, tagged, key, key_too]);
         self.replay.set(0, words, 0).map_err(failed)?;
         let xdp: &Xdp = self
             .measure
@@ -285,9 +306,13 @@ fn on_this_cpu(rounds: u32) -> Result<Vec<Entry>, Skip> {
     for _ in 0..rounds {
         interrupt::check()?;
         for (case, figures) in cases.iter().zip(&mut ours) {
-            let null = bench.run(bare, NULL, PASS)?;
+            // What makes a frame's link tag is no part of what is measured.
+            let is_plain = case.tag_key.is_none();
+            let null = bench.run(if is_plain { bare } else { case }, NULL, PASS)?;
             figures.push(bench.run_ours(case)? - null);
-            nulls.push(null);
+            if is_plain {
+                nulls.push(null);
+            }
         }
         redirects.push(bench.run(bare, BARE_REDIRECT, REDIRECT)? - bench.run(bare, NULL, PASS)?);
     }

@@ -195,6 +195,7 @@ fn enforced(peer: &PeerConfig) -> Link {
         Link {
             subnet: prefix.subnet,
             mask,
+            ..Link::default()
         }
     })
 }

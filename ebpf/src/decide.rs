@@ -1,6 +1,6 @@
 //! May this packet pass, and where to? One function, compiled into the NIC path and into user space.
 //!
-//! Order: malformed · ingress neighbour and its subnet · handshake · guard · visibility · channel rate · Local ·
+//! Order: malformed · ingress neighbour and its subnet · handshake · guard · visibility · link tag · channel rate · Local ·
 //! hop limit · route and next hop · too big · duplicate · Forward. What guard, policy and route decide
 //! together is cached a flow; all else is decided a packet.
 //!
@@ -27,6 +27,7 @@ use crate::{
         Address, ChannelPolicy, FILTER_OWN, Flow, NEIGHBOUR_UNKNOWN, Neighbour, NextHop, Pair,
         ROUTE_LOCAL, Settings, Tables, filter_place, mix, neighbour_slots, rate_slot,
     },
+    tag,
 };
 
 /// How a packet came in.
@@ -147,6 +148,11 @@ fn verdict<'a, T: Tables>(
         None => NEIGHBOUR_UNKNOWN,
     };
     let (route, rated) = authorise(tables, settings, header, index)?;
+    if let Some(n) = neighbour
+        && is_forged(n, header, is_local)
+    {
+        return Err(Reason::LinkTag);
+    }
     if rated {
         admit_rate(tables, settings, header, index)?;
     }
@@ -156,6 +162,16 @@ fn verdict<'a, T: Tables>(
     let next_hop = forward(tables, header, arrival, route)?;
     refuse_duplicate(tables, settings, header)?;
     Ok(Some(next_hop))
+}
+
+/// Whether a packet lacks the link tag that its neighbour's packets must have. What two nodes need to agree
+/// on keys passes without: handshakes, and for this node itself its peers' control traffic. A session proves
+/// both, and a neighbour that has restarted has nothing else.
+#[inline(always)]
+fn is_forged(neighbour: &Neighbour, header: &Header, is_local: bool) -> bool {
+    neighbour.demands_tag == 1
+        && !(is_local && header.channel_hash.0 == 0)
+        && !tag::is_right(&neighbour.tag_keys, header)
 }
 
 /// Handshakes and a member's control traffic: all that a neighbour may send whose subnet nobody vouches for.

@@ -255,6 +255,33 @@ impl Header {
         b
     }
 
+    /// The first 56 bytes of the wire, all but the link tag, as seven words in little-endian order.
+    #[inline(always)]
+    pub const fn words(&self) -> [u64; 7] {
+        let first = (self.magic as u64) << 48
+            | (self.version as u64) << 40
+            | (self.flags.0 as u64) << 32
+            | (self.priority as u64) << 24
+            | (self.hop_limit as u64) << 16
+            | (self.hop_count as u64) << 8
+            | self.key_phase as u64;
+        let channel = (self.subprotocol as u64) << 48
+            | (self.channel_hash.0 as u64) << 32
+            | self.subnet.0 as u64;
+        let payload = (self.stream_id.0 as u64) << 32
+            | (self.payload_len as u64) << 16
+            | self.event_count as u64;
+        [
+            first.swap_bytes(),
+            channel.swap_bytes(),
+            self.destination.0.swap_bytes(),
+            self.origin_hash.0.swap_bytes(),
+            self.session_id.0.swap_bytes(),
+            payload.swap_bytes(),
+            self.sequence.swap_bytes(),
+        ]
+    }
+
     /// The header as both ends authenticate it: `hop_limit`, `hop_count` and `link_tag` zeroed.
     #[must_use]
     pub fn associated_data(bytes: &[u8; HEADER_BYTES]) -> [u8; HEADER_BYTES] {
@@ -326,6 +353,13 @@ mod tests {
     #[test]
     fn encode_is_the_inverse_of_decode() {
         assert_eq!(Header::decode(&counted()).encode(), counted());
+    }
+
+    #[test]
+    fn words_are_the_bytes_before_the_link_tag() {
+        let words = Header::decode(&counted()).words();
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        assert_eq!(bytes, counted()[..offset::LINK_TAG]);
     }
 
     #[test]

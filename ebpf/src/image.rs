@@ -13,6 +13,7 @@ use crate::{
     rewrite::fold,
     subnet::{SubnetPrefix, Visibility},
     tables::{Address, NextHop, Pair},
+    tag::TagKey,
 };
 
 /// The whole content of the tables, without places and numbers.
@@ -103,6 +104,10 @@ pub struct Link {
     pub subnet: Subnet,
     /// Mask of the link's subnet; 0 allows any.
     pub mask: u32,
+    /// Whether its packets must have link tags.
+    pub demands_tag: bool,
+    /// Keys of those, by parity.
+    pub tag_keys: [TagKey; 2],
 }
 
 impl Link {
@@ -110,6 +115,8 @@ impl Link {
     pub const CONTROL_ONLY: Self = Self {
         subnet: Subnet(u32::MAX),
         mask: 0,
+        demands_tag: false,
+        tag_keys: [TagKey([0; 2]); 2],
     };
 }
 

@@ -9,6 +9,7 @@
 //! - [`guard`]: which (origin, channel) pairs are authorised, one cache line a probe.
 //! - [`subnet`]: whether a channel's packets cross from one subnet to another.
 //! - [`directory`]: the route of every destination, one cache line a look-up.
+//! - [`tag`]: which neighbour put the packet on the link.
 //! - [`tables`]: all else that the decision reads, as the control plane writes it.
 //! - [`rewrite`]: the outer headers of a packet that is sent on.
 //! - [`reason`]: every drop's number, name and counter.
@@ -42,4 +43,5 @@ pub mod rewrite;
 pub mod sink;
 pub mod subnet;
 pub mod tables;
+pub mod tag;
 pub mod workload;

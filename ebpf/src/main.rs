@@ -20,14 +20,14 @@ use virga_ebpf::{
     decide::{Arrival, Verdict, decide},
     directory::{Line, lines_for},
     frame::{self, Bytes, Frame, Outer},
-    header::{ChannelHash, Header, offset},
+    header::{ChannelHash, Header},
     limits::{
         CHANNELS, DENIED_MAX, DESTINATIONS_MAX, EXPORT_PLACES, FILTER_PLACES, FLOW_SLOTS,
         FLOWS_PER_VALUE, LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, PAIRS_MAX, PORTS_MAX,
         RATE_BUCKETS, ROUTES_MAX, SEEN_SLOTS, SEEN_SLOTS_PER_VALUE, XSK_PORTS, XSKS_MAX,
     },
     reason::{COUNTERS, Counter, Outcome},
-    rewrite::{self, Put},
+    rewrite,
     subnet::Exports,
     tables::{
         ChannelPolicy, Filter, Flow, GuardInfo, Neighbour, NextHop, Pair, Route, Settings, Tables,
@@ -270,7 +270,7 @@ fn send(ctx: &XdpContext, outer: &Outer, header: &Header, next_hop: &NextHop) ->
     }
 }
 
-/// The outer headers, and the two bytes of the mesh header that change.
+/// The outer headers, and what changes in the mesh header.
 #[inline(always)]
 fn write(
     packet: &mut Packet,
@@ -279,7 +279,7 @@ fn write(
     sent: &rewrite::Sent,
 ) -> Option<()> {
     let mesh = rewrite::write_outer(packet, outer, next_hop, sent)?;
-    packet.put(mesh + offset::HOP_LIMIT, &[sent.hop_limit, sent.hop_count])
+    rewrite::write_mesh(packet, mesh, sent)
 }
 
 #[cfg(not(test))]

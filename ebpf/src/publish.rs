@@ -194,6 +194,12 @@ impl Publisher {
         })
     }
 
+    /// The neighbours that the tables hold.
+    pub fn neighbours(&self) -> impl Iterator<Item = &Neighbour> {
+        let held = self.neighbours.iter();
+        held.filter(|neighbour| neighbour.used == 1 && !is_own(neighbour))
+    }
+
     /// The next hops that the tables hold.
     pub fn next_hops(&self) -> impl Iterator<Item = NextHop> + '_ {
         self.next_hops.values().map(|(_, next_hop)| *next_hop)
@@ -333,6 +339,8 @@ impl Publisher {
             let Link {
                 subnet,
                 mask: subnet_mask,
+                demands_tag,
+                tag_keys,
             } = link;
             let entry = Neighbour {
                 address,
@@ -342,6 +350,9 @@ impl Publisher {
                 subnet,
                 subnet_mask,
                 vlan,
+                demands_tag: u32::from(demands_tag),
+                reserved: 0,
+                tag_keys,
             };
             wanted.insert(place, entry);
         }
@@ -365,7 +376,8 @@ impl Publisher {
                 })
                 .unwrap_or_default();
             if new != held {
-                self.bump_due = true;
+                // Link tags are checked for every packet.
+                self.bump_due |= without_tags(new) != without_tags(held);
                 self.write_neighbour(store, slot, new)?;
             }
         }
@@ -483,6 +495,15 @@ impl Publisher {
 /// Whether an entry is an own address; such a one has no number.
 fn is_own(entry: &Neighbour) -> bool {
     entry.ifindex == OWN_ADDRESS
+}
+
+/// What flows that are cached go by.
+fn without_tags(entry: Neighbour) -> Neighbour {
+    Neighbour {
+        demands_tag: 0,
+        tag_keys: Default::default(),
+        ..entry
+    }
 }
 
 /// The numbers below `most` that are not among `used`, smallest first.

@@ -68,6 +68,8 @@ numbered! {
         TooBig = 18, "too_big";
         /// Forwarded already within the last second.
         Duplicate = 19, "duplicate";
+        /// From a neighbour whose packets carry link tags, without the right one.
+        LinkTag = 20, "link_tag";
         /// The channel does not go from the sender's subnet to the destination's.
         Visibility = 21, "visibility";
         /// No valid filter of the destination's subnet is known.

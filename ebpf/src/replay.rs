@@ -3,6 +3,7 @@
 use crate::{
     frame::{ETHERNET_BYTES, IPV4_BYTES, UDP_BYTES},
     limits::HEADER_BYTES,
+    tag::TagKey,
 };
 
 /// Where an untagged IPv4 frame's mesh header starts.
@@ -23,7 +24,11 @@ pub struct Replay {
     pub destination: u64,
     /// These bits of the sequence are added to the destination.
     pub destination_mask: u64,
+    /// 1 if the frame has a link tag.
+    pub tagged: u64,
+    /// Key of that, and parity 0.
+    pub tag_key: TagKey,
 }
 
 const _: () = assert!(FRAME_BYTES >= MESH + HEADER_BYTES && FRAME_BYTES.is_multiple_of(8));
-const _: () = assert!(size_of::<Replay>() == FRAME_BYTES + 24);
+const _: () = assert!(size_of::<Replay>() == FRAME_BYTES + 48);

@@ -14,7 +14,7 @@ use crate::{
         ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, IPV4_BYTES, IPV6_BYTES,
         Outer, UDP_BYTES, VLAN_TAG_BYTES,
     },
-    header::{Header, SessionId},
+    header::{Header, SessionId, offset},
     limits::{HOP_LIMIT_MAX, SOURCE_PORT_BASE, SOURCE_PORTS},
     tables::{NextHop, mix},
 };
@@ -84,6 +84,8 @@ pub struct Sent {
     pub hop_limit: u8,
     /// The mesh header's new hop count.
     pub hop_count: u8,
+    /// The mesh header's new link tag.
+    pub link_tag: u64,
 }
 
 /// What changes in UDP and mesh header on the way to this next hop.
@@ -95,16 +97,23 @@ pub fn sent(outer: &Outer, header: &Header, next_hop: &NextHop) -> Sent {
         fixed => fixed as u16,
     };
     let (hop_limit, hop_count) = hop(header.hop_limit, header.hop_count);
+    let link_tag = next_hop.link_tag(&Header {
+        hop_limit,
+        hop_count,
+        ..*header
+    });
     let old = outer.source.sum()
         + outer.target.sum()
         + u64::from(outer.source_port)
         + u64::from(outer.target_port)
         + u64::from(header.hop_limit)
-        + (u64::from(header.hop_count) << 8);
+        + (u64::from(header.hop_count) << 8)
+        + halves(header.link_tag);
     let new = u64::from(next_hop.sum)
         + u64::from(source_port)
         + u64::from(hop_limit)
-        + (u64::from(hop_count) << 8);
+        + (u64::from(hop_count) << 8)
+        + halves(link_tag);
     let sum = u64::from(!outer.checksum) + u64::from(!fold(old)) + new;
     let checksum = match !fold(sum) {
         0 => 0xffff,
@@ -115,7 +124,21 @@ pub fn sent(outer: &Outer, header: &Header, next_hop: &NextHop) -> Sent {
         checksum,
         hop_limit,
         hop_count,
+        link_tag,
     }
+}
+
+/// A word's two halves, added: the same to a ones' complement sum as its four 16-bit words.
+#[inline(always)]
+pub(crate) const fn halves(word: u64) -> u64 {
+    (word >> 32) + (word & 0xffff_ffff)
+}
+
+/// Writes what changes in the mesh header at `mesh`. `None` where the frame is too short.
+#[inline(always)]
+pub fn write_mesh<F: Put + ?Sized>(frame: &mut F, mesh: usize, sent: &Sent) -> Option<()> {
+    frame.put(mesh + offset::HOP_LIMIT, &[sent.hop_limit, sent.hop_count])?;
+    frame.put(mesh + offset::LINK_TAG, &sent.link_tag.to_be_bytes())
 }
 
 /// What follows the link header's addresses: the EtherType of IPv4 or IPv6.

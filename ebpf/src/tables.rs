@@ -13,9 +13,10 @@ use core::cell::Cell;
 
 use crate::{
     directory::Line,
-    header::{ChannelHash, NodeId, OriginHash, Subnet},
+    header::{ChannelHash, Header, NodeId, OriginHash, Subnet},
     limits::{FLOW_SLOTS, NEIGHBOUR_SLOTS, RATE_BUCKETS, SEEN_TICK_SHIFT, XSK_PORTS},
     subnet::{Exports, SubnetPrefix, Visibility},
+    tag::{TagKey, link_tag},
 };
 
 /// An IP address; IPv4 as `::ffff:a.b.c.d` (RFC 4291), most significant half first.
@@ -144,6 +145,12 @@ pub struct Neighbour {
     pub subnet_mask: u32,
     /// VLAN id of its frames as they arrive, see [`vlan_key`]; 0 is untagged.
     pub vlan: u32,
+    /// 1 if its packets must carry link tags.
+    pub demands_tag: u32,
+    /// Always 0.
+    pub reserved: u32,
+    /// Keys of those, by parity.
+    pub tag_keys: [TagKey; 2],
 }
 
 /// One number for the VLAN ids of a frame's tags, outermost first: 12 bits each.
@@ -370,6 +377,8 @@ pub struct NextHop {
     /// UDP source port; 0 spreads sessions over [`crate::limits::SOURCE_PORTS`]. A node behind NAT
     /// keeps one.
     pub source_port: u32,
+    /// Keys of the link tags that it asked for, by parity.
+    pub tag_keys: [TagKey; 2],
 }
 
 impl NextHop {
@@ -377,12 +386,27 @@ impl NextHop {
     pub const ALIVE: u32 = 1;
     /// Outer packet is IPv6.
     pub const IPV6: u32 = 1 << 1;
+    /// It wants link tags.
+    pub const TAGGED: u32 = 1 << 2;
+    /// Under the second of the two keys.
+    pub const ODD: u32 = 1 << 3;
 
     /// Whether every bit of `flag` is set.
     #[inline(always)]
     #[must_use]
     pub const fn is(&self, flag: u32) -> bool {
         self.flags & flag == flag
+    }
+
+    /// The link tag of a header on its way there; 0 where none is wanted.
+    #[inline(always)]
+    #[must_use]
+    pub const fn link_tag(&self, header: &Header) -> u64 {
+        if self.is(Self::TAGGED) {
+            link_tag(&self.tag_keys, self.is(Self::ODD) as u64, header)
+        } else {
+            0
+        }
     }
 
     /// Bytes of outer IP packet that a mesh packet with this payload becomes.
@@ -474,7 +498,7 @@ macro_rules! no_padding {
     };
 }
 no_padding! {
-    Settings: 112, Neighbour: 40, GuardInfo: 24, Pair: 16, ChannelPolicy: 24, Route: 16, NextHop: 72,
+    Settings: 112, Neighbour: 80, GuardInfo: 24, Pair: 16, ChannelPolicy: 24, Route: 16, NextHop: 104,
     Flow: 48, Address: 16, XskPort: 16, Filter: 40, Exports: 64,
 }
 

@@ -16,10 +16,11 @@ use aya_ebpf::{
 };
 use virga_ebpf::{
     frame::Bytes,
-    header::offset,
+    header::{Header, offset},
     limits::HEADER_BYTES,
     replay::{FRAME_BYTES, MESH, Replay},
     sink::{self, BUCKETS, Counts, Kind},
+    tag::link_tag,
     workload::{CAPTURED_BYTES_MAX, Captured, Lane, Workload, write},
 };
 
@@ -205,6 +206,11 @@ pub(crate) fn virga_replay(ctx: XdpContext) -> u32 {
         *((start + MESH + offset::SEQUENCE) as *mut [u8; 8]) = sequence.to_be_bytes();
         let destination = (*replay).destination + (sequence & (*replay).destination_mask);
         *((start + MESH + offset::DESTINATION) as *mut [u8; 8]) = destination.to_be_bytes();
+        if (*replay).tagged == 1 {
+            let header = Header::decode(&*((start + MESH) as *const [u8; HEADER_BYTES]));
+            let tag = link_tag(&[(*replay).tag_key; 2], 0, &header);
+            *((start + MESH + offset::LINK_TAG) as *mut [u8; 8]) = tag.to_be_bytes();
+        }
         TARGET.tail_call(&ctx, 0);
     }
     XDP_ABORTED

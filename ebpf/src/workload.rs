@@ -15,7 +15,7 @@ use crate::{
     header::{ChannelHash, Header, NodeId, OriginHash, SessionId, StreamId, Subnet},
     limits::{HEADER_BYTES, TAG_BYTES},
     reason::Counter,
-    rewrite::{self, Put, Sent, fold},
+    rewrite::{self, Put, Sent, fold, halves},
     tables::NextHop,
 };
 
@@ -129,7 +129,7 @@ pub struct Lane {
     pub hostile: Counter,
 }
 
-const _: () = assert!(size_of::<Workload>() == 72 + 4 * 8 + 8 * 4 + 2 * SIZES_MAX);
+const _: () = assert!(size_of::<Workload>() == 104 + 4 * 8 + 8 * 4 + 2 * SIZES_MAX);
 const _: () = assert!(size_of::<Lane>() == 4 * 4 + 2 * 16 + 3 * 8 + 2 * 16);
 
 /// A captured frame, to be sent as it is. A value of the generator's `captured` map.
@@ -353,6 +353,7 @@ fn sent(hop: &NextHop, outer: &Outer, header: &Header, stamp: u64) -> Sent {
         checksum,
         hop_limit: header.hop_limit,
         hop_count: header.hop_count,
+        link_tag: header.link_tag,
     }
 }
 
@@ -377,9 +378,4 @@ const fn header_sum(h: &Header) -> u64 {
         + h.event_count as u64
         + halves(h.sequence)
         + halves(h.link_tag)
-}
-
-#[inline(always)]
-const fn halves(word: u64) -> u64 {
-    (word >> 32) + (word & 0xffff_ffff)
 }

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, time::Instant};
 use virga_ebpf::{
     header::{ChannelHash, Flags, OriginHash, SessionId, Subnet},
     tables::mix,
+    tag::link_tag,
 };
 
 use super::{
@@ -59,6 +60,11 @@ fn mutated(choice: &mut Choice, bases: &[Spec], falsely_positive: OriginHash) ->
             2 => change_addresses(choice, &mut spec),
             _ => change_outer(choice, &mut spec),
         }
+    }
+    // What was changed is mostly given its right link tag.
+    if spec.header.link_tag != 0 && choice.below(3) != 0 {
+        let parity = choice.next();
+        spec.header.link_tag = link_tag(&world::TAG_KEYS, parity, &spec.header);
     }
     let mut frame = spec.build();
     match choice.below(12) {
@@ -114,6 +120,7 @@ fn change_addresses(choice: &mut Choice, spec: &mut Spec) {
             world::NEIGHBOUR_IN_SUBNET,
             world::NEIGHBOUR_SHAKING,
             world::NEIGHBOUR_UNVOUCHED,
+            world::NEIGHBOUR_TAGGING,
             world::UNKNOWN_V4,
             world::OWN_V4,
         ];
@@ -121,7 +128,7 @@ fn change_addresses(choice: &mut Choice, spec: &mut Spec) {
     } else {
         let (a, b) = (world::NEIGHBOUR_V6, world::UNKNOWN_V6);
         (
-            [a, a, a, a, b, world::OWN_V6],
+            [a, a, a, a, a, b, world::OWN_V6],
             [world::OWN_V6, world::OWN_V6, "fd00::77"],
         )
     };

@@ -5,15 +5,17 @@ use virga_ebpf::{
     header::{Flags, Header, NodeId, OriginHash},
     reason::Reason,
     tables::{Pair, Tables as _, mix},
+    tag::link_tag,
 };
 
 use super::{
     frames::{Checksum, Spec},
     paths::{Fate, Memory},
     world::{
-        CHANNEL, HERE, NEIGHBOUR_IN_SUBNET, NEIGHBOUR_SHAKING, NEIGHBOUR_V4, NEIGHBOUR_V6, OWN_V4,
-        OWN_V6, RATED, STRANGER, TO_BACKUP, TO_DEAD, TO_FIXED_PORT, TO_NARROW, TO_NOWHERE,
-        TO_SAME_INTERFACE, TO_V4, TO_V6, TO_VLAN, TO_VLAN_V6, UNKNOWN_V4, UNKNOWN_V6, header,
+        CHANNEL, CONTROL, HERE, NEIGHBOUR_IN_SUBNET, NEIGHBOUR_SHAKING, NEIGHBOUR_TAGGING,
+        NEIGHBOUR_V4, NEIGHBOUR_V6, OWN_V4, OWN_V6, RATED, STRANGER, TAG_KEYS, TAG_KEYS_ONWARD,
+        TO_BACKUP, TO_DEAD, TO_FIXED_PORT, TO_NARROW, TO_NOWHERE, TO_SAME_INTERFACE, TO_TAGGED,
+        TO_TAGGED_V6, TO_V4, TO_V6, TO_VLAN, TO_VLAN_V6, UNKNOWN_V4, UNKNOWN_V6, header,
     },
 };
 
@@ -98,6 +100,7 @@ pub fn table(memory: &Memory) -> Vec<Fixture> {
     refused(&mut t, memory);
     handshakes(&mut t);
     super::boundaries::add(&mut t);
+    tags(&mut t);
     t.lines
 }
 
@@ -483,6 +486,80 @@ fn handshakes(t: &mut Table) {
         handshake_of_shaking(),
         Reason::HandshakeRate,
     );
+}
+
+fn tags(t: &mut Table) {
+    let v4 = || between("10.1.0.1", "10.1.0.2");
+    let onward = |parity| {
+        move |s: &mut Spec| {
+            s.header.link_tag = link_tag(&TAG_KEYS_ONWARD, parity, &s.header);
+        }
+    };
+    for parity in [0, 1] {
+        let spec = tagged(t, TO_V4, parity);
+        t.sent("a right link tag", spec, Fate::Redirect, |s| {
+            v4()(s);
+            s.header.link_tag = 0;
+        });
+    }
+    let spec = t.v4(TO_TAGGED);
+    let name = "a link tag is put on, under the second key";
+    t.sent(name, spec, Fate::Redirect, |s| {
+        between("10.6.0.1", "10.6.0.2")(s);
+        onward(1)(s);
+    });
+    let spec = tagged(t, TO_TAGGED_V6, 1).with(|s| s.header.hop_limit = 255);
+    let spec = spec.with(|s| s.header.link_tag = link_tag(&TAG_KEYS, 1, &s.header));
+    let name = "a link tag for another, under the first key, over IPv6";
+    t.sent(name, spec, Fate::Redirect, |s| {
+        between("fd06::1", "fd06::2")(s);
+        onward(0)(s);
+    });
+    let spec = t.v4(TO_V4).with(|s| s.header.link_tag = 99);
+    let name = "a link tag that nobody asked for is taken off";
+    t.sent(name, spec, Fate::Redirect, |s| {
+        v4()(s);
+        s.header.link_tag = 0;
+    });
+    let spec = tagged(t, HERE, 0);
+    t.line("a right link tag, for this node", spec, Fate::Local);
+    let bare = |s: &mut Spec| s.header.link_tag = 0;
+    for destination in [TO_V4, HERE] {
+        let spec = tagged(t, destination, 0).with(bare);
+        t.drop("no link tag", spec, Reason::LinkTag);
+    }
+    let spec = tagged(t, TO_V4, 0).with(|s| s.header.link_tag ^= 1 << 63);
+    t.drop("a link tag of the other key", spec, Reason::LinkTag);
+    let spec = tagged(t, TO_V4, 1).with(|s| s.header.hop_limit += 1);
+    t.drop("a link tag of another hop", spec, Reason::LinkTag);
+    let stranger = |s: &mut Spec| s.header.origin_hash = STRANGER;
+    let spec = tagged(t, TO_V4, 1).with(stranger);
+    t.drop(
+        "the guard comes before the link tag",
+        spec,
+        Reason::Unauthorised,
+    );
+    let control = |s: &mut Spec| s.header.channel_hash = CONTROL;
+    let spec = tagged(t, HERE, 0).with(bare).with(control);
+    let name = "control traffic for this node passes without a link tag";
+    t.line(name, spec, Fate::Local);
+    let spec = tagged(t, TO_V4, 0).with(bare).with(control);
+    t.drop("control traffic in transit does not", spec, Reason::LinkTag);
+    let spec = tagged(t, TO_V4, 0)
+        .with(bare)
+        .with(|s| shake(&mut s.header));
+    t.sent(
+        "a handshake passes without a link tag",
+        spec,
+        Fate::Redirect,
+        v4(),
+    );
+}
+
+/// From the neighbour whose packets must carry link tags, with the right one.
+fn tagged(t: &mut Table, destination: NodeId, parity: u64) -> Spec {
+    let spec = t.v4(destination).with(between(NEIGHBOUR_TAGGING, OWN_V4));
+    spec.with(|s| s.header.link_tag = link_tag(&TAG_KEYS, parity, &s.header))
 }
 
 /// In transit, from the neighbour whose bucket the table's users fill.

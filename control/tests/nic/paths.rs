@@ -122,8 +122,7 @@ impl Memory {
         let mesh = rewrite::write_outer(out.as_mut_slice(), &outer, next_hop, &sent).unwrap();
         assert_eq!(mesh, out.len());
         out.extend(&frame[outer.mesh..frame.len() - usize::from(outer.trailing)]);
-        out[mesh + 5] = sent.hop_limit;
-        out[mesh + 6] = sent.hop_count;
+        rewrite::write_mesh(out.as_mut_slice(), mesh, &sent).unwrap();
         let fate = if next_hop.ifindex == INGRESS {
             Fate::Transmit
         } else {

@@ -8,6 +8,7 @@ use virga_ebpf::{
     image::{ChannelRules, ForeignGuard, Image, Link, NextHopKey, Place, Via},
     subnet::Visibility,
     tables::{NextHop, Pair, mix},
+    tag::TagKey,
 };
 
 /// This node.
@@ -45,6 +46,12 @@ pub const NEIGHBOUR_IN_SUBNET: &str = "10.0.0.3";
 pub const NEIGHBOUR_UNVOUCHED: &str = "10.0.0.5";
 /// Used only to exhaust its handshake bucket.
 pub const NEIGHBOUR_SHAKING: &str = "10.0.0.4";
+/// Its packets must carry link tags.
+pub const NEIGHBOUR_TAGGING: &str = "10.0.0.6";
+/// Keys of those.
+pub const TAG_KEYS: [TagKey; 2] = [TagKey([11, 12]), TagKey([13, 14])];
+/// Keys of the tags that a next hop wants.
+pub const TAG_KEYS_ONWARD: [TagKey; 2] = [TagKey([21, 22]), TagKey([23, 24])];
 pub const UNKNOWN_V4: &str = "10.9.9.9";
 pub const UNKNOWN_V6: &str = "fd00::99";
 
@@ -57,6 +64,9 @@ pub const TO_BACKUP: NodeId = NodeId(0x2006);
 pub const TO_DEAD: NodeId = NodeId(0x2007);
 pub const TO_NARROW: NodeId = NodeId(0x2008);
 pub const TO_FIXED_PORT: NodeId = NodeId(0x2009);
+/// Wants link tags under the second key; over IPv6 under the first.
+pub const TO_TAGGED: NodeId = NodeId(0x200d);
+pub const TO_TAGGED_V6: NodeId = NodeId(0x200e);
 pub const TO_NOWHERE: NodeId = NodeId(0x2fff);
 /// In [`SUBNET`].
 pub const TO_SUBNET: NodeId = NodeId(0x200a);
@@ -65,7 +75,7 @@ pub const TO_EXPIRED: NodeId = NodeId(0x200b);
 pub const TO_UNKNOWN: NodeId = NodeId(0x200c);
 
 /// Every destination that a mutation may pick.
-pub const DESTINATIONS: [NodeId; 14] = [
+pub const DESTINATIONS: [NodeId; 16] = [
     TO_SUBNET,
     TO_EXPIRED,
     TO_UNKNOWN,
@@ -79,6 +89,8 @@ pub const DESTINATIONS: [NodeId; 14] = [
     TO_DEAD,
     TO_NARROW,
     TO_FIXED_PORT,
+    TO_TAGGED,
+    TO_TAGGED_V6,
     TO_NOWHERE,
 ];
 
@@ -111,10 +123,18 @@ pub fn image() -> Image {
     let link = Link {
         subnet: Subnet(0x0102_0000),
         mask: 0xffff_0000,
+        ..Link::default()
     };
-    image
-        .neighbours
-        .insert(Place::new(INGRESS, address(NEIGHBOUR_IN_SUBNET)), link);
+    let tagging = Link {
+        demands_tag: true,
+        tag_keys: TAG_KEYS,
+        ..Link::default()
+    };
+    for (neighbour, link) in [(NEIGHBOUR_IN_SUBNET, link), (NEIGHBOUR_TAGGING, tagging)] {
+        image
+            .neighbours
+            .insert(Place::new(INGRESS, address(neighbour)), link);
+    }
     let unvouched = Place::new(INGRESS, address(NEIGHBOUR_UNVOUCHED));
     image.neighbours.insert(unvouched, Link::CONTROL_ONLY);
     for channel in CHANNELS {
@@ -207,7 +227,19 @@ fn routes(image: &mut Image) -> Vec<(NodeId, Via)> {
         source_port: 4783,
         ..next_hop("10.5.0.1", "10.5.0.2")
     });
+    let tagged = image.add_next_hop(NextHop {
+        flags: NextHop::ALIVE | NextHop::TAGGED | NextHop::ODD,
+        tag_keys: TAG_KEYS_ONWARD,
+        ..next_hop("10.6.0.1", "10.6.0.2")
+    });
+    let tagged_v6 = image.add_next_hop(NextHop {
+        flags: NextHop::ALIVE | NextHop::TAGGED,
+        tag_keys: TAG_KEYS_ONWARD,
+        ..next_hop("fd06::1", "fd06::2")
+    });
     vec![
+        (TO_TAGGED, alone(tagged)),
+        (TO_TAGGED_V6, alone(tagged_v6)),
         (TO_V4, alone(v4)),
         (TO_V6, alone(v6)),
         (TO_SAME_INTERFACE, alone(same)),

@@ -27,7 +27,7 @@ use virga_ebpf::{
 pub enum Forwarding {
     /// It is for this node.
     Local,
-    /// Send it to this address; hop limit and hop count are rewritten in place.
+    /// Send it to this address; hop limit, hop count and link tag are rewritten in place.
     Forward {
         /// The next hop.
         to: SocketAddr,
@@ -43,6 +43,22 @@ pub struct Way {
     pub to: SocketAddr,
     /// Bytes of the largest datagram that its link takes.
     pub datagram_bytes_max: usize,
+    next_hop: NextHop,
+}
+
+impl Way {
+    /// Writes the link tag that the next hop wants into each of some datagrams of this node's own.
+    pub fn tag(&self, datagrams: &mut [u8], segment_bytes: usize) {
+        if !self.next_hop.is(NextHop::TAGGED) {
+            return;
+        }
+        for datagram in datagrams.chunks_mut(segment_bytes.max(1)) {
+            if let Some(bytes) = datagram.first_chunk_mut::<HEADER_BYTES>() {
+                let link_tag = self.next_hop.link_tag(&Header::decode(bytes));
+                bytes[offset::LINK_TAG..].copy_from_slice(&link_tag.to_be_bytes());
+            }
+        }
+    }
 }
 
 /// A forwarder's tables, counters and their writer. One a worker, not shared: a channel's rate, the
@@ -164,8 +180,15 @@ impl Forwarder {
             Verdict::Drop(reason) => drop(reason),
             Verdict::Forward(next_hop) => {
                 let (hop_limit, hop_count) = rewrite::hop(header.hop_limit, header.hop_count);
+                let sent = Header {
+                    hop_limit,
+                    hop_count,
+                    ..header
+                };
+                let link_tag = next_hop.link_tag(&sent).to_be_bytes();
                 datagram[offset::HOP_LIMIT] = hop_limit;
                 datagram[offset::HOP_COUNT] = hop_count;
+                datagram[offset::LINK_TAG..HEADER_BYTES].copy_from_slice(&link_tag);
                 let to = self.address(next_hop);
                 (Outcome::Redirect.counter(), Forwarding::Forward { to })
             }
@@ -181,6 +204,7 @@ impl Forwarder {
         Some(Way {
             to: self.address(next_hop),
             datagram_bytes_max: usize::try_from(bytes).unwrap_or(usize::MAX),
+            next_hop: *next_hop,
         })
     }
 
@@ -208,138 +232,4 @@ fn address_of(next_hop: &NextHop) -> SocketAddr {
 }
 
 #[cfg(test)]
-mod tests {
-    use virga_ebpf::{
-        header::{ChannelHash, OriginHash},
-        image::{Link, Place, Via},
-        tables::Pair,
-    };
-
-    use super::*;
-
-    const HERE: NodeId = NodeId(1);
-    const THERE: NodeId = NodeId(2);
-    const ORIGIN: OriginHash = OriginHash(3);
-    const CHANNEL: ChannelHash = ChannelHash(4);
-
-    fn neighbour() -> SocketAddr {
-        "127.0.0.2:5000".parse().unwrap()
-    }
-
-    fn image(primary: u32, backup: u32) -> Image {
-        let mut image = Image {
-            node_id: HERE,
-            port: 4783,
-            ..Image::default()
-        };
-        image
-            .neighbours
-            .insert(Place::new(0, neighbour().ip().into()), Link::default());
-        image.pairs.insert(Pair::new(ORIGIN, CHANNEL));
-        let mut hop = |ip: &str, flags| {
-            let target = ip.parse::<IpAddr>().unwrap().into();
-            image.add_next_hop(NextHop {
-                target,
-                port: 4783,
-                mtu: 1500,
-                flags,
-                ..NextHop::default()
-            })
-        };
-        let via = Via {
-            primary: hop("127.0.0.3", primary),
-            backup: Some(hop("::1", backup)),
-        };
-        image.routes.insert(THERE, via);
-        image
-    }
-
-    fn forwarder(image: &Image) -> Forwarder {
-        let mut forwarder = Forwarder::new();
-        let mut n = 0;
-        forwarder
-            .apply(image, || {
-                n += 1;
-                n
-            })
-            .unwrap();
-        forwarder
-    }
-
-    fn datagram(sequence: u64) -> Vec<u8> {
-        let header = Header {
-            destination: THERE,
-            origin_hash: ORIGIN,
-            channel_hash: CHANNEL,
-            payload_len: 16,
-            sequence,
-            ..Header::default()
-        };
-        let mut bytes = header.encode().to_vec();
-        bytes.extend([0; 16]);
-        bytes
-    }
-
-    #[test]
-    fn forwards_to_the_primary_and_counts_the_hop() {
-        let mut f = forwarder(&image(NextHop::ALIVE, NextHop::ALIVE));
-        let mut d = datagram(0);
-        let to = "127.0.0.3:4783".parse().unwrap();
-        assert_eq!(
-            f.handle(1, 0, neighbour(), &mut d),
-            Forwarding::Forward { to }
-        );
-        assert_eq!((d[offset::HOP_LIMIT], d[offset::HOP_COUNT]), (31, 1));
-        assert_eq!(
-            f.counters()[Outcome::Redirect.counter() as usize].packets,
-            1
-        );
-        let way = f.way(THERE).unwrap();
-        assert_eq!((way.to, way.datagram_bytes_max), (to, 1_500 - 28));
-    }
-
-    #[test]
-    fn a_neighbour_that_moved_is_followed_until_the_next_image() {
-        let mut image = image(NextHop::ALIVE, NextHop::ALIVE);
-        let told: SocketAddr = "127.0.0.3:4783".parse().unwrap();
-        // Another node than its next hop moves nobody's place.
-        let mut f = forwarder(&image);
-        f.follow(THERE, "127.0.0.66:666".parse().unwrap());
-        assert_eq!(f.way(THERE).unwrap().to, told);
-        image.adjacent.insert(THERE, told);
-        let mut f = forwarder(&image);
-        let to = "127.0.0.77:999".parse().unwrap();
-        f.follow(THERE, to);
-        assert_eq!(f.way(THERE).map(|way| way.to), Some(to));
-        let verdict = f.handle(1, 0, neighbour(), &mut datagram(0));
-        assert_eq!(verdict, Forwarding::Forward { to });
-        f.apply(&image, || 1).unwrap();
-        let told = "127.0.0.3:4783".parse().unwrap();
-        assert_eq!(f.way(THERE).map(|way| way.to), Some(told));
-    }
-
-    #[test]
-    fn a_dead_primary_gives_way_to_the_backup_and_two_dead_ones_to_a_reason() {
-        let mut f = forwarder(&image(0, NextHop::ALIVE));
-        let to = "[::1]:4783".parse().unwrap();
-        assert_eq!(
-            f.handle(1, 0, neighbour(), &mut datagram(0)),
-            Forwarding::Forward { to }
-        );
-        assert_eq!(f.way(THERE).map(|way| way.to), Some(to));
-        let mut f = forwarder(&image(0, 0));
-        let verdict = f.handle(1, 0, neighbour(), &mut datagram(0));
-        assert_eq!(verdict, Forwarding::Drop(Reason::NextHopDown));
-        assert_eq!(f.way(THERE), None);
-    }
-
-    #[test]
-    fn a_short_datagram_is_truncated_and_a_stranger_is_no_neighbour() {
-        let mut f = forwarder(&image(NextHop::ALIVE, 0));
-        let short = f.handle(1, 0, neighbour(), &mut [0; 63]);
-        assert_eq!(short, Forwarding::Drop(Reason::Truncated));
-        let stranger = "127.0.0.9:4783".parse().unwrap();
-        let verdict = f.handle(1, 0, stranger, &mut datagram(0));
-        assert_eq!(verdict, Forwarding::Drop(Reason::Neighbour));
-    }
-}
+mod tests;

@@ -420,6 +420,7 @@ impl<S: Service> Worker<S> {
             }
             Some(way) => {
                 let to = transmit.address.unwrap_or(way.to);
+                way.tag(buffer, transmit.segment_bytes);
                 driver.commit(to, transmit.segment_bytes);
             }
         }

@@ -17,6 +17,17 @@ use crate::{
     tables::{NEXT_HOP_NONE, NextHop, Route},
 };
 
+/// A next hop whose new key is in place and not yet used, where it is about to be: a packet that meets the
+/// change has a tag of one key or of the other, and of no mixture.
+fn with_new_keys(held: &NextHop, next_hop: &NextHop) -> Option<NextHop> {
+    const WHICH: u32 = NextHop::TAGGED | NextHop::ODD;
+    let is_turned = (held.flags ^ next_hop.flags) & WHICH != 0;
+    is_turned.then(|| NextHop {
+        flags: next_hop.flags & !WHICH | held.flags & WHICH,
+        ..*next_hop
+    })
+}
+
 impl Publisher {
     /// Removes, writes and moves destinations, with all that they name.
     pub(super) fn apply_ways<S: Store>(
@@ -66,6 +77,11 @@ impl Publisher {
                 full = Some(PublishError::Full("next hops", NEXT_HOPS_MAX));
                 continue;
             };
+            if let Some((_, held)) = self.next_hops.get(key)
+                && let Some(between) = with_new_keys(held, next_hop)
+            {
+                store.set_next_hop(number, &between)?;
+            }
             store.set_next_hop(number, next_hop)?;
             self.next_hops.insert(*key, (number, *next_hop));
         }
@@ -178,5 +194,45 @@ impl Publisher {
             self.next_hops.remove(&key);
         }
         Ok(self.routes.len() + self.next_hops.len() < before)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{header::Header, tag::TagKey};
+
+    #[test]
+    fn a_new_key_is_in_place_before_it_is_used() {
+        let [old, new, next] = [TagKey([1, 2]), TagKey([3, 4]), TagKey([5, 6])];
+        let hop = |flags, tag_keys| NextHop {
+            flags: NextHop::ALIVE | flags,
+            tag_keys,
+            mtu: flags,
+            ..NextHop::default()
+        };
+        const ODD: u32 = NextHop::TAGGED | NextHop::ODD;
+        let steps = [
+            hop(0, [TagKey::default(); 2]),
+            hop(NextHop::TAGGED, [old, TagKey::default()]),
+            hop(ODD, [old, new]),
+            hop(NextHop::TAGGED, [next, new]),
+            hop(0, [TagKey::default(); 2]),
+        ];
+        let header = Header::default();
+        for [held, wanted] in steps.windows(2).filter_map(|w| w.first_chunk()) {
+            let between = with_new_keys(held, wanted).unwrap();
+            let tags = [held, &between, wanted].map(|hop| hop.link_tag(&header));
+            // The last step takes tags off; nobody checks them then.
+            if wanted.is(NextHop::TAGGED) {
+                assert_eq!(tags[0], tags[1]);
+            }
+            assert_ne!(tags[1], tags[2]);
+            assert_eq!(
+                (between.tag_keys, between.mtu),
+                (wanted.tag_keys, wanted.mtu)
+            );
+            assert_eq!(with_new_keys(wanted, wanted), None);
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use virga_ebpf::{
     decide::{Arrival, find, route_to},
-    header::{ChannelHash, Header, NodeId, OriginHash, Subnet},
+    header::{ChannelHash, Header, NodeId, OriginHash},
     image::{Image, Link, NextHopKey, Place, Via},
     limits::{NEIGHBOURS_MAX, NEXT_HOPS_MAX, OWN_ADDRESSES_MAX, ROUTES_MAX},
     memory::MemoryTables,
@@ -200,13 +200,9 @@ fn star(count: u64, ifindex: u32, target_from: u64) -> Image {
         port: 4783,
         ..Image::default()
     };
-    image.neighbours.insert(
-        Place::new(1, address(1)),
-        Link {
-            subnet: Subnet(0),
-            mask: 0,
-        },
-    );
+    image
+        .neighbours
+        .insert(Place::new(1, address(1)), Link::default());
     image.pairs.insert(Pair::new(OriginHash(1), ChannelHash(1)));
     for n in 0..count {
         let primary = image.add_next_hop(NextHop {

@@ -44,8 +44,8 @@ pub fn image(seeded: &mut Seeded) -> Image {
     image.addresses.insert(address(0));
     for _ in 0..seeded.below(30) {
         let link = Link {
-            subnet: Subnet(0),
-            mask: 0,
+            demands_tag: seeded.below(3) == 0,
+            ..Link::default()
         };
         image
             .neighbours

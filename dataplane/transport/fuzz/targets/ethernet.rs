@@ -174,8 +174,7 @@ fuzz_target!(|input: Input| {
         let mesh = rewrite::write_outer(out.as_mut_slice(), &outer, next_hop, &sent)
             .expect("room for all headers");
         out.extend(&frame[outer.mesh..mesh_end]);
-        out[mesh + 5] = sent.hop_limit;
-        out[mesh + 6] = sent.hop_count;
+        rewrite::write_mesh(out.as_mut_slice(), mesh, &sent).expect("room for the mesh header");
         let next = Outer {
             source: next_hop.source,
             target: next_hop.target,

@@ -60,6 +60,7 @@ pub(super) fn write(
         checksum,
         hop_limit: 0,
         hop_count: 0,
+        link_tag: 0,
     };
     rewrite::write_outer(frame, &outer, next_hop, &sent)?;
     u32::try_from(end).ok()

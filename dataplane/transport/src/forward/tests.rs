@@ -1,0 +1,187 @@
+//! Forwarding in user space, datagram by datagram.
+
+use virga_ebpf::{
+    header::{ChannelHash, OriginHash},
+    image::{Link, Place, Via},
+    tables::Pair,
+    tag::{TagKey, link_tag},
+};
+
+use super::*;
+
+const HERE: NodeId = NodeId(1);
+const THERE: NodeId = NodeId(2);
+const ORIGIN: OriginHash = OriginHash(3);
+const CHANNEL: ChannelHash = ChannelHash(4);
+
+fn neighbour() -> SocketAddr {
+    "127.0.0.2:5000".parse().unwrap()
+}
+
+fn image(primary: u32, backup: u32) -> Image {
+    let mut image = Image {
+        node_id: HERE,
+        port: 4783,
+        ..Image::default()
+    };
+    image
+        .neighbours
+        .insert(Place::new(0, neighbour().ip().into()), Link::default());
+    image.pairs.insert(Pair::new(ORIGIN, CHANNEL));
+    let mut hop = |ip: &str, flags| {
+        let target = ip.parse::<IpAddr>().unwrap().into();
+        image.add_next_hop(NextHop {
+            target,
+            port: 4783,
+            mtu: 1500,
+            flags,
+            ..NextHop::default()
+        })
+    };
+    let via = Via {
+        primary: hop("127.0.0.3", primary),
+        backup: Some(hop("::1", backup)),
+    };
+    image.routes.insert(THERE, via);
+    image
+}
+
+fn forwarder(image: &Image) -> Forwarder {
+    let mut forwarder = Forwarder::new();
+    let mut n = 0;
+    forwarder
+        .apply(image, || {
+            n += 1;
+            n
+        })
+        .unwrap();
+    forwarder
+}
+
+fn datagram(sequence: u64) -> Vec<u8> {
+    let header = Header {
+        destination: THERE,
+        origin_hash: ORIGIN,
+        channel_hash: CHANNEL,
+        payload_len: 16,
+        sequence,
+        ..Header::default()
+    };
+    let mut bytes = header.encode().to_vec();
+    bytes.extend([0; 16]);
+    bytes
+}
+
+#[test]
+fn forwards_to_the_primary_and_counts_the_hop() {
+    let mut f = forwarder(&image(NextHop::ALIVE, NextHop::ALIVE));
+    let mut d = datagram(0);
+    let to = "127.0.0.3:4783".parse().unwrap();
+    assert_eq!(
+        f.handle(1, 0, neighbour(), &mut d),
+        Forwarding::Forward { to }
+    );
+    assert_eq!((d[offset::HOP_LIMIT], d[offset::HOP_COUNT]), (31, 1));
+    assert_eq!(
+        f.counters()[Outcome::Redirect.counter() as usize].packets,
+        1
+    );
+    let way = f.way(THERE).unwrap();
+    assert_eq!((way.to, way.datagram_bytes_max), (to, 1_500 - 28));
+}
+
+#[test]
+fn a_neighbour_that_moved_is_followed_until_the_next_image() {
+    let mut image = image(NextHop::ALIVE, NextHop::ALIVE);
+    let told: SocketAddr = "127.0.0.3:4783".parse().unwrap();
+    // Another node than its next hop moves nobody's place.
+    let mut f = forwarder(&image);
+    f.follow(THERE, "127.0.0.66:666".parse().unwrap());
+    assert_eq!(f.way(THERE).unwrap().to, told);
+    image.adjacent.insert(THERE, told);
+    let mut f = forwarder(&image);
+    let to = "127.0.0.77:999".parse().unwrap();
+    f.follow(THERE, to);
+    assert_eq!(f.way(THERE).map(|way| way.to), Some(to));
+    let verdict = f.handle(1, 0, neighbour(), &mut datagram(0));
+    assert_eq!(verdict, Forwarding::Forward { to });
+    f.apply(&image, || 1).unwrap();
+    let told = "127.0.0.3:4783".parse().unwrap();
+    assert_eq!(f.way(THERE).map(|way| way.to), Some(told));
+}
+
+#[test]
+fn a_dead_primary_gives_way_to_the_backup_and_two_dead_ones_to_a_reason() {
+    let mut f = forwarder(&image(0, NextHop::ALIVE));
+    let to = "[::1]:4783".parse().unwrap();
+    assert_eq!(
+        f.handle(1, 0, neighbour(), &mut datagram(0)),
+        Forwarding::Forward { to }
+    );
+    assert_eq!(f.way(THERE).map(|way| way.to), Some(to));
+    let mut f = forwarder(&image(0, 0));
+    let verdict = f.handle(1, 0, neighbour(), &mut datagram(0));
+    assert_eq!(verdict, Forwarding::Drop(Reason::NextHopDown));
+    assert_eq!(f.way(THERE), None);
+}
+
+#[test]
+fn a_short_datagram_is_truncated_and_a_stranger_is_no_neighbour() {
+    let mut f = forwarder(&image(NextHop::ALIVE, 0));
+    let short = f.handle(1, 0, neighbour(), &mut [0; 63]);
+    assert_eq!(short, Forwarding::Drop(Reason::Truncated));
+    let stranger = "127.0.0.9:4783".parse().unwrap();
+    let verdict = f.handle(1, 0, stranger, &mut datagram(0));
+    assert_eq!(verdict, Forwarding::Drop(Reason::Neighbour));
+}
+
+const IN: [TagKey; 2] = [TagKey([1, 2]), TagKey([3, 4])];
+const OUT: [TagKey; 2] = [TagKey([5, 6]), TagKey([7, 8])];
+
+/// A forwarder whose neighbour's packets must carry link tags, and whose next hop wants some.
+fn tagging() -> Forwarder {
+    let mut image = image(NextHop::ALIVE | NextHop::TAGGED | NextHop::ODD, 0);
+    for link in image.neighbours.values_mut() {
+        (link.demands_tag, link.tag_keys) = (true, IN);
+    }
+    for next_hop in image.next_hops.values_mut() {
+        next_hop.tag_keys = OUT;
+    }
+    forwarder(&image)
+}
+
+#[test]
+fn a_link_tag_is_checked_and_another_written() {
+    let mut f = tagging();
+    let mut d = datagram(0);
+    let verdict = f.handle(1, 0, neighbour(), &mut d);
+    assert_eq!(verdict, Forwarding::Drop(Reason::LinkTag));
+    let header = Header::decode(d.first_chunk().unwrap());
+    let tag = link_tag(&IN, 1, &header).to_be_bytes();
+    d[offset::LINK_TAG..HEADER_BYTES].copy_from_slice(&tag);
+    let verdict = f.handle(1, 0, neighbour(), &mut d);
+    assert!(matches!(verdict, Forwarding::Forward { .. }), "{verdict:?}");
+    let sent = Header::decode(d.first_chunk().unwrap());
+    assert_eq!(sent.hop_count, 1);
+    assert_eq!(sent.link_tag, link_tag(&OUT, 1, &sent));
+    let dropped = f.counters()[Reason::LinkTag.counter() as usize];
+    assert_eq!(dropped.packets, 1);
+}
+
+#[test]
+fn each_of_this_nodes_own_datagrams_gets_the_tag_that_its_next_hop_wants() {
+    let way = tagging().way(THERE).unwrap();
+    let mut run = [datagram(0), datagram(1), datagram(2)].concat();
+    // The last one of a run may be shorter.
+    run.truncate(run.len() - 5);
+    way.tag(&mut run, datagram(0).len());
+    for (sequence, one) in (0..).zip(run.chunks(datagram(0).len())) {
+        let header = Header::decode(one.first_chunk().unwrap());
+        assert_eq!(header.sequence, sequence);
+        assert_eq!(header.link_tag, link_tag(&OUT, 1, &header));
+    }
+    let way = forwarder(&image(NextHop::ALIVE, 0)).way(THERE).unwrap();
+    let mut plain = datagram(0);
+    way.tag(&mut plain, HEADER_BYTES);
+    assert_eq!(plain, datagram(0), "none where none is wanted");
+}
