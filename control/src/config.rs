@@ -27,6 +27,7 @@ use crate::{
 use problem::Report;
 use rules::KeySource;
 use std::{
+    collections::BTreeSet,
     io::Read as _,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -34,6 +35,7 @@ use std::{
 use virga_ebpf::{
     hash,
     header::{ChannelHash, NodeId, OriginHash, Subnet},
+    subnet::{SubnetPrefix, Visibility},
 };
 use virga_transport::{ChannelName, Congestion, Mode, io::driver::DriverConfig};
 
@@ -246,8 +248,8 @@ pub struct PeerConfig {
     pub origin: OriginHash,
     /// How packets get there.
     pub reach: Reach,
-    /// What the header subnet of packets that arrive from this neighbour must lie in; `None`: any.
-    pub subnet: Option<SubnetPrefix>,
+    /// Its subnet, and what those of packets that arrive from it must lie in; `None`: the root, and any.
+    pub subnet: Option<PeerSubnet>,
 }
 
 /// How packets get to a peer.
@@ -269,13 +271,13 @@ pub enum Reach {
     },
 }
 
-/// A subnet and how many of its leading bits count; the bits after them are 0.
+/// Where a peer is, and what it may carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SubnetPrefix {
-    /// The leading bits.
+pub struct PeerSubnet {
+    /// Its subnet.
     pub subnet: Subnet,
-    /// How many bits count, 0 to 32.
-    pub prefix_len: u8,
+    /// The bits of it that the subnet of whatever arrives from this neighbour must share.
+    pub mask: u32,
 }
 
 /// An entity's public key and what the header calls it.
@@ -353,6 +355,10 @@ pub struct ChannelConfig {
     pub hold_max_s: u32,
     /// Packets a second that one origin may send; at least 1.
     pub max_rate_pps: Option<u32>,
+    /// How far its packets go among subnets.
+    pub visibility: Visibility,
+    /// Where an exported channel goes; empty for others.
+    pub export_to: BTreeSet<SubnetPrefix>,
     /// Who may publish.
     pub publish: Listed,
     /// Who may subscribe.

@@ -6,14 +6,13 @@ mod tests;
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use virga_ebpf::{
-    header::ChannelHash,
+    header::{ChannelHash, Subnet},
     image::{ChannelRules, Image, Link, NextHopKey, Place, Via},
-    subnet::Visibility,
     tables::{NextHop, Pair},
 };
 
 use crate::{
-    config::{Config, PeerConfig, Reach},
+    config::{Config, PeerConfig, PeerSubnet, Reach},
     nic::kernel::Facts,
 };
 
@@ -154,8 +153,12 @@ fn policy(config: &Config) -> Image {
     let mut image = Image {
         node_id: config.node.id,
         port: config.node.listen.port(),
+        subnet: config.node.subnet,
         ..Image::default()
     };
+    for (peer, subnet) in config.peers.iter().filter_map(|p| Some((p.id, p.subnet?))) {
+        image.subnets.insert(peer, subnet.subnet);
+    }
     for channel in &config.channels {
         for entity in channel
             .publish
@@ -166,7 +169,8 @@ fn policy(config: &Config) -> Image {
             image.pairs.insert(Pair::new(entity.origin, channel.hash));
         }
         let rules = ChannelRules {
-            visibility: Visibility::Global,
+            visibility: channel.visibility,
+            exports: channel.export_to.clone(),
             ..ChannelRules::default()
         };
         image.channels.insert(channel.hash.0, rules);
@@ -188,16 +192,12 @@ fn policy(config: &Config) -> Image {
 }
 
 fn enforced(peer: &PeerConfig) -> Link {
-    peer.subnet.map_or_else(Link::default, |prefix| {
-        let mask = u32::MAX
-            .checked_shl(32 - u32::from(prefix.prefix_len))
-            .unwrap_or(0);
-        Link {
-            subnet: prefix.subnet,
+    peer.subnet
+        .map_or_else(Link::default, |PeerSubnet { subnet, mask }| Link {
+            subnet: Subnet(subnet.0 & mask),
             mask,
             ..Link::default()
-        }
-    })
+        })
 }
 
 fn add_routes(image: &mut Image, config: &Config, keys: &[Option<NextHopKey>]) {

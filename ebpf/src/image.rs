@@ -11,7 +11,7 @@ use std::{
 use crate::{
     header::{ChannelHash, NodeId, Subnet},
     rewrite::fold,
-    subnet::{SubnetPrefix, Visibility},
+    subnet::{Exports, SubnetPrefix, Visibility},
     tables::{Address, NextHop, Pair},
     tag::TagKey,
 };
@@ -61,6 +61,16 @@ pub struct ChannelRules {
     pub visibility: Visibility,
     /// Where they go if it is exported; at most [`crate::limits::EXPORTS_PER_CHANNEL`].
     pub exports: BTreeSet<SubnetPrefix>,
+}
+
+/// The export table of some prefixes, of which it takes as many as it has places.
+#[must_use]
+pub fn exports_of<'a>(prefixes: impl IntoIterator<Item = &'a SubnetPrefix>) -> Exports {
+    let mut table = Exports::default();
+    for (entry, prefix) in table.iter_mut().zip(prefixes) {
+        *entry = *prefix;
+    }
+    table
 }
 
 /// Which pairs another subnet admits: a [`crate::guard::Guard`] that one of its nodes has built.

@@ -9,7 +9,11 @@ use crate::{
     rights::{Operation, Policy},
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use virga_ebpf::header::{ChannelHash, NodeId, StreamId};
+use virga_ebpf::{
+    header::{ChannelHash, NodeId, StreamId, Subnet},
+    image::exports_of,
+    subnet::{SubnetPrefix, Visibility, may_cross},
+};
 use virga_transport::{ChannelName, StreamSpec};
 
 /// A channel's place in the service's table.
@@ -76,6 +80,9 @@ pub(crate) struct Entry {
     pub(crate) subscribers: Members,
     /// What is asked beside a place in the lists.
     pub(crate) policy: Policy,
+    /// How far it goes among subnets, and where to if it is exported.
+    pub(crate) visibility: Visibility,
+    pub(crate) exports: BTreeSet<SubnetPrefix>,
     /// Remote subscribers.
     pub(crate) roster: BTreeMap<NodeId, Remote>,
     /// Local subscribers.
@@ -108,6 +115,8 @@ impl Entry {
             publishers: Members::of(&config.publish),
             subscribers: Members::of(&config.subscribe),
             policy: Policy::of(config),
+            visibility: config.visibility,
+            exports: config.export_to.clone(),
             roster: BTreeMap::new(),
             local: BTreeSet::new(),
             holding: BTreeSet::new(),
@@ -125,6 +134,12 @@ impl Entry {
             Operation::Subscribe => self.subscribers.contains(entity),
             Operation::Admin | Operation::Delegate => false,
         }
+    }
+
+    /// Whether its packets go from one subnet to another, as every gateway decides.
+    pub(crate) fn crosses(&self, from: Subnet, to: Subnet) -> bool {
+        let exports = exports_of(&self.exports);
+        may_cross(self.hash, self.visibility, || Some(&exports), from, to)
     }
 
     pub(crate) const fn name(&self) -> &ChannelName {

@@ -42,5 +42,5 @@ pub use delivery::{Delivery, Fill, Offer, Outlet, SubscriberId};
 pub use message::Pattern;
 pub use presence::Presence;
 pub use publish::{Batch, Part, PublishError, PublishReport};
-pub use service::{ChannelService, Command, Setup};
+pub use service::{ChannelService, Command, Setup, Subnets};
 pub use subscribe::SubscribeError;

@@ -127,6 +127,8 @@ impl Presence {
 mod tests {
     use super::*;
     use crate::config::{CapabilityRules, Listed};
+    use std::collections::BTreeSet;
+    use virga_ebpf::subnet::Visibility;
     use virga_transport::Mode;
 
     #[test]
@@ -145,6 +147,8 @@ mod tests {
                 },
                 hold_max_s: 1,
                 max_rate_pps: None,
+                visibility: Visibility::Global,
+                export_to: BTreeSet::new(),
                 publish: Listed::Only(Vec::new()),
                 subscribe: Listed::Only(Vec::new()),
                 issuers: Vec::new(),

@@ -64,6 +64,8 @@ reasons! {
     ControlFull = "control_full",
     /// A peer asked for a channel that it may not have, or that is not published here.
     SubscribeRefused = "subscribe_refused",
+    /// A peer asked for a channel that does not go to its subnet.
+    SubscribeSubnet = "subscribe_subnet",
     /// A token that does not parse.
     TokenMalformed = "token_malformed",
     /// A peer showed more tokens than it may: not looked at.

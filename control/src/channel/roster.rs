@@ -23,6 +23,7 @@ impl<O: Outlet> ChannelService<O> {
         let Some(session) = self.sessions.get_mut(&peer) else {
             return Answer::NotAuthorised;
         };
+        let (from, to) = (self.subnets.own, self.subnets.of(peer));
         let mut answer = Answer::UnknownChannel;
         let mut refused: Option<Refusal> = None;
         let mut granted = Vec::new();
@@ -32,6 +33,12 @@ impl<O: Outlet> ChannelService<O> {
             }
             let publishes = entry.publishers.contains(&self.entity);
             let subscribes = entry.subscribers.contains(&session.entity);
+            if publishes && subscribes && !entry.crosses(from, to) {
+                // What is sent there would be dropped on the way, and hold up all others.
+                self.reasons.add(Reason::SubscribeSubnet);
+                answer = Answer::NotAuthorised;
+                continue;
+            }
             match (publishes, subscribes) {
                 (true, true) => {
                     match self

@@ -22,7 +22,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
-use virga_ebpf::header::{NodeId, StreamId};
+use virga_ebpf::header::{NodeId, StreamId, Subnet};
 use virga_transport::{ChannelName, Event, Mode, Node, SendError, Share, worker::Service};
 
 /// Subscriptions that one peer may have here.
@@ -149,11 +149,46 @@ pub struct ChannelService<O> {
     known_revocations: Vec<Vec<u8>>,
     notices: Notices,
     moves: Moves,
+    pub(crate) subnets: Subnets,
     /// Nothing more is published.
     pub(crate) is_stopping: bool,
 }
 
+/// Where this node and its peers are.
+#[derive(Clone, Debug, Default)]
+pub struct Subnets {
+    /// This node's subnet.
+    pub own: Subnet,
+    /// Those of its peers; of one that is not here, the root.
+    pub peers: BTreeMap<NodeId, Subnet>,
+}
+
+impl Subnets {
+    /// As they are configured.
+    #[must_use]
+    pub fn configured(config: &Config) -> Self {
+        let peers = config.peers.iter();
+        Self {
+            own: config.node.subnet,
+            peers: peers
+                .filter_map(|peer| Some((peer.id, peer.subnet?.subnet)))
+                .collect(),
+        }
+    }
+
+    pub(crate) fn of(&self, peer: NodeId) -> Subnet {
+        self.peers.get(&peer).copied().unwrap_or_default()
+    }
+}
+
 impl<O: Outlet> ChannelService<O> {
+    /// Lets peers have the channels that go to their subnets.
+    #[must_use]
+    pub fn among(mut self, subnets: Subnets) -> Self {
+        self.subnets = subnets;
+        self
+    }
+
     /// Tells `moves` where neighbours are.
     #[must_use]
     pub fn telling(mut self, moves: &Moves) -> Self {
@@ -198,6 +233,7 @@ impl<O: Outlet> ChannelService<O> {
             look_at_rights_ns: None,
             known_revocations: setup.revocations.clone(),
             notices: Notices::default(),
+            subnets: Subnets::default(),
             is_stopping: false,
         }
     }

@@ -6,7 +6,7 @@ use super::{
     presence::Presence,
     publish::{Batch, PublishError, PublishReport},
     reason::Reason,
-    service::{ChannelService, Command, Setup},
+    service::{ChannelService, Command, Setup, Subnets},
     status::ServiceStatus,
     subscribe::{ASK_AGAIN_NS, SubscribeError},
 };
@@ -16,13 +16,17 @@ use crate::{
 };
 use bytes::Bytes;
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
-use virga_ebpf::header::{NodeId, Subnet};
+use virga_ebpf::{
+    header::{NodeId, Subnet},
+    subnet::Visibility,
+};
 use virga_transport::{
     ChannelName, Mode, Node, NodeConfig, NodeLimits, PeerConfig, Share,
     limits::{MESSAGE_BYTES_MAX, STREAM_QUEUE_BYTES},
@@ -173,6 +177,8 @@ fn channel(text: &str, publish: &[u8], subscribe: &[u8]) -> ChannelConfig {
         mode: Mode::Ordered,
         hold_max_s: 2,
         max_rate_pps: None,
+        visibility: Visibility::Global,
+        export_to: BTreeSet::new(),
         publish: entities(publish),
         subscribe: entities(subscribe),
         issuers: Vec::new(),

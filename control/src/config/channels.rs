@@ -15,6 +15,7 @@ use toml::Spanned;
 use virga_ebpf::{
     header::{ChannelHash, PRIORITY_CONTROL},
     limits,
+    subnet::{SubnetPrefix, Visibility},
 };
 use virga_transport::{ChannelName, Mode, NodeLimits};
 
@@ -153,6 +154,7 @@ fn channel(
         .number("hold_max_s", block.hold_max_s, 1, HOLD_MAX_S_MAX)
         .unwrap_or(HOLD_MAX_S_DEFAULT);
     let max_rate_pps = check.number("max_rate_pps", block.max_rate_pps, 1, i64::from(u32::MAX));
+    let (visibility, export_to) = visibility(&mut check, block.visibility, block.export_to);
     if let Some(span) = hold_span.filter(|_| !reliable) {
         let what = "belongs to a reliable channel: this one waits for no subscriber";
         report.add(span, section.key("hold_max_s"), what, "remove it");
@@ -171,11 +173,54 @@ fn channel(
         mode,
         hold_max_s,
         max_rate_pps,
+        visibility,
+        export_to,
         publish,
         subscribe,
         issuers,
         capabilities,
     })
+}
+
+/// How far the channel goes, and where to if it is exported.
+fn visibility(
+    check: &mut Checker<'_, '_>,
+    word: Option<Spanned<String>>,
+    export_to: Option<Spanned<Vec<Spanned<String>>>>,
+) -> (Visibility, BTreeSet<SubnetPrefix>) {
+    let span = word.as_ref().map(Spanned::span);
+    let visibility = check.text("visibility", word, values::visibility);
+    let is_exported = visibility == Some(Visibility::Exported);
+    let mut prefixes = BTreeSet::new();
+    let most = usize::try_from(limits::EXPORTS_PER_CHANNEL).unwrap_or(usize::MAX);
+    let fault = match &export_to {
+        None if is_exported => values::fault(
+            "is \"exported\", and no subnet is named: nothing would cross",
+            "add export_to = [\"2.0.0.0/8\"], or write \"subnet-local\"",
+        ),
+        Some(named) if is_exported && named.get_ref().is_empty() => {
+            values::fault("is empty: nothing would cross", "name a subnet")
+        }
+        Some(named) if named.get_ref().len() > most => values::fault(
+            format!("names {} subnets", named.get_ref().len()),
+            format!("name {most} at most: shorter prefixes, or visibility = \"global\""),
+        ),
+        // What is wrong with the visibility is said there.
+        Some(_) if !is_exported && (visibility.is_some() || span.is_none()) => values::fault(
+            "belongs to a channel that is exported",
+            "add visibility = \"exported\", or remove it",
+        ),
+        _ => Ok(()),
+    };
+    let (key, place) = match &export_to {
+        Some(named) => ("export_to", named.span()),
+        None => ("visibility", span.unwrap_or_default()),
+    };
+    check.keep(key, place, fault);
+    for text in export_to.into_iter().flat_map(Spanned::into_inner) {
+        prefixes.extend(check.text("export_to", Some(text), values::subnet_prefix));
+    }
+    (visibility.unwrap_or(Visibility::Global), prefixes)
 }
 
 /// Whose tokens count: somebody's where a token is required, nobody's elsewhere.

@@ -151,6 +151,8 @@ pub(super) struct Channel {
     pub(super) ordered: Field<bool>,
     pub(super) hold_max_s: Field<i64>,
     pub(super) max_rate_pps: Field<i64>,
+    pub(super) visibility: Field<String>,
+    pub(super) export_to: Field<Names>,
     pub(super) publish: Field<Names>,
     pub(super) subscribe: Field<Names>,
     pub(super) require_token: Field<bool>,

@@ -1,7 +1,7 @@
 //! The `[[peers]]` blocks: who the other nodes are and how packets get there.
 
 use super::{
-    Entity, NamedEntity, PeerConfig, Reach, SubnetPrefix, file,
+    Entity, NamedEntity, PeerConfig, PeerSubnet, Reach, file,
     problem::{Report, Section, suggest},
     rules::Checker,
     values,
@@ -47,7 +47,7 @@ struct Draft {
     entity_key: Option<[u8; 32]>,
     address: Option<Spanned<SocketAddr>>,
     interface: Option<String>,
-    subnet: Option<SubnetPrefix>,
+    subnet: Option<PeerSubnet>,
     via: Option<Spanned<Vec<Spanned<String>>>>,
     /// What the block says it is, whether or not its values are right.
     shape: Shape,
@@ -135,7 +135,7 @@ fn draft(
             .zip(address_span)
             .map(|(address, span)| Spanned::new(span, address)),
         interface: check.text("interface", peer.interface, values::interface),
-        subnet: check.text("subnet", peer.subnet, values::subnet_prefix),
+        subnet: check.text("subnet", peer.subnet, values::peer_subnet),
         via: peer.via,
         section,
         span,
@@ -163,13 +163,20 @@ fn shape(
         );
     }
     if let (None, Some(subnet)) = (&peer.address, &peer.subnet) {
-        let what = "is checked where packets arrive, and none arrive straight from a peer without an address";
-        report.add(
-            subnet.span(),
-            section.key("subnet"),
-            what,
-            "set it on the neighbour that packets come through",
-        );
+        let (levels, length) = match subnet.get_ref().split_once('/') {
+            Some((levels, _)) => (levels, true),
+            None => (subnet.get_ref().as_str(), false),
+        };
+        let (what, fix) = if peer.via.is_none() {
+            let what = "belongs to a node, and this block gives an entity a name";
+            (what, "remove it".to_owned())
+        } else {
+            let what = "has a /length, which is checked where packets arrive, and none arrive straight from here";
+            (what, format!("write \"{levels}\""))
+        };
+        if length || peer.via.is_none() {
+            report.add(subnet.span(), section.key("subnet"), what, fix);
+        }
     }
     match (&peer.node_key, &peer.address, &peer.via) {
         (Some(_), Some(_), None) => return Shape::Adjacent,

@@ -362,7 +362,12 @@ impl Checker<'_, '_> {
         )
     }
 
-    fn keep<T>(&mut self, key: &str, span: Range<usize>, result: Result<T, Fault>) -> Option<T> {
+    pub(super) fn keep<T>(
+        &mut self,
+        key: &str,
+        span: Range<usize>,
+        result: Result<T, Fault>,
+    ) -> Option<T> {
         match result {
             Ok(value) => Some(value),
             Err(Fault { what, fix }) => {

@@ -9,6 +9,7 @@ use virga_transport::io::driver::Choice;
 
 mod capabilities;
 mod rules;
+mod subnets;
 mod three_hosts;
 mod written;
 
@@ -149,6 +150,7 @@ fn the_defaults_are_those_that_the_example_states() {
     );
     assert_eq!(channel.hold_max_s, 30);
     assert_eq!(channel.max_rate_pps, None);
+    assert_eq!(channel.visibility, Visibility::Global);
     assert_eq!(channel.subscribe, Listed::Only(Vec::new()));
 }
 

@@ -1,13 +1,16 @@
 //! Single values: from text or number to a type, or what is wrong with it.
 
-use super::SubnetPrefix;
+use super::PeerSubnet;
 use crate::hex;
 use std::{
     fmt,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
-use virga_ebpf::header::Subnet;
+use virga_ebpf::{
+    header::Subnet,
+    subnet::{SubnetPrefix, Visibility},
+};
 
 /// Bytes of a node's name; it names a directory, a socket and a channel level.
 pub(super) const NAME_BYTES_MAX: usize = 32;
@@ -109,32 +112,69 @@ pub(super) fn subnet(text: &str) -> Result<Subnet, Fault> {
     }
 }
 
+/// A peer's subnet, and how many leading bits what it carries shares with that: all of its levels, unless a
+/// length says otherwise.
+pub(super) fn peer_subnet(text: &str) -> Result<PeerSubnet, Fault> {
+    const EXAMPLE: &str = "write its subnet, such as \"1.2.0.0\", or with how many leading bits what it carries shares, \"1.2.0.0/8\"";
+    let (levels, bits) = match text.split_once('/') {
+        Some((levels, bits)) => (levels, Some(bits)),
+        None => (text, None),
+    };
+    let subnet = subnet(levels)?;
+    let mask = match bits {
+        Some(bits) => mask(bits, EXAMPLE)?,
+        None => subnet.mask(),
+    };
+    Ok(PeerSubnet { subnet, mask })
+}
+
+/// A subnet and all that lie in it, or any other number of leading bits.
 pub(super) fn subnet_prefix(text: &str) -> Result<SubnetPrefix, Fault> {
     const EXAMPLE: &str =
-        "write a subnet and how many leading bits count (0 to 32), such as \"1.0.0.0/8\"";
+        "write a subnet and how many leading bits count (1 to 32), such as \"1.0.0.0/8\"";
     let Some((levels, bits)) = text.split_once('/') else {
         return fault(format!("{text:?} has no /length"), EXAMPLE);
     };
     let Subnet(levels) = subnet(levels)?;
-    let is_number = !bits.is_empty() && bits.bytes().all(|byte| byte.is_ascii_digit());
-    let prefix_len = match bits.parse::<u8>() {
-        Ok(prefix_len @ 0..=32) if is_number => prefix_len,
-        _ => return fault(format!("{bits:?} is not a length"), EXAMPLE),
-    };
-    let mask = u32::MAX
-        .checked_shl(32 - u32::from(prefix_len))
-        .unwrap_or(0);
+    let mask = mask(bits, EXAMPLE)?;
+    if mask == 0 {
+        let what = format!("{text:?} is everywhere");
+        return fault(what, "write visibility = \"global\", and no export_to");
+    }
     if levels & !mask != 0 {
         let first = Ipv4Addr::from_bits(levels & mask);
         return fault(
-            format!("{text:?} has bits set after its first {prefix_len}"),
-            format!("write \"{first}/{prefix_len}\""),
+            format!("{text:?} has bits set after its first {bits}"),
+            format!("write \"{first}/{bits}\""),
         );
     }
     Ok(SubnetPrefix {
         subnet: Subnet(levels),
-        prefix_len,
+        mask,
     })
+}
+
+/// The mask of so many leading bits.
+fn mask(bits: &str, fix: &str) -> Result<u32, Fault> {
+    let is_number = !bits.is_empty() && bits.bytes().all(|byte| byte.is_ascii_digit());
+    match bits.parse::<u32>() {
+        Ok(length @ 0..=32) if is_number => Ok(u32::MAX.checked_shl(32 - length).unwrap_or(0)),
+        _ => fault(format!("{bits:?} is not a length"), fix),
+    }
+}
+
+/// How far a channel goes among subnets.
+pub(super) fn visibility(text: &str) -> Result<Visibility, Fault> {
+    match text {
+        "subnet-local" => Ok(Visibility::SubnetLocal),
+        "parent-visible" => Ok(Visibility::ParentVisible),
+        "exported" => Ok(Visibility::Exported),
+        "global" => Ok(Visibility::Global),
+        _ => fault(
+            format!("{text:?} is no visibility"),
+            "write \"subnet-local\", \"parent-visible\", \"exported\" or \"global\"",
+        ),
+    }
 }
 
 pub(super) fn interface(text: &str) -> Result<String, Fault> {
@@ -204,15 +244,17 @@ mod tests {
 
     #[test]
     fn subnet_prefixes() {
-        let prefix = |levels, prefix_len| {
+        let prefix = |levels, mask| {
             Ok(SubnetPrefix {
                 subnet: Subnet(levels),
-                prefix_len,
+                mask,
             })
         };
-        assert_eq!(subnet_prefix("1.0.0.0/8"), prefix(0x0100_0000, 8));
-        assert_eq!(subnet_prefix("0.0.0.0/0"), prefix(0, 0));
-        assert_eq!(subnet_prefix("1.2.3.4/32"), prefix(0x0102_0304, 32));
+        assert_eq!(subnet_prefix("1.0.0.0/8"), prefix(0x0100_0000, 0xff00_0000));
+        assert_eq!(subnet_prefix("1.2.3.4/32"), prefix(0x0102_0304, u32::MAX));
+        assert_eq!(subnet_prefix("0.0.0.0/32"), prefix(0, u32::MAX));
+        let everywhere = subnet_prefix("0.0.0.0/0").unwrap_err();
+        assert!(everywhere.fix.contains("\"global\""), "{everywhere}");
         for bad in [
             "1.0.0.0",
             "1.0.0/8",
@@ -226,6 +268,23 @@ mod tests {
         }
         let fix = subnet_prefix("1.2.0.0/8").unwrap_err().fix;
         assert_eq!(fix, "write \"1.0.0.0/8\"");
+    }
+
+    #[test]
+    fn a_peers_subnet_carries_its_own_levels_unless_a_length_says_otherwise() {
+        let peer = |levels, mask| {
+            Ok(PeerSubnet {
+                subnet: Subnet(levels),
+                mask,
+            })
+        };
+        assert_eq!(peer_subnet("1.2.0.0"), peer(0x0102_0000, 0xffff_0000));
+        assert_eq!(peer_subnet("1.2.0.0/8"), peer(0x0102_0000, 0xff00_0000));
+        assert_eq!(peer_subnet("1.2.3.4/0"), peer(0x0102_0304, 0));
+        assert_eq!(peer_subnet("0.0.0.0"), peer(0, 0));
+        for bad in ["1.2", "1.2.0.0/33", "1.2.0.0/", "a"] {
+            assert!(peer_subnet(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{DaemonError, describe, path, path::Path, system, unix_ns};
 use crate::{
-    channel::{ChannelService, Presence, Setup},
+    channel::{ChannelService, Presence, Setup, Subnets},
     config::{self, Config},
     dispatch::{Dispatch, Service},
     notices::Notices,
@@ -59,6 +59,7 @@ impl Running {
                     unix_zero_ns: unix_ns(),
                     ..Setup::of(config, share, &presence)
                 })
+                .among(Subnets::configured(config))
                 .telling(path.moves())
                 .noting(notices),
             });

@@ -4,8 +4,11 @@ use crate::{
     config::{ChannelConfig, Entity, Listed},
 };
 use bytes::Bytes;
-use std::sync::mpsc;
-use virga_ebpf::header::{NodeId, Subnet};
+use std::{collections::BTreeSet, sync::mpsc};
+use virga_ebpf::{
+    header::{NodeId, Subnet},
+    subnet::Visibility,
+};
 use virga_transport::{
     ChannelName, Mode, NodeConfig, NodeLimits, Share,
     forward::Forwarder,
@@ -40,6 +43,8 @@ impl Stage {
             mode,
             hold_max_s: 30,
             max_rate_pps: None,
+            visibility: Visibility::Global,
+            export_to: BTreeSet::new(),
             publish: Listed::Only(entities()),
             subscribe: Listed::Only(entities()),
             issuers: Vec::new(),

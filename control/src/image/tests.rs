@@ -197,12 +197,20 @@ fn a_links_subnet_is_enforced_under_its_prefix() {
     let links: Vec<Link> = image.neighbours.values().copied().collect();
     let subnet = Subnet(0x0709_0000);
     let mask = 0xffff_0000;
-    assert_eq!(links, [Link::default(), Link { subnet, mask }]);
-    for (prefix_len, mask) in [(0, 0), (1, 1 << 31), (24, 0xffff_ff00), (32, u32::MAX)] {
+    let held = |subnet, mask| Link {
+        subnet,
+        mask,
+        ..Link::default()
+    };
+    assert_eq!(links, [Link::default(), held(subnet, mask)]);
+    for mask in [0, 1 << 31, 0xff00_0000, u32::MAX] {
         let mut peer = config("0.0.0.0:4783", "").peers[1].clone();
-        peer.subnet.as_mut().unwrap().prefix_len = prefix_len;
-        assert_eq!(enforced(&peer).mask, mask, "/{prefix_len}");
+        peer.subnet.as_mut().unwrap().mask = mask;
+        // What lies below the link's bits is the peer's alone.
+        assert_eq!(enforced(&peer), held(Subnet(subnet.0 & mask), mask));
     }
+    let two = config("0.0.0.0:4783", "").peers[1].id;
+    assert_eq!((image.subnet_of(two), image.subnet), (subnet, Subnet(0)));
 }
 
 #[test]

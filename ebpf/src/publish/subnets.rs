@@ -13,7 +13,7 @@ use std::{
 use super::{PublishError, Publisher, Store, unused};
 use crate::{
     header::Subnet,
-    image::{ChannelRules, ForeignGuard, Image},
+    image::{ChannelRules, ForeignGuard, Image, exports_of},
     limits::{EXPORT_PLACES, EXPORTS_MAX, FILTER_LINES_MAX, FILTERS_MAX, GUARD_LINES_PER_BANK},
     subnet::{Exports, SubnetPrefix, Visibility},
     tables::{
@@ -83,15 +83,6 @@ fn value(prefix: SubnetPrefix, filter: &ForeignGuard) -> Filter {
         expires_ns: filter.expires_ns.max(1),
         prefix,
     }
-}
-
-/// The table of a channel that is exported.
-fn table(rules: &ChannelRules) -> Exports {
-    let mut table = Exports::default();
-    for (entry, prefix) in table.iter_mut().zip(&rules.exports) {
-        *entry = *prefix;
-    }
-    table
 }
 
 impl Publisher {
@@ -285,7 +276,7 @@ impl Publisher {
     ) -> Result<ChannelPolicy, PublishError<S::Error>> {
         let place = match rules.visibility {
             Visibility::Exported if !rules.exports.is_empty() => {
-                let table = table(rules);
+                let table = exports_of(&rules.exports);
                 match self.exports.get(&table) {
                     Some(place) => *place,
                     None => self.write_exports(store, table)?,

@@ -34,6 +34,37 @@ fn a_publisher_refuses_subscribers_that_its_own_configuration_does_not_know() {
     }
 }
 
+/// What went there would be dropped on the way, and a reliable channel wait for it.
+#[test]
+fn a_publisher_refuses_subscribers_in_subnets_that_its_channel_does_not_go_to() {
+    let (one, below) = (Subnet(0x0100_0000), Subnet(0x0102_0000));
+    for (visibility, own, theirs, is_granted) in [
+        (Visibility::SubnetLocal, one, one, true),
+        (Visibility::SubnetLocal, below, one, false),
+        (Visibility::ParentVisible, below, one, true),
+        (Visibility::ParentVisible, one, below, false),
+        (Visibility::Exported, one, Subnet(0), false),
+        (Visibility::Exported, one, below, true),
+        (Visibility::Global, one, Subnet(0), true),
+    ] {
+        let configured = ChannelConfig {
+            visibility,
+            export_to: [below.with_descendants()].into(),
+            ..channel("a", &[0], &[1])
+        };
+        let mut net = Net::new(2, &[configured]);
+        net.sides[0].service.subnets = Subnets {
+            own,
+            peers: [(id(1), theirs)].into(),
+        };
+        net.subscribe(1, only("a"), &Inbox::with_room(1));
+        let what = format!("{visibility:?} from {own:?} to {theirs:?}");
+        assert_eq!(net.roster(0, "a"), usize::from(is_granted), "{what}");
+        let refused = net.count(0, Reason::SubscribeSubnet);
+        assert_eq!(refused, u64::from(!is_granted), "{what}");
+    }
+}
+
 /// Both have channel `good`, so that a subscription to all puts 1 on 0's roster of the other too.
 #[test]
 fn a_subscriber_refuses_streams_that_its_own_configuration_does_not_know() {

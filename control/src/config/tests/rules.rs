@@ -176,7 +176,15 @@ fn rules_of_a_peer() {
         (
             peer("p", 40, "via = [\"one\"]\nsubnet = \"1.0.0.0/8\""),
             "subnet",
-            "where packets arrive",
+            "write \"1.0.0.0\"",
+        ),
+        (
+            format!(
+                "\n[[peers]]\nname = \"p\"\nentity_key = \"{}\"\nsubnet = \"1.0.0.0\"\n",
+                entity_key(41)
+            ),
+            "subnet",
+            "gives an entity a name",
         ),
         (peer("p", 40, "via = []"), "via", "names 0 next hops"),
         (
@@ -198,9 +206,9 @@ fn rules_of_a_peer() {
             "did you mean `one`?",
         ),
         (
-            peer("p", 40, &format!("{adjacent}\nsubnet = \"1.0.0.0\"")),
+            peer("p", 40, &format!("{adjacent}\nsubnet = \"1.0.0.0/33\"")),
             "subnet",
-            "/length",
+            "not a length",
         ),
         (
             peer("p", 40, &format!("{adjacent}\ninterface = \"\"")),
@@ -443,7 +451,7 @@ fn too_many_neighbours_and_routes() {
 #[test]
 fn a_session_carries_no_more_channels_than_it_has_streams() {
     let streams_max = virga_transport::NodeLimits::default().streams_max;
-    let mut hashes = std::collections::BTreeSet::new();
+    let mut hashes = BTreeSet::new();
     let names: Vec<String> = (0..)
         .map(|number| format!("c/{number}"))
         .filter(|name| hashes.insert(ChannelName::parse(name).unwrap().hash(0)))
