@@ -17,7 +17,8 @@ pktgen() {
     local file=$1 said
     shift
     say "$file: $*"
-    said=$({ echo "$*" >"$proc/$file"; } 2>&1) && return 0
+    # The shell's own words, in no other language.
+    said=$({ LC_ALL=C; echo "$*" >"$proc/$file"; } 2>&1) && return 0
     said=${said##*error: }
     [ "$said" != "Unknown error 524" ] || said="its driver cannot send a packet more than once"
     fail "pktgen refuses '$*' for $file: $said"

@@ -24,7 +24,7 @@ USAGE
 
 # A whole number from $3 to $4, as option $1.
 is_number() {
-    [[ "$2" =~ ^[0-9]{1,10}$ ]] && [ "$2" -ge "$3" ] && [ "$2" -le "$4" ] || fail "-$1 wants a number from $3 to $4, not '$2'"
+    [[ "$2" =~ ^(0|[1-9][0-9]{0,9})$ ]] && [ "$2" -ge "$3" ] && [ "$2" -le "$4" ] || fail "-$1 wants a number from $3 to $4, not '$2'"
 }
 
 interface='' target='' target_mac='' frame_bytes=122 port=4783 checksums='' count=100000

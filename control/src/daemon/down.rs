@@ -23,12 +23,23 @@ pub(super) fn write(config: &Config, down: &Down) -> io::Result<()> {
     let names = down
         .iter()
         .map(|index| format!("{}\n", config.peers[*index].name));
-    fs::write(file(config), names.collect::<String>())
+    // A machine that loses its power keeps the old file or the new one, whole.
+    let new = file(config).with_extension("down.new");
+    fs::write(&new, names.collect::<String>())?;
+    fs::rename(&new, file(config))
 }
 
 /// Those that were taken down before this daemon was started.
 pub(super) fn read(config: &Config) -> Down {
-    let names = fs::read_to_string(file(config)).unwrap_or_default();
+    let path = file(config);
+    let names = match fs::read_to_string(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            let path = path.display();
+            tracing::warn!(%path, %error, "which next hops an operator took down cannot be read: all are in use");
+            String::new()
+        }
+        names => names.unwrap_or_default(),
+    };
     let index = |name: &str| config.peers.iter().position(|peer| peer.name == name);
     let down: Down = names.lines().filter_map(index).collect();
     for index in &down {

@@ -92,7 +92,7 @@ impl Dispatch {
         let gate = self.presence.index(channel).ok_or_else(unknown)?;
         let gate = &self.gates[gate];
         let since = Instant::now();
-        let Some(place) = gate.place(within).await else {
+        let Some((place, turn)) = gate.pass(within).await else {
             return Ok(PublishReport {
                 expired: events.len() as u64,
                 refused: too_long,
@@ -100,7 +100,6 @@ impl Dispatch {
                 ..PublishReport::default()
             });
         };
-        let turn = Arc::clone(&gate.turn).lock_owned().await;
         let within = within.map(|within| within.saturating_sub(since.elapsed()));
         let is_late = Arc::default();
         let prepared = self.prepare((channel, within), events, too_long, &is_late, place);
@@ -181,14 +180,20 @@ impl Dispatch {
 }
 
 impl Gate {
-    /// A place for a batch at the workers; none within the time that it may wait.
-    async fn place(&self, within: Option<Duration>) -> Option<OwnedSemaphorePermit> {
-        let place = Arc::clone(&self.places).acquire_owned();
-        let place = match within {
-            None => place.await,
-            Some(within) => tokio::time::timeout(within, place).await.ok()?,
+    /// A place for a batch at the workers, and its turn; none within the time that it may wait.
+    async fn pass(
+        &self,
+        within: Option<Duration>,
+    ) -> Option<(OwnedSemaphorePermit, OwnedMutexGuard<()>)> {
+        let both = async {
+            let place = Arc::clone(&self.places).acquire_owned().await;
+            let turn = Arc::clone(&self.turn).lock_owned().await;
+            (place.expect("nobody closes it"), turn)
         };
-        Some(place.expect("nobody closes it"))
+        match within {
+            None => Some(both.await),
+            Some(within) => tokio::time::timeout(within, both).await.ok(),
+        }
     }
 }
 

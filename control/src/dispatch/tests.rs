@@ -268,6 +268,25 @@ async fn two_publishers_at_a_time_are_in_one_order_at_all_workers() {
 }
 
 #[tokio::test]
+async fn a_deadline_bounds_the_wait_for_the_turn_too() {
+    let stage = Stage::new(2, Mode::Ordered);
+    stage.hold().await;
+    let (channel, busy) = (name("a"), Busy::new(&stage, 1));
+    let mut first = std::pin::pin!(stage.dispatch.publish((&channel, None), events(1..2), 0));
+    assert!(futures_util::poll!(&mut first).is_pending());
+    // It has the turn until the busy worker takes its part.
+    let within = Some(Duration::from_millis(20));
+    let second = stage.dispatch.publish((&channel, within), events(2..5), 1);
+    let report = in_time(second).await.unwrap();
+    assert_eq!(
+        (report.published, report.expired, report.refused),
+        (0, 3, 1)
+    );
+    in_time(busy.go_on()).await;
+    stage.workers.stop();
+}
+
+#[tokio::test]
 async fn a_publish_that_is_given_up_half_way_goes_to_every_worker() {
     let stage = Stage::new(2, Mode::Ordered);
     stage.hold().await;
