@@ -6,8 +6,8 @@
 //! told apart by the tag's first bit, so that the next one is in place before the sender turns to it.
 //!
 //! A tag says nothing of who made the packet, and covers no payload: that is the AEAD's, at the end nodes.
-
-#![expect(clippy::cast_possible_truncation, reason = "a parity is one bit")]
+//! A packet that was seen on a link can be sent there again as it is, as long as its key is in use: then it
+//! is a duplicate to whoever forwards it, and a replay to the session that it is for.
 
 use crate::header::Header;
 
@@ -120,7 +120,7 @@ pub const fn is_right(keys: &[TagKey; 2], header: &Header) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::header::{HEADER_BYTES, NodeId};
+    use crate::{header::NodeId, limits::HEADER_BYTES};
 
     /// The key of SipHash's reference vectors: the bytes 0 to 15.
     const KEY: TagKey = TagKey::from_bytes(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);

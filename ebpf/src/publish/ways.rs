@@ -22,7 +22,7 @@ use crate::{
 fn with_new_keys(held: &NextHop, next_hop: &NextHop) -> Option<NextHop> {
     const WHICH: u32 = NextHop::TAGGED | NextHop::ODD;
     let is_turned = (held.flags ^ next_hop.flags) & WHICH != 0;
-    is_turned.then(|| NextHop {
+    is_turned.then_some(NextHop {
         flags: next_hop.flags & !WHICH | held.flags & WHICH,
         ..*next_hop
     })
