@@ -12,6 +12,7 @@ mod generate;
 mod id;
 mod keygen;
 mod lines;
+mod log;
 mod node;
 mod publish;
 mod sink;
@@ -52,6 +53,9 @@ enum Command {
     Capability(capability::Command),
     /// Say what an entity may do on a channel, and which check refuses what it may not.
     Why(why::Arguments),
+    /// Look into the logs below a folder, check, export and fill them.
+    #[command(subcommand)]
+    Log(log::Command),
     /// Run a node, detach it from its interfaces, take its links in or out of use.
     #[command(subcommand)]
     Node(node::Command),
@@ -142,6 +146,7 @@ pub fn main() -> ExitCode {
         Command::Token(command) => token::run(&command),
         Command::Capability(command) => capability::run(&command),
         Command::Why(arguments) => why::run(&arguments),
+        Command::Log(command) => log::run(&command),
         Command::Node(command) => node::run(&command),
         Command::Pub(arguments) => publish::run(&arguments),
         Command::Sub(arguments) => subscribe::run(&arguments),

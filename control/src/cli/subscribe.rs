@@ -132,7 +132,7 @@ fn print(delivery: &Delivery, arguments: &Arguments) -> Result<(), Failure> {
 }
 
 /// What a terminal would obey is written out: whoever publishes shall not command it.
-fn shown(payload: &[u8]) -> String {
+pub(super) fn shown(payload: &[u8]) -> String {
     let text = String::from_utf8_lossy(payload);
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {

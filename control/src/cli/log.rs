@@ -1,0 +1,274 @@
+//! `virga log`: the logs below a folder, looked into, checked, exported, filled.
+//!
+//! All but `import` only read, also while another process writes the log.
+
+mod import;
+mod show;
+
+use super::{Failure, counted, print_json};
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+};
+use virga_state::{
+    Cursor, LogName, NameError, OpenError,
+    io::{folder::Folder, open},
+    verify::{self, Depth, Report},
+};
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// List the logs.
+    Ls(List),
+    /// Print a log's events, each on a line.
+    Cat(show::Cat),
+    /// Print a log's events as JSON objects, one a line, which `import` takes.
+    Export(show::Export),
+    /// Append events from standard input, JSON objects as `export` prints them, one a line.
+    Import(import::Arguments),
+    /// Check every byte of a log.
+    Verify(Which),
+    /// Say how much a log holds.
+    Stats(Which),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct List {
+    /// The folder that holds the logs.
+    #[arg(long, value_name = "FOLDER")]
+    logs: PathBuf,
+    /// Print a JSON object a log.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Which {
+    #[command(flatten)]
+    log: OneLog,
+    /// Print a JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct OneLog {
+    /// The log's name.
+    #[arg(value_parser = log_name)]
+    name: LogName,
+    /// The folder that holds the logs.
+    #[arg(long, value_name = "FOLDER")]
+    logs: PathBuf,
+}
+
+fn log_name(text: &str) -> Result<LogName, NameError> {
+    LogName::parse(text)
+}
+
+/// Where reading begins, and how far it goes.
+#[derive(Debug, clap::Args)]
+struct Range {
+    /// Begin there: start, end, an offset, after:OFFSET, or time:SECONDS since 1970.
+    #[arg(long, value_name = "CURSOR", default_value_t = Cursor::Start)]
+    from: Cursor,
+    /// End after so many events.
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+}
+
+/// Why a log could not be used.
+#[derive(Debug, thiserror::Error)]
+enum LogError {
+    /// It could not be opened.
+    #[error("the log {name}: {source}")]
+    Open { name: LogName, source: OpenError },
+    /// The folder could not be listed.
+    #[error("the folder {}: {source}", folder.display())]
+    Folder { folder: PathBuf, source: io::Error },
+}
+
+impl OneLog {
+    fn read(&self) -> Result<Folder, LogError> {
+        open::read(&self.logs, &self.name).map_err(self.failed())
+    }
+
+    fn failed(&self) -> impl FnOnce(OpenError) -> LogError + use<'_> {
+        |source| LogError::Open {
+            name: self.name.clone(),
+            source,
+        }
+    }
+
+    fn report(&self, depth: Depth) -> Result<Report, LogError> {
+        let folder = self.read()?;
+        verify::verify(&folder, &self.name, depth).map_err(self.failed())
+    }
+}
+
+pub(super) fn run(command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Ls(list) => ls(list),
+        Command::Cat(cat) => show::cat(cat),
+        Command::Export(export) => show::export(export),
+        Command::Import(arguments) => import::run(arguments),
+        Command::Verify(which) => verify(which),
+        Command::Stats(which) => stats(which),
+    }
+}
+
+#[derive(serde::Serialize)]
+struct Facts<'a> {
+    name: &'a str,
+    first: u64,
+    end: u64,
+    segments: u64,
+    bytes: u64,
+}
+
+fn ls(list: &List) -> Result<(), Failure> {
+    let folder = |source| LogError::Folder {
+        folder: list.logs.clone(),
+        source,
+    };
+    let names = open::list(&list.logs)
+        .map_err(folder)
+        .map_err(Failure::runtime)?;
+    let mut has_failed = false;
+    for name in names {
+        let logs = list.logs.clone();
+        let log = OneLog { name, logs };
+        let report = match log.report(Depth::Headers) {
+            Ok(report) => report,
+            Err(error) => {
+                has_failed = true;
+                writeln!(io::stderr(), "virga: {error}")?;
+                continue;
+            }
+        };
+        if list.json {
+            print_json(&Facts {
+                name: log.name.as_str(),
+                first: report.first_offset,
+                end: report.end,
+                segments: report.segments,
+                bytes: report.bytes,
+            })?;
+        } else {
+            let Report {
+                first_offset,
+                end,
+                segments,
+                bytes,
+                ..
+            } = report;
+            let line = format!(
+                "{}\t{first_offset}..{end}\t{segments} segments\t{bytes} bytes",
+                log.name
+            );
+            writeln!(io::stdout(), "{line}")?;
+        }
+    }
+    match has_failed {
+        true => Err(Failure::Told(1)),
+        false => Ok(()),
+    }
+}
+
+#[derive(serde::Serialize)]
+struct Checked<'a> {
+    name: &'a str,
+    segments: u64,
+    batches: u64,
+    events: u64,
+    bytes: u64,
+    first: u64,
+    end: u64,
+    first_time_unix_ns: Option<u64>,
+    last_time_unix_ns: Option<u64>,
+    chain: Option<String>,
+    unfinished_bytes: u64,
+    flaws: u64,
+}
+
+impl<'a> Checked<'a> {
+    fn new(name: &'a LogName, report: &Report) -> Self {
+        Self {
+            name: name.as_str(),
+            segments: report.segments,
+            batches: report.batches,
+            events: report.events,
+            bytes: report.bytes,
+            first: report.first_offset,
+            end: report.end,
+            first_time_unix_ns: report.first_time,
+            last_time_unix_ns: report.last_time,
+            chain: report.chain.map(|chain| crate::hex::encode(&chain)),
+            unfinished_bytes: report.unfinished_bytes,
+            flaws: report.flaw_count,
+        }
+    }
+
+    fn print(&self) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        let Self {
+            segments,
+            batches,
+            events,
+            bytes,
+            first,
+            end,
+            ..
+        } = self;
+        writeln!(
+            out,
+            "{}: {events} events ({first}..{end}) in {batches} batches",
+            self.name
+        )?;
+        writeln!(out, "{segments} segments of {bytes} bytes")?;
+        if let (Some(first), Some(last)) = (self.first_time_unix_ns, self.last_time_unix_ns) {
+            writeln!(out, "from {} to {}", time(first), time(last))?;
+        }
+        if let Some(chain) = &self.chain {
+            writeln!(out, "chain {chain}")?;
+        }
+        if self.unfinished_bytes > 0 {
+            let bytes = self.unfinished_bytes;
+            writeln!(
+                out,
+                "{bytes} bytes of a write that is under way, or was cut short"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// A time in nanoseconds since 1970, for people.
+fn time(unix_ns: u64) -> String {
+    let since = std::time::Duration::from_nanos(unix_ns);
+    humantime::format_rfc3339_nanos(std::time::UNIX_EPOCH + since).to_string()
+}
+
+fn verify(which: &Which) -> Result<(), Failure> {
+    let report = which.log.report(Depth::Content).map_err(Failure::runtime)?;
+    for flaw in &report.flaws {
+        writeln!(io::stderr(), "virga: {flaw}")?;
+    }
+    print_checked(which, &report)?;
+    match report.flaw_count {
+        0 => Ok(()),
+        _ => Err(Failure::Told(1)),
+    }
+}
+
+fn stats(which: &Which) -> Result<(), Failure> {
+    let report = which.log.report(Depth::Headers).map_err(Failure::runtime)?;
+    print_checked(which, &report)
+}
+
+fn print_checked(which: &Which, report: &Report) -> Result<(), Failure> {
+    let checked = Checked::new(&which.log.name, report);
+    match which.json {
+        true => print_json(&checked),
+        false => Ok(checked.print()?),
+    }
+}

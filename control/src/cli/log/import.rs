@@ -1,0 +1,180 @@
+//! `virga log import`.
+
+use super::{Failure, OneLog, counted};
+use crate::cause;
+use std::io::{self, BufRead as _, Read as _, Write as _};
+use virga_ebpf::header::OriginHash;
+use virga_state::{
+    AppendError, Durability, Link, Options, Retention,
+    io::{
+        clock,
+        driver::{Driver, Way},
+        open::OpenLog,
+    },
+    limits::{EVENT_BYTES_MAX, SEGMENT_BYTES},
+};
+
+/// Bytes of the longest line: an event in which every byte is written out, and the rest of the line.
+const LINE_BYTES_MAX: u64 = 6 * EVENT_BYTES_MAX as u64 + 4_096;
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Arguments {
+    #[command(flatten)]
+    log: OneLog,
+    /// What an event survives once it counts as appended: `synced` loss of power, `flushed` the end of
+    /// this process, `memory` neither.
+    #[arg(long, value_name = "MODE", default_value_t)]
+    durability: Durability,
+    /// Bytes of a segment of the log.
+    #[arg(long, value_name = "BYTES", default_value_t = SEGMENT_BYTES)]
+    segment_bytes: u64,
+    /// Remove the oldest segments as long as so many events are left.
+    #[arg(long, value_name = "N")]
+    keep_events: Option<u64>,
+    /// Remove the oldest segments while they have more bytes than this, the newest one aside.
+    #[arg(long, value_name = "BYTES")]
+    keep_bytes: Option<u64>,
+    /// Remove segments whose events are all older than this, such as 24h or 30days.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    keep_for: Option<std::time::Duration>,
+}
+
+/// A line: `text` or `hex`, and what else `export` prints, as far as it is there.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    /// Where it was in the log that it comes from; here it gets an offset of its own.
+    #[serde(rename = "offset")]
+    _offset: Option<u64>,
+    time_unix_ns: Option<u64>,
+    entity: Option<String>,
+    #[serde(default)]
+    observed: u64,
+    #[serde(default)]
+    parent: u64,
+    text: Option<String>,
+    hex: Option<String>,
+}
+
+impl Line {
+    fn payload(&self) -> Result<Vec<u8>, String> {
+        match (&self.text, &self.hex) {
+            (Some(text), None) => Ok(text.as_bytes().to_vec()),
+            (None, Some(hex)) => bytes_of(hex).ok_or_else(|| "`hex` is not hexadecimal".into()),
+            _ => Err("write the event as `text` or as `hex`, one of them".into()),
+        }
+    }
+
+    fn link(&self) -> Result<Link, String> {
+        let entity = match &self.entity {
+            None => 0,
+            Some(text) => u64::from_str_radix(text, 16)
+                .map_err(|_| format!("`entity` is 16 hexadecimal digits, not {text:?}"))?,
+        };
+        Ok(Link {
+            entity: OriginHash(entity),
+            observed: self.observed,
+            parent: self.parent,
+        })
+    }
+}
+
+fn bytes_of(hex: &str) -> Option<Vec<u8>> {
+    let pairs = hex.as_bytes().chunks(2);
+    let byte = |pair: &[u8]| {
+        let is_pair = pair.len() == 2 && pair.iter().all(u8::is_ascii_hexdigit);
+        let pair = std::str::from_utf8(pair).ok().filter(|_| is_pair)?;
+        u8::from_str_radix(pair, 16).ok()
+    };
+    pairs.map(byte).collect()
+}
+
+/// Why importing ended.
+#[derive(Debug, thiserror::Error)]
+enum ImportError {
+    /// A line is no event.
+    #[error("line {number}: {why}; the lines before it are in the log")]
+    Line { number: u64, why: String },
+    /// The log took no more.
+    #[error("the log took no more at line {number}: {source}")]
+    Append { number: u64, source: AppendError },
+    /// What was appended could not be written.
+    #[error("the log could not be closed: {0}")]
+    Close(io::Error),
+    /// Standard input could not be read.
+    #[error("cannot read standard input: {0}")]
+    Input(io::Error),
+    /// There is no randomness.
+    #[error("the system gives no random bytes: {0}")]
+    Random(String),
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let log = &arguments.log;
+    let mut fresh_id = [0; 16];
+    getrandom::fill(&mut fresh_id)
+        .map_err(|error| Failure::runtime(ImportError::Random(error.to_string())))?;
+    let opened = OpenLog::open(&log.logs, &log.name, arguments.options(), fresh_id);
+    let opened = opened.map_err(log.failed()).map_err(Failure::runtime)?;
+    for finding in &opened.findings {
+        writeln!(io::stderr(), "virga: {finding}")?;
+    }
+    let mut logs = [opened];
+    let mut driver = Driver::open(Way::Auto);
+    let imported = import(&mut logs, &mut driver);
+    driver.settle(&mut logs);
+    let [opened] = logs;
+    let end = opened.log.end();
+    let closed = opened.close().map_err(ImportError::Close);
+    let count = imported.and_then(|count| closed.map(|()| count));
+    let count = count.map_err(Failure::runtime)?;
+    let (first, said) = (end - count, counted(count, "event"));
+    writeln!(io::stderr(), "appended {said}: {first}..{end}")?;
+    Ok(())
+}
+
+impl Arguments {
+    fn options(&self) -> Options {
+        let nanoseconds = |d: std::time::Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+        Options {
+            durability: self.durability,
+            segment_bytes: self.segment_bytes,
+            retention: Retention {
+                events_max: self.keep_events,
+                bytes_max: self.keep_bytes,
+                age_ns_max: self.keep_for.map(nanoseconds),
+            },
+        }
+    }
+}
+
+fn import(logs: &mut [OpenLog; 1], driver: &mut Driver) -> Result<u64, ImportError> {
+    let mut input = io::stdin().lock();
+    let mut bytes = Vec::new();
+    let mut number = 0;
+    loop {
+        bytes.clear();
+        let mut line = (&mut input).take(LINE_BYTES_MAX);
+        line.read_until(b'\n', &mut bytes)
+            .map_err(ImportError::Input)?;
+        if bytes.is_empty() {
+            return Ok(number);
+        }
+        number += 1;
+        let failed = |why| ImportError::Line { number, why };
+        let line: Line = serde_json::from_slice(&bytes)
+            .map_err(|error| failed(format!("it is no event: {}", cause::chain(&error))))?;
+        let (link, payload) = (
+            line.link().map_err(failed)?,
+            line.payload().map_err(failed)?,
+        );
+        let time = line.time_unix_ns.unwrap_or_else(clock::now_unix_ns);
+        loop {
+            match logs[0].log.append(time, &link, &payload) {
+                Ok(_) => break,
+                Err(AppendError::Full) if driver.round(logs) => {}
+                Err(source) => return Err(ImportError::Append { number, source }),
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! `virga log` as an operator uses it.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs,
+    io::Write as _,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+fn log(folder: &Path, arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_virga"))
+        .arg("log")
+        .args(arguments)
+        .arg("--logs")
+        .arg(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Whoever refuses its arguments does not read.
+    let _written = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+#[track_caller]
+fn done(folder: &Path, arguments: &[&str], input: &str) -> String {
+    let output = log(folder, arguments, input);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {said}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn refused(folder: &Path, arguments: &[&str], input: &str, code: i32) -> String {
+    let output = log(folder, arguments, input);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+    said
+}
+
+#[test]
+fn what_is_imported_is_exported_and_the_copy_is_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = "{\"text\":\"one\"}\n{\"hex\":\"ff00\",\"entity\":\"00000000000000aa\",\"parent\":3}\n{\"text\":\"three\"}\n";
+    done(folder.path(), &["import", "a/b"], lines);
+    done(
+        folder.path(),
+        &["import", "a/b", "--segment-bytes", "4096"],
+        lines,
+    );
+    let exported = done(folder.path(), &["export", "a/b"], "");
+    assert_eq!(exported.lines().count(), 6);
+    let second = exported.lines().nth(1).unwrap();
+    assert!(
+        second.starts_with("{\"offset\":1,\"time_unix_ns\":"),
+        "{second}"
+    );
+    assert!(
+        second.ends_with(
+            "\"entity\":\"00000000000000aa\",\"observed\":0,\"parent\":3,\"hex\":\"ff00\"}"
+        ),
+        "{second}"
+    );
+    done(folder.path(), &["import", "copy"], &exported);
+    assert_eq!(done(folder.path(), &["export", "copy"], ""), exported);
+    let cat = ["cat", "a/b", "--from", "after:3", "--count", "2", "--raw"];
+    let output = log(folder.path(), &cat, "");
+    assert_eq!(output.stdout, b"\xff\x00three");
+}
+
+#[test]
+fn logs_are_listed_checked_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = "{\"text\":\"event\"}\n".repeat(500);
+    done(
+        folder.path(),
+        &["import", "m/x", "--segment-bytes", "4096"],
+        &lines,
+    );
+    done(folder.path(), &["import", "k"], "");
+    let listed = done(folder.path(), &["ls"], "");
+    let names: Vec<_> = listed
+        .lines()
+        .map(|l| l.split('\t').next().unwrap())
+        .collect();
+    assert_eq!(names, ["k", "m/x"]);
+    assert!(listed.contains("m/x\t0..500\t"), "{listed}");
+    let stats = done(folder.path(), &["stats", "m/x", "--json"], "");
+    assert!(stats.contains("\"events\":500,"), "{stats}");
+    assert_eq!(done(folder.path(), &["verify", "m/x", "--json"], ""), stats);
+
+    let segment = folder.path().join("m+x/0000000001.seg");
+    let mut content = fs::read(&segment).unwrap();
+    content[400] ^= 1;
+    fs::write(&segment, content).unwrap();
+    let flaws = refused(folder.path(), &["verify", "m/x"], "", 1);
+    assert!(flaws.contains("segment 1 at "), "{flaws}");
+    let errors = refused(folder.path(), &["cat", "m/x"], "", 1);
+    assert!(errors.contains("checksum is wrong"), "{errors}");
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_words() {
+    let folder = tempfile::tempdir().unwrap();
+    for (arguments, input, code, words) in [
+        (&["cat", "../../etc"][..], "", 2, "`.` or `..`"),
+        (&["cat", "nothing"], "", 1, "there is no log here"),
+        (
+            &["cat", "a", "--from", "yesterday"],
+            "",
+            2,
+            "no place in a log",
+        ),
+        (
+            &["import", "a"],
+            "{\"text\":\"x\",\"hex\":\"00\"}\n",
+            1,
+            "line 1: write the event as",
+        ),
+        (
+            &["import", "a"],
+            "{\"text\":\"x\"}\nnonsense\n",
+            1,
+            "line 2: it is no event",
+        ),
+        (
+            &["import", "a", "--durability", "some"],
+            "",
+            2,
+            "synced, flushed or memory",
+        ),
+    ] {
+        let said = refused(folder.path(), arguments, input, code);
+        assert!(said.contains(words), "{arguments:?}: {said}");
+    }
+    // The line before the one that is no event is there.
+    assert_eq!(done(folder.path(), &["cat", "a"], ""), "x\n");
+}

@@ -1,0 +1,47 @@
+//! Events and the durable log.
+//!
+//! What a channel says is kept as a log: a folder of segments that is only ever appended to. In the
+//! order in which an event meets them:
+//!
+//! - [`event`]: an event and its causal link; [`name`]: what its log is called.
+//! - [`log`]: batches, group commit, rotation, retention, as [`action`]s that somebody performs; [`options`]:
+//!   what is acknowledged when, and how much is kept.
+//! - [`format`](mod@format): the files, byte by byte.
+//! - [`disk`]: what is asked of a disk; [`files`]: a log's actions on it.
+//! - [`recover`]: where a log goes on after a crash: the decision table.
+//! - [`catalog`]: what a folder holds; [`reader`]: events from any cursor on; [`verify`]: whether all of it
+//!   is as it was written.
+//! - [`io`]: folders, io_uring and its fallback, the clock.
+//! - [`limits`]: every number, with its invariant.
+#![deny(unsafe_code)]
+
+pub mod action;
+pub mod catalog;
+pub mod cursor;
+pub mod disk;
+pub mod event;
+pub mod files;
+pub mod format;
+#[allow(clippy::disallowed_methods)] // the one place that touches clock and files
+pub mod io;
+pub mod limits;
+pub mod log;
+pub mod name;
+pub mod options;
+pub mod reader;
+pub mod recover;
+pub mod verify;
+mod walk;
+
+pub use action::{Action, AppendError};
+pub use catalog::{Catalog, OpenError};
+pub use cursor::Cursor;
+pub use event::{Event, Link};
+pub use log::Log;
+pub use name::{LogName, NameError};
+pub use options::{Durability, Options, Retention};
+pub use reader::{ReadError, Reader};
+pub use recover::{Finding, recover};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,9 @@
+//! The log on a disk that forgets: `forgetful` is the disk, `world` a log on it; `crash` takes its
+//! power away, `damage` changes its bytes, `running` drives it.
+
+mod crash;
+mod damage;
+mod folder;
+mod forgetful;
+mod running;
+mod world;

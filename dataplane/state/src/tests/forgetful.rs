@@ -1,0 +1,232 @@
+//! A disk that keeps what was synced, and of all else any part.
+
+use crate::disk::{Disk, DiskFile};
+use std::{cell::RefCell, collections::BTreeMap, io, rc::Rc};
+
+/// What a disk writes whole or not at all.
+const SECTOR: usize = 512;
+
+#[derive(Clone, Debug)]
+enum Piece {
+    Write(usize, Vec<u8>),
+    Cut(usize),
+}
+
+impl Piece {
+    fn apply(&self, to: &mut Vec<u8>) {
+        match self {
+            Self::Write(at, bytes) => {
+                let end = at + bytes.len();
+                if to.len() < end {
+                    to.resize(end, 0);
+                }
+                to[*at..end].copy_from_slice(bytes);
+            }
+            Self::Cut(bytes) => to.resize(*bytes, 0),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Content {
+    on_disk: Vec<u8>,
+    now: Vec<u8>,
+    unsynced: Vec<Piece>,
+    /// Whether its name may be lost.
+    is_unnamed: bool,
+}
+
+/// How the disk behaves.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Faults {
+    pub(super) sync_fails: bool,
+    /// It says that it has synced, and has not.
+    pub(super) sync_lies: bool,
+    pub(super) write_bytes_max: Option<usize>,
+    pub(super) is_full: bool,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    files: BTreeMap<String, Content>,
+    /// Removed, and perhaps there again after a crash.
+    removed: BTreeMap<String, Content>,
+    faults: Faults,
+    syncs: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Forgetful(Rc<RefCell<Inner>>);
+
+#[derive(Debug)]
+pub(super) struct OpenFile {
+    disk: Forgetful,
+    name: String,
+}
+
+impl Forgetful {
+    pub(super) fn set(&self, faults: Faults) {
+        self.0.borrow_mut().faults = faults;
+    }
+
+    pub(super) fn syncs(&self) -> u64 {
+        self.0.borrow().syncs
+    }
+
+    /// Takes the power away: of what was not synced, `keep` says of each piece whether it is there.
+    pub(super) fn crash(&self, mut keep: impl FnMut() -> bool) {
+        let mut inner = self.0.borrow_mut();
+        for (name, content) in std::mem::take(&mut inner.removed) {
+            if keep() && !inner.files.contains_key(&name) {
+                inner.files.insert(name, content);
+            }
+        }
+        inner.files.retain(|_, content| {
+            for piece in std::mem::take(&mut content.unsynced) {
+                if keep() {
+                    piece.apply(&mut content.on_disk);
+                }
+            }
+            content.now.clone_from(&content.on_disk);
+            !std::mem::take(&mut content.is_unnamed) || keep()
+        });
+    }
+
+    /// Everything as it is, what is not synced too, on a disk of its own.
+    pub(super) fn copy_unsynced(&self) -> Self {
+        let inner = self.0.borrow();
+        Self(Rc::new(RefCell::new(Inner {
+            files: inner.files.clone(),
+            ..Inner::default()
+        })))
+    }
+
+    pub(super) fn content(&self, name: &str) -> Vec<u8> {
+        self.0.borrow().files[name].now.clone()
+    }
+
+    pub(super) fn put(&self, name: &str, content: Vec<u8>) {
+        let content = Content {
+            on_disk: content.clone(),
+            now: content,
+            ..Content::default()
+        };
+        self.0.borrow_mut().files.insert(name.into(), content);
+    }
+
+    pub(super) fn flip(&self, name: &str, at: usize, bits: u8) {
+        let mut content = self.content(name);
+        content[at] ^= bits;
+        self.put(name, content);
+    }
+}
+
+impl Disk for Forgetful {
+    type File = OpenFile;
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.0.borrow().files.keys().cloned().collect())
+    }
+
+    fn open(&self, name: &str) -> io::Result<OpenFile> {
+        match self.0.borrow().files.contains_key(name) {
+            true => Ok(OpenFile {
+                disk: self.clone(),
+                name: name.into(),
+            }),
+            false => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn create(&self, name: &str, bytes: u64) -> io::Result<OpenFile> {
+        if self.0.borrow().faults.is_full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.put(name, vec![0; usize::try_from(bytes).unwrap()]);
+        self.open(name)
+    }
+
+    fn store(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        self.put(name, content.into());
+        let mut inner = self.0.borrow_mut();
+        if let Some(content) = inner.files.get_mut(name) {
+            content.is_unnamed = true;
+        }
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut inner = self.0.borrow_mut();
+        if let Some(content) = inner.files.remove(name) {
+            inner.removed.insert(name.into(), content);
+        }
+        Ok(())
+    }
+}
+
+impl OpenFile {
+    fn with<T>(&self, f: impl FnOnce(&mut Content, &Faults) -> T) -> io::Result<T> {
+        let mut inner = self.disk.0.borrow_mut();
+        let faults = inner.faults;
+        let content = inner.files.get_mut(&self.name);
+        let content = content.ok_or(io::ErrorKind::NotFound)?;
+        Ok(f(content, &faults))
+    }
+}
+
+impl DiskFile for OpenFile {
+    fn bytes(&self) -> io::Result<u64> {
+        self.with(|content, _| content.now.len() as u64)
+    }
+
+    fn read_at(&self, at: u64, into: &mut [u8]) -> io::Result<usize> {
+        let at = usize::try_from(at).unwrap();
+        self.with(|content, _| {
+            let rest = content.now.get(at..).unwrap_or_default();
+            let read = rest.len().min(into.len());
+            into[..read].copy_from_slice(&rest[..read]);
+            read
+        })
+    }
+
+    fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<usize> {
+        let at = usize::try_from(at).unwrap();
+        self.with(|content, faults| {
+            let bytes = &bytes[..bytes
+                .len()
+                .min(faults.write_bytes_max.unwrap_or(usize::MAX))];
+            let mut from = 0;
+            while from < bytes.len() {
+                let to = bytes.len().min((at + from) / SECTOR * SECTOR + SECTOR - at);
+                let piece = Piece::Write(at + from, bytes[from..to].to_vec());
+                piece.apply(&mut content.now);
+                content.unsynced.push(piece);
+                from = to;
+            }
+            bytes.len()
+        })
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk.0.borrow_mut().syncs += 1;
+        self.with(|content, faults| {
+            if faults.sync_fails {
+                return Err(io::Error::from_raw_os_error(libc::EIO));
+            }
+            if !faults.sync_lies {
+                for piece in content.unsynced.drain(..) {
+                    piece.apply(&mut content.on_disk);
+                }
+            }
+            Ok(())
+        })?
+    }
+
+    fn cut(&self, bytes: u64) -> io::Result<()> {
+        let bytes = usize::try_from(bytes).unwrap();
+        self.with(|content, _| {
+            content.now.resize(bytes, 0);
+            content.unsynced.push(Piece::Cut(bytes));
+        })
+    }
+}

@@ -1,0 +1,317 @@
+use super::{
+    forgetful::{Faults, Forgetful},
+    world::{SECOND, World, assert_reads, drain, link, name, payload, read, small},
+};
+use crate::{
+    AppendError, Cursor, Durability, Options, ReadError, Reader, Retention,
+    disk::Disk as _,
+    format::{MANIFEST_NAME, index_name, segment_of},
+    limits::{COMMIT_BYTES_MAX, EVENT_BYTES_MAX},
+    verify::{Depth, verify},
+};
+
+#[test]
+fn what_is_appended_is_read_in_every_mode() {
+    for durability in Durability::ALL {
+        let disk = Forgetful::default();
+        let options = Options {
+            durability,
+            ..small()
+        };
+        let mut world = World::open(&disk, options);
+        for count in [1, 2, 30, 1, 200] {
+            world.append(count);
+            world.settle();
+            assert_eq!(world.log.acknowledged(), world.log.end());
+        }
+        assert_reads(&disk, Cursor::Start, 0..234);
+        let report = verify(&disk, &name(), Depth::Content).unwrap();
+        assert_eq!((report.events, report.flaw_count), (234, 0));
+        assert!(report.segments > 3, "{}", report.segments);
+    }
+}
+
+#[test]
+fn a_mode_says_when_an_event_is_acknowledged() {
+    for (durability, appended, written) in [
+        (Durability::Synced, 0, 5),
+        (Durability::Flushed, 0, 5),
+        (Durability::Memory, 5, 5),
+    ] {
+        let disk = Forgetful::default();
+        let options = Options {
+            durability,
+            ..small()
+        };
+        let mut world = World::open(&disk, options);
+        world.settle();
+        let syncs = disk.syncs();
+        world.append(5);
+        assert_eq!(world.log.acknowledged(), appended, "{durability}");
+        world.settle();
+        assert_eq!(world.log.acknowledged(), written, "{durability}");
+        let synced = u64::from(durability == Durability::Synced);
+        assert_eq!(disk.syncs() - syncs, synced, "{durability}");
+    }
+}
+
+#[test]
+fn what_comes_during_a_write_shares_the_next_sync() {
+    let disk = Forgetful::default();
+    let mut world = World::open(&disk, small());
+    world.settle();
+    let syncs = disk.syncs();
+    world.append(1);
+    let action = world.log.poll_action(world.now).unwrap();
+    let done = world.files.perform(&action);
+    world.append(64);
+    assert!(world.log.poll_action(world.now).is_none(), "one at a time");
+    world.log.complete(world.now, done);
+    assert_eq!(world.log.acknowledged(), 1);
+    world.settle();
+    assert_eq!(world.log.acknowledged(), 65);
+    assert_eq!(disk.syncs() - syncs, 2);
+}
+
+#[test]
+fn cursors_begin_where_they_say() {
+    let disk = Forgetful::default();
+    let mut world = World::open(&disk, small());
+    world.append_each(200);
+    assert_reads(&disk, Cursor::Start, 0..200);
+    assert_reads(&disk, Cursor::End, 0..0);
+    for offset in [0, 1, 57, 100, 199, 200, 5_000] {
+        assert_reads(&disk, Cursor::Offset(offset), offset.min(200)..200);
+        assert_reads(&disk, Cursor::After(offset), (offset + 1).min(200)..200);
+        // The event at an offset has that time.
+        let time = Cursor::Time(SECOND + offset + 1);
+        assert_reads(&disk, time, offset.min(200)..200);
+    }
+    assert_reads(&disk, Cursor::Time(0), 0..200);
+}
+
+#[test]
+fn an_index_that_is_lost_is_made_anew() {
+    let disk = Forgetful::default();
+    World::open(&disk, small()).append_each(200);
+    let index = disk.content(&index_name(2));
+    for broken in [
+        None,
+        Some(vec![]),
+        Some(vec![0; index.len()]),
+        Some(b"virgaidx".to_vec()),
+    ] {
+        match broken {
+            None => disk.remove(&index_name(2)).unwrap(),
+            Some(content) => disk.put(&index_name(2), content),
+        }
+        for offset in 20..60 {
+            assert_reads(&disk, Cursor::Offset(offset), offset..200);
+        }
+        assert_eq!(disk.content(&index_name(2)), index);
+    }
+}
+
+#[test]
+fn a_reader_follows_the_writer_up_to_what_is_acknowledged() {
+    let disk = Forgetful::default();
+    let mut world = World::open(&disk, small());
+    let mut reader = Reader::open(disk.clone(), &name(), Cursor::Start).unwrap();
+    reader.set_limit(0);
+    let mut expected = 0;
+    for count in [1, 1, 3, 40, 1, 100] {
+        world.append(count);
+        assert!(matches!(reader.next_event(), Ok(None)));
+        world.settle();
+        reader.set_limit(world.log.readable());
+        let (good, bad) = drain(&mut reader);
+        assert!(bad.is_empty(), "{bad:?}");
+        assert_eq!(good, (expected..expected + count).collect::<Vec<_>>());
+        expected += count;
+    }
+}
+
+#[test]
+fn a_short_write_is_continued() {
+    let disk = Forgetful::default();
+    let mut world = World::open(&disk, small());
+    disk.set(Faults {
+        write_bytes_max: Some(100),
+        ..Faults::default()
+    });
+    world.append(50);
+    world.settle();
+    assert_eq!(world.log.acknowledged(), 50);
+    disk.crash(|| false);
+    assert_reads(&disk, Cursor::Start, 0..50);
+}
+
+#[test]
+fn a_full_disk_makes_the_log_wait() {
+    let disk = Forgetful::default();
+    let mut world = World::open(&disk, small());
+    world.append(1);
+    world.settle();
+    disk.set(Faults {
+        is_full: true,
+        ..Faults::default()
+    });
+    let mut appended = 1;
+    while !world.log.is_disk_full() {
+        world.append(1);
+        appended += 1;
+        world.settle();
+        assert!(appended < 1_000);
+    }
+    assert_eq!(world.log.acknowledged(), appended - 1);
+    let refused = world.log.append(world.now, &link(0), b"");
+    assert_eq!(refused, Err(AppendError::DiskFull));
+    disk.set(Faults::default());
+    world.settle();
+    assert_eq!(
+        world.log.acknowledged(),
+        appended - 1,
+        "not asked again yet"
+    );
+    world.now += 2 * SECOND;
+    world.settle();
+    assert_eq!(world.log.acknowledged(), appended);
+    world.append_each(10);
+    assert_reads(&disk, Cursor::Start, 0..appended + 10);
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_acknowledged() {
+    let disk = Forgetful::default();
+    let mut world = World::open(&disk, small());
+    world.append_each(10);
+    disk.set(Faults {
+        sync_fails: true,
+        ..Faults::default()
+    });
+    world.append(1);
+    world.settle();
+    disk.set(Faults::default());
+    world.settle();
+    assert_eq!(world.log.acknowledged(), 10);
+    assert!(world.log.failure().unwrap().contains("sync failed"));
+    let refused = world.log.append(world.now, &link(0), b"");
+    assert!(matches!(refused, Err(AppendError::Failed(_))));
+    disk.crash(|| false);
+    let mut again = World::open(&disk, small());
+    again.append_each(5);
+    assert_reads(&disk, Cursor::Start, 0..15);
+}
+
+#[test]
+fn retention_removes_whole_segments_and_says_so_to_readers() {
+    let of = |retention| Options {
+        retention,
+        ..small()
+    };
+    let none = Retention::default();
+    for (retention, at_least, at_most) in [
+        (none, 400, 400),
+        (
+            Retention {
+                events_max: Some(100),
+                ..none
+            },
+            100,
+            150,
+        ),
+        (
+            Retention {
+                bytes_max: Some(20_000),
+                ..none
+            },
+            60,
+            150,
+        ),
+        (
+            Retention {
+                age_ns_max: Some(100),
+                ..none
+            },
+            100,
+            150,
+        ),
+    ] {
+        let disk = Forgetful::default();
+        let mut world = World::open(&disk, of(retention));
+        world.append_each(400);
+        let first = world.log.first();
+        let kept = 400 - first;
+        assert!(
+            (at_least..=at_most).contains(&kept),
+            "{retention:?}: {kept}"
+        );
+        let segments = disk.list().unwrap();
+        let segments = segments.iter().filter(|f| segment_of(f).is_some()).count();
+        assert!(
+            segments <= usize::try_from(kept / 10 + 2).unwrap(),
+            "{segments}"
+        );
+        assert_reads(&disk, Cursor::Start, first..400);
+        if first > 0 {
+            let (good, bad) = read(&disk, Cursor::Offset(0));
+            assert_eq!(good.len() as u64, kept);
+            assert!(matches!(bad[..], [ReadError::Gone { from: 0, to }] if to == first));
+        }
+        drop(world);
+        let again = World::open(&disk, of(retention));
+        assert!(again.findings.is_empty(), "{:?}", again.findings);
+        assert_eq!((again.log.first(), again.log.end()), (first, 400));
+    }
+}
+
+#[test]
+fn time_never_goes_back_in_a_log() {
+    let disk = Forgetful::default();
+    let mut world = World::open(&disk, small());
+    world.now = 100 * SECOND;
+    world.append(1);
+    world.settle();
+    drop(world);
+    // Opened again, on a machine whose clock was set back.
+    let mut world = World::open(&disk, small());
+    world.now = 5;
+    world.append(2);
+    world.settle();
+    let mut reader = Reader::open(disk.clone(), &name(), Cursor::Start).unwrap();
+    let mut times = Vec::new();
+    while let Some(event) = reader.next_event().unwrap() {
+        times.push(event.time_unix_ns);
+    }
+    assert_eq!(times, [100 * SECOND + 1; 3]);
+}
+
+#[test]
+fn what_is_too_large_or_too_much_is_given_back() {
+    let disk = Forgetful::default();
+    let options = Options {
+        segment_bytes: 8 << 20,
+        ..Options::default()
+    };
+    let mut world = World::open(&disk, options);
+    let largest = vec![1; EVENT_BYTES_MAX + 1];
+    let refused = world.log.append(1, &link(0), &largest);
+    assert_eq!(refused, Err(AppendError::TooLarge(EVENT_BYTES_MAX + 1)));
+    let mut taken = 0;
+    while world.log.append(1, &link(0), &largest[1..]).is_ok() {
+        taken += 1;
+    }
+    assert_eq!(taken, COMMIT_BYTES_MAX / EVENT_BYTES_MAX - 1);
+    let refused = world.log.append(1, &link(0), &largest[1..]);
+    assert_eq!(refused, Err(AppendError::Full));
+    world.settle();
+    assert_eq!(world.log.acknowledged(), taken as u64);
+    assert!(world.log.append(1, &link(0), &payload(3)).is_ok());
+    world.log.close();
+    let refused = world.log.append(1, &link(0), b"");
+    assert_eq!(refused, Err(AppendError::Closing));
+    world.settle();
+    let report = verify(&disk, &name(), Depth::Content).unwrap();
+    assert_eq!((report.events, report.flaw_count), (taken as u64 + 1, 0));
+    assert!(disk.content(MANIFEST_NAME).len() < 8_192);
+}

@@ -1,0 +1,209 @@
+//! Whether all of a log is as it was written: checksums, hashes, order, nothing missing.
+
+use crate::{
+    LogName,
+    catalog::{Catalog, Found, OpenError},
+    disk::Disk,
+    format::{BatchHeader, Fault, Hash, SEGMENT_HEADER_BYTES, segment_name},
+    walk::{self, Window},
+};
+use std::fmt;
+
+/// Something that is not as it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flaw {
+    /// In which segment.
+    pub segment: u32,
+    /// Where in it.
+    pub at: u64,
+    /// The first event that it concerns.
+    pub offset: u64,
+    /// What it is.
+    pub fault: Fault,
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            segment,
+            at,
+            offset,
+            fault,
+        } = self;
+        write!(f, "segment {segment} at {at}, event {offset}: {fault}")
+    }
+}
+
+/// Flaws that are listed; more are only counted.
+pub const FLAWS_MAX: usize = 1_000;
+
+/// What a log holds, and what is wrong with it.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Segments that are in use.
+    pub segments: u64,
+    /// Batches that are whole.
+    pub batches: u64,
+    /// Events in them.
+    pub events: u64,
+    /// Bytes of all segments' files.
+    pub bytes: u64,
+    /// Of the first event that is kept.
+    pub first_offset: u64,
+    /// Of the next event.
+    pub end: u64,
+    /// When the first whole batch began.
+    pub first_time: Option<u64>,
+    /// When the last whole batch ended.
+    pub last_time: Option<u64>,
+    /// After the last whole batch: the same on all copies of the same log.
+    pub chain: Option<Hash>,
+    /// The first [`FLAWS_MAX`].
+    pub flaws: Vec<Flaw>,
+    /// All of them.
+    pub flaw_count: u64,
+    /// Bytes behind the last batch: a write that was cut short, or is under way.
+    pub unfinished_bytes: u64,
+}
+
+impl Report {
+    fn flaw(&mut self, segment: u32, at: u64, offset: u64, fault: Fault) {
+        self.flaw_count += 1;
+        if self.flaws.len() < FLAWS_MAX {
+            self.flaws.push(Flaw {
+                segment,
+                at,
+                offset,
+                fault,
+            });
+        }
+    }
+
+    fn add(&mut self, header: &BatchHeader) {
+        self.batches += 1;
+        self.events += u64::from(header.count);
+        self.end = header.end();
+        self.first_time.get_or_insert(header.first_time);
+        self.last_time = Some(header.last_time);
+        self.chain = Some(header.chain);
+    }
+}
+
+/// How much is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Every byte.
+    Content,
+    /// Headers.
+    Headers,
+}
+
+/// Goes through all of a log; nothing is changed.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn verify<D: Disk>(disk: &D, name: &LogName, depth: Depth) -> Result<Report, OpenError> {
+    let catalog = Catalog::read(disk, name)?;
+    let mut report = Report::default();
+    if let Some(fault) = catalog.manifest_fault {
+        report.flaw(0, 0, 0, fault);
+    }
+    let used: Vec<&Found> = catalog.used().collect();
+    let first = used.first().and_then(|found| found.first_offset());
+    report.first_offset = first.unwrap_or(0);
+    report.end = report.first_offset;
+    let mut expected = catalog.manifest.as_ref().map(|m| m.first_segment);
+    for (place, found) in used.iter().enumerate() {
+        if expected.is_some_and(|number| number != found.number) {
+            report.flaw(found.number, 0, report.end, Fault::Order);
+        }
+        expected = Some(found.number + 1);
+        match found.header {
+            Ok(header) => {
+                let is_next = place == 0
+                    || header.first_offset == report.end && report.chain == Some(header.chain);
+                if !is_next {
+                    report.flaw(found.number, 0, report.end, Fault::Order);
+                }
+                report.end = report.end.max(header.first_offset);
+                report.chain = Some(header.chain);
+            }
+            Err(fault) => report.flaw(found.number, 0, report.end, fault),
+        }
+        let is_last = place + 1 == used.len();
+        verify_segment(disk, &catalog, found, is_last, depth, &mut report)?;
+    }
+    let closed = catalog.manifest.as_ref().and_then(|m| m.closed);
+    if let Some((end, chain)) = closed
+        && (report.end < end || report.chain.is_some_and(|c| c != chain) && report.end == end)
+    {
+        let last = used.last().map_or(0, |found| found.number);
+        report.flaw(last, 0, report.end, Fault::Order);
+        report.end = report.end.max(end);
+    }
+    Ok(report)
+}
+
+fn verify_segment<D: Disk>(
+    disk: &D,
+    catalog: &Catalog,
+    found: &Found,
+    is_last: bool,
+    depth: Depth,
+    report: &mut Report,
+) -> Result<(), OpenError> {
+    let name = segment_name(found.number);
+    let failed = || OpenError::io(&name);
+    let file = disk.open(&name).map_err(failed())?;
+    let Some(id) = catalog.id else {
+        return Ok(());
+    };
+    report.segments += 1;
+    report.bytes += found.bytes;
+    let mut window = Window::new();
+    let mut at = SEGMENT_HEADER_BYTES as u64;
+    loop {
+        let fault = match walk::batch_at(&mut window, &file, &id, at).map_err(failed())? {
+            Ok(header) => {
+                let end = walk::records_range(&header).end;
+                let bytes = window.held(at, end);
+                if header.first_offset != report.end {
+                    report.flaw(found.number, at, report.end, Fault::Order);
+                }
+                if depth == Depth::Content {
+                    check(&header, bytes, found.number, at, report);
+                }
+                report.add(&header);
+                at += end as u64;
+                continue;
+            }
+            Err(fault) => fault,
+        };
+        let next = walk::next_good_header(&mut window, &file, &id, at).map_err(failed())?;
+        if let Some((next_at, next)) = next {
+            report.flaw(found.number, at, report.end, fault);
+            report.end = next.first_offset;
+            report.chain = None;
+            at = next_at;
+            continue;
+        }
+        let used_end = walk::used_end(&mut window, &file, at).map_err(failed())?;
+        match is_last {
+            true => report.unfinished_bytes = used_end - at,
+            false if used_end > at => report.flaw(found.number, at, report.end, fault),
+            false => {}
+        }
+        return Ok(());
+    }
+}
+
+fn check(header: &BatchHeader, bytes: &[u8], segment: u32, at: u64, report: &mut Report) {
+    let records = bytes.get(walk::records_range(header)).unwrap_or_default();
+    if let Err((offset, fault)) = walk::check_records(header, records) {
+        report.flaw(segment, at, offset, fault);
+    } else if let Some(before) = report.chain
+        && !walk::check_hashes(header, &before, bytes)
+    {
+        report.flaw(segment, at, header.first_offset, Fault::Hash);
+    }
+}
