@@ -252,6 +252,14 @@ pub struct PeerConfig {
     pub subnet: Option<PeerSubnet>,
 }
 
+impl PeerConfig {
+    /// Whether it is next to this node: such nodes tell each other who may publish where.
+    #[must_use]
+    pub const fn is_adjacent(&self) -> bool {
+        matches!(self.reach, Reach::Adjacent { .. })
+    }
+}
+
 /// How packets get to a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reach {

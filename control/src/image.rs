@@ -160,11 +160,10 @@ fn policy(config: &Config) -> Image {
         image.subnets.insert(peer, subnet.subnet);
     }
     for channel in &config.channels {
-        for entity in channel
-            .publish
-            .named()
-            .iter()
-            .filter(|e| e.origin != config.node.origin)
+        let listed = channel.publish.named().iter();
+        // Where a token is required, the tokens say which pairs there are.
+        for entity in
+            listed.filter(|e| channel.issuers.is_empty() && e.origin != config.node.origin)
         {
             image.pairs.insert(Pair::new(entity.origin, channel.hash));
         }

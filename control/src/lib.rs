@@ -4,6 +4,7 @@
 //! - [`config`]: the configuration file, checked as a whole and resolved.
 //! - [`rights`]: signed tokens and revocation lists: who may do what, said by whom.
 //! - [`capability`]: what an entity is and has, and filters over it.
+//! - [`admissions`]: what follows from them for forwarders, and how nodes agree on it.
 //! - [`channel`]: who has subscribed to what, and every event to each of them.
 //! - [`dispatch`]: the node's workers, as all that is above them reaches them.
 //! - [`daemon`]: a running node; [`api`]: its Unix socket; [`mesh`]: the API of programs on this machine.
@@ -13,6 +14,7 @@
 //! - [`cli`]: the `virga` command.
 #![deny(unsafe_code)]
 
+pub mod admissions;
 pub mod api;
 pub mod capability;
 mod cause;

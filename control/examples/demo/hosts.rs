@@ -250,9 +250,11 @@ impl Hosts {
     pub fn configure(&self, host: &str, listen: &str, rest: &str) -> io::Result<PathBuf> {
         let folder = self.folder.join(host);
         let mut text = format!(
-            "[node]\nname = \"{}\"\nnetwork = \"demo\"\nlisten = \"{listen}\"\nsocket = \"{}\"\n",
+            "[node]\nname = \"{}\"\nnetwork = \"demo\"\nlisten = \"{listen}\"\nsocket = \"{}\"\n\
+             state = \"{}\"\n",
             self.node_name(host),
-            self.socket(host).display()
+            self.socket(host).display(),
+            folder.join("state").display()
         );
         for (key, kind) in [("node", KeyKind::Node), ("entity", KeyKind::Entity)]
             .map(|(k, v)| (format!("{k}_key"), v))

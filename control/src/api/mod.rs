@@ -6,7 +6,7 @@
 //! | `GET /subscriptions` | | this node's subscriptions at others, part of the status, as JSON |
 //! | `POST /publish?channel=NAME` | events, each after its length | [`publish::Published`] as JSON, once the body ends |
 //! | `GET /subscribe?channel=NAME` or `?prefix=NAME` | | deliveries, without end: [`frames`] |
-//! | `POST /token` | a token's chain | it is held and shown to all peers; [`Given`](crate::channel::explain::Given) as JSON: what it gives here |
+//! | `POST /token` | a token's chain | it is held and shown to all peers; [`Given`](crate::channel::explain::Given) as JSON: what it gives here, and what the neighbours made of it |
 //! | `POST /statement` | a signed statement about this node's entity | the same |
 //! | `GET /capabilities` | | [`rights::NamedStatement`]s as JSON: what is said of this node's entity and of peers |
 //! | `GET /why?channel=NAME&entity=KEY` or a name | | [`why::Why`] as JSON: what the entity may do there, check by check |

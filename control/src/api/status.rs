@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     channel::status::{ChannelStatus, ServiceStatus, SubscriberStatus, SubscriptionStatus},
-    daemon::path::ForwardingStatus,
+    daemon::{flood::AdmissionsStatus, path::ForwardingStatus},
     hex,
 };
 use axum::{Json, extract::State, http::StatusCode};
@@ -29,6 +29,9 @@ pub struct Status {
     pub api: ApiStatus,
     /// How packets of others pass.
     pub forwarding: ForwardingStatus,
+    /// Who may publish where, as far as tokens say it.
+    #[serde(default)]
+    pub admissions: AdmissionsStatus,
     /// Verdicts of the workers' own forwarders, over all that reached their sockets.
     pub userspace: Verdicts,
     /// The workers' loops, together.
@@ -205,6 +208,7 @@ pub(super) async fn get(State(api): State<Arc<Api>>) -> Result<Json<Status>, Api
         .with_all(|now_ns, parts| Snapshot::take(now_ns, parts));
     let snapshots = snapshots.await?;
     let forwarding = api.path.status().await.ok_or(ApiError::Stopping)?;
+    let admissions = api.rights.admissions().await.ok_or(ApiError::Stopping)?;
     let config = &api.config;
     let mut all: Option<OneWorker> = None;
     let (mut sessions, mut workers, mut services) = (Vec::new(), Vec::new(), Vec::new());
@@ -233,6 +237,7 @@ pub(super) async fn get(State(api): State<Arc<Api>>) -> Result<Json<Status>, Api
         },
         api: api.connections.status(),
         forwarding,
+        admissions,
         userspace: all.userspace,
         worker: all.worker,
         socket: all.socket,

@@ -3,6 +3,7 @@
 use super::{delivery::Outlet, entry::Entry, service::ChannelService};
 use crate::{
     capability::{Statement, Statements, statement::By},
+    daemon::flood::Confirmation,
     hex,
     rights::{
         Authentic, Evidence, Operation, Refusal,
@@ -71,6 +72,9 @@ pub struct Given {
     pub rights: Vec<GivenRight>,
     /// Why there are none.
     pub useless: Option<String>,
+    /// What the neighbours made of it, where it is a token: those that admit it let packets pass.
+    #[serde(default)]
+    pub neighbours: Vec<Confirmation>,
 }
 
 /// A right that something counts for.

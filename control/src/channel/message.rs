@@ -8,10 +8,12 @@
 //! token                    version 1 | type 1 | chain (see `rights::chain`)
 //! revocations              version 1 | type 1 | signed list (see `rights::revocation`)
 //! statement                version 1 | type 1 | signed words about the sender (see `capability::statement`)
+//! about evidence           see `admissions::wire`
 //! ```
 //! Big-endian; one way to write each message; what is unknown, too short or too long is refused.
 
 use crate::{
+    admissions::{Publication, wire::PUBLICATION_BYTES_MAX},
     capability::statement::STATEMENT_BYTES_MAX,
     rights::{Fault, Refusal, chain::CHAIN_BYTES_MAX, revocation::LIST_BYTES_MAX},
 };
@@ -29,6 +31,7 @@ pub const WORDS_BYTES_MAX: usize = 1_024;
 const _: () = assert!(CHAIN_BYTES_MAX <= LIST_BYTES_MAX && 6 + 255 <= LIST_BYTES_MAX);
 const _: () = assert!(STATEMENT_BYTES_MAX <= LIST_BYTES_MAX);
 const _: () = assert!(2 + 9 + WORDS_BYTES_MAX <= MESSAGE_BYTES_MAX);
+const _: () = assert!(PUBLICATION_BYTES_MAX <= LIST_BYTES_MAX);
 
 /// Which channels a subscription means.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -170,6 +173,8 @@ pub enum Message {
     Revocations(Vec<u8>),
     /// What the sender's entity is and has, by an issuer's word or its own.
     Statement(Vec<u8>),
+    /// About evidence that forwarders need.
+    Publication(Publication),
 }
 
 /// Why bytes are not a message; the sender is at fault.
@@ -198,6 +203,9 @@ pub enum MessageError {
     /// Words that are too long, or cannot be shown.
     #[error("the words are not valid")]
     Words,
+    /// What it says about evidence has another form.
+    #[error("what it says about evidence cannot be read")]
+    Publication,
 }
 
 impl Message {
@@ -236,6 +244,7 @@ impl Message {
                 out.push(8);
                 out.extend(statement);
             }
+            Self::Publication(publication) => publication.write(&mut out),
         }
         out
     }
@@ -268,6 +277,10 @@ impl Message {
             6 => Self::Token(rest.all(CHAIN_BYTES_MAX)?),
             7 => Self::Revocations(rest.all(LIST_BYTES_MAX)?),
             8 => Self::Statement(rest.all(STATEMENT_BYTES_MAX)?),
+            kind if Publication::TYPES.contains(&kind) => {
+                let said = Publication::parse(kind, &rest.all(PUBLICATION_BYTES_MAX)?);
+                Self::Publication(said.ok_or(MessageError::Publication)?)
+            }
             value => {
                 let field = "type";
                 return Err(MessageError::Unknown { field, value });

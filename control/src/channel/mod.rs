@@ -15,6 +15,7 @@
 //! - [`rights`]: tokens, where a channel requires them; what ends when they do.
 //! - [`capabilities`]: what is said about this node's entity and about peers, by issuers and by themselves.
 //! - [`explain`]: who may do what and why not, in words.
+//! - [`publications`]: what nodes tell each other about who may publish, for forwarders.
 //! - [`reason`]: every refusal and every drop, by name.
 //!
 //! A reliable channel loses nothing and keeps its order while a session lasts. When the session ends,
@@ -26,6 +27,7 @@ pub mod entry;
 pub mod explain;
 pub mod message;
 pub mod presence;
+pub mod publications;
 pub mod publish;
 pub mod reason;
 pub mod rights;

@@ -116,6 +116,8 @@ reasons! {
     RevocationsOld = "revocations_old",
     /// A second revocation list with a version that is known: its issuer signed both. Not taken in.
     RevocationsConflict = "revocations_conflict",
+    /// A peer said more about evidence than was looked at in time; neighbours compare again what they have.
+    PublicationsFull = "publications_full",
     /// An event larger than its channel carries: refused to the publisher.
     TooLarge = "too_large",
 }

@@ -14,6 +14,7 @@ use super::{
     service::{ChannelService, Session},
 };
 use crate::{
+    admissions::Publication,
     capability::Statements,
     rights::{
         Authentic, Chain, Evidence, List, Operation, Refusal, Revocations, revocation::Learned,
@@ -215,8 +216,10 @@ impl<O: Outlet> ChannelService<O> {
         }
         match chain.authenticate() {
             Ok(token) if *token.holder() == entity => {
+                let evidence = Publication::Evidence(token.chain().encode());
                 shown.tokens.push(token);
                 let is_refused = std::mem::take(&mut shown.is_refused);
+                self.hear(peer, evidence);
                 self.look_at_rights(now_ns);
                 if is_refused {
                     // What it could not send before it may send now, if it is asked to.

@@ -11,6 +11,7 @@ use super::{
     subscribe::{self, Local, Wanted},
 };
 use crate::{
+    admissions::Inbox,
     capability::Statements,
     config::{ChannelConfig, Config},
     moves::Moves,
@@ -57,6 +58,8 @@ pub struct Setup {
     pub revocations: Vec<Vec<u8>>,
     /// Unix time at the workers' time 0, in nanoseconds.
     pub unix_zero_ns: u64,
+    /// Those of `peers` that are next to this node.
+    pub neighbours: BTreeSet<NodeId>,
 }
 
 impl Setup {
@@ -64,7 +67,9 @@ impl Setup {
     #[must_use]
     pub fn of(config: &Config, share: Share, presence: &Arc<Presence>) -> Self {
         let peers = config.peers.iter().filter(|peer| share.owns(peer.id));
+        let neighbours = peers.clone().filter(|peer| peer.is_adjacent());
         Self {
+            neighbours: neighbours.map(|peer| peer.id).collect(),
             entity: config.keys.entity.public,
             peers: peers.map(|p| (p.id, p.entity_key)).collect(),
             channels: config.channels.clone(),
@@ -148,6 +153,8 @@ pub struct ChannelService<O> {
     /// Revocation lists that were known before it started.
     known_revocations: Vec<Vec<u8>>,
     notices: Notices,
+    pub(crate) inbox: Inbox,
+    pub(crate) neighbours: BTreeSet<NodeId>,
     moves: Moves,
     pub(crate) subnets: Subnets,
     /// Nothing more is published.
@@ -234,6 +241,8 @@ impl<O: Outlet> ChannelService<O> {
             known_revocations: setup.revocations.clone(),
             notices: Notices::default(),
             subnets: Subnets::default(),
+            inbox: Inbox::default(),
+            neighbours: setup.neighbours.clone(),
             is_stopping: false,
         }
     }
@@ -246,6 +255,7 @@ impl<O: Outlet> ChannelService<O> {
             // Every one of them is configured.
             let _known = node.connect(now_ns, peer);
         }
+        self.connect_told(now_ns, node, |_| true);
     }
 
     /// Channels that this node may publish on.
@@ -260,7 +270,7 @@ impl<O: Outlet> ChannelService<O> {
         let is_asked = self.wanted.values().any(|w| w.asked.contains_key(&peer));
         let entity = self.peers.get(&peer);
         let is_greeted = |key: &[u8; 32]| self.published().any(|e| e.subscribers.contains(key));
-        is_asked || entity.is_some_and(is_greeted)
+        is_asked || entity.is_some_and(is_greeted) || self.is_told(peer)
     }
 
     /// Tells publishers who has subscribed to a channel now.
@@ -297,6 +307,7 @@ impl<O: Outlet> ChannelService<O> {
             outbox: VecDeque::new(),
         };
         self.sessions.insert(peer, session);
+        self.inbox.connected(peer);
         self.show_rights(now_ns, node, peer);
         self.ask_all(now_ns, node, peer);
     }
@@ -306,6 +317,7 @@ impl<O: Outlet> ChannelService<O> {
         if self.sessions.remove(&peer).is_none() {
             return;
         }
+        self.inbox.closed(peer);
         for index in 0..self.entries.len() {
             let entry = &mut self.entries[index];
             entry.holding.remove(&peer);
@@ -341,6 +353,7 @@ impl<O: Outlet> ChannelService<O> {
             }
             Ok(Message::Token(chain)) => self.on_token(now_ns, node, peer, &chain),
             Ok(Message::Statement(bytes)) => self.on_statement(now_ns, node, peer, &bytes),
+            Ok(Message::Publication(said)) => self.hear(peer, said),
             Ok(Message::Revocations(signed)) => {
                 if let Taken::New(issuer, version) = self.on_revocations(now_ns, node, &signed) {
                     self.notices.tell(issuer, version, signed);
@@ -456,6 +469,9 @@ impl<O: Outlet> Service for ChannelService<O> {
 
     fn start(&mut self, now_ns: u64, node: &mut Node) {
         self.greet_ns = Some(now_ns + GREET_AFTER_NS);
+        // Of two neighbours that start together one begins at once.
+        let own = node.id();
+        self.connect_told(now_ns, node, |peer| own < peer);
         for signed in std::mem::take(&mut self.known_revocations) {
             // An issuer that no channel names any more is counted.
             let _taken = self.on_revocations(now_ns, node, &signed);

@@ -202,6 +202,7 @@ fn side(number: u8, count: u8, channels: &[ChannelConfig], seed: u8, now_ns: u64
         statements: Statements::default(),
         revocations: Vec::new(),
         unix_zero_ns: rights::UNIX_S * 1_000_000_000,
+        neighbours: BTreeSet::new(),
     });
     service.start(now_ns, &mut node);
     Side { node, service }

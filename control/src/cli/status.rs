@@ -6,8 +6,10 @@ use super::{
     counted, print_json,
 };
 use crate::{
+    admissions::Verdict,
     api::status::{Count, PathStatus, SessionStatus, Status, TimesStatus, Verdicts},
     channel::{reason::Reason, status::ChannelStatus},
+    daemon::flood::AdmissionsStatus,
 };
 use std::{
     collections::BTreeMap,
@@ -73,6 +75,7 @@ fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
     )?;
     write_workers(out, status)?;
     write_forwarding(out, status)?;
+    write_admissions(out, status)?;
     write_sessions(out, status)?;
     write_channels(out, status)?;
     let title = "drops at this node's end";
@@ -169,6 +172,29 @@ fn loss_meaning(name: &str) -> &'static str {
         "unroutable" => "this node's own, to a node that no live next hop leads to",
         _ => "",
     }
+}
+
+/// Nothing where no channel requires a token.
+fn write_admissions(out: &mut impl Write, status: &Status) -> io::Result<()> {
+    let held = &status.admissions;
+    if *held == AdmissionsStatus::default() {
+        return Ok(());
+    }
+    let refused = held
+        .verdicts
+        .iter()
+        .filter(|(name, _)| *name != Verdict::Admitted.name());
+    let refused: String = refused
+        .map(|(name, count)| format!("; {count} refused: {name}"))
+        .collect();
+    writeln!(
+        out,
+        "admitted by tokens: {} of {} in the guard, by {}; {} told{refused}",
+        counted(held.pairs, "pair"),
+        counted(held.holders, "holder"),
+        counted(held.tokens, "token"),
+        counted(held.neighbours, "neighbour"),
+    )
 }
 
 /// Nothing for a reason that only another version of the daemon knows.

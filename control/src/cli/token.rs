@@ -152,6 +152,9 @@ pub(super) fn present(given: &Given, what: &str) -> Result<(), Failure> {
     for right in &given.rights {
         writeln!(out, "this node's entity {right}")?;
     }
+    for one in &given.neighbours {
+        writeln!(out, "{}: {}", one.peer, one.answer)?;
+    }
     match &given.useless {
         Some(why) => {
             let words = format!("the node holds the {what}, and it gives nothing here now: {why}");

@@ -6,11 +6,13 @@
 mod down;
 pub(crate) mod embedded;
 mod facts;
+pub mod flood;
 pub mod path;
 pub mod rights;
 mod workers;
 
 use crate::{
+    admissions::Inbox,
     api::{
         self, Api,
         server::{Connections, Server},
@@ -22,6 +24,7 @@ use crate::{
     notices::Notices,
     rights::file::FileError,
 };
+use flood::Flood;
 use path::{Path, PathError};
 use rights::Keeper;
 use std::{
@@ -146,22 +149,25 @@ async fn serve(
         path: config.node.socket.clone(),
         group: config.node.socket_group.clone(),
     })?;
-    let path = Path::start(Arc::clone(&config)).await?;
+    let revocations = rights::kept(&config.node.state)?;
+    let mut store = flood::recall(&config, &revocations);
+    let path = Path::start(Arc::clone(&config), store.publish().clone()).await?;
     tracing::info!(mode = path.mode(), why = path.why(), "forwarding path");
     warn_of_checksums(&config, &path);
 
-    let notices = Notices::default();
-    let revocations = rights::kept(&config.node.state)?;
-    let mut workers = Running::start(&config, &path, revocations, &notices)?;
+    let (notices, inbox) = (Notices::default(), Inbox::default());
+    let mut workers = Running::start(&config, &path, revocations, (&notices, &inbox))?;
     let dispatch = workers.dispatch().clone();
     let (stop_api, api_stopped) = watch::channel(());
     let connections = Arc::new(Connections::default());
-    let keeper = Keeper::new(dispatch.clone(), &config.node.state);
+    let asker = path.run(dispatch.clone());
+    let flood = Flood::run(store, &config, &inbox, &dispatch, &asker);
+    let keeper = Keeper::new(dispatch.clone(), &config.node.state, flood);
     let api = Arc::new(Api {
         config: Arc::clone(&config),
         dispatch: dispatch.clone(),
         steering: workers.steering().why(),
-        path: path.run(dispatch.clone()),
+        path: asker,
         rights: keeper.clone(),
         stopping: api_stopped.clone(),
         connections: Arc::clone(&connections),

@@ -23,7 +23,7 @@ use crate::{
     },
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, io,
     sync::{Arc, Mutex},
     time::Duration,
@@ -72,6 +72,10 @@ enum Ask {
         pair: Pair,
         reply: oneshot::Sender<bool>,
     },
+    Admit {
+        pairs: BTreeSet<Pair>,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
     Link {
         index: usize,
         state: LinkState,
@@ -98,6 +102,14 @@ impl Asker {
         answer.await.ok()
     }
 
+    /// Has the guards let these pairs pass, beside those that the configuration lists, and no others.
+    /// Answers when they do.
+    pub async fn admit(&self, pairs: BTreeSet<Pair>) -> Option<Result<(), String>> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Ask::Admit { pairs, reply }).await.ok()?;
+        answer.await.ok()
+    }
+
     /// Takes the next hop to a peer (by its index) in or out of use.
     pub async fn set_link(&self, index: usize, state: LinkState) -> Option<Result<(), String>> {
         let (reply, answer) = oneshot::channel();
@@ -118,6 +130,8 @@ pub struct Path {
     watch: Watch,
     facts: Facts,
     down: Down,
+    /// Pairs that follow from tokens.
+    admitted: BTreeSet<Pair>,
     moves: Moves,
     nic: Option<Nic>,
     why: String,
@@ -178,7 +192,7 @@ impl Path {
     ///
     /// # Errors
     /// When a mode was asked for by name and cannot be had.
-    pub async fn start(config: Arc<Config>) -> Result<Self, PathError> {
+    pub async fn start(config: Arc<Config>, admitted: BTreeSet<Pair>) -> Result<Self, PathError> {
         let mode = config.forwarding.mode;
         let must = matches!(
             config.forwarding.mode,
@@ -190,6 +204,7 @@ impl Path {
             watch: Watch::default(),
             facts: Facts::default(),
             down,
+            admitted,
             moves: Moves::default(),
             nic: None,
             why: String::new(),
@@ -234,7 +249,13 @@ impl Path {
     fn start_nic(&mut self, mode: ForwardingMode) -> Result<(), PathError> {
         let started = block_in_place(|| {
             let entropy = entropy().map_err(NicError::Random)?;
-            Nic::start(&self.config, &self.facts, &self.down, entropy)
+            Nic::start(
+                &self.config,
+                &self.facts,
+                &self.down,
+                &self.admitted,
+                entropy,
+            )
         });
         match started {
             Ok((nic, update)) => {
@@ -318,10 +339,12 @@ impl Path {
     /// The workers' tables: they route what this node sends, and decide over what reaches its socket.
     #[must_use]
     pub fn image(&self) -> Image {
-        match &self.nic {
+        let mut image = match &self.nic {
             Some(nic) => image::of_worker(&self.config, &self.facts, &self.down, &nic.forwarding()),
             None => image::of_userspace(&self.config, &self.facts, &self.down),
-        }
+        };
+        image.pairs.extend(&self.admitted);
+        image
     }
 
     /// Reads what the kernel knows. The NIC path needs next hops resolved; user space sends through the
@@ -383,7 +406,13 @@ impl Path {
         let updated = block_in_place(|| match &mut self.nic {
             Some(nic) => {
                 let entropy = entropy().map_err(NicError::Random)?;
-                nic.update(&self.config, &self.facts, &self.down, entropy)
+                nic.update(
+                    &self.config,
+                    &self.facts,
+                    &self.down,
+                    &self.admitted,
+                    entropy,
+                )
             }
             None => Ok(Update::default()),
         });
@@ -482,6 +511,10 @@ impl Path {
             }
             Ask::Admits { pair, reply } => {
                 let _given_up = reply.send(self.image().pairs.contains(&pair));
+            }
+            Ask::Admit { pairs, reply } => {
+                self.admitted = pairs;
+                let _given_up = reply.send(self.apply(dispatch).await);
             }
             Ask::Link {
                 index,

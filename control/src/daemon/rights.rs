@@ -4,7 +4,10 @@
 //! Revocation lists are files, one an issuer, in `revocations/` of the node's state folder: without
 //! them a restarted node would believe an old list that is sent to it again.
 
-use super::unix_ns;
+use super::{
+    flood::{self, AdmissionsStatus},
+    unix_ns,
+};
 use crate::{
     capability::{Statement, statement::By},
     channel::{capabilities::Unusable, explain::Given, rights::Taken},
@@ -32,6 +35,7 @@ const SET_CLOCK_EVERY: Duration = Duration::from_secs(10);
 pub struct Keeper {
     dispatch: Dispatch,
     folder: PathBuf,
+    flood: flood::Asker,
     writing: Arc<Mutex<()>>,
 }
 
@@ -92,20 +96,22 @@ fn folder(state: &Path) -> PathBuf {
 }
 
 impl Keeper {
-    pub(super) fn new(dispatch: Dispatch, state: &Path) -> Self {
+    pub(super) fn new(dispatch: Dispatch, state: &Path, flood: flood::Asker) -> Self {
         Self {
             dispatch,
+            flood,
             folder: folder(state),
             writing: Arc::default(),
         }
     }
 
     /// Holds a token for this node's entity and shows it to all peers, until the node stops; says what
-    /// it gives.
+    /// it gives, and what the neighbours made of it, when it stands in their guards.
     ///
     /// # Errors
     /// [`NotTaken::Token`], [`NotTaken::Ended`].
     pub async fn present(&self, token: &Authentic) -> Result<Given, NotTaken> {
+        let presented = token;
         let token = token.clone();
         let held = self.dispatch.with_all(move |now_ns, parts| {
             parts.service.take_token(now_ns, &mut parts.node, &token)?;
@@ -116,7 +122,13 @@ impl Keeper {
         for held in held.await? {
             given = held?;
         }
+        given.neighbours = self.flood.present(presented).await?;
         Ok(given)
+    }
+
+    /// Who may publish where, as far as tokens say it.
+    pub async fn admissions(&self) -> Option<AdmissionsStatus> {
+        self.flood.status().await
     }
 
     /// The same of a statement about this node's entity.
@@ -173,12 +185,16 @@ impl Keeper {
 
     /// Tells all workers; whether it counts at all of them.
     async fn teach(&self, signed: &[u8]) -> Result<bool, Ended> {
-        let signed = signed.to_vec();
+        let (signed, list) = (signed.to_vec(), signed.to_vec());
         let taken = self.dispatch.with_all(move |now_ns, parts| {
             let node = &mut parts.node;
             parts.service.on_revocations(now_ns, node, &signed)
         });
-        Ok(!taken.await?.contains(&Taken::No))
+        let counts = !taken.await?.contains(&Taken::No);
+        if counts {
+            self.flood.revoked(list).await?;
+        }
+        Ok(counts)
     }
 
     /// Keeps a list, unless a later one of its issuer is kept.

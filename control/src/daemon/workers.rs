@@ -2,6 +2,7 @@
 
 use super::{DaemonError, describe, path, path::Path, system, unix_ns};
 use crate::{
+    admissions::Inbox,
     channel::{ChannelService, Presence, Setup, Subnets},
     config::{self, Config},
     dispatch::{Dispatch, Service},
@@ -28,12 +29,13 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// `revocations`: signed lists that were known before; those that peers send are told to `notices`.
+    /// `revocations`: signed lists that were known before; those that peers send are told to the notices,
+    /// and what they say of evidence to the inbox.
     pub(super) fn start(
         config: &Config,
         path: &Path,
         revocations: Vec<Vec<u8>>,
-        notices: &Notices,
+        (notices, inbox): (&Notices, &Inbox),
     ) -> Result<Self, DaemonError> {
         let cores = cores(config)?;
         let shares: Vec<Share> = Share::split(cores.len()).collect();
@@ -61,7 +63,8 @@ impl Running {
                 })
                 .among(Subnets::configured(config))
                 .telling(path.moves())
-                .noting(notices),
+                .noting(notices)
+                .hearing(inbox),
             });
         }
         let mut beginnings = beginnings.into_iter();

@@ -82,6 +82,7 @@ impl Stage {
                 statements: crate::capability::Statements::default(),
                 revocations: Vec::new(),
                 unix_zero_ns: 0,
+                neighbours: BTreeSet::new(),
             }),
         };
         let workers = spawn_all(&config, beginning, |_: Share, _| {}).unwrap();

@@ -10,7 +10,7 @@
 //! daemon takes the maps as they are, brings them to its own image, and replaces the program in place.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -22,6 +22,7 @@ use virga_ebpf::{
     limits::{LAYOUT_VERSION, PORTS_MAX},
     publish::{GuardStatus, PublishError, Publisher, Store},
     reason::Counter,
+    tables::Pair,
 };
 
 use crate::{
@@ -193,6 +194,7 @@ impl Nic {
         config: &Config,
         facts: &Facts,
         down: &Down,
+        admitted: &BTreeSet<Pair>,
         entropy: impl FnMut() -> u64,
     ) -> Result<(Self, Update), NicError> {
         let pins = Pins::of(&config.node.name);
@@ -205,7 +207,7 @@ impl Nic {
         let (is_new, before) = (pins.is_empty(), pins.links());
         let opened = Self::open(config, pins.clone(), Arc::clone(&lock));
         let started = opened.and_then(|mut nic| {
-            let update = nic.update(config, facts, down, entropy)?;
+            let update = nic.update(config, facts, down, admitted, entropy)?;
             let is_forwarding = !nic.forwarding().is_empty();
             let update = start::judge(
                 config.forwarding.mode,
@@ -235,10 +237,12 @@ impl Nic {
         config: &Config,
         facts: &Facts,
         down: &Down,
+        admitted: &BTreeSet<Pair>,
         entropy: impl FnMut() -> u64,
     ) -> Result<Update, NicError> {
         self.forget_gone(facts);
-        let image = image::of_nic(config, facts, down, |ifindex| self.egress_place(ifindex))?;
+        let mut image = image::of_nic(config, facts, down, |ifindex| self.egress_place(ifindex))?;
+        image.pairs.extend(admitted);
         self.publisher.apply(&mut self.maps, &image, entropy)?;
         let mut update = Update::default();
         let mut wanted: Vec<&Interface> = Vec::new();

@@ -408,6 +408,13 @@ impl Authentic {
         self.0.last().grant().not_after_s
     }
 
+    /// From when it could be valid, in Unix seconds.
+    #[must_use]
+    pub fn not_before_s(&self) -> u64 {
+        // No link begins earlier than the one before it.
+        self.0.last().grant().not_before_s
+    }
+
     /// Whether it gives a right.
     ///
     /// # Errors

@@ -108,6 +108,49 @@ pub fn read_token(path: &Path) -> Result<Chain, FileError> {
     })
 }
 
+/// Reads a file of tokens, one a line; none where there is no such file. Nothing but their form is looked at.
+///
+/// # Errors
+/// [`FileError`].
+pub fn read_tokens(path: &Path) -> Result<Vec<Chain>, FileError> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => {
+            return Err(FileError::Io {
+                path: path.into(),
+                operation: "read",
+                source,
+            });
+        }
+    };
+    let tokens = text.lines().map(|line| {
+        let bytes = decode(path, TOKEN, CHAIN_BYTES_MAX, line)?;
+        Chain::parse(&bytes).map_err(|error| FileError::Chain {
+            path: path.into(),
+            error,
+        })
+    });
+    tokens.collect()
+}
+
+/// Replaces a file of tokens, one a line.
+///
+/// # Errors
+/// [`FileError::Io`].
+pub fn replace_tokens<'a>(
+    path: &Path,
+    tokens: impl Iterator<Item = &'a Chain>,
+) -> Result<(), FileError> {
+    let made = path.parent().map_or(Ok(()), fs::create_dir_all);
+    made.map_err(|source| FileError::Io {
+        path: path.into(),
+        operation: "make the folder of",
+        source,
+    })?;
+    replace(path, &tokens.map(token_line).collect::<String>())
+}
+
 /// Reads a revocation list's file, and gives the list and its signed bytes.
 ///
 /// # Errors
@@ -152,11 +195,6 @@ fn read(path: &Path, label: &'static str, bytes_max: usize) -> Result<Vec<u8>, F
         operation,
         source,
     };
-    let wrong = |what: String| FileError::Text {
-        path: path.into(),
-        what,
-        label,
-    };
     let file = crate::files::open(path).map_err(|error| io_error("open", error))?;
     // Base64 takes four characters for three bytes.
     let text_max = label.len() + 2 + bytes_max.div_ceil(3) * 4;
@@ -164,13 +202,31 @@ fn read(path: &Path, label: &'static str, bytes_max: usize) -> Result<Vec<u8>, F
     file.take(text_max as u64 + 1)
         .read_to_end(&mut text)
         .map_err(|error| io_error("read", error))?;
-    let text = std::str::from_utf8(&text).map_err(|_| wrong("it is not text".into()))?;
-    let line = text.trim_end_matches(['\n', '\r']);
+    let text = std::str::from_utf8(&text).map_err(|_| FileError::Text {
+        path: path.into(),
+        what: "it is not text".into(),
+        label,
+    })?;
+    decode(path, label, bytes_max, text.trim_end_matches(['\n', '\r']))
+}
+
+/// The bytes of one line.
+fn decode(
+    path: &Path,
+    label: &'static str,
+    bytes_max: usize,
+    line: &str,
+) -> Result<Vec<u8>, FileError> {
+    let wrong = |what: String| FileError::Text {
+        path: path.into(),
+        what,
+        label,
+    };
     let digits = line
         .strip_prefix(label)
         .and_then(|rest| rest.strip_prefix(' '))
         .ok_or_else(|| wrong("it begins otherwise".into()))?;
-    if line.len() > text_max {
+    if digits.len() > bytes_max.div_ceil(3) * 4 {
         return Err(wrong("it is too long".into()));
     }
     URL_SAFE_NO_PAD

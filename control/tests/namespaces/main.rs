@@ -6,6 +6,7 @@
 mod hosts;
 mod stage;
 
+mod admissions;
 mod doctor;
 mod drivers;
 mod hostile;

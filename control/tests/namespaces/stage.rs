@@ -84,13 +84,26 @@ pub type End<'a> = (&'a str, &'a str, &'a str);
 
 /// a -- router -- b, all running; the router forwards in `mode`.
 pub fn line(mode: &str, addresses: &Addresses) -> Hosts {
-    line_over(mode, addresses, |hosts, edge, router| {
-        hosts.join(edge, router).unwrap();
-    })
+    line_with(mode, addresses, &channels())
+}
+
+/// The same with other channels in every file.
+pub fn line_with(mode: &str, addresses: &Addresses, channels: &str) -> Hosts {
+    let link = |hosts: &Hosts, edge: End, router: End| hosts.join(edge, router).unwrap();
+    line_of(mode, addresses, link, channels)
 }
 
 /// The same over links that `link` makes.
 pub fn line_over(mode: &str, addresses: &Addresses, link: impl Fn(&Hosts, End, End)) -> Hosts {
+    line_of(mode, addresses, link, &channels())
+}
+
+fn line_of(
+    mode: &str,
+    addresses: &Addresses,
+    link: impl Fn(&Hosts, End, End),
+    channels: &str,
+) -> Hosts {
     let mut hosts = Hosts::new("virga-test", virga()).unwrap();
     for host in ["a", "router", "b"] {
         hosts.add(host).unwrap();
@@ -114,7 +127,7 @@ pub fn line_over(mode: &str, addresses: &Addresses, link: impl Fn(&Hosts, End, E
         forwarding(edge_mode, "\"m0\"")
             + &peer("router", &format!("address = \"{}\"", at(router)))
             + &peer(other, "via = [\"router\"]")
-            + &channels()
+            + channels
     };
     hosts
         .configure("a", &at(addresses.a), &edge(addresses.router_a, "b"))
@@ -125,7 +138,7 @@ pub fn line_over(mode: &str, addresses: &Addresses, link: impl Fn(&Hosts, End, E
     let router = forwarding(mode, "\"ma\", \"mb\"")
         + &peer("a", &format!("address = \"{}\"", at(addresses.a)))
         + &peer("b", &format!("address = \"{}\"", at(addresses.b)))
-        + &channels();
+        + channels;
     let any = if addresses.prefix == 24 {
         "0.0.0.0:4783"
     } else {

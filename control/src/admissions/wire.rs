@@ -1,0 +1,224 @@
+//! What nodes tell each other about evidence, on a session's control stream.
+//!
+//! ```text
+//! evidence   version 1 | type 12 | kind 1, a token | chain (see `rights::chain`)
+//! digest     version 1 | type 13 | 64 times 8 bytes, one for each value of the ids' first 6 bits
+//! have       version 1 | type 14 | those 6 bits | each: id 16
+//! confirm    version 1 | type 15 | id 16 | verdict 1
+//! ```
+
+use super::store::{EVIDENCE_MAX, EvidenceId};
+use crate::rights::chain::CHAIN_BYTES_MAX;
+use std::fmt;
+
+/// Parts of a digest.
+pub const BUCKETS: usize = 64;
+/// Bytes of a part's hash.
+const PART_BYTES: usize = 8;
+/// Bytes of an id.
+const ID_BYTES: usize = 16;
+/// The only kind of evidence that there is.
+const TOKEN: u8 = 1;
+/// Ids in one message: so many of one part that nobody has more.
+pub const IDS_MAX: usize = 8_192;
+/// Bytes of the largest of these messages, after version and type.
+pub const PUBLICATION_BYTES_MAX: usize = 1 + IDS_MAX * ID_BYTES;
+
+const _: () = assert!(EVIDENCE_MAX / BUCKETS <= IDS_MAX);
+const _: () = assert!(CHAIN_BYTES_MAX < PUBLICATION_BYTES_MAX);
+const _: () = assert!(BUCKETS * PART_BYTES <= PUBLICATION_BYTES_MAX);
+
+/// What a node has, in short: equal digests mean equal evidence.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Digest(pub [[u8; PART_BYTES]; BUCKETS]);
+
+impl Default for Digest {
+    fn default() -> Self {
+        Self([[0; PART_BYTES]; BUCKETS])
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let used = self.0.iter().filter(|part| **part != [0; PART_BYTES]);
+        write!(f, "Digest({} parts)", used.count())
+    }
+}
+
+impl Digest {
+    /// The parts in which two differ.
+    pub fn differing<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = usize> {
+        (0..BUCKETS).filter(|&bucket| self.0[bucket] != other.0[bucket])
+    }
+}
+
+/// What became of evidence at a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Verdict {
+    /// It is held, and what follows from it is in the guard.
+    Admitted,
+    /// It does not parse.
+    Malformed,
+    /// No channel there trusts its issuer.
+    Issuer,
+    /// It gives no right to publish.
+    Operation,
+    /// Its time is over.
+    Ended,
+    /// The node holds as much as it may, of that holder, of that grantee or in all.
+    Full,
+    /// The sender sent too much in a short time.
+    Busy,
+    /// It is held, and the guard could not be written.
+    Guard,
+    /// A signature is wrong, or a link gives more than the one before it.
+    Forged,
+    /// Its issuer has taken it back.
+    Revoked,
+}
+
+impl Verdict {
+    /// All there are.
+    pub const ALL: [Self; 10] = [
+        Self::Admitted,
+        Self::Malformed,
+        Self::Issuer,
+        Self::Operation,
+        Self::Ended,
+        Self::Full,
+        Self::Busy,
+        Self::Guard,
+        Self::Forged,
+        Self::Revoked,
+    ];
+
+    /// A word for counters and programs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Admitted => "admitted",
+            Self::Malformed => "malformed",
+            Self::Issuer => "issuer",
+            Self::Operation => "operation",
+            Self::Ended => "ended",
+            Self::Full => "full",
+            Self::Busy => "busy",
+            Self::Guard => "guard",
+            Self::Forged => "forged",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    /// What it means, for whoever presented a token.
+    #[must_use]
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Admitted => "has it in its guard",
+            Self::Malformed => "cannot read it",
+            Self::Issuer => "no channel there trusts its issuer",
+            Self::Operation => "needs no token that does not allow to publish",
+            Self::Ended => "its time is over there",
+            Self::Full => "holds as many tokens as it may",
+            Self::Busy => "was told too much in a short time; it is told again",
+            Self::Guard => "could not write its guard, and tries again",
+            Self::Forged => "finds a signature or a delegation wrong",
+            Self::Revoked => "knows that its issuer has taken it back",
+        }
+    }
+
+    /// Whether it may be another one later.
+    #[must_use]
+    pub const fn is_passing(self) -> bool {
+        matches!(self, Self::Full | Self::Busy | Self::Guard)
+    }
+}
+
+/// One message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Publication {
+    /// A token that the sender holds.
+    Evidence(Vec<u8>),
+    /// What the sender holds, in short.
+    Digest(Box<Digest>),
+    /// What the sender holds in one part of its digest.
+    Have {
+        /// Which part.
+        bucket: u8,
+        /// Its ids, sorted.
+        ids: Vec<EvidenceId>,
+    },
+    /// What became of evidence that the receiver sent.
+    Confirm {
+        /// Which.
+        id: EvidenceId,
+        /// What.
+        verdict: Verdict,
+    },
+}
+
+impl Publication {
+    /// Its type's number, and the first and last that there are.
+    pub const TYPES: std::ops::RangeInclusive<u8> = 12..=15;
+
+    /// Writes its type and all that follows.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Evidence(token) => {
+                out.extend([12, TOKEN]);
+                out.extend(token);
+            }
+            Self::Digest(digest) => {
+                out.push(13);
+                out.extend(digest.0.as_flattened());
+            }
+            Self::Have { bucket, ids } => {
+                out.extend([14, *bucket]);
+                for id in ids {
+                    out.extend(id.0);
+                }
+            }
+            Self::Confirm { id, verdict } => {
+                out.push(15);
+                out.extend(id.0);
+                out.push(*verdict as u8);
+            }
+        }
+    }
+
+    /// Reads what follows a type; `None` where it has another form.
+    #[must_use]
+    pub fn parse(kind: u8, body: &[u8]) -> Option<Self> {
+        match kind {
+            12 => match body.split_first()? {
+                (&TOKEN, token) if !token.is_empty() && token.len() <= CHAIN_BYTES_MAX => {
+                    Some(Self::Evidence(token.to_vec()))
+                }
+                _ => None,
+            },
+            13 => {
+                let (parts, rest) = body.as_chunks();
+                let parts = <[[u8; PART_BYTES]; BUCKETS]>::try_from(parts).ok()?;
+                rest.is_empty()
+                    .then(|| Self::Digest(Box::new(Digest(parts))))
+            }
+            14 => {
+                let (&bucket, ids) = body.split_first()?;
+                let (ids, rest) = ids.as_chunks::<ID_BYTES>();
+                let is_right = usize::from(bucket) < BUCKETS && ids.len() <= IDS_MAX;
+                (is_right && rest.is_empty() && ids.is_sorted()).then(|| Self::Have {
+                    bucket,
+                    ids: ids.iter().map(|id| EvidenceId(*id)).collect(),
+                })
+            }
+            15 => {
+                let (id, verdict) = body.split_first_chunk::<ID_BYTES>()?;
+                let &[code] = verdict else { return None };
+                let verdict = *Verdict::ALL.get(usize::from(code))?;
+                let id = EvidenceId(*id);
+                Some(Self::Confirm { id, verdict })
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Between the control plane and the sessions: what nodes tell each other about evidence
+//! ([`crate::admissions`]).
+
+use super::{delivery::Outlet, message::Message, reason::Reason, service::ChannelService};
+use crate::admissions::{Inbox, Publication};
+use virga_ebpf::header::NodeId;
+use virga_transport::Node;
+
+impl<O: Outlet> ChannelService<O> {
+    /// Tells `inbox` what peers say about evidence, and which sessions begin and end.
+    #[must_use]
+    pub fn hearing(mut self, inbox: &Inbox) -> Self {
+        self.inbox = inbox.clone();
+        self
+    }
+
+    /// Sends each to its peer, where this worker has a session with it.
+    pub fn send_publications(
+        &mut self,
+        now_ns: u64,
+        node: &mut Node,
+        publications: &[(NodeId, Publication)],
+    ) {
+        for (peer, publication) in publications {
+            if self.sessions.contains_key(peer) {
+                let message = Message::Publication(publication.clone());
+                self.tell(now_ns, node, *peer, &message);
+            }
+        }
+    }
+
+    pub(crate) fn hear(&mut self, peer: NodeId, said: Publication) {
+        if self.inbox.tell(peer, said).is_err() {
+            self.reasons.add(Reason::PublicationsFull);
+        }
+    }
+
+    /// Whether a session with a peer is held for evidence alone.
+    pub(crate) fn is_told(&self, peer: NodeId) -> bool {
+        self.neighbours.contains(&peer) && self.entries.iter().any(|e| e.policy.asks_for_token())
+    }
+
+    /// Connects to the neighbours that are to be told of evidence, if `is_due` says so.
+    pub(crate) fn connect_told(
+        &mut self,
+        now_ns: u64,
+        node: &mut Node,
+        is_due: impl Fn(NodeId) -> bool,
+    ) {
+        let told = self.neighbours.iter().copied();
+        let told = told.filter(|&peer| self.is_told(peer) && is_due(peer));
+        for peer in told.collect::<Vec<_>>() {
+            // Every one of them is configured.
+            let _known = node.connect(now_ns, peer);
+        }
+    }
+}
