@@ -4,10 +4,18 @@
 //! between, about 5 ns at 3 GHz for one probe alone; one cache line from L1. Probes that do not depend on each
 //! other overlap, so that in a batch each costs 2 to 3 ns. A hit is looked up in the exact set: one more line,
 //! and one more multiplication.
+//!
+//! With more pairs both outgrow the caches. What that costs is asked of whole verdicts, of flows whose shares
+//! follow Zipf's law (the nth of n pairs sends 1/n of what the first sends): frequent ones stay in the flow cache.
 
 use std::{hint::black_box, time::Instant};
 
-use virga_ebpf::{decide::is_authorised, tables::Pair};
+use virga_ebpf::{
+    decide::{Verdict, decide, is_authorised},
+    header::Header,
+    memory::MemoryTables,
+    tables::{Pair, mix},
+};
 
 use crate::{
     report::{Entry, Skip, failed},
@@ -56,5 +64,88 @@ pub(crate) fn measure(rounds: u32) -> Result<Vec<Entry>, Skip> {
     Ok(vec![
         Entry::new("guard.hit_ns", "ns", median(&hit)).limit(5.0),
         Entry::new("guard.miss_ns", "ns", median(&miss)).limit(3.0),
+        pairs_100k(rounds)?,
     ])
+}
+
+/// Packets of one round, drawn from that many pairs.
+const DRAWS: u32 = 1 << 16;
+
+/// A router with so many pairs, and the senders of the packets that it meets.
+struct Crowd {
+    tables: MemoryTables,
+    senders: Vec<Pair>,
+    /// Sequence number of the last packet: no two are the same.
+    sent: u64,
+}
+
+impl Crowd {
+    fn new(pairs: u32) -> Self {
+        let mut image = world::image(1);
+        image.pairs = (1..=u64::from(pairs)).map(world::pair).collect();
+        let mut sum = 0.0;
+        let sums: Vec<f64> = (1..=pairs)
+            .map(|n| {
+                sum += f64::from(n).recip();
+                sum
+            })
+            .collect();
+        let senders = (0..u64::from(DRAWS)).map(|draw| {
+            let uniform = f64::from(u32::try_from(mix(0x21bf, draw) >> 32).unwrap_or(0));
+            let at = uniform / f64::from(u32::MAX) * sum;
+            let rank = sums.partition_point(|sum| *sum < at).min(sums.len() - 1);
+            world::pair(1 + rank as u64)
+        });
+        Self {
+            senders: senders.collect(),
+            tables: world::tables(&image),
+            sent: 0,
+        }
+    }
+
+    /// Nanoseconds for the verdict on a packet.
+    fn round_ns(&mut self) -> Result<f64, Skip> {
+        let settings = self.tables.current();
+        let arrival = world::arrival();
+        let mut header = Header {
+            hop_limit: 32,
+            ..world::header()
+        };
+        let mut forwarded = 0;
+        let start = Instant::now();
+        for sender in black_box(&self.senders) {
+            self.sent += 1;
+            header.origin_hash = sender.origin;
+            header.sequence = self.sent;
+            let verdict = decide(&self.tables, &settings, &header, &arrival);
+            forwarded += u32::from(matches!(verdict, Verdict::Forward(_)));
+        }
+        let nanoseconds = start.elapsed().as_secs_f64() * 1e9 / f64::from(DRAWS);
+        match forwarded {
+            DRAWS => Ok(nanoseconds),
+            _ => Err(failed(format!("{forwarded} of {DRAWS} packets forwarded"))),
+        }
+    }
+}
+
+/// What the verdict on a packet costs with 100,000 pairs, over what it costs with 100.
+fn pairs_100k(rounds: u32) -> Result<Entry, Skip> {
+    let (mut few, mut many) = (Crowd::new(100), Crowd::new(100_000));
+    let (mut ratios, mut costs) = (Vec::new(), Vec::new());
+    // What the first round finds cold is not counted.
+    few.round_ns()?;
+    many.round_ns()?;
+    for _ in 0..rounds {
+        let (few_ns, many_ns) = (few.round_ns()?, many.round_ns()?);
+        ratios.push(many_ns / few_ns);
+        costs.push((few_ns, many_ns));
+    }
+    let of = |pick: fn(&(f64, f64)) -> f64| median(&costs.iter().map(pick).collect::<Vec<_>>());
+    eprintln!(
+        "guard: a verdict takes {:.1} ns with 100 pairs, {:.1} ns with 100,000",
+        of(|c| c.0),
+        of(|c| c.1)
+    );
+    let entry = Entry::new("guard.pairs_100k", "times", median(&ratios));
+    Ok(entry.spread(&ratios).limit(1.3))
 }

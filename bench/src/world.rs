@@ -165,6 +165,17 @@ pub fn header() -> Header {
     }
 }
 
+/// What else is known of a packet with such a header, from the neighbour.
+#[must_use]
+pub fn arrival() -> Arrival {
+    Arrival {
+        ifindex: INGRESS,
+        vlan: 0,
+        source: v4(NEIGHBOUR),
+        udp_payload_bytes: UDP_PAYLOAD_BYTES,
+    }
+}
+
 /// The same for this node.
 #[must_use]
 pub fn local_header() -> Header {
