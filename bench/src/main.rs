@@ -3,13 +3,15 @@
 //! - [`virga_bench::world`]: the tables and frames that are measured with.
 //! - [`rounds`]: the median of alternating rounds.
 //! - [`report`]: the table, the JSON; [`page`]: the results page.
-//! - one module a measurement: [`xdp`], [`guard`], [`forward`] (over the chains of [`stage`]), [`transport`].
+//! - one module a measurement: [`xdp`], [`guard`], [`forward`] (over the chains of [`stage`]), [`transport`],
+//!   [`fanout`].
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 
 mod cpus;
+mod fanout;
 mod forward;
 mod guard;
 #[path = "../../control/examples/demo/hosts.rs"]
@@ -27,11 +29,12 @@ use virga_bench::{page, report, rounds, world};
 type Measurement = (&'static str, fn(u32) -> Result<Vec<Entry>, Skip>);
 
 /// In the order of `all`.
-const MEASUREMENTS: [Measurement; 4] = [
+const MEASUREMENTS: [Measurement; 5] = [
     ("xdp", xdp::measure),
     ("guard", guard::measure),
     ("forward", forward::measure),
     ("transport", transport::measure),
+    ("fanout", fanout::measure),
 ];
 
 /// What holds for all figures of the page.
@@ -51,10 +54,10 @@ const NOTES: [(&str, &str); 2] = [
 /// Measures the whole system, each figure beside a reference in the same run.
 #[derive(Debug, Parser)]
 struct Options {
-    /// `xdp`, `guard`, `forward`, `transport`, or `all`.
-    #[arg(value_parser = ["xdp", "guard", "forward", "transport", "all"])]
+    /// `xdp`, `guard`, `forward`, `transport`, `fanout`, or `all`.
+    #[arg(value_parser = ["xdp", "guard", "forward", "transport", "fanout", "all"])]
     name: String,
-    /// Alternating rounds; the figures are their medians. `forward` makes 9 at most, `transport` 11.
+    /// Alternating rounds; the figures are their medians. `forward` makes 9 at most, `transport` 11, `fanout` 7.
     #[arg(long, default_value_t = 31, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rounds: u32,
     /// Write a results page into this folder: Markdown, and plots as SVG.

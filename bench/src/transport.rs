@@ -42,7 +42,7 @@ use crate::{
     rounds::median,
 };
 
-mod bare;
+pub(crate) mod bare;
 mod cores;
 mod flow;
 mod loss;

@@ -58,7 +58,7 @@ use crate::{
         publish::Published,
         status::{LinkState, Status},
     },
-    channel::status::SubscriptionStatus,
+    channel::{Plan, status::SubscriptionStatus},
     config::Config,
     daemon::{DaemonError, embedded::Embedded},
 };
@@ -81,9 +81,11 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 
 pub mod blocking;
+mod fan_out;
 mod publisher;
 mod rights;
 
+pub use fan_out::{ChannelPublisher, FanOutError};
 pub use publisher::{Publisher, TryPublishError};
 
 /// One event as a subscriber gets it.
@@ -254,6 +256,19 @@ impl Mesh {
         Ok(Publisher::start(self.clone(), uri, channel_now))
     }
 
+    /// A publisher that says what became of each publish at each subscribing node.
+    ///
+    /// # Errors
+    /// As [`Mesh::publish`].
+    pub async fn channel_publisher(
+        &self,
+        channel: &str,
+        plan: Plan,
+    ) -> Result<ChannelPublisher, MeshError> {
+        self.publish_nothing(channel).await?;
+        Ok(ChannelPublisher::new(self.clone(), channel, plan))
+    }
+
     /// How many subscribers a channel has: programs on this node, and other nodes that this one knows of.
     /// A node that has started hears of the others' within a few seconds.
     ///
@@ -404,8 +419,12 @@ impl Mesh {
 
 /// A valid name needs no escaping in a URI.
 fn publish_uri(channel: &str) -> Result<String, MeshError> {
+    Ok(format!("/publish?{}", publish_query(channel)?))
+}
+
+fn publish_query(channel: &str) -> Result<String, MeshError> {
     virga_transport::ChannelName::parse(channel)?;
-    Ok(format!("/publish?channel={channel}"))
+    Ok(format!("channel={channel}"))
 }
 
 fn empty() -> Body {

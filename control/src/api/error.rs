@@ -20,7 +20,7 @@ pub struct ErrorBody {
 }
 
 /// What there is to ask.
-const REQUESTS: &str = "there are GET /status, GET /subscriptions, GET /capabilities, GET /why, POST /publish, GET /subscribe, POST /link, POST /token, POST /statement, POST /revocations";
+const REQUESTS: &str = "there are GET /status, GET /subscriptions, GET /capabilities, GET /why, POST /publish, POST /fanout, GET /subscribe, POST /link, POST /token, POST /statement, POST /revocations";
 
 /// Why a request was refused.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +66,7 @@ impl From<PublishError> for ApiError {
         match error {
             PublishError::UnknownChannel(_) => Self::Missing(text),
             PublishError::NotAuthorised(_) | PublishError::Token(..) => Self::Forbidden(text),
+            PublishError::Quorum(..) => Self::Busy(text),
             PublishError::Stopping => Self::Stopping,
         }
     }

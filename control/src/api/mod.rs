@@ -5,6 +5,7 @@
 //! | `GET /status` | | [`status::Status`] as JSON |
 //! | `GET /subscriptions` | | this node's subscriptions at others, part of the status, as JSON |
 //! | `POST /publish?channel=NAME` | events, each after its length | [`publish::Published`] as JSON, once the body ends |
+//! | `POST /fanout?channel=NAME` and `policy`, `quorum`, `in_flight`, `within_ms` | a few events, each after its length | [`fanout::Report`] as JSON, once it is known |
 //! | `GET /subscribe?channel=NAME` or `?prefix=NAME` | | deliveries, without end: [`frames`] |
 //! | `POST /token` | a token's chain | it is held and shown to all peers; [`Given`](crate::channel::explain::Given) as JSON: what it gives here, and what the neighbours made of it |
 //! | `POST /statement` | a signed statement about this node's entity | the same |
@@ -18,6 +19,7 @@
 //! [`server`].
 
 pub mod error;
+pub mod fanout;
 pub mod frames;
 pub mod outlet;
 pub mod publish;
@@ -68,6 +70,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/status", get(status::get))
         .route("/subscriptions", get(status::subscriptions))
         .route("/publish", post(publish::post))
+        .route("/fanout", post(fanout::post))
         .route("/subscribe", get(subscribe::get))
         .route("/link", post(status::link))
         .route("/token", post(rights::token))

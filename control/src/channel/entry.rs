@@ -2,7 +2,9 @@
 
 use super::{
     delivery::SubscriberId,
+    presence::Part,
     publish::{Batch, Progress},
+    tally::Pending,
 };
 use crate::{
     config::{ChannelConfig, Listed},
@@ -28,6 +30,8 @@ pub(crate) struct Remote {
     pub(crate) stream: Option<StreamId>,
     /// It asked for a pause.
     pub(crate) held: bool,
+    /// What it has not acknowledged of batches that are tallied.
+    pub(crate) pending: Pending,
 }
 
 /// What was counted on one channel.
@@ -140,6 +144,12 @@ impl Entry {
     pub(crate) fn crosses(&self, from: Subnet, to: Subnet) -> bool {
         let exports = exports_of(&self.exports);
         may_cross(self.hash, self.visibility, || Some(&exports), from, to)
+    }
+
+    /// Subscribers that a part of a batch goes to.
+    pub(crate) fn subscribers_of(&self, part: Part) -> usize {
+        let here = if part.is_local { self.local.len() } else { 0 };
+        self.roster.len() + here
     }
 
     pub(crate) const fn name(&self) -> &ChannelName {

@@ -4,6 +4,8 @@
 //! output of its own. In the order in which an event meets them:
 //!
 //! - [`publish`]: the sending side: one stream a (peer, channel), opened on demand, back-pressure.
+//! - [`report`]: what a publisher is told.
+//! - [`tally`]: what becomes of a publish at each subscribing node, for publishers that ask.
 //! - [`message`]: what nodes tell each other on the control stream: subscribe, acknowledge, hold.
 //! - [`service`]: the receiving side.
 //! - [`roster`]: whom it lets in: may this entity publish or subscribe here, and is the channel the one
@@ -30,19 +32,23 @@ pub mod presence;
 pub mod publications;
 pub mod publish;
 pub mod reason;
+pub mod report;
 pub mod rights;
 mod roster;
 pub mod service;
 pub mod stall;
 pub mod status;
 pub mod subscribe;
+pub mod tally;
 
 #[cfg(test)]
 mod tests;
 
 pub use delivery::{Delivery, Fill, Offer, Outlet, SubscriberId};
 pub use message::Pattern;
-pub use presence::Presence;
-pub use publish::{Batch, Part, PublishError, PublishReport};
+pub use presence::{Part, Presence};
+pub use publish::Batch;
+pub use report::{PublishError, PublishReport};
 pub use service::{ChannelService, Command, Setup, Subnets};
 pub use subscribe::SubscribeError;
+pub use tally::{FanOut, Plan, Policy, Tally};

@@ -3,7 +3,6 @@
 //! Each worker writes about itself when a subscriber comes or goes; whoever publishes reads it, and
 //! asks no worker that has nobody to send to. Nothing on a packet's path touches it.
 
-use super::publish::Part;
 use crate::config::ChannelConfig;
 use std::{
     collections::BTreeMap,
@@ -32,6 +31,23 @@ struct Channel {
 pub struct Presence {
     names: BTreeMap<ChannelName, usize>,
     channels: Box<[Channel]>,
+}
+
+/// What a worker does with a batch beside sending it to its own peers, where several get it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Counts the events as published.
+    pub is_counted: bool,
+    /// Delivers them to the subscribers on this node.
+    pub is_local: bool,
+}
+
+impl Part {
+    /// Everything: no other worker gets the batch.
+    pub const WHOLE: Self = Self {
+        is_counted: true,
+        is_local: true,
+    };
 }
 
 /// A worker that a batch goes to.
@@ -89,6 +105,15 @@ impl Presence {
     pub fn is_reliable(&self, channel: &ChannelName) -> Option<bool> {
         let index = *self.names.get(channel)?;
         Some(self.channels[index].reliable)
+    }
+
+    /// Nodes on a channel's roster, at all workers.
+    #[must_use]
+    pub fn nodes(&self, channel: &ChannelName) -> usize {
+        let index = self.names.get(channel);
+        let workers = index.map(|&index| self.channels[index].workers.iter());
+        let nodes = |seen: &Seen| seen.nodes.load(Ordering::Acquire);
+        workers.into_iter().flatten().map(nodes).sum()
     }
 
     /// The workers that an event has to go to, at least one: those with subscribed nodes, and the

@@ -6,99 +6,28 @@
 
 use super::{
     delivery::{Delivery, Outlet},
-    entry::{Entry, Index},
+    entry::{Entry, Index, Remote},
+    presence::Part,
     reason::Reason,
+    report::{PublishError, PublishReport},
     service::ChannelService,
+    tally::{Tallied, Tally},
 };
 use crate::rights::{Operation, Refusal};
 use bytes::Bytes;
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
-use thiserror::Error;
 use virga_ebpf::header::{NodeId, StreamId};
 use virga_transport::{ChannelName, Node, OpenError, SendError, limits::MESSAGE_BYTES_MAX};
 
-/// Why nothing of a batch was published.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum PublishError {
-    /// Not in the configuration.
-    #[error("channel {0} is not configured on this node: add a [[channels]] block for it")]
-    UnknownChannel(ChannelName),
-    /// This node's entity is not in the channel's `publish` list.
-    #[error("this node's entity may not publish on {0}: add it to the channel's `publish` list")]
-    NotAuthorised(ChannelName),
-    /// The channel requires a token, and this node has none that gives the right.
-    #[error(
-        "this node's entity may not publish on {0}: {1}; {fix}", fix = .1.fix()
-    )]
-    Token(ChannelName, Refusal),
-    /// The node is shutting down.
-    #[error("the node is shutting down")]
-    Stopping,
-}
-
-/// What became of a batch.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PublishReport {
-    /// Events that were offered to every subscriber there was (perhaps none).
-    pub published: u64,
-    /// Of those, times that one did not get to one subscriber: its session ended, or (unreliable) it
-    /// had no room.
-    pub lost: u64,
-    /// Events that went to nobody, because their deadline passed while they waited for subscribers.
-    pub expired: u64,
-    /// Events larger than the channel carries.
-    pub refused: u64,
-    /// Published events that went to nobody: there was no subscriber.
-    pub unheard: u64,
-    /// Subscribers, programs on this node and other nodes, that took the last event; where none was
-    /// published, those that there are.
-    pub subscribers: usize,
-    /// Bytes of the largest event that the channel carries.
-    pub event_bytes_max: usize,
-}
-
-impl PublishReport {
-    /// What became of a batch of which another worker had a part.
-    #[must_use]
-    pub fn with(self, other: &Self) -> Self {
-        Self {
-            published: self.published.max(other.published),
-            // What expired at one worker and not at the other was lost on the way to its subscribers.
-            lost: self.lost + other.lost + self.expired.abs_diff(other.expired),
-            expired: self.expired.min(other.expired),
-            refused: self.refused.max(other.refused),
-            unheard: self.unheard.min(other.unheard),
-            subscribers: self.subscribers + other.subscribers,
-            event_bytes_max: self.event_bytes_max.max(other.event_bytes_max),
-        }
-    }
-}
-
 /// Tells a publisher what became of its batch; called exactly once.
 pub type Done = Box<dyn FnOnce(Result<PublishReport, PublishError>) + Send>;
-
-/// What a worker does with a batch beside sending it to its own peers, where several get it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// Counts the events as published.
-    pub is_counted: bool,
-    /// Delivers them to the subscribers on this node.
-    pub is_local: bool,
-}
-
-impl Part {
-    /// Everything: no other worker gets the batch.
-    pub const WHOLE: Self = Self {
-        is_counted: true,
-        is_local: true,
-    };
-}
 
 /// Events that one publisher wants out, in order.
 pub struct Batch {
@@ -112,6 +41,9 @@ pub struct Batch {
     within: Option<Duration>,
     /// When that ends, on the node's own clock.
     deadline_ns: Option<u64>,
+    /// Where it is told what becomes of it at each node.
+    tally: Option<Arc<Tally>>,
+    tallied: Option<Tallied>,
 }
 
 impl Batch {
@@ -126,7 +58,16 @@ impl Batch {
             done,
             within: None,
             deadline_ns: None,
+            tally: None,
+            tallied: None,
         }
+    }
+
+    /// Tells what becomes of it at each node.
+    #[must_use]
+    pub fn tallied(mut self, tally: Option<Arc<Tally>>) -> Self {
+        self.tally = tally;
+        self
     }
 
     /// One worker's part of a batch that several get. Once `is_late` is set, and
@@ -153,10 +94,33 @@ impl Batch {
     }
 
     /// Gives up the events that are left; how many they were.
-    fn expire(&mut self) -> u64 {
+    fn expire(&mut self, roster: &BTreeMap<NodeId, Remote>) -> u64 {
         let events = std::mem::take(&mut self.events).len() as u64;
         self.report.expired += events;
+        self.tell_expired(roster, events);
         events
+    }
+
+    /// Every node that would have got these events.
+    fn tell_expired(&self, roster: &BTreeMap<NodeId, Remote>, events: u64) {
+        for (tallied, &peer) in self
+            .tallied
+            .iter()
+            .flat_map(|t| roster.keys().map(move |p| (t, p)))
+        {
+            tallied.tally.failed(peer, Reason::Expired, (events, 0));
+        }
+    }
+
+    /// Whether an event failed somewhere, and the others shall not be begun then; those are forgotten.
+    fn is_withheld(&mut self) -> bool {
+        let Some(tallied) = self.tallied.as_ref().filter(|t| t.tally.is_stopped()) else {
+            return false;
+        };
+        tallied
+            .tally
+            .withheld(std::mem::take(&mut self.events).len() as u64);
+        true
     }
 
     /// Tells its publisher what became of it.
@@ -196,6 +160,7 @@ pub(crate) struct Partial {
     taken: usize,
     lost: u64,
     deadline_ns: Option<u64>,
+    tallied: Option<Tallied>,
 }
 
 enum Begun {
@@ -242,6 +207,10 @@ impl<O: Outlet> ChannelService<O> {
             .within
             .map(|d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
         batch.deadline_ns = within_ns.map(|within_ns| now_ns.saturating_add(within_ns));
+        if let Some(tally) = batch.tally.take() {
+            self.last_tallied = self.last_tallied.saturating_add(1);
+            batch.tallied = Some(Tallied::new(tally, self.last_tallied, index));
+        }
         entry.waiting.push_back(batch);
         if entry.waiting.len() == 1 {
             self.pump(now_ns, node, index);
@@ -256,7 +225,7 @@ impl<O: Outlet> ChannelService<O> {
     }
 
     /// Publishes what waits on a channel, until something is in the way.
-    fn pump(&mut self, now_ns: u64, node: &mut Node, index: Index) {
+    pub(crate) fn pump(&mut self, now_ns: u64, node: &mut Node, index: Index) {
         loop {
             let partial = match std::mem::take(&mut self.entries[index].progress) {
                 Progress::Partial(partial) => partial,
@@ -285,8 +254,12 @@ impl<O: Outlet> ChannelService<O> {
         let entry = &mut self.entries[index];
         entry.counters.dropped += events;
         self.reasons.add_many(Reason::Expired, events);
-        if let Some(batch) = entry.waiting.front_mut() {
+        let Entry {
+            waiting, roster, ..
+        } = entry;
+        if let Some(batch) = waiting.front_mut() {
             batch.report.expired += events;
+            batch.tell_expired(roster, events);
         }
     }
 
@@ -307,7 +280,7 @@ impl<O: Outlet> ChannelService<O> {
                     entry.waiting.push_back(batch);
                     continue;
                 }
-                let events = batch.expire();
+                let events = batch.expire(&entry.roster);
                 entry.counters.dropped += events;
                 self.reasons.add_many(Reason::Expired, events);
                 let subscribers = entry.subscribers_of(batch.part);
@@ -343,7 +316,7 @@ impl<O: Outlet> ChannelService<O> {
             let Some(batch) = entry.waiting.front_mut() else {
                 return Begun::Nothing;
             };
-            if batch.events.as_slice().is_empty() {
+            if batch.is_withheld() || batch.events.as_slice().is_empty() {
                 if let Some(batch) = entry.waiting.pop_front() {
                     let subscribers = entry.subscribers_of(batch.part);
                     batch.answer(subscribers);
@@ -351,7 +324,7 @@ impl<O: Outlet> ChannelService<O> {
                 continue;
             }
             if has_passed(now_ns, batch.deadline_ns) {
-                let events = batch.expire();
+                let events = batch.expire(&entry.roster);
                 entry.counters.dropped += events;
                 self.reasons.add_many(Reason::Expired, events);
                 continue;
@@ -368,6 +341,7 @@ impl<O: Outlet> ChannelService<O> {
                         taken: 0,
                         lost: 0,
                         deadline_ns,
+                        tallied: batch.tallied.clone(),
                     });
                 }
                 _ => {
@@ -402,14 +376,11 @@ impl<O: Outlet> ChannelService<O> {
         for peer in std::mem::take(&mut partial.missing) {
             let offered = match is_late {
                 true => Taken::Lost(Reason::Expired),
-                false => offer(
-                    now_ns,
-                    node,
-                    entry,
-                    peer,
-                    (&partial.event, partial.deadline_ns),
-                ),
+                false => offer(now_ns, node, entry, peer, &partial),
             };
+            if let (Some(tallied), Taken::Lost(reason)) = (&partial.tallied, &offered) {
+                tallied.tally.failed(peer, *reason, (1, 0));
+            }
             match offered {
                 Taken::Yes => taken += 1,
                 Taken::Left => {}
@@ -422,9 +393,12 @@ impl<O: Outlet> ChannelService<O> {
         }
         let waits = entry.spec.mode.is_reliable() || (taken == 0 && entry.waits_for_nodes());
         if !waits {
-            for _ in full.drain(..) {
+            for peer in full.drain(..) {
                 self.reasons.add(Reason::PeerFull);
                 lost += 1;
+                if let Some(tallied) = &partial.tallied {
+                    tallied.tally.failed(peer, Reason::PeerFull, (1, 0));
+                }
             }
         }
         entry.counters.sent += taken as u64;
@@ -458,10 +432,16 @@ impl<O: Outlet> ChannelService<O> {
                 payload: sent.event,
             };
             let (taken, lost) = self.deliver(now_ns, node, index, &delivery);
+            if let Some(tallied) = &sent.tallied {
+                tallied.tally.programs(taken);
+            }
             sent.taken += taken;
             sent.lost += lost;
         }
         if let Some(batch) = self.entries[index].waiting.front_mut() {
+            if let Some(tallied) = sent.tallied.filter(|_| part.is_counted) {
+                tallied.tally.published();
+            }
             batch.report.published += 1;
             batch.report.lost += sent.lost;
             batch.report.unheard += u64::from(sent.taken == 0 && sent.lost == 0);
@@ -487,6 +467,7 @@ impl<O: Outlet> ChannelService<O> {
             if let Some(stream) = remote.stream.take() {
                 // The session may have ended meanwhile, and the stream with it.
                 let _gone = node.reset_stream(now_ns, peer, stream);
+                remote.pending.end(refusal.fault().into());
             }
         }
         self.blocked.remove(&index);
@@ -513,11 +494,32 @@ impl Entry {
         let has_local = batch.part.is_local && !self.local.is_empty();
         !has_local && !batch.is_late.as_ref().is_some_and(is_late)
     }
+}
 
-    /// Subscribers that a part of a batch goes to.
-    fn subscribers_of(&self, part: Part) -> usize {
-        let here = if part.is_local { self.local.len() } else { 0 };
-        self.roster.len() + here
+impl Remote {
+    /// Queues an event on the node's stream, unless as much as may is unacknowledged there.
+    fn send(
+        &mut self,
+        now_ns: u64,
+        node: &mut Node,
+        (peer, stream): (NodeId, StreamId),
+        partial: &Partial,
+    ) -> Result<(), SendError> {
+        let (event, deadline_ns) = (&partial.event[..], partial.deadline_ns);
+        let Some(tallied) = &partial.tallied else {
+            let taken = node.send_all(now_ns, peer, stream, [event], deadline_ns);
+            return taken.refused.map_or(Ok(()), Err);
+        };
+        if self.pending.events() >= tallied.tally.in_flight_max() {
+            return Err(SendError::Full);
+        }
+        let receipt = tallied.receipt;
+        node.send_with_receipt(now_ns, (peer, stream), event, deadline_ns, receipt)?;
+        tallied.tally.sent(peer);
+        if tallied.tally.is_reliable() {
+            self.pending.add(peer, tallied);
+        }
+        Ok(())
     }
 }
 
@@ -532,7 +534,7 @@ fn offer(
     node: &mut Node,
     entry: &mut Entry,
     peer: NodeId,
-    (event, deadline_ns): (&[u8], Option<u64>),
+    partial: &Partial,
 ) -> Taken {
     let Some(remote) = entry.roster.get_mut(&peer) else {
         return Taken::Left;
@@ -549,13 +551,13 @@ fn offer(
             }
         },
     };
-    let sent = node.send_all(now_ns, peer, stream, [event], deadline_ns);
-    match sent.refused {
-        None => Taken::Yes,
-        Some(SendError::Full) => Taken::Full,
-        Some(SendError::TooLarge { .. }) => Taken::Lost(Reason::TooLarge),
-        Some(SendError::NoSession | SendError::NoStream) => {
+    match remote.send(now_ns, node, (peer, stream), partial) {
+        Ok(()) => Taken::Yes,
+        Err(SendError::Full) => Taken::Full,
+        Err(SendError::TooLarge { .. }) => Taken::Lost(Reason::TooLarge),
+        Err(SendError::NoSession | SendError::NoStream) => {
             remote.stream = None;
+            remote.pending.end(Reason::PeerGone);
             Taken::Lost(Reason::PeerGone)
         }
     }

@@ -21,6 +21,7 @@ use crate::{
 use bytes::Bytes;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    num::NonZeroU64,
     sync::Arc,
 };
 use virga_ebpf::header::{NodeId, StreamId, Subnet};
@@ -143,6 +144,8 @@ pub struct ChannelService<O> {
     share: Share,
     presence: Arc<Presence>,
     pub(crate) last_request: u32,
+    /// Counts batches that are tallied.
+    pub(crate) last_tallied: NonZeroU64,
     pub(crate) ask_again_ns: Option<u64>,
     /// While a local subscriber is slow.
     pub(crate) look_at_slow_ns: Option<u64>,
@@ -228,6 +231,7 @@ impl<O: Outlet> ChannelService<O> {
             share: setup.share,
             presence: Arc::clone(&setup.presence),
             last_request: 0,
+            last_tallied: NonZeroU64::MIN,
             ask_again_ns: None,
             look_at_slow_ns: None,
             moves: Moves::default(),
@@ -434,7 +438,9 @@ impl<O: Outlet> ChannelService<O> {
         for index in 0..self.entries.len() {
             let roster = &mut self.entries[index].roster;
             if roster.get(&peer).is_some_and(|r| r.stream == Some(stream)) {
-                roster.remove(&peer);
+                if let Some(mut remote) = roster.remove(&peer) {
+                    remote.pending.end(Reason::PeerRefused);
+                }
                 self.note_presence(index);
                 self.reasons.add(Reason::PeerRefused);
             }
@@ -513,6 +519,12 @@ impl<O: Outlet> Service for ChannelService<O> {
                 stream,
                 messages,
             } => self.on_expired(peer, stream, messages),
+            Event::Receipt {
+                peer,
+                receipt,
+                fate,
+                ..
+            } => self.on_receipt(now_ns, node, peer, (receipt, fate)),
             Event::StreamRefused { peer, stream } => {
                 self.on_refused(peer, stream);
                 self.pump_blocked(now_ns, node);

@@ -4,8 +4,9 @@ use super::{
     delivery::{Delivery, Fill, Offer, Outlet, SubscriberId},
     message::{Message, Pattern},
     presence::Presence,
-    publish::{Batch, PublishError, PublishReport},
+    publish::Batch,
     reason::Reason,
+    report::{PublishError, PublishReport},
     service::{ChannelService, Command, Setup, Subnets},
     status::ServiceStatus,
     subscribe::{ASK_AGAIN_NS, SubscribeError},
@@ -39,6 +40,7 @@ mod publish;
 mod rights;
 mod slow;
 mod subscribe;
+mod tally;
 
 const MS: u64 = 1_000_000;
 

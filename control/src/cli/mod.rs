@@ -8,6 +8,7 @@ mod check_config;
 mod client;
 mod confirmations;
 mod doctor;
+mod fan_out;
 mod generate;
 mod id;
 mod keygen;

@@ -4,6 +4,7 @@ use super::{
     Failure, block_on,
     client::{ClientError, Target, failed},
     counted,
+    fan_out::{self, Source},
     lines::{self, Line},
     print_json,
 };
@@ -40,7 +41,8 @@ pub(super) struct Arguments {
     /// Events a second at most.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
-    /// Give up an event that was not sent to a subscriber this long after the node got it: 50ms, 2s.
+    /// Give up an event that was not sent to a subscriber this long after the node got it: 50ms, 2s. With
+    /// --report, --quorum or --fail-fast (10s there, if not said): wait this long for acknowledgements.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     deadline: Option<Duration>,
     /// Wait until the channel has so many subscribers (other nodes, and programs on this one), and
@@ -58,6 +60,8 @@ pub(super) struct Arguments {
     /// Print the result as a JSON object.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    confirmation: fan_out::Confirmation,
     #[command(flatten)]
     target: Target,
 }
@@ -78,6 +82,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             wait_for_subscribers(&mesh, count, arguments).await?;
         }
         let channel = &arguments.channel;
+        if let Some(plan) = arguments.confirmation.plan(arguments.deadline) {
+            let publisher = mesh.channel_publisher(channel, plan).await?;
+            let source = match &arguments.data {
+                Some(data) => Source::Data(data, arguments.count),
+                None => Source::Lines,
+            };
+            return fan_out::run(publisher, source, arguments.rate, arguments.json).await;
+        }
         let publisher = match arguments.deadline {
             Some(within) => mesh.publisher_within(channel, within).await?,
             None => mesh.publisher(channel).await?,
@@ -172,7 +184,7 @@ async fn lines(
     }
 }
 
-fn complain(number: u64, line_bytes_max: usize, count: u64) -> io::Result<()> {
+pub(super) fn complain(number: u64, line_bytes_max: usize, count: u64) -> io::Result<()> {
     if count > COMPLAINTS_MAX {
         return Ok(());
     }
@@ -254,13 +266,13 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Spreads events over time.
-struct Pace {
+pub(super) struct Pace {
     interval: Option<Duration>,
     due: tokio::time::Instant,
 }
 
 impl Pace {
-    fn new(rate: Option<u32>) -> Self {
+    pub(super) fn new(rate: Option<u32>) -> Self {
         let interval = rate.map(|rate| Duration::from_secs(1) / rate);
         Self {
             interval,
@@ -268,7 +280,7 @@ impl Pace {
         }
     }
 
-    async fn wait(&mut self) {
+    pub(super) async fn wait(&mut self) {
         let Some(interval) = self.interval else {
             return;
         };

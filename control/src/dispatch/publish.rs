@@ -3,7 +3,7 @@
 use super::{Dispatch, Ended, Service, answered, command};
 use crate::{
     api::outlet::Queue,
-    channel::{Batch, Command, PublishError, PublishReport},
+    channel::{Batch, Command, FanOut, Plan, Policy, PublishError, PublishReport, Tally},
 };
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -88,6 +88,18 @@ impl Dispatch {
         events: Vec<Bytes>,
         too_long: u64,
     ) -> Result<PublishReport, PublishError> {
+        self.publish_to((channel, within), events, too_long, None)
+            .await
+    }
+
+    /// The same, telling a tally what becomes of it at each node.
+    async fn publish_to(
+        &self,
+        (channel, within): (&ChannelName, Option<Duration>),
+        events: Vec<Bytes>,
+        too_long: u64,
+        tally: Option<&Arc<Tally>>,
+    ) -> Result<PublishReport, PublishError> {
         let unknown = || PublishError::UnknownChannel(channel.clone());
         let gate = self.presence.index(channel).ok_or_else(unknown)?;
         let gate = &self.gates[gate];
@@ -102,7 +114,13 @@ impl Dispatch {
         };
         let within = within.map(|within| within.saturating_sub(since.elapsed()));
         let is_late = Arc::default();
-        let prepared = self.prepare((channel, within), events, too_long, &is_late, place);
+        let prepared = self.prepare(
+            (channel, within),
+            (events, too_long),
+            &is_late,
+            tally,
+            place,
+        );
         let (parts, answers) = prepared.ok_or_else(unknown)?;
         let late = (self.presence.is_reliable(channel) == Some(false)).then(|| Late {
             dispatch: self,
@@ -114,13 +132,52 @@ impl Dispatch {
         join(answers, late).await
     }
 
+    /// Publishes a batch as a plan says, and tells what became of it at each subscribing node: as soon as
+    /// the plan's policy is met or cannot be, and when its time is over at the latest.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; nothing was published then, but for [`PublishError::Stopping`].
+    pub async fn fan_out(
+        &self,
+        channel: &ChannelName,
+        events: Vec<Bytes>,
+        plan: Plan,
+    ) -> Result<FanOut, PublishError> {
+        let unknown = || PublishError::UnknownChannel(channel.clone());
+        let is_reliable = self.presence.is_reliable(channel).ok_or_else(unknown)?;
+        let found = self.presence.nodes(channel);
+        if let Policy::Quorum(wanted) = plan.policy
+            && found < wanted
+        {
+            let channel = channel.clone();
+            return Err(PublishError::Quorum(channel, found, wanted));
+        }
+        let tally = Arc::new(Tally::new(plan, events.len() as u64, is_reliable));
+        let target = (channel, Some(plan.within));
+        let failed = async {
+            match self.publish_to(target, events, 0, Some(&tally)).await {
+                Ok(_) => {
+                    tally.handed_out();
+                    std::future::pending().await
+                }
+                Err(error) => error,
+            }
+        };
+        tokio::select! {
+            biased;
+            error = failed => Err(error),
+            result = tally.decided() => Ok(result),
+            () = tokio::time::sleep(plan.within) => Ok(tally.now()),
+        }
+    }
+
     /// Each worker's part of a batch, and where its answer comes.
     fn prepare(
         &self,
         (channel, within): (&ChannelName, Option<Duration>),
-        events: Vec<Bytes>,
-        too_long: u64,
+        (events, too_long): (Vec<Bytes>, u64),
         is_late: &Arc<AtomicBool>,
+        tally: Option<&Arc<Tally>>,
         place: OwnedSemaphorePermit,
     ) -> Option<(Parts, Vec<Answer>)> {
         let targets = self.presence.targets(channel)?;
@@ -135,7 +192,9 @@ impl Dispatch {
                 // Whoever asked may have given up meanwhile.
                 let _given_up = reply.send(report);
             });
-            let mut batch = Batch::new(events.clone(), done).within(within);
+            let mut batch = Batch::new(events.clone(), done)
+                .within(within)
+                .tallied(tally.cloned());
             if targets.len() > 1 {
                 batch = batch.with_part(target.part, Arc::clone(is_late));
             }

@@ -8,6 +8,7 @@ mod blocking;
 mod capabilities;
 mod driver;
 mod examples;
+mod fan_out;
 mod hostile;
 mod publishing;
 mod rights;

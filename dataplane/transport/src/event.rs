@@ -2,7 +2,7 @@
 
 use crate::{config::Congestion, name::ChannelName, reason::DropReason};
 use bytes::Bytes;
-use std::net::SocketAddr;
+use std::{net::SocketAddr, num::NonZeroU64};
 use thiserror::Error;
 use virga_ebpf::header::{NodeId, SessionId, StreamId};
 
@@ -101,6 +101,17 @@ pub enum Event {
         /// How many.
         messages: u64,
     },
+    /// What became of a message on a reliable stream that this node sent with a receipt.
+    Receipt {
+        /// To whom it was.
+        peer: NodeId,
+        /// On which stream.
+        stream: StreamId,
+        /// What [`crate::Node::send_with_receipt`] was given.
+        receipt: Receipt,
+        /// What became of it.
+        fate: Fate,
+    },
     /// The peer refused a stream that this node opened: it is gone.
     StreamRefused {
         /// Who refused it.
@@ -120,6 +131,22 @@ pub enum Event {
         /// Towards whom.
         peer: NodeId,
     },
+}
+
+/// What the owner calls messages that it wants to hear of again; several may share one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Receipt(pub NonZeroU64);
+
+/// What became of a message that was sent with a receipt. Where its stream or session ends first, nothing
+/// is told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The peer's node has opened and keeps all of its bytes, and of all messages before it on the stream: it
+    /// has acknowledged the packets that carried them. Whether its owner has read them is not said, nor that it
+    /// will not refuse the stream later.
+    Acknowledged,
+    /// Its deadline passed before any of its bytes were sent.
+    Expired,
 }
 
 /// Why a session ended.

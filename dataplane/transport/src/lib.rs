@@ -50,8 +50,8 @@ pub mod worker;
 pub use classes::ClassCounters;
 pub use config::{ConfigError, Congestion, NodeConfig, NodeLimits, PeerConfig};
 pub use event::{
-    CloseReason, ConnectError, Event, Handled, Mode, OpenError, PathStatus, SendError,
-    SessionState, SessionStatus, StreamSpec, Taken, Transmit,
+    CloseReason, ConnectError, Event, Fate, Handled, Mode, OpenError, PathStatus, Receipt,
+    SendError, SessionState, SessionStatus, StreamSpec, Taken, Transmit,
 };
 pub use name::{ChannelName, NameError};
 pub use node::Node;

@@ -17,7 +17,7 @@ pub(crate) use receiving::{ReceiveBytes, StreamFault};
 pub(crate) use sending::SendBytes;
 
 use crate::{
-    event::{Mode, StreamSpec},
+    event::{Mode, Receipt, StreamSpec},
     limits::{
         EVENT_HELD_BYTES, EXPIRE_A_MESSAGE_NS, EXPIRE_EVERY_NS, MESSAGE_PREFIX_BYTES,
         STREAMS_AHEAD_MAX,
@@ -43,6 +43,28 @@ pub(crate) enum End {
 /// Of a message that does not expire.
 pub(crate) const NO_DEADLINE: u64 = u64::MAX;
 
+/// What the owner wants of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Terms {
+    /// When it is given up, if nothing of it was sent by then.
+    pub(crate) deadline_ns: u64,
+    /// What the owner is told when it is acknowledged or given up; reliable streams only.
+    pub(crate) receipt: Option<Receipt>,
+}
+
+impl Terms {
+    /// It does not expire, and nobody is told of it.
+    pub(crate) const NONE: Self = Self::until(NO_DEADLINE);
+
+    /// Given up then.
+    pub(crate) const fn until(deadline_ns: u64) -> Self {
+        Self {
+            deadline_ns,
+            receipt: None,
+        }
+    }
+}
+
 /// The earliest of some deadlines, and how many there are.
 fn earliest(deadlines: impl Iterator<Item = u64>) -> (u64, u64) {
     deadlines.fold((NO_DEADLINE, 0), |(next, messages), one| {
@@ -51,13 +73,15 @@ fn earliest(deadlines: impl Iterator<Item = u64>) -> (u64, u64) {
 }
 
 /// What was given up because its deadline had passed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Expired {
     pub(crate) messages: u64,
     /// Bytes that left the queue.
     pub(crate) bytes: usize,
     /// Bytes of the session's credit that were not used.
     pub(crate) credit: u64,
+    /// Those of the messages.
+    pub(crate) receipts: Vec<Receipt>,
 }
 
 /// What a stream carries, and how.
@@ -117,10 +141,10 @@ impl SendStream {
     }
 
     /// Appends a message; the caller has checked that it fits.
-    pub(crate) fn push(&mut self, message: &[u8], deadline_ns: u64) {
+    pub(crate) fn push(&mut self, message: &[u8], terms: Terms) {
         match &mut self.outgoing {
-            Outgoing::Reliable(bytes) => bytes.push(message, deadline_ns),
-            Outgoing::Events(events) => events.push(message, deadline_ns),
+            Outgoing::Reliable(bytes) => bytes.push(message, terms),
+            Outgoing::Events(events) => events.push(message, terms.deadline_ns),
         }
     }
 

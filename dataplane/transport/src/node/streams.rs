@@ -2,8 +2,9 @@
 
 use super::Node;
 use crate::{
-    event::{CloseReason, OpenError, SendError, StreamSpec, Taken},
+    event::{CloseReason, OpenError, Receipt, SendError, StreamSpec, Taken},
     session::Session,
+    stream::{NO_DEADLINE, Terms},
 };
 use virga_ebpf::header::{NodeId, SessionId, StreamId};
 
@@ -62,6 +63,39 @@ impl Node {
         events: impl IntoIterator<Item = &'e [u8]>,
         deadline_ns: Option<u64>,
     ) -> Taken {
+        let terms = Terms::until(deadline_ns.unwrap_or(NO_DEADLINE));
+        self.send_on(now_ns, peer, stream, events, terms)
+    }
+
+    /// Queues a message as [`Node::send_all`] does; [`Event::Receipt`] says when the peer has it, or that it
+    /// was given up. An unreliable stream's messages are not acknowledged: nothing is told of them.
+    ///
+    /// # Errors
+    /// See [`SendError`]; nothing was queued then.
+    pub fn send_with_receipt(
+        &mut self,
+        now_ns: u64,
+        (peer, stream): (NodeId, StreamId),
+        event: &[u8],
+        deadline_ns: Option<u64>,
+        receipt: Receipt,
+    ) -> Result<(), SendError> {
+        let terms = Terms {
+            receipt: Some(receipt),
+            ..Terms::until(deadline_ns.unwrap_or(NO_DEADLINE))
+        };
+        let taken = self.send_on(now_ns, peer, stream, std::iter::once(event), terms);
+        taken.refused.map_or(Ok(()), Err)
+    }
+
+    fn send_on<'e>(
+        &mut self,
+        now_ns: u64,
+        peer: NodeId,
+        stream: StreamId,
+        events: impl IntoIterator<Item = &'e [u8]>,
+        terms: Terms,
+    ) -> Taken {
         let refused = |error| Taken {
             messages: 0,
             refused: Some(error),
@@ -72,9 +106,9 @@ impl Node {
         let Some(session) = self.sessions.get_mut(&id) else {
             return refused(SendError::NoSession);
         };
-        let taken = session.send(stream, events.into_iter(), deadline_ns.unwrap_or(u64::MAX));
+        let taken = session.send(stream, events.into_iter(), terms);
         self.counters.sends_refused += u64::from(taken.refused == Some(SendError::Full));
-        if taken.messages > 0 && deadline_ns.is_some() {
+        if taken.messages > 0 && terms.deadline_ns != NO_DEADLINE {
             self.settle(now_ns, id, self.events.len());
         } else if taken.messages > 0 && !session.is_queued {
             // No timer changes before something is sent.

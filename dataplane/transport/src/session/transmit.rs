@@ -15,7 +15,7 @@ use crate::{
         UNACKNOWLEDGED_MAX,
     },
     recovery::{Content, Matter, Sent, Standing},
-    stream::{End, Outgoing, SendStream, Written},
+    stream::{End, Outgoing, SendStream, Terms, Written},
 };
 use std::net::SocketAddr;
 use virga_ebpf::{
@@ -404,9 +404,9 @@ impl Session {
         &mut self,
         stream: StreamId,
         messages: impl Iterator<Item = &'e [u8]>,
-        deadline_ns: u64,
+        terms: Terms,
     ) -> Taken {
-        self.streams.send(stream, messages, deadline_ns)
+        self.streams.send(stream, messages, terms)
     }
 
     pub(crate) fn send_control(&mut self, message: &[u8]) -> Result<(), SendError> {

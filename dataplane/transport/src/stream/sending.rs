@@ -1,7 +1,8 @@
 //! The sending half of a reliable stream.
 
-use super::Expired;
+use super::{Expired, Terms};
 use crate::{
+    event::Receipt,
     limits::{STREAM_QUEUE_BYTES, STREAM_WINDOW_BYTES},
     ranges::RangeSet,
 };
@@ -12,7 +13,7 @@ use std::collections::VecDeque;
 struct Message {
     /// Where it ends.
     end: u64,
-    deadline_ns: u64,
+    terms: Terms,
 }
 
 /// The bytes of a reliable stream that the peer has not acknowledged.
@@ -58,13 +59,13 @@ impl SendBytes {
     }
 
     /// Appends a message; the caller has checked that it fits.
-    pub(crate) fn push(&mut self, message: &[u8], deadline_ns: u64) {
+    pub(crate) fn push(&mut self, message: &[u8], terms: Terms) {
         let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
         self.buffer.extend(&length.to_be_bytes());
         self.buffer.extend(message);
         self.messages.push_back(Message {
             end: self.end(),
-            deadline_ns,
+            terms,
         });
     }
 
@@ -210,7 +211,7 @@ impl SendBytes {
     /// Deadlines of messages of which nothing was sent.
     pub(crate) fn deadlines(&self) -> impl Iterator<Item = u64> + '_ {
         let unsent = self.messages.range(self.first_unsent()..);
-        unsent.map(|message| message.deadline_ns)
+        unsent.map(|message| message.terms.deadline_ns)
     }
 
     /// Gives up messages whose deadline has passed before any of their bytes were sent.
@@ -227,12 +228,13 @@ impl SendBytes {
         for message in self.messages.split_off(first) {
             let bytes = &unsent[place(from - start)..place(message.end - start)];
             from = message.end;
-            if message.deadline_ns > now_ns {
+            if message.terms.deadline_ns > now_ns {
                 self.buffer.extend(bytes);
                 let end = self.end();
                 self.messages.push_back(Message { end, ..message });
             } else {
                 expired.messages += 1;
+                expired.receipts.extend(message.terms.receipt);
                 expired.bytes += bytes.len();
                 if message.end <= self.admitted {
                     expired.credit += bytes.len() as u64;
@@ -243,29 +245,32 @@ impl SendBytes {
         expired
     }
 
-    /// Forgets what the peer has.
-    pub(crate) fn on_acked(&mut self, start: u64, end: u64) {
+    /// Forgets what the peer has; gives the receipts of messages that it has with all before them.
+    pub(crate) fn on_acked(&mut self, start: u64, end: u64) -> Vec<Receipt> {
+        let mut receipts = Vec::new();
         if end <= self.base {
-            return;
+            return receipts;
         }
         let start = start.max(self.base);
         self.acked.insert(start, end);
         self.lost.remove(start, end);
         let Some((first, done)) = self.acked.first() else {
-            return;
+            return receipts;
         };
         if first == self.base {
             let bytes = usize::try_from(done - self.base).unwrap_or(usize::MAX);
             self.buffer.drain(..bytes.min(self.buffer.len()));
             self.base = done;
             self.acked.remove_first();
-            while let Some(&Message { end, .. }) = self.messages.front()
+            while let Some(&Message { end, terms }) = self.messages.front()
                 && end <= done
             {
                 self.first_start = end;
+                receipts.extend(terms.receipt);
                 self.messages.pop_front();
             }
         }
+        receipts
     }
 
     /// Queues what the peer does not have, once more; gives how many bytes that is.

@@ -1,7 +1,9 @@
 //! How messages, streams and sessions end: by deadline, reset, and after all is through.
 
 use super::sim::{MS, SECOND, Sim, Weather, spec};
-use crate::{CloseReason, Event, Mode, NodeLimits, OpenError, SendError, Taken, limits};
+use crate::{
+    CloseReason, Event, Fate, Mode, NodeLimits, OpenError, Receipt, SendError, Taken, limits,
+};
 use virga_ebpf::header::StreamId;
 
 /// Queues messages that expire `for_ns` from now.
@@ -219,4 +221,67 @@ fn an_idle_session_keeps_no_room_for_what_was_sent() {
     assert!(sim.nodes[0].queue_bytes(sim.ids[1]) > limits::MESSAGE_BYTES_MAX);
     sim.run(5 * SECOND);
     assert_eq!(sim.nodes[0].queue_bytes(sim.ids[1]), 0);
+}
+
+/// Sends a message with a receipt; it expires `for_ns` from now.
+fn send_with_receipt(sim: &mut Sim, stream: StreamId, number: u64, for_ns: Option<u64>) {
+    let (now_ns, id) = (sim.now_ns, sim.ids[1]);
+    let deadline_ns = for_ns.map(|for_ns| now_ns + for_ns);
+    let receipt = Receipt(number.try_into().unwrap());
+    sim.nodes[0]
+        .send_with_receipt(now_ns, (id, stream), &[7; 300], deadline_ns, receipt)
+        .unwrap();
+}
+
+fn receipts(sim: &Sim) -> Vec<(u64, Fate)> {
+    let of = |event: &Event| match event {
+        Event::Receipt { receipt, fate, .. } => Some((receipt.0.get(), *fate)),
+        _ => None,
+    };
+    sim.told[0].iter().filter_map(of).collect()
+}
+
+/// A receipt comes once the other node has the message, in the order of the stream, and not before.
+#[test]
+fn a_receipt_says_that_the_peer_has_the_message() {
+    for mode in [Mode::Ordered, Mode::Unordered] {
+        let mut sim = Sim::pair(&NodeLimits::default());
+        let stream = sim.open(0, 1, &spec("a", mode));
+        sim.network.is_cut = true;
+        for number in 1..=20 {
+            send_with_receipt(&mut sim, stream, number, None);
+        }
+        sim.run(200 * MS);
+        assert_eq!(receipts(&sim), [], "{mode:?}: nothing has come through");
+        sim.network.is_cut = false;
+        assert!(sim.run_until(60 * SECOND, |sim| receipts(sim).len() == 20));
+        let each: Vec<_> = (1..=20).map(|n| (n, Fate::Acknowledged)).collect();
+        assert_eq!(receipts(&sim), each, "{mode:?}");
+        assert_eq!(sim.messages(1).len(), 20, "{mode:?}");
+    }
+}
+
+/// What expired is told by its own receipt, and an unreliable stream gives none.
+#[test]
+fn a_receipt_says_that_a_message_expired() {
+    let mut sim = Sim::pair(&NodeLimits::default());
+    let stream = sim.open(0, 1, &spec("a", Mode::Ordered));
+    sim.network.is_cut = true;
+    for _ in 0..200 {
+        sim.send(0, 1, stream, &[1; 1_000]).unwrap();
+    }
+    sim.transmit();
+    send_with_receipt(&mut sim, stream, 1, Some(5 * MS));
+    send_with_receipt(&mut sim, stream, 2, None);
+    sim.run(20 * MS);
+    assert_eq!(receipts(&sim), [(1, Fate::Expired)]);
+    sim.network.is_cut = false;
+    assert!(sim.run_until(60 * SECOND, |sim| receipts(sim).len() == 2));
+    assert_eq!(receipts(&sim)[1], (2, Fate::Acknowledged));
+
+    let mut sim = Sim::pair(&NodeLimits::default());
+    let stream = sim.open(0, 1, &spec("a", Mode::Unreliable));
+    send_with_receipt(&mut sim, stream, 1, None);
+    sim.run(SECOND);
+    assert_eq!((sim.messages(1).len(), receipts(&sim)), (1, Vec::new()));
 }

@@ -41,7 +41,7 @@ fn give(
 fn carry(mode: Mode, messages: &[Vec<u8>], fates: &[u8]) -> Vec<Vec<u8>> {
     let (mut sender, mut receiver) = (SendBytes::new(), ReceiveBytes::new(mode));
     for message in messages {
-        sender.push(message, NO_DEADLINE);
+        sender.push(message, Terms::NONE);
     }
     let mut credit = u64::MAX;
     sender.admit(usize::MAX / 2, &mut credit);
@@ -62,12 +62,12 @@ fn carry(mode: Mode, messages: &[Vec<u8>], fates: &[u8]) -> Vec<Vec<u8>> {
                     for _ in 0..=(fate == 3).into() {
                         ready.extend(give(&mut receiver, most, start, back, &bytes));
                     }
-                    sender.on_acked(start, end);
+                    assert_eq!(sender.on_acked(start, end), []);
                 }
             }
         } else if let Some((start, end, back, bytes)) = late.pop() {
             receiver.write(start, back, &bytes).unwrap();
-            sender.on_acked(start, end);
+            assert_eq!(sender.on_acked(start, end), []);
         }
         let waiting = std::iter::from_fn(|| receiver.read().unwrap());
         ready.extend(waiting.map(|message| message.to_vec()));
@@ -108,8 +108,8 @@ fn the_largest_message_passes() {
 #[test]
 fn a_message_is_admitted_whole_or_not_at_all() {
     let mut sender = SendBytes::new();
-    sender.push(&[1; 96], NO_DEADLINE);
-    sender.push(&[2; 96], NO_DEADLINE);
+    sender.push(&[1; 96], Terms::NONE);
+    sender.push(&[2; 96], Terms::NONE);
     let mut credit = 150;
     sender.admit(1_000, &mut credit);
     assert_eq!((sender.admitted(), credit), (100, 50));
@@ -383,12 +383,12 @@ fn deadlines_of_many_messages_are_looked_at_less_often() {
             mode,
         });
         assert_eq!(stream.next_deadline_ns(5), NO_DEADLINE);
-        stream.push(b"x", NO_DEADLINE);
+        stream.push(b"x", Terms::NONE);
         assert_eq!(stream.next_deadline_ns(5), NO_DEADLINE);
-        stream.push(b"x", 7);
+        stream.push(b"x", Terms::until(7));
         assert_eq!(stream.next_deadline_ns(5), 5 + EXPIRE_EVERY_NS);
         for _ in 0..30_000 {
-            stream.push(b"x", 9);
+            stream.push(b"x", Terms::until(9));
         }
         let every_ns = 30_002 * EXPIRE_A_MESSAGE_NS;
         assert_eq!(stream.next_deadline_ns(5), 5 + every_ns);

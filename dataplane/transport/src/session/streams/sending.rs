@@ -2,12 +2,12 @@
 
 use super::{CONTROL, Streams};
 use crate::{
-    event::{Event, OpenError, SendError, StreamSpec, Taken},
+    event::{Event, Fate, OpenError, Receipt, SendError, StreamSpec, Taken},
     keys::Role,
     limits::{CLASS_QUEUE_BYTES, MESSAGE_BYTES_MAX, MESSAGE_PREFIX_BYTES, STREAM_QUEUE_BYTES},
     recovery::{Content, Matter},
     session::{Context, Ends, Queued},
-    stream::{End, NO_DEADLINE, Outgoing, SendEvents, SendStream, Wants},
+    stream::{End, NO_DEADLINE, Outgoing, SendEvents, SendStream, Terms, Wants},
 };
 use virga_ebpf::header::{NodeId, StreamId};
 
@@ -51,7 +51,7 @@ impl Streams {
         &mut self,
         stream: StreamId,
         messages: impl Iterator<Item = &'e [u8]>,
-        deadline_ns: u64,
+        terms: Terms,
     ) -> Taken {
         let mut taken = Taken::default();
         let open = self.sending.get_mut(&stream).filter(|s| s.is_open());
@@ -73,12 +73,12 @@ impl Streams {
                 taken.refused = Some(SendError::Full);
                 break;
             }
-            s.push(message, deadline_ns);
+            s.push(message, terms);
             *held += bytes;
             taken.messages += 1;
         }
         if taken.messages > 0 {
-            self.expires_ns = self.expires_ns.min(deadline_ns);
+            self.expires_ns = self.expires_ns.min(terms.deadline_ns);
             self.queue(stream);
         }
         taken
@@ -100,7 +100,7 @@ impl Streams {
             self.full.insert(CONTROL);
             return Err(SendError::Full);
         }
-        self.control_out.push(message, NO_DEADLINE);
+        self.control_out.push(message, Terms::NONE);
         self.control_out.admit_all();
         Ok(())
     }
@@ -223,6 +223,7 @@ impl Streams {
                 messages: expired.messages,
             };
             ctx.events.push_back(Queued::new(ends.own, event));
+            tell_receipts(ctx, ends, stream, expired.receipts, Fate::Expired);
         }
         if !shorter.is_empty() {
             // Their end may be all that is left.
@@ -276,6 +277,11 @@ impl Streams {
         stream: StreamId,
     ) {
         if self.give_up(stream) {
+            // What it acknowledged in the same packet, it throws away.
+            let is_receipt =
+                |event: &Event| matches!(event, Event::Receipt { stream: of, .. } if *of == stream);
+            ctx.events
+                .retain(|queued| queued.session != ends.own || !is_receipt(&queued.event));
             let event = Event::StreamRefused {
                 peer: ends.peer,
                 stream,
@@ -349,14 +355,16 @@ impl Streams {
         }
         let (start, end) = content.range;
         if content.stream == CONTROL {
-            self.control_out.on_acked(start, end);
+            // Nobody asks for receipts of control messages.
+            let _none = self.control_out.on_acked(start, end);
         } else if let Some(s) = self.sending.get_mut(&content.stream)
             && !s.is_reset
         {
             s.is_open_acked |= content.open;
             if let Outgoing::Reliable(bytes) = &mut s.outgoing {
                 let held = bytes.held();
-                bytes.on_acked(start, end);
+                let receipts = bytes.on_acked(start, end);
+                tell_receipts(ctx, ends, content.stream, receipts, Fate::Acknowledged);
                 self.held_bytes[usize::from(s.spec.priority)] -= held - bytes.held();
             }
             if content.fin {
@@ -423,5 +431,24 @@ impl Streams {
             let held = self.held_bytes[usize::from(s.spec.priority)];
             is_half_empty && held <= CLASS_QUEUE_BYTES / 2
         })
+    }
+}
+
+/// Tells the owner what became of messages that it wanted to hear of.
+fn tell_receipts(
+    ctx: &mut Context<'_>,
+    ends: &Ends,
+    stream: StreamId,
+    receipts: Vec<Receipt>,
+    fate: Fate,
+) {
+    for receipt in receipts {
+        let event = Event::Receipt {
+            peer: ends.peer,
+            stream,
+            receipt,
+            fate,
+        };
+        ctx.events.push_back(Queued::new(ends.own, event));
     }
 }
