@@ -2,7 +2,9 @@
 //!
 //! A reader has a file and a window of it of its own: readers hold up neither each other nor the
 //! writer, and a slow one loses nothing but what retention removes. What cannot be read is an error
-//! that names the events; the call after it goes on behind them.
+//! that names the events; the call after it goes on behind them. The log's last batch is an
+//! exception: while nothing says that it was whole, it is a write that is under way or that a crash
+//! cut short, and the log ends before it for now.
 
 use crate::{
     Cursor, LogName,
@@ -72,6 +74,16 @@ struct Place {
     time: u64,
     link: Link,
     payload: Range<usize>,
+}
+
+/// What became of a record.
+#[derive(Debug)]
+enum Step {
+    Event(Place),
+    /// It is not asked for.
+    Passed,
+    /// The log ends before it for now.
+    End,
 }
 
 /// The batch that is read.
@@ -254,9 +266,19 @@ impl<D: Disk> Reader<D> {
         loop {
             match self.load() {
                 Ok(true) => {
-                    if let Some(batch) = self.batch.take() {
-                        self.leave(&batch);
+                    let Some(batch) = self.batch.take() else {
+                        continue;
+                    };
+                    let records = walk::records_range(&batch.header);
+                    let held = self.window.held(batch.at, records.end);
+                    let records = held.get(records).unwrap_or_default();
+                    if walk::check_records(&batch.header, records).is_err()
+                        && !self.was_whole(&batch).unwrap_or(false)
+                    {
+                        self.window.clear();
+                        return;
                     }
+                    self.leave(&batch);
                 }
                 Ok(false) => return,
                 Err(ReadError::Io { .. }) => return,
@@ -307,14 +329,15 @@ impl<D: Disk> Reader<D> {
                 self.leave(&batch);
                 continue;
             }
-            if let Some(place) = self.next_record(batch)? {
-                return Ok(Some(place));
+            match self.next_record(batch)? {
+                Step::Event(place) => return Ok(Some(place)),
+                Step::Passed => {}
+                Step::End => return Ok(None),
             }
         }
     }
 
-    /// The next record of a batch; none where it is passed over.
-    fn next_record(&mut self, mut batch: Batch) -> Result<Option<Place>, ReadError> {
+    fn next_record(&mut self, mut batch: Batch) -> Result<Step, ReadError> {
         let end = walk::records_range(&batch.header).end;
         let held = self.window.held(batch.at, end);
         let bytes = held.get(batch.from..).unwrap_or_default();
@@ -331,16 +354,42 @@ impl<D: Disk> Reader<D> {
                 self.batch = Some(batch);
                 self.next += 1;
                 let is_wanted = place.offset >= self.from && place.time >= self.from_time;
-                return Ok(is_wanted.then_some(place));
+                return Ok(match is_wanted {
+                    true => Step::Event(place),
+                    false => Step::Passed,
+                });
             }
             Ok(_) => Fault::Order,
             Err(fault) => fault,
         };
-        // Where the next record begins is not known for sure.
         let from = self.next;
+        if !self.was_whole(&batch)? {
+            // What is there now may be written again: it is looked at anew.
+            self.batch = None;
+            self.window.clear();
+            return Ok(Step::End);
+        }
+        // Where the next record begins is not known for sure.
         let at = batch.at + batch.from as u64;
         self.leave(&batch);
         Err(self.damaged(at, from, fault))
+    }
+
+    /// Whether anything says that a batch was once all in its file: the writer, by the limit or by
+    /// the manifest of a log that was closed, or whatever was written behind it.
+    fn was_whole(&mut self, batch: &Batch) -> Result<bool, ReadError> {
+        let end = batch.header.end();
+        let is_told = self.limit != u64::MAX && end <= self.limit;
+        if is_told || end <= self.closed_end {
+            return Ok(true);
+        }
+        let (Some(id), Some((number, file))) = (self.id, &self.file) else {
+            return Ok(false);
+        };
+        let behind = batch.at + walk::records_range(&batch.header).end as u64;
+        let found = walk::next_batch(&mut self.window, file, &id, behind);
+        let found = found.map_err(read_failed(*number))?;
+        Ok(found.is_some() || self.used_behind(*number)?.is_some())
     }
 
     fn damaged(&self, at: u64, from: u64, fault: Fault) -> ReadError {
@@ -420,6 +469,18 @@ impl<D: Disk> Reader<D> {
 
     /// Goes on to the next segment behind that is in use.
     fn next_segment(&mut self, number: u32) -> Result<bool, ReadError> {
+        let next = self.used_behind(number)?;
+        let is_there = next.is_some();
+        if is_there {
+            self.window.clear();
+            self.file = next;
+            self.at = SEGMENT_HEADER_BYTES as u64;
+        }
+        Ok(is_there)
+    }
+
+    /// The first segment behind one that is in use.
+    fn used_behind(&self, number: u32) -> Result<Option<(u32, D::File)>, ReadError> {
         let files = self.disk.list().map_err(read_failed(number))?;
         let behind = files.iter().filter_map(|file| segment_of(file));
         let mut behind: Vec<u32> = behind.filter(|n| *n > number).collect();
@@ -435,13 +496,10 @@ impl<D: Disk> Reader<D> {
             let begin = window.read(&file, 0, READ_BYTES);
             // Else it was made ahead, and is not in use yet.
             if !is_zero(begin.map_err(read_failed(next))?) {
-                self.window.clear();
-                self.file = Some((next, file));
-                self.at = SEGMENT_HEADER_BYTES as u64;
-                return Ok(true);
+                return Ok(Some((next, file)));
             }
         }
-        Ok(false)
+        Ok(None)
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::{
     LogName,
     catalog::{Catalog, Found, OpenError},
-    disk::Disk,
+    disk::{Disk, DiskFile},
     format::{BatchHeader, Fault, Hash, SEGMENT_HEADER_BYTES, segment_name},
     walk::{self, Window},
 };
@@ -166,12 +166,20 @@ fn verify_segment<D: Disk>(
         let fault = match walk::batch_at(&mut window, &file, &id, at).map_err(failed())? {
             Ok(header) => {
                 let end = walk::records_range(&header).end;
-                let bytes = window.held(at, end);
+                if depth == Depth::Content
+                    && is_last
+                    && is_unfinished(&mut window, &file, catalog, (at, &header)).map_err(failed())?
+                {
+                    let used_end = walk::used_end(&mut window, &file, at);
+                    report.unfinished_bytes = used_end.map_err(failed())? - at;
+                    return Ok(());
+                }
+                let bytes = window.read(&file, at, end).map_err(failed())?;
                 if header.first_offset != report.end {
                     report.flaw(found.number, at, report.end, Fault::Order);
                 }
                 if depth == Depth::Content {
-                    check(&header, bytes, found.number, at, report);
+                    check(&header, &bytes[..end], found.number, at, report);
                 }
                 report.add(&header);
                 at += end as u64;
@@ -195,6 +203,29 @@ fn verify_segment<D: Disk>(
         }
         return Ok(());
     }
+}
+
+/// Whether the log's last batch is a write that was cut short or is under way: it is not all there,
+/// and neither a batch behind it nor the manifest of a log that was closed says that it once was.
+fn is_unfinished<F: DiskFile>(
+    window: &mut Window,
+    file: &F,
+    catalog: &Catalog,
+    (at, header): (u64, &BatchHeader),
+) -> std::io::Result<bool> {
+    let range = walk::records_range(header);
+    let behind = at + range.end as u64;
+    let records = window.held(at, range.end).get(range).unwrap_or_default();
+    let closed = catalog.manifest.as_ref().and_then(|m| m.closed);
+    if walk::check_records(header, records).is_ok()
+        || closed.is_some_and(|(end, _)| header.end() <= end)
+    {
+        return Ok(false);
+    }
+    let Some(id) = catalog.id else {
+        return Ok(false);
+    };
+    Ok(walk::next_batch(window, file, &id, behind)?.is_none())
 }
 
 fn check(header: &BatchHeader, bytes: &[u8], segment: u32, at: u64, report: &mut Report) {

@@ -5,7 +5,7 @@ use super::{
 use crate::{
     AppendError, Cursor, Durability, Options, ReadError, Reader, Retention,
     disk::Disk as _,
-    format::{MANIFEST_NAME, index_name, segment_of},
+    format::{MANIFEST_NAME, index_name, segment_name, segment_of},
     limits::{COMMIT_BYTES_MAX, EVENT_BYTES_MAX},
     verify::{Depth, verify},
 };
@@ -128,6 +128,45 @@ fn a_reader_follows_the_writer_up_to_what_is_acknowledged() {
         assert!(bad.is_empty(), "{bad:?}");
         assert_eq!(good, (expected..expected + count).collect::<Vec<_>>());
         expected += count;
+    }
+}
+
+/// A writer that was killed, or that is just writing, has left the begin of a batch.
+#[test]
+fn the_log_ends_before_a_batch_that_is_not_all_there_yet() {
+    let disk = Forgetful::default();
+    let mut world = World::open(&disk, small());
+    world.append_each(3);
+    let [before, after] = [0, 5].map(|count| {
+        world.append(count);
+        world.settle();
+        disk.content(&segment_name(1))
+    });
+    let used = before.iter().rposition(|&byte| byte != 0).unwrap() + 1;
+    let end = after.iter().rposition(|&byte| byte != 0).unwrap() + 1;
+    for cut in used..end {
+        let mut content = after.clone();
+        content[cut..end].fill(0);
+        let disk = Forgetful::default();
+        disk.put(MANIFEST_NAME, world.files.disk().content(MANIFEST_NAME));
+        disk.put(&segment_name(1), content);
+        let mut reader = Reader::open(disk.clone(), &name(), Cursor::Start).unwrap();
+        let mut follower = Reader::open(disk.clone(), &name(), Cursor::End).unwrap();
+        let (mut good, bad) = drain(&mut reader);
+        assert!(bad.is_empty(), "cut at {cut}: {bad:?}");
+        let report = verify(&disk, &name(), Depth::Content).unwrap();
+        // What a cut takes away may have been zeros.
+        let is_whole = report.end == 8;
+        assert_eq!(report.flaw_count, 0, "cut at {cut}");
+        disk.put(&segment_name(1), after.clone());
+        let (rest, bad) = drain(&mut reader);
+        assert!(bad.is_empty(), "cut at {cut}: {bad:?}");
+        good.extend(rest);
+        assert_eq!(good, (0..8).collect::<Vec<_>>(), "cut at {cut}");
+        let (followed, bad) = drain(&mut follower);
+        assert!(bad.is_empty(), "cut at {cut}: {bad:?}");
+        let expected: Vec<u64> = if is_whole { vec![] } else { (3..8).collect() };
+        assert_eq!(followed, expected, "cut at {cut}");
     }
 }
 
