@@ -19,7 +19,7 @@ pub struct NodeConfig {
     pub entity_key: [u8; 32],
     /// This node's subnet, as its headers carry it.
     pub subnet: Subnet,
-    /// The nodes that this node may have sessions with.
+    /// The nodes that this node may have sessions with; [`crate::Node::set_peers`] gives others later.
     pub peers: Vec<PeerConfig>,
     /// Which of them this [`crate::Node`] has sessions with: another worker has the others.
     pub share: Share,
@@ -42,7 +42,8 @@ impl Drop for NodeConfig {
     }
 }
 
-/// One node that sessions are allowed with, and the entity that must prove itself there.
+/// One node that sessions are allowed with, and an entity that may prove itself there. Where several
+/// entities may, the node is listed once with each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerConfig {
     /// Its X25519 public key.
@@ -160,7 +161,7 @@ pub enum ConfigError {
         /// How many it has.
         bytes: usize,
     },
-    /// Two peers with one node id (the same key, or a collision).
+    /// Two peers with one node id: the same keys, or a collision.
     #[error("two peers have the node id {0}: remove one, or make a new node key")]
     DuplicatePeer(NodeId),
     /// A peer is this very node.

@@ -170,6 +170,9 @@ pub enum CloseReason {
     Violation,
     /// The peer could not prove the configured entity.
     Entity,
+    /// [`crate::Node::set_peers`] was called here, and the entity that the peer has proven may prove
+    /// itself there no more.
+    Removed,
     /// The handshake was not finished in time.
     Deadline,
 }

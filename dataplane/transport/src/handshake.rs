@@ -145,6 +145,8 @@ pub(crate) struct Route {
 pub(crate) struct Message {
     pub(crate) kind: Kind,
     pub(crate) sender: NodeId,
+    /// The entity that the sender claims to be.
+    pub(crate) origin: OriginHash,
     /// The sender's session id, or the one that a reset is about.
     pub(crate) session: SessionId,
     pub(crate) body: Range<usize>,
@@ -184,6 +186,7 @@ pub(crate) fn parse(
     Ok(Message {
         kind,
         sender: NodeId(u64::from_be_bytes(array(bytes, HEADER_BYTES + 4))),
+        origin: header.origin_hash,
         session: SessionId(u64::from_be_bytes(array(bytes, HEADER_BYTES + 12))),
         body: BODY_AT..foot,
         cookie: array(bytes, foot),

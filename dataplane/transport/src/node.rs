@@ -7,20 +7,20 @@ mod transmit;
 
 use crate::{
     classes::{self, ClassCounters},
-    config::{ConfigError, NodeConfig, NodeLimits, PeerConfig},
+    config::{ConfigError, NodeConfig, NodeLimits},
     cookie::Gate,
     event::{CloseReason, ConnectError, Event, Handled, SessionState, SessionStatus},
     handshake::{Network, parse},
     keys::ResetKey,
-    limits::{NETWORK_ID_BYTES_MAX, PEERS_MAX},
+    limits::NETWORK_ID_BYTES_MAX,
     random::Generator,
     reason::{DropReason, NodeCounters},
     session::{Context, Outcome, Queued, Session},
     share::Share,
 };
-use ed25519_dalek::{SigningKey, VerifyingKey};
+use ed25519_dalek::SigningKey;
 use handshakes::{HalfOpen, Outbound};
-use peers::{Attempt, Peer};
+use peers::{Attempt, Peer, read_peers};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
@@ -61,7 +61,7 @@ pub struct Node {
     reset_key: ResetKey,
     /// Those of this worker's share.
     peers: BTreeMap<NodeId, Peer>,
-    /// All peers: whoever gets a packet of a session that there is no more can say so.
+    /// All peers, where each entity is: whoever gets a packet of a session that there is no more can say so.
     by_origin: BTreeMap<u64, NodeId>,
     sessions: BTreeMap<SessionId, Session>,
     half_open: Vec<HalfOpen>,
@@ -98,9 +98,7 @@ impl Node {
             psk: config.psk,
             psk_generation: config.psk_generation,
         };
-        let mut peers = read_peers(id, &config.peers)?;
-        let by_origin = peers.values().map(|peer| (peer.origin.0, peer.id));
-        let by_origin = by_origin.collect();
+        let (mut peers, by_origin) = read_peers(id, &config.peers)?;
         peers.retain(|&peer, _| config.share.owns(peer));
         let limits = config.limits.part(config.share, peers.len());
         Ok(Self {
@@ -413,26 +411,6 @@ fn check(header: &Header, datagram_bytes: usize) -> Result<(), DropReason> {
         return Err(DropReason::PayloadLength);
     }
     Ok(())
-}
-
-fn read_peers(own: NodeId, peers: &[PeerConfig]) -> Result<BTreeMap<NodeId, Peer>, ConfigError> {
-    if peers.len() > PEERS_MAX {
-        return Err(ConfigError::TooManyPeers { peers: peers.len() });
-    }
-    let mut known = BTreeMap::new();
-    for config in peers {
-        let peer = Peer::new(config);
-        if peer.id == own {
-            return Err(ConfigError::PeerIsSelf(own));
-        }
-        if VerifyingKey::from_bytes(&config.entity_key).is_err() {
-            return Err(ConfigError::EntityKey(peer.id));
-        }
-        if let Some(before) = known.insert(peer.id, peer) {
-            return Err(ConfigError::DuplicatePeer(before.id));
-        }
-    }
-    Ok(known)
 }
 
 /// Whether a session may still be displaced or used.

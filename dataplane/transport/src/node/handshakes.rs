@@ -49,7 +49,7 @@ impl Node {
             .peers
             .get(&message.sender)
             .ok_or(DropReason::HandshakePeer)?;
-        if known.origin != header.origin_hash {
+        if known.entity(header.origin_hash).is_none() {
             return Err(DropReason::HandshakePeer);
         }
         let body = &datagram[message.body.clone()];
@@ -169,7 +169,7 @@ impl Node {
             self.remove_session(victim);
         }
         let (peer, theirs) = (message.sender, message.session);
-        self.add_session(now_ns, own, peer, theirs, Role::Responder, agreed)?;
+        self.add_session(now_ns, own, message, Role::Responder, agreed)?;
         let bytes = self.post(Kind::Response, peer, theirs, own, &response, &[0; 16]);
         self.half_open.push(HalfOpen {
             peer,
@@ -199,19 +199,20 @@ impl Node {
         &mut self,
         now_ns: u64,
         own: SessionId,
-        peer: NodeId,
-        theirs: SessionId,
+        message: &Message,
         role: Role,
         agreed: crate::handshake::Agreed,
     ) -> Result<(), DropReason> {
-        let known = self.peers.get(&peer).ok_or(DropReason::HandshakePeer)?;
+        let known = self.peers.get(&message.sender);
+        let peer_entity = known.and_then(|known| known.entity(message.origin));
+        let peer_entity = peer_entity.ok_or(DropReason::HandshakePeer)?;
         let ends = Ends {
             own_node: self.id,
             own,
-            peer,
-            peer_session: theirs,
-            peer_origin: known.origin,
-            peer_entity: known.config.entity_key,
+            peer: message.sender,
+            peer_session: message.session,
+            peer_origin: message.origin,
+            peer_entity,
             role,
         };
         let token = self.reset_key.token(own);
@@ -265,14 +266,7 @@ impl Node {
         let agreed = waiting.initiator.finish(&self.network, message, body)?;
         self.set_attempt(message.sender, Attempt::Proving(own));
         self.set_peer_timer(message.sender, None);
-        self.add_session(
-            now_ns,
-            own,
-            message.sender,
-            message.session,
-            Role::Initiator,
-            agreed,
-        )
+        self.add_session(now_ns, own, message, Role::Initiator, agreed)
     }
 
     fn on_cookie(

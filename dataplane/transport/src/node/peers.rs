@@ -2,13 +2,15 @@
 
 use super::{Node, Timer, is_over};
 use crate::{
-    config::PeerConfig,
+    config::{ConfigError, PeerConfig},
     event::{CloseReason, Event},
     handshake::{Initiator, Kind, Route},
     keys::Role,
+    limits::PEERS_MAX,
     session::Queued,
 };
-use std::collections::VecDeque;
+use ed25519_dalek::VerifyingKey;
+use std::collections::{BTreeMap, VecDeque, btree_map::Entry};
 use virga_ebpf::{
     hash,
     header::{NodeId, OriginHash, SessionId},
@@ -42,8 +44,9 @@ pub(super) enum Attempt {
 /// One configured peer.
 pub(super) struct Peer {
     pub(super) id: NodeId,
-    pub(super) origin: OriginHash,
-    pub(super) config: PeerConfig,
+    pub(super) node_key: [u8; 32],
+    /// Those that may prove themselves there, and what headers call them; never empty.
+    pub(super) entities: Vec<(OriginHash, [u8; 32])>,
     /// The established session.
     pub(super) live: Option<SessionId>,
     pub(super) attempt: Attempt,
@@ -59,8 +62,8 @@ impl Peer {
     pub(super) fn new(config: &PeerConfig) -> Self {
         Self {
             id: hash::node_id(&config.node_key),
-            origin: hash::origin_hash(&config.entity_key),
-            config: *config,
+            node_key: config.node_key,
+            entities: vec![(hash::origin_hash(&config.entity_key), config.entity_key)],
             live: None,
             attempt: Attempt::None,
             is_wanted: false,
@@ -71,6 +74,12 @@ impl Peer {
         }
     }
 
+    /// The entity that a header names, where it may prove itself there.
+    pub(super) fn entity(&self, origin: OriginHash) -> Option<[u8; 32]> {
+        let mut entities = self.entities.iter();
+        entities.find(|e| e.0 == origin).map(|e| e.1)
+    }
+
     fn remember(&mut self, session: SessionId) {
         if self.recent.len() == RECENT_MAX {
             self.recent.pop_front();
@@ -79,7 +88,96 @@ impl Peer {
     }
 }
 
+/// The peers of a configuration, and by origin where each entity is: at the first node that is listed with it.
+pub(super) type Known = (BTreeMap<NodeId, Peer>, BTreeMap<u64, NodeId>);
+
+pub(super) fn read_peers(own: NodeId, peers: &[PeerConfig]) -> Result<Known, ConfigError> {
+    if peers.len() > PEERS_MAX {
+        return Err(ConfigError::TooManyPeers { peers: peers.len() });
+    }
+    let (mut known, mut by_origin) = (BTreeMap::new(), BTreeMap::new());
+    for config in peers {
+        let mut peer = Peer::new(config);
+        if peer.id == own {
+            return Err(ConfigError::PeerIsSelf(own));
+        }
+        if VerifyingKey::from_bytes(&config.entity_key).is_err() {
+            return Err(ConfigError::EntityKey(peer.id));
+        }
+        for &(origin, _) in &peer.entities {
+            by_origin.entry(origin.0).or_insert(peer.id);
+        }
+        match known.entry(peer.id) {
+            Entry::Vacant(place) => {
+                place.insert(peer);
+            }
+            Entry::Occupied(mut place) => {
+                let before: &mut Peer = place.get_mut();
+                let is_known = peer.entities.iter().any(|e| before.entities.contains(e));
+                if before.node_key != peer.node_key || is_known {
+                    return Err(ConfigError::DuplicatePeer(peer.id));
+                }
+                before.entities.append(&mut peer.entities);
+            }
+        }
+    }
+    Ok((known, by_origin))
+}
+
 impl Node {
+    /// Has these peers from now on, of which this node keeps its share. A session whose peer has proven, or
+    /// is to prove, an entity that is not listed with it ends as [`CloseReason::Removed`]; all others go on.
+    ///
+    /// # Errors
+    /// [`ConfigError`]; nothing was changed then.
+    pub fn set_peers(&mut self, now_ns: u64, peers: &[PeerConfig]) -> Result<(), ConfigError> {
+        let (mut peers, by_origin) = read_peers(self.id, peers)?;
+        peers.retain(|&peer, _| self.share.owns(peer));
+        self.by_origin = by_origin;
+        let is_gone = |id: &&NodeId| !peers.contains_key(id);
+        let gone: Vec<NodeId> = self.peers.keys().filter(is_gone).copied().collect();
+        for &peer in &gone {
+            // Nothing more is tried; what there is of sessions ends below.
+            self.give_up(peer);
+            let attempt = self.peers.get(&peer).map(|known| &known.attempt);
+            if matches!(attempt, Some(Attempt::Waiting(_))) {
+                self.set_attempt(peer, Attempt::None);
+                self.set_peer_timer(peer, None);
+            }
+        }
+        let mut ended = Vec::new();
+        for (&id, session) in &self.sessions {
+            let ends = &session.ends;
+            let peer = peers.get(&ends.peer);
+            let entity = peer.and_then(|peer| peer.entity(ends.peer_origin));
+            if entity != Some(ends.peer_entity) && !is_over(session.state()) {
+                ended.push(id);
+            }
+        }
+        for id in ended {
+            let mark = self.events.len();
+            self.with_session(now_ns, id, |session, ctx| {
+                session.close(ctx, CloseReason::Removed)
+            });
+            self.settle(now_ns, id, mark);
+        }
+        for peer in gone {
+            self.peers.remove(&peer);
+        }
+        for (id, peer) in peers {
+            match self.peers.entry(id) {
+                Entry::Vacant(place) => {
+                    place.insert(peer);
+                }
+                Entry::Occupied(mut place) => {
+                    let known = place.get_mut();
+                    (known.node_key, known.entities) = (peer.node_key, peer.entities);
+                }
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn route(&self, receiver: NodeId) -> Route {
         Route {
             sender: self.id,
@@ -164,7 +262,7 @@ impl Node {
         };
         let unix_ns = self.started_unix_ns.saturating_add(now_ns);
         self.made_ns = unix_ns.max(self.made_ns.saturating_add(1));
-        let (key, made_ns) = (&known.config.node_key, self.made_ns);
+        let (key, made_ns) = (&known.node_key, self.made_ns);
         let (network, generator) = (&self.network, &mut self.generator);
         let started = Initiator::start(network, generator, self.id, session, key, made_ns);
         let Some(initiator) = started else { return };

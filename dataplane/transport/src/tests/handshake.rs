@@ -176,6 +176,7 @@ fn both_ends_agree() {
     let response = Message {
         kind: Kind::Response,
         sender: ends.route.receiver,
+        origin: message.origin,
         session: SessionId(0x2200),
         body: 0..0,
         cookie: [0; 16],

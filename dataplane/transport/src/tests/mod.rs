@@ -10,6 +10,7 @@ mod hostile;
 mod lives;
 mod outsiders;
 mod paths;
+mod peers;
 mod reasons;
 mod sessions;
 pub(crate) mod sim;
