@@ -258,6 +258,7 @@ fn setup(peers: &[PeerConfig]) -> Setup {
         revocations: Vec::new(),
         unix_zero_ns: 0,
         neighbours: BTreeSet::new(),
+        tagged: BTreeSet::new(),
     }
 }
 

@@ -12,6 +12,10 @@
 //! directory, rarely two, and in the largest tables the page table's entry for that. No BPF program can fetch
 //! lines ahead, nor several packets' at once.
 //!
+//! A link tag is SipHash over 56 bytes, and a forwarded packet has two: one checked, one written. Of SipHash-1-3
+//! both cost 59 to 60 ns (medians of 31 rounds on two cores that others used as well), of SipHash-2-4 104 to 106:
+//! a BPF program has no rotation, so each takes four instructions.
+//!
 //! Every run is a real one: a small program writes the frame anew, with a new sequence, and tail-calls the
 //! measured program; the same with a program that does nothing is subtracted, round by round. Every run's
 //! verdict is counted by the program itself, and must be the expected one.

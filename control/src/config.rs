@@ -121,6 +121,35 @@ impl Config {
         Some(&named.name)
     }
 
+    /// Whether packets to and from a neighbour carry link tags.
+    #[must_use]
+    pub fn link_tags(&self, peer: &PeerConfig) -> LinkTags {
+        peer.link_tags.unwrap_or(self.forwarding.link_tags)
+    }
+
+    /// Neighbours that link tags are to be agreed on with.
+    pub fn tagged(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let neighbours = self.peers.iter().filter(|peer| {
+            matches!(peer.reach, Reach::Adjacent { .. })
+                && self.link_tags(peer) != LinkTags::Off
+                && self.shares_address(peer).is_none()
+        });
+        neighbours.map(|peer| peer.id)
+    }
+
+    /// Who else has a neighbour's IP address: what arrives from there does not tell which of them sent it.
+    #[must_use]
+    pub fn shares_address(&self, peer: &PeerConfig) -> Option<&str> {
+        let ip = |peer: &PeerConfig| match peer.reach {
+            Reach::Adjacent { address, .. } => Some(address.ip()),
+            Reach::Via { .. } => None,
+        };
+        let own = ip(peer)?;
+        let mut others = self.peers.iter().filter(|other| other.id != peer.id);
+        let other = others.find(|other| ip(other) == Some(own))?;
+        Some(&other.name)
+    }
+
     /// The peer of that name.
     #[must_use]
     pub fn peer(&self, name: &str) -> Option<&PeerConfig> {
@@ -217,6 +246,36 @@ pub struct ForwardingSection {
     pub interfaces: Vec<String>,
     /// Destinations that the route table is made for; at least as many as there are peers.
     pub destinations_max: u32,
+    /// Whether packets between this node and its neighbours carry link tags.
+    pub link_tags: LinkTags,
+    /// Seconds after which a link's key gives way to the next, at least [`LINK_KEY_S_MIN`].
+    pub link_key_s: u32,
+}
+
+/// Shortest life of a link's key in seconds: well above what agreeing on the next one takes.
+pub const LINK_KEY_S_MIN: u32 = 5;
+/// Life of a link's key in seconds where the file does not say.
+pub const LINK_KEY_S: u32 = 3_600;
+
+/// Whether packets between two neighbours carry link tags.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LinkTags {
+    /// Where both can, from when they have agreed on keys.
+    #[default]
+    Auto,
+    /// Always: what comes without one is dropped, also before keys are agreed on.
+    Require,
+    /// Never.
+    Off,
+}
+
+impl LinkTags {
+    /// All of them, as the file spells them.
+    pub const ALL: [(&'static str, Self); 3] = [
+        ("auto", Self::Auto),
+        ("require", Self::Require),
+        ("off", Self::Off),
+    ];
 }
 
 /// Which forwarding path is asked for.
@@ -250,6 +309,8 @@ pub struct PeerConfig {
     pub reach: Reach,
     /// Its subnet, and what those of packets that arrive from it must lie in; `None`: the root, and any.
     pub subnet: Option<PeerSubnet>,
+    /// Whether packets to and from this neighbour carry link tags; `None`: as those of all.
+    pub link_tags: Option<LinkTags>,
 }
 
 impl PeerConfig {

@@ -6,6 +6,7 @@
 //! - [`capability`]: what an entity is and has, and filters over it.
 //! - [`admissions`]: what follows from them for forwarders, and how nodes agree on it.
 //! - [`channel`]: who has subscribed to what, and every event to each of them.
+//! - [`tags`]: keys of the link tags, agreed on with each neighbour.
 //! - [`dispatch`]: the node's workers, as all that is above them reaches them.
 //! - [`daemon`]: a running node; [`api`]: its Unix socket; [`mesh`]: the API of programs on this machine.
 //! - [`doctor`]: what this machine lacks, with the line that fixes it.
@@ -36,4 +37,5 @@ pub mod moves;
 pub mod nic;
 pub mod notices;
 pub mod rights;
+pub mod tags;
 pub mod tune;

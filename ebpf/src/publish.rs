@@ -194,12 +194,6 @@ impl Publisher {
         })
     }
 
-    /// The neighbours that the tables hold.
-    pub fn neighbours(&self) -> impl Iterator<Item = &Neighbour> {
-        let held = self.neighbours.iter();
-        held.filter(|neighbour| neighbour.used == 1 && !is_own(neighbour))
-    }
-
     /// The next hops that the tables hold.
     pub fn next_hops(&self) -> impl Iterator<Item = NextHop> + '_ {
         self.next_hops.values().map(|(_, next_hop)| *next_hop)

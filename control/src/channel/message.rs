@@ -9,6 +9,7 @@
 //! revocations              version 1 | type 1 | signed list (see `rights::revocation`)
 //! statement                version 1 | type 1 | signed words about the sender (see `capability::statement`)
 //! about evidence           see `admissions::wire`
+//! link tags                version 1 | type 1 | said 1 | parity 1, where a key is meant | key 16, where one is told
 //! ```
 //! Big-endian; one way to write each message; what is unknown, too short or too long is refused.
 
@@ -16,8 +17,10 @@ use crate::{
     admissions::{Publication, wire::PUBLICATION_BYTES_MAX},
     capability::statement::STATEMENT_BYTES_MAX,
     rights::{Fault, Refusal, chain::CHAIN_BYTES_MAX, revocation::LIST_BYTES_MAX},
+    tags::Said,
 };
 use thiserror::Error;
+use virga_ebpf::tag::TagKey;
 use virga_transport::ChannelName;
 
 /// First byte of every message.
@@ -175,6 +178,8 @@ pub enum Message {
     Statement(Vec<u8>),
     /// About evidence that forwarders need.
     Publication(Publication),
+    /// What a neighbour says of the link tags between both.
+    LinkTags(Said),
 }
 
 /// Why bytes are not a message; the sender is at fault.
@@ -245,6 +250,18 @@ impl Message {
                 out.extend(statement);
             }
             Self::Publication(publication) => publication.write(&mut out),
+            Self::LinkTags(said) => {
+                out.push(11);
+                match said {
+                    Said::Check { parity, key } => {
+                        out.extend([0, *parity]);
+                        out.extend(key.to_bytes());
+                    }
+                    Said::Unchecked => out.push(1),
+                    Said::Tagged { parity } => out.extend([2, *parity]),
+                    Said::Untagged => out.push(3),
+                }
+            }
         }
         out
     }
@@ -277,6 +294,7 @@ impl Message {
             6 => Self::Token(rest.all(CHAIN_BYTES_MAX)?),
             7 => Self::Revocations(rest.all(LIST_BYTES_MAX)?),
             8 => Self::Statement(rest.all(STATEMENT_BYTES_MAX)?),
+            11 => Self::LinkTags(rest.said()?),
             kind if Publication::TYPES.contains(&kind) => {
                 let said = Publication::parse(kind, &rest.all(PUBLICATION_BYTES_MAX)?);
                 Self::Publication(said.ok_or(MessageError::Publication)?)
@@ -356,6 +374,36 @@ impl<'a> Rest<'a> {
         }
     }
 
+    fn said(&mut self) -> Result<Said, MessageError> {
+        match self.byte()? {
+            0 => {
+                let parity = self.parity()?;
+                let key = self.take(16)?.first_chunk().ok_or(MessageError::Short)?;
+                let key = TagKey::from_bytes(key);
+                Ok(Said::Check { parity, key })
+            }
+            1 => Ok(Said::Unchecked),
+            2 => Ok(Said::Tagged {
+                parity: self.parity()?,
+            }),
+            3 => Ok(Said::Untagged),
+            value => {
+                let field = "said of link tags";
+                Err(MessageError::Unknown { field, value })
+            }
+        }
+    }
+
+    fn parity(&mut self) -> Result<u8, MessageError> {
+        match self.byte()? {
+            parity @ (0 | 1) => Ok(parity),
+            value => {
+                let field = "parity";
+                Err(MessageError::Unknown { field, value })
+            }
+        }
+    }
+
     fn pattern(&mut self) -> Result<Pattern, MessageError> {
         let kind = self.byte()?;
         let name = self.name()?;
@@ -427,6 +475,13 @@ mod tests {
             },
             Message::Hold(name("a")),
             Message::Release(name("a")),
+            Message::LinkTags(Said::Check {
+                parity: 1,
+                key: TagKey([5, 6]),
+            }),
+            Message::LinkTags(Said::Unchecked),
+            Message::LinkTags(Said::Tagged { parity: 0 }),
+            Message::LinkTags(Said::Untagged),
         ];
         all.extend(acks);
         all
@@ -449,6 +504,15 @@ mod tests {
         assert_eq!(Message::Token(vec![8, 9]).encode(), [1, 6, 8, 9]);
         assert_eq!(Message::Revocations(vec![8, 9]).encode(), [1, 7, 8, 9]);
         assert_eq!(Message::Statement(vec![8, 9]).encode(), [1, 8, 8, 9]);
+        let key: [u8; 16] = std::array::from_fn(|i| u8::try_from(i).unwrap());
+        let check = Said::Check {
+            parity: 1,
+            key: TagKey::from_bytes(&key),
+        };
+        let bytes = [&[1, 11, 0, 1][..], &key].concat();
+        assert_eq!(Message::LinkTags(check).encode(), bytes);
+        let tagged = Message::LinkTags(Said::Tagged { parity: 1 });
+        assert_eq!(tagged.encode(), [1, 11, 2, 1]);
     }
 
     #[test]

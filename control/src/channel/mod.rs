@@ -18,6 +18,8 @@
 //! - [`capabilities`]: what is said about this node's entity and about peers, by issuers and by themselves.
 //! - [`explain`]: who may do what and why not, in words.
 //! - [`publications`]: what nodes tell each other about who may publish, for forwarders.
+//! - `subnets`: where this node and its peers are.
+//! - `tagging`: what neighbours say of the link tags between them.
 //! - [`reason`]: every refusal and every drop, by name.
 //!
 //! A reliable channel loses nothing and keeps its order while a session lasts. When the session ends,
@@ -38,7 +40,9 @@ mod roster;
 pub mod service;
 pub mod stall;
 pub mod status;
+mod subnets;
 pub mod subscribe;
+mod tagging;
 pub mod tally;
 
 #[cfg(test)]
@@ -49,6 +53,7 @@ pub use message::Pattern;
 pub use presence::{Part, Presence};
 pub use publish::Batch;
 pub use report::{PublishError, PublishReport};
-pub use service::{ChannelService, Command, Setup, Subnets};
+pub use service::{ChannelService, Command, Setup};
+pub use subnets::Subnets;
 pub use subscribe::SubscribeError;
 pub use tally::{FanOut, Plan, Policy, Tally};

@@ -8,6 +8,7 @@ use super::{
     publish::Batch,
     reason::{Reason, Reasons},
     rights::{Rights, Shown, Taken},
+    subnets::Subnets,
     subscribe::{self, Local, Wanted},
 };
 use crate::{
@@ -17,6 +18,7 @@ use crate::{
     moves::Moves,
     notices::Notices,
     rights::Authentic,
+    tags::Heard,
 };
 use bytes::Bytes;
 use std::{
@@ -24,7 +26,7 @@ use std::{
     num::NonZeroU64,
     sync::Arc,
 };
-use virga_ebpf::header::{NodeId, StreamId, Subnet};
+use virga_ebpf::header::{NodeId, StreamId};
 use virga_transport::{ChannelName, Event, Mode, Node, SendError, Share, worker::Service};
 
 /// Subscriptions that one peer may have here.
@@ -61,6 +63,8 @@ pub struct Setup {
     pub unix_zero_ns: u64,
     /// Those of `peers` that are next to this node.
     pub neighbours: BTreeSet<NodeId>,
+    /// Neighbours that link tags are to be agreed on with, of those in `peers`.
+    pub tagged: BTreeSet<NodeId>,
 }
 
 impl Setup {
@@ -80,6 +84,7 @@ impl Setup {
             statements: config.node.statements.clone(),
             revocations: Vec::new(),
             unix_zero_ns: 0,
+            tagged: config.tagged().filter(|&id| share.owns(id)).collect(),
         }
     }
 }
@@ -160,35 +165,11 @@ pub struct ChannelService<O> {
     pub(crate) neighbours: BTreeSet<NodeId>,
     moves: Moves,
     pub(crate) subnets: Subnets,
+    /// Neighbours that link tags are to be agreed on with.
+    pub(crate) tagged: BTreeSet<NodeId>,
+    pub(crate) heard: Heard,
     /// Nothing more is published.
     pub(crate) is_stopping: bool,
-}
-
-/// Where this node and its peers are.
-#[derive(Clone, Debug, Default)]
-pub struct Subnets {
-    /// This node's subnet.
-    pub own: Subnet,
-    /// Those of its peers; of one that is not here, the root.
-    pub peers: BTreeMap<NodeId, Subnet>,
-}
-
-impl Subnets {
-    /// As they are configured.
-    #[must_use]
-    pub fn configured(config: &Config) -> Self {
-        let peers = config.peers.iter();
-        Self {
-            own: config.node.subnet,
-            peers: peers
-                .filter_map(|peer| Some((peer.id, peer.subnet?.subnet)))
-                .collect(),
-        }
-    }
-
-    pub(crate) fn of(&self, peer: NodeId) -> Subnet {
-        self.peers.get(&peer).copied().unwrap_or_default()
-    }
 }
 
 impl<O: Outlet> ChannelService<O> {
@@ -247,6 +228,8 @@ impl<O: Outlet> ChannelService<O> {
             subnets: Subnets::default(),
             inbox: Inbox::default(),
             neighbours: setup.neighbours.clone(),
+            tagged: setup.tagged.clone(),
+            heard: Heard::default(),
             is_stopping: false,
         }
     }
@@ -274,7 +257,8 @@ impl<O: Outlet> ChannelService<O> {
         let is_asked = self.wanted.values().any(|w| w.asked.contains_key(&peer));
         let entity = self.peers.get(&peer);
         let is_greeted = |key: &[u8; 32]| self.published().any(|e| e.subscribers.contains(key));
-        is_asked || entity.is_some_and(is_greeted) || self.is_told(peer)
+        let is_neighbour = self.is_told(peer) || self.tagged.contains(&peer);
+        is_asked || entity.is_some_and(is_greeted) || is_neighbour
     }
 
     /// Tells publishers who has subscribed to a channel now.
@@ -312,6 +296,7 @@ impl<O: Outlet> ChannelService<O> {
         };
         self.sessions.insert(peer, session);
         self.inbox.connected(peer);
+        self.heard.session_began(peer);
         self.show_rights(now_ns, node, peer);
         self.ask_all(now_ns, node, peer);
     }
@@ -322,6 +307,7 @@ impl<O: Outlet> ChannelService<O> {
             return;
         }
         self.inbox.closed(peer);
+        self.heard.session_ended(peer);
         for index in 0..self.entries.len() {
             let entry = &mut self.entries[index];
             entry.holding.remove(&peer);
@@ -363,6 +349,7 @@ impl<O: Outlet> ChannelService<O> {
                     self.notices.tell(issuer, version, signed);
                 }
             }
+            Ok(Message::LinkTags(said)) => self.heard.said(peer, said),
         }
     }
 
@@ -478,6 +465,7 @@ impl<O: Outlet> Service for ChannelService<O> {
         // Of two neighbours that start together one begins at once.
         let own = node.id();
         self.connect_told(now_ns, node, |peer| own < peer);
+        self.connect_tagged(now_ns, node);
         for signed in std::mem::take(&mut self.known_revocations) {
             // An issuer that no channel names any more is counted.
             let _taken = self.on_revocations(now_ns, node, &signed);

@@ -7,8 +7,9 @@ use super::{
     publish::Batch,
     reason::Reason,
     report::{PublishError, PublishReport},
-    service::{ChannelService, Command, Setup, Subnets},
+    service::{ChannelService, Command, Setup},
     status::ServiceStatus,
+    subnets::Subnets,
     subscribe::{ASK_AGAIN_NS, SubscribeError},
 };
 use crate::{
@@ -205,6 +206,7 @@ fn side(number: u8, count: u8, channels: &[ChannelConfig], seed: u8, now_ns: u64
         revocations: Vec::new(),
         unix_zero_ns: rights::UNIX_S * 1_000_000_000,
         neighbours: BTreeSet::new(),
+        tagged: BTreeSet::new(),
     });
     service.start(now_ns, &mut node);
     Side { node, service }

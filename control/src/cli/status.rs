@@ -10,6 +10,7 @@ use crate::{
     api::status::{Count, PathStatus, SessionStatus, Status, TimesStatus, Verdicts},
     channel::{reason::Reason, status::ChannelStatus},
     daemon::flood::AdmissionsStatus,
+    tags::TagsStatus,
 };
 use std::{
     collections::BTreeMap,
@@ -257,6 +258,7 @@ fn write_forwarding(out: &mut impl Write, status: &Status) -> io::Result<()> {
             "  next hop {} at {} ({interface}): {state}",
             link.peer, link.address
         )?;
+        writeln!(out, "    link tags: {}", tags(&link.tags))?;
     }
     if let Some(guard) = &forwarding.guard {
         writeln!(
@@ -272,6 +274,18 @@ fn write_forwarding(out: &mut impl Write, status: &Status) -> io::Result<()> {
         write_verdicts(out, "verdicts in the NIC path", nic)?;
     }
     write_verdicts(out, "verdicts in user space", &status.userspace)
+}
+
+/// Both directions of a link.
+fn tags(tags: &TagsStatus) -> String {
+    let one = |is_so, word: &str, why: &Option<String>| {
+        let no = if is_so { "" } else { "not " };
+        let why = why.as_ref().map(|why| format!(" ({why})"));
+        format!("{no}{word}{}", why.unwrap_or_default())
+    };
+    let checked = one(tags.checked, "checked", &tags.checked_why);
+    let sent = one(tags.sent, "sent", &tags.sent_why);
+    format!("{checked}, {sent}")
 }
 
 /// What was decided at all; the rest is in `--json`.

@@ -125,6 +125,8 @@ pub(super) struct Forwarding {
     pub(super) mode: Field<String>,
     pub(super) interfaces: Field<Names>,
     pub(super) destinations_max: Field<i64>,
+    pub(super) link_tags: Field<String>,
+    pub(super) link_key_s: Field<i64>,
 }
 
 /// `[[peers]]`
@@ -137,6 +139,7 @@ pub(super) struct Peer {
     pub(super) address: Field<String>,
     pub(super) interface: Field<String>,
     pub(super) subnet: Field<String>,
+    pub(super) link_tags: Field<String>,
     pub(super) via: Field<Names>,
 }
 

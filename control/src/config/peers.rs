@@ -1,7 +1,7 @@
 //! The `[[peers]]` blocks: who the other nodes are and how packets get there.
 
 use super::{
-    Entity, NamedEntity, PeerConfig, PeerSubnet, Reach, file,
+    Entity, LinkTags, NamedEntity, PeerConfig, PeerSubnet, Reach, file,
     problem::{Report, Section, suggest},
     rules::Checker,
     values,
@@ -48,6 +48,7 @@ struct Draft {
     address: Option<Spanned<SocketAddr>>,
     interface: Option<String>,
     subnet: Option<PeerSubnet>,
+    link_tags: Option<LinkTags>,
     via: Option<Spanned<Vec<Spanned<String>>>>,
     /// What the block says it is, whether or not its values are right.
     shape: Shape,
@@ -136,6 +137,7 @@ fn draft(
             .map(|(address, span)| Spanned::new(span, address)),
         interface: check.text("interface", peer.interface, values::interface),
         subnet: check.text("subnet", peer.subnet, values::peer_subnet),
+        link_tags: check.text("link_tags", peer.link_tags, values::link_tags),
         via: peer.via,
         section,
         span,
@@ -177,6 +179,11 @@ fn shape(
         if length || peer.via.is_none() {
             report.add(subnet.span(), section.key("subnet"), what, fix);
         }
+    }
+    if let (None, Some(link_tags)) = (&peer.address, &peer.link_tags) {
+        let what = "is about a neighbour's link, and this peer has no address";
+        let fix = "set it on the neighbour that packets come through";
+        report.add(link_tags.span(), section.key("link_tags"), what, fix);
     }
     match (&peer.node_key, &peer.address, &peer.via) {
         (Some(_), Some(_), None) => return Shape::Adjacent,
@@ -321,6 +328,7 @@ fn finish(
         origin,
         reach,
         subnet: draft.subnet,
+        link_tags: draft.link_tags,
     });
 }
 

@@ -1,8 +1,9 @@
 //! From the file as written to a [`Config`], rule by rule; every broken one is noted.
 
 use super::{
-    Config, Entity, ForwardingMode, ForwardingSection, NamedEntity, NodeSection, SOCKET_DIRECTORY,
-    STATE_DIRECTORY, Workers, ZeroCopy, channels, evidence, file, peers,
+    Config, Entity, ForwardingMode, ForwardingSection, LINK_KEY_S, LINK_KEY_S_MIN, LinkTags,
+    NamedEntity, NodeSection, SOCKET_DIRECTORY, STATE_DIRECTORY, Workers, ZeroCopy, channels,
+    evidence, file, peers,
     problem::{Report, Section, suggest},
     values::{self, Fault},
 };
@@ -88,7 +89,7 @@ pub(super) fn resolve(
     };
     let entities = [own].into_iter().chain(roster.entities).collect();
     let (path, forwarding) = (path.to_path_buf(), forwarding?);
-    Some(Config {
+    let config = Config {
         path,
         node,
         forwarding,
@@ -96,7 +97,25 @@ pub(super) fn resolve(
         entities,
         channels,
         keys,
-    })
+    };
+    check_link_tags(&config, report);
+    report.is_clean().then_some(config)
+}
+
+/// Link tags are checked by the address that a packet comes from.
+fn check_link_tags(config: &Config, report: &mut Report<'_>) {
+    let required = config.peers.iter();
+    for peer in required.filter(|peer| config.link_tags(peer) == LinkTags::Require) {
+        if let Some(other) = config.shares_address(peer) {
+            let what = format!(
+                "cannot be \"require\" for {:?}: {other:?} has the same IP address",
+                peer.name
+            );
+            let fix =
+                "give both an IP address of their own, or write link_tags = \"auto\" for them";
+            report.add(0..0, "link_tags", what, fix);
+        }
+    }
 }
 
 /// `[node]` while some of it may be wrong.
@@ -402,6 +421,9 @@ fn resolve_forwarding(
             DESTINATIONS_MAX,
         )
         .unwrap_or(limits::DESTINATIONS_MAX);
+    let link_tags = check.text("link_tags", file.link_tags, values::link_tags);
+    let [least, most] = [LINK_KEY_S_MIN, u32::MAX].map(i64::from);
+    let link_key_s = check.number("link_key_s", file.link_key_s, least, most);
     let is_empty = file
         .interfaces
         .as_ref()
@@ -421,6 +443,8 @@ fn resolve_forwarding(
         mode,
         interfaces,
         destinations_max,
+        link_tags: link_tags.unwrap_or_default(),
+        link_key_s: link_key_s.unwrap_or(LINK_KEY_S),
     })
 }
 

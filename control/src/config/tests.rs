@@ -138,6 +138,8 @@ fn the_defaults_are_those_that_the_example_states() {
         (config.node.socket_group, config.node.workers),
         (None, Workers::Number(1))
     );
+    assert_eq!(config.forwarding.link_tags, LinkTags::Auto);
+    assert_eq!(config.forwarding.link_key_s, LINK_KEY_S);
     assert_eq!(config.node.driver, DriverConfig::default());
     assert_eq!(config.node.driver.choice, Choice::Auto);
     assert_eq!(config.forwarding.mode, ForwardingMode::Auto);

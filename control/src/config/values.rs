@@ -1,6 +1,6 @@
 //! Single values: from text or number to a type, or what is wrong with it.
 
-use super::PeerSubnet;
+use super::{LinkTags, PeerSubnet, problem::suggest};
 use crate::hex;
 use std::{
     fmt,
@@ -108,6 +108,16 @@ pub(super) fn subnet(text: &str) -> Result<Subnet, Fault> {
         Err(_) => fault(
             format!("{text:?} is not a subnet"),
             "write four levels of 0 to 255, such as \"1.0.0.0\"",
+        ),
+    }
+}
+
+pub(super) fn link_tags(text: &str) -> Result<LinkTags, Fault> {
+    match LinkTags::ALL.iter().find(|(name, _)| *name == text) {
+        Some((_, link_tags)) => Ok(*link_tags),
+        None => fault(
+            format!("{text:?} does not say whether there are link tags"),
+            suggest(text, LinkTags::ALL.map(|(name, _)| name)),
         ),
     }
 }

@@ -5,6 +5,9 @@
 
 mod moved;
 mod status;
+mod tagging;
+
+use tagging::Listening;
 
 pub use status::{ForwardingStatus, GuardStatus, InterfaceStatus, LinkStatus};
 
@@ -21,6 +24,7 @@ use crate::{
         kernel::{Facts, KernelError},
         xsk::Opened,
     },
+    tags::Tags,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -64,6 +68,9 @@ pub enum PathError {
         /// What is in the way.
         source: KernelError,
     },
+    /// There are no keys for link tags.
+    #[error("the system gives no random numbers: {0}")]
+    Random(io::Error),
 }
 
 enum Ask {
@@ -133,6 +140,8 @@ pub struct Path {
     /// Pairs that follow from tokens.
     admitted: BTreeSet<Pair>,
     moves: Moves,
+    tags: Tags,
+    listening: Listening,
     nic: Option<Nic>,
     why: String,
     /// What AF_XDP sockets were opened on, where the worker's driver runs them.
@@ -199,7 +208,13 @@ impl Path {
             ForwardingMode::Native | ForwardingMode::Generic
         );
         let down = down::read(&config);
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|error| PathError::Random(io::Error::other(error)))?;
+        let mut tags = Tags::new(&config, seed);
+        tagging::restore(&config, &mut tags);
         let mut path = Self {
+            tags,
+            listening: Listening::default(),
             config,
             watch: Watch::default(),
             facts: Facts::default(),
@@ -249,13 +264,8 @@ impl Path {
     fn start_nic(&mut self, mode: ForwardingMode) -> Result<(), PathError> {
         let started = block_in_place(|| {
             let entropy = entropy().map_err(NicError::Random)?;
-            Nic::start(
-                &self.config,
-                &self.facts,
-                &self.down,
-                &self.admitted,
-                entropy,
-            )
+            let (config, facts, admitted) = (&self.config, &self.facts, &self.admitted);
+            Nic::start(config, facts, &self.down, admitted, &self.tags, entropy)
         });
         match started {
             Ok((nic, update)) => {
@@ -344,6 +354,7 @@ impl Path {
             None => image::of_userspace(&self.config, &self.facts, &self.down),
         };
         image.pairs.extend(&self.admitted);
+        self.tags.write(&mut image);
         image
     }
 
@@ -381,6 +392,7 @@ impl Path {
                     },
                     () = self.watch.changed() => self.follow(&dispatch).await,
                     () = self.moves.changed() => self.follow_moves(&dispatch).await,
+                    () = self.tags_due() => self.follow_tags(&dispatch).await,
                     () = tokio::time::sleep(pause) => self.follow(&dispatch).await,
                 }
             }
@@ -402,17 +414,14 @@ impl Path {
     /// Brings the NIC path and the workers' forwarders to what is known now. An interface that has no
     /// program is a problem, and no error: the others and the tables are in step.
     async fn apply(&mut self, dispatch: &Dispatch) -> Result<(), String> {
+        // Before any table has them: whatever ends this daemon, the next one knows no less than the tables.
+        tagging::save(&self.config, &self.tags);
         // It waits where the kernel takes its time to release an interface.
         let updated = block_in_place(|| match &mut self.nic {
             Some(nic) => {
                 let entropy = entropy().map_err(NicError::Random)?;
-                nic.update(
-                    &self.config,
-                    &self.facts,
-                    &self.down,
-                    &self.admitted,
-                    entropy,
-                )
+                let (config, facts, admitted) = (&self.config, &self.facts, &self.admitted);
+                nic.update(config, facts, &self.down, admitted, &self.tags, entropy)
             }
             None => Ok(Update::default()),
         });
@@ -432,6 +441,9 @@ impl Path {
             Ok(()) => Problem::of(&missing),
             Err(error) => Some(Problem::retried(error)),
         });
+        if result.is_ok() {
+            self.say(dispatch).await;
+        }
         result
     }
 

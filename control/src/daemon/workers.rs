@@ -64,7 +64,8 @@ impl Running {
                 .among(Subnets::configured(config))
                 .telling(path.moves())
                 .noting(notices)
-                .hearing(inbox),
+                .hearing(inbox)
+                .tagging(path.heard()),
             });
         }
         let mut beginnings = beginnings.into_iter();

@@ -29,6 +29,7 @@ use crate::{
     cause,
     config::{Config, ForwardingMode},
     image::{self, Down},
+    tags::Tags,
 };
 
 pub mod kernel;
@@ -195,6 +196,7 @@ impl Nic {
         facts: &Facts,
         down: &Down,
         admitted: &BTreeSet<Pair>,
+        tags: &Tags,
         entropy: impl FnMut() -> u64,
     ) -> Result<(Self, Update), NicError> {
         let pins = Pins::of(&config.node.name);
@@ -207,7 +209,7 @@ impl Nic {
         let (is_new, before) = (pins.is_empty(), pins.links());
         let opened = Self::open(config, pins.clone(), Arc::clone(&lock));
         let started = opened.and_then(|mut nic| {
-            let update = nic.update(config, facts, down, admitted, entropy)?;
+            let update = nic.update(config, facts, down, admitted, tags, entropy)?;
             let is_forwarding = !nic.forwarding().is_empty();
             let update = start::judge(
                 config.forwarding.mode,
@@ -238,11 +240,13 @@ impl Nic {
         facts: &Facts,
         down: &Down,
         admitted: &BTreeSet<Pair>,
+        tags: &Tags,
         entropy: impl FnMut() -> u64,
     ) -> Result<Update, NicError> {
         self.forget_gone(facts);
         let mut image = image::of_nic(config, facts, down, |ifindex| self.egress_place(ifindex))?;
         image.pairs.extend(admitted);
+        tags.write(&mut image);
         self.publisher.apply(&mut self.maps, &image, entropy)?;
         let mut update = Update::default();
         let mut wanted: Vec<&Interface> = Vec::new();

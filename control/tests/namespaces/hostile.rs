@@ -8,11 +8,11 @@ use crate::{
     hosts::{Hosts, eventually},
     stage::{
         LOSSY, RELIABLE, Sink, V4, assert_complete, at, channels, dropped, forwarded, forwarding,
-        line, number, peer, publish, virga,
+        line, line_keyed, number, peer, publish, virga,
     },
 };
 
-fn flood(hosts: &Hosts, host: &str, to: &str, more: &[&str]) -> u64 {
+pub fn flood(hosts: &Hosts, host: &str, to: &str, more: &[&str]) -> u64 {
     let destination = hosts.host("b").node.id.to_string();
     let fixed = [
         "gen",
@@ -61,8 +61,9 @@ async fn floods_are_counted_by_reason_and_harm_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: scripts/test runs it"]
-async fn a_copied_origin_gets_through_the_guard_and_no_further_than_the_end_node() {
-    let hosts = line("native", &V4);
+async fn without_link_tags_a_copied_origin_gets_through_the_guard_and_no_further_than_the_end_node()
+{
+    let hosts = line_keyed("native", &V4, "link_tags = \"off\"\n");
     let sink = Sink::subscribe(&hosts, RELIABLE).await;
     let origin = hosts.host("a").entity.origin.to_string();
     let opened = |hosts: &Hosts| {
@@ -130,6 +131,7 @@ fn a_channels_rate_holds_in_the_nic_and_a_channel_without_one_is_left_alone() {
     let neighbour =
         |name: &str, address: &str| peer(name, &format!("address = \"{}\"", at(address)));
     let router = forwarding("native", "\"ma\", \"mb\"")
+        + "link_tags = \"off\"\n"
         + &neighbour("a", V4.a)
         + &neighbour("b", V4.b)
         + &channels()

@@ -90,12 +90,18 @@ pub fn line(mode: &str, addresses: &Addresses) -> Hosts {
 /// The same with other channels in every file.
 pub fn line_with(mode: &str, addresses: &Addresses, channels: &str) -> Hosts {
     let link = |hosts: &Hosts, edge: End, router: End| hosts.join(edge, router).unwrap();
-    line_of(mode, addresses, link, channels)
+    line_of(mode, addresses, link, channels, "")
+}
+
+/// The same with more keys in everybody's `[forwarding]`.
+pub fn line_keyed(mode: &str, addresses: &Addresses, keys: &str) -> Hosts {
+    let link = |hosts: &Hosts, edge: End, router: End| hosts.join(edge, router).unwrap();
+    line_of(mode, addresses, link, &channels(), keys)
 }
 
 /// The same over links that `link` makes.
 pub fn line_over(mode: &str, addresses: &Addresses, link: impl Fn(&Hosts, End, End)) -> Hosts {
-    line_of(mode, addresses, link, &channels())
+    line_of(mode, addresses, link, &channels(), "")
 }
 
 fn line_of(
@@ -103,6 +109,7 @@ fn line_of(
     addresses: &Addresses,
     link: impl Fn(&Hosts, End, End),
     channels: &str,
+    keys: &str,
 ) -> Hosts {
     let mut hosts = Hosts::new("virga-test", virga()).unwrap();
     for host in ["a", "router", "b"] {
@@ -125,6 +132,7 @@ fn line_of(
     };
     let edge = |router: &str, other: &str| {
         forwarding(edge_mode, "\"m0\"")
+            + keys
             + &peer("router", &format!("address = \"{}\"", at(router)))
             + &peer(other, "via = [\"router\"]")
             + channels
@@ -136,6 +144,7 @@ fn line_of(
         .configure("b", &at(addresses.b), &edge(addresses.router_b, "a"))
         .unwrap();
     let router = forwarding(mode, "\"ma\", \"mb\"")
+        + keys
         + &peer("a", &format!("address = \"{}\"", at(addresses.a)))
         + &peer("b", &format!("address = \"{}\"", at(addresses.b)))
         + channels;

@@ -131,6 +131,8 @@ fn rules_of_the_forwarding_section() {
             "forwarding.destinations_max",
             "1 to",
         ),
+        ("link_tags = \"on\"", "forwarding.link_tags", "auto"),
+        ("link_key_s = 4", "forwarding.link_key_s", "5 to"),
     ] {
         refused(&format!("{NODE}[forwarding]\n{lines}\n"), key, say);
     }
@@ -240,9 +242,21 @@ fn rules_of_a_peer() {
             "subnet",
             "another peer at 10.0.0.2",
         ),
+        (
+            peer("p", 40, "via = [\"one\"]\nlink_tags = \"auto\""),
+            "link_tags",
+            "has no address",
+        ),
     ] {
         refused(&mesh_with(block), &format!("peers[3].{key}"), say);
     }
+}
+
+#[test]
+fn link_tags_that_are_required_need_an_address_of_their_own() {
+    let required = "address = \"10.0.0.2:4784\"\nlink_tags = \"require\"";
+    let shared = mesh() + &peer("p", 40, required);
+    refused(&shared, "link_tags", "\"one\" has the same IP address");
 }
 
 #[test]

@@ -16,6 +16,7 @@ impl Path {
             {
                 tracing::info!(peer = %peer.name, from = %address, to = %now, "a neighbour has moved");
                 *address = now;
+                self.tags.moved(peer.id, now);
             }
         }
         if let Err(error) = self.read_facts().await {

@@ -1,7 +1,7 @@
 //! The forwarding path as `virga status` shows it.
 
 use super::Path;
-use crate::{api::status::Verdicts, config::Reach, nic::Nic};
+use crate::{api::status::Verdicts, config::Reach, nic::Nic, tags::TagsStatus};
 use serde::{Deserialize, Serialize};
 
 /// How packets of others pass.
@@ -51,6 +51,8 @@ pub struct LinkStatus {
     pub resolved: bool,
     /// Whether an operator took it down.
     pub down: bool,
+    /// Link tags on what comes from it and goes to it.
+    pub tags: TagsStatus,
 }
 
 /// The guard of the NIC path.
@@ -116,6 +118,7 @@ impl Path {
                 interface: interface.map(|i| i.name.clone()),
                 resolved: link.is_some_and(|l| l.mac.is_some()),
                 down: self.down.contains(&index),
+                tags: self.tags.status(peer.id),
             });
         }
         links

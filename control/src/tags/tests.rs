@@ -1,0 +1,366 @@
+//! Two nodes agree on keys, rotate them, restart, and change their minds.
+
+use super::*;
+use crate::keys::{Keys, Secret};
+use std::path::Path;
+use virga_ebpf::{
+    header::Header,
+    image::{Link as ImageLink, Place},
+    tag::is_right,
+};
+
+const ADDRESSES: [&str; 2] = ["10.0.0.1", "10.0.0.2"];
+const LIFE_NS: u64 = 10 * SECOND_NS;
+
+fn keys(number: u8) -> Keys {
+    Keys {
+        node: Secret::new([number; 32]).into(),
+        entity: Secret::new([number + 1; 32]).into(),
+        psk: Secret::new([9; 32]),
+    }
+}
+
+/// The configuration of one of two neighbours, 0 or 1.
+fn config(number: usize, forwarding: &str) -> Config {
+    let (own, other) = (keys(fill(number)), keys(fill(1 - number)));
+    let text = format!(
+        "[node]\nname = \"us\"\nnetwork = \"n\"\nnode_key_file = \"n\"\nentity_key_file = \"e\"\n\
+         psk_file = \"p\"\nlisten = \"{}:4783\"\n[forwarding]\nlink_key_s = 10\n{forwarding}\n\
+         [[peers]]\nname = \"them\"\nnode_key = \"{}\"\nentity_key = \"{}\"\naddress = \"{}:4783\"\n",
+        ADDRESSES[number],
+        hex::encode(&other.node.public),
+        hex::encode(&other.entity.public),
+        ADDRESSES[1 - number],
+    );
+    Config::from_toml(&text, Path::new("virga.toml"), own).unwrap()
+}
+
+fn fill(number: usize) -> u8 {
+    [10, 20][number]
+}
+
+fn id(number: usize) -> NodeId {
+    keys(fill(number)).node.id
+}
+
+/// Two neighbours and what is under way between them.
+struct Pair {
+    nodes: [Tags; 2],
+    now_ns: u64,
+}
+
+impl Pair {
+    fn new(forwarding: [&str; 2]) -> Self {
+        let make =
+            |number: usize| Tags::new(&config(number, forwarding[number]), [fill(number); 32]);
+        Self {
+            nodes: [make(0), make(1)],
+            now_ns: 5,
+        }
+    }
+
+    /// Both see a new session.
+    fn connect(&mut self) {
+        let began = News {
+            session: Some(true),
+            ..News::default()
+        };
+        for number in [0, 1] {
+            self.nodes[number].hear(self.now_ns, id(1 - number), &began);
+        }
+        self.talk();
+    }
+
+    /// Delivers until nothing is left to say.
+    fn talk(&mut self) {
+        for _ in 0..10 {
+            for number in [0, 1] {
+                for (to, said) in self.nodes[number].take_said() {
+                    assert_eq!(to, id(1 - number));
+                    let (of_receiver, of_sender) = match said {
+                        Said::Check { .. } | Said::Unchecked => (Some(said), None),
+                        Said::Tagged { .. } | Said::Untagged => (None, Some(said)),
+                    };
+                    let news = News {
+                        session: None,
+                        of_receiver,
+                        of_sender,
+                    };
+                    self.nodes[1 - number].hear(self.now_ns, id(number), &news);
+                }
+            }
+            // What one sends with is right at the other at any time, whatever it checks.
+            self.check();
+        }
+    }
+
+    fn pass(&mut self, ns: u64) {
+        self.now_ns += ns;
+        for node in &mut self.nodes {
+            node.handle_timeout(self.now_ns);
+        }
+        self.check();
+        self.talk();
+    }
+
+    fn link(&self, number: usize) -> &Link {
+        &self.nodes[number].links[&id(1 - number)]
+    }
+
+    /// A packet that one sends now is let in by the other.
+    fn check(&self) {
+        for number in [0, 1] {
+            let (from, to) = (
+                image(&self.nodes[number], number),
+                image(&self.nodes[1 - number], 1 - number),
+            );
+            let next_hop = from.next_hops.values().next().unwrap();
+            let header = Header::default();
+            let sent = Header {
+                link_tag: next_hop.link_tag(&header),
+                ..header
+            };
+            let enforced = to.neighbours.values().next().unwrap();
+            assert!(!enforced.demands_tag || is_right(&enforced.tag_keys, &sent));
+        }
+    }
+
+    fn checked(&self) -> [bool; 2] {
+        [0, 1].map(|number| self.nodes[number].status(id(1 - number)).checked)
+    }
+}
+
+/// What the tables of one shall say.
+fn image(tags: &Tags, number: usize) -> Image {
+    let mut image = Image::default();
+    let other: SocketAddr = format!("{}:4783", ADDRESSES[1 - number]).parse().unwrap();
+    let place = Place::new(0, other.ip().into());
+    image.neighbours.insert(place, ImageLink::default());
+    image.add_next_hop(NextHop {
+        target: other.ip().into(),
+        port: other.port(),
+        ..NextHop::default()
+    });
+    tags.write(&mut image);
+    image
+}
+
+#[test]
+fn both_directions_are_agreed_on_and_demanded_a_while_later() {
+    let mut pair = Pair::new(["", ""]);
+    pair.pass(LIFE_NS);
+    assert_eq!(
+        pair.checked(),
+        [false, false],
+        "without a session nothing is agreed"
+    );
+    pair.connect();
+    assert_eq!(
+        pair.checked(),
+        [false, false],
+        "untagged packets are still under way"
+    );
+    assert!(pair.nodes[0].status(id(1)).sent);
+    pair.pass(SETTLE_NS - 1);
+    assert_eq!(pair.checked(), [false, false]);
+    pair.pass(1);
+    assert_eq!(pair.checked(), [true, true]);
+    let status = pair.nodes[0].status(id(1));
+    assert_eq!((status.checked_why, status.sent_why), (None, None));
+    assert_ne!(
+        pair.link(0).keys,
+        pair.link(1).keys,
+        "each direction has its own"
+    );
+}
+
+#[test]
+fn keys_give_way_to_new_ones_and_the_one_before_counts_until_then() {
+    let mut pair = Pair::new(["", ""]);
+    pair.connect();
+    pair.pass(SETTLE_NS);
+    let mut seen = vec![pair.link(0).keys[0]];
+    for _ in 0..5 {
+        let before = image(&pair.nodes[1], 1)
+            .next_hops
+            .values()
+            .next()
+            .unwrap()
+            .link_tag(&Header::default());
+        pair.pass(LIFE_NS);
+        let link = pair.link(0);
+        let now = link.keys[usize::from(link.latest)];
+        assert!(!seen.contains(&now), "each key is new");
+        seen.push(now);
+        assert_eq!(pair.link(1).sends, Some(link.latest), "and is used");
+        let late = Header {
+            link_tag: before,
+            ..Header::default()
+        };
+        assert!(is_right(&link.keys, &late), "a packet that was under way");
+        assert_eq!(pair.checked(), [true, true]);
+        pair.pass(SETTLE_NS);
+    }
+}
+
+#[test]
+fn without_an_answer_no_key_is_overwritten() {
+    let mut pair = Pair::new(["", ""]);
+    pair.connect();
+    pair.pass(SETTLE_NS);
+    let held = pair.link(0).keys;
+    pair.now_ns += LIFE_NS;
+    assert!(pair.nodes[0].handle_timeout(pair.now_ns));
+    let once = pair.link(0).keys;
+    assert_ne!(held, once);
+    // What is said is lost with the session; nothing more happens, for however long.
+    let ended = News {
+        session: Some(false),
+        ..News::default()
+    };
+    assert!(!pair.nodes[0].hear(pair.now_ns, id(1), &ended));
+    assert!(!pair.nodes[0].handle_timeout(pair.now_ns + 100 * LIFE_NS));
+    assert_eq!((pair.link(0).keys, pair.checked()[0]), (once, true));
+    pair.check();
+    // The next session brings the same offer.
+    pair.connect();
+    assert_eq!(pair.link(0).keys, once);
+    assert_eq!(pair.link(1).sends, Some(pair.link(0).latest));
+}
+
+#[test]
+fn a_neighbour_that_forgot_everything_is_told_again_and_opens_nothing_before() {
+    let mut pair = Pair::new(["", ""]);
+    pair.connect();
+    pair.pass(SETTLE_NS);
+    pair.nodes[1] = Tags::new(&config(1, ""), [77; 32]);
+    assert_eq!(pair.checked(), [true, false]);
+    let untagged = Header::default();
+    let enforced = *image(&pair.nodes[0], 0).neighbours.values().next().unwrap();
+    assert!(enforced.demands_tag && !is_right(&enforced.tag_keys, &untagged));
+    pair.connect();
+    assert!(pair.nodes[1].status(id(0)).sent);
+    pair.pass(SETTLE_NS);
+    assert_eq!(pair.checked(), [true, true]);
+}
+
+#[test]
+fn a_daemon_goes_on_with_what_the_one_before_saved() {
+    let mut pair = Pair::new(["", ""]);
+    pair.connect();
+    pair.pass(SETTLE_NS + LIFE_NS);
+    let (tables, saved) = (image(&pair.nodes[0], 0), pair.nodes[0].saved());
+    let mut again = Tags::new(&config(0, ""), [78; 32]);
+    for broken in [
+        "",
+        "\n \n1 2 3",
+        &saved[1..],
+        &saved[..90],
+        &saved.replace(" 1 ", " 2 "),
+    ] {
+        again.restore(broken);
+        assert_ne!(image(&again, 0), tables, "{broken}");
+    }
+    again.restore(&saved);
+    assert_eq!(image(&again, 0), tables, "nothing changes for packets");
+    assert_eq!(again.saved(), saved);
+    pair.nodes[0] = again;
+    pair.check();
+    pair.connect();
+    pair.pass(SETTLE_NS);
+    assert_eq!(pair.checked(), [true, true]);
+    // A configuration that has changed its mind counts.
+    let mut off = Tags::new(&config(0, "link_tags = \"off\""), [79; 32]);
+    off.restore(&saved);
+    let status = off.status(id(1));
+    assert!(!status.checked && !status.sent, "{status:?}");
+}
+
+#[test]
+fn one_that_has_them_off_ends_what_was_agreed_and_both_say_why() {
+    let mut pair = Pair::new(["", ""]);
+    pair.connect();
+    pair.pass(SETTLE_NS);
+    pair.nodes[1] = Tags::new(&config(1, "link_tags = \"off\""), [77; 32]);
+    pair.connect();
+    let here = pair.nodes[0].status(id(1));
+    assert_eq!((here.checked, here.sent), (false, false));
+    assert_eq!(
+        here.checked_why.as_deref(),
+        Some("the neighbour sends none")
+    );
+    assert_eq!(here.sent_why.as_deref(), Some("the neighbour checks none"));
+    let there = pair.nodes[1].status(id(0));
+    assert_eq!(
+        there.checked_why.as_deref(),
+        Some("the configuration says so")
+    );
+    pair.pass(LIFE_NS);
+    assert_eq!(pair.checked(), [false, false]);
+}
+
+#[test]
+fn what_is_required_is_demanded_from_the_start_and_whatever_the_neighbour_says() {
+    let mut pair = Pair {
+        nodes: [
+            Tags::new(&config(0, "link_tags = \"require\""), [1; 32]),
+            Tags::new(&config(1, "link_tags = \"off\""), [2; 32]),
+        ],
+        now_ns: 5,
+    };
+    let demands = |pair: &Pair| {
+        image(&pair.nodes[0], 0)
+            .neighbours
+            .values()
+            .next()
+            .unwrap()
+            .demands_tag
+    };
+    assert!(demands(&pair));
+    let began = News {
+        session: Some(true),
+        ..News::default()
+    };
+    pair.nodes[0].hear(5, id(1), &began);
+    let declined = News {
+        of_sender: Some(Said::Untagged),
+        ..News::default()
+    };
+    assert!(!pair.nodes[0].hear(5, id(1), &declined));
+    assert!(demands(&pair));
+    let status = pair.nodes[0].status(id(1));
+    assert_eq!(
+        status.checked_why.as_deref(),
+        Some("the neighbour sends none")
+    );
+    pair.nodes[1] = Tags::new(&config(1, ""), [3; 32]);
+    pair.connect();
+    assert!(demands(&pair));
+    pair.pass(SETTLE_NS);
+    assert_eq!(pair.checked(), [true, true]);
+}
+
+#[test]
+fn news_are_bounded_and_the_latest_of_each_kind_counts() {
+    let heard = Heard::default();
+    let peer = NodeId(7);
+    for parity in [0, 1] {
+        heard.said(peer, Said::Tagged { parity });
+    }
+    heard.said(peer, Said::Unchecked);
+    let news = heard.take().remove(&peer).unwrap();
+    assert_eq!(news.of_sender, Some(Said::Tagged { parity: 1 }));
+    assert_eq!(
+        (news.of_receiver, news.session),
+        (Some(Said::Unchecked), None)
+    );
+    heard.said(peer, Said::Untagged);
+    heard.session_began(peer);
+    let news = heard.take().remove(&peer).unwrap();
+    assert_eq!(
+        (news.session, news.of_sender),
+        (Some(true), None),
+        "of the session before"
+    );
+    assert!(heard.take().is_empty());
+}
