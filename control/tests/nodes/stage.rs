@@ -367,6 +367,14 @@ fn send_signal(process: &Child, signal: &str) {
     let id = process.id().to_string();
     let told = Command::new("kill").args([signal, &id]).status().unwrap();
     assert!(told.success());
+    // All its threads stand still only a little later.
+    let is_stopped = || {
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+        stat.contains(") T ")
+    };
+    while signal == "-STOP" && !is_stopped() {
+        std::thread::yield_now();
+    }
 }
 
 impl Drop for Stage {
