@@ -369,7 +369,7 @@ fn send_signal(process: &Child, signal: &str) {
     assert!(told.success());
     // All its threads stand still only a little later.
     let is_stopped = || {
-        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+        let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
         stat.contains(") T ")
     };
     while signal == "-STOP" && !is_stopped() {
