@@ -36,6 +36,7 @@ mod proof;
 mod random;
 mod ranges;
 pub mod reason;
+mod received;
 mod recovery;
 mod replay;
 mod schedule;

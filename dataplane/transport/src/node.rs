@@ -443,6 +443,12 @@ impl Node {
         self.sessions[&self.first_session(peer)].unfinished()
     }
 
+    /// Streams of the first session with `peer` of which only the end is to be sent.
+    #[cfg(test)]
+    pub(crate) fn ends_to_send(&self, peer: NodeId) -> usize {
+        self.sessions[&self.first_session(peer)].ends_to_send()
+    }
+
     /// Bytes of the buffers of all queues of the first session with `peer`, used or not.
     #[cfg(test)]
     pub(crate) fn queue_bytes(&self, peer: NodeId) -> usize {

@@ -29,10 +29,6 @@ impl RangeSet {
             .map(|(&start, &end)| (start, end))
     }
 
-    pub(crate) fn last(&self) -> Option<(u64, u64)> {
-        self.map.last_key_value().map(|(&start, &end)| (start, end))
-    }
-
     pub(crate) fn remove_first(&mut self) {
         self.map.pop_first();
     }

@@ -13,12 +13,12 @@ use crate::{
     event::{CloseReason, Event, SessionState, SessionStatus},
     handshake::Agreed,
     keys::{Epoch, Role},
-    limits::{ACK_RANGES_MAX, PREVIOUS_EPOCH_NS, REST_NS},
+    limits::{PREVIOUS_EPOCH_NS, REST_NS},
     path::{Path, Validation},
     proof::Subject,
     random::Generator,
-    ranges::RangeSet,
     reason::{DropReason, NodeCounters},
+    received::Received,
     recovery::{Content, Due, Recovery, Standing},
     replay::{ReplayWindow, Seen},
 };
@@ -153,7 +153,7 @@ pub(crate) struct Session {
 
     sequence: u64,
     replay: ReplayWindow,
-    received: RangeSet,
+    received: Received,
     newest_ns: u64,
     ack_after: u32,
     ack_at_ns: Option<u64>,
@@ -224,7 +224,7 @@ impl Session {
             is_own_proof_acked: false,
             sequence: 0,
             replay: ReplayWindow::new(),
-            received: RangeSet::default(),
+            received: Received::default(),
             newest_ns: now_ns,
             ack_after: 0,
             ack_at_ns: None,
@@ -339,14 +339,11 @@ impl Session {
 
     /// Notes a packet whose frames were taken, for the next acknowledgement.
     fn note_received(&mut self, ctx: &Context<'_>, sequence: u64, asks: bool) {
-        let newest = self.received.last().map_or(0, |(_, end)| end);
+        let newest = self.received.end();
         if sequence >= newest {
             self.newest_ns = ctx.now_ns;
         }
-        self.received.insert(sequence, sequence + 1);
-        while self.received.len() > ACK_RANGES_MAX {
-            self.received.remove_first();
-        }
+        self.received.insert(sequence);
         if !asks {
             return;
         }
@@ -467,10 +464,8 @@ impl Session {
         self.requeue_lost();
         if self.rest_ns().is_some_and(|at| at <= now_ns) {
             self.recovery.rest();
-            // What is older was reported often.
-            while self.received.len() > 1 {
-                self.received.remove_first();
-            }
+            // All of it stays: what was told of the older ones may have been lost, and that is asked for again.
+            self.received.give_back();
             self.streams.give_back();
             (self.acked, self.lost) = (Vec::new(), Vec::new());
         }
@@ -535,6 +530,12 @@ impl Session {
     /// Messages of which fragments are missing, and the bytes that they take.
     pub(crate) fn unfinished(&self) -> (usize, usize) {
         self.streams.unfinished()
+    }
+
+    /// Streams of which only the end is to be sent.
+    #[cfg(test)]
+    pub(crate) fn ends_to_send(&self) -> usize {
+        self.streams.ends()
     }
 
     /// Bytes of the buffers of all queues, used or not.

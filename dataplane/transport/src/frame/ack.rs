@@ -4,7 +4,7 @@ use super::{
     ACK, Frame, FrameError,
     coding::{Reader, write_varint},
 };
-use crate::{limits::ACK_RANGES_MAX, ranges::RangeSet};
+use crate::limits::ACK_RANGES_MAX;
 
 /// An acknowledgement: the sequences that were opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +36,9 @@ impl Ack<'_> {
     }
 }
 
-/// Appends an acknowledgement of the newest [`ACK_RANGES_MAX`] ranges of `received`.
-pub(crate) fn write_ack(out: &mut Vec<u8>, received: &RangeSet, delay_us: u64) {
-    let Some((_, end)) = received.last() else {
+/// Appends an acknowledgement of the newest [`ACK_RANGES_MAX`] of `received`: ascending ranges, start and end.
+pub(crate) fn write_ack(out: &mut Vec<u8>, received: &[(u64, u64)], delay_us: u64) {
+    let Some(&(_, end)) = received.last() else {
         return;
     };
     out.push(ACK);
@@ -47,7 +47,7 @@ pub(crate) fn write_ack(out: &mut Vec<u8>, received: &RangeSet, delay_us: u64) {
     let count = received.len().min(ACK_RANGES_MAX);
     write_varint(out, count as u64 - 1);
     let mut above: Option<u64> = None;
-    for (start, end) in received.iter().rev().take(count) {
+    for &(start, end) in received.iter().rev().take(count) {
         if let Some(above) = above {
             write_varint(out, above - end - 1);
         }

@@ -158,6 +158,12 @@ impl Streams {
         self.matters.len()
     }
 
+    /// Streams of which only the end is to be sent.
+    #[cfg(test)]
+    pub(super) fn ends(&self) -> usize {
+        self.ends.len()
+    }
+
     /// Bytes of all queues' buffers, used or not.
     #[cfg(test)]
     pub(super) fn queue_bytes(&self) -> usize {

@@ -162,7 +162,7 @@ impl Session {
             self.ack_after = 0;
             write_ack(
                 out,
-                &self.received,
+                self.received.ranges(),
                 ctx.now_ns.saturating_sub(self.newest_ns) / 1_000,
             );
         }

@@ -1,14 +1,13 @@
 //! What a proven peer can make a node keep has a bound.
 
-use super::sim::{MS, SECOND, Sim, Weather, spec};
+use super::sim::{MS, SECOND, Sim, Weather, config, spec};
 use crate::{
-    CloseReason, DropReason, Event, Handled, Mode, NodeLimits, SendError,
+    CloseReason, DropReason, Event, Handled, Mode, Node, NodeLimits, SendError, Share,
     frame::{Frame, VARINT_MAX, write_ack},
     limits::{
         CLASS_QUEUE_BYTES, EVENT_HELD_BYTES, RECEIVE_RANGES_MAX, SESSION_ENTRIES_MAX,
         SESSION_WINDOW_BYTES, STREAM_QUEUE_BYTES, STREAM_WINDOW_BYTES, UNACKNOWLEDGED_MAX,
     },
-    ranges::RangeSet,
 };
 use std::collections::BTreeSet;
 use virga_ebpf::{
@@ -82,10 +81,8 @@ fn a_peer_that_acknowledges_nothing_is_told_a_bounded_number_of_things() {
 fn a_packet_of_many_acknowledgements_is_refused() {
     let mut sim = Sim::pair(&NodeLimits::default());
     let id = sim.ids[1];
-    let mut received = RangeSet::default();
-    received.insert(0, 1);
     let mut one = Vec::new();
-    write_ack(&mut one, &received, 0);
+    write_ack(&mut one, &[(0, 1)], 0);
     let label = (Flags::CONTROL, 0, 0, 0);
     for (count, expected) in [
         (1, Handled::Accepted),
@@ -116,10 +113,8 @@ fn who_acknowledges_what_has_not_arrived_is_left() {
             while sim.send(0, 1, stream, &[7; 1_000]).is_ok() {}
             sim.transmit();
             let newest = sim.wire.iter().filter_map(sequence_of).max();
-            let mut all = RangeSet::default();
-            all.insert(0, newest.unwrap_or(0) + 1);
             let mut payload = Vec::new();
-            write_ack(&mut payload, &all, 0);
+            write_ack(&mut payload, &[(0, newest.unwrap_or(0) + 1)], 0);
             let lie = sim.nodes[1].seal_raw(id, (Flags::CONTROL, 0, 0, 0), &payload);
             let _ = sim.give(0, &lie);
             sim.listen();
@@ -426,7 +421,7 @@ fn what_is_kept_of_each_message_counts_for_its_class() {
     let mut taken = 0;
     for name in ["a", "b", "c", "d", "e", "f"] {
         let stream = sim.open(0, 1, &spec(name, Mode::Unreliable));
-        loop {
+        while taken <= CLASS_QUEUE_BYTES / EVENT_HELD_BYTES {
             match sim.send(0, 1, stream, b"") {
                 Ok(()) => taken += 1,
                 Err(SendError::Full) => break,
@@ -440,4 +435,54 @@ fn what_is_kept_of_each_message_counts_for_its_class() {
     sim.run(20 * SECOND);
     let queued: usize = sim.nodes[0].classes().map(|(_, _, queued)| queued).sum();
     assert_eq!(queued, 0);
+}
+
+/// Streams come and go all the time: what is kept of those that are over does not grow.
+#[test]
+fn nothing_is_kept_of_streams_that_are_over() {
+    let mut sim = Sim::pair(&NodeLimits::default());
+    let id = sim.ids[1];
+    for round in 0..50 {
+        let stream = sim.open(0, 1, &spec("a", Mode::ALL[round % Mode::ALL.len()]));
+        sim.send(0, 1, stream, b"all there is").unwrap();
+        sim.run(20 * MS);
+        let now_ns = sim.now_ns;
+        let over = match round % 2 {
+            0 => sim.nodes[0].finish_stream(now_ns, id, stream),
+            _ => sim.nodes[0].reset_stream(now_ns, id, stream),
+        };
+        over.unwrap();
+        sim.run(50 * MS);
+        assert_eq!(sim.nodes[0].ends_to_send(id), 0, "round {round}");
+    }
+    let status = sim.nodes[0].sessions().next().unwrap();
+    assert_eq!(status.streams_sending, 0);
+}
+
+/// Peers are spread by chance: a worker that got more than its part of the node's sessions has places for them.
+#[test]
+fn every_peer_of_a_worker_gets_its_session() {
+    const NODES: u8 = 25;
+    let limits = NodeLimits {
+        sessions_max: 24,
+        half_open_max: 20,
+        ..NodeLimits::default()
+    };
+    let mut sim = Sim::new(1, NODES, &limits, Weather::CALM);
+    let ids = sim.ids.clone();
+    let owned = |share: Share| ids[1..].iter().filter(|&&id| share.owns(id)).count();
+    let share = Share::split(8).max_by_key(|&share| owned(share)).unwrap();
+    assert!(owned(share) > limits.sessions_max / 8, "it got too few");
+    let mut own = config(0, NODES, 1, &limits);
+    own.share = share;
+    sim.nodes[0] = Node::new(own, 0).unwrap();
+    for peer in 1..usize::from(NODES) {
+        if share.owns(ids[peer]) {
+            sim.nodes[peer].connect(0, ids[0]).unwrap();
+        }
+    }
+    sim.run(10 * SECOND);
+    for peer in 1..usize::from(NODES) {
+        assert_eq!(sim.is_connected(0, peer), share.owns(ids[peer]), "{peer}");
+    }
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 #[derive(Clone, Debug)]
 enum Owned {
     Fixed(Frame<'static>),
-    Ack(RangeSet, u64),
+    Ack(Vec<(u64, u64)>, u64),
     Open(u32, Mode, String),
     Stream(u64, Vec<u8>),
     Part(u64, u64, Vec<u8>),
@@ -56,7 +56,7 @@ impl Owned {
         match (self, frame) {
             (Self::Fixed(a), b) => a == b,
             (Self::Ack(ranges, delay), Frame::Ack(ack)) => {
-                let sent: Vec<_> = ranges.iter().rev().map(|(s, e)| (s, e - 1)).collect();
+                let sent: Vec<_> = ranges.iter().rev().map(|&(s, e)| (s, e - 1)).collect();
                 let read: Vec<_> = ack.ranges().collect();
                 ack.delay_us == *delay && sent == read
             }
@@ -100,7 +100,7 @@ fn frame() -> impl Strategy<Value = Owned> {
         for (start, length) in pairs {
             set.insert(start, start + length);
         }
-        set
+        set.iter().collect()
     });
     prop_oneof![
         Just(Owned::Fixed(Frame::Ping)),

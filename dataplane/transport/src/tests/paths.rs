@@ -322,3 +322,38 @@ fn spoofed_sources_change_nothing() {
     assert!(challenged <= 3 * received_bytes, "{challenged} bytes");
     assert!(challenged <= 100 * 100 / 2, "{challenged} bytes");
 }
+
+/// A silence takes the last acknowledgements with it; the next one lists what they did.
+#[test]
+fn what_came_before_a_silence_is_not_taken_for_lost_after_it() {
+    let mut sim = Sim::pair(&NodeLimits::default());
+    let there = sim.open(0, 1, &spec("there", Mode::Ordered));
+    let back = sim.open(1, 0, &spec("back", Mode::Ordered));
+    sim.send(1, 0, back, b"so that there is something to give back")
+        .unwrap();
+    sim.send(0, 1, there, b"first").unwrap();
+    sim.run(300 * MS);
+    // Packets arrive, with sequences left out between them, and no acknowledgement gets back.
+    sim.network.parted.insert((1, 0));
+    let id = sim.ids[1];
+    for n in 0..4 {
+        sim.send(0, 1, there, &[n; 100]).unwrap();
+        sim.run(2 * MS);
+        sim.nodes[0].skip(id, 2);
+    }
+    sim.run(10 * MS);
+    assert_eq!(sim.messages(1).len(), 5);
+    sim.network.is_cut = true;
+    sim.keep_wire = true;
+    sim.run(4 * SECOND);
+    let in_silence = sim.wire.iter().filter(|(from, _)| *from == 0).count() as u64;
+    sim.network.is_cut = false;
+    sim.network.parted.clear();
+    sim.run(20 * SECOND);
+    assert_eq!(sim.nodes[0].kept(id), (0, 0));
+    let lost = path(&sim, 0).lost_packets;
+    assert!(
+        lost <= in_silence,
+        "{lost} of {in_silence}: others had arrived"
+    );
+}

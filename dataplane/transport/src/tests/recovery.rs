@@ -6,7 +6,7 @@ use crate::{
     frame::{Frame, Frames, write_ack},
     io::clock::Clock,
     limits::{DATAGRAM_BYTES_MIN, WINDOW_SEGMENTS_MIN},
-    ranges::RangeSet,
+    received::Received,
 };
 
 const MS: u64 = 1_000_000;
@@ -43,12 +43,10 @@ impl Line {
 
     /// What an acknowledgement of `sequences` makes acknowledged and lost.
     fn ack(&mut self, now_ns: u64, sequences: &[u64]) -> Result<(Vec<u64>, Vec<u64>), NeverSent> {
-        let mut set = RangeSet::default();
-        for &s in sequences {
-            set.insert(s, s + 1);
-        }
+        let mut received = Received::default();
+        sequences.iter().for_each(|&s| received.insert(s));
         let mut bytes = Vec::new();
-        write_ack(&mut bytes, &set, 0);
+        write_ack(&mut bytes, received.ranges(), 0);
         let Some(Ok(Frame::Ack(frame))) = Frames::new(&bytes).next() else {
             panic!("not an ack")
         };
@@ -271,7 +269,7 @@ fn acknowledgements_cost_the_same_in_any_window() {
     fn cost_ns(window: u64) -> u64 {
         let turn = || {
             let mut r = Line::new();
-            let (mut sequence, mut received) = (0, RangeSet::default());
+            let (mut sequence, mut received) = (0, Received::default());
             let acks = 2_000;
             let (clock, mut spent_ns) = (Clock::start(), 0);
             for n in 1..=acks {
@@ -280,12 +278,9 @@ fn acknowledgements_cost_the_same_in_any_window() {
                     sequence += 1;
                 }
                 let arrived = (8 * (n - 1)..8 * n).filter(|s| s % 100 != 7);
-                arrived.for_each(|s| received.insert(s, s + 1));
-                while received.len() > crate::limits::ACK_RANGES_MAX {
-                    received.remove_first();
-                }
+                arrived.for_each(|s| received.insert(s));
                 let mut bytes = Vec::new();
-                write_ack(&mut bytes, &received, 0);
+                write_ack(&mut bytes, received.ranges(), 0);
                 let Some(Ok(Frame::Ack(ack))) = Frames::new(&bytes).next() else {
                     panic!("not an ack")
                 };
