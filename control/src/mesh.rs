@@ -178,7 +178,8 @@ impl Mesh {
 
     /// Runs a node in this process, on threads of its own, and gives its mesh; there is no daemon. It listens
     /// on its configuration's socket too, so `virga status` and other programs reach it as they reach a
-    /// daemon. It ends with [`Mesh::stop`], or by itself after the last clone of this is dropped.
+    /// daemon. It ends with [`Mesh::stop`], or by itself after the last clone of this is dropped,
+    /// and the last subscription and publisher that came of one.
     ///
     /// # Errors
     /// [`DaemonError`]: what is in its way, as `virga node run` says it.
@@ -323,6 +324,7 @@ impl Mesh {
         let uri = format!("/subscribe?{key}={name}");
         let answer = self.send(Method::GET, uri, empty()).await?;
         Ok(Subscription {
+            _mesh: self.clone(),
             body: answer.into_body(),
             frames: Frames::default(),
         })
@@ -449,6 +451,8 @@ async fn read_json<T: serde::de::DeserializeOwned>(
 /// Deliveries as they come; ends when the node stops. Dropping it ends the subscription.
 #[derive(Debug)]
 pub struct Subscription {
+    /// A node in this process goes on while there is somebody to deliver to.
+    _mesh: Mesh,
     body: Incoming,
     frames: Frames,
 }

@@ -105,7 +105,11 @@ async fn a_node_in_the_programs_own_process_is_one_of_the_mesh() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_cannot_start_here_says_why_and_a_dropped_one_ends() {
-    let mut stage = Stage::new(&[RELIABLE]);
+    let both = Channel {
+        subscribe: &["a", "b"],
+        ..RELIABLE
+    };
+    let mut stage = Stage::new(&[both]);
     let config = Config::load(&stage.node("a").config()).unwrap();
     let first = Mesh::start(config.clone()).await.unwrap();
     let second = Mesh::start(config).await.unwrap_err();
@@ -115,7 +119,17 @@ async fn a_node_that_cannot_start_here_says_why_and_a_dropped_one_ends() {
     );
     let socket = stage.node("a").socket();
     assert!(socket.exists());
+    // Who subscribes needs no more than the subscription.
+    let mut subscription = first.subscribe(RELIABLE.name).await.unwrap();
     drop(first);
+    let outside = Mesh::open(&socket).await.unwrap();
+    let publisher = outside.publisher(RELIABLE.name).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    publisher.publish(b"still here").await.unwrap();
+    let delivery = in_time("a delivery", subscription.next_delivery()).await;
+    assert_eq!(delivery.unwrap().unwrap().payload, &b"still here"[..]);
+    in_time("its answer", publisher.finish()).await.unwrap();
+    drop(subscription);
     let gone = async {
         while socket.exists() {
             tokio::time::sleep(Duration::from_millis(5)).await;
