@@ -79,7 +79,7 @@ impl Uring {
             .busy_poll_us
             .map(|us| busy_poll(&uring, &mut socket, us));
         Ok(Self {
-            ring: Ring::new(uring, socket, wake, config.batching),
+            ring: Ring::new(uring, socket, wake, config.batching, buffers.used()),
             buffers,
             busy_poll,
         })
@@ -87,6 +87,10 @@ impl Uring {
 
     pub(super) fn receive(&mut self, mut handle: impl FnMut(&mut Outlet<'_>, Run<'_>)) -> bool {
         self.ring.collect();
+        if self.ring.take_shortage() {
+            self.buffers.grow();
+            self.ring.set_buffers(self.buffers.used());
+        }
         let mut runs = 0;
         while runs < RUNS_MAX
             && let Some(arrived) = self.ring.next_arrived()

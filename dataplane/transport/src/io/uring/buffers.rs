@@ -13,6 +13,9 @@ use std::{
 
 /// Buffers of a ring: runs that may wait for the worker. A power of two.
 pub(super) const BUFFERS: u16 = 64;
+/// Those that the kernel has from the start. It fills them in turn: few stay in the processor's cache, and as
+/// many more are given each time that they did not suffice.
+pub(super) const BUFFERS_FIRST: u16 = 16;
 /// Bytes of one: the largest run that the kernel coalesces, and what comes before it.
 pub(super) const BUFFER_BYTES: usize = PAYLOAD_AT + 65_536;
 /// The only group of buffers.
@@ -26,6 +29,7 @@ const DATA_AT: usize = RING_BYTES.next_multiple_of(PAGE_BYTES);
 const MEMORY_BYTES: usize = DATA_AT + BUFFERS as usize * BUFFER_BYTES;
 
 const _: () = assert!(BUFFERS.is_power_of_two());
+const _: () = assert!(BUFFERS_FIRST >= 1 && BUFFERS_FIRST <= BUFFERS);
 const _: () = assert!(BUFFER_BYTES.is_multiple_of(64));
 const _: () = assert!(BUFFER_BYTES <= u32::MAX as usize);
 
@@ -35,6 +39,8 @@ pub(super) struct Buffers {
     memory: NonNull<u8>,
     /// Descriptions written so far; the ring's index is its low bits.
     tail: u16,
+    /// Buffers that are in use, on either side: the first ones.
+    used: u16,
 }
 
 impl Buffers {
@@ -50,20 +56,36 @@ impl Buffers {
         let Some(memory) = NonNull::new(memory) else {
             handle_alloc_error(Self::LAYOUT)
         };
-        Self { memory, tail: 0 }
+        Self {
+            memory,
+            tail: 0,
+            used: 0,
+        }
     }
 
-    /// Tells the kernel of the ring and gives it all buffers.
+    /// Tells the kernel of the ring and gives it the first buffers.
     pub(super) fn register(&mut self, submitter: &Submitter<'_>) -> io::Result<()> {
         let address = self.memory.as_ptr() as u64;
         // SAFETY: the ring's memory is page-aligned, holds BUFFERS descriptions, and lives as long
         // as `self`, which `Uring` drops after the io_uring that it is registered with.
         unsafe { submitter.register_buf_ring_with_flags(address, BUFFERS, GROUP, 0)? };
-        for buffer in 0..BUFFERS {
+        self.grow();
+        Ok(())
+    }
+
+    /// Buffers that are in use, the kernel's and those that it has filled.
+    pub(super) const fn used(&self) -> u16 {
+        self.used
+    }
+
+    /// Gives the kernel as many again as are in use, as far as there are more.
+    pub(super) fn grow(&mut self) {
+        let more = self.used.max(BUFFERS_FIRST).min(BUFFERS - self.used);
+        for buffer in self.used..self.used + more {
             self.give_back(buffer);
         }
+        self.used += more;
         self.publish();
-        Ok(())
     }
 
     /// What the kernel wrote into a buffer that a completion handed over.

@@ -57,6 +57,9 @@ pub struct Ring {
     sends: Sends,
     /// At most one for each buffer.
     arrived: VecDeque<Arrived>,
+    /// Buffers that the kernel may have; it has found none since this was asked.
+    buffers: u16,
+    is_short: bool,
     is_receiving: bool,
     is_listening: bool,
     is_watching: bool,
@@ -85,6 +88,7 @@ impl Ring {
         socket: Socket,
         wake: Arc<Wake>,
         batching: Option<Batching>,
+        buffers: u16,
     ) -> Self {
         // SAFETY: a msghdr is integers and pointers, for which all zeroes are valid.
         let mut header: libc::msghdr = unsafe { mem::zeroed() };
@@ -98,6 +102,8 @@ impl Ring {
             header: Box::new(header),
             sends: Sends::new(),
             arrived: VecDeque::with_capacity(usize::from(BUFFERS)),
+            buffers,
+            is_short: false,
             is_receiving: false,
             is_listening: false,
             is_watching: false,
@@ -120,6 +126,16 @@ impl Ring {
         }
     }
 
+    /// Whether the kernel found no buffer to fill; asked once.
+    pub(super) fn take_shortage(&mut self) -> bool {
+        mem::take(&mut self.is_short)
+    }
+
+    /// How many buffers there are now.
+    pub(super) fn set_buffers(&mut self, buffers: u16) {
+        self.buffers = buffers;
+    }
+
     pub(super) fn next_arrived(&mut self) -> Option<Arrived> {
         self.arrived.pop_front()
     }
@@ -137,6 +153,9 @@ impl Ring {
 
     pub(super) fn commit(&mut self, to: SocketAddr, segment_bytes: usize) {
         self.sends.commit(to, segment_bytes, &self.socket);
+        if self.sends.is_due() {
+            self.flush();
+        }
     }
 
     /// Copies a run and queues it.
@@ -242,7 +261,7 @@ impl Ring {
     /// Queues the requests that stay armed, where they have ended.
     fn arm(&mut self) {
         // Without a buffer to fill it would end at once.
-        if !self.is_receiving && self.arrived.len() < usize::from(BUFFERS) {
+        if !self.is_receiving && self.arrived.len() < usize::from(self.buffers) {
             let receive = opcode::RecvMsgMulti::new(Fixed(SOCKET), &raw const *self.header, GROUP);
             self.is_receiving = self.push(&receive.build().user_data(RECEIVE));
             self.figures.receives_armed += 1;
@@ -373,7 +392,10 @@ impl Ring {
             self.arrived.push_back(Arrived { buffer, bytes });
         }
         match -result {
-            libc::ENOBUFS => self.figures.buffers_exhausted += 1,
+            libc::ENOBUFS => {
+                self.figures.buffers_exhausted += 1;
+                self.is_short = true;
+            }
             libc::ECANCELED => {}
             errno @ 1.. => {
                 let error = io::Error::from_raw_os_error(errno);

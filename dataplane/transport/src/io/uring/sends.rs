@@ -2,6 +2,10 @@
 //!
 //! A place keeps its run until the kernel has taken all of it. While the socket is full, whatever
 //! was filled stays, in order, and with all places taken there is no room.
+//!
+//! The kernel copies what it takes. So runs are given to it while they are still in the processor's
+//! cache, a few at a time, and the same few places are filled again: with all 16 in turn, each run would come from
+//! memory once more.
 
 use crate::io::{
     counters::{ErrorKind, IoCounters},
@@ -13,6 +17,8 @@ use std::{io, net::SocketAddr};
 
 /// Places, so runs that are on their way at most.
 pub(super) const PLACES: usize = 16;
+/// Bytes that wait before the kernel is asked to take them: a call is a hundredth of their sealing.
+const WAITING_BYTES_MAX: usize = 128 * 1024;
 /// Bytes that a place's buffer holds from the start: any run.
 const RUN_BYTES: usize = 65_536;
 
@@ -98,6 +104,8 @@ pub(super) struct Sends {
     filled: usize,
     done: usize,
     asked: usize,
+    /// Bytes that were filled in since the kernel was last asked.
+    waiting_bytes: usize,
     /// The socket has no room; nothing more is asked until it says that it has.
     is_full: bool,
     /// The socket was full and not all runs are sent since: one is asked at a time, as the next
@@ -127,6 +135,7 @@ impl Sends {
             filled: 0,
             done: 0,
             asked: 0,
+            waiting_bytes: 0,
             is_full: false,
             is_tight: false,
             counters: IoCounters::default(),
@@ -143,6 +152,10 @@ impl Sends {
     /// The buffer of the next run; only while there is room.
     pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
         debug_assert!(self.has_room());
+        if self.is_empty() {
+            // The kernel is done with all: the first is filled again, which is still in the cache.
+            (self.filled, self.done) = (0, 0);
+        }
         let run = &mut self.places[self.filled % PLACES].run;
         run.clear();
         run
@@ -160,7 +173,13 @@ impl Sends {
         place.is_retried = false;
         place.state = State::Waiting;
         place.outbound.set_target(to);
+        self.waiting_bytes += place.run.len();
         self.filled += 1;
+    }
+
+    /// Whether so much waits that the kernel should be asked now.
+    pub(super) fn is_due(&self) -> bool {
+        self.waiting_bytes >= WAITING_BYTES_MAX && !self.is_full
     }
 
     /// Whether nothing is left to send.
@@ -190,6 +209,7 @@ impl Sends {
         } else {
             self.done..self.filled
         };
+        self.waiting_bytes = 0;
         let at_once = if self.is_tight { 1 } else { PLACES };
         let Self { places, asked, .. } = self;
         let waiting = range.filter_map(move |number| {
