@@ -22,14 +22,16 @@ pub use problem::{ConfigError, Problem};
 use crate::{
     capability::{Filter, Statements},
     keys::Keys,
+    membership::Memberships,
     rights::Authentic,
 };
 use problem::Report;
 use rules::KeySource;
 use std::{
     collections::BTreeSet,
+    fmt,
     io::Read as _,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 use virga_ebpf::{
@@ -63,6 +65,8 @@ pub struct Config {
     pub entities: Vec<NamedEntity>,
     /// Who may publish and subscribe where.
     pub channels: Vec<ChannelConfig>,
+    /// Who vouches for subnets; where there is nobody, what is configured counts.
+    pub subnet_issuers: Vec<Entity>,
     /// The secrets of the three key files.
     pub keys: Keys,
 }
@@ -212,6 +216,8 @@ pub struct NodeSection {
     pub tokens: Vec<Authentic>,
     /// What issuers say of this node's entity, and it of itself.
     pub statements: Statements,
+    /// Where issuers say that this node is.
+    pub memberships: Memberships,
     /// Folder of what the node keeps over a restart; made when there is something.
     pub state: PathBuf,
 }
@@ -347,6 +353,37 @@ pub struct PeerSubnet {
     pub subnet: Subnet,
     /// The bits of it that the subnet of whatever arrives from this neighbour must share.
     pub mask: u32,
+}
+
+impl PeerSubnet {
+    /// The root, and all.
+    pub const ALL: Self = Self {
+        subnet: Subnet(0),
+        mask: 0,
+    };
+
+    /// Reads `1.2.0.0`, or `1.2.0.0/8` where less than all of its levels counts.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what to write.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        values::peer_subnet(text).map_err(|fault| fault.to_string())
+    }
+}
+
+impl fmt::Display for PeerSubnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let levels = Ipv4Addr::from_bits(self.subnet.0);
+        write!(f, "{levels}/{}", self.mask.leading_ones())
+    }
+}
+
+impl PeerConfig {
+    /// Where it is, and what it may carry.
+    #[must_use]
+    pub fn place(&self) -> PeerSubnet {
+        self.subnet.unwrap_or(PeerSubnet::ALL)
+    }
 }
 
 /// An entity's public key and what the header calls it.

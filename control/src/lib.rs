@@ -4,6 +4,7 @@
 //! - [`config`]: the configuration file, checked as a whole and resolved.
 //! - [`rights`]: signed tokens and revocation lists: who may do what, said by whom.
 //! - [`capability`]: what an entity is and has, and filters over it.
+//! - [`membership`]: which subnet an entity's node may be in, said by issuers.
 //! - [`admissions`]: what follows from them for forwarders, and how nodes agree on it.
 //! - [`channel`]: who has subscribed to what, and every event to each of them.
 //! - [`tags`]: keys of the link tags, agreed on with each neighbour.
@@ -32,6 +33,7 @@ pub mod hw;
 pub mod image;
 mod io;
 pub mod keys;
+pub mod membership;
 pub mod mesh;
 pub mod moves;
 pub mod nic;

@@ -75,6 +75,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/link", post(status::link))
         .route("/token", post(rights::token))
         .route("/statement", post(rights::statement))
+        .route("/membership", post(rights::membership))
         .route("/capabilities", get(rights::capabilities))
         .route("/why", get(why::get))
         .route("/revocations", post(rights::revocations))

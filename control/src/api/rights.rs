@@ -1,4 +1,4 @@
-//! `POST /token`, `/statement` and `/revocations`: rights that come, and rights that end; `GET
+//! `POST /token`, `/statement`, `/membership` and `/revocations`: rights that come, and rights that end; `GET
 //! /capabilities` and `/why`: what is said of entities, and what that lets them do.
 
 use super::{Api, error::ApiError};
@@ -8,6 +8,7 @@ use crate::{
     config::Config,
     daemon::rights::NotTaken,
     hex,
+    membership::{MEMBERSHIP_BYTES, Membership},
     rights::{Chain, chain::CHAIN_BYTES_MAX, revocation::LIST_BYTES_MAX},
 };
 use axum::{
@@ -50,7 +51,10 @@ impl From<NotTaken> for ApiError {
     fn from(error: NotTaken) -> Self {
         let text = crate::cause::chain(&error);
         match error {
-            NotTaken::Token(_) | NotTaken::Statement(_) | NotTaken::List => Self::Request(text),
+            NotTaken::Token(_)
+            | NotTaken::Statement(_)
+            | NotTaken::Membership(_)
+            | NotTaken::List => Self::Request(text),
             NotTaken::NotKept(_) => Self::Failed(text),
             NotTaken::Ended(ended) => ended.into(),
         }
@@ -82,6 +86,18 @@ pub(super) async fn statement(
         .verify()
         .map_err(|error| ApiError::Request(error.to_string()))?;
     Ok(Json(api.rights.present_statement(&statement).await?))
+}
+
+pub(super) async fn membership(
+    State(api): State<Arc<Api>>,
+    body: Body,
+) -> Result<Json<Given>, ApiError> {
+    let bytes = whole(body, MEMBERSHIP_BYTES).await?;
+    let read = Membership::parse(&bytes).map_err(|error| ApiError::Request(error.to_string()))?;
+    let membership = read
+        .verify()
+        .map_err(|error| ApiError::Request(error.to_string()))?;
+    Ok(Json(api.rights.present_membership(&membership).await?))
 }
 
 /// What is said of this node's entity, and of those that it has a session with.

@@ -31,7 +31,7 @@ impl Default for Budget {
 
 impl Budget {
     /// Whether there is one left, and takes it.
-    fn takes(&mut self, now_ns: u64) -> bool {
+    pub(crate) fn takes(&mut self, now_ns: u64) -> bool {
         let earned = now_ns.saturating_sub(self.more_ns) / LOOK_MORE_NS;
         if earned > 0 {
             self.more_ns = now_ns;

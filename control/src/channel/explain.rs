@@ -1,6 +1,10 @@
 //! What an entity may do, and what a token or a statement is good for here: in words, check by check.
 
-use super::{delivery::Outlet, entry::Entry, service::ChannelService};
+use super::{
+    delivery::Outlet,
+    entry::Entry,
+    service::{ChannelService, Session},
+};
 use crate::{
     capability::{Statement, Statements, statement::By},
     daemon::flood::Confirmation,
@@ -29,7 +33,7 @@ pub enum Outcome {
 /// One thing that is asked before an entity may do something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
-    /// `channel`, `list`, `token`, `capabilities`, `revocations`, `guard`, `rate`, `session`.
+    /// `channel`, `list`, `token`, `capabilities`, `revocations`, `subnet`, `guard`, `rate`, `session`.
     pub name: String,
     /// How it came out.
     pub outcome: Outcome,
@@ -144,7 +148,9 @@ impl<O: Outlet> ChannelService<O> {
         };
         let checks = |operation| {
             let evidence = evidence.unwrap_or(nothing);
-            (operation, self.checks(now_ns, entry, evidence, operation))
+            let mut all = self.checks(now_ns, entry, evidence, operation);
+            all.extend(session.and_then(|session| self.subnet_check(now_ns, session)));
+            (operation, all)
         };
         Some(Explained {
             is_known: evidence.is_some(),
@@ -179,6 +185,16 @@ impl<O: Outlet> ChannelService<O> {
             Check::of("capabilities", capabilities),
             self.revocations_check(entry, evidence),
         ]
+    }
+
+    /// Whether its node is where it is configured; nothing where nobody is asked.
+    fn subnet_check(&self, now_ns: u64, session: &Session) -> Option<Check> {
+        if self.rights.subnet_issuers.is_empty() {
+            return None;
+        }
+        let vouched = self.rights.vouch(now_ns, session);
+        let words = vouched.map(|()| format!("its node is vouched for in {}", session.subnet));
+        Some(Check::of("subnet", words.map_err(Refusal::Membership)))
     }
 
     fn list_check(&self, entry: &Entry, entity: &[u8; 32], operation: Operation) -> Check {

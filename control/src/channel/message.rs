@@ -8,6 +8,7 @@
 //! token                    version 1 | type 1 | chain (see `rights::chain`)
 //! revocations              version 1 | type 1 | signed list (see `rights::revocation`)
 //! statement                version 1 | type 1 | signed words about the sender (see `capability::statement`)
+//! membership               version 1 | type 1 | signed membership of the sender (see `membership`)
 //! about evidence           see `admissions::wire`
 //! link tags                version 1 | type 1 | said 1 | parity 1, where a key is meant | key 16, where one is told
 //! ```
@@ -16,6 +17,7 @@
 use crate::{
     admissions::{Publication, wire::PUBLICATION_BYTES_MAX},
     capability::statement::STATEMENT_BYTES_MAX,
+    membership::MEMBERSHIP_BYTES,
     rights::{Fault, Refusal, chain::CHAIN_BYTES_MAX, revocation::LIST_BYTES_MAX},
     tags::Said,
 };
@@ -176,6 +178,8 @@ pub enum Message {
     Revocations(Vec<u8>),
     /// What the sender's entity is and has, by an issuer's word or its own.
     Statement(Vec<u8>),
+    /// Signed: the subnet that the sender's node is in.
+    Membership(Vec<u8>),
     /// About evidence that forwarders need.
     Publication(Publication),
     /// What a neighbour says of the link tags between both.
@@ -249,6 +253,10 @@ impl Message {
                 out.push(8);
                 out.extend(statement);
             }
+            Self::Membership(membership) => {
+                out.push(9);
+                out.extend(membership);
+            }
             Self::Publication(publication) => publication.write(&mut out),
             Self::LinkTags(said) => {
                 out.push(11);
@@ -294,6 +302,7 @@ impl Message {
             6 => Self::Token(rest.all(CHAIN_BYTES_MAX)?),
             7 => Self::Revocations(rest.all(LIST_BYTES_MAX)?),
             8 => Self::Statement(rest.all(STATEMENT_BYTES_MAX)?),
+            9 => Self::Membership(rest.all(MEMBERSHIP_BYTES)?),
             11 => Self::LinkTags(rest.said()?),
             kind if Publication::TYPES.contains(&kind) => {
                 let said = Publication::parse(kind, &rest.all(PUBLICATION_BYTES_MAX)?);
@@ -504,6 +513,7 @@ mod tests {
         assert_eq!(Message::Token(vec![8, 9]).encode(), [1, 6, 8, 9]);
         assert_eq!(Message::Revocations(vec![8, 9]).encode(), [1, 7, 8, 9]);
         assert_eq!(Message::Statement(vec![8, 9]).encode(), [1, 8, 8, 9]);
+        assert_eq!(Message::Membership(vec![8, 9]).encode(), [1, 9, 8, 9]);
         let key: [u8; 16] = std::array::from_fn(|i| u8::try_from(i).unwrap());
         let check = Said::Check {
             parity: 1,

@@ -18,7 +18,7 @@
 //! - [`capabilities`]: what is said about this node's entity and about peers, by issuers and by themselves.
 //! - [`explain`]: who may do what and why not, in words.
 //! - [`publications`]: what nodes tell each other about who may publish, for forwarders.
-//! - `subnets`: where this node and its peers are.
+//! - [`subnets`]: where this node and its peers are, as far as issuers vouch for it.
 //! - `tagging`: what neighbours say of the link tags between them.
 //! - [`reason`]: every refusal and every drop, by name.
 //!
@@ -40,7 +40,7 @@ mod roster;
 pub mod service;
 pub mod stall;
 pub mod status;
-mod subnets;
+pub mod subnets;
 pub mod subscribe;
 mod tagging;
 pub mod tally;

@@ -1,7 +1,9 @@
 //! Between the control plane and the sessions: what nodes tell each other about evidence
 //! ([`crate::admissions`]).
 
-use super::{delivery::Outlet, message::Message, reason::Reason, service::ChannelService};
+use super::{
+    delivery::Outlet, entry::Entry, message::Message, reason::Reason, service::ChannelService,
+};
 use crate::admissions::{Inbox, Publication};
 use virga_ebpf::header::NodeId;
 use virga_transport::Node;
@@ -35,9 +37,11 @@ impl<O: Outlet> ChannelService<O> {
         }
     }
 
-    /// Whether a session with a peer is held for evidence alone.
+    /// Whether a session with a peer is held for evidence alone, or for what vouches for its subnet.
     pub(crate) fn is_told(&self, peer: NodeId) -> bool {
-        self.neighbours.contains(&peer) && self.entries.iter().any(|e| e.policy.asks_for_token())
+        let is_asked = !self.rights.subnet_issuers.is_empty();
+        let asks = |e: &Entry| e.policy.asks_for_token();
+        self.neighbours.contains(&peer) && (is_asked || self.entries.iter().any(asks))
     }
 
     /// Connects to the neighbours that are to be told of evidence, if `is_due` says so.

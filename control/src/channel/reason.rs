@@ -96,6 +96,20 @@ reasons! {
     TokenRevoked = "token_revoked",
     /// A right was wanted, or had, without the capabilities that the channel asks for.
     Capability = "capability",
+    /// A right was wanted, or had, by an entity whose node nobody vouches for the subnet of.
+    Membership = "membership",
+    /// A membership of a subnet that does not parse.
+    MembershipMalformed = "membership_malformed",
+    /// A membership of a subnet with a signature that is wrong: not taken in.
+    MembershipSignature = "membership_signature",
+    /// A membership of another entity than the one that showed it: not taken in.
+    MembershipSubject = "membership_subject",
+    /// A membership by an issuer that `[subnets]` does not name: not taken in.
+    MembershipIssuer = "membership_issuer",
+    /// A membership that has ended: not taken in.
+    MembershipExpired = "membership_expired",
+    /// A peer showed more memberships than it may, or too often: not looked at.
+    MembershipsFull = "memberships_full",
     /// Words about capabilities that do not parse.
     CapabilityMalformed = "capability_malformed",
     /// Words about capabilities with a signature that is wrong: not taken in.
@@ -123,7 +137,7 @@ reasons! {
 }
 
 impl Reason {
-    /// Whether a token, or words about capabilities, would have helped.
+    /// Whether a token, a membership, or words about capabilities, would have helped.
     pub(crate) fn is_of_right(self) -> bool {
         Fault::ALL.into_iter().any(|fault| self == fault.into())
     }
@@ -145,6 +159,7 @@ impl From<Fault> for Reason {
             Fault::Operation => Self::TokenOperation,
             Fault::Revoked => Self::TokenRevoked,
             Fault::Capability => Self::Capability,
+            Fault::Membership => Self::Membership,
         }
     }
 }

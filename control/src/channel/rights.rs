@@ -16,6 +16,8 @@ use super::{
 use crate::{
     admissions::Publication,
     capability::Statements,
+    config::PeerSubnet,
+    membership::{Memberships, Trust, Unvouched},
     rights::{
         Authentic, Chain, Evidence, List, Operation, Refusal, Revocations, revocation::Learned,
     },
@@ -37,6 +39,10 @@ pub(crate) struct Rights {
     own: Vec<Authentic>,
     /// What issuers say of it, and it of itself.
     pub(crate) own_statements: Statements,
+    /// Where issuers say that its node is.
+    pub(crate) own_memberships: Memberships,
+    /// Who vouches for subnets; where there is nobody, nobody is asked.
+    pub(crate) subnet_issuers: Vec<[u8; 32]>,
     pub(crate) revocations: Revocations,
     /// Each issuer's newest list as it was signed, to be passed on.
     lists: BTreeMap<[u8; 32], Vec<u8>>,
@@ -50,6 +56,8 @@ pub(crate) struct Shown {
     tokens: Vec<Authentic>,
     /// What issuers say of it, and it of itself.
     pub(crate) statements: Statements,
+    /// Where issuers say that its node is.
+    pub(crate) memberships: Memberships,
     /// How many tokens were worthless.
     faults: usize,
     /// Statements that may be looked at.
@@ -104,7 +112,33 @@ impl Rights {
         session: &Session,
         operation: Operation,
     ) -> Result<(), Refusal> {
+        self.vouch(now_ns, session).map_err(Refusal::Membership)?;
         self.allow(now_ns, entry, session.evidence(), operation)
+    }
+
+    /// By what memberships of subnets are judged now.
+    pub(crate) fn trust(&self, now_ns: u64) -> Trust<'_> {
+        Trust {
+            issuers: &self.subnet_issuers,
+            now_s: self.now_s(now_ns),
+            revocations: &self.revocations,
+        }
+    }
+
+    /// Whether a peer is in the subnet that it is configured in.
+    pub(crate) fn vouch(&self, now_ns: u64, session: &Session) -> Result<(), Unvouched> {
+        // What it may carry is asked where packets of others come in.
+        let asked = PeerSubnet {
+            subnet: session.subnet,
+            mask: u32::MAX,
+        };
+        let shown = &session.shown.memberships;
+        shown.vouch(&session.entity, asked, &self.trust(now_ns))
+    }
+
+    /// Whether something that a channel asks for may end.
+    pub(crate) fn asks(&self, entry: &Entry) -> bool {
+        entry.policy.asks() || !self.subnet_issuers.is_empty()
     }
 
     /// The same for this node's entity.
@@ -189,7 +223,11 @@ impl<O: Outlet> ChannelService<O> {
         let tokens = own.map(|token| Message::Token(token.chain().encode()));
         let statements = self.rights.own_statements.iter();
         let statements = statements.map(|one| Message::Statement(one.as_bytes().to_vec()));
-        let messages: Vec<Message> = lists.chain(tokens).chain(statements).collect();
+        let memberships = self.rights.own_memberships.iter();
+        let memberships = memberships.map(|one| Message::Membership(one.as_bytes().to_vec()));
+        // Before all that is asked of the peer: without it, it would refuse.
+        let shown = lists.chain(memberships).chain(tokens).chain(statements);
+        let messages: Vec<Message> = shown.collect();
         for message in messages {
             self.tell(now_ns, node, peer, &message);
         }
@@ -248,7 +286,8 @@ impl<O: Outlet> ChannelService<O> {
             return Taken::No;
         };
         let issuer = *list.issuer();
-        if !self.entries.iter().any(|e| e.policy.trusts(&issuer)) {
+        let is_trusted = self.entries.iter().any(|e| e.policy.trusts(&issuer));
+        if !is_trusted && !self.rights.subnet_issuers.contains(&issuer) {
             self.reasons.add(Reason::RevocationsIssuer);
             return Taken::No;
         }
@@ -284,7 +323,7 @@ impl<O: Outlet> ChannelService<O> {
     pub(crate) fn review(&mut self, now_ns: u64, node: &mut Node) {
         self.look_at_rights_ns = None;
         for index in 0..self.entries.len() {
-            if !self.entries[index].policy.asks() {
+            if !self.rights.asks(&self.entries[index]) {
                 continue;
             }
             self.look_at_rights(now_ns);
@@ -301,7 +340,7 @@ impl<O: Outlet> ChannelService<O> {
     /// set right.
     fn review_refused(&mut self, now_ns: u64, node: &mut Node) {
         let may_publish = |session: &Session| {
-            let mut strict = self.entries.iter().filter(|e| e.policy.asks());
+            let mut strict = self.entries.iter().filter(|e| self.rights.asks(e));
             strict.any(|entry| {
                 let rights = &self.rights;
                 let right = rights.peer_may(now_ns, entry, session, Operation::Publish);

@@ -26,7 +26,7 @@ use std::{
     num::NonZeroU64,
     sync::Arc,
 };
-use virga_ebpf::header::{NodeId, StreamId};
+use virga_ebpf::header::{NodeId, StreamId, Subnet};
 use virga_transport::{ChannelName, Event, Mode, Node, SendError, Share, worker::Service};
 
 /// Subscriptions that one peer may have here.
@@ -122,6 +122,8 @@ pub(crate) struct Session {
     pub(crate) entity: [u8; 32],
     /// What it subscribed to here, and by which request.
     pub(crate) patterns: BTreeMap<Pattern, u32>,
+    /// Where its node is configured.
+    pub(crate) subnet: Subnet,
     pub(crate) shown: Shown,
     /// Streams that it opened and that were let in.
     inbound: BTreeMap<StreamId, Inbound>,
@@ -173,13 +175,6 @@ pub struct ChannelService<O> {
 }
 
 impl<O: Outlet> ChannelService<O> {
-    /// Lets peers have the channels that go to their subnets.
-    #[must_use]
-    pub fn among(mut self, subnets: Subnets) -> Self {
-        self.subnets = subnets;
-        self
-    }
-
     /// Tells `moves` where neighbours are.
     #[must_use]
     pub fn telling(mut self, moves: &Moves) -> Self {
@@ -289,6 +284,7 @@ impl<O: Outlet> ChannelService<O> {
         }
         let session = Session {
             entity,
+            subnet: self.subnets.of(peer),
             patterns: BTreeMap::new(),
             shown: Shown::default(),
             inbound: BTreeMap::new(),
@@ -343,6 +339,7 @@ impl<O: Outlet> ChannelService<O> {
             }
             Ok(Message::Token(chain)) => self.on_token(now_ns, node, peer, &chain),
             Ok(Message::Statement(bytes)) => self.on_statement(now_ns, node, peer, &bytes),
+            Ok(Message::Membership(bytes)) => self.on_membership(now_ns, node, peer, &bytes),
             Ok(Message::Publication(said)) => self.hear(peer, said),
             Ok(Message::Revocations(signed)) => {
                 if let Taken::New(issuer, version) = self.on_revocations(now_ns, node, &signed) {
@@ -471,7 +468,7 @@ impl<O: Outlet> Service for ChannelService<O> {
             let _taken = self.on_revocations(now_ns, node, &signed);
         }
         // Also where nobody ever shows a token: this node's own expire.
-        if self.entries.iter().any(|e| e.policy.asks()) {
+        if self.entries.iter().any(|e| self.rights.asks(e)) {
             self.look_at_rights(now_ns);
         }
     }

@@ -18,6 +18,7 @@ mod node;
 mod publish;
 mod sink;
 mod status;
+mod subnet;
 mod subscribe;
 mod token;
 mod tune;
@@ -52,6 +53,9 @@ enum Command {
     /// Vouch for what entities are and have, look into it, list it.
     #[command(subcommand)]
     Capability(capability::Command),
+    /// Vouch for the subnets that nodes are in, look into it.
+    #[command(subcommand)]
+    Subnet(subnet::Command),
     /// Say what an entity may do on a channel, and which check refuses what it may not.
     Why(why::Arguments),
     /// Look into the logs below a folder, check, export and fill them.
@@ -146,6 +150,7 @@ pub fn main() -> ExitCode {
         Command::Id(arguments) => id::run(&arguments),
         Command::Token(command) => token::run(&command),
         Command::Capability(command) => capability::run(&command),
+        Command::Subnet(command) => subnet::run(&command),
         Command::Why(arguments) => why::run(&arguments),
         Command::Log(command) => log::run(&command),
         Command::Node(command) => node::run(&command),

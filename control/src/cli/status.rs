@@ -258,6 +258,10 @@ fn write_forwarding(out: &mut impl Write, status: &Status) -> io::Result<()> {
             "  next hop {} at {} ({interface}): {state}",
             link.peer, link.address
         )?;
+        if let Some(why) = &link.unvouched {
+            let subnet = &link.subnet;
+            writeln!(out, "    subnet {subnet}: control traffic only ({why})")?;
+        }
         writeln!(out, "    link tags: {}", tags(&link.tags))?;
     }
     if let Some(guard) = &forwarding.guard {

@@ -2,7 +2,7 @@
 //! of the capabilities of others.
 
 use super::{
-    CapabilityRules, file,
+    CapabilityRules, Entity, file,
     file::Texts,
     peers::Roster,
     problem::{Report, Section},
@@ -11,6 +11,7 @@ use crate::{
     capability::{Filter, Statements},
     cause,
     channel::capabilities::STATEMENTS_MAX,
+    membership::{MEMBERSHIPS_MAX, Memberships},
     rights::{Authentic, file as rights_file},
 };
 use std::{ops::Range, path::Path};
@@ -87,6 +88,64 @@ pub(super) fn statements(
         }
     }
     statements
+}
+
+/// The memberships in the files that `memberships` names; each must be authentic, and this entity's.
+pub(super) fn memberships(
+    section: &Section,
+    files: Option<Spanned<Vec<Spanned<String>>>>,
+    directory: &Path,
+    entity: Option<[u8; 32]>,
+    report: &mut Report<'_>,
+) -> Memberships {
+    let mut memberships = Memberships::default();
+    for file in files.into_iter().flat_map(Spanned::into_inner) {
+        let span = file.span();
+        let path = directory.join(file.into_inner());
+        let key = section.key("memberships");
+        let membership = match rights_file::read_membership(&path) {
+            Ok(membership) => membership,
+            Err(error) => {
+                let fix = "make it again: virga subnet issue";
+                report.add(span, key, cause::chain(&error), fix);
+                continue;
+            }
+        };
+        let subject = membership.claim().subject;
+        if entity.is_some_and(|own| subject != own) {
+            let subject = crate::hex::encode(&subject);
+            let what = format!("{} is another entity's, {subject}", path.display());
+            let fix = "`virga subnet inspect` shows whose it is; name this node's own";
+            report.add(span, key, what, fix);
+        } else if memberships.len() >= MEMBERSHIPS_MAX && !memberships.replaces(&membership) {
+            let what = format!("{} is one more than {MEMBERSHIPS_MAX}", path.display());
+            report.add(span, key, what, "peers take no more: leave some out");
+        } else if !memberships.learn(membership) {
+            let what = format!("{} says nothing that another does not", path.display());
+            let fix = "leave it out: of each issuer's the one with the highest version counts";
+            report.add(span, key, what, fix);
+        }
+    }
+    memberships
+}
+
+/// Who vouches for subnets.
+pub(super) fn subnet_issuers(
+    subnets: Option<Spanned<file::Subnets>>,
+    roster: &Roster,
+    report: &mut Report<'_>,
+) -> Vec<Entity> {
+    let Some(subnets) = subnets else {
+        return Vec::new();
+    };
+    let span = subnets.span();
+    let section = Section::new("subnets", span.clone());
+    let issuers = subnets.into_inner().issuers;
+    if issuers.as_ref().is_none_or(|all| all.get_ref().is_empty()) {
+        let fix = "name who vouches: issuers = [\"root\"]; or remove the section";
+        report.add(span, section.key("issuers"), "names nobody", fix);
+    }
+    super::channels::entities(&section, "issuers", issuers, roster, report)
 }
 
 /// What a channel asks of capabilities: whose word counts is said where something is asked, and only there.

@@ -31,6 +31,7 @@ pub(super) struct File {
     pub(super) peers: Vec<Spanned<Peer>>,
     #[serde(default)]
     pub(super) channels: Vec<Spanned<Channel>>,
+    pub(super) subnets: Field<Subnets>,
 }
 
 /// `[node]`
@@ -56,6 +57,7 @@ pub(super) struct Node {
     pub(super) zero_copy: Field<bool>,
     pub(super) tokens: Field<Names>,
     pub(super) capabilities: Field<Names>,
+    pub(super) memberships: Field<Names>,
     pub(super) state: Field<String>,
 }
 
@@ -127,6 +129,13 @@ pub(super) struct Forwarding {
     pub(super) destinations_max: Field<i64>,
     pub(super) link_tags: Field<String>,
     pub(super) link_key_s: Field<i64>,
+}
+
+/// `[subnets]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "the section [subnets]")]
+pub(super) struct Subnets {
+    pub(super) issuers: Field<Names>,
 }
 
 /// `[[peers]]`

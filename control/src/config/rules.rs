@@ -9,7 +9,7 @@ use super::{
 };
 use crate::cause;
 use crate::keys::{self, EntityKey, KeyKind, Keys, NodeKey, Secret};
-use crate::{capability::Statements, rights::Authentic};
+use crate::{capability::Statements, membership::Memberships, rights::Authentic};
 use std::{
     ops::Range,
     path::{Path, PathBuf},
@@ -77,6 +77,7 @@ pub(super) fn resolve(
     };
     let roster = peers::resolve(file.peers, &own, report);
     let forwarding = resolve_forwarding(file.forwarding, roster.peers.len(), report);
+    let subnet_issuers = evidence::subnet_issuers(file.subnets, &roster, report);
     let channels = channels::resolve(file.channels, node.name.as_deref(), &roster, report);
     if !report.is_clean() {
         return None;
@@ -96,6 +97,7 @@ pub(super) fn resolve(
         peers: roster.peers,
         entities,
         channels,
+        subnet_issuers,
         keys,
     };
     check_link_tags(&config, report);
@@ -134,6 +136,7 @@ struct PartialNode {
     zero_copy: ZeroCopy,
     tokens: Vec<Authentic>,
     statements: Statements,
+    memberships: Memberships,
     state: Option<PathBuf>,
 }
 
@@ -160,6 +163,7 @@ impl PartialNode {
             zero_copy: self.zero_copy,
             tokens: self.tokens,
             statements: self.statements,
+            memberships: self.memberships,
             state: self
                 .state
                 .unwrap_or_else(|| Path::new(STATE_DIRECTORY).join(&name)),
@@ -193,6 +197,7 @@ fn resolve_node(
     let entity = keys.as_ref().map(|keys| keys.entity.public);
     let tokens = evidence::tokens(&section, node.tokens, directory, entity, report);
     let statements = evidence::statements(&section, node.capabilities, directory, entity, report);
+    let memberships = evidence::memberships(&section, node.memberships, directory, entity, report);
     let name = report.required(&section, "name", node.name, "\"edge-a\"");
     let network = report.required(&section, "network", node.network, "\"demo\"");
     let listen = report.required(&section, "listen", node.listen, "\"10.77.1.2:4783\"");
@@ -248,6 +253,7 @@ fn resolve_node(
         },
         tokens,
         statements,
+        memberships,
         state: check.text("state", node.state, |folder| match folder {
             "" => values::fault("is empty", "name a folder, or leave the key out"),
             _ => Ok(directory.join(folder)),

@@ -151,7 +151,8 @@ async fn serve(
     })?;
     let revocations = rights::kept(&config.node.state)?;
     let mut store = flood::recall(&config, &revocations);
-    let path = Path::start(Arc::clone(&config), store.publish().clone()).await?;
+    let admitted = store.publish().clone();
+    let path = Path::start(Arc::clone(&config), admitted, &revocations).await?;
     tracing::info!(mode = path.mode(), why = path.why(), "forwarding path");
     warn_of_checksums(&config, &path);
 
@@ -162,7 +163,7 @@ async fn serve(
     let connections = Arc::new(Connections::default());
     let asker = path.run(dispatch.clone());
     let flood = Flood::run(store, &config, &inbox, &dispatch, &asker);
-    let keeper = Keeper::new(dispatch.clone(), &config.node.state, flood);
+    let keeper = Keeper::new(dispatch.clone(), &config.node.state, flood, asker.clone());
     let api = Arc::new(Api {
         config: Arc::clone(&config),
         dispatch: dispatch.clone(),

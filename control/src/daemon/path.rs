@@ -3,12 +3,17 @@
 //! One task owns the NIC path, the kernel's facts and the links that an operator took down; others
 //! ask it.
 
+mod asker;
+mod members;
 mod moved;
 mod status;
 mod tagging;
 
+use asker::Ask;
+use members::Members;
 use tagging::Listening;
 
+pub use asker::Asker;
 pub use status::{ForwardingStatus, GuardStatus, InterfaceStatus, LinkStatus};
 
 use super::{down, facts::Watch};
@@ -32,10 +37,7 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::block_in_place,
-};
+use tokio::{sync::mpsc, task::block_in_place};
 use virga_ebpf::{hash::keyed, image::Image, tables::Pair};
 use virga_transport::{
     io::{driver::Choice, xsk::queue::Queue},
@@ -73,63 +75,6 @@ pub enum PathError {
     Random(io::Error),
 }
 
-enum Ask {
-    Status(oneshot::Sender<ForwardingStatus>),
-    Admits {
-        pair: Pair,
-        reply: oneshot::Sender<bool>,
-    },
-    Admit {
-        pairs: BTreeSet<Pair>,
-        reply: oneshot::Sender<Result<(), String>>,
-    },
-    Link {
-        index: usize,
-        state: LinkState,
-        reply: oneshot::Sender<Result<(), String>>,
-    },
-}
-
-/// How others reach the task.
-#[derive(Clone, Debug)]
-pub struct Asker(mpsc::Sender<Ask>);
-
-impl Asker {
-    /// What is in use, and why. None: the daemon is shutting down.
-    pub async fn status(&self) -> Option<ForwardingStatus> {
-        let (reply, answer) = oneshot::channel();
-        self.0.send(Ask::Status(reply)).await.ok()?;
-        answer.await.ok()
-    }
-
-    /// Whether transit packets of an origin on a channel are let through here.
-    pub async fn admits(&self, pair: Pair) -> Option<bool> {
-        let (reply, answer) = oneshot::channel();
-        self.0.send(Ask::Admits { pair, reply }).await.ok()?;
-        answer.await.ok()
-    }
-
-    /// Has the guards let these pairs pass, beside those that the configuration lists, and no others.
-    /// Answers when they do.
-    pub async fn admit(&self, pairs: BTreeSet<Pair>) -> Option<Result<(), String>> {
-        let (reply, answer) = oneshot::channel();
-        self.0.send(Ask::Admit { pairs, reply }).await.ok()?;
-        answer.await.ok()
-    }
-
-    /// Takes the next hop to a peer (by its index) in or out of use.
-    pub async fn set_link(&self, index: usize, state: LinkState) -> Option<Result<(), String>> {
-        let (reply, answer) = oneshot::channel();
-        let ask = Ask::Link {
-            index,
-            state,
-            reply,
-        };
-        self.0.send(ask).await.ok()?;
-        answer.await.ok()
-    }
-}
-
 /// The forwarding path of one node.
 #[derive(Debug)]
 pub struct Path {
@@ -140,6 +85,7 @@ pub struct Path {
     /// Pairs that follow from tokens.
     admitted: BTreeSet<Pair>,
     moves: Moves,
+    members: Members,
     tags: Tags,
     listening: Listening,
     nic: Option<Nic>,
@@ -201,7 +147,11 @@ impl Path {
     ///
     /// # Errors
     /// When a mode was asked for by name and cannot be had.
-    pub async fn start(config: Arc<Config>, admitted: BTreeSet<Pair>) -> Result<Self, PathError> {
+    pub async fn start(
+        config: Arc<Config>,
+        admitted: BTreeSet<Pair>,
+        revocations: &[Vec<u8>],
+    ) -> Result<Self, PathError> {
         let mode = config.forwarding.mode;
         let must = matches!(
             config.forwarding.mode,
@@ -213,6 +163,7 @@ impl Path {
         let mut tags = Tags::new(&config, seed);
         tagging::restore(&config, &mut tags);
         let mut path = Self {
+            members: Members::recall(&config, revocations),
             tags,
             listening: Listening::default(),
             config,
@@ -264,8 +215,8 @@ impl Path {
     fn start_nic(&mut self, mode: ForwardingMode) -> Result<(), PathError> {
         let started = block_in_place(|| {
             let entropy = entropy().map_err(NicError::Random)?;
-            let (config, facts, admitted) = (&self.config, &self.facts, &self.admitted);
-            Nic::start(config, facts, &self.down, admitted, &self.tags, entropy)
+            let learned = learned(&self.config, &self.admitted, &self.tags, &self.members);
+            Nic::start(&self.config, &self.facts, &self.down, learned, entropy)
         });
         match started {
             Ok((nic, update)) => {
@@ -353,8 +304,7 @@ impl Path {
             Some(nic) => image::of_worker(&self.config, &self.facts, &self.down, &nic.forwarding()),
             None => image::of_userspace(&self.config, &self.facts, &self.down),
         };
-        image.pairs.extend(&self.admitted);
-        self.tags.write(&mut image);
+        learned(&self.config, &self.admitted, &self.tags, &self.members)(&mut image);
         image
     }
 
@@ -393,6 +343,7 @@ impl Path {
                     () = self.watch.changed() => self.follow(&dispatch).await,
                     () = self.moves.changed() => self.follow_moves(&dispatch).await,
                     () = self.tags_due() => self.follow_tags(&dispatch).await,
+                    () = self.members.due() => self.follow_members(&dispatch).await,
                     () = tokio::time::sleep(pause) => self.follow(&dispatch).await,
                 }
             }
@@ -420,8 +371,8 @@ impl Path {
         let updated = block_in_place(|| match &mut self.nic {
             Some(nic) => {
                 let entropy = entropy().map_err(NicError::Random)?;
-                let (config, facts, admitted) = (&self.config, &self.facts, &self.admitted);
-                nic.update(config, facts, &self.down, admitted, &self.tags, entropy)
+                let learned = learned(&self.config, &self.admitted, &self.tags, &self.members);
+                nic.update(&self.config, &self.facts, &self.down, learned, entropy)
             }
             None => Ok(Update::default()),
         });
@@ -528,6 +479,10 @@ impl Path {
                 self.admitted = pairs;
                 let _given_up = reply.send(self.apply(dispatch).await);
             }
+            Ask::Revoked(signed) => {
+                self.members.revoked(&signed);
+                self.follow_members(dispatch).await;
+            }
             Ask::Link {
                 index,
                 state,
@@ -565,6 +520,20 @@ impl Path {
                 file.display()
             )
         })
+    }
+}
+
+/// What is not in the configuration: who was let in, what neighbours agreed on, whom nobody vouches for.
+fn learned(
+    config: &Config,
+    admitted: &BTreeSet<Pair>,
+    tags: &Tags,
+    members: &Members,
+) -> impl Fn(&mut Image) {
+    move |image| {
+        image.pairs.extend(admitted);
+        members.write(config, image);
+        tags.write(image);
     }
 }
 

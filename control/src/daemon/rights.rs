@@ -6,14 +6,15 @@
 
 use super::{
     flood::{self, AdmissionsStatus},
-    unix_ns,
+    path, unix_ns,
 };
 use crate::{
     capability::{Statement, statement::By},
-    channel::{capabilities::Unusable, explain::Given, rights::Taken},
+    channel::{capabilities::Unusable, explain::Given, rights::Taken, subnets::Useless},
     config::NodeSection,
     dispatch::{Dispatch, Ended},
     hex,
+    membership::Membership,
     notices::Notices,
     rights::{
         Authentic, List, Refusal,
@@ -36,6 +37,7 @@ pub struct Keeper {
     dispatch: Dispatch,
     folder: PathBuf,
     flood: flood::Asker,
+    path: path::Asker,
     writing: Arc<Mutex<()>>,
 }
 
@@ -45,6 +47,9 @@ pub enum NotTaken {
     /// The token gives nothing.
     #[error("the token is worthless here: {0}")]
     Token(#[from] Refusal),
+    /// The membership is of no use here.
+    #[error("the membership is of no use here: {0}")]
+    Membership(#[from] Useless),
     /// The statement is of no use here.
     #[error("the statement is of no use here: {0}")]
     Statement(#[from] Unusable),
@@ -96,10 +101,16 @@ fn folder(state: &Path) -> PathBuf {
 }
 
 impl Keeper {
-    pub(super) fn new(dispatch: Dispatch, state: &Path, flood: flood::Asker) -> Self {
+    pub(super) fn new(
+        dispatch: Dispatch,
+        state: &Path,
+        flood: flood::Asker,
+        path: path::Asker,
+    ) -> Self {
         Self {
             dispatch,
             flood,
+            path,
             folder: folder(state),
             writing: Arc::default(),
         }
@@ -141,6 +152,24 @@ impl Keeper {
             let node = &mut parts.node;
             parts.service.take_statement(now_ns, node, &statement)?;
             Ok::<_, Unusable>(parts.service.given_by_statement(now_ns, &statement))
+        });
+        let mut given = Given::default();
+        for held in held.await? {
+            given = held?;
+        }
+        Ok(given)
+    }
+
+    /// The same of a membership of this node's entity.
+    ///
+    /// # Errors
+    /// [`NotTaken::Membership`], [`NotTaken::Ended`].
+    pub async fn present_membership(&self, membership: &Membership) -> Result<Given, NotTaken> {
+        let membership = membership.clone();
+        let held = self.dispatch.with_all(move |now_ns, parts| {
+            let node = &mut parts.node;
+            parts.service.take_membership(now_ns, node, &membership)?;
+            Ok::<_, Useless>(parts.service.given_by_membership(now_ns, &membership))
         });
         let mut given = Given::default();
         for held in held.await? {
@@ -192,7 +221,8 @@ impl Keeper {
         });
         let counts = !taken.await?.contains(&Taken::No);
         if counts {
-            self.flood.revoked(list).await?;
+            self.flood.revoked(list.clone()).await?;
+            self.path.revoked(list).await;
         }
         Ok(counts)
     }

@@ -61,7 +61,7 @@ impl Running {
                     unix_zero_ns: unix_ns(),
                     ..Setup::of(config, share, &presence)
                 })
-                .among(Subnets::configured(config))
+                .among(Subnets::configured(config, path.shown()))
                 .telling(path.moves())
                 .noting(notices)
                 .hearing(inbox)

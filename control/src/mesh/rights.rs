@@ -5,6 +5,7 @@ use crate::{
     api::{rights::NamedStatement, why::Why},
     capability::Statement,
     channel::explain::Given,
+    membership::Membership,
     rights::Chain,
 };
 use hyper::Method;
@@ -28,6 +29,17 @@ impl Mesh {
     pub async fn present_statement(&self, statement: &Statement) -> Result<Given, MeshError> {
         let body = whole(statement.as_bytes().to_vec());
         let uri = "/statement".to_owned();
+        let answer = self.send(Method::POST, uri, body).await?;
+        read_json(answer).await
+    }
+
+    /// The same of a membership of a subnet; see [`crate::membership`].
+    ///
+    /// # Errors
+    /// [`MeshError::Refused`] when it is about another entity, or a later one is held.
+    pub async fn present_membership(&self, membership: &Membership) -> Result<Given, MeshError> {
+        let body = whole(membership.as_bytes().to_vec());
+        let uri = "/membership".to_owned();
         let answer = self.send(Method::POST, uri, body).await?;
         read_json(answer).await
     }

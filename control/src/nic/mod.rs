@@ -10,7 +10,7 @@
 //! daemon takes the maps as they are, brings them to its own image, and replaces the program in place.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt, fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -22,14 +22,12 @@ use virga_ebpf::{
     limits::{LAYOUT_VERSION, PORTS_MAX},
     publish::{GuardStatus, PublishError, Publisher, Store},
     reason::Counter,
-    tables::Pair,
 };
 
 use crate::{
     cause,
     config::{Config, ForwardingMode},
     image::{self, Down},
-    tags::Tags,
 };
 
 pub mod kernel;
@@ -195,8 +193,7 @@ impl Nic {
         config: &Config,
         facts: &Facts,
         down: &Down,
-        admitted: &BTreeSet<Pair>,
-        tags: &Tags,
+        learned: impl Fn(&mut Image),
         entropy: impl FnMut() -> u64,
     ) -> Result<(Self, Update), NicError> {
         let pins = Pins::of(&config.node.name);
@@ -209,7 +206,7 @@ impl Nic {
         let (is_new, before) = (pins.is_empty(), pins.links());
         let opened = Self::open(config, pins.clone(), Arc::clone(&lock));
         let started = opened.and_then(|mut nic| {
-            let update = nic.update(config, facts, down, admitted, tags, entropy)?;
+            let update = nic.update(config, facts, down, learned, entropy)?;
             let is_forwarding = !nic.forwarding().is_empty();
             let update = start::judge(
                 config.forwarding.mode,
@@ -239,14 +236,12 @@ impl Nic {
         config: &Config,
         facts: &Facts,
         down: &Down,
-        admitted: &BTreeSet<Pair>,
-        tags: &Tags,
+        learned: impl Fn(&mut Image),
         entropy: impl FnMut() -> u64,
     ) -> Result<Update, NicError> {
         self.forget_gone(facts);
         let mut image = image::of_nic(config, facts, down, |ifindex| self.egress_place(ifindex))?;
-        image.pairs.extend(admitted);
-        tags.write(&mut image);
+        learned(&mut image);
         self.publisher.apply(&mut self.maps, &image, entropy)?;
         let mut update = Update::default();
         let mut wanted: Vec<&Interface> = Vec::new();

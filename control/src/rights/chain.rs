@@ -14,7 +14,7 @@ use super::{
     signed::ObjectError,
     token::{Grant, LINK_BYTES_MAX, Link},
 };
-use crate::keys::EntityKey;
+use crate::{keys::EntityKey, membership::Unvouched};
 use thiserror::Error;
 use virga_transport::ChannelName;
 
@@ -114,6 +114,9 @@ pub enum Refusal {
     /// What is vouched for of the entity is not what the channel asks for.
     #[error("{0}")]
     Capability(Lacking),
+    /// Nobody vouches for where the entity's node is.
+    #[error("{0}")]
+    Membership(Unvouched),
     /// The issuer has taken it back.
     #[error("link {link} was revoked: {what}")]
     Revoked {
@@ -131,6 +134,9 @@ impl Refusal {
         match self {
             Self::Capability(_) => {
                 "get a statement from one of the channel's capability issuers and present it with: virga capability present FILE"
+            }
+            Self::Membership(_) => {
+                "get a membership from one of [subnets] issuers and present it with: virga subnet present FILE"
             }
             _ => {
                 "get a token from one of the channel's issuers and present it with: virga token present FILE"
@@ -155,6 +161,7 @@ impl Refusal {
             Self::Operation(_) => Fault::Operation,
             Self::Revoked { .. } => Fault::Revoked,
             Self::Capability(_) => Fault::Capability,
+            Self::Membership(_) => Fault::Membership,
         }
     }
 }
@@ -189,11 +196,13 @@ pub enum Fault {
     Revoked,
     /// [`Refusal::Capability`].
     Capability,
+    /// [`Refusal::Membership`].
+    Membership,
 }
 
 impl Fault {
     /// All there are.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Missing,
         Self::Signature,
         Self::NotDelegable,
@@ -207,6 +216,7 @@ impl Fault {
         Self::Operation,
         Self::Revoked,
         Self::Capability,
+        Self::Membership,
     ];
 
     /// A word for counters, answers and programs.
@@ -226,6 +236,7 @@ impl Fault {
             Self::Operation => "token_operation",
             Self::Revoked => "token_revoked",
             Self::Capability => "capability",
+            Self::Membership => "membership",
         }
     }
 }

@@ -4,6 +4,7 @@
 //! virga-token-v1 AQ…
 //! virga-revocations-v1 dmlyZ2EC…
 //! virga-capability-v1 dmlyZ2ED…
+//! virga-subnet-v1 dmlyZ2EE…
 //! ```
 //! None is secret: a token serves only whoever has its subject's key.
 
@@ -12,9 +13,12 @@ use super::{
     revocation::{LIST_BYTES_MAX, List, ListError},
     signed::ObjectError,
 };
-use crate::capability::{
-    Statement,
-    statement::{Forged, STATEMENT_BYTES_MAX},
+use crate::{
+    capability::{
+        Statement,
+        statement::{Forged, STATEMENT_BYTES_MAX},
+    },
+    membership::{MEMBERSHIP_BYTES, Membership},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use std::{
@@ -26,6 +30,7 @@ use std::{
 const TOKEN: &str = "virga-token-v1";
 const REVOCATIONS: &str = "virga-revocations-v1";
 const CAPABILITY: &str = "virga-capability-v1";
+const SUBNET: &str = "virga-subnet-v1";
 
 /// A file that could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +79,15 @@ pub enum FileError {
         /// What is wrong with it.
         error: ObjectError,
     },
-    /// The statement in it was changed.
+    /// The membership in it is broken.
+    #[error("{}: the membership cannot be read: {error}", path.display())]
+    Membership {
+        /// Where.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: ObjectError,
+    },
+    /// The statement or membership in it was changed.
     #[error("{}: {error}", path.display())]
     Forged {
         /// Where.
@@ -113,17 +126,7 @@ pub fn read_token(path: &Path) -> Result<Chain, FileError> {
 /// # Errors
 /// [`FileError`].
 pub fn read_tokens(path: &Path) -> Result<Vec<Chain>, FileError> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => {
-            return Err(FileError::Io {
-                path: path.into(),
-                operation: "read",
-                source,
-            });
-        }
-    };
+    let text = lines_of(path)?;
     let tokens = text.lines().map(|line| {
         let bytes = decode(path, TOKEN, CHAIN_BYTES_MAX, line)?;
         Chain::parse(&bytes).map_err(|error| FileError::Chain {
@@ -134,6 +137,18 @@ pub fn read_tokens(path: &Path) -> Result<Vec<Chain>, FileError> {
     tokens.collect()
 }
 
+/// What a file says that need not be there.
+fn lines_of(path: &Path) -> Result<String, FileError> {
+    match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        read => read.map_err(|source| FileError::Io {
+            path: path.into(),
+            operation: "read",
+            source,
+        }),
+    }
+}
+
 /// Replaces a file of tokens, one a line.
 ///
 /// # Errors
@@ -142,13 +157,17 @@ pub fn replace_tokens<'a>(
     path: &Path,
     tokens: impl Iterator<Item = &'a Chain>,
 ) -> Result<(), FileError> {
+    replace_lines(path, tokens.map(token_line).collect())
+}
+
+fn replace_lines(path: &Path, lines: String) -> Result<(), FileError> {
     let made = path.parent().map_or(Ok(()), fs::create_dir_all);
     made.map_err(|source| FileError::Io {
         path: path.into(),
         operation: "make the folder of",
         source,
     })?;
-    replace(path, &tokens.map(token_line).collect::<String>())
+    replace(path, &lines)
 }
 
 /// Reads a revocation list's file, and gives the list and its signed bytes.
@@ -187,6 +206,56 @@ pub fn read_statement(path: &Path) -> Result<Statement, FileError> {
         path: path.into(),
         error,
     })
+}
+
+/// The line of a membership's file.
+#[must_use]
+pub fn membership_line(membership: &Membership) -> String {
+    let digits = URL_SAFE_NO_PAD.encode(membership.as_bytes());
+    format!("{SUBNET} {digits}\n")
+}
+
+/// Reads a membership's file, and verifies its signature.
+///
+/// # Errors
+/// [`FileError`].
+pub fn read_membership(path: &Path) -> Result<Membership, FileError> {
+    membership(path, &read(path, SUBNET, MEMBERSHIP_BYTES)?)
+}
+
+/// Reads a file of memberships, one a line; none where there is no such file.
+///
+/// # Errors
+/// [`FileError`].
+pub fn read_memberships(path: &Path) -> Result<Vec<Membership>, FileError> {
+    let text = lines_of(path)?;
+    let all = text.lines().map(|line| {
+        let bytes = decode(path, SUBNET, MEMBERSHIP_BYTES, line)?;
+        membership(path, &bytes)
+    });
+    all.collect()
+}
+
+fn membership(path: &Path, bytes: &[u8]) -> Result<Membership, FileError> {
+    let unverified = Membership::parse(bytes).map_err(|error| FileError::Membership {
+        path: path.into(),
+        error,
+    })?;
+    unverified.verify().map_err(|error| FileError::Forged {
+        path: path.into(),
+        error,
+    })
+}
+
+/// Replaces a file of memberships, one a line.
+///
+/// # Errors
+/// [`FileError::Io`].
+pub fn replace_memberships<'a>(
+    path: &Path,
+    memberships: impl Iterator<Item = &'a Membership>,
+) -> Result<(), FileError> {
+    replace_lines(path, memberships.map(membership_line).collect())
 }
 
 fn read(path: &Path, label: &'static str, bytes_max: usize) -> Result<Vec<u8>, FileError> {

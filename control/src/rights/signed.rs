@@ -37,6 +37,8 @@ pub enum Kind {
     RevocationList = 2,
     /// [`crate::capability::Statement`], by an issuer.
     Statement = 3,
+    /// [`crate::membership::Membership`].
+    Membership = 4,
     /// [`crate::capability::Statement`], by its subject.
     Announcement = 8,
 }

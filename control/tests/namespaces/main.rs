@@ -15,6 +15,7 @@ mod neighbours;
 mod restart;
 mod roaming;
 mod starting;
+mod subnets;
 mod tags;
 mod three_hosts;
 mod traffic;

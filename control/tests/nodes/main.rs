@@ -15,6 +15,7 @@ mod rights;
 mod roaming;
 mod stage;
 mod stopping;
+mod subnets;
 mod subscribing;
 mod workers;
 

@@ -56,6 +56,7 @@ fn a_publisher_refuses_subscribers_in_subnets_that_its_channel_does_not_go_to() 
         net.sides[0].service.subnets = Subnets {
             own,
             peers: [(id(1), theirs)].into(),
+            ..Subnets::default()
         };
         net.subscribe(1, only("a"), &Inbox::with_room(1));
         let what = format!("{visibility:?} from {own:?} to {theirs:?}");

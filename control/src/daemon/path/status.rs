@@ -51,6 +51,10 @@ pub struct LinkStatus {
     pub resolved: bool,
     /// Whether an operator took it down.
     pub down: bool,
+    /// Its subnet, and the leading bits of it that all packets from it share.
+    pub subnet: String,
+    /// Why nothing but handshakes and control traffic is let in from it; none: more is.
+    pub unvouched: Option<String>,
     /// Link tags on what comes from it and goes to it.
     pub tags: TagsStatus,
 }
@@ -118,6 +122,8 @@ impl Path {
                 interface: interface.map(|i| i.name.clone()),
                 resolved: link.is_some_and(|l| l.mac.is_some()),
                 down: self.down.contains(&index),
+                subnet: peer.place().to_string(),
+                unvouched: self.members.why_not(peer.id),
                 tags: self.tags.status(peer.id),
             });
         }

@@ -1,0 +1,72 @@
+//! How others reach the task that owns the forwarding path.
+
+use super::ForwardingStatus;
+use crate::api::status::LinkState;
+use std::collections::BTreeSet;
+use tokio::sync::{mpsc, oneshot};
+use virga_ebpf::tables::Pair;
+
+/// What the task is asked.
+pub(super) enum Ask {
+    Status(oneshot::Sender<ForwardingStatus>),
+    Admits {
+        pair: Pair,
+        reply: oneshot::Sender<bool>,
+    },
+    Admit {
+        pairs: BTreeSet<Pair>,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    Revoked(Vec<u8>),
+    Link {
+        index: usize,
+        state: LinkState,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+}
+
+/// How others reach the task.
+#[derive(Clone, Debug)]
+pub struct Asker(pub(super) mpsc::Sender<Ask>);
+
+impl Asker {
+    /// What is in use, and why. None: the daemon is shutting down.
+    pub async fn status(&self) -> Option<ForwardingStatus> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Ask::Status(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Whether transit packets of an origin on a channel are let through here.
+    pub async fn admits(&self, pair: Pair) -> Option<bool> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Ask::Admits { pair, reply }).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Has the guards let these pairs pass, beside those that the configuration lists, and no others.
+    /// Answers when they do.
+    pub async fn admit(&self, pairs: BTreeSet<Pair>) -> Option<Result<(), String>> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Ask::Admit { pairs, reply }).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// A revocation list counts from now on. What it ends has ended when this returns, or soon after.
+    pub async fn revoked(&self, signed: Vec<u8>) {
+        // With the task, what it would do has ended.
+        let _ended = self.0.send(Ask::Revoked(signed)).await;
+    }
+
+    /// Takes the next hop to a peer (by its index) in or out of use.
+    pub async fn set_link(&self, index: usize, state: LinkState) -> Option<Result<(), String>> {
+        let (reply, answer) = oneshot::channel();
+        let ask = Ask::Link {
+            index,
+            state,
+            reply,
+        };
+        self.0.send(ask).await.ok()?;
+        answer.await.ok()
+    }
+}
