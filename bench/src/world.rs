@@ -219,19 +219,35 @@ pub fn frame(header: &Header, port: u16) -> Vec<u8> {
 
 fn frame_from(neighbour: [u8; 4], header: &Header, port: u16) -> Vec<u8> {
     let hop = NextHop {
-        source: v4(neighbour),
-        target: v4(OWN),
+        port,
+        ..ingress(v4(neighbour), v4(OWN))
+    };
+    frame_by(&hop, header)
+}
+
+/// How frames come from one address to another of this node.
+#[must_use]
+pub fn ingress(source: Address, target: Address) -> NextHop {
+    NextHop {
+        source,
+        target,
         source_mac: [2, 0, 0, 0, 0, 2],
         target_mac: [2, 0, 0, 0, 0, 1],
-        port,
+        port: UDP_PORT,
         ..NextHop::default()
-    };
+    }
+    .completed()
+}
+
+/// A frame as a hop's sender makes it.
+#[must_use]
+pub fn frame_by(hop: &NextHop, header: &Header) -> Vec<u8> {
     let outer = Outer {
         mesh: 0,
         source: hop.source,
         target: hop.target,
         source_port: 0,
-        target_port: port,
+        target_port: hop.port,
         checksum: 0,
         traffic_class: 0,
         udp_payload_bytes: MESH_BYTES + header.payload_len,
@@ -246,8 +262,8 @@ fn frame_from(neighbour: [u8; 4], header: &Header, port: u16) -> Vec<u8> {
         hop_count: header.hop_count,
         link_tag: header.link_tag,
     };
-    let mut frame = vec![0; rewrite::headers_bytes(&hop)];
-    rewrite::write_outer(frame.as_mut_slice(), &outer, &hop, &sent);
+    let mut frame = vec![0; rewrite::headers_bytes(hop)];
+    rewrite::write_outer(frame.as_mut_slice(), &outer, hop, &sent);
     frame.extend(header.encode());
     frame.resize(frame.len() + usize::from(header.payload_len), 0x5a);
     frame

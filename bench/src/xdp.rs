@@ -5,7 +5,7 @@
 //! and duplicate slot (7 array look-ups, 4 keyed hashes of 3 to 7 multiplications at 3 to 4 cycles each, which is
 //! 25 ns at 3 GHz where nothing overlaps), takes the time (a helper call that reads the clock, 10 to 15), writes 50
 //! bytes and calls the redirect helper (`redirect_ns`). So about 45 ns is what is left when every cache line is warm.
-//! All of them are here: one flow, one stranger and one local packet again and again, which is every verdict's best.
+//! All of them are: one packet again and again, which is every verdict's best; but for the walks over destinations and strangers.
 //!
 //! A packet whose flow is not cached waits for more lines, far away where there are many destinations: its slot of the
 //! flow cache, one of the guard, two of the exact set (a hash map: bucket and element; 40 ns when warm), one of the
@@ -20,6 +20,8 @@
 //! measured program; the same with a program that does nothing is subtracted, round by round. Every run's
 //! verdict is counted by the program itself, and must be the expected one.
 
+mod cases;
+
 use std::thread;
 
 use aya::{
@@ -32,11 +34,9 @@ use virga::nic::{
     maps::{self, Maps},
 };
 use virga_ebpf::{
-    header::{Header, NodeId},
-    limits::UDP_PORT,
+    image::Image,
     publish::Publisher,
-    reason::{Outcome, Reason},
-    replay::FRAME_BYTES,
+    replay::{FRAME_BYTES, Replay},
     tag::TagKey,
 };
 
@@ -47,6 +47,7 @@ use crate::{
     rounds::{low, median},
     world,
 };
+use cases::Case;
 
 /// The built object; `scripts/build-ebpf` makes it from `ebpf/src/traffic.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
@@ -54,7 +55,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
     "/../ebpf/prebuilt/traffic.bpf.o"
 ));
 /// Words of [`virga_ebpf::replay::Replay`].
-const REPLAY_WORDS: usize = FRAME_BYTES / 8 + 6;
+const REPLAY_WORDS: usize = size_of::<Replay>() / 8;
 /// Runs of one program in one round: some milliseconds.
 const REPEAT: u32 = 50_000;
 /// Destinations that a walk goes over: eight times the flow cache.
@@ -67,82 +68,6 @@ const REDIRECT: u32 = 4;
 const REPLAY: &str = "virga_replay";
 const NULL: &str = "virga_null";
 const BARE_REDIRECT: &str = "virga_redirect";
-
-/// One verdict.
-struct Case {
-    name: &'static str,
-    frame: Vec<u8>,
-    destination: NodeId,
-    /// 0, or the mask of a walk over destinations.
-    walk: u64,
-    /// Key of the link tag that each frame is given.
-    tag_key: Option<TagKey>,
-    counter: u32,
-    action: u32,
-    /// Nanoseconds that it shall not cost more than.
-    limit: Option<f64>,
-}
-
-fn case(name: &'static str, header: Header, counter: u32, action: u32) -> Case {
-    Case {
-        name,
-        frame: world::frame(&header, UDP_PORT),
-        destination: header.destination,
-        walk: 0,
-        tag_key: None,
-        counter,
-        action,
-        limit: None,
-    }
-}
-
-fn drop(name: &'static str, header: Header, reason: Reason) -> Case {
-    case(name, header, reason.counter(), DROP)
-}
-
-fn cases() -> Vec<Case> {
-    let header = world::header();
-    let (local, stranger) = (world::local_header(), world::strangers_header());
-    let pass = Outcome::Pass.counter();
-    let redirect = Outcome::Redirect.counter();
-    vec![
-        Case {
-            frame: world::frame(&header, 53),
-            limit: Some(10.0),
-            ..case("xdp.not_ours_ns", header, pass, PASS)
-        },
-        drop(
-            "xdp.malformed_ns",
-            Header { magic: 0, ..header },
-            Reason::Magic,
-        ),
-        Case {
-            limit: Some(20.0),
-            ..drop("xdp.guard_miss_ns", stranger, Reason::Unauthorised)
-        },
-        case("xdp.local_ns", local, Outcome::Local.counter(), PASS),
-        Case {
-            limit: Some(60.0),
-            ..case("xdp.forward_ns", header, redirect, REDIRECT)
-        },
-        Case {
-            walk: WALK - 1,
-            ..case("xdp.forward_uncached_ns", header, redirect, REDIRECT)
-        },
-        // One tag is checked and another written: at most as much again as a forward without.
-        Case {
-            frame: world::tagged_frame(),
-            tag_key: Some(world::TAG_KEY),
-            limit: Some(120.0),
-            ..case(
-                "xdp.forward_link_tag_ns",
-                world::tagged_header(),
-                redirect,
-                REDIRECT,
-            )
-        },
-    ]
-}
 
 /// The programs, loaded.
 struct Bench {
@@ -157,15 +82,14 @@ struct Bench {
 }
 
 impl Bench {
-    fn load() -> Result<Self, Skip> {
+    /// A router with such tables.
+    fn load(image: &Image) -> Result<Self, Skip> {
         let (mut ours, mut maps) =
             maps::load(None, u32::try_from(2 * WALK).unwrap_or(u32::MAX)).map_err(failed)?;
         maps::program(&mut ours, FORWARD).map_err(failed)?;
         let mut publisher = Publisher::recover(&maps).map_err(failed)?;
-        let mut image = world::image(WALK);
-        world::add_tagged(&mut image);
         publisher
-            .apply(&mut maps, &image, world::entropy())
+            .apply(&mut maps, image, world::entropy())
             .map_err(failed)?;
         maps.set_egress(0, world::INGRESS).map_err(failed)?;
         let mut measure = EbpfLoader::new()
@@ -231,16 +155,36 @@ impl Bench {
 
     /// Nanoseconds a run, the measurement's own included.
     fn run(&mut self, case: &Case, program: &'static str, action: u32) -> Result<f64, Skip> {
+        let Replay {
+            destination,
+            destination_mask,
+            sequence_mask,
+            origin,
+            origin_mask,
+            mesh,
+            tagged,
+            tag_key,
+            ..
+        } = case.vary;
         self.aim(program)?;
         let mut words = [0; REPLAY_WORDS];
         let (frame_words, rest) = words.split_at_mut(FRAME_BYTES / 8);
         for (word, bytes) in frame_words.iter_mut().zip(case.frame.as_chunks().0) {
             *word = u64::from_ne_bytes(*bytes);
         }
-        let TagKey([key, key_too]) = case.tag_key.unwrap_or_default();
-        let tagged = u64::from(case.tag_key.is_some());
-        let destination = case.destination.0;
-        rest.copy_from_slice(&[self.sequence, destination, case.walk, tagged, key, key_too]);
+        let TagKey([key, key_too]) = tag_key;
+        rest.copy_from_slice(&[
+            self.sequence,
+            destination,
+            destination_mask,
+            sequence_mask,
+            origin,
+            origin_mask,
+            mesh,
+            tagged,
+            key,
+            key_too,
+        ]);
         self.replay.set(0, words, 0).map_err(failed)?;
         let xdp: &Xdp = self
             .measure
@@ -267,12 +211,15 @@ impl Bench {
 
     /// Nanoseconds of our program; every run must have ended as the case says.
     fn run_ours(&mut self, case: &Case) -> Result<f64, Skip> {
+        if case.uses_something_up() {
+            self.run(case, FORWARD, case.action)?;
+        }
         let before = self.maps.counters().map_err(failed)?;
         let nanoseconds = self.run(case, FORWARD, case.action)?;
         let after = self.maps.counters().map_err(failed)?;
         let place = case.counter as usize;
         let counted = after[place].packets - before[place].packets;
-        if counted != u64::from(REPEAT) {
+        if counted + case.others_max < u64::from(REPEAT) {
             return Err(failed(format!(
                 "{}: {counted} of {REPEAT} runs ended as they should",
                 case.name
@@ -301,30 +248,38 @@ pub(crate) fn measure(rounds: u32) -> Result<Vec<Entry>, Skip> {
 }
 
 fn on_this_cpu(rounds: u32) -> Result<Vec<Entry>, Skip> {
-    let mut bench = Bench::load()?;
-    let cases = cases();
-    let bare = &cases[0];
+    let mut benches = Vec::new();
+    for (image, cases) in cases::all() {
+        let figures = vec![Vec::new(); cases.len()];
+        benches.push((Bench::load(&image)?, cases, figures));
+    }
+    let bare = cases::not_ours();
     let mut nulls = Vec::new();
     let mut redirects = Vec::new();
-    let mut ours = vec![Vec::new(); cases.len()];
     for _ in 0..rounds {
         interrupt::check()?;
-        for (case, figures) in cases.iter().zip(&mut ours) {
-            // What makes a frame's link tag is no part of what is measured.
-            let is_plain = case.tag_key.is_none();
-            let null = bench.run(if is_plain { bare } else { case }, NULL, PASS)?;
-            figures.push(bench.run_ours(case)? - null);
-            if is_plain {
-                nulls.push(null);
+        for (bench, cases, figures) in &mut benches {
+            for (case, figures) in cases.iter().zip(figures) {
+                // What makes a frame's link tag is no part of what is measured.
+                let is_plain = case.vary.tagged == 0;
+                let null = bench.run(if is_plain { &bare } else { case }, NULL, PASS)?;
+                figures.push(bench.run_ours(case)? - null);
+                if is_plain {
+                    nulls.push(null);
+                }
             }
         }
-        redirects.push(bench.run(bare, BARE_REDIRECT, REDIRECT)? - bench.run(bare, NULL, PASS)?);
+        let bench = &mut benches[0].0;
+        redirects.push(bench.run(&bare, BARE_REDIRECT, REDIRECT)? - bench.run(&bare, NULL, PASS)?);
     }
     let mut entries = vec![
         Entry::new("xdp.null_ns", "ns", median(&nulls)).spread(&nulls),
         Entry::new("xdp.redirect_ns", "ns above null", median(&redirects)).spread(&redirects),
     ];
-    for (case, figures) in cases.iter().zip(&ours) {
+    let measured = benches
+        .iter()
+        .flat_map(|(_, cases, figures)| cases.iter().zip(figures));
+    for (case, figures) in measured {
         let entry = Entry::new(case.name, "ns above null", median(figures)).spread(figures);
         entries.push(match case.limit {
             Some(limit) => entry.limit(limit),
@@ -336,7 +291,7 @@ fn on_this_cpu(rounds: u32) -> Result<Vec<Entry>, Skip> {
             low(figures)
         );
     }
-    entries.extend(bench.sizes()?);
+    entries.extend(benches[0].0.sizes()?);
     Ok(entries)
 }
 

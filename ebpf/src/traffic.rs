@@ -18,7 +18,7 @@ use virga_ebpf::{
     frame::Bytes,
     header::{Header, offset},
     limits::HEADER_BYTES,
-    replay::{FRAME_BYTES, MESH, Replay},
+    replay::{FRAME_BYTES, MESH, MESH_IPV6, MESH_TAGGED, ORIGIN_STEP, Replay},
     sink::{self, BUCKETS, Counts, Kind},
     tag::link_tag,
     workload::{CAPTURED_BYTES_MAX, Captured, Lane, Workload, write},
@@ -197,23 +197,51 @@ pub(crate) fn virga_replay(ctx: XdpContext) -> u32 {
     let Some(replay) = REPLAY.get_ptr_mut(0) else {
         return XDP_ABORTED;
     };
-    // SAFETY: a value of the map, which one test run uses; the frame has `FRAME_BYTES` bytes, as just
-    // checked, and all that is written lies within them.
-    unsafe {
+    // SAFETY: a value of the map, which one test run uses; the frame has `FRAME_BYTES` bytes, as just checked.
+    let replay = unsafe {
         (*replay).sequence += 1;
         *(start as *mut [u64; FRAME_BYTES / 8]) = (*replay).frame;
-        let sequence = (*replay).sequence;
-        *((start + MESH + offset::SEQUENCE) as *mut [u8; 8]) = sequence.to_be_bytes();
-        let destination = (*replay).destination + (sequence & (*replay).destination_mask);
-        *((start + MESH + offset::DESTINATION) as *mut [u8; 8]) = destination.to_be_bytes();
-        if (*replay).tagged == 1 {
+        &*replay
+    };
+    let end = ctx.data_end();
+    let is_varied = match replay.mesh as usize {
+        MESH => vary::<MESH>(start, end, replay),
+        MESH_TAGGED => vary::<MESH_TAGGED>(start, end, replay),
+        MESH_IPV6 => vary::<MESH_IPV6>(start, end, replay),
+        _ => false,
+    };
+    if replay.tagged == 1 {
+        // SAFETY: the frame has `FRAME_BYTES` bytes, as just checked, and the mesh header at `MESH` ends before.
+        unsafe {
             let header = Header::decode(&*((start + MESH) as *const [u8; HEADER_BYTES]));
-            let tag = link_tag(&[(*replay).tag_key; 2], 0, &header);
+            let tag = link_tag(&[replay.tag_key; 2], 0, &header);
             *((start + MESH + offset::LINK_TAG) as *mut [u8; 8]) = tag.to_be_bytes();
         }
-        TARGET.tail_call(&ctx, 0);
+    }
+    if is_varied {
+        // SAFETY: the context is the one that the program was called with.
+        unsafe { TARGET.tail_call(&ctx, 0) };
     }
     XDP_ABORTED
+}
+
+/// Writes what changes from run to run into the mesh header at `AT`; whether the frame is long enough.
+#[inline(always)]
+fn vary<const AT: usize>(start: usize, end: usize, replay: &Replay) -> bool {
+    if start + AT + HEADER_BYTES > end {
+        return false;
+    }
+    let sequence = replay.sequence;
+    let destination = replay.destination + (sequence & replay.destination_mask);
+    let origin = replay.origin ^ (sequence & replay.origin_mask).wrapping_mul(ORIGIN_STEP);
+    let put = |at: usize, word: u64| {
+        // SAFETY: within the mesh header, which lies within the frame, as just checked.
+        unsafe { *((start + AT + at) as *mut [u8; 8]) = word.to_be_bytes() };
+    };
+    put(offset::SEQUENCE, sequence & replay.sequence_mask);
+    put(offset::DESTINATION, destination);
+    put(offset::ORIGIN_HASH, origin);
+    true
 }
 
 /// Sends every frame to another interface as it is: the least that a forwarder in XDP can do.
