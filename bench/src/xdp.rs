@@ -29,9 +29,12 @@ use aya::{
     maps::{Array, DevMap, MapData, ProgramArray},
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
-use virga::nic::{
-    FORWARD,
-    maps::{self, Maps},
+use virga::{
+    generate::live::{NULL, OBJECT, REDIRECT as BARE_REDIRECT},
+    nic::{
+        FORWARD,
+        maps::{self, Maps},
+    },
 };
 use virga_ebpf::{
     image::Image,
@@ -49,11 +52,6 @@ use crate::{
 };
 use cases::Case;
 
-/// The built object; `scripts/build-ebpf` makes it from `ebpf/src/traffic.rs`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../ebpf/prebuilt/traffic.bpf.o"
-));
 /// Words of [`virga_ebpf::replay::Replay`].
 const REPLAY_WORDS: usize = size_of::<Replay>() / 8;
 /// Runs of one program in one round: some milliseconds.
@@ -66,8 +64,6 @@ const PASS: u32 = 2;
 const REDIRECT: u32 = 4;
 
 const REPLAY: &str = "virga_replay";
-const NULL: &str = "virga_null";
-const BARE_REDIRECT: &str = "virga_redirect";
 
 /// The programs, loaded.
 struct Bench {

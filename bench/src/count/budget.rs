@@ -13,6 +13,8 @@ use std::{
 const OVER: f64 = 0.02;
 /// Share below the budget from which on the budget says nothing any more.
 const STALE: f64 = 0.10;
+/// The same beside another environment's budget, whose compiler and library make other code.
+const FAR: f64 = 0.10;
 /// Instructions that a count may differ by, however small the budget.
 const SLACK: f64 = 1.0;
 
@@ -73,6 +75,11 @@ pub(crate) enum Judgement {
 }
 
 impl Judgement {
+    /// Whether a count is as another environment's budget lets expect.
+    pub(crate) fn is_near(count: f64, budget: f64) -> bool {
+        count - budget <= SLACK.max(budget * FAR)
+    }
+
     pub(crate) fn of(count: f64, budget: Option<f64>) -> Self {
         match budget {
             None => Self::Unrecorded,
@@ -111,6 +118,18 @@ impl Budget {
     /// What is recorded for an environment.
     pub(crate) fn of(&self, environment: &str) -> Option<&Counts> {
         self.0.get(environment)
+    }
+
+    /// What is recorded for the environment that is most like one: of the same processor, the last by name.
+    pub(crate) fn nearest(&self, environment: &str) -> Option<(&str, &Counts)> {
+        let processor = |name: &str| name.rsplit(", ").next().map(str::to_owned);
+        let own = processor(environment);
+        let mut like = self
+            .0
+            .iter()
+            .rev()
+            .filter(|(name, _)| processor(name) == own);
+        like.next().map(|(name, counts)| (name.as_str(), counts))
     }
 
     /// Records counts in place of those of the same environment.
@@ -173,5 +192,21 @@ mod tests {
         assert_eq!(read.of("rustc 1.95.0, glibc 2.36"), Some(&counts(3.5)));
         assert_eq!(read.of("rustc 1.96.0, glibc 2.36"), Some(&counts(2.0)));
         assert_eq!(read.of("rustc 1.97.0, glibc 2.36"), None);
+    }
+
+    #[test]
+    fn the_nearest_environment_has_the_same_processor() {
+        let mut budget = Budget::default();
+        for environment in [
+            "rustc 1.95.0, glibc 2.36, aarch64",
+            "rustc 1.95.0, glibc 2.36, x86_64",
+        ] {
+            budget.record(environment.to_owned(), Counts::new());
+        }
+        let nearest = |environment| budget.nearest(environment).map(|(name, _)| name);
+        let found = nearest("rustc 1.97.0, glibc 2.41, x86_64");
+        assert_eq!(found, Some("rustc 1.95.0, glibc 2.36, x86_64"));
+        assert_eq!(nearest("rustc 1.97.0, glibc 2.41, riscv64"), None);
+        assert!(Judgement::is_near(1_100.0, 1_000.0) && !Judgement::is_near(1_101.0, 1_000.0));
     }
 }

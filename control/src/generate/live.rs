@@ -28,13 +28,15 @@ pub use generator::{Generator, Sent, Until};
 pub use sink::{Latency, Measured, Sink};
 
 /// The built object; `scripts/build-ebpf` makes it from `ebpf/src/traffic.rs`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../ebpf/prebuilt/traffic.bpf.o"
 ));
 
-const REDIRECT: &str = "virga_redirect";
-const NULL: &str = "virga_null";
+/// The program that sends every frame to another interface as it is.
+pub const REDIRECT: &str = "virga_redirect";
+/// The program that does nothing.
+pub const NULL: &str = "virga_null";
 
 /// Why traffic could not be made or measured.
 #[derive(Debug, thiserror::Error)]
