@@ -14,11 +14,7 @@ use std::{hint::black_box, time::Duration};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use virga_bench::world;
-use virga_ebpf::{
-    decide::is_authorised,
-    guard::Guard,
-    tables::{Pair, Tables as _},
-};
+use virga_ebpf::{decide::is_authorised, guard::Guard, pair_set, tables::Pair};
 
 /// Different pairs that are probed, in turn: more than a branch predictor learns.
 const DIFFERENT: u64 = 1_024;
@@ -53,7 +49,7 @@ fn probe(c: &mut Criterion) {
                 b.iter(|| count(black_box(pairs), |p| guard.is_hit(p)));
             });
             group.bench_function(format!("exact_{name}"), |b| {
-                b.iter(|| count(black_box(pairs), |p| tables.has_pair(p)));
+                b.iter(|| count(black_box(pairs), |p| pair_set::has(&tables, &settings, p)));
             });
             group.bench_function(name, |b| {
                 b.iter(|| count(black_box(pairs), |p| is_authorised(&tables, &settings, p)));

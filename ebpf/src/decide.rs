@@ -21,6 +21,7 @@ use crate::{
         HEADER_BYTES, PRIORITY_MAX, SEEN_RUN, SEEN_SLOTS, SEEN_TICK_SHIFT, SEEN_WINDOW_NS,
         TRANSIT_HANDSHAKE_BURST, TRANSIT_HANDSHAKES_PER_SECOND,
     },
+    pair_set,
     reason::Reason,
     subnet::{Visibility, may_cross},
     tables::{
@@ -217,15 +218,31 @@ fn admit_pair<T: Tables>(
         (line, pair.denied_by(filter))
     };
     let line = tables.guard_line(line).ok_or(Reason::Unauthorised)?;
-    if guard::is_hit(line, hash) && tables.has_pair(&asked) == is_own {
+    if guard::is_hit(line, hash) && pair_set::has(tables, settings, &asked) == is_own {
         Ok(until)
     } else {
         Err(Reason::Unauthorised)
     }
 }
 
+/// Whether the pair may be in the guard, by half of its bits: what tells nearly all strangers.
+#[inline(always)]
+fn may_pass<T: Tables>(tables: &T, settings: &Settings, pair: &Pair) -> bool {
+    let which = settings.live_guard & 1;
+    let Some(info) = tables.guard(which) else {
+        return false;
+    };
+    let hash = guard::key_hash(info.salt, pair);
+    let line = tables.guard_line(guard::line_of(which, info, hash));
+    matches!(line, Some(line) if guard::may_hit(line, hash))
+}
+
 /// Guard, exact set, policy and route of a flow, from the cache where they stand there. The route is
 /// `None` where there is none; such a flow is not cached.
+///
+/// Half of the guard comes before the cache: its lines are few and near, while a stranger's slot of the cache is in
+/// no CPU's nearest. In the NIC path this takes half the time off a miss of ever other strangers, 42 to 20 ns, and puts 3
+/// on a cached flow's 53 (`scripts/bench xdp`).
 #[inline(always)]
 fn authorise<T: Tables>(
     tables: &T,
@@ -233,6 +250,11 @@ fn authorise<T: Tables>(
     header: &Header,
     neighbour: u32,
 ) -> Result<(Option<u32>, bool), Reason> {
+    let pair = Pair::new(header.origin_hash, header.channel_hash);
+    let is_by_route = settings.by_route != 0;
+    if !is_by_route && !may_pass(tables, settings, &pair) {
+        return Err(Reason::Unauthorised);
+    }
     let mut flow = Flow {
         generation: settings.generation,
         origin: header.origin_hash,
@@ -252,15 +274,9 @@ fn authorise<T: Tables>(
             return Ok((Some(cached.route), cached.rated == 1));
         }
     }
-    let pair = Pair::new(header.origin_hash, header.channel_hash);
-    // Where the exact set judges all, a stranger costs no look-up of a route.
-    if settings.by_route == 0 {
-        flow.until = admit_pair(tables, settings, FILTER_OWN, &pair)?;
-    }
     let (route, to, filter) = way(tables, settings, header);
-    if settings.by_route != 0 {
-        flow.until = admit_pair(tables, settings, filter, &pair)?;
-    }
+    let filter = if is_by_route { filter } else { FILTER_OWN };
+    flow.until = admit_pair(tables, settings, filter, &pair)?;
     let policy = tables.channel(header.channel_hash);
     if let Some(to) = to {
         cross(tables, policy, header, to)?;
@@ -427,7 +443,7 @@ const fn seen_slot(h: u64, sequence: u64) -> u32 {
 
 /// Checks and inserts the packet's fingerprint: 55 bits of its run's hash and an 8-bit tick, in a slot
 /// that the hash and the place in the run name. The hash is NH (Black, Halevi, Krawczyk, Krovetz,
-/// Rogaway: "UMAC"), under keys that nobody else knows: two packets share a fingerprint by chance only.
+/// Rogaway: "UMAC"), under keys that nobody else knows: two packets have the same with a chance of 2^-32.
 /// Best effort: a slot's later packet displaces the earlier.
 #[inline(always)]
 fn refuse_duplicate<T: Tables>(

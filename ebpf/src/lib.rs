@@ -6,7 +6,7 @@
 //! - [`frame`]: from an Ethernet frame to the mesh header; not ours, malformed, or a mesh packet.
 //! - [`header`]: the 64 bytes that every mesh packet starts with.
 //! - [`decide`]: drop it, deliver it, or send it on, by the header alone.
-//! - [`guard`]: which (origin, channel) pairs are authorised, one cache line a probe.
+//! - [`guard`]: which (origin, channel) pairs are authorised, one cache line a probe; [`pair_set`] confirms it.
 //! - [`subnet`]: whether a channel's packets cross from one subnet to another.
 //! - [`directory`]: the route of every destination, one cache line a look-up.
 //! - [`tag`]: which neighbour put the packet on the link.
@@ -14,7 +14,8 @@
 //! - [`rewrite`]: the outer headers of a packet that is sent on.
 //! - [`reason`]: every drop's number, name and counter.
 //! - [`limits`]: every number, with its invariant.
-//! - [`workload`]: packets made for tests and measurements; [`sink`]: what is measured where they end.
+//! - [`workload`]: packets made for tests and measurements; [`replay`]: one frame again and again; [`sink`]: what is
+//!   measured where they end.
 //!
 //! Host side only: [`hash`] makes the names that headers carry, [`image`] holds what the tables shall
 //! say, [`publish`] writes it in an order that no packet can notice, [`memory`] is the tables of user space.
@@ -33,8 +34,7 @@ pub mod image;
 pub mod limits;
 #[cfg(not(target_arch = "bpf"))]
 pub mod memory;
-#[cfg(not(target_arch = "bpf"))]
-mod pair_set;
+pub mod pair_set;
 #[cfg(not(target_arch = "bpf"))]
 pub mod publish;
 pub mod reason;

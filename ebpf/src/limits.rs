@@ -35,6 +35,12 @@ pub const GUARD_LINES_MAX: u32 = GUARD_LINES_PER_BANK * GUARD_BANKS_MAX;
 pub const GUARD_FALSE_POSITIVE_RATE_MAX: f64 = 0.001;
 /// Authorised (origin, channel) pairs in the exact set.
 pub const PAIRS_MAX: u32 = 524_288;
+/// Lines of the smallest exact set; a power of two.
+pub const PAIR_LINES_MIN: u32 = 64;
+/// Lines of the largest; a power of two. Its five entries a line are used to nine tenths then.
+pub const PAIR_LINES_MAX: u32 = 131_072;
+/// Pairs that a line is counted for, of its five entries.
+pub const PAIRS_PER_LINE: usize = 4;
 /// Other subnets whose filters a gateway holds.
 pub const FILTERS_MAX: u32 = 64;
 /// Places of filters: two each, so that a new one is written beside the one in use.
@@ -105,7 +111,7 @@ pub const TRANSIT_HANDSHAKES_PER_SECOND: u64 = 256;
 pub const TRANSIT_HANDSHAKE_BURST: u64 = 64;
 
 /// Changes when a map's layout or the meaning of its values changes; part of the pin path.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 
 const _: () = assert!(HEADER_BYTES.is_power_of_two());
 const _: () = assert!(SOURCE_PORTS.is_power_of_two());
@@ -114,6 +120,12 @@ const _: () = assert!(GUARD_BANKS_MAX.is_power_of_two() && GUARD_BANKS_MAX <= 1 
 const _: () = assert!(
     GUARD_LINES_PER_BANK == 64,
     "6 bits of the key's hash pick the line"
+);
+const _: () = assert!(PAIR_LINES_MIN.is_power_of_two() && PAIR_LINES_MAX.is_power_of_two());
+const _: () = assert!(PAIRS_PER_LINE < crate::pair_set::ENTRIES);
+const _: () = assert!(
+    (PAIRS_MAX + DENIED_MAX) / 9 <= PAIR_LINES_MAX * crate::pair_set::ENTRIES as u32 / 10,
+    "placing fails beyond"
 );
 const _: () = assert!(FILTER_BANKS_MAX.is_power_of_two() && FILTER_BANKS_MAX <= GUARD_BANKS_MAX);
 const _: () = assert!(

@@ -11,7 +11,7 @@ use core::cell::Cell;
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX},
-    btf_maps::{Array, DevMap, HashMap, PerCpuArray, XskMap},
+    btf_maps::{Array, DevMap, PerCpuArray, XskMap},
     helpers::{bpf_ktime_get_coarse_ns, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     macros::{btf_map, xdp},
     programs::XdpContext,
@@ -22,15 +22,16 @@ use virga_ebpf::{
     frame::{self, Bytes, Frame, Outer},
     header::{ChannelHash, Header},
     limits::{
-        CHANNELS, DENIED_MAX, DESTINATIONS_MAX, EXPORT_PLACES, FILTER_PLACES, FLOW_SLOTS,
-        FLOWS_PER_VALUE, LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, PAIRS_MAX, PORTS_MAX,
-        RATE_BUCKETS, ROUTES_MAX, SEEN_SLOTS, SEEN_SLOTS_PER_VALUE, XSK_PORTS, XSKS_MAX,
+        CHANNELS, DESTINATIONS_MAX, EXPORT_PLACES, FILTER_PLACES, FLOW_SLOTS, FLOWS_PER_VALUE,
+        LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, PAIR_LINES_MAX, PORTS_MAX, RATE_BUCKETS,
+        ROUTES_MAX, SEEN_SLOTS, SEEN_SLOTS_PER_VALUE, XSK_PORTS, XSKS_MAX,
     },
+    pair_set,
     reason::{COUNTERS, Counter, Outcome},
     rewrite,
     subnet::Exports,
     tables::{
-        ChannelPolicy, Filter, Flow, GuardInfo, Neighbour, NextHop, Pair, Route, Settings, Tables,
+        ChannelPolicy, Filter, Flow, GuardInfo, Neighbour, NextHop, Route, Settings, Tables,
         XskPort,
     },
 };
@@ -38,8 +39,7 @@ use virga_ebpf::{
 mod packet;
 use packet::Packet;
 
-const NO_PREALLOC: usize = 1;
-/// The map's data starts on a page, so that a line of guard or directory is one cache line.
+/// The map's data starts on a page, so that a line of guard, exact set or directory is one cache line.
 const MMAPABLE: usize = 1 << 10;
 
 #[btf_map(name = "settings")]
@@ -55,8 +55,7 @@ static GUARD_LINES: Array<[u64; 8], { LINES_MAX as usize }, MMAPABLE> = Array::n
 #[btf_map(name = "filters")]
 static FILTERS: Array<Filter, { FILTER_PLACES as usize }> = Array::new();
 #[btf_map(name = "pairs")]
-static PAIRS: HashMap<Pair, u32, { (PAIRS_MAX + DENIED_MAX) as usize }, NO_PREALLOC> =
-    HashMap::new();
+static PAIRS: Array<pair_set::Line, { 2 * PAIR_LINES_MAX as usize }, MMAPABLE> = Array::new();
 #[btf_map(name = "channels")]
 static CHANNEL_POLICIES: Array<ChannelPolicy, { CHANNELS as usize }> = Array::new();
 #[btf_map(name = "exports")]
@@ -132,9 +131,8 @@ impl Tables for Maps {
         GUARD_LINES.get(line)
     }
     #[inline(always)]
-    fn has_pair(&self, pair: &Pair) -> bool {
-        // SAFETY: the value is not read, only whether there is one.
-        unsafe { PAIRS.get(pair).is_some() }
+    fn pair_line(&self, line: u32) -> Option<&pair_set::Line> {
+        PAIRS.get(line)
     }
     #[inline(always)]
     fn channel(&self, hash: ChannelHash) -> Option<&ChannelPolicy> {

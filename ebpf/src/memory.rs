@@ -12,14 +12,13 @@ use crate::{
     header::ChannelHash,
     limits::{
         CHANNELS, DESTINATIONS_MAX, EXPORT_PLACES, FILTER_PLACES, FLOW_SLOTS, GUARD_LINES_MAX,
-        LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, RATE_BUCKETS, ROUTES_MAX, SEEN_SLOTS,
+        LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, PAIR_LINES_MAX, RATE_BUCKETS, ROUTES_MAX,
+        SEEN_SLOTS,
     },
-    pair_set::PairSet,
+    pair_set,
     publish::Store,
     subnet::Exports,
-    tables::{
-        ChannelPolicy, Filter, Flow, GuardInfo, Neighbour, NextHop, Pair, Route, Settings, Tables,
-    },
+    tables::{ChannelPolicy, Filter, Flow, GuardInfo, Neighbour, NextHop, Route, Settings, Tables},
 };
 
 /// All tables of one node. Not shared between threads.
@@ -32,7 +31,7 @@ pub struct MemoryTables {
     guards: [GuardInfo; 2],
     filters: Vec<Filter>,
     guard_lines: Vec<[u64; 8]>,
-    pairs: PairSet,
+    pairs: Vec<pair_set::Line>,
     channels: Vec<ChannelPolicy>,
     exports: Vec<Exports>,
     rate_buckets: Vec<Cell<u64>>,
@@ -67,7 +66,7 @@ impl MemoryTables {
             guards: [GuardInfo::default(); 2],
             filters: vec![Filter::default(); FILTER_PLACES as usize],
             guard_lines: vec![[0; 8]; LINES_MAX as usize],
-            pairs: PairSet::default(),
+            pairs: vec![[0; 8]; 2 * PAIR_LINES_MAX as usize],
             channels: vec![ChannelPolicy::default(); CHANNELS as usize],
             exports: vec![Exports::default(); EXPORT_PLACES as usize],
             rate_buckets: vec![Cell::new(0); RATE_BUCKETS as usize],
@@ -132,8 +131,8 @@ impl Tables for MemoryTables {
         self.guard_lines.get(line as usize)
     }
     #[inline]
-    fn has_pair(&self, pair: &Pair) -> bool {
-        self.pairs.contains(pair)
+    fn pair_line(&self, line: u32) -> Option<&pair_set::Line> {
+        self.pairs.get(line as usize)
     }
     #[inline]
     fn channel(&self, hash: ChannelHash) -> Option<&ChannelPolicy> {
@@ -204,15 +203,12 @@ impl Store for MemoryTables {
         self.guard_lines[from..from + lines.len()].copy_from_slice(lines);
         Ok(())
     }
-    fn pairs(&self) -> Result<Vec<Pair>, Infallible> {
-        Ok(self.pairs.iter().collect())
+    fn pair_lines(&self, from: u32, count: u32) -> Result<Vec<pair_set::Line>, Infallible> {
+        let lines = self.pairs.iter().skip(from as usize);
+        Ok(lines.take(count as usize).copied().collect())
     }
-    fn insert_pair(&mut self, pair: &Pair) -> Result<(), Infallible> {
-        self.pairs.insert(pair);
-        Ok(())
-    }
-    fn remove_pair(&mut self, pair: &Pair) -> Result<(), Infallible> {
-        self.pairs.remove(pair);
+    fn set_pair_line(&mut self, line: u32, entries: &pair_set::Line) -> Result<(), Infallible> {
+        self.pairs[line as usize] = *entries;
         Ok(())
     }
     fn channels(&self) -> Result<Vec<ChannelPolicy>, Infallible> {

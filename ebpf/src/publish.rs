@@ -2,11 +2,11 @@
 //!
 //! | step | why there |
 //! |---|---|
-//! | other subnets' filters, beside those in use; pairs denied there | routes name them |
+//! | other subnets' filters, beside those in use; pairs denied there flipped to | routes name them |
 //! | destinations removed | none is cached anew while the rest is written |
 //! | next hops, then routes, then destinations | a number is written before anything names it |
 //! | export tables, then channel policies; neighbours | |
-//! | pairs removed, pairs added, guard rebuilt beside the live one | the exact set confirms every hit |
+//! | exact set rebuilt beside the live one and flipped to, then the guard rebuilt beside the live one | the exact set confirms every hit |
 //! | settings: guard and filters flipped; generation bumped if a cached verdict may be wrong | one write makes it so |
 //! | next hops and filters that nothing names are cleared, and what filters no longer hold is no longer denied | no cached flow leads there any more |
 //!
@@ -24,10 +24,12 @@ use std::{
     vec::Vec,
 };
 
+mod pairs;
 mod places;
 mod subnets;
 mod ways;
 
+pub use self::pairs::held_pairs;
 use self::places::Places;
 use crate::{
     directory::Line,
@@ -38,6 +40,7 @@ use crate::{
         DENIED_MAX, EXPORTS_MAX, EXPORTS_PER_CHANNEL, FILTERS_MAX, LAYOUT_VERSION, NEIGHBOUR_SLOTS,
         NEIGHBOURS_MAX, NEXT_HOPS_MAX, OWN_ADDRESSES_MAX, PAIRS_MAX, ROUTES_MAX,
     },
+    pair_set,
     publish::subnets::{Filters, Tables as ExportTables},
     subnet::{Exports, SubnetPrefix},
     tables::{
@@ -62,9 +65,8 @@ pub trait Store {
     fn filters(&self) -> Result<Vec<Filter>, Self::Error>;
     fn set_filter(&mut self, place: u32, filter: &Filter) -> Result<(), Self::Error>;
     fn set_filter_lines(&mut self, place: u32, lines: &[[u64; 8]]) -> Result<(), Self::Error>;
-    fn pairs(&self) -> Result<Vec<Pair>, Self::Error>;
-    fn insert_pair(&mut self, pair: &Pair) -> Result<(), Self::Error>;
-    fn remove_pair(&mut self, pair: &Pair) -> Result<(), Self::Error>;
+    fn pair_lines(&self, from: u32, count: u32) -> Result<Vec<pair_set::Line>, Self::Error>;
+    fn set_pair_line(&mut self, line: u32, entries: &pair_set::Line) -> Result<(), Self::Error>;
     fn channels(&self) -> Result<Vec<ChannelPolicy>, Self::Error>;
     fn set_channel(&mut self, hash: u16, policy: &ChannelPolicy) -> Result<(), Self::Error>;
     fn exports(&self) -> Result<Vec<Exports>, Self::Error>;
@@ -138,6 +140,10 @@ pub struct Publisher {
     stored: Settings,
     neighbours: Vec<Neighbour>,
     pairs: BTreeSet<Pair>,
+    /// The lines that each of the two exact sets is known to hold.
+    sets: [Vec<pair_set::Line>; 2],
+    /// The live one does not hold what it shall.
+    set_due: bool,
     filters: Filters,
     denied: BTreeSet<Pair>,
     channels: BTreeMap<u16, ChannelPolicy>,
@@ -162,7 +168,9 @@ impl Publisher {
                 channels.insert(hash, policy);
             }
         }
-        let (pairs, denied) = store.pairs()?.into_iter().partition(|p| p.denied_by == 0);
+        let (pairs, denied) = held_pairs(store)?
+            .into_iter()
+            .partition(|p| p.denied_by == 0);
         let next_hops: Vec<NextHop> = store.next_hops()?;
         let routes: Vec<Route> = store.routes()?;
         let used = |n: &NextHop| n.ifindex != 0 || n.target != Address::default();
@@ -174,6 +182,8 @@ impl Publisher {
             stored: settings,
             neighbours: store.neighbours()?,
             pairs,
+            sets: Default::default(),
+            set_due: false,
             filters: subnets::recover_filters(&settings, &store.filters()?),
             denied,
             exports: subnets::recover_exports(store.exports()?),
@@ -249,6 +259,8 @@ impl Publisher {
         self.settings.seen_keys = core::array::from_fn(|_| mix(0, entropy()));
         self.settings.neighbour_key = entropy();
         self.settings.destination_key = entropy();
+        self.settings.pair_key = entropy();
+        self.set_due = true;
         self.settings.destination_lines = self.destinations.lines();
         self.destinations.key = self.settings.destination_key;
     }
@@ -460,29 +472,6 @@ impl Publisher {
             }
         }
         None
-    }
-
-    /// Whether the exact set changed.
-    fn apply_pairs<S: Store>(
-        &mut self,
-        store: &mut S,
-        image: &Image,
-    ) -> Result<bool, PublishError<S::Error>> {
-        let added: Vec<Pair> = image.pairs.difference(&self.pairs).copied().collect();
-        let gone: Vec<Pair> = self.pairs.difference(&image.pairs).copied().collect();
-        for pair in &gone {
-            self.bump_due = true;
-            // Should this fail half-way, the guard is rebuilt with what is left.
-            self.guard = None;
-            store.remove_pair(pair)?;
-            self.pairs.remove(pair);
-        }
-        for pair in &added {
-            self.guard = None;
-            store.insert_pair(pair)?;
-            self.pairs.insert(*pair);
-        }
-        Ok(!added.is_empty() || !gone.is_empty())
     }
 }
 

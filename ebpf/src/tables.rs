@@ -15,6 +15,7 @@ use crate::{
     directory::Line,
     header::{ChannelHash, Header, NodeId, OriginHash, Subnet},
     limits::{FLOW_SLOTS, NEIGHBOUR_SLOTS, RATE_BUCKETS, SEEN_TICK_SHIFT, XSK_PORTS},
+    pair_set,
     subnet::{Exports, SubnetPrefix, Visibility},
     tag::{TagKey, link_tag},
 };
@@ -123,6 +124,12 @@ pub struct Settings {
     pub subnet: Subnet,
     /// 1 where the route says what a pair is judged by; 0 where the exact set holds for all routes.
     pub by_route: u32,
+    /// Key of the hash that picks lines of the exact set.
+    pub pair_key: u64,
+    /// Which of the two exact sets is live, and its lines less one: see [`crate::pair_set::SECOND`].
+    pub pairs: u32,
+    /// Always 0.
+    pub reserved: u32,
 }
 
 /// Entry of the neighbour table: an adjacent node, or (with `ifindex` [`OWN_ADDRESS`]) an address of
@@ -498,7 +505,7 @@ macro_rules! no_padding {
     };
 }
 no_padding! {
-    Settings: 112, Neighbour: 80, GuardInfo: 24, Pair: 16, ChannelPolicy: 24, Route: 16, NextHop: 104,
+    Settings: 128, Neighbour: 80, GuardInfo: 24, Pair: 16, ChannelPolicy: 24, Route: 16, NextHop: 104,
     Flow: 48, Address: 16, XskPort: 16, Filter: 40, Exports: 64,
 }
 
@@ -516,8 +523,8 @@ pub trait Tables {
     fn filter(&self, place: u32) -> Option<&Filter>;
     /// A line of both guards' and all filters' lines, one after the other.
     fn guard_line(&self, line: u32) -> Option<&[u64; 8]>;
-    /// Whether the exact set holds the pair.
-    fn has_pair(&self, pair: &Pair) -> bool;
+    /// A line of both exact sets' lines, see [`crate::pair_set`].
+    fn pair_line(&self, line: u32) -> Option<&pair_set::Line>;
     /// The channel's policy.
     fn channel(&self, hash: ChannelHash) -> Option<&ChannelPolicy>;
     /// A place of the export tables.

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 
 use virga_ebpf::{
     guard::Guard,
-    header::{ChannelHash, Flags, Header, NodeId, Subnet},
+    header::{ChannelHash, Flags, Header, NodeId, OriginHash, Subnet},
     image::{ChannelRules, ForeignGuard, Image, Link, Place, Via},
     limits::UDP_PORT,
     reason::{Outcome, Reason},
-    replay::{FRAME_BYTES, MESH, MESH_IPV6, MESH_TAGGED, Replay},
+    replay::{FRAME_BYTES, MESH, MESH_IPV6, MESH_TAGGED, ORIGIN_STEP, Replay},
     subnet::Visibility,
     tables::{Address, NextHop, Pair},
     tag::TagKey,
@@ -45,7 +45,7 @@ const ALL_BITS: u64 = u64::MAX;
 const FEW_STRANGERS: u64 = 1 << 6;
 const MANY_STRANGERS: u64 = 1 << 20;
 /// Packets that a bucket of transit handshakes may have filled up with in a run.
-const REFILLED: u64 = 16;
+const REFILLED: u64 = 512;
 
 fn address(text: &str) -> Address {
     let address: IpAddr = text.parse().expect("a literal address");
@@ -148,12 +148,16 @@ fn from(source: &str, header: &Header) -> Vec<u8> {
 }
 
 /// The routers that are measured, each with the cases that it meets.
-pub(super) fn all() -> [(Image, Vec<Case>); 2] {
+pub(super) fn all() -> [(Image, Vec<Case>); 3] {
     let mut cases = passed();
     cases.extend(malformed());
     cases.extend(refused());
     cases.extend(forwarded());
-    [(member(), cases), (gateway(), between_subnets())]
+    [
+        (member(), cases),
+        (gateway(), between_subnets()),
+        (crowded(), of_many_origins()),
+    ]
 }
 
 /// [`world::image`], and what the other verdicts need.
@@ -251,6 +255,26 @@ fn gateway() -> Image {
     image.channels.insert(CHANNEL.0, rules);
     image.pairs.insert(Pair::new(MEMBER, LOCAL_CHANNEL));
     image
+}
+
+/// A router with a pair for every step of a walk over origins.
+fn crowded() -> Image {
+    let mut image = world::image(1);
+    let origin = |n: u64| OriginHash(MEMBER.0 ^ n.wrapping_mul(ORIGIN_STEP));
+    image.pairs = (0..WALK).map(|n| Pair::new(origin(n), CHANNEL)).collect();
+    image
+}
+
+/// A flow that is not cached, each of another origin: what the exact set costs that lies far away.
+fn of_many_origins() -> Vec<Case> {
+    let one = outcome("xdp.forward_origins_ns", header(), Outcome::Redirect);
+    vec![Case {
+        vary: Replay {
+            origin_mask: WALK - 1,
+            ..one.vary
+        },
+        ..one
+    }]
 }
 
 const fn destination(n: u64) -> NodeId {

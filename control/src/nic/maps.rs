@@ -7,7 +7,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::{Array, DevMap, HashMap, Map, MapData, MapError, PerCpuArray, XskMap},
+    maps::{Array, DevMap, Map, MapData, MapError, PerCpuArray, XskMap},
     programs::Xdp,
 };
 use virga_ebpf::{
@@ -17,12 +17,11 @@ use virga_ebpf::{
         CHANNELS, EXPORT_PLACES, FILTER_PLACES, GUARD_LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX,
         PORTS_MAX, ROUTES_MAX,
     },
+    pair_set,
     publish::Store,
     reason::{COUNTERS, Counter},
     subnet::Exports,
-    tables::{
-        ChannelPolicy, Filter, GuardInfo, Neighbour, NextHop, Pair, Route, Settings, XskPort,
-    },
+    tables::{ChannelPolicy, Filter, GuardInfo, Neighbour, NextHop, Route, Settings, XskPort},
 };
 
 use super::{NicError, pod::Plain};
@@ -109,7 +108,7 @@ pub struct Maps {
     guards: Array<MapData, Plain<GuardInfo>>,
     guard_lines: Array<MapData, [u64; 8]>,
     filters: Array<MapData, Plain<Filter>>,
-    pairs: HashMap<MapData, Plain<Pair>, u32>,
+    pairs: Array<MapData, pair_set::Line>,
     channels: Array<MapData, Plain<ChannelPolicy>>,
     exports: Array<MapData, Plain<Exports>>,
     destinations: Array<MapData, Line>,
@@ -302,17 +301,12 @@ impl Store for Maps {
         }
         Ok(())
     }
-    fn pairs(&self) -> Result<Vec<Pair>, StoreError> {
-        self.pairs
-            .keys()
-            .map(|k| k.map(|p| p.0).map_err(at("pairs")))
-            .collect()
+    fn pair_lines(&self, from: u32, count: u32) -> Result<Vec<pair_set::Line>, StoreError> {
+        let line = |n| self.pairs.get(&n, 0).map_err(at("pairs"));
+        (from..from.saturating_add(count)).map(line).collect()
     }
-    fn insert_pair(&mut self, pair: &Pair) -> Result<(), StoreError> {
-        self.pairs.insert(Plain(*pair), 1, 0).map_err(at("pairs"))
-    }
-    fn remove_pair(&mut self, pair: &Pair) -> Result<(), StoreError> {
-        self.pairs.remove(&Plain(*pair)).map_err(at("pairs"))
+    fn set_pair_line(&mut self, line: u32, entries: &pair_set::Line) -> Result<(), StoreError> {
+        self.pairs.set(line, entries, 0).map_err(at("pairs"))
     }
     fn destinations(&self) -> Result<Vec<Line>, StoreError> {
         let line = |n| self.destinations.get(&n, 0).map_err(at("destinations"));

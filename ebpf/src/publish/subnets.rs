@@ -190,12 +190,11 @@ impl Publisher {
         store: &mut S,
         image: &Image,
     ) -> Result<(), PublishError<S::Error>> {
-        for pair in self.denials(image) {
-            if !self.denied.contains(&pair) {
-                self.bump_due = true;
-                store.insert_pair(&pair)?;
-                self.denied.insert(pair);
-            }
+        let mut wanted = self.denials(image);
+        if !wanted.is_subset(&self.denied) || self.set_due {
+            self.bump_due = true;
+            self.denied.append(&mut wanted);
+            self.write_set(store)?;
         }
         Ok(())
     }
@@ -222,16 +221,16 @@ impl Publisher {
             .map(|(prefix, held)| (*prefix, held.number))
             .collect();
         let needed = self.denials(image);
-        let is_over = |pair: &&Pair| {
+        let is_over = |pair: &Pair| {
             !needed.contains(pair)
                 || gone
                     .iter()
                     .any(|(_, n)| n.wrapping_add(1) == pair.denied_by)
         };
-        let over: Vec<Pair> = self.denied.iter().filter(is_over).copied().collect();
-        for pair in over {
-            store.remove_pair(&pair)?;
-            self.denied.remove(&pair);
+        let before = self.denied.len();
+        self.denied.retain(|pair| !is_over(pair));
+        if self.denied.len() != before || self.set_due {
+            self.write_set(store)?;
         }
         for (prefix, number) in gone {
             for place in [2 * number, 2 * number + 1] {

@@ -7,7 +7,7 @@ use virga_ebpf::{
     image::{ChannelRules, ForeignGuard, Image, Link, NextHopKey, Place, Via},
     limits::{FILTERS_MAX, GUARD_LINES_PER_BANK},
     memory::MemoryTables,
-    publish::{PublishError, Publisher, Store},
+    publish::{PublishError, Publisher, Store, held_pairs},
     reason::Reason,
     subnet::Visibility,
     tables::{NextHop, Pair},
@@ -185,7 +185,7 @@ fn what_is_withdrawn_is_denied_until_the_next_filter_and_another_daemon_knows_of
         [MEMBER, GUEST].map(|o| stage.fate(o, THERE)),
         [sent, refused]
     );
-    let held = stage.tables.pairs().unwrap();
+    let held = held_pairs(&stage.tables).unwrap();
     assert!(held.iter().all(|pair| pair.denied_by == 0), "{held:?}");
 }
 

@@ -9,6 +9,7 @@ use virga_ebpf::{
     header::{ChannelHash, Header, NodeId, OriginHash, Subnet},
     image::{ChannelRules, ForeignGuard, Image, Link, NextHopKey, Place, Via},
     memory::MemoryTables,
+    pair_set,
     publish::{Publisher, Store},
     reason::Reason,
     subnet::{Exports, SubnetPrefix, Visibility},
@@ -253,17 +254,18 @@ impl<F: FnMut(&MemoryTables) -> Result<(), &'static str>> Store for Asking<F> {
         set_filter(place: u32, filter: &Filter),
         set_filter_lines(place: u32, lines: &[[u64; 8]]),
         set_exports(place: u32, exports: &Exports),
-        insert_pair(pair: &Pair),
-        remove_pair(pair: &Pair),
+        set_pair_line(line: u32, entries: &pair_set::Line),
         set_channel(hash: u16, policy: &ChannelPolicy),
         set_destinations(line: u32, entries: &Line),
         set_route(number: u32, route: &Route),
         set_next_hop(number: u32, next_hop: &NextHop),
     }
     read! {
-        settings: Settings, neighbours: Vec<Neighbour>, pairs: Vec<Pair>,
-        filters: Vec<Filter>, exports: Vec<Exports>,
+        settings: Settings, neighbours: Vec<Neighbour>, filters: Vec<Filter>, exports: Vec<Exports>,
         channels: Vec<ChannelPolicy>, destinations: Vec<Line>, routes: Vec<Route>,
         next_hops: Vec<NextHop>,
+    }
+    fn pair_lines(&self, from: u32, count: u32) -> Result<Vec<pair_set::Line>, Self::Error> {
+        (self.tables.pair_lines(from, count)).map_err(|never| match never {})
     }
 }
