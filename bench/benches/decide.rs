@@ -2,13 +2,13 @@
 //!
 //! The limit, of one packet alone at 3 GHz: reading the outer headers is some 20 loads and 15 predicted branches,
 //! and one look-up of the own address (a hash of 4 multiplications in a chain, a line): 15 ns, and decoding 3 to 5.
-//! A decision hashes and reads the neighbour (5 ns), then the flow (7 multiplications and a line, 8 ns) and, where
-//! that is cached, route, next hop and the duplicate slot (5 multiplications that overlap, three lines, 10 ns): a
-//! warm forward is 40 to 45 ns. Packets do not depend on each other: by the 420 instructions of `budget.toml`, at
-//! four to five a cycle, 30 ns are left where one overlaps the next, as here. Without the flow come a guard hit (5
-//! ns), the policy's line and one look-up in a hash map (10 ns, and a cache miss of 5 to 80 each once the tables
-//! outgrow L2). A stranger misses the flow, then the guard: three quarters of a forward. A local packet ends after
-//! the flow: two thirds.
+//! A decision hashes and reads the neighbour (5 ns), half of a line of the guard (3 ns), then the flow (7
+//! multiplications and a line, 8 ns) and, where that is cached, route, next hop and the duplicate slot (5
+//! multiplications that overlap, three lines, 10 ns): a warm forward is 40 to 45 ns. Packets do not depend on each
+//! other: by the 540 instructions of `budget.toml`, at four to five a cycle, 40 ns are left where one overlaps the
+//! next, as here. Without the flow come the guard's other half (2 ns), the policy's line and one of the exact set (5
+//! ns, and a cache miss of 5 to 80 each once the tables outgrow L2). A stranger ends at the guard: two thirds of a
+//! forward. A local packet ends after the flow: two thirds.
 
 use std::{cell::Cell, hint::black_box, time::Duration};
 

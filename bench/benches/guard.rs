@@ -4,8 +4,8 @@
 //! between and after), loads its line's eight words and shifts and combines them: 25 to 30 cycles alone, but probes
 //! do not depend on each other, so the multiplier and the load ports are what is left: 8 loads and some 30 other
 //! instructions, 10 to 12 cycles, 3 to 4 ns at 3 GHz. A miss mostly ends after four words: 2 to 3 ns. A hit asks
-//! the exact set too: a multiplication and a line, 2 ns while it lies in L1 or L2 (1,800 pairs are 64 KiB of
-//! slots), and the latency of L2 or beyond, 5 to 20 ns, where 100,000 pairs are 4 MiB.
+//! the exact set too: two multiplications and a line of five, 2 to 3 ns while it lies in L1 (1,800 pairs are 32 KiB
+//! of lines), and the latency of L2 or beyond, 5 to 20 ns, where 100,000 pairs are 2 MiB.
 //!
 //! Building hashes each pair once for each size that is tried (doubling: 1 for 1,800 pairs, 7 for 100,000), 8 words
 //! read and written a time, about 5 ns: 1,800 pairs in 10 µs, 100,000 in 3.5 ms, and memory beside that.

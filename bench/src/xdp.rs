@@ -1,20 +1,16 @@
 //! What each verdict of the XDP program costs, above a program that does nothing.
 //!
-//! The limit: one array look-up is inlined and costs a bounds check and a load, 1 to 2 ns; a helper call 2 to 5;
-//! a hash-map look-up 40. A forwarded packet reads settings, own address, neighbour, flow, route, next hop
-//! and duplicate slot (7 array look-ups, 4 keyed hashes of 3 to 7 multiplications at 3 to 4 cycles each, which is
-//! 25 ns at 3 GHz where nothing overlaps), takes the time (a helper call that reads the clock, 10 to 15), writes 50
-//! bytes and calls the redirect helper (`redirect_ns`). So about 45 ns is what is left when every cache line is warm.
-//! All of them are: one packet again and again, which is every verdict's best; but for the walks over destinations and strangers.
+//! The limit: one array look-up is inlined and costs a bounds check and a load, 1 to 2 ns; a helper call 2 to 5. A
+//! forwarded packet reads settings, own address, neighbour, the guard's line, flow, route, next hop and duplicate slot
+//! (9 array look-ups, 5 keyed hashes of 3 to 7 multiplications at 3 to 4 cycles each, which is 30 ns at 3 GHz where
+//! nothing overlaps), takes the time (a helper call that reads the clock, 10 to 15), writes 50 bytes and calls the
+//! redirect helper (`redirect_ns`). So about 45 ns is what is left when every cache line is warm. All of them are: one
+//! packet again and again, which is every verdict's best; but for the walks over destinations, origins and strangers.
 //!
-//! A packet whose flow is not cached waits for more lines, far away where there are many destinations: its slot of the
-//! flow cache, one of the guard, two of the exact set (a hash map: bucket and element; 40 ns when warm), one of the
-//! directory, rarely two, and in the largest tables the page table's entry for that. No BPF program can fetch
-//! lines ahead, nor several packets' at once.
-//!
-//! A link tag is SipHash over 56 bytes, and a forwarded packet has two: one checked, one written. Of SipHash-1-3
-//! both cost 59 to 60 ns (medians of 31 rounds on two cores that others used as well), of SipHash-2-4 104 to 106:
-//! a BPF program has no rotation, so each takes four instructions.
+//! A packet whose flow is not cached waits for more lines, far away where there are many destinations or pairs: its slot
+//! of the flow cache, one of the guard, one of the exact set, rarely two, one of the directory, rarely two, and in the
+//! largest tables the page table's entry for that. From L2 that is 5 ns each, from beyond many times as much. No BPF
+//! program can fetch lines ahead, nor several packets' at once.
 //!
 //! Every run is a real one: a small program writes the frame anew, with a new sequence, and tail-calls the
 //! measured program; the same with a program that does nothing is subtracted, round by round. Every run's

@@ -241,8 +241,8 @@ fn may_pass<T: Tables>(tables: &T, settings: &Settings, pair: &Pair) -> bool {
 /// `None` where there is none; such a flow is not cached.
 ///
 /// Half of the guard comes before the cache: its lines are few and near, while a stranger's slot of the cache is in
-/// no CPU's nearest. In the NIC path this takes half the time off a miss of ever other strangers, 42 to 20 ns, and puts 3
-/// on a cached flow's 53 (`scripts/bench xdp`).
+/// no CPU's nearest. In the NIC path this takes half the time off a miss of ever other strangers, 42 to 20 ns, and
+/// puts 3 on a cached flow's 54 (`scripts/bench xdp`).
 #[inline(always)]
 fn authorise<T: Tables>(
     tables: &T,

@@ -136,7 +136,7 @@ const _: () = assert!(size_of::<Lane>() == 4 * 4 + 2 * 16 + 3 * 8 + 2 * 16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Captured {
-    /// How many of `frame` there are; 1 to [`CAPTURED_BYTES_MAX`].
+    /// How many of `frame` there are; those of an Ethernet header to [`CAPTURED_BYTES_MAX`].
     pub bytes: u32,
     /// The frame.
     pub frame: [u8; CAPTURED_BYTES_MAX],
