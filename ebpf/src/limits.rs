@@ -124,7 +124,8 @@ const _: () = assert!(
 const _: () = assert!(PAIR_LINES_MIN.is_power_of_two() && PAIR_LINES_MAX.is_power_of_two());
 const _: () = assert!(PAIRS_PER_LINE < crate::pair_set::ENTRIES);
 const _: () = assert!(
-    (PAIRS_MAX + DENIED_MAX) / 9 <= PAIR_LINES_MAX * crate::pair_set::ENTRIES as u32 / 10,
+    (PAIRS_MAX + DENIED_MAX) as usize / 9
+        <= PAIR_LINES_MAX as usize * crate::pair_set::ENTRIES / 10,
     "placing fails beyond"
 );
 const _: () = assert!(FILTER_BANKS_MAX.is_power_of_two() && FILTER_BANKS_MAX <= GUARD_BANKS_MAX);

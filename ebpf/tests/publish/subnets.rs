@@ -7,7 +7,7 @@ use virga_ebpf::{
     image::{ChannelRules, ForeignGuard, Image, Link, NextHopKey, Place, Via},
     limits::{FILTERS_MAX, GUARD_LINES_PER_BANK},
     memory::MemoryTables,
-    publish::{PublishError, Publisher, Store, held_pairs},
+    publish::{PublishError, Publisher, held_pairs},
     reason::Reason,
     subnet::Visibility,
     tables::{NextHop, Pair},
