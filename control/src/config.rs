@@ -69,6 +69,9 @@ pub struct Config {
     pub subnet_issuers: Vec<Entity>,
     /// The secrets of the three key files.
     pub keys: Keys,
+    /// Why this node does not speak for its entity; a file says nothing of that, but an entity moves
+    /// ([`crate::identity`]).
+    pub absence: Option<String>,
 }
 
 impl Config {
@@ -160,6 +163,8 @@ impl Config {
         self.peers.iter().find(|peer| peer.name == name)
     }
 }
+
+pub(crate) use values::{is_low_order, is_weak};
 
 /// A node's name as the command line takes it.
 ///
@@ -311,6 +316,8 @@ pub struct PeerConfig {
     pub entity_key: [u8; 32],
     /// What the header calls its entity; unlike any other in the file.
     pub origin: OriginHash,
+    /// The entities that live there; the file's own one alone, until others move ([`crate::identity`]).
+    pub entities: Vec<[u8; 32]>,
     /// How packets get there.
     pub reach: Reach,
     /// Its subnet, and what those of packets that arrive from it must lie in; `None`: the root, and any.

@@ -159,12 +159,12 @@ fn policy(config: &Config) -> Image {
     for (peer, subnet) in config.peers.iter().filter_map(|p| Some((p.id, p.subnet?))) {
         image.subnets.insert(peer, subnet.subnet);
     }
+    // No packet of this node's own comes to its guard, but for an entity that lives elsewhere now.
+    let is_another = |origin| origin != config.node.origin || config.absence.is_some();
     for channel in &config.channels {
         let listed = channel.publish.named().iter();
         // Where a token is required, the tokens say which pairs there are.
-        for entity in
-            listed.filter(|e| channel.issuers.is_empty() && e.origin != config.node.origin)
-        {
+        for entity in listed.filter(|e| channel.issuers.is_empty() && is_another(e.origin)) {
             image.pairs.insert(Pair::new(entity.origin, channel.hash));
         }
         let rules = ChannelRules {
@@ -178,14 +178,9 @@ fn policy(config: &Config) -> Image {
         }
     }
     // Control traffic of every member: sessions between others pass through this node too.
-    for entity in config
-        .entities
-        .iter()
-        .filter(|e| e.entity.origin != config.node.origin)
-    {
-        image
-            .pairs
-            .insert(Pair::new(entity.entity.origin, ChannelHash(0)));
+    let members = config.entities.iter().map(|e| e.entity.origin);
+    for origin in members.filter(|&origin| is_another(origin)) {
+        image.pairs.insert(Pair::new(origin, ChannelHash(0)));
     }
     image
 }

@@ -6,6 +6,7 @@
 //! - [`capability`]: what an entity is and has, and filters over it.
 //! - [`membership`]: which subnet an entity's node may be in, said by issuers.
 //! - [`admissions`]: what follows from them for forwarders, and how nodes agree on it.
+//! - [`identity`]: who is where: the configuration as entities have changed it since.
 //! - [`channel`]: who has subscribed to what, and every event to each of them.
 //! - [`tags`]: keys of the link tags, agreed on with each neighbour.
 //! - [`dispatch`]: the node's workers, as all that is above them reaches them.
@@ -30,6 +31,7 @@ mod files;
 pub mod generate;
 pub mod hex;
 pub mod hw;
+pub mod identity;
 pub mod image;
 mod io;
 pub mod keys;

@@ -228,7 +228,8 @@ impl Membership {
         }
         let (subject, generation) = (&claim.subject, self.generation);
         let revocations = trust.revocations;
-        if let Some(what) = revocations.revoke(&self.issuer, subject, generation, self.id) {
+        let revoked = revocations.revoke(&self.issuer, subject, generation, self.id);
+        if let Some(what) = revoked.or_else(|| revocations.retire(&self.issuer, trust.now_s)) {
             return Err(Unvouched::Revoked(what));
         }
         let said = claim.place;
@@ -322,9 +323,13 @@ impl Memberships {
         if trust.issuers.is_empty() {
             return Ok(());
         }
-        let (first, last) = ((*subject, [0; 32]), (*subject, [u8::MAX; 32]));
+        // By the key that it has now, or one that it had.
+        let keys = [*subject]
+            .into_iter()
+            .chain(trust.revocations.before(subject));
+        let all = keys.flat_map(|key| self.0.range((key, [0; 32])..=(key, [u8::MAX; 32])));
         let mut found = Err(Unvouched::Nobody);
-        for (_, membership) in self.0.range(first..=last) {
+        for (_, membership) in all {
             found = membership.counts(asked, trust);
             if found.is_ok() {
                 break;

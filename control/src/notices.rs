@@ -1,13 +1,16 @@
-//! Revocation lists that a worker learned of from a peer: the control plane tells the other workers,
-//! and keeps the lists over a restart.
+//! Signed objects that a worker learned of from a peer: the control plane tells the other workers,
+//! and keeps them over a restart.
 
+use crate::channel::follow::CLAIMS_WAITING_MAX;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
 };
 use tokio::sync::Notify;
+use virga_ebpf::header::NodeId;
 
-/// What has been told and not yet taken: the newest signed list of each issuer.
+/// What has been told and not yet taken: the newest signed list of each issuer, and what entities have
+/// signed about themselves.
 #[derive(Clone, Debug, Default)]
 pub struct Notices(Arc<Told>);
 
@@ -15,6 +18,8 @@ pub struct Notices(Arc<Told>);
 struct Told {
     newest: Mutex<BTreeMap<[u8; 32], Newest>>,
     changed: Notify,
+    identities: Mutex<VecDeque<(NodeId, Vec<u8>)>>,
+    identities_changed: Notify,
 }
 
 #[derive(Debug)]
@@ -37,6 +42,34 @@ impl Notices {
     /// Waits until something was told.
     pub async fn changed(&self) {
         self.0.changed.notified().await;
+    }
+
+    /// A peer has shown a placement or succession; whether there was room for it.
+    #[must_use]
+    pub fn tell_identity(&self, peer: NodeId, signed: Vec<u8>) -> bool {
+        let waiting = self.0.identities.lock();
+        let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+        if waiting.iter().any(|(_, known)| *known == signed) {
+            return true;
+        }
+        let has_room = waiting.len() < CLAIMS_WAITING_MAX;
+        if has_room {
+            waiting.push_back((peer, signed));
+            self.0.identities_changed.notify_one();
+        }
+        has_room
+    }
+
+    /// Waits for the next placement or succession, and who has shown it.
+    pub async fn identity(&self) -> (NodeId, Vec<u8>) {
+        loop {
+            let waiting = self.0.identities.lock();
+            let next = waiting.unwrap_or_else(PoisonError::into_inner).pop_front();
+            match next {
+                Some(next) => return next,
+                None => self.0.identities_changed.notified().await,
+            }
+        }
     }
 
     /// What was told since the last time.

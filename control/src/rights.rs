@@ -5,6 +5,7 @@
 //! - [`token`]: one signed link: an issuer, or a holder who may delegate, gives a right to a subject.
 //! - [`chain`]: links from an issuer to the holder, each of which can only narrow the one before it.
 //! - [`revocation`]: an issuer takes back single links, all of a subject, or all of a generation.
+//! - [`identity`]: where an entity lives, and which key follows another.
 //! - [`policy`]: the one question that is asked of all of it: may this entity do that here, now?
 //! - [`file`]: how tokens and revocation lists look as files.
 //!
@@ -12,6 +13,7 @@
 
 pub mod chain;
 pub mod file;
+pub mod identity;
 pub mod policy;
 pub mod revocation;
 pub mod scope;

@@ -217,6 +217,18 @@ impl Tags {
         }
     }
 
+    /// Neighbours have other node keys, and so other ids: their machines keep what was agreed on.
+    pub fn renamed(&mut self, ids: &[(NodeId, NodeId)]) {
+        let changed = ids.iter().filter(|(before, now)| before != now);
+        let links = changed.filter_map(|(before, now)| {
+            let mut link = self.links.remove(before)?;
+            link.has_session = false;
+            Some((*now, link))
+        });
+        let links: Vec<(NodeId, Link)> = links.collect();
+        self.links.extend(links);
+    }
+
     /// Takes in what a worker heard of a neighbour. Whether the tables have to follow.
     pub fn hear(&mut self, now_ns: u64, peer: NodeId, news: &News) -> bool {
         let Some(link) = self.links.get_mut(&peer) else {

@@ -8,7 +8,7 @@ use crate::{
     config::ChannelConfig,
     rights::{
         Authentic, Chain, List, Operation, Question, Revocations, chain::CLOCK_SKEW_S_MAX,
-        revocation::Learned,
+        identity::Retired, revocation::Learned,
     },
 };
 use std::{
@@ -77,10 +77,11 @@ pub enum Taken {
 #[derive(Clone, Debug)]
 pub struct Store {
     channels: Vec<Guarded>,
-    /// This node's entity, whose packets its own guard never sees.
-    own: [u8; 32],
+    /// The entity that this node speaks for, whose packets its own guard never sees.
+    own: Option<[u8; 32]>,
     pairs_max: usize,
     revocations: Revocations,
+    /// By the key that each has now.
     holders: BTreeMap<[u8; 32], Holder>,
     /// The holder of each.
     held: BTreeMap<EvidenceId, [u8; 32]>,
@@ -97,14 +98,9 @@ pub struct Store {
 impl Store {
     /// Holds nothing yet. At most `pairs_max` pairs will follow.
     #[must_use]
-    pub fn new(own: [u8; 32], channels: &[ChannelConfig], pairs_max: usize) -> Self {
-        let guarded = channels.iter().filter(|c| !c.issuers.is_empty());
-        let guarded = guarded.map(|config| Guarded {
-            config: config.clone(),
-            issuers: config.issuers.iter().map(|issuer| issuer.key).collect(),
-        });
+    pub fn new(own: Option<[u8; 32]>, channels: &[ChannelConfig], pairs_max: usize) -> Self {
         Self {
-            channels: guarded.collect(),
+            channels: guarded(channels),
             own,
             pairs_max,
             revocations: Revocations::default(),
@@ -116,6 +112,32 @@ impl Store {
             next_change_s: u64::MAX,
             pairs_refused: 0,
         }
+    }
+
+    /// Goes by where entities are from now on, and by the keys that they have: this node speaks for `own`.
+    pub fn follow(
+        &mut self,
+        own: Option<[u8; 32]>,
+        channels: &[ChannelConfig],
+        retired: Retired,
+        now_s: u64,
+    ) {
+        (self.own, self.channels) = (own, guarded(channels));
+        self.revocations.set_retired(retired);
+        let before = std::mem::take(&mut self.holders);
+        for (id, token) in before.into_values().flat_map(|holder| holder.tokens) {
+            let key = *self.revocations.current(token.holder());
+            self.held.insert(id, key);
+            self.holders
+                .entry(key)
+                .or_default()
+                .tokens
+                .insert(id, token);
+        }
+        // What follows for nobody any more goes.
+        self.has_changed |= !self.pairs.is_empty();
+        self.pairs.clear();
+        self.review(now_s);
     }
 
     /// Whether any channel requires a token: otherwise nothing is ever held.
@@ -149,7 +171,8 @@ impl Store {
         if last.not_after_s <= now_s {
             return Err(Verdict::Ended);
         }
-        let holder = self.holders.get(&last.subject);
+        let key = *self.revocations.current(&last.subject);
+        let holder = self.holders.get(&key);
         if self.held.len() >= EVIDENCE_MAX
             || holder.is_some_and(|h| h.tokens.len() >= PER_HOLDER_MAX)
             || self.grantees.get(&grantee).copied() >= Some(PER_GRANTEE_MAX)
@@ -157,16 +180,15 @@ impl Store {
             return Err(Verdict::Full);
         }
         let token = chain.authenticate().map_err(|_| Verdict::Forged)?;
-        if self.is_revoked(&token) {
+        if self.is_revoked(&token, now_s) {
             return Err(Verdict::Revoked);
         }
         self.note_change(&token, now_s);
-        let key = *token.holder();
         self.held.insert(id, key);
         *self.grantees.entry(grantee).or_default() += 1;
         let holder = self.holders.entry(key).or_default();
         holder.tokens.insert(id, token);
-        self.follow(&key, now_s);
+        self.derive(&key, now_s);
         Ok(Taken::New(id))
     }
 
@@ -198,7 +220,7 @@ impl Store {
         for key in keys {
             let tokens = std::mem::take(&mut self.holders.entry(key).or_default().tokens);
             for (id, token) in tokens {
-                if token.not_after_s() <= now_s || self.is_revoked(&token) {
+                if token.not_after_s() <= now_s || self.is_revoked(&token, now_s) {
                     self.forget(id, &token);
                     continue;
                 }
@@ -206,7 +228,7 @@ impl Store {
                 let holder = self.holders.entry(key).or_default();
                 holder.tokens.insert(id, token);
             }
-            self.follow(&key, now_s);
+            self.derive(&key, now_s);
         }
     }
 
@@ -224,17 +246,18 @@ impl Store {
         }
     }
 
-    fn is_revoked(&self, token: &Authentic) -> bool {
+    fn is_revoked(&self, token: &Authentic, now_s: u64) -> bool {
         let issuer = token.chain().issuer();
         let mut links = token.chain().links().iter();
-        links.any(|link| {
+        let is_revoked = links.any(|link| {
             let grant = link.grant();
             let (subject, generation) = (&grant.subject, grant.generation);
             let revoked = self
                 .revocations
                 .revoke(issuer, subject, generation, link.id());
             revoked.is_some()
-        })
+        });
+        is_revoked || token.ends_s(&self.revocations) <= now_s
     }
 
     fn note_change(&mut self, token: &Authentic, now_s: u64) {
@@ -242,13 +265,13 @@ impl Store {
         let next_s = if begins_s > now_s {
             begins_s
         } else {
-            token.not_after_s()
+            token.ends_s(&self.revocations)
         };
         self.next_change_s = self.next_change_s.min(next_s);
     }
 
     /// Brings the pairs to what one holder's tokens give now.
-    fn follow(&mut self, key: &[u8; 32], now_s: u64) {
+    fn derive(&mut self, key: &[u8; 32], now_s: u64) {
         let Some(holder) = self.holders.get(key) else {
             return;
         };
@@ -272,7 +295,7 @@ impl Store {
     }
 
     fn given(&self, key: &[u8; 32], holder: &Holder, now_s: u64) -> BTreeMap<Pair, u64> {
-        if *key == self.own {
+        if Some(*key) == self.own {
             return BTreeMap::new();
         }
         let origin = origin_hash(key);
@@ -305,7 +328,7 @@ impl Store {
         };
         let tokens = holder.tokens.values();
         let counting = tokens.filter(|token| token.allows(&question).is_ok());
-        counting.map(Authentic::not_after_s).max()
+        counting.map(|token| token.ends_s(&self.revocations)).max()
     }
 
     /// The exact pairs that the guard has to let pass now.
@@ -373,6 +396,16 @@ impl Store {
             .map(|(&id, _)| id)
             .inspect(move |id| debug_assert_eq!(id.bucket(), bucket))
     }
+}
+
+/// Those of the channels that require a token.
+fn guarded(channels: &[ChannelConfig]) -> Vec<Guarded> {
+    let guarded = channels.iter().filter(|c| !c.issuers.is_empty());
+    let guarded = guarded.map(|config| Guarded {
+        config: config.clone(),
+        issuers: config.issuers.iter().map(|issuer| issuer.key).collect(),
+    });
+    guarded.collect()
 }
 
 /// All ids of one part of the digest.

@@ -9,7 +9,10 @@ use crate::{
     channel::message::{Message, MessageError},
     config::{CapabilityRules, ChannelConfig, Entity, Listed},
     keys::{EntityKey, Secret},
-    rights::{Chain, Grant, List, Operation, Operations, Reach, Scope, revocation::Entry},
+    rights::{
+        Chain, Grant, List, Operation, Operations, Reach, Scope, identity::Retired,
+        revocation::Entry,
+    },
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,7 +60,7 @@ fn store() -> Store {
         channel("a/y", &[100, 101]),
         channel("free", &[]),
     ];
-    Store::new(key(OWN).public, &channels, 1_000)
+    Store::new(Some(key(OWN).public), &channels, 1_000)
 }
 
 /// What a token says; the rest is the same for all.
@@ -136,11 +139,53 @@ fn a_token_gives_the_pairs_of_the_channels_that_it_covers_and_no_others() {
     assert_eq!(held.size(), (3, 3));
 }
 
+/// Entity 2 has key 12 now, for which its tokens count, until those of an issuer with another key end.
+#[test]
+fn pairs_follow_an_entity_to_its_new_key_and_to_where_it_lives() {
+    let channels = [channel("a/x", &[100, 102])];
+    let mut held = Store::new(Some(key(OWN).public), &channels, 1_000);
+    let mut retired = Retired::default();
+    retired.add(key(2).public, key(12).public, 0);
+    for (holder, nonce) in [(2, 0), (2, 1), (12, 0), (OWN, 0)] {
+        let words = Words {
+            holder,
+            nonce,
+            ..WORDS
+        };
+        held.take(&token(&words), NOW_S).unwrap();
+    }
+    let before = BTreeSet::from([pair(2, "a/x"), pair(12, "a/x")]);
+    assert_eq!(*held.publish(), before);
+    held.follow(Some(key(OWN).public), &channels, retired.clone(), NOW_S);
+    assert!(held.has_changed());
+    assert_eq!(*held.publish(), BTreeSet::from([pair(12, "a/x")]));
+    assert_eq!(held.size(), (4, 2));
+
+    // This node's own entity lives elsewhere: its packets come by here.
+    held.follow(None, &channels, retired.clone(), NOW_S);
+    let with_own = BTreeSet::from([pair(12, "a/x"), pair(OWN, "a/x")]);
+    assert_eq!(*held.publish(), with_own);
+
+    // The issuer has another key: what the old one signed counts for ten seconds more.
+    retired.add(key(100).public, key(102).public, NOW_S + 10);
+    held.follow(None, &channels, retired, NOW_S);
+    assert_eq!(*held.publish(), with_own);
+    assert_eq!(held.next_change_s(), NOW_S + 10);
+    assert_eq!(
+        held.until_s(&key(12).public, &pair(12, "a/x")),
+        Some(NOW_S + 10)
+    );
+    held.pass(NOW_S + 10);
+    assert!(held.pairs().is_empty());
+    assert_eq!(held.size(), (0, 0));
+    assert_eq!(held.take(&token(&WORDS), NOW_S + 10), Err(Verdict::Revoked));
+}
+
 #[test]
 fn a_list_is_the_upper_bound_of_what_tokens_give() {
     let mut listed = channel("a/x", &[100]);
     listed.publish = Listed::Only(vec![Entity::from_key(key(3).public)]);
-    let mut held = Store::new(key(OWN).public, &[listed], 1_000);
+    let mut held = Store::new(Some(key(OWN).public), &[listed], 1_000);
     for holder in [2, 3] {
         let words = Words { holder, ..WORDS };
         held.take(&token(&words), NOW_S).unwrap();

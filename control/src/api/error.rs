@@ -20,7 +20,7 @@ pub struct ErrorBody {
 }
 
 /// What there is to ask.
-const REQUESTS: &str = "there are GET /status, GET /subscriptions, GET /capabilities, GET /why, POST /publish, POST /fanout, GET /subscribe, POST /link, POST /token, POST /statement, POST /revocations";
+const REQUESTS: &str = "there are GET /status, GET /subscriptions, GET /capabilities, GET /why, POST /publish, POST /fanout, GET /subscribe, POST /link, POST /token, POST /statement, POST /revocations, POST /identity";
 
 /// Why a request was refused.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +65,9 @@ impl From<PublishError> for ApiError {
         let text = error.to_string();
         match error {
             PublishError::UnknownChannel(_) => Self::Missing(text),
-            PublishError::NotAuthorised(_) | PublishError::Token(..) => Self::Forbidden(text),
+            PublishError::NotAuthorised(_) | PublishError::Token(..) | PublishError::Absent(_) => {
+                Self::Forbidden(text)
+            }
             PublishError::Quorum(..) => Self::Busy(text),
             PublishError::Stopping => Self::Stopping,
         }
@@ -77,7 +79,9 @@ impl From<SubscribeError> for ApiError {
         let text = error.to_string();
         match error {
             SubscribeError::UnknownChannel(_) => Self::Missing(text),
-            SubscribeError::NotAuthorised(_) | SubscribeError::Token(..) => Self::Forbidden(text),
+            SubscribeError::NotAuthorised(_)
+            | SubscribeError::Token(..)
+            | SubscribeError::Absent(_) => Self::Forbidden(text),
             SubscribeError::TooMany => Self::Busy(text),
         }
     }

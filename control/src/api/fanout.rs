@@ -144,8 +144,9 @@ fn events(body: &[u8]) -> Result<Vec<Bytes>, ApiError> {
 impl Api {
     /// Every node by its name.
     fn name_all(&self, fan_out: FanOut) -> Report {
+        let config = self.identity.config();
         let nodes = fan_out.nodes.into_iter().map(|(id, outcome)| {
-            let known = self.config.peers.iter().find(|peer| peer.id == id);
+            let known = config.peers.iter().find(|peer| peer.id == id);
             NodeReport {
                 node: id.to_string(),
                 name: known.map(|peer| peer.name.clone()).unwrap_or_default(),

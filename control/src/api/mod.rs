@@ -12,6 +12,7 @@
 //! | `GET /capabilities` | | [`rights::NamedStatement`]s as JSON: what is said of this node's entity and of peers |
 //! | `GET /why?channel=NAME&entity=KEY` or a name | | [`why::Why`] as JSON: what the entity may do there, check by check |
 //! | `POST /revocations` | a signed revocation list | 204; it counts, is kept and passed on |
+//! | `POST /identity` | a file of placements and successions | 204; they count, are kept and passed on |
 //! | `POST /link?peer=NAME&state=up` or `down` | | 204 |
 //!
 //! An error is a JSON object with one key, `error`. Who may open the socket may do all of this: its
@@ -31,8 +32,7 @@ pub mod subscribe;
 pub mod why;
 
 use crate::{
-    config::Config,
-    daemon::{path, rights::Keeper},
+    daemon::{identity::Registry, path, rights::Keeper},
     dispatch::Dispatch,
 };
 use axum::{
@@ -44,8 +44,8 @@ use tokio::sync::watch;
 
 /// What every request needs.
 pub struct Api {
-    /// The node's configuration.
-    pub config: Arc<Config>,
+    /// The node's configuration, and where entities are.
+    pub identity: Registry,
     /// The workers.
     pub dispatch: Dispatch,
     /// How datagrams find their worker.
@@ -79,6 +79,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/capabilities", get(rights::capabilities))
         .route("/why", get(why::get))
         .route("/revocations", post(rights::revocations))
+        .route("/identity", post(rights::identity))
         .fallback(error::no_such_route)
         .method_not_allowed_fallback(error::no_such_method)
         .with_state(api)

@@ -1,15 +1,20 @@
-//! `POST /token`, `/statement`, `/membership` and `/revocations`: rights that come, and rights that end; `GET
-//! /capabilities` and `/why`: what is said of entities, and what that lets them do.
+//! `POST /token`, `/statement`, `/membership`, `/revocations` and `/identity`: rights that come and end, and whose
+//! they are; `GET /capabilities` and `/why`: what is said of entities, and what that lets them do.
 
 use super::{Api, error::ApiError};
 use crate::{
     capability::{Statement, statement::STATEMENT_BYTES_MAX},
     channel::explain::{Given, StatementStatus},
     config::Config,
-    daemon::rights::NotTaken,
+    daemon::{identity::NotFollowed, rights::NotTaken},
     hex,
     membership::{MEMBERSHIP_BYTES, Membership},
-    rights::{Chain, chain::CHAIN_BYTES_MAX, revocation::LIST_BYTES_MAX},
+    rights::{
+        Chain,
+        chain::CHAIN_BYTES_MAX,
+        file::{self, IDENTITIES_BYTES_MAX},
+        revocation::LIST_BYTES_MAX,
+    },
 };
 use axum::{
     Json,
@@ -57,6 +62,17 @@ impl From<NotTaken> for ApiError {
             | NotTaken::List => Self::Request(text),
             NotTaken::NotKept(_) => Self::Failed(text),
             NotTaken::Ended(ended) => ended.into(),
+        }
+    }
+}
+
+impl From<NotFollowed> for ApiError {
+    fn from(error: NotFollowed) -> Self {
+        let text = crate::cause::chain(&error);
+        match error {
+            NotFollowed::Rejected(_) => Self::Request(text),
+            NotFollowed::NotKept(_) | NotFollowed::Path(_) => Self::Failed(text),
+            NotFollowed::Ended(ended) => ended.into(),
         }
     }
 }
@@ -110,7 +126,7 @@ pub(super) async fn capabilities(
     let mut all = Vec::new();
     // All workers have what is said of this node's own entity.
     for statement in each.await?.into_iter().flatten() {
-        let named = NamedStatement::of(&api.config, statement);
+        let named = NamedStatement::of(&api.identity.config(), statement);
         if !all.contains(&named) {
             all.push(named);
         }
@@ -124,5 +140,16 @@ pub(super) async fn revocations(
 ) -> Result<StatusCode, ApiError> {
     let bytes = whole(body, LIST_BYTES_MAX).await?;
     api.rights.announce(bytes.to_vec()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn identity(
+    State(api): State<Arc<Api>>,
+    body: Body,
+) -> Result<StatusCode, ApiError> {
+    let bytes = whole(body, IDENTITIES_BYTES_MAX).await?;
+    let claims = file::parse_identities(&bytes).map_err(ApiError::Request)?;
+    // What is known already counts already.
+    let _learned = api.identity.announce(&claims).await?;
     Ok(StatusCode::NO_CONTENT)
 }

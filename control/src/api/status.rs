@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     channel::status::{ChannelStatus, ServiceStatus, SubscriberStatus, SubscriptionStatus},
+    config::Config,
     daemon::{flood::AdmissionsStatus, path::ForwardingStatus},
     hex,
 };
@@ -209,12 +210,13 @@ pub(super) async fn get(State(api): State<Arc<Api>>) -> Result<Json<Status>, Api
     let snapshots = snapshots.await?;
     let forwarding = api.path.status().await.ok_or(ApiError::Stopping)?;
     let admissions = api.rights.admissions().await.ok_or(ApiError::Stopping)?;
-    let config = &api.config;
+    let config = &api.identity.config();
     let mut all: Option<OneWorker> = None;
     let (mut sessions, mut workers, mut services) = (Vec::new(), Vec::new(), Vec::new());
     for snapshot in snapshots {
         let now_ns = snapshot.now_ns;
-        sessions.extend(snapshot.sessions.iter().map(|s| session(&api, now_ns, s)));
+        let each = snapshot.sessions.iter();
+        sessions.extend(each.map(|s| session(config, now_ns, s)));
         match &mut all {
             None => all = Some(snapshot.worker.clone()),
             Some(all) => all.add(&snapshot.worker),
@@ -266,7 +268,8 @@ pub(super) async fn subscriptions(
 
 /// Adds the peers' names.
 fn named(api: &Api, mut all: Vec<SubscriptionStatus>) -> Vec<SubscriptionStatus> {
-    let peers = api.config.peers.iter();
+    let config = api.identity.config();
+    let peers = config.peers.iter();
     let names: BTreeMap<String, &str> = peers.map(|p| (p.id.to_string(), &*p.name)).collect();
     for one in &mut all {
         one.peer_name = names.get(&one.peer).copied().unwrap_or_default().to_owned();
@@ -290,8 +293,8 @@ fn path(path: &virga_transport::PathStatus) -> PathStatus {
     }
 }
 
-fn session(api: &Api, now_ns: u64, s: &virga_transport::SessionStatus) -> SessionStatus {
-    let peer = api.config.peers.iter().find(|peer| peer.id == s.peer);
+fn session(config: &Config, now_ns: u64, s: &virga_transport::SessionStatus) -> SessionStatus {
+    let peer = config.peers.iter().find(|peer| peer.id == s.peer);
     SessionStatus {
         peer: s.peer.to_string(),
         name: peer.map(|peer| peer.name.clone()).unwrap_or_default(),
@@ -346,7 +349,8 @@ pub(super) async fn link(
     State(api): State<Arc<Api>>,
     Query(link): Query<Link>,
 ) -> Result<StatusCode, ApiError> {
-    let peers = &api.config.peers;
+    let config = api.identity.config();
+    let peers = &config.peers;
     let Some(index) = peers.iter().position(|peer| peer.name == link.peer) else {
         let known: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
         return Err(ApiError::Missing(format!(

@@ -53,7 +53,7 @@ pub(super) async fn get(
     State(api): State<Arc<Api>>,
     Query(question): Query<Question>,
 ) -> Result<Json<Why>, ApiError> {
-    let config = &api.config;
+    let config = &api.identity.config();
     let channel = channel(config, &question.channel)?;
     let entity = entity(config, &question.entity)?;
     let (name, key) = (channel.name.clone(), entity.key);
@@ -131,9 +131,13 @@ fn channel_check(channel: &ChannelConfig) -> Check {
 fn session_check(config: &Config, entity: &Entity, is_known: bool) -> Check {
     const NAME: &str = "session";
     if config.keys.entity.public == entity.key {
-        return Check::new(NAME, Outcome::Passed, "it is this node's own entity");
+        return match &config.absence {
+            None => Check::new(NAME, Outcome::Passed, "it is this node's own entity"),
+            Some(why) => Check::new(NAME, Outcome::Failed, why.clone()),
+        };
     }
-    let Some(peer) = config.peers.iter().find(|p| p.entity_key == entity.key) else {
+    let mut peers = config.peers.iter();
+    let Some(peer) = peers.find(|peer| peer.entities.contains(&entity.key)) else {
         let words = "no peer of this node's configuration has it, so it has no session here";
         return Check::new(NAME, Outcome::Failed, words);
     };
@@ -160,7 +164,7 @@ fn session_check(config: &Config, entity: &Entity, is_known: bool) -> Check {
 fn guard_check(config: &Config, entity: &Entity, channel: &ChannelConfig, admits: bool) -> Check {
     const NAME: &str = "guard";
     let pair = format!("origin {}, channel {}", entity.origin, channel.hash);
-    if config.keys.entity.public == entity.key {
+    if config.keys.entity.public == entity.key && config.absence.is_none() {
         let words = "this node's own packets do not pass its own guard";
         return Check::new(NAME, Outcome::Told, words);
     }

@@ -269,7 +269,8 @@ impl Statement {
         }
         self.is_valid_at(now_s)?;
         let (subject, generation) = (&self.claim.subject, self.generation);
-        match revocations.revoke(&issuer, subject, generation, self.id) {
+        let revoked = revocations.revoke(&issuer, subject, generation, self.id);
+        match revoked.or_else(|| revocations.retire(&issuer, now_s)) {
             Some(what) => Err(Discounted::Revoked(what)),
             None => Ok(()),
         }
@@ -290,6 +291,16 @@ impl Statement {
             return Err(Discounted::Expired { seconds });
         }
         Ok(())
+    }
+
+    /// When it counts no more: at its end, or earlier where its issuer has had another key since.
+    #[must_use]
+    pub fn ends_s(&self, revocations: &Revocations) -> u64 {
+        let honoured_s = match &self.by {
+            By::Issuer(issuer) => revocations.honoured_until_s(issuer),
+            By::Itself => None,
+        };
+        self.claim.not_after_s.min(honoured_s.unwrap_or(u64::MAX))
     }
 
     /// Orders statements of one signer about one subject, so that of any two that differ one is later.
@@ -394,8 +405,17 @@ impl Statements {
         self.0.contains_key(&place)
     }
 
+    /// Whether anything of this signer about this subject is known.
+    #[must_use]
+    pub fn has_of(&self, subject: &[u8; 32], by: By) -> bool {
+        self.0.contains_key(&(*subject, by))
+    }
+
     /// What is said about one subject: its own words first.
-    pub fn about(&self, subject: &[u8; 32]) -> impl Iterator<Item = &Statement> {
+    pub fn about<'a>(
+        &'a self,
+        subject: &[u8; 32],
+    ) -> impl Iterator<Item = &'a Statement> + use<'a> {
         let (first, last) = (By::Itself, By::Issuer([u8::MAX; 32]));
         self.0
             .range((*subject, first)..=(*subject, last))

@@ -70,7 +70,7 @@ impl<O: Outlet> ChannelService<O> {
         statement: &Statement,
     ) -> Result<(), Unusable> {
         let claim = statement.claim();
-        if claim.subject != self.entity {
+        if *self.rights.revocations.current(&claim.subject) != self.entity {
             return Err(Unusable::Subject(claim.subject));
         }
         let now_s = self.rights.now_s(now_ns);
@@ -126,7 +126,7 @@ impl<O: Outlet> ChannelService<O> {
     /// Whether rights may have changed.
     fn learn_statement(&mut self, now_ns: u64, peer: NodeId, bytes: &[u8]) -> Result<bool, Reason> {
         let now_s = self.rights.now_s(now_ns);
-        let entries = &self.entries;
+        let (entries, revocations) = (&self.entries, &self.rights.revocations);
         let Some(session) = self.sessions.get_mut(&peer) else {
             return Ok(false);
         };
@@ -136,7 +136,7 @@ impl<O: Outlet> ChannelService<O> {
         }
         let read = Statement::parse(bytes).map_err(|_| Reason::CapabilityMalformed)?;
         let claimed = read.claimed();
-        if claimed.claim().subject != session.entity {
+        if *revocations.current(&claimed.claim().subject) != session.entity {
             return Err(Reason::CapabilitySubject);
         }
         if let By::Issuer(issuer) = claimed.by()

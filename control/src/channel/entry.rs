@@ -59,7 +59,7 @@ pub(crate) enum Members {
 }
 
 impl Members {
-    fn of(listed: &Listed) -> Self {
+    pub(crate) fn of(listed: &Listed) -> Self {
         match listed {
             Listed::Anyone => Self::Anyone,
             Listed::Only(entities) => Self::Only(entities.iter().map(|e| e.key).collect()),

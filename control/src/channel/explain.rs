@@ -234,15 +234,13 @@ impl<O: Outlet> ChannelService<O> {
             })
         });
         let revoked = links.filter_map(|(i, subject, g, id)| revocations.revoke(i, subject, g, id));
-        let said = evidence
-            .statements
-            .about(evidence.holder)
-            .filter_map(|one| {
-                let By::Issuer(issuer) = one.by() else {
-                    return None;
-                };
-                revocations.revoke(&issuer, evidence.holder, one.generation(), one.id())
-            });
+        let said = evidence.about(revocations).filter_map(|one| {
+            let By::Issuer(issuer) = one.by() else {
+                return None;
+            };
+            let subject = &one.claim().subject;
+            revocations.revoke(&issuer, subject, one.generation(), one.id())
+        });
         if let Some(what) = revoked.chain(said).next() {
             let words = format!("something that it has shown was revoked: {what}");
             return Check::new(NAME, Outcome::Told, words);

@@ -20,6 +20,8 @@
 //! - [`publications`]: what nodes tell each other about who may publish, for forwarders.
 //! - [`subnets`]: where this node and its peers are, as far as issuers vouch for it.
 //! - `tagging`: what neighbours say of the link tags between them.
+//! - [`setup`]: what it begins with.
+//! - [`follow`]: entities that move or have another key, and what becomes of their sessions.
 //! - [`reason`]: every refusal and every drop, by name.
 //!
 //! A reliable channel loses nothing and keeps its order while a session lasts. When the session ends,
@@ -29,6 +31,7 @@ pub mod capabilities;
 pub mod delivery;
 pub mod entry;
 pub mod explain;
+pub mod follow;
 pub mod message;
 pub mod presence;
 pub mod publications;
@@ -38,6 +41,7 @@ pub mod report;
 pub mod rights;
 mod roster;
 pub mod service;
+pub mod setup;
 pub mod stall;
 pub mod status;
 pub mod subnets;
@@ -53,7 +57,8 @@ pub use message::Pattern;
 pub use presence::{Part, Presence};
 pub use publish::Batch;
 pub use report::{PublishError, PublishReport};
-pub use service::{ChannelService, Command, Setup};
+pub use service::{ChannelService, Command};
+pub use setup::Setup;
 pub use subnets::Subnets;
 pub use subscribe::SubscribeError;
 pub use tally::{FanOut, Plan, Policy, Tally};

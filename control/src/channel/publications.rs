@@ -41,7 +41,8 @@ impl<O: Outlet> ChannelService<O> {
     pub(crate) fn is_told(&self, peer: NodeId) -> bool {
         let is_asked = !self.rights.subnet_issuers.is_empty();
         let asks = |e: &Entry| e.policy.asks_for_token();
-        self.neighbours.contains(&peer) && (is_asked || self.entries.iter().any(asks))
+        let is_needed = is_asked || self.entries.iter().any(asks);
+        is_needed && self.absence().is_none() && self.neighbours.contains(&peer)
     }
 
     /// Connects to the neighbours that are to be told of evidence, if `is_due` says so.

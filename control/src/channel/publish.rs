@@ -188,6 +188,9 @@ impl<O: Outlet> ChannelService<O> {
         if self.is_stopping {
             return batch.fail(PublishError::Stopping);
         }
+        if let Some(why) = self.absence() {
+            return batch.fail(PublishError::Absent(why.to_owned()));
+        }
         let Some(&index) = self.names.get(name) else {
             return batch.fail(PublishError::UnknownChannel(name.clone()));
         };
@@ -475,10 +478,19 @@ impl<O: Outlet> ChannelService<O> {
 
     /// Gives every waiting publisher its answer: the node is going away.
     pub(crate) fn fail_waiting(&mut self) {
+        self.fail_all(&PublishError::Stopping);
+    }
+
+    /// The same: the node speaks for no entity any more.
+    pub(crate) fn fail_absent(&mut self, why: &str) {
+        self.fail_all(&PublishError::Absent(why.to_owned()));
+    }
+
+    fn fail_all(&mut self, error: &PublishError) {
         for entry in &mut self.entries {
             entry.progress = Progress::Idle;
             for batch in entry.waiting.drain(..) {
-                batch.fail(PublishError::Stopping);
+                batch.fail(error.clone());
             }
         }
     }

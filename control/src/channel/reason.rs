@@ -132,6 +132,18 @@ reasons! {
     RevocationsConflict = "revocations_conflict",
     /// A peer said more about evidence than was looked at in time; neighbours compare again what they have.
     PublicationsFull = "publications_full",
+    /// A session of an entity that lives elsewhere now, or has another key: ended.
+    EntityMoved = "entity_moved",
+    /// A placement or succession that does not parse, or is not signed: not taken in.
+    IdentityBroken = "identity_broken",
+    /// A placement or succession of an entity that is not configured here: not taken in.
+    IdentityUnknown = "identity_unknown",
+    /// A placement that is older than the one that is known: not taken in.
+    IdentityOld = "identity_old",
+    /// A placement or succession that contradicts what is known: not taken in.
+    IdentityConflict = "identity_conflict",
+    /// A placement or succession that found too many others waiting: shown again with the next session.
+    IdentityFull = "identity_full",
     /// An event larger than its channel carries: refused to the publisher.
     TooLarge = "too_large",
 }

@@ -21,6 +21,9 @@ pub enum PublishError {
     /// Fewer nodes have subscribed than it shall arrive at.
     #[error("nothing was published: {1} nodes have subscribed to {0}, and it was to arrive at {2}")]
     Quorum(ChannelName, usize, usize),
+    /// The node speaks for no entity.
+    #[error("this node may not publish: {0}")]
+    Absent(String),
     /// The node is shutting down.
     #[error("the node is shutting down")]
     Stopping,

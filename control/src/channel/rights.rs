@@ -19,7 +19,8 @@ use crate::{
     config::PeerSubnet,
     membership::{Memberships, Trust, Unvouched},
     rights::{
-        Authentic, Chain, Evidence, List, Operation, Refusal, Revocations, revocation::Learned,
+        Authentic, Chain, Evidence, List, Operation, Refusal, Revocations, identity::Retired,
+        revocation::Learned,
     },
 };
 use std::collections::BTreeMap;
@@ -74,6 +75,16 @@ impl Rights {
             unix_zero_ns,
             ..Self::default()
         }
+    }
+
+    /// Replaces what is known of keys whose place others have taken.
+    pub(crate) fn set_retired(&mut self, retired: Retired) {
+        self.revocations.set_retired(retired);
+    }
+
+    /// Whether a token's holder is this entity, by the key that it has now.
+    fn is_of(&self, token: &Authentic, entity: &[u8; 32]) -> bool {
+        self.revocations.current(token.holder()) == entity
     }
 
     pub(crate) const fn now_s(&self, now_ns: u64) -> u64 {
@@ -191,7 +202,7 @@ impl<O: Outlet> ChannelService<O> {
         node: &mut Node,
         token: &Authentic,
     ) -> Result<(), Refusal> {
-        if *token.holder() != self.entity {
+        if !self.rights.is_of(token, &self.entity) {
             return Err(Refusal::Holder(*token.holder()));
         }
         let now_s = self.rights.now_s(now_ns);
@@ -253,7 +264,7 @@ impl<O: Outlet> ChannelService<O> {
             return;
         }
         match chain.authenticate() {
-            Ok(token) if *token.holder() == entity => {
+            Ok(token) if self.rights.is_of(&token, &entity) => {
                 let evidence = Publication::Evidence(token.chain().encode());
                 shown.tokens.push(token);
                 let is_refused = std::mem::take(&mut shown.is_refused);

@@ -3,23 +3,17 @@
 use super::{
     delivery::{Delivery, Outlet, SubscriberId},
     entry::{Entry, Index},
+    follow::Directory,
     message::{Answer, Message, Pattern},
     presence::Presence,
     publish::Batch,
     reason::{Reason, Reasons},
     rights::{Rights, Shown, Taken},
+    setup::Setup,
     subnets::Subnets,
     subscribe::{self, Local, Wanted},
 };
-use crate::{
-    admissions::Inbox,
-    capability::Statements,
-    config::{ChannelConfig, Config},
-    moves::Moves,
-    notices::Notices,
-    rights::Authentic,
-    tags::Heard,
-};
+use crate::{admissions::Inbox, moves::Moves, notices::Notices, tags::Heard};
 use bytes::Bytes;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -39,55 +33,6 @@ const _: () = assert!(PATTERNS_PER_PEER_MAX <= OUTBOX_MAX);
 /// How long subscribers have to connect by themselves before a node that has started does: sessions
 /// begun from both ends at once would replace each other.
 const GREET_AFTER_NS: u64 = 1_000_000_000;
-
-/// What the service has to know of the configuration.
-#[derive(Clone, Debug)]
-pub struct Setup {
-    /// This node's entity.
-    pub entity: [u8; 32],
-    /// The other nodes and their entities.
-    pub peers: Vec<(NodeId, [u8; 32])>,
-    /// The channels.
-    pub channels: Vec<ChannelConfig>,
-    /// Which worker's sessions it has; `peers` are that worker's.
-    pub share: Share,
-    /// Where it tells who has subscribed.
-    pub presence: Arc<Presence>,
-    /// Tokens of this node's entity.
-    pub tokens: Vec<Authentic>,
-    /// What is said of it.
-    pub statements: Statements,
-    /// Signed revocation lists that were known before.
-    pub revocations: Vec<Vec<u8>>,
-    /// Unix time at the workers' time 0, in nanoseconds.
-    pub unix_zero_ns: u64,
-    /// Those of `peers` that are next to this node.
-    pub neighbours: BTreeSet<NodeId>,
-    /// Neighbours that link tags are to be agreed on with, of those in `peers`.
-    pub tagged: BTreeSet<NodeId>,
-}
-
-impl Setup {
-    /// What one worker's service has to know.
-    #[must_use]
-    pub fn of(config: &Config, share: Share, presence: &Arc<Presence>) -> Self {
-        let peers = config.peers.iter().filter(|peer| share.owns(peer.id));
-        let neighbours = peers.clone().filter(|peer| peer.is_adjacent());
-        Self {
-            neighbours: neighbours.map(|peer| peer.id).collect(),
-            entity: config.keys.entity.public,
-            peers: peers.map(|p| (p.id, p.entity_key)).collect(),
-            channels: config.channels.clone(),
-            share,
-            presence: Arc::clone(presence),
-            tokens: config.node.tokens.clone(),
-            statements: config.node.statements.clone(),
-            revocations: Vec::new(),
-            unix_zero_ns: 0,
-            tagged: config.tagged().filter(|&id| share.owns(id)).collect(),
-        }
-    }
-}
 
 /// What other threads ask of the service.
 pub enum Command<O> {
@@ -139,7 +84,8 @@ struct Inbound {
 /// Channels on one node: see the [module](super).
 pub struct ChannelService<O> {
     pub(crate) entity: [u8; 32],
-    pub(crate) peers: BTreeMap<NodeId, [u8; 32]>,
+    /// This worker's peers, and the entities that live there.
+    pub(crate) peers: BTreeMap<NodeId, Vec<[u8; 32]>>,
     pub(crate) entries: Vec<Entry>,
     pub(crate) names: BTreeMap<ChannelName, Index>,
     pub(crate) sessions: BTreeMap<NodeId, Session>,
@@ -148,7 +94,7 @@ pub struct ChannelService<O> {
     /// Channels whose publishers wait for room.
     pub(crate) blocked: BTreeSet<Index>,
     pub(crate) reasons: Reasons,
-    share: Share,
+    pub(crate) share: Share,
     presence: Arc<Presence>,
     pub(crate) last_request: u32,
     /// Counts batches that are tallied.
@@ -162,9 +108,13 @@ pub struct ChannelService<O> {
     pub(crate) look_at_rights_ns: Option<u64>,
     /// Revocation lists that were known before it started.
     known_revocations: Vec<Vec<u8>>,
-    notices: Notices,
     pub(crate) inbox: Inbox,
     pub(crate) neighbours: BTreeSet<NodeId>,
+    /// Who is where.
+    pub(crate) directory: Arc<Directory>,
+    /// What was known of that before it started.
+    known_directory: Option<Arc<Directory>>,
+    pub(crate) notices: Notices,
     moves: Moves,
     pub(crate) subnets: Subnets,
     /// Neighbours that link tags are to be agreed on with.
@@ -189,14 +139,25 @@ impl<O: Outlet> ChannelService<O> {
         self
     }
 
+    /// Begins with what is known of entities that have moved, or have another key.
+    #[must_use]
+    pub fn following(mut self, directory: &Arc<Directory>) -> Self {
+        self.known_directory = directory.is_changed().then(|| Arc::clone(directory));
+        self
+    }
+
     /// A service without any session or subscriber.
     #[must_use]
     pub fn new(setup: &Setup) -> Self {
         let entries: Vec<Entry> = setup.channels.iter().map(Entry::new).collect();
         let names = entries.iter().enumerate();
+        let mut peers: BTreeMap<NodeId, Vec<[u8; 32]>> = BTreeMap::new();
+        for &(peer, entity) in &setup.peers {
+            peers.entry(peer).or_default().push(entity);
+        }
         Self {
             entity: setup.entity,
-            peers: setup.peers.iter().copied().collect(),
+            peers,
             names: names.map(|(index, e)| (e.name().clone(), index)).collect(),
             entries,
             sessions: BTreeMap::new(),
@@ -219,6 +180,8 @@ impl<O: Outlet> ChannelService<O> {
             ),
             look_at_rights_ns: None,
             known_revocations: setup.revocations.clone(),
+            directory: Arc::default(),
+            known_directory: None,
             notices: Notices::default(),
             subnets: Subnets::default(),
             inbox: Inbox::default(),
@@ -231,29 +194,32 @@ impl<O: Outlet> ChannelService<O> {
 
     /// Connects to the peers that may subscribe here: subscribers of a node that has restarted learn
     /// of it so. (Publishers are connected to when there is a local subscriber.)
-    fn greet(&mut self, now_ns: u64, node: &mut Node) {
+    pub(crate) fn greet(&mut self, now_ns: u64, node: &mut Node) {
         let is_greeted = |key: &[u8; 32]| self.published().any(|e| e.subscribers.contains(key));
-        for (&peer, _) in self.peers.iter().filter(|(_, key)| is_greeted(key)) {
+        let peers = self.peers.iter();
+        for (&peer, _) in peers.filter(|(_, keys)| keys.iter().any(is_greeted)) {
             // Every one of them is configured.
             let _known = node.connect(now_ns, peer);
         }
         self.connect_told(now_ns, node, |_| true);
     }
 
-    /// Channels that this node may publish on.
+    /// Channels that this node may publish on: none while its entity is elsewhere.
     fn published(&self) -> impl Iterator<Item = &Entry> {
-        let own = &self.entity;
-        self.entries.iter().filter(|e| e.publishers.contains(own))
+        let (own, is_here) = (&self.entity, self.absence().is_none());
+        let entries = self.entries.iter();
+        entries.filter(move |e| is_here && e.publishers.contains(own))
     }
 
     /// Whether this node tries to have a session with a peer: something is wanted of it, or it may
     /// subscribe here.
     pub(crate) fn needs(&self, peer: NodeId) -> bool {
         let is_asked = self.wanted.values().any(|w| w.asked.contains_key(&peer));
-        let entity = self.peers.get(&peer);
+        let entities = self.peers.get(&peer);
         let is_greeted = |key: &[u8; 32]| self.published().any(|e| e.subscribers.contains(key));
         let is_neighbour = self.is_told(peer) || self.tagged.contains(&peer);
-        is_asked || entity.is_some_and(is_greeted) || is_neighbour
+        let is_greeted = entities.is_some_and(|keys| keys.iter().any(is_greeted));
+        is_asked || is_greeted || is_neighbour
     }
 
     /// Tells publishers who has subscribed to a channel now.
@@ -282,6 +248,9 @@ impl<O: Outlet> ChannelService<O> {
         if self.is_stopping {
             return;
         }
+        if !self.lives_at(peer, &entity) {
+            return self.turn_away(now_ns, node, peer);
+        }
         let session = Session {
             entity,
             subnet: self.subnets.of(peer),
@@ -293,12 +262,13 @@ impl<O: Outlet> ChannelService<O> {
         self.sessions.insert(peer, session);
         self.inbox.connected(peer);
         self.heard.session_began(peer);
+        self.show_identities(now_ns, node, peer);
         self.show_rights(now_ns, node, peer);
         self.ask_all(now_ns, node, peer);
     }
 
     /// Reaps all that the session had.
-    fn on_closed(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
+    pub(crate) fn on_closed(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
         if self.sessions.remove(&peer).is_none() {
             return;
         }
@@ -316,7 +286,11 @@ impl<O: Outlet> ChannelService<O> {
     }
 
     fn on_control(&mut self, now_ns: u64, node: &mut Node, peer: NodeId, message: &[u8]) {
+        let is_dismissed = !self.sessions.contains_key(&peer);
         match Message::parse(message) {
+            // It may still know better where its entity is.
+            Ok(Message::Identity(signed)) => self.on_identity(peer, signed),
+            _ if is_dismissed => {}
             Err(_) => self.reasons.add(Reason::ControlMalformed),
             Ok(Message::Ack { request, answer }) => self.on_ack(peer, request, answer),
             Ok(Message::Subscribe { request, pattern }) => {
@@ -459,6 +433,9 @@ impl<O: Outlet> Service for ChannelService<O> {
 
     fn start(&mut self, now_ns: u64, node: &mut Node) {
         self.greet_ns = Some(now_ns + GREET_AFTER_NS);
+        if let Some(directory) = self.known_directory.take() {
+            self.follow(now_ns, node, &directory);
+        }
         // Of two neighbours that start together one begins at once.
         let own = node.id();
         self.connect_told(now_ns, node, |peer| own < peer);

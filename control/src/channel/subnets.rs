@@ -57,6 +57,12 @@ impl Subnets {
         }
     }
 
+    /// Goes by where nodes are now, and by who vouches for them.
+    pub(crate) fn follow(&mut self, now: &Self) {
+        self.peers.clone_from(&now.peers);
+        self.issuers.clone_from(&now.issuers);
+    }
+
     pub(crate) fn of(&self, peer: NodeId) -> Subnet {
         self.peers.get(&peer).copied().unwrap_or_default()
     }
@@ -83,7 +89,7 @@ impl<O: Outlet> ChannelService<O> {
         membership: &Membership,
     ) -> Result<(), Useless> {
         let claim = membership.claim();
-        if claim.subject != self.entity {
+        if *self.rights.revocations.current(&claim.subject) != self.entity {
             return Err(Useless::Subject(claim.subject));
         }
         let now_s = self.rights.now_s(now_ns);
@@ -167,7 +173,7 @@ impl<O: Outlet> ChannelService<O> {
         }
         let read = Membership::parse(bytes).map_err(|_| Reason::MembershipMalformed)?;
         let claimed = read.claimed();
-        if claimed.claim().subject != session.entity {
+        if *self.rights.revocations.current(&claimed.claim().subject) != session.entity {
             return Err(Reason::MembershipSubject);
         }
         if !issuers.contains(claimed.issuer()) {

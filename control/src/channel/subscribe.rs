@@ -31,6 +31,9 @@ pub enum SubscribeError {
     /// The channel asks for a token or for capabilities, and this node has none that give the right.
     #[error("this node's entity may not subscribe to {0}: {1}; {fix}", fix = .1.fix())]
     Token(ChannelName, Refusal),
+    /// The node speaks for no entity.
+    #[error("this node may not subscribe: {0}")]
+    Absent(String),
     /// The node has as many as it may.
     #[error("the node has {SUBSCRIBERS_MAX} local subscribers already: end one first")]
     TooMany,
@@ -70,6 +73,9 @@ impl<O: Outlet> ChannelService<O> {
         pattern: Pattern,
         outlet: O,
     ) -> Result<(), SubscribeError> {
+        if let Some(why) = self.absence() {
+            return Err(SubscribeError::Absent(why.to_owned()));
+        }
         if self.subscribers.len() >= SUBSCRIBERS_MAX {
             return Err(SubscribeError::TooMany);
         }
@@ -157,7 +163,8 @@ impl<O: Outlet> ChannelService<O> {
                 .iter()
                 .any(|&i| self.entries[i].publishers.contains(key))
         };
-        let peers = self.peers.iter().filter(|(_, entity)| publishes(entity));
+        let peers = self.peers.iter();
+        let peers = peers.filter(|(_, entities)| entities.iter().any(publishes));
         peers.map(|(&peer, _)| peer).collect()
     }
 

@@ -8,6 +8,7 @@ mod check_config;
 mod client;
 mod confirmations;
 mod doctor;
+mod entity;
 mod fan_out;
 mod generate;
 mod id;
@@ -61,6 +62,9 @@ enum Command {
     /// Look into the logs below a folder, check, export and fill them.
     #[command(subcommand)]
     Log(log::Command),
+    /// Move an entity to another node, or give it another key; every node that it is told follows.
+    #[command(subcommand)]
+    Entity(entity::Command),
     /// Run a node, detach it from its interfaces, take its links in or out of use.
     #[command(subcommand)]
     Node(node::Command),
@@ -153,6 +157,7 @@ pub fn main() -> ExitCode {
         Command::Subnet(command) => subnet::run(&command),
         Command::Why(arguments) => why::run(&arguments),
         Command::Log(command) => log::run(&command),
+        Command::Entity(command) => entity::run(&command),
         Command::Node(command) => node::run(&command),
         Command::Pub(arguments) => publish::run(&arguments),
         Command::Sub(arguments) => subscribe::run(&arguments),

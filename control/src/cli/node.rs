@@ -1,6 +1,6 @@
 //! `virga node`: run, detach, links.
 
-use super::{Failure, block_on, client::Target};
+use super::{Failure, block_on, client::Target, entity};
 use crate::{
     api::status::LinkState,
     config::{Config, valid_name},
@@ -26,6 +26,8 @@ pub(super) enum Command {
         #[arg(value_parser = valid_name)]
         name: String,
     },
+    /// Make the node a new key, and say that its entity lives where that key is.
+    RotateKey(entity::RotateNode),
     /// Take the next hop to a neighbour in or out of use.
     Link {
         /// The node's name.
@@ -67,6 +69,7 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
             }
             Ok(())
         }
+        Command::RotateKey(arguments) => entity::rotate_node(arguments),
         Command::Link {
             name,
             peer,

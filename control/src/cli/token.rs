@@ -301,7 +301,7 @@ pub(super) fn now_s() -> u64 {
     unix_s(SystemTime::now())
 }
 
-fn unix_s(time: SystemTime) -> u64 {
+pub(super) fn unix_s(time: SystemTime) -> u64 {
     // No token is older than Unix.
     time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

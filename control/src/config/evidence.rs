@@ -11,18 +11,25 @@ use crate::{
     capability::{Filter, Statements},
     cause,
     channel::capabilities::STATEMENTS_MAX,
+    identity,
     membership::{MEMBERSHIPS_MAX, Memberships},
-    rights::{Authentic, file as rights_file},
+    rights::{Authentic, file as rights_file, identity::Claim},
 };
 use std::{ops::Range, path::Path};
 use toml::Spanned;
 
-/// The tokens in the files that `tokens` names; each must be authentic, and this entity's.
+/// Whether a key is, or was, this entity's.
+fn is_of(kept: &[Claim], key: &[u8; 32], own: &[u8; 32]) -> bool {
+    key == own || identity::has_followed(kept, key, own)
+}
+
+/// The tokens in the files that `tokens` names; each must be authentic, and this entity's, by the key that it
+/// has or by one that it had.
 pub(super) fn tokens(
     section: &Section,
     files: Option<Spanned<Vec<Spanned<String>>>>,
     directory: &Path,
-    entity: Option<[u8; 32]>,
+    (entity, kept): (Option<[u8; 32]>, &[Claim]),
     report: &mut Report<'_>,
 ) -> Vec<Authentic> {
     let mut tokens = Vec::new();
@@ -35,7 +42,7 @@ pub(super) fn tokens(
             authentic.map_err(|refusal| format!("{}: {refusal}", path.display()))
         });
         match token {
-            Ok(token) if entity.is_some_and(|own| *token.holder() != own) => {
+            Ok(token) if entity.is_some_and(|own| !is_of(kept, token.holder(), &own)) => {
                 let holder = crate::hex::encode(token.holder());
                 let what = format!("{} belongs to another entity, {holder}", path.display());
                 let fix = "`virga token inspect` shows whose it is; name this node's own tokens";
@@ -56,7 +63,7 @@ pub(super) fn statements(
     section: &Section,
     files: Option<Spanned<Vec<Spanned<String>>>>,
     directory: &Path,
-    entity: Option<[u8; 32]>,
+    (entity, kept): (Option<[u8; 32]>, &[Claim]),
     report: &mut Report<'_>,
 ) -> Statements {
     let mut statements = Statements::default();
@@ -73,7 +80,7 @@ pub(super) fn statements(
             }
         };
         let subject = statement.claim().subject;
-        if entity.is_some_and(|own| subject != own) {
+        if entity.is_some_and(|own| !is_of(kept, &subject, &own)) {
             let subject = crate::hex::encode(&subject);
             let what = format!("{} is about another entity, {subject}", path.display());
             let fix = "`virga capability inspect` shows whom it is about; name this node's own";
@@ -95,7 +102,7 @@ pub(super) fn memberships(
     section: &Section,
     files: Option<Spanned<Vec<Spanned<String>>>>,
     directory: &Path,
-    entity: Option<[u8; 32]>,
+    (entity, kept): (Option<[u8; 32]>, &[Claim]),
     report: &mut Report<'_>,
 ) -> Memberships {
     let mut memberships = Memberships::default();
@@ -112,7 +119,7 @@ pub(super) fn memberships(
             }
         };
         let subject = membership.claim().subject;
-        if entity.is_some_and(|own| subject != own) {
+        if entity.is_some_and(|own| !is_of(kept, &subject, &own)) {
             let subject = crate::hex::encode(&subject);
             let what = format!("{} is another entity's, {subject}", path.display());
             let fix = "`virga subnet inspect` shows whose it is; name this node's own";

@@ -25,6 +25,8 @@ pub(super) struct Own<'a> {
     pub(super) listen: Option<SocketAddr>,
     pub(super) node: Option<&'a NodeKey>,
     pub(super) entity: Option<&'a EntityKey>,
+    /// Whether the entity has moved here from a peer, which the file still names with it.
+    pub(super) is_moved_here: bool,
 }
 
 /// Everyone that the file names.
@@ -326,6 +328,7 @@ fn finish(
         id,
         entity_key,
         origin,
+        entities: vec![entity_key],
         reach,
         subnet: draft.subnet,
         link_tags: draft.link_tags,
@@ -433,7 +436,7 @@ impl Unique {
             unique.node_keys.insert(node.public, us());
             unique.nodes.insert(node.id.0, us());
         }
-        if let Some(entity) = own.entity {
+        if let Some(entity) = own.entity.filter(|_| !own.is_moved_here) {
             unique.entity_keys.insert(entity.public, us());
             unique.origins.insert(entity.origin.0, us());
         }

@@ -8,8 +8,13 @@ use super::{
     values::{self, Fault},
 };
 use crate::cause;
+use crate::identity;
 use crate::keys::{self, EntityKey, KeyKind, Keys, NodeKey, Secret};
-use crate::{capability::Statements, membership::Memberships, rights::Authentic};
+use crate::{
+    capability::Statements,
+    membership::Memberships,
+    rights::{Authentic, file as rights_file, identity::Claim},
+};
 use std::{
     ops::Range,
     path::{Path, PathBuf},
@@ -62,7 +67,7 @@ pub(super) fn resolve(
     };
     let node_span = node.span();
     let directory = path.parent().unwrap_or(Path::new(""));
-    let (node, keys) = resolve_node(
+    let (node, keys, kept) = resolve_node(
         Section::new("node", node_span.clone()),
         node.into_inner(),
         directory,
@@ -74,6 +79,9 @@ pub(super) fn resolve(
         listen: node.listen,
         node: keys.as_ref().map(|keys| &keys.node),
         entity: keys.as_ref().map(|keys| &keys.entity),
+        is_moved_here: keys
+            .as_ref()
+            .is_some_and(|keys| identity::is_placed(&kept, &keys.entity.public, &keys.node.public)),
     };
     let roster = peers::resolve(file.peers, &own, report);
     let forwarding = resolve_forwarding(file.forwarding, roster.peers.len(), report);
@@ -99,6 +107,7 @@ pub(super) fn resolve(
         channels,
         subnet_issuers,
         keys,
+        absence: None,
     };
     check_link_tags(&config, report);
     report.is_clean().then_some(config)
@@ -141,7 +150,23 @@ struct PartialNode {
 }
 
 impl PartialNode {
+    /// The folder of what the node keeps.
+    fn state(&self) -> Option<PathBuf> {
+        let default = || Some(Path::new(STATE_DIRECTORY).join(self.name.as_ref()?));
+        self.state.clone().or_else(default)
+    }
+
+    /// Who has moved or has another key, as the node has kept it; a folder that cannot be read is
+    /// reported by the node when it starts.
+    fn kept(&self) -> Vec<Claim> {
+        let kept = self
+            .state()
+            .map(|state| rights_file::kept_identities(&state));
+        kept.and_then(Result::ok).unwrap_or_default()
+    }
+
     fn complete(self, keys: &Keys) -> Option<NodeSection> {
+        let state = self.state()?;
         let name = self.name?;
         let [node_key_file, entity_key_file, psk_file] = self.files;
         let default_socket = || Path::new(SOCKET_DIRECTORY).join(format!("{name}.sock"));
@@ -164,9 +189,7 @@ impl PartialNode {
             tokens: self.tokens,
             statements: self.statements,
             memberships: self.memberships,
-            state: self
-                .state
-                .unwrap_or_else(|| Path::new(STATE_DIRECTORY).join(&name)),
+            state,
             name,
         })
     }
@@ -178,7 +201,7 @@ fn resolve_node(
     directory: &Path,
     source: KeySource,
     report: &mut Report<'_>,
-) -> (PartialNode, Option<Keys>) {
+) -> (PartialNode, Option<Keys>, Vec<Claim>) {
     let mut key_path = |key, value: Option<Spanned<String>>, kind: KeyKind| {
         let example = format!("\"{}/{}\"", keys::DIRECTORY, kind.file_name());
         let value = report.required(&section, key, value, &example)?;
@@ -195,9 +218,6 @@ fn resolve_node(
         KeySource::Files => read_keys(&files, report),
     };
     let entity = keys.as_ref().map(|keys| keys.entity.public);
-    let tokens = evidence::tokens(&section, node.tokens, directory, entity, report);
-    let statements = evidence::statements(&section, node.capabilities, directory, entity, report);
-    let memberships = evidence::memberships(&section, node.memberships, directory, entity, report);
     let name = report.required(&section, "name", node.name, "\"edge-a\"");
     let network = report.required(&section, "network", node.network, "\"demo\"");
     let listen = report.required(&section, "listen", node.listen, "\"10.77.1.2:4783\"");
@@ -205,7 +225,7 @@ fn resolve_node(
         section: &section,
         report,
     };
-    let partial = PartialNode {
+    let mut partial = PartialNode {
         name: check.text("name", name, values::name),
         network: check.text("network", network, values::network),
         psk_generation: check
@@ -251,15 +271,20 @@ fn resolve_node(
             Some(true) => ZeroCopy::Listed,
             Some(false) | None => ZeroCopy::Off,
         },
-        tokens,
-        statements,
-        memberships,
+        tokens: Vec::new(),
+        statements: Statements::default(),
+        memberships: Memberships::default(),
         state: check.text("state", node.state, |folder| match folder {
             "" => values::fault("is empty", "name a folder, or leave the key out"),
             _ => Ok(directory.join(folder)),
         }),
     };
-    (partial, keys)
+    let kept = partial.kept();
+    let own = (entity, &kept[..]);
+    partial.tokens = evidence::tokens(&section, node.tokens, directory, own, report);
+    partial.statements = evidence::statements(&section, node.capabilities, directory, own, report);
+    partial.memberships = evidence::memberships(&section, node.memberships, directory, own, report);
+    (partial, keys, kept)
 }
 
 fn congestion(text: &str) -> Result<Congestion, Fault> {

@@ -224,13 +224,23 @@ pub(super) fn number<T: TryFrom<i64>>(value: i64, min: i64, max: i64) -> Result<
 pub(super) fn node_key(text: &str) -> Result<[u8; 32], Fault> {
     const FIX: &str = "paste the node key that `virga id` prints on that node";
     let key = key(text, FIX)?;
-    // Any scalar shows a point of low order: the product is zero (RFC 7748, section 6.1).
-    let scalar = x25519_dalek::StaticSecret::from([1; 32]);
-    let product = scalar.diffie_hellman(&x25519_dalek::PublicKey::from(key));
-    if !product.was_contributory() {
+    if is_low_order(&key) {
         return fault("is a point of low order, which no honest node has", FIX);
     }
     Ok(key)
+}
+
+/// Whether no honest node has this X25519 public key.
+pub(crate) fn is_low_order(key: &[u8; 32]) -> bool {
+    // Any scalar shows a point of low order: the product is zero (RFC 7748, section 6.1).
+    let scalar = x25519_dalek::StaticSecret::from([1; 32]);
+    let product = scalar.diffie_hellman(&x25519_dalek::PublicKey::from(*key));
+    !product.was_contributory()
+}
+
+/// Whether no honest entity has this ed25519 public key.
+pub(crate) fn is_weak(key: &[u8; 32]) -> bool {
+    ed25519_dalek::VerifyingKey::from_bytes(key).map_or(true, |point| point.is_weak())
 }
 
 /// An ed25519 public key that strict verification accepts.

@@ -13,6 +13,7 @@ use crate::{
     cause,
     config::Config,
     dispatch::{Dispatch, Ended},
+    identity::Present,
     rights::{
         Authentic, List,
         file::{self, FileError},
@@ -58,6 +59,7 @@ enum Ask {
         reply: oneshot::Sender<Vec<Confirmation>>,
     },
     Revoked(Vec<u8>),
+    Follow(Box<Present>, oneshot::Sender<()>),
     Status(oneshot::Sender<AdmissionsStatus>),
 }
 
@@ -85,6 +87,19 @@ impl Asker {
     /// [`Ended`].
     pub async fn revoked(&self, signed: Vec<u8>) -> Result<(), Ended> {
         self.0.send(Ask::Revoked(signed)).await.map_err(|_| Ended)
+    }
+
+    /// Entities are elsewhere, or have other keys: goes by that when this returns, but for the guards, which
+    /// follow at once.
+    ///
+    /// # Errors
+    /// [`Ended`].
+    pub async fn follow(&self, present: &Present) -> Result<(), Ended> {
+        let (reply, answer) = oneshot::channel();
+        let present = Box::new(present.clone());
+        let asked = self.0.send(Ask::Follow(present, reply)).await;
+        asked.map_err(|_| Ended)?;
+        answer.await.map_err(|_| Ended)
     }
 
     /// What is held. None: the daemon is shutting down.
@@ -157,13 +172,14 @@ fn now_s() -> u64 {
 }
 
 /// What the node knew when it last ran, less what has ended since.
-pub(super) fn recall(config: &Config, lists: &[Vec<u8>]) -> Store {
+pub(super) fn recall(present: &Present, lists: &[Vec<u8>]) -> Store {
+    let config = &present.config;
     let pairs_max = usize::try_from(limits::PAIRS_MAX).unwrap_or(usize::MAX);
     let listed = config.channels.iter().map(|c| c.publish.named().len());
     let configured = listed.sum::<usize>() + config.entities.len();
-    let own = config.keys.entity.public;
     let room = pairs_max.saturating_sub(configured);
-    let mut store = Store::new(own, &config.channels, room);
+    let mut store = Store::new(None, &config.channels, room);
+    follow(&mut store, present);
     // All of them were verified when they were read.
     for list in lists.iter().filter_map(|signed| List::parse(signed).ok()) {
         store.learn(list, now_s());
@@ -191,6 +207,32 @@ pub(super) fn recall(config: &Config, lists: &[Vec<u8>]) -> Store {
     store
 }
 
+/// Has it go by where entities are, and by the keys that they have.
+fn follow(store: &mut Store, present: &Present) {
+    let config = &present.config;
+    // Another node's packets come by here once the entity is there.
+    let is_here = config.absence.is_none();
+    let own = is_here.then_some(config.keys.entity.public);
+    store.follow(own, &config.channels, present.retired.clone(), now_s());
+}
+
+/// The other nodes, of which nothing is heard yet.
+fn peers(config: &Config) -> BTreeMap<NodeId, Peer> {
+    let now = Instant::now();
+    let peers = config.peers.iter().map(|peer| {
+        let known = Peer {
+            name: peer.name.clone(),
+            is_neighbour: peer.is_adjacent(),
+            is_connected: false,
+            refused: BTreeSet::new(),
+            budget: VERIFIED_AT_ONCE,
+            filled: now,
+        };
+        (peer.id, known)
+    });
+    peers.collect()
+}
+
 fn evidence_file(state: &Path) -> PathBuf {
     state.join("evidence")
 }
@@ -205,29 +247,17 @@ impl Flood {
         path: &path::Asker,
     ) -> Asker {
         let (asker, asks) = mpsc::channel(ASKS_MAX);
-        let now = Instant::now();
-        let peers = config.peers.iter().map(|peer| {
-            let known = Peer {
-                name: peer.name.clone(),
-                is_neighbour: peer.is_adjacent(),
-                is_connected: false,
-                refused: BTreeSet::new(),
-                budget: VERIFIED_AT_ONCE,
-                filled: now,
-            };
-            (peer.id, known)
-        });
         let flood = Self {
             store,
             inbox: inbox.clone(),
             dispatch: dispatch.clone(),
             path: path.clone(),
             file: evidence_file(&config.node.state),
-            peers: peers.collect(),
+            peers: peers(config),
             waiting: Vec::new(),
             verdicts: BTreeMap::new(),
             save_at: None,
-            compare_at: now + COMPARE_EVERY,
+            compare_at: Instant::now() + COMPARE_EVERY,
             is_guard_due: false,
         };
         tokio::spawn(async move {
@@ -442,6 +472,19 @@ impl Flood {
                     self.save_at
                         .get_or_insert_with(|| Instant::now() + SAVE_AFTER);
                 }
+                self.publish().await.map(|_| ())
+            }
+            Ask::Follow(present, reply) => {
+                follow(&mut self.store, &present);
+                // A node that has another key now is another peer, of which nothing was heard.
+                let mut before = std::mem::replace(&mut self.peers, peers(&present.config));
+                for (id, peer) in &mut self.peers {
+                    if let Some(known) = before.remove(id) {
+                        *peer = known;
+                    }
+                }
+                let _given_up = reply.send(());
+                self.is_guard_due = true;
                 self.publish().await.map(|_| ())
             }
             Ask::Status(reply) => {

@@ -7,6 +7,7 @@ mod down;
 pub(crate) mod embedded;
 mod facts;
 pub mod flood;
+pub mod identity;
 pub mod path;
 pub mod rights;
 mod workers;
@@ -25,6 +26,7 @@ use crate::{
     rights::file::FileError,
 };
 use flood::Flood;
+use identity::{Registry, Start};
 use path::{Path, PathError};
 use rights::Keeper;
 use std::{
@@ -61,6 +63,11 @@ pub enum DaemonError {
         "what is known to be revoked cannot be read, and without it the node would let it in: {0}; remove the file to start nevertheless"
     )]
     Revocations(#[from] FileError),
+    /// A placement or succession that was kept.
+    #[error(
+        "where entities have moved cannot be read, and without it the node might believe one where it is no more: {0}; remove the file to start nevertheless"
+    )]
+    Identities(FileError),
     /// The configuration does not fit the forwarder's tables.
     #[error("the forwarder's tables: {0}")]
     Tables(String),
@@ -144,28 +151,38 @@ async fn serve(
     local: mpsc::Receiver<std::os::unix::net::UnixStream>,
     ready: oneshot::Sender<()>,
 ) -> Result<(), DaemonError> {
-    let config = Arc::new(config);
+    let start = Start::read(config).map_err(DaemonError::Identities)?;
+    let config = Arc::new(start.present.config.clone());
     let socket = socket::listen(&Place {
         path: config.node.socket.clone(),
         group: config.node.socket_group.clone(),
     })?;
     let revocations = rights::kept(&config.node.state)?;
-    let mut store = flood::recall(&config, &revocations);
+    let mut store = flood::recall(&start.present, &revocations);
     let admitted = store.publish().clone();
-    let path = Path::start(Arc::clone(&config), admitted, &revocations).await?;
+    let known = (&revocations[..], &start.present.retired);
+    let path = Path::start(Arc::clone(&config), admitted, known).await?;
     tracing::info!(mode = path.mode(), why = path.why(), "forwarding path");
     warn_of_checksums(&config, &path);
 
     let (notices, inbox) = (Notices::default(), Inbox::default());
-    let mut workers = Running::start(&config, &path, revocations, (&notices, &inbox))?;
+    let mut workers = Running::start(
+        (&*config, &start.directory),
+        &path,
+        revocations,
+        (&notices, &inbox),
+    )?;
     let dispatch = workers.dispatch().clone();
     let (stop_api, api_stopped) = watch::channel(());
     let connections = Arc::new(Connections::default());
     let asker = path.run(dispatch.clone());
     let flood = Flood::run(store, &config, &inbox, &dispatch, &asker);
-    let keeper = Keeper::new(dispatch.clone(), &config.node.state, flood, asker.clone());
+    let state = &config.node.state;
+    let keeper = Keeper::new(dispatch.clone(), state, flood.clone(), asker.clone());
+    let following = (asker.clone(), flood.clone());
+    let registry = Registry::new(start, dispatch.clone(), following);
     let api = Arc::new(Api {
-        config: Arc::clone(&config),
+        identity: registry.clone(),
         dispatch: dispatch.clone(),
         steering: workers.steering().why(),
         path: asker,
@@ -180,7 +197,8 @@ async fn serve(
     let server = tokio::spawn(server.run(local, api_stopped));
     keeper.warn_of_useless(&config.node).await?;
     // Ends with the workers.
-    let _rights = tokio::spawn(keeper.run(notices));
+    let _rights = tokio::spawn(keeper.run(notices.clone()));
+    let _identity = tokio::spawn(registry.run(notices));
     tracing::info!(
         node = %config.node.name, id = %config.node.id, listen = %workers.address(),
         socket = %config.node.socket.display(), "node is running"

@@ -29,6 +29,7 @@ use crate::{
         kernel::{Facts, KernelError},
         xsk::Opened,
     },
+    rights::identity::Retired,
     tags::Tags,
 };
 use std::{
@@ -150,7 +151,7 @@ impl Path {
     pub async fn start(
         config: Arc<Config>,
         admitted: BTreeSet<Pair>,
-        revocations: &[Vec<u8>],
+        (revocations, retired): (&[Vec<u8>], &Retired),
     ) -> Result<Self, PathError> {
         let mode = config.forwarding.mode;
         let must = matches!(
@@ -163,7 +164,7 @@ impl Path {
         let mut tags = Tags::new(&config, seed);
         tagging::restore(&config, &mut tags);
         let mut path = Self {
-            members: Members::recall(&config, revocations),
+            members: Members::recall(&config, revocations, retired),
             tags,
             listening: Listening::default(),
             config,
@@ -482,6 +483,15 @@ impl Path {
             Ask::Revoked(signed) => {
                 self.members.revoked(&signed);
                 self.follow_members(dispatch).await;
+            }
+            Ask::Config {
+                config,
+                retired,
+                reply,
+            } => {
+                self.members.follow(&config, retired);
+                let result = self.follow_config(config, dispatch).await;
+                let _given_up = reply.send(result);
             }
             Ask::Link {
                 index,

@@ -3,7 +3,10 @@
 use super::{DaemonError, describe, path, path::Path, system, unix_ns};
 use crate::{
     admissions::Inbox,
-    channel::{ChannelService, Presence, Setup, Subnets},
+    channel::{
+        ChannelService, Presence, Setup, Subnets,
+        follow::{self, Directory},
+    },
     config::{self, Config},
     dispatch::{Dispatch, Service},
     notices::Notices,
@@ -11,7 +14,7 @@ use crate::{
 use std::{io, net::SocketAddr, sync::Arc};
 use tokio::sync::mpsc;
 use virga_transport::{
-    NodeConfig, NodeLimits, PeerConfig, Share,
+    NodeConfig, NodeLimits, Share,
     forward::Forwarder,
     io::{
         steer::{Steer, Steering},
@@ -32,7 +35,7 @@ impl Running {
     /// `revocations`: signed lists that were known before; those that peers send are told to the notices,
     /// and what they say of evidence to the inbox.
     pub(super) fn start(
-        config: &Config,
+        (config, directory): (&Config, &Arc<Directory>),
         path: &Path,
         revocations: Vec<Vec<u8>>,
         (notices, inbox): (&Notices, &Inbox),
@@ -62,6 +65,7 @@ impl Running {
                     ..Setup::of(config, share, &presence)
                 })
                 .among(Subnets::configured(config, path.shown()))
+                .following(directory)
                 .telling(path.moves())
                 .noting(notices)
                 .hearing(inbox)
@@ -143,10 +147,6 @@ fn cores(config: &Config) -> Result<Vec<Option<usize>>, DaemonError> {
 }
 
 fn node_config(config: &Config, share: Share, seed: [u8; 32]) -> NodeConfig {
-    let peers = config.peers.iter().map(|peer| PeerConfig {
-        node_key: peer.node_key,
-        entity_key: peer.entity_key,
-    });
     NodeConfig {
         network_id: config.node.network.clone(),
         psk: *config.keys.psk.expose(),
@@ -154,7 +154,7 @@ fn node_config(config: &Config, share: Share, seed: [u8; 32]) -> NodeConfig {
         node_key: *config.keys.node.secret.expose(),
         entity_key: *config.keys.entity.seed.expose(),
         subnet: config.node.subnet,
-        peers: peers.collect(),
+        peers: follow::nodes(config, &[]),
         share,
         limits: NodeLimits {
             congestion: config.node.congestion,

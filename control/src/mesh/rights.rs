@@ -80,4 +80,16 @@ impl Mesh {
             .await?;
         Ok(())
     }
+
+    /// Has what an entity has signed about itself, the text of a file of placements and successions
+    /// ([`crate::rights::file`]), count at the node, which keeps it and passes it on to all peers.
+    ///
+    /// # Errors
+    /// [`MeshError::Refused`] when one is not signed, no entity there has that key, or a later one is known.
+    pub async fn follow(&self, identities: &str) -> Result<(), MeshError> {
+        let body = whole(identities.into());
+        self.send(Method::POST, "/identity".to_owned(), body)
+            .await?;
+        Ok(())
+    }
 }

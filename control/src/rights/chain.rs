@@ -412,11 +412,28 @@ impl Authentic {
         &self.0.last().grant().subject
     }
 
+    /// Who signed its links, in their order.
+    pub fn signers(&self) -> impl Iterator<Item = &[u8; 32]> {
+        let subjects = self.0.links.iter().map(|link| &link.grant().subject);
+        [&self.0.issuer]
+            .into_iter()
+            .chain(subjects)
+            .take(self.0.links.len())
+    }
+
     /// Until when it could be valid, exclusive, in Unix seconds.
     #[must_use]
     pub fn not_after_s(&self) -> u64 {
         // No link ends later than the one before it.
         self.0.last().grant().not_after_s
+    }
+
+    /// When it counts no more: at its end, or earlier where one who signed it has had another key since.
+    #[must_use]
+    pub fn ends_s(&self, revocations: &Revocations) -> u64 {
+        let signers = self.signers();
+        let honoured = signers.filter_map(|signer| revocations.honoured_until_s(signer));
+        honoured.fold(self.not_after_s(), u64::min)
     }
 
     /// From when it could be valid, in Unix seconds.
@@ -443,7 +460,7 @@ impl Authentic {
         if !question.issuers.contains(&chain.issuer) {
             return Err(Refusal::Issuer(chain.issuer));
         }
-        if self.holder() != question.holder {
+        if question.revocations.current(self.holder()) != question.holder {
             return Err(Refusal::Holder(*self.holder()));
         }
         let mut before = None;
@@ -469,14 +486,16 @@ impl Authentic {
         if !chain.last().grant().operations.contains(question.operation) {
             return Err(Refusal::Operation(question.operation));
         }
-        for (link, one) in (1..).zip(&chain.links) {
+        for (link, (one, signer)) in (1..).zip(chain.links.iter().zip(self.signers())) {
             let Grant {
                 subject,
                 generation,
                 ..
             } = one.grant();
             let revocations = question.revocations;
-            if let Some(what) = revocations.revoke(&chain.issuer, subject, *generation, one.id()) {
+            let revoked = revocations.revoke(&chain.issuer, subject, *generation, one.id());
+            let retired = || revocations.retire(signer, question.now_s);
+            if let Some(what) = revoked.or_else(retired) {
                 return Err(Refusal::Revoked { link, what });
             }
         }

@@ -1,15 +1,18 @@
-//! Tokens, revocation lists and statements as files: one line each, a label and base64url (RFC 4648) without padding.
+//! Signed objects as files: one line each, a label and base64url (RFC 4648) without padding.
 //!
 //! ```text
 //! virga-token-v1 AQ…
 //! virga-revocations-v1 dmlyZ2EC…
 //! virga-capability-v1 dmlyZ2ED…
 //! virga-subnet-v1 dmlyZ2EE…
+//! virga-identity-v1 dmlyZ2EJ…
 //! ```
-//! None is secret: a token serves only whoever has its subject's key.
+//! None is secret: a token serves only whoever has its subject's key. A file of placements and successions
+//! may have several lines.
 
 use super::{
     chain::{CHAIN_BYTES_MAX, Chain, ChainError},
+    identity::{Claim, IDENTITY_BYTES_MAX, Identity},
     revocation::{LIST_BYTES_MAX, List, ListError},
     signed::ObjectError,
 };
@@ -31,6 +34,13 @@ const TOKEN: &str = "virga-token-v1";
 const REVOCATIONS: &str = "virga-revocations-v1";
 const CAPABILITY: &str = "virga-capability-v1";
 const SUBNET: &str = "virga-subnet-v1";
+const IDENTITY: &str = "virga-identity-v1";
+const IDENTITY_EXTENSION: &str = "identity";
+/// Lines of the longest file of placements and successions.
+const IDENTITIES_MAX: usize = 64;
+/// Bytes of the longest such file.
+pub const IDENTITIES_BYTES_MAX: usize =
+    IDENTITIES_MAX * (IDENTITY.len() + 2 + IDENTITY_BYTES_MAX.div_ceil(3) * 4);
 
 /// A file that could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -258,7 +268,53 @@ pub fn replace_memberships<'a>(
     replace_lines(path, memberships.map(membership_line).collect())
 }
 
+/// The line of a placement or succession in its file.
+#[must_use]
+pub fn identity_line(claim: &Claim) -> String {
+    format!("{IDENTITY} {}\n", URL_SAFE_NO_PAD.encode(claim.as_bytes()))
+}
+
+/// Reads a file of placements and successions, at least one.
+///
+/// # Errors
+/// [`FileError`]; also where one is not signed by whoever it speaks of.
+pub fn read_identities(path: &Path) -> Result<Vec<Claim>, FileError> {
+    let text = text(path, IDENTITY, IDENTITIES_BYTES_MAX)?;
+    parse_identities(text.as_bytes()).map_err(|what| wrong(path, IDENTITY, what))
+}
+
+/// The same from a file's content.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_identities(content: &[u8]) -> Result<Vec<Claim>, String> {
+    let text = std::str::from_utf8(content).map_err(|_| "it is not text")?;
+    let lines = text.trim_end_matches(['\n', '\r']).lines();
+    let claims = lines.map(|line| {
+        let bytes = bytes(IDENTITY, IDENTITY_BYTES_MAX, line)?;
+        let claim = Claim::parse(&bytes).map_err(|error| error.to_string())?;
+        claim.verify().map_err(|error| error.to_string())?;
+        Ok(claim)
+    });
+    claims.collect()
+}
+
 fn read(path: &Path, label: &'static str, bytes_max: usize) -> Result<Vec<u8>, FileError> {
+    let text = text(path, label, bytes_max)?;
+    let line = text.trim_end_matches(['\n', '\r']);
+    decode(path, label, bytes_max, line)
+}
+
+fn wrong(path: &Path, label: &'static str, what: impl Into<String>) -> FileError {
+    FileError::Text {
+        path: path.into(),
+        what: what.into(),
+        label,
+    }
+}
+
+/// A file's text, which has at most so many bytes of content.
+fn text(path: &Path, label: &'static str, bytes_max: usize) -> Result<String, FileError> {
     let io_error = |operation, source| FileError::Io {
         path: path.into(),
         operation,
@@ -271,36 +327,101 @@ fn read(path: &Path, label: &'static str, bytes_max: usize) -> Result<Vec<u8>, F
     file.take(text_max as u64 + 1)
         .read_to_end(&mut text)
         .map_err(|error| io_error("read", error))?;
-    let text = std::str::from_utf8(&text).map_err(|_| FileError::Text {
-        path: path.into(),
-        what: "it is not text".into(),
-        label,
-    })?;
-    decode(path, label, bytes_max, text.trim_end_matches(['\n', '\r']))
+    let is_too_long = text.len() > text_max;
+    let text = String::from_utf8(text).map_err(|_| wrong(path, label, "it is not text"))?;
+    if !text.starts_with(label) {
+        return Err(wrong(path, label, "it begins otherwise"));
+    }
+    match is_too_long {
+        true => Err(wrong(path, label, "it is too long")),
+        false => Ok(text),
+    }
 }
 
-/// The bytes of one line.
+/// The bytes of one line of a file.
 fn decode(
     path: &Path,
     label: &'static str,
     bytes_max: usize,
     line: &str,
 ) -> Result<Vec<u8>, FileError> {
-    let wrong = |what: String| FileError::Text {
-        path: path.into(),
-        what,
-        label,
-    };
+    bytes(label, bytes_max, line).map_err(|what| wrong(path, label, what))
+}
+
+/// What a line holds.
+fn bytes(label: &'static str, bytes_max: usize, line: &str) -> Result<Vec<u8>, String> {
     let digits = line
         .strip_prefix(label)
         .and_then(|rest| rest.strip_prefix(' '))
-        .ok_or_else(|| wrong("it begins otherwise".into()))?;
+        .ok_or("it begins otherwise")?;
     if digits.len() > bytes_max.div_ceil(3) * 4 {
-        return Err(wrong("it is too long".into()));
+        return Err("it is too long".into());
     }
     URL_SAFE_NO_PAD
         .decode(digits)
-        .map_err(|error| wrong(format!("it is not base64url: {error}")))
+        .map_err(|error| format!("it is not base64url: {error}"))
+}
+
+/// The folder of placements and successions in a node's state folder.
+#[must_use]
+pub fn identity_folder(state: &Path) -> PathBuf {
+    state.join("identity")
+}
+
+/// All placements and successions that a node has kept; none where it has kept none.
+///
+/// # Errors
+/// [`FileError`].
+pub fn kept_identities(state: &Path) -> Result<Vec<Claim>, FileError> {
+    let folder = identity_folder(state);
+    let io_error = |source| FileError::Io {
+        path: folder.clone(),
+        operation: "list",
+        source,
+    };
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(io_error(error)),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(io_error)?.path();
+        // What a crash left half-written has another name.
+        if path.extension().is_some_and(|e| e == IDENTITY_EXTENSION) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    let mut claims = Vec::new();
+    for path in paths {
+        claims.extend(read_identities(&path)?);
+    }
+    Ok(claims)
+}
+
+/// Keeps a placement or succession, in place of an earlier one of the same kind and entity.
+///
+/// # Errors
+/// [`FileError::Io`].
+pub fn keep_identity(state: &Path, claim: &Claim) -> Result<(), FileError> {
+    let folder = identity_folder(state);
+    fs::create_dir_all(&folder).map_err(|source| FileError::Io {
+        path: folder.clone(),
+        operation: "make this folder",
+        source,
+    })?;
+    sync_folder(&folder).map_err(|source| FileError::Io {
+        path: folder.clone(),
+        operation: "sync the folder of",
+        source,
+    })?;
+    let (key, kind) = match claim.what() {
+        Identity::Placement(placement) => (placement.entity, "placement"),
+        Identity::Succession(succession) => (succession.old, "succession"),
+    };
+    let name = format!("{}-{kind}.{IDENTITY_EXTENSION}", crate::hex::encode(&key));
+    replace(&folder.join(name), &identity_line(claim))
 }
 
 /// Replaces a file as a whole, or leaves it as it was.

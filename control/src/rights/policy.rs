@@ -50,6 +50,23 @@ pub struct Lacking {
     pub discounted: Option<Discounted>,
 }
 
+impl<'a> Evidence<'a> {
+    /// What is said about the entity, by the key that it has now or by one that it had: an issuer that has
+    /// spoken of a later key means nothing any more by what it said of an earlier one.
+    pub fn about(
+        self,
+        revocations: &'a Revocations,
+    ) -> impl Iterator<Item = &'a Statement> + use<'a> {
+        let Self {
+            holder, statements, ..
+        } = self;
+        let before = revocations.before(holder);
+        let before = before.flat_map(|key| statements.about(&key));
+        let before = before.filter(|one| !statements.has_of(holder, one.by()));
+        statements.about(holder).chain(before)
+    }
+}
+
 impl fmt::Display for Lacking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { part, found, .. } = self;
@@ -175,7 +192,7 @@ impl Policy {
         let mut until_s = None;
         for token in evidence.tokens {
             match token.allows_on(&question, &self.channel) {
-                Ok(()) => until_s = until_s.max(Some(token.not_after_s())),
+                Ok(()) => until_s = until_s.max(Some(token.ends_s(revocations))),
                 Err(refusal) if refusal.fault() > nearest.fault() => nearest = refusal,
                 Err(_) => {}
             }
@@ -198,11 +215,11 @@ impl Policy {
             return Ok(u64::MAX);
         };
         let counts = |statement: &Statement| self.counts(statement, now_s, revocations);
-        let vouched = Vouched::of(evidence, |statement| counts(statement).is_ok());
+        let vouched = Vouched::of(evidence, revocations, |one| counts(one).is_ok());
         let Some(part) = filter.lacking(&vouched) else {
             let ends = vouched
                 .iter()
-                .map(|statement| statement.claim().not_after_s);
+                .map(|statement| statement.ends_s(revocations));
             return Ok(ends.min().unwrap_or(u64::MAX));
         };
         Err(Refusal::Capability(lacking(part, &vouched, counts)))
@@ -229,16 +246,25 @@ fn lacking(
 /// What is vouched for by statements that count.
 struct Vouched<'a> {
     evidence: Evidence<'a>,
+    revocations: &'a Revocations,
     /// One bit for each of the first 64.
     counted: u64,
 }
 
 impl<'a> Vouched<'a> {
-    fn of(evidence: Evidence<'a>, counts: impl Fn(&Statement) -> bool) -> Self {
-        let about = evidence.statements.about(evidence.holder).take(64);
+    fn of(
+        evidence: Evidence<'a>,
+        revocations: &'a Revocations,
+        counts: impl Fn(&Statement) -> bool,
+    ) -> Self {
+        let about = evidence.about(revocations).take(64);
         let counted = about.enumerate().filter(|(_, statement)| counts(statement));
         let counted = counted.fold(0, |bits, (place, _)| bits | 1 << place);
-        Self { evidence, counted }
+        Self {
+            evidence,
+            revocations,
+            counted,
+        }
     }
 
     fn iter(&self) -> impl Iterator<Item = &'a Statement> {
@@ -249,7 +275,7 @@ impl<'a> Vouched<'a> {
 
     /// Whatever is said about the entity, whether it counts or not.
     fn about(&self) -> impl Iterator<Item = &'a Statement> {
-        self.evidence.statements.about(self.evidence.holder)
+        self.evidence.about(self.revocations)
     }
 }
 

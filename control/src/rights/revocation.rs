@@ -13,6 +13,7 @@
 //! statements about what others are and have (`capability::statement`), by their ids as if they were links.
 
 use super::{
+    identity::Retired,
     signed::{self, Fields, Kind, ObjectError, Writer},
     token::LinkId,
 };
@@ -64,6 +65,13 @@ pub enum Revoked {
         /// The first that counts.
         least: u32,
     },
+    /// Whoever signed it has had another key since, and what the old one signed counts no more.
+    Retired {
+        /// The old key.
+        signer: [u8; 32],
+        /// Until when it did, in Unix seconds.
+        until_s: u64,
+    },
 }
 
 impl fmt::Display for Revoked {
@@ -74,6 +82,13 @@ impl fmt::Display for Revoked {
                 write!(
                     f,
                     "it is of generation {is}, and the issuer's begin with {least}"
+                )
+            }
+            Self::Retired { signer, until_s } => {
+                let signer = crate::hex::encode(signer);
+                write!(
+                    f,
+                    "another key has taken the place of {signer}, which signed it and counted until {until_s} (Unix time)"
                 )
             }
         }
@@ -275,10 +290,11 @@ pub enum Learned {
     Conflict,
 }
 
-/// The newest list of each issuer.
+/// The newest list of each issuer, and the keys whose place others have taken.
 #[derive(Clone, Debug, Default)]
 pub struct Revocations {
     lists: HashMap<[u8; 32], List>,
+    retired: Retired,
 }
 
 impl Revocations {
@@ -299,6 +315,36 @@ impl Revocations {
         }
     }
 
+    /// Replaces what is known of keys whose place others have taken.
+    pub fn set_retired(&mut self, retired: Retired) {
+        self.retired = retired;
+    }
+
+    /// The key that has an entity key's place now: itself, unless it is retired.
+    #[must_use]
+    pub fn current<'a>(&'a self, key: &'a [u8; 32]) -> &'a [u8; 32] {
+        self.retired.current(key)
+    }
+
+    /// All keys whose place an entity key has now.
+    pub fn before(&self, current: &[u8; 32]) -> impl Iterator<Item = [u8; 32]> {
+        self.retired.before(current)
+    }
+
+    /// When what `signer` signed counts no more, because another key has its place, in Unix seconds.
+    #[must_use]
+    pub fn honoured_until_s(&self, signer: &[u8; 32]) -> Option<u64> {
+        self.retired.honoured_until_s(signer)
+    }
+
+    /// Whether what `signer` signed counts no more, because another key has its place.
+    #[must_use]
+    pub fn retire(&self, signer: &[u8; 32], now_s: u64) -> Option<Revoked> {
+        let until_s = self.retired.honoured_until_s(signer)?;
+        let signer = *signer;
+        (now_s >= until_s).then_some(Revoked::Retired { signer, until_s })
+    }
+
     /// The newest list of an issuer.
     #[must_use]
     pub fn of(&self, issuer: &[u8; 32]) -> Option<&List> {
@@ -306,7 +352,8 @@ impl Revocations {
     }
 
     /// Whether a link of a chain that begins with `issuer`, or a statement of that issuer's, is revoked,
-    /// and by what.
+    /// and by what. Whoever has a key's place now speaks for it, and who is named by the later key is meant
+    /// by the earlier one too.
     #[must_use]
     pub fn revoke(
         &self,
@@ -315,6 +362,11 @@ impl Revocations {
         generation: u32,
         id: LinkId,
     ) -> Option<Revoked> {
-        self.lists.get(issuer)?.revokes(subject, generation, id)
+        let mut lists = [issuer, self.current(issuer)].into_iter();
+        lists.find_map(|issuer| {
+            let list = self.lists.get(issuer)?;
+            let of = |subject| list.revokes(subject, generation, id);
+            of(subject).or_else(|| of(self.current(subject)))
+        })
     }
 }

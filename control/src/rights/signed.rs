@@ -41,6 +41,10 @@ pub enum Kind {
     Membership = 4,
     /// [`crate::capability::Statement`], by its subject.
     Announcement = 8,
+    /// [`super::identity::Placement`].
+    Placement = 9,
+    /// [`super::identity::Succession`].
+    Succession = 10,
 }
 
 /// Why bytes are not the object that they should be; whoever wrote them is at fault.
@@ -97,11 +101,23 @@ impl Writer {
         self
     }
 
+    /// A signature over what there is so far.
+    pub(crate) fn signature(&self, key: &EntityKey) -> [u8; SIGNATURE_BYTES] {
+        SigningKey::from_bytes(key.seed.expose())
+            .sign(&self.0)
+            .to_bytes()
+    }
+
     pub(crate) fn sign(mut self, key: &EntityKey) -> Vec<u8> {
-        let signature = SigningKey::from_bytes(key.seed.expose()).sign(&self.0);
-        self.0.extend(signature.to_bytes());
+        let signature = self.signature(key);
+        self.0.extend(signature);
         self.0
     }
+}
+
+/// The type that an object names.
+pub(super) fn kind(object: &[u8]) -> Option<u8> {
+    object.strip_prefix(MAGIC)?.first().copied()
 }
 
 /// Whether the object ends in its signer's signature.

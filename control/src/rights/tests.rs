@@ -1,6 +1,8 @@
 //! Chains that give a right, and every way in which one does not.
 
 mod properties;
+mod retired;
+mod signatures;
 
 use super::{
     chain::{CHAIN_BYTES_MAX, CLOCK_SKEW_S_MAX, ChainError, LINKS_MAX},

@@ -175,6 +175,21 @@ fn both_directions_are_agreed_on_and_demanded_a_while_later() {
 }
 
 #[test]
+fn a_neighbour_with_another_node_key_keeps_what_was_agreed_on() {
+    let mut pair = Pair::new(["", ""]);
+    pair.connect();
+    pair.pass(SETTLE_NS);
+    let (before, now) = (id(1), NodeId(7));
+    let tables = image(&pair.nodes[0], 0);
+    let agreed = pair.nodes[0].status(before);
+    assert!(agreed.checked && agreed.sent);
+    pair.nodes[0].renamed(&[(before, now), (NodeId(8), NodeId(9))]);
+    assert_eq!(pair.nodes[0].status(now), agreed);
+    assert_eq!(pair.nodes[0].status(before), TagsStatus::default());
+    assert_eq!(image(&pair.nodes[0], 0), tables);
+}
+
+#[test]
 fn keys_give_way_to_new_ones_and_the_one_before_counts_until_then() {
     let mut pair = Pair::new(["", ""]);
     pair.connect();

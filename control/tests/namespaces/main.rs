@@ -10,6 +10,7 @@ mod admissions;
 mod doctor;
 mod drivers;
 mod hostile;
+mod identity;
 mod interfaces;
 mod neighbours;
 mod restart;

@@ -10,6 +10,7 @@ mod driver;
 mod examples;
 mod fan_out;
 mod hostile;
+mod identity;
 mod publishing;
 mod rights;
 mod roaming;

@@ -49,7 +49,7 @@ pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) origin: OriginHash,
     folder: PathBuf,
-    node_key: String,
+    pub(crate) node_key: String,
     pub(crate) entity_key: String,
     process: Option<Child>,
 }

@@ -1,13 +1,18 @@
 //! How others reach the task that owns the forwarding path.
 
 use super::ForwardingStatus;
-use crate::api::status::LinkState;
-use std::collections::BTreeSet;
+use crate::{api::status::LinkState, config::Config, rights::identity::Retired};
+use std::{collections::BTreeSet, sync::Arc};
 use tokio::sync::{mpsc, oneshot};
 use virga_ebpf::tables::Pair;
 
 /// What the task is asked.
 pub(super) enum Ask {
+    Config {
+        config: Arc<Config>,
+        retired: Retired,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
     Status(oneshot::Sender<ForwardingStatus>),
     Admits {
         pair: Pair,
@@ -56,6 +61,23 @@ impl Asker {
     pub async fn revoked(&self, signed: Vec<u8>) {
         // With the task, what it would do has ended.
         let _ended = self.0.send(Ask::Revoked(signed)).await;
+    }
+
+    /// Goes by another configuration from now on, with the same peers in the same order, and by the keys whose
+    /// place others have taken.
+    pub async fn set_config(
+        &self,
+        config: Arc<Config>,
+        retired: Retired,
+    ) -> Option<Result<(), String>> {
+        let (reply, answer) = oneshot::channel();
+        let ask = Ask::Config {
+            config,
+            retired,
+            reply,
+        };
+        self.0.send(ask).await.ok()?;
+        answer.await.ok()
     }
 
     /// Takes the next hop to a peer (by its index) in or out of use.

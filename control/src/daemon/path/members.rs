@@ -10,6 +10,7 @@ use crate::{
     rights::{
         List, Revocations,
         file::{self, FileError},
+        identity::Retired,
     },
 };
 use std::{collections::BTreeMap, future::pending, path::PathBuf, time::Duration};
@@ -41,7 +42,7 @@ fn now_s() -> u64 {
 
 impl Members {
     /// What the node knew when it last ran: neighbours' packets pass until they show it again.
-    pub(super) fn recall(config: &Config, lists: &[Vec<u8>]) -> Self {
+    pub(super) fn recall(config: &Config, lists: &[Vec<u8>], retired: &Retired) -> Self {
         let mut members = Self {
             issuers: config.subnet_issuers.iter().map(|one| one.key).collect(),
             known: Memberships::default(),
@@ -53,6 +54,7 @@ impl Members {
         if members.issuers.is_empty() {
             return members;
         }
+        members.follow(config, retired.clone());
         for signed in lists {
             members.revoked(signed);
         }
@@ -69,6 +71,12 @@ impl Members {
         }
         members.look(config, now_s());
         members
+    }
+
+    /// Goes by the keys that entities have now.
+    pub(super) fn follow(&mut self, config: &Config, retired: Retired) {
+        self.issuers = config.subnet_issuers.iter().map(|one| one.key).collect();
+        self.revocations.set_retired(retired);
     }
 
     /// Where the workers tell what peers have shown.

@@ -1,0 +1,308 @@
+//! Entities that move or have another key: what becomes of sessions, rosters and streams.
+//!
+//! Where an entity is, the control plane decides ([`crate::identity`]) and tells each worker. Whoever still
+//! claims an entity where it is no more gets what the entity has signed about that, and nothing else.
+
+use super::{
+    delivery::Outlet, entry::Members, message::Message, reason::Reason, service::ChannelService,
+    subnets::Subnets,
+};
+use crate::{
+    config::{ChannelConfig, Config},
+    identity::{Book, Present},
+    membership::Shown,
+    rights::{Policy, identity::Retired},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+use virga_ebpf::header::NodeId;
+use virga_transport::{Node, PeerConfig, limits::PEERS_MAX};
+
+/// How long whoever is at the wrong place has to take in why its session ends.
+const FAREWELL_NS: u64 = 1_000_000_000;
+/// Objects from peers that wait for the control plane, at all workers together.
+pub const CLAIMS_WAITING_MAX: usize = 256;
+
+/// Who is where, as the control plane tells all workers.
+#[derive(Clone, Debug, Default)]
+pub struct Directory {
+    /// Where entities are, as sessions know them.
+    homes: Vec<PeerConfig>,
+    /// Sessions that may be had; those that are only to be told where an entity is now come last.
+    nodes: Vec<PeerConfig>,
+    /// Where entities are.
+    peers: BTreeMap<NodeId, Vec<[u8; 32]>>,
+    /// Next to this node, with an entity: they forward to whoever has moved, and are told of it also where
+    /// nothing else is wanted of them.
+    neighbours: BTreeSet<NodeId>,
+    /// Those of them that link tags are to be agreed on with.
+    tagged: BTreeSet<NodeId>,
+    subnets: Subnets,
+    channels: Vec<ChannelConfig>,
+    retired: Retired,
+    /// Why this node speaks for nobody.
+    absence: Option<String>,
+    /// What entities have signed, to be passed on.
+    claims: Vec<Vec<u8>>,
+}
+
+impl Directory {
+    /// What a node's workers have to know. Sessions with those that were elsewhere `before` end in peace.
+    #[must_use]
+    pub fn of(present: &Present, book: &Book, before: &Self) -> Self {
+        let config = &present.config;
+        let homes = nodes(config, &[]);
+        let mut nodes = nodes(config, &present.former);
+        for home in &before.homes {
+            if !nodes.contains(home) {
+                nodes.push(*home);
+            }
+        }
+        nodes.truncate(PEERS_MAX);
+        Self {
+            homes,
+            nodes,
+            peers: peers(config),
+            neighbours: neighbours(config),
+            tagged: tagged(config),
+            subnets: Subnets::configured(config, &Shown::default()),
+            channels: config.channels.clone(),
+            retired: present.retired.clone(),
+            absence: config.absence.clone(),
+            claims: book
+                .claims()
+                .iter()
+                .map(|c| c.as_bytes().to_vec())
+                .collect(),
+        }
+    }
+}
+
+impl Directory {
+    /// Whether it says anything that the configuration does not.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        !self.claims.is_empty()
+    }
+}
+
+/// The entities at each peer; none at those that are not there any more.
+pub(crate) fn peers(config: &Config) -> BTreeMap<NodeId, Vec<[u8; 32]>> {
+    let peers = config.peers.iter().filter(|peer| !peer.entities.is_empty());
+    peers.map(|peer| (peer.id, peer.entities.clone())).collect()
+}
+
+/// Peers next to this node that an entity lives at: with others there are no sessions.
+pub(crate) fn neighbours(config: &Config) -> BTreeSet<NodeId> {
+    let peers = config.peers.iter();
+    let told = peers.filter(|peer| peer.is_adjacent() && !peer.entities.is_empty());
+    told.map(|peer| peer.id).collect()
+}
+
+/// Those of them that link tags are to be agreed on with.
+pub(crate) fn tagged(config: &Config) -> BTreeSet<NodeId> {
+    let neighbours = neighbours(config);
+    config
+        .tagged()
+        .filter(|id| neighbours.contains(id))
+        .collect()
+}
+
+/// The sessions that a node may have.
+pub(crate) fn nodes(config: &Config, former: &[(NodeId, [u8; 32])]) -> Vec<PeerConfig> {
+    let mut nodes = Vec::new();
+    for peer in &config.peers {
+        let node_key = peer.node_key;
+        let entities = peer.entities.iter();
+        nodes.extend(entities.map(|&entity_key| PeerConfig {
+            node_key,
+            entity_key,
+        }));
+    }
+    for &(id, entity_key) in former {
+        let peer = config.peers.iter().find(|peer| peer.id == id);
+        nodes.extend(peer.map(|peer| PeerConfig {
+            node_key: peer.node_key,
+            entity_key,
+        }));
+    }
+    nodes.truncate(PEERS_MAX);
+    nodes
+}
+
+impl<O: Outlet> ChannelService<O> {
+    /// Follows entities to where they are now. Sessions with those that are elsewhere carry nothing more
+    /// when this returns.
+    pub fn follow(&mut self, now_ns: u64, node: &mut Node, directory: &Arc<Directory>) {
+        let before = std::mem::replace(&mut self.directory, Arc::clone(directory));
+        let has_news = self.pass_on(now_ns, node, &before);
+        for channel in &directory.channels {
+            let Some(&index) = self.names.get(&channel.name) else {
+                continue;
+            };
+            let entry = &mut self.entries[index];
+            entry.publishers = Members::of(&channel.publish);
+            entry.subscribers = Members::of(&channel.subscribe);
+            entry.policy = Policy::of(channel);
+        }
+        self.rights.set_retired(directory.retired.clone());
+        let share = self.share;
+        let peers = directory
+            .peers
+            .iter()
+            .filter(|(peer, _)| share.owns(**peer));
+        self.peers = peers.map(|(&peer, keys)| (peer, keys.clone())).collect();
+        let neighbours = directory.neighbours.iter().copied();
+        self.neighbours = neighbours.filter(|&peer| share.owns(peer)).collect();
+        let tagged = directory.tagged.iter().copied();
+        let is_here = directory.absence.is_none();
+        self.tagged = tagged.filter(|&peer| is_here && share.owns(peer)).collect();
+        self.subnets.follow(&directory.subnets);
+        self.rights
+            .subnet_issuers
+            .clone_from(&directory.subnets.issuers);
+        self.forget_absent_publishers();
+        // Where the list contradicts itself the node has its sessions as before; what they may carry is
+        // judged here.
+        let set = node.set_peers(now_ns, &directory.nodes);
+        debug_assert_eq!(set, Ok(()));
+        if directory.absence.is_some() {
+            for &peer in self.peers.keys() {
+                node.give_up(peer);
+            }
+        }
+        if has_news {
+            for &peer in &self.neighbours {
+                // Every one of them was just set.
+                let _known = node.connect(now_ns, peer);
+            }
+        }
+        let sessions = self.sessions.iter();
+        let elsewhere = sessions.filter(|(peer, session)| !self.lives_at(**peer, &session.entity));
+        for peer in elsewhere.map(|(&peer, _)| peer).collect::<Vec<_>>() {
+            self.reasons.add(Reason::EntityMoved);
+            self.dismiss(now_ns, node, peer);
+        }
+        match &directory.absence {
+            Some(why) => self.fall_silent(now_ns, node, why),
+            None => {
+                self.ask_newcomers(now_ns, node);
+                self.greet(now_ns, node);
+                self.connect_tagged(now_ns, node);
+            }
+        }
+        self.review(now_ns, node);
+    }
+
+    /// Whether an entity is believed at a peer; nobody is while this node speaks for no entity itself.
+    pub(crate) fn lives_at(&self, peer: NodeId, entity: &[u8; 32]) -> bool {
+        let entities = self.peers.get(&peer);
+        self.directory.absence.is_none() && entities.is_some_and(|keys| keys.contains(entity))
+    }
+
+    /// Why this node speaks for no entity.
+    pub(crate) fn absence(&self) -> Option<&str> {
+        self.directory.absence.as_deref()
+    }
+
+    /// Tells all peers what is new; whether there is something.
+    fn pass_on(&mut self, now_ns: u64, node: &mut Node, before: &Directory) -> bool {
+        let directory = Arc::clone(&self.directory);
+        let is_new = |claim: &&Vec<u8>| !before.claims.contains(claim);
+        let new: Vec<&Vec<u8>> = directory.claims.iter().filter(is_new).collect();
+        let has_news = !new.is_empty();
+        let peers: Vec<NodeId> = self.sessions.keys().copied().collect();
+        for claim in new {
+            for &peer in &peers {
+                self.tell(now_ns, node, peer, &Message::Identity(claim.clone()));
+            }
+        }
+        has_news
+    }
+
+    /// Shows a new session all that is known.
+    pub(crate) fn show_identities(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
+        let directory = Arc::clone(&self.directory);
+        for claim in &directory.claims {
+            self.tell(now_ns, node, peer, &Message::Identity(claim.clone()));
+        }
+    }
+
+    /// Ends a session of somebody who is elsewhere: it is told why, and nothing else goes either way.
+    pub(crate) fn dismiss(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
+        for entry in &self.entries {
+            let remote = entry.roster.get(&peer);
+            if let Some(stream) = remote.and_then(|remote| remote.stream) {
+                // What was queued for it is not for it any more.
+                let _gone = node.reset_stream(now_ns, peer, stream);
+            }
+        }
+        self.on_closed(now_ns, node, peer);
+        self.part(now_ns, node, peer);
+    }
+
+    /// A session that is to carry nothing: its peer is told why.
+    pub(crate) fn turn_away(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
+        self.reasons.add(Reason::EntityMoved);
+        for claim in &self.directory.claims {
+            let message = Message::Identity(claim.clone()).encode();
+            if node.send_control(now_ns, peer, &message).is_err() {
+                break;
+            }
+        }
+        self.part(now_ns, node, peer);
+    }
+
+    /// Has a session end in a moment, and no other one begin unless something is wanted of the peer.
+    fn part(&self, now_ns: u64, node: &mut Node, peer: NodeId) {
+        if !self.needs(peer) {
+            node.give_up(peer);
+        }
+        // Where there is none any more, it ended by itself.
+        let _ended = node.drain(now_ns, peer, now_ns + FAREWELL_NS);
+    }
+
+    /// This node's entity is elsewhere: local programs are told.
+    fn fall_silent(&mut self, now_ns: u64, node: &mut Node, why: &str) {
+        self.fail_absent(why);
+        for id in self.subscribers.keys().copied().collect::<Vec<_>>() {
+            if let Some(outlet) = self.unsubscribe(now_ns, node, id) {
+                outlet.end(why.to_owned());
+            }
+        }
+    }
+
+    /// Asks those who publish now what local subscribers want, and were not asked before.
+    fn ask_newcomers(&mut self, now_ns: u64, node: &mut Node) {
+        let asked = |peer: &NodeId| self.wanted.values().any(|w| w.asked.contains_key(peer));
+        let peers = self.peers.keys().filter(|peer| !asked(peer));
+        for peer in peers.copied().collect::<Vec<_>>() {
+            self.ask_all(now_ns, node, peer);
+            if self.needs(peer) {
+                // Every one of them was just set.
+                let _known = node.connect(now_ns, peer);
+            }
+        }
+    }
+
+    fn forget_absent_publishers(&mut self) {
+        let peers = &self.peers;
+        for wanted in self.wanted.values_mut() {
+            wanted.asked.retain(|peer, _| peers.contains_key(peer));
+        }
+    }
+
+    /// A peer's object: the control plane looks at it, unless it is known here.
+    pub(crate) fn on_identity(&mut self, peer: NodeId, signed: Vec<u8>) {
+        if !self.directory.claims.contains(&signed) && !self.notices.tell_identity(peer, signed) {
+            self.reasons.add(Reason::IdentityFull);
+        }
+    }
+
+    /// Counts what became of an object of a peer.
+    pub fn count(&mut self, reason: Reason) {
+        self.reasons.add(reason);
+    }
+}
