@@ -38,7 +38,7 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::{sync::mpsc, task::block_in_place};
+use tokio::{sync::mpsc, task::block_in_place, time::Instant};
 use virga_ebpf::{hash::keyed, image::Image, tables::Pair};
 use virga_transport::{
     io::{driver::Choice, xsk::queue::Queue},
@@ -333,6 +333,8 @@ impl Path {
             if let Err(error) = self.feed_drivers(&dispatch).await {
                 self.note(Some(Problem::retried(error)));
             }
+            // However often somebody asks something.
+            let mut looked = Instant::now();
             loop {
                 let is_retried = self.problem.as_ref().is_some_and(|p| p.is_retried);
                 let pause = if is_retried { RETRY } else { REFRESH };
@@ -345,7 +347,10 @@ impl Path {
                     () = self.moves.changed() => self.follow_moves(&dispatch).await,
                     () = self.tags_due() => self.follow_tags(&dispatch).await,
                     () = self.members.due() => self.follow_members(&dispatch).await,
-                    () = tokio::time::sleep(pause) => self.follow(&dispatch).await,
+                    () = tokio::time::sleep_until(looked + pause) => {
+                        self.follow(&dispatch).await;
+                        looked = Instant::now();
+                    }
                 }
             }
         });

@@ -11,14 +11,23 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use virga::mesh::Mesh;
+use virga::{
+    config::PeerSubnet,
+    membership::{Claim, Membership},
+    mesh::Mesh,
+};
+use virga_ebpf::hash;
 
 use crate::{
+    hostile::flood,
     hosts::{Hosts, eventually},
-    stage::{at, dropped, forwarding, number, peer, virga},
+    stage::{
+        RELIABLE, Sink, V4, assert_complete, at, dropped, forwarding, line_keyed, number, peer,
+        publishing, virga,
+    },
 };
 
 /// Name, subnet, interfaces.
@@ -263,4 +272,68 @@ async fn what_must_not_leave_a_subnet_does_not_whoever_skips_its_own_checks() {
     assert!(is_refused, "{}", hosts.log("g1"));
     subscribed(&hosts, [0; 4]);
     println!("{at_g1} packets dropped at g1, {at_g0} at g0 when g1 let them pass");
+}
+
+/// Has a host show that the router's entity vouches for it in the root, for so long.
+async fn vouch(hosts: &Hosts, host: &str, lasts_s: u64) {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now_s = unix.unwrap().as_secs();
+    let claim = Claim {
+        subject: hosts.host(host).entity.public,
+        version: now_s,
+        not_before_s: now_s,
+        not_after_s: now_s + lasts_s,
+        place: PeerSubnet::ALL,
+    };
+    let membership = Membership::issue(claim, 0, &hosts.host("router").entity);
+    let mesh = Mesh::open(hosts.socket(host)).await.unwrap();
+    let given = mesh.present_membership(&membership).await.unwrap();
+    assert_eq!(given.useless, None);
+}
+
+/// Why the router lets nothing of a's pass but control traffic.
+fn unvouched(hosts: &Hosts) -> Option<String> {
+    let status = hosts.status("router").unwrap();
+    let links = status["forwarding"]["links"].as_array().unwrap();
+    let link = links.iter().find(|link| link["peer"] == "a").unwrap();
+    link["unvouched"].as_str().map(str::to_owned)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn without_a_membership_a_neighbours_events_end_in_the_nic_and_with_it_they_pass_for_its_time()
+ {
+    let issuers = "[subnets]\nissuers = [\"{router.entity}\"]\n";
+    let hosts = line_keyed("native", &V4, issuers);
+    for host in ["router", "b"] {
+        vouch(&hosts, host, 3_600).await;
+    }
+    let sink = Sink::subscribe(&hosts, RELIABLE).await;
+    let subnet = |hosts: &Hosts| dropped(hosts, "router", "subnet");
+    let published = publishing(&hosts, RELIABLE, 100, Duration::from_secs(1));
+    assert!(eventually(|| subnet(&hosts) > 0), "{}", hosts.log("router"));
+    let nobody = unvouched(&hosts);
+    assert_eq!(nobody.as_deref(), Some("nobody has vouched for its subnet"));
+    vouch(&hosts, "a", 6).await;
+    let count = published.await.unwrap();
+    assert_complete(&sink.numbers().await, count);
+    let before = subnet(&hosts);
+
+    let has_ended = || unvouched(&hosts).is_some_and(|why| why.contains("ended"));
+    assert!(eventually(has_ended), "{:?}", unvouched(&hosts));
+    assert_eq!(subnet(&hosts), before, "all passed in its time");
+    // b has ended a's stream by now: packets of a sender that goes on regardless.
+    let origin = hosts.host("a").entity.origin.to_string();
+    let channel = format!("{:x}", hash::channel_hash(0, RELIABLE).0);
+    let plain = [
+        "--kind",
+        "plain",
+        "--origin",
+        &origin,
+        "--channel",
+        &channel,
+    ];
+    let sent = tokio::task::block_in_place(|| flood(&hosts, "a", "10.78.1.1:4783", &plain));
+    assert_eq!(subnet(&hosts) - before, sent, "{}", hosts.log("router"));
+    println!("{before} packets dropped before it was vouched for, {sent} of {sent} after its time");
 }

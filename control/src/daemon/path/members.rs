@@ -14,7 +14,7 @@ use crate::{
     },
 };
 use std::{collections::BTreeMap, future::pending, path::PathBuf, time::Duration};
-use tokio::task::block_in_place;
+use tokio::{task::block_in_place, time::Instant};
 use virga_ebpf::{
     header::NodeId,
     image::{Image, Link},
@@ -34,6 +34,8 @@ pub(super) struct Members {
     /// Neighbours that nobody vouches for, and why not.
     unvouched: BTreeMap<NodeId, Unvouched>,
     file: PathBuf,
+    /// When it is asked again: others that ask the task something do not put it off.
+    look_at: Instant,
 }
 
 fn now_s() -> u64 {
@@ -50,6 +52,7 @@ impl Members {
             shown: Shown::default(),
             unvouched: BTreeMap::new(),
             file: config.node.state.join("memberships"),
+            look_at: Instant::now(),
         };
         if members.issuers.is_empty() {
             return members;
@@ -98,7 +101,7 @@ impl Members {
         }
         tokio::select! {
             () = self.shown.changed() => {}
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep_until(self.look_at) => {}
         }
     }
 
@@ -171,6 +174,7 @@ impl Path {
     }
 
     pub(super) async fn follow_members(&mut self, dispatch: &Dispatch) {
+        self.members.look_at = Instant::now() + LOOK_EVERY;
         self.members.learn();
         let before = self.members.unvouched.clone();
         if !self.members.look(&self.config, now_s()) {
