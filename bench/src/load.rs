@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use rustix::time::{ClockId, clock_gettime};
 use virga_ebpf::{
     hash,
@@ -108,7 +109,7 @@ pub struct Seen {
 pub struct Load {
     task: Task,
     peer: NodeId,
-    event: Vec<u8>,
+    event: Bytes,
     stream: Option<StreamId>,
     is_running: bool,
     is_full: bool,
@@ -135,7 +136,7 @@ impl Load {
         Self {
             task,
             peer,
-            event: vec![0x5a; bytes],
+            event: vec![0x5a; bytes].into(),
             stream: None,
             is_running: false,
             is_full: false,
@@ -162,9 +163,10 @@ impl Load {
 
     fn send(&mut self, now_ns: u64, node: &mut Node) -> Result<(), SendError> {
         let stream = self.stream.ok_or(SendError::NoStream)?;
-        node.send(now_ns, self.peer, stream, &self.event)?;
-        self.seen.offered += 1;
-        Ok(())
+        // A reliable stream shares a large one with the application, as it does the subscribers of a channel.
+        let taken = node.send_all(now_ns, self.peer, stream, [&self.event], None);
+        self.seen.offered += taken.messages as u64;
+        taken.refused.map_or(Ok(()), Err)
     }
 
     fn offer(&mut self, now_ns: u64, node: &mut Node, batch: usize) {
@@ -185,7 +187,7 @@ impl Load {
         let Some(stream) = self.stream else {
             return false;
         };
-        let events = std::iter::repeat_n(self.event.as_slice(), batch);
+        let events = std::iter::repeat_n(&self.event, batch);
         let taken = node.send_all(now_ns, self.peer, stream, events, None);
         self.seen.offered += taken.messages as u64;
         taken.refused.is_none()
@@ -197,7 +199,7 @@ impl Load {
         let _sent = self.send(now_ns, node);
     }
 
-    fn on_message(&mut self, now_ns: u64, node: &mut Node, event: &[u8]) {
+    fn on_message(&mut self, now_ns: u64, node: &mut Node, event: Bytes) {
         self.seen.taken += 1;
         self.seen.taken_bytes += event.len() as u64;
         match self.task {
@@ -208,8 +210,7 @@ impl Load {
                 self.ask(now_ns, node);
             }
             Task::Answer => {
-                self.event.clear();
-                self.event.extend_from_slice(event);
+                self.event = event;
                 // What cannot be sent back is asked anew.
                 let _sent = self.send(now_ns, node);
             }
@@ -240,7 +241,7 @@ impl Service for Load {
                 self.seen.is_connected = false;
                 self.stream = None;
             }
-            Event::Message { event, .. } => self.on_message(now_ns, node, &event),
+            Event::Message { event, .. } => self.on_message(now_ns, node, event),
             Event::Writable { .. } => self.is_full = false,
             _ => {}
         }

@@ -517,7 +517,7 @@ impl Remote {
         (peer, stream): (NodeId, StreamId),
         partial: &Partial,
     ) -> Result<(), SendError> {
-        let (event, deadline_ns) = (&partial.event[..], partial.deadline_ns);
+        let (event, deadline_ns) = (&partial.event, partial.deadline_ns);
         let Some(tallied) = &partial.tallied else {
             let taken = node.send_all(now_ns, peer, stream, [event], deadline_ns);
             return taken.refused.map_or(Ok(()), Err);

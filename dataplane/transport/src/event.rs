@@ -133,6 +133,42 @@ pub enum Event {
     },
 }
 
+/// A message's bytes, as its sender has them.
+#[derive(Clone, Copy, Debug)]
+pub enum Payload<'a> {
+    /// To be copied.
+    Borrowed(&'a [u8]),
+    /// A reliable stream keeps a large one as it is, with all of its buffer, until the peer has it.
+    Shared(&'a Bytes),
+}
+
+impl Payload<'_> {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Borrowed(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl<'a> From<&'a [u8]> for Payload<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Self::Borrowed(bytes)
+    }
+}
+
+impl<'a, const N: usize> From<&'a [u8; N]> for Payload<'a> {
+    fn from(bytes: &'a [u8; N]) -> Self {
+        Self::Borrowed(bytes)
+    }
+}
+
+impl<'a> From<&'a Bytes> for Payload<'a> {
+    fn from(bytes: &'a Bytes) -> Self {
+        Self::Shared(bytes)
+    }
+}
+
 /// What the owner calls messages that it wants to hear of again; several may share one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Receipt(pub NonZeroU64);

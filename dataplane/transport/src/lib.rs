@@ -51,7 +51,7 @@ pub mod worker;
 pub use classes::ClassCounters;
 pub use config::{ConfigError, Congestion, NodeConfig, NodeLimits, PeerConfig};
 pub use event::{
-    CloseReason, ConnectError, Event, Fate, Handled, Mode, OpenError, PathStatus, Receipt,
+    CloseReason, ConnectError, Event, Fate, Handled, Mode, OpenError, PathStatus, Payload, Receipt,
     SendError, SessionState, SessionStatus, StreamSpec, Taken, Transmit,
 };
 pub use name::{ChannelName, NameError};

@@ -71,6 +71,8 @@ pub const EVENTS_UNREAD_MAX: usize = 4_096;
 pub const SHARED_BYTES_MAX: usize = 8 * 1024;
 /// and of this many messages.
 pub const SHARED_MESSAGES_MAX: usize = 64;
+/// A message to send of fewer bytes is copied, though its sender would share it: that costs no more.
+pub const SHARED_BYTES_MIN: usize = 512;
 
 /// Sequences behind the newest that are still told apart from replays; a multiple of 64.
 pub const REPLAY_WINDOW_PACKETS: u64 = 4_096;

@@ -17,7 +17,7 @@ pub(crate) use receiving::{ReceiveBytes, StreamFault};
 pub(crate) use sending::SendBytes;
 
 use crate::{
-    event::{Mode, Receipt, StreamSpec},
+    event::{Mode, Payload, Receipt, StreamSpec},
     limits::{
         EVENT_HELD_BYTES, EXPIRE_A_MESSAGE_NS, EXPIRE_EVERY_NS, MESSAGE_PREFIX_BYTES,
         STREAMS_AHEAD_MAX,
@@ -141,10 +141,10 @@ impl SendStream {
     }
 
     /// Appends a message; the caller has checked that it fits.
-    pub(crate) fn push(&mut self, message: &[u8], terms: Terms) {
+    pub(crate) fn push(&mut self, message: Payload<'_>, terms: Terms) {
         match &mut self.outgoing {
             Outgoing::Reliable(bytes) => bytes.push(message, terms),
-            Outgoing::Events(events) => events.push(message, terms.deadline_ns),
+            Outgoing::Events(events) => events.push(message.bytes(), terms.deadline_ns),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::Node;
 use crate::{
-    event::{CloseReason, OpenError, Receipt, SendError, StreamSpec, Taken},
+    event::{CloseReason, OpenError, Payload, Receipt, SendError, StreamSpec, Taken},
     session::Session,
     stream::{NO_DEADLINE, Terms},
 };
@@ -60,7 +60,7 @@ impl Node {
         now_ns: u64,
         peer: NodeId,
         stream: StreamId,
-        events: impl IntoIterator<Item = &'e [u8]>,
+        events: impl IntoIterator<Item = impl Into<Payload<'e>>>,
         deadline_ns: Option<u64>,
     ) -> Taken {
         let terms = Terms::until(deadline_ns.unwrap_or(NO_DEADLINE));
@@ -72,11 +72,11 @@ impl Node {
     ///
     /// # Errors
     /// See [`SendError`]; nothing was queued then.
-    pub fn send_with_receipt(
+    pub fn send_with_receipt<'e>(
         &mut self,
         now_ns: u64,
         (peer, stream): (NodeId, StreamId),
-        event: &[u8],
+        event: impl Into<Payload<'e>>,
         deadline_ns: Option<u64>,
         receipt: Receipt,
     ) -> Result<(), SendError> {
@@ -93,7 +93,7 @@ impl Node {
         now_ns: u64,
         peer: NodeId,
         stream: StreamId,
-        events: impl IntoIterator<Item = &'e [u8]>,
+        events: impl IntoIterator<Item = impl Into<Payload<'e>>>,
         terms: Terms,
     ) -> Taken {
         let refused = |error| Taken {
@@ -106,7 +106,7 @@ impl Node {
         let Some(session) = self.sessions.get_mut(&id) else {
             return refused(SendError::NoSession);
         };
-        let taken = session.send(stream, events.into_iter(), terms);
+        let taken = session.send(stream, events.into_iter().map(Into::into), terms);
         self.counters.sends_refused += u64::from(taken.refused == Some(SendError::Full));
         if taken.messages > 0 && terms.deadline_ns != NO_DEADLINE {
             self.settle(now_ns, id, self.events.len());

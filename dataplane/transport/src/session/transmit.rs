@@ -4,7 +4,7 @@ mod probes;
 
 use super::{Context, Session, streams::open_bytes};
 use crate::{
-    event::{CloseReason, Mode, OpenError, SendError, SessionState, StreamSpec, Taken},
+    event::{CloseReason, Mode, OpenError, Payload, SendError, SessionState, StreamSpec, Taken},
     frame::{
         Frame, PADDING, part_overhead, stream_overhead, write_ack, write_part_start,
         write_stream_start,
@@ -403,7 +403,7 @@ impl Session {
     pub(crate) fn send<'e>(
         &mut self,
         stream: StreamId,
-        messages: impl Iterator<Item = &'e [u8]>,
+        messages: impl Iterator<Item = Payload<'e>>,
         terms: Terms,
     ) -> Taken {
         self.streams.send(stream, messages, terms)

@@ -2,10 +2,11 @@
 
 use super::{Expired, Terms};
 use crate::{
-    event::Receipt,
-    limits::{STREAM_QUEUE_BYTES, STREAM_WINDOW_BYTES},
+    event::{Payload, Receipt},
+    limits::{MESSAGE_PREFIX_BYTES, SHARED_BYTES_MIN, STREAM_QUEUE_BYTES, STREAM_WINDOW_BYTES},
     ranges::RangeSet,
 };
+use bytes::Bytes;
 use std::collections::VecDeque;
 
 /// One message.
@@ -16,11 +17,27 @@ struct Message {
     terms: Terms,
 }
 
+/// Where the bytes of a piece of the stream are.
+#[derive(Debug)]
+enum Held {
+    /// In `copied`: messages one after the other, each with its prefix. Where they begin, counted over all that
+    /// was ever copied.
+    Copied(u64),
+    /// One large message, which the owner may share: it is copied once only, into the packet that carries it.
+    Shared(Bytes),
+}
+
+/// Neighbouring bytes of the stream.
+#[derive(Debug)]
+struct Piece {
+    start: u64,
+    end: u64,
+    held: Held,
+}
+
 /// The bytes of a reliable stream that the peer has not acknowledged.
 #[derive(Debug, Default)]
 pub(crate) struct SendBytes {
-    /// From `base` on.
-    buffer: VecDeque<u8>,
     base: u64,
     /// First byte never sent.
     next: u64,
@@ -28,6 +45,11 @@ pub(crate) struct SendBytes {
     lost: RangeSet,
     /// Messages that end beyond `base`, in order.
     messages: VecDeque<Message>,
+    /// All bytes from before `base` on.
+    pieces: VecDeque<Piece>,
+    copied: VecDeque<u8>,
+    /// Copied bytes that are forgotten.
+    forgotten: u64,
     /// Where the first of those starts.
     first_start: u64,
     /// Bytes that the session's credit was used for: whole messages.
@@ -45,28 +67,42 @@ impl SendBytes {
     }
 
     fn end(&self) -> u64 {
-        self.base + self.buffer.len() as u64
+        self.pieces.back().map_or(self.base, |last| last.end)
     }
 
     /// Bytes held.
     pub(crate) fn held(&self) -> usize {
-        self.buffer.len()
+        place(self.end() - self.base)
     }
 
     /// Whether `bytes` more fit, their prefix included.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
-        self.buffer.len() + bytes <= STREAM_QUEUE_BYTES
+        self.held() + bytes <= STREAM_QUEUE_BYTES
     }
 
     /// Appends a message; the caller has checked that it fits.
-    pub(crate) fn push(&mut self, message: &[u8], terms: Terms) {
-        let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
-        self.buffer.extend(&length.to_be_bytes());
-        self.buffer.extend(message);
-        self.messages.push_back(Message {
-            end: self.end(),
-            terms,
-        });
+    pub(crate) fn push(&mut self, message: Payload<'_>, terms: Terms) {
+        let length = message.bytes().len();
+        let prefix = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
+        let start = self.end();
+        let end = start + (prefix.len() + length) as u64;
+        self.messages.push_back(Message { end, terms });
+        if let Payload::Shared(shared) = message
+            && length >= SHARED_BYTES_MIN
+        {
+            let held = Held::Shared(shared.clone());
+            self.pieces.push_back(Piece { start, end, held });
+            return;
+        }
+        match self.pieces.back_mut() {
+            Some(last) if matches!(last.held, Held::Copied(_)) => last.end = end,
+            _ => {
+                let held = Held::Copied(self.forgotten + self.copied.len() as u64);
+                self.pieces.push_back(Piece { start, end, held });
+            }
+        }
+        self.copied.extend(&prefix);
+        self.copied.extend(message.bytes());
     }
 
     /// Uses the session's `credit` for what the next `bytes` are of, and for whole messages only: one
@@ -123,19 +159,24 @@ impl SendBytes {
 
     /// Gives back room that nothing is in.
     pub(crate) fn give_back(&mut self) {
-        self.buffer.shrink_to_fit();
+        self.copied.shrink_to_fit();
+        self.pieces.shrink_to_fit();
         self.messages.shrink_to_fit();
     }
 
-    /// Bytes of its buffer, used or not.
+    /// Bytes of its buffers, used or not.
     #[cfg(test)]
     pub(crate) fn capacity(&self) -> usize {
-        self.buffer.capacity()
+        let shared = |piece: &Piece| match &piece.held {
+            Held::Copied(_) => 0,
+            Held::Shared(bytes) => bytes.len(),
+        };
+        self.copied.capacity() + self.pieces.iter().map(shared).sum::<usize>()
     }
 
     /// Whether all bytes were acknowledged.
     pub(crate) fn is_all_acked(&self) -> bool {
-        self.buffer.is_empty()
+        self.pieces.is_empty()
     }
 
     /// Where the stream ends so far.
@@ -170,14 +211,76 @@ impl SendBytes {
 
     /// Appends the bytes of a chunk.
     pub(crate) fn copy(&self, start: u64, end: u64, out: &mut Vec<u8>) {
-        let place = |offset: u64| usize::try_from(offset - self.base).unwrap_or(usize::MAX);
-        let (from, to) = (place(start), place(end));
-        let (first, second) = self.buffer.as_slices();
+        let first = self.pieces.partition_point(|piece| piece.end <= start);
+        for piece in self.pieces.range(first..) {
+            if piece.start >= end {
+                break;
+            }
+            let from = place(start.saturating_sub(piece.start));
+            let to = place(end.min(piece.end) - piece.start);
+            match &piece.held {
+                Held::Copied(at) => {
+                    let skipped = place(at + from as u64 - self.forgotten);
+                    self.copy_copied(skipped, to - from, out);
+                }
+                Held::Shared(body) => {
+                    let prefix = u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes();
+                    if from < prefix.len() {
+                        out.extend_from_slice(&prefix[from..to.min(prefix.len())]);
+                    }
+                    if to > prefix.len() {
+                        let from = from.saturating_sub(prefix.len());
+                        out.extend_from_slice(&body[from..to - prefix.len()]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Appends so many of the copied bytes.
+    fn copy_copied(&self, from: usize, bytes: usize, out: &mut Vec<u8>) {
+        let to = from + bytes;
+        let (first, second) = self.copied.as_slices();
         if from < first.len() {
             out.extend_from_slice(&first[from..to.min(first.len())]);
         }
         if to > first.len() {
             out.extend_from_slice(&second[from.saturating_sub(first.len())..to - first.len()]);
+        }
+    }
+
+    /// Forgets the bytes before `base`, which moves there.
+    fn forget(&mut self, base: u64) {
+        self.base = base;
+        let mut forgotten = self.forgotten;
+        while let Some(first) = self.pieces.front()
+            && first.start < base
+        {
+            if let Held::Copied(at) = first.held {
+                forgotten = at + (first.end.min(base) - first.start);
+            }
+            if first.end > base {
+                break;
+            }
+            self.pieces.pop_front();
+        }
+        self.copied.drain(..place(forgotten - self.forgotten));
+        self.forgotten = forgotten;
+    }
+
+    /// Takes out the bytes from `start` on, where a message begins.
+    fn truncate(&mut self, start: u64) {
+        while let Some(last) = self.pieces.back_mut()
+            && last.end > start
+        {
+            let kept = start.saturating_sub(last.start);
+            if let Held::Copied(at) = last.held {
+                self.copied.truncate(place(at + kept - self.forgotten));
+            }
+            last.end = last.start + kept;
+            if kept == 0 {
+                self.pieces.pop_back();
+            }
         }
     }
 
@@ -222,16 +325,16 @@ impl SendBytes {
         }
         let first = self.first_unsent();
         let start = self.start_of(first);
-        let place = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
-        let unsent = Vec::from(self.buffer.split_off(place(start - self.base)));
+        let mut unsent = Vec::new();
+        self.copy(start, self.end(), &mut unsent);
+        self.truncate(start);
         let mut from = start;
         for message in self.messages.split_off(first) {
             let bytes = &unsent[place(from - start)..place(message.end - start)];
             from = message.end;
             if message.terms.deadline_ns > now_ns {
-                self.buffer.extend(bytes);
-                let end = self.end();
-                self.messages.push_back(Message { end, ..message });
+                let body = &bytes[MESSAGE_PREFIX_BYTES..];
+                self.push(body.into(), message.terms);
             } else {
                 expired.messages += 1;
                 expired.receipts.extend(message.terms.receipt);
@@ -258,9 +361,7 @@ impl SendBytes {
             return receipts;
         };
         if first == self.base {
-            let bytes = usize::try_from(done - self.base).unwrap_or(usize::MAX);
-            self.buffer.drain(..bytes.min(self.buffer.len()));
-            self.base = done;
+            self.forget(done);
             self.acked.remove_first();
             while let Some(&Message { end, terms }) = self.messages.front()
                 && end <= done
@@ -285,4 +386,9 @@ impl SendBytes {
         }
         missing.iter().map(|(start, end)| end - start).sum()
     }
+}
+
+/// A distance between offsets, as one in memory.
+fn place(distance: u64) -> usize {
+    usize::try_from(distance).unwrap_or(usize::MAX)
 }

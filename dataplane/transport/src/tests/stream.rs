@@ -4,9 +4,11 @@ use super::fragments::Contradiction;
 use super::*;
 use crate::limits::{
     EVENT_HELD_BYTES, MESSAGE_BYTES_MAX, REASSEMBLY_BYTES_MAX, REASSEMBLY_MESSAGES_MAX,
-    REASSEMBLY_NS_MAX, RECEIVE_STARTS_MAX, STREAM_SPARE_BYTES, STREAM_WINDOW_BYTES,
+    REASSEMBLY_NS_MAX, RECEIVE_STARTS_MAX, SHARED_BYTES_MIN, STREAM_SPARE_BYTES,
+    STREAM_WINDOW_BYTES,
 };
 use crate::name::ChannelName;
+use bytes::Bytes;
 use proptest::prelude::*;
 
 /// Gives bytes to a receiver as a session does, and what it hands out at once.
@@ -41,7 +43,7 @@ fn give(
 fn carry(mode: Mode, messages: &[Vec<u8>], fates: &[u8]) -> Vec<Vec<u8>> {
     let (mut sender, mut receiver) = (SendBytes::new(), ReceiveBytes::new(mode));
     for message in messages {
-        sender.push(message, Terms::NONE);
+        sender.push(message.as_slice().into(), Terms::NONE);
     }
     let mut credit = u64::MAX;
     sender.admit(usize::MAX / 2, &mut credit);
@@ -108,8 +110,8 @@ fn the_largest_message_passes() {
 #[test]
 fn a_message_is_admitted_whole_or_not_at_all() {
     let mut sender = SendBytes::new();
-    sender.push(&[1; 96], Terms::NONE);
-    sender.push(&[2; 96], Terms::NONE);
+    sender.push((&[1; 96]).into(), Terms::NONE);
+    sender.push((&[2; 96]).into(), Terms::NONE);
     let mut credit = 150;
     sender.admit(1_000, &mut credit);
     assert_eq!((sender.admitted(), credit), (100, 50));
@@ -383,15 +385,67 @@ fn deadlines_of_many_messages_are_looked_at_less_often() {
             mode,
         });
         assert_eq!(stream.next_deadline_ns(5), NO_DEADLINE);
-        stream.push(b"x", Terms::NONE);
+        stream.push(b"x".into(), Terms::NONE);
         assert_eq!(stream.next_deadline_ns(5), NO_DEADLINE);
-        stream.push(b"x", Terms::until(7));
+        stream.push(b"x".into(), Terms::until(7));
         assert_eq!(stream.next_deadline_ns(5), 5 + EXPIRE_EVERY_NS);
         for _ in 0..30_000 {
-            stream.push(b"x", Terms::until(9));
+            stream.push(b"x".into(), Terms::until(9));
         }
         let every_ns = 30_002 * EXPIRE_A_MESSAGE_NS;
         assert_eq!(stream.next_deadline_ns(5), 5 + every_ns);
         assert_eq!(stream.expire(10).messages, 30_001);
+    }
+}
+
+/// Kept as they are or copied, some given up: what comes out is what went in.
+#[test]
+fn messages_of_all_sizes_are_sent_as_they_are() {
+    let sizes = [0, 1, 40, 511, 512, 1_024, 2_048, 5_000, 70_000];
+    let messages: Vec<Bytes> = (0..200u8)
+        .map(|n| vec![n; sizes[usize::from(n) % sizes.len()]].into())
+        .collect();
+    let is_shared = |message: &&Bytes| !message.is_empty() && !message.is_unique();
+    for some_expire in [false, true] {
+        let mut sender = SendBytes::new();
+        let mut expected = Vec::new();
+        for (n, message) in messages.iter().enumerate() {
+            let payload = match n % 2 {
+                0 => Payload::Shared(message),
+                _ => Payload::Borrowed(message),
+            };
+            let expires = some_expire && n % 5 == 4;
+            let deadline_ns = if expires { 7 } else { NO_DEADLINE };
+            sender.push(payload, Terms::until(deadline_ns));
+            if !expires {
+                expected.extend_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
+                expected.extend_from_slice(message);
+            }
+        }
+        let mut shared = messages.iter().filter(is_shared);
+        assert!(shared.all(|message| message.len() >= SHARED_BYTES_MIN));
+        assert_eq!(messages.iter().filter(is_shared).count(), 55);
+        let mut sent = Vec::new();
+        if some_expire {
+            // One has begun to go out when others expire.
+            let (start, end) = (0, 300);
+            let mut credit = u64::MAX;
+            sender.admit(300, &mut credit);
+            assert_eq!(sender.take_chunk(300), Some((start, end, false)));
+            sender.copy(start, end, &mut sent);
+            assert_eq!(sender.expire(8).messages, 40);
+        }
+        assert_eq!(sender.held(), expected.len());
+        sender.admit_all();
+        while let Some((start, end, _)) = sender.take_chunk(1 + sent.len() % 1_500) {
+            sender.copy(start, end, &mut sent);
+            // What is acknowledged goes, wherever that ends.
+            let _none = sender.on_acked(0, start);
+        }
+        assert!(sent == expected);
+        let _none = sender.on_acked(0, expected.len() as u64);
+        assert!(sender.is_all_acked());
+        assert_eq!(messages.iter().filter(is_shared).count(), 0);
+        assert_eq!(sender.held(), 0);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{CONTROL, Streams};
 use crate::{
-    event::{Event, Fate, OpenError, Receipt, SendError, StreamSpec, Taken},
+    event::{Event, Fate, OpenError, Payload, Receipt, SendError, StreamSpec, Taken},
     keys::Role,
     limits::{CLASS_QUEUE_BYTES, MESSAGE_BYTES_MAX, MESSAGE_PREFIX_BYTES, STREAM_QUEUE_BYTES},
     recovery::{Content, Matter},
@@ -50,7 +50,7 @@ impl Streams {
     pub(in crate::session) fn send<'e>(
         &mut self,
         stream: StreamId,
-        messages: impl Iterator<Item = &'e [u8]>,
+        messages: impl Iterator<Item = Payload<'e>>,
         terms: Terms,
     ) -> Taken {
         let mut taken = Taken::default();
@@ -61,14 +61,15 @@ impl Streams {
         };
         let held = &mut self.held_bytes[usize::from(s.spec.priority)];
         for message in messages {
-            if message.len() > MESSAGE_BYTES_MAX {
+            let message_bytes = message.bytes().len();
+            if message_bytes > MESSAGE_BYTES_MAX {
                 taken.refused = Some(SendError::TooLarge {
                     max_bytes: MESSAGE_BYTES_MAX,
                 });
                 break;
             }
-            let bytes = s.cost(message.len());
-            if *held + bytes > CLASS_QUEUE_BYTES || !s.has_room(message.len()) {
+            let bytes = s.cost(message_bytes);
+            if *held + bytes > CLASS_QUEUE_BYTES || !s.has_room(message_bytes) {
                 self.full.insert(stream);
                 taken.refused = Some(SendError::Full);
                 break;
@@ -100,7 +101,7 @@ impl Streams {
             self.full.insert(CONTROL);
             return Err(SendError::Full);
         }
-        self.control_out.push(message, Terms::NONE);
+        self.control_out.push(message.into(), Terms::NONE);
         self.control_out.admit_all();
         Ok(())
     }
