@@ -117,6 +117,13 @@ pub(super) fn quantile_us(all_ns: &[u64], part: f64) -> f64 {
     found.map_or(f64::NAN, |&ns| float(ns) / 1e3)
 }
 
+impl Came {
+    /// Bytes of events that came, a nanosecond.
+    pub(super) fn gigabytes(&self, event_bytes: u64) -> f64 {
+        float(self.events * event_bytes) / float(self.elapsed_ns.max(1))
+    }
+}
+
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
 pub(super) fn float(count: u64) -> f64 {
     count as f64

@@ -4,6 +4,11 @@
 //! The ring belongs to one thread, and the kernel defers all its work to calls of
 //! `io_uring_enter` on that thread (Linux 6.1). So the kernel touches buffers and messages within
 //! those calls only, which is what the `unsafe` code below here rests on.
+//!
+//! Files and receive buffers are registered. Runs are sent from plain memory: registered memory serves zero-copy
+//! sends only. Over loopback, where the kernel copies these after all and says so by a second completion, a
+//! send of 61 KB took 7 µs of processor time as it is, 10.4 as a zero-copy one, and 9.5 from registered memory. A NIC that
+//! gathers from pages may be another matter: none was there to measure.
 #![allow(unsafe_code)]
 
 mod buffers;
