@@ -4,7 +4,7 @@
 //! - [`rounds`]: the median of alternating rounds.
 //! - [`report`]: the table, the JSON; [`page`]: the results page.
 //! - one module a measurement: [`xdp`], [`guard`], [`forward`] (over the chains of [`stage`]), [`transport`],
-//!   [`fanout`].
+//!   [`fanout`], [`log`].
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -17,6 +17,7 @@ mod guard;
 #[path = "../../control/examples/demo/hosts.rs"]
 mod hosts;
 mod interrupt;
+mod log;
 mod stage;
 mod transport;
 mod xdp;
@@ -29,12 +30,13 @@ use virga_bench::{page, report, rounds, world};
 type Measurement = (&'static str, fn(u32) -> Result<Vec<Entry>, Skip>);
 
 /// In the order of `all`.
-const MEASUREMENTS: [Measurement; 5] = [
+const MEASUREMENTS: [Measurement; 6] = [
     ("xdp", xdp::measure),
     ("guard", guard::measure),
     ("forward", forward::measure),
     ("transport", transport::measure),
     ("fanout", fanout::measure),
+    ("log", log::measure),
 ];
 
 /// What holds for all figures of the page.
@@ -54,10 +56,10 @@ const NOTES: [(&str, &str); 2] = [
 /// Measures the whole system, each figure beside a reference in the same run.
 #[derive(Debug, Parser)]
 struct Options {
-    /// `xdp`, `guard`, `forward`, `transport`, `fanout`, or `all`.
-    #[arg(value_parser = ["xdp", "guard", "forward", "transport", "fanout", "all"])]
+    /// `xdp`, `guard`, `forward`, `transport`, `fanout`, `log`, or `all`.
+    #[arg(value_parser = ["xdp", "guard", "forward", "transport", "fanout", "log", "all"])]
     name: String,
-    /// Alternating rounds; the figures are their medians. `forward` makes 9 at most, `transport` 11, `fanout` 7.
+    /// Alternating rounds; the figures are their medians. `forward` makes 9 at most, `transport` 11, `fanout` 7, `log` 9.
     #[arg(long, default_value_t = 31, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rounds: u32,
     /// Write a results page into this folder: Markdown, and plots as SVG.
