@@ -245,6 +245,7 @@ fn setup(peers: &[PeerConfig]) -> Setup {
         subscribe: Listed::Only(subscribers.collect()),
         issuers: Vec::new(),
         capabilities: CapabilityRules::default(),
+        keep: None,
     }];
     let id = |peer: &PeerConfig| (hash::node_id(&peer.node_key), peer.entity_key);
     Setup {

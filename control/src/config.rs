@@ -8,6 +8,7 @@
 mod channels;
 mod evidence;
 mod file;
+mod keeping;
 mod peers;
 mod problem;
 mod rules;
@@ -21,6 +22,7 @@ pub use problem::{ConfigError, Problem};
 
 use crate::{
     capability::{Filter, Statements},
+    kept::Keeping,
     keys::Keys,
     membership::Memberships,
     rights::Authentic,
@@ -225,6 +227,8 @@ pub struct NodeSection {
     pub memberships: Memberships,
     /// Folder of what the node keeps over a restart; made when there is something.
     pub state: PathBuf,
+    /// Folder of the logs of channels that are kept; made when there is one.
+    pub logs: PathBuf,
 }
 
 /// How many workers a node has, and where they run.
@@ -480,6 +484,8 @@ pub struct ChannelConfig {
     pub issuers: Vec<Entity>,
     /// What is asked of capabilities.
     pub capabilities: CapabilityRules,
+    /// How this node keeps it; `None`: it does not.
+    pub keep: Option<Keeping>,
 }
 
 /// What a channel asks of the capabilities of whoever publishes or subscribes.

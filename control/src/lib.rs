@@ -9,6 +9,7 @@
 //! - [`identity`]: who is where: the configuration as entities have changed it since.
 //! - [`channel`]: who has subscribed to what, and every event to each of them.
 //! - [`tags`]: keys of the link tags, agreed on with each neighbour.
+//! - [`kept`]: channels that have a log on this node's disk.
 //! - [`dispatch`]: the node's workers, as all that is above them reaches them.
 //! - [`daemon`]: a running node; [`api`]: its Unix socket; [`mesh`]: the API of programs on this machine.
 //! - [`doctor`]: what this machine lacks, with the line that fixes it.
@@ -34,6 +35,7 @@ pub mod hw;
 pub mod identity;
 pub mod image;
 mod io;
+pub mod kept;
 pub mod keys;
 pub mod membership;
 pub mod mesh;

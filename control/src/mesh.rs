@@ -83,10 +83,14 @@ use tokio::net::UnixStream;
 pub mod blocking;
 mod fan_out;
 mod publisher;
+mod replay;
 mod rights;
 
+pub use crate::api::frames::KeptEvent;
 pub use fan_out::{ChannelPublisher, FanOutError};
 pub use publisher::{Publisher, TryPublishError};
+pub use replay::{Replay, Replayed};
+pub use virga_state::Cursor;
 
 /// One event as a subscriber gets it.
 pub type Delivery = Delivered;

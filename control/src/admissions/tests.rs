@@ -48,6 +48,7 @@ fn channel(text: &str, issuers: &[u8]) -> ChannelConfig {
         subscribe: Listed::Anyone,
         issuers: issuers.collect(),
         capabilities: CapabilityRules::default(),
+        keep: None,
         visibility: Visibility::Global,
         export_to: BTreeSet::new(),
     }

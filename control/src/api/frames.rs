@@ -3,12 +3,17 @@
 //! ```text
 //! published   length 4 | event
 //! delivered   length 4 | name length 1 | name | entity 32 | sequence 8 | received 8 | event
-//! ended       length 4 | 0 1 | why the node ended the subscription
+//! kept        length 4 | 1 1 | name length 1 | name | origin 8 | offset 8 | time 8 | event
+//! gap         length 4 | 2 1 | which kept events are not given, and why
+//! ended       length 4 | 0 1 | why the node ended the subscription, or the replay
 //! ```
-//! `length` counts what follows it; `received` is Unix time in nanoseconds.
+//! `length` counts what follows it; `received` and `time` are Unix time in nanoseconds. A replay has the
+//! frames `kept`, `gap` and `ended`, a subscription the others.
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use thiserror::Error;
+use virga_ebpf::header::OriginHash;
+use virga_state::limits::EVENT_BYTES_MAX;
 use virga_transport::{ChannelName, limits::MESSAGE_BYTES_MAX};
 
 /// Bytes of a length.
@@ -18,7 +23,15 @@ pub const FRAME_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Bytes of a delivery beside its name and event.
 const DELIVERED_BYTES: usize = 1 + 32 + 8 + 8;
 
+/// Bytes of a kept event beside its name and payload.
+const KEPT_BYTES: usize = 1 + 1 + 8 + 8 + 8;
+/// Kinds of frames; what begins with another byte and is no replay's is a delivery.
+const ENDED: u8 = 0;
+const KEPT: u8 = 1;
+const GAP: u8 = 2;
+
 const _: () = assert!(MESSAGE_BYTES_MAX + DELIVERED_BYTES + 255 <= FRAME_BYTES_MAX);
+const _: () = assert!(EVENT_BYTES_MAX + KEPT_BYTES + 255 <= FRAME_BYTES_MAX);
 
 /// Why bytes are not frames; the sender is at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -36,7 +49,7 @@ pub enum FrameError {
         bytes: usize,
     },
     /// A delivery that is too short or has no valid name.
-    #[error("the frame is not a delivery")]
+    #[error("the frame is neither a delivery nor a kept event")]
     Delivery,
 }
 
@@ -168,17 +181,102 @@ impl Delivered {
     }
 }
 
+/// An event that a log gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptEvent {
+    /// The channel's full name.
+    pub channel: ChannelName,
+    /// The keyed hash of the entity that published it.
+    pub origin: OriginHash,
+    /// Its place in the log.
+    pub offset: u64,
+    /// Unix time in nanoseconds at which the log got it.
+    pub time_unix_ns: u64,
+    /// What was published.
+    pub payload: Bytes,
+}
+
+impl KeptEvent {
+    /// Appends an event as a frame.
+    pub(crate) fn write(out: &mut BytesMut, channel: &ChannelName, event: &virga_state::Event<'_>) {
+        let name = channel.as_str().as_bytes();
+        let bytes = KEPT_BYTES + name.len() + event.payload.len();
+        out.reserve(LENGTH_BYTES + bytes);
+        out.put_u32(u32::try_from(bytes).unwrap_or(u32::MAX));
+        out.put_u8(KEPT);
+        out.put_u8(u8::try_from(name.len()).unwrap_or(u8::MAX));
+        out.extend_from_slice(name);
+        out.put_u64(event.link.entity.0);
+        out.put_u64(event.offset);
+        out.put_u64(event.time_unix_ns);
+        out.extend_from_slice(event.payload);
+    }
+
+    /// Reads a frame, without its length and kind.
+    fn parse(mut frame: Bytes) -> Option<Self> {
+        let name_bytes = usize::from(frame.try_get_u8().ok()?);
+        if frame.len() < name_bytes {
+            return None;
+        }
+        let name = frame.split_to(name_bytes);
+        let channel = ChannelName::parse(std::str::from_utf8(&name).ok()?).ok()?;
+        Some(Self {
+            channel,
+            origin: OriginHash(frame.try_get_u64().ok()?),
+            offset: frame.try_get_u64().ok()?,
+            time_unix_ns: frame.try_get_u64().ok()?,
+            payload: frame,
+        })
+    }
+}
+
+/// A frame of a replay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ReplayFrame {
+    Kept(KeptEvent),
+    Gap(String),
+    Ended(String),
+}
+
+impl ReplayFrame {
+    /// Reads a frame, without its length.
+    ///
+    /// # Errors
+    /// [`FrameError::Delivery`].
+    pub(crate) fn parse(mut frame: Bytes) -> Result<Self, FrameError> {
+        let words = |frame: &[u8]| String::from_utf8_lossy(frame).into_owned();
+        match frame.try_get_u8() {
+            Ok(ENDED) => Ok(Self::Ended(words(&frame))),
+            Ok(GAP) => Ok(Self::Gap(words(&frame))),
+            Ok(KEPT) => {
+                let event = KeptEvent::parse(frame).ok_or(FrameError::Delivery)?;
+                Ok(Self::Kept(event))
+            }
+            _ => Err(FrameError::Delivery),
+        }
+    }
+}
+
+/// Appends what is said in place of kept events.
+pub(crate) fn write_gap(out: &mut BytesMut, why: &str) {
+    write_words(out, GAP, why);
+}
+
+fn write_words(out: &mut BytesMut, kind: u8, words: &str) {
+    out.put_u32(u32::try_from(1 + words.len()).unwrap_or(u32::MAX));
+    out.put_u8(kind);
+    out.extend_from_slice(words.as_bytes());
+}
+
 /// Appends the last frame of a subscription that the node ends.
 pub fn write_end(out: &mut BytesMut, why: &str) {
-    out.put_u32(u32::try_from(1 + why.len()).unwrap_or(u32::MAX));
-    out.put_u8(0);
-    out.extend_from_slice(why.as_bytes());
+    write_words(out, ENDED, why);
 }
 
 /// Why the node ended the subscription, when that is what a frame says.
 #[must_use]
 pub fn parse_end(frame: &[u8]) -> Option<String> {
-    let why = frame.strip_prefix(&[0])?;
+    let why = frame.strip_prefix(&[ENDED])?;
     Some(String::from_utf8_lossy(why).into_owned())
 }
 
@@ -193,6 +291,53 @@ mod tests {
             sequence: 1,
             received_unix_ns: u64::MAX,
             payload: Bytes::from_static(b"payload"),
+        }
+    }
+
+    #[test]
+    fn a_replays_frames_are_read_as_they_are_written() {
+        let channel = ChannelName::parse("a/b").unwrap();
+        let link = virga_state::Link {
+            entity: OriginHash(9),
+            observed: 0,
+            parent: 0,
+        };
+        let event = virga_state::Event {
+            offset: 5,
+            time_unix_ns: u64::MAX,
+            link,
+            payload: b"payload",
+        };
+        let mut all = BytesMut::new();
+        KeptEvent::write(&mut all, &channel, &event);
+        write_gap(&mut all, "gap");
+        write_end(&mut all, "end");
+        let mut frames = Frames::default();
+        frames.extend(&all);
+        let mut next = || frames.next_frame().unwrap().unwrap();
+        let kept = next();
+        let read = KeptEvent {
+            channel,
+            origin: OriginHash(9),
+            offset: 5,
+            time_unix_ns: u64::MAX,
+            payload: Bytes::from_static(b"payload"),
+        };
+        assert_eq!(
+            ReplayFrame::parse(kept.clone()),
+            Ok(ReplayFrame::Kept(read))
+        );
+        assert_eq!(
+            ReplayFrame::parse(next()),
+            Ok(ReplayFrame::Gap("gap".into()))
+        );
+        assert_eq!(
+            ReplayFrame::parse(next()),
+            Ok(ReplayFrame::Ended("end".into()))
+        );
+        for cut in 0..kept.len() - b"payload".len() {
+            let cut = ReplayFrame::parse(kept.slice(..cut));
+            assert_eq!(cut, Err(FrameError::Delivery));
         }
     }
 

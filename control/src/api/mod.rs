@@ -7,6 +7,7 @@
 //! | `POST /publish?channel=NAME` | events, each after its length | [`publish::Published`] as JSON, once the body ends |
 //! | `POST /fanout?channel=NAME` and `policy`, `quorum`, `in_flight`, `within_ms` | a few events, each after its length | [`fanout::Report`] as JSON, once it is known |
 //! | `GET /subscribe?channel=NAME` or `?prefix=NAME` | | deliveries, without end: [`frames`] |
+//! | `GET /replay?channel=NAME` or `?prefix=NAME`, and `from=CURSOR` | | what is kept from there on, and on with what comes, without end: [`frames`] |
 //! | `POST /token` | a token's chain | it is held and shown to all peers; [`Given`](crate::channel::explain::Given) as JSON: what it gives here, and what the neighbours made of it |
 //! | `POST /statement` | a signed statement about this node's entity | the same |
 //! | `GET /capabilities` | | [`rights::NamedStatement`]s as JSON: what is said of this node's entity and of peers |
@@ -24,6 +25,7 @@ pub mod fanout;
 pub mod frames;
 pub mod outlet;
 pub mod publish;
+mod replay;
 pub mod rights;
 pub mod server;
 pub mod socket;
@@ -34,6 +36,7 @@ pub mod why;
 use crate::{
     daemon::{identity::Registry, path, rights::Keeper},
     dispatch::Dispatch,
+    kept::Kept,
 };
 use axum::{
     Router,
@@ -56,6 +59,8 @@ pub struct Api {
     pub rights: Keeper,
     /// Its sender is dropped when the daemon stops.
     pub stopping: watch::Receiver<()>,
+    /// Channels that are kept.
+    pub kept: Kept,
     /// The API's own connections.
     pub connections: Arc<server::Connections>,
     /// Unix time at the workers' time 0.
@@ -72,6 +77,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/publish", post(publish::post))
         .route("/fanout", post(fanout::post))
         .route("/subscribe", get(subscribe::get))
+        .route("/replay", get(replay::get))
         .route("/link", post(status::link))
         .route("/token", post(rights::token))
         .route("/statement", post(rights::statement))

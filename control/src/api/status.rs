@@ -10,6 +10,7 @@ use crate::{
     config::Config,
     daemon::{flood::AdmissionsStatus, path::ForwardingStatus},
     hex,
+    kept::LogStatus,
 };
 use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
@@ -55,6 +56,9 @@ pub struct Status {
     pub subscriptions: Vec<SubscriptionStatus>,
     /// Programs on this node that have subscribed.
     pub subscribers: Vec<SubscriberStatus>,
+    /// Channels that this node keeps.
+    #[serde(default)]
+    pub logs: Vec<LogStatus>,
     /// Refusals and drops of the channels, by reason.
     pub channel_reasons: BTreeMap<String, u64>,
 }
@@ -251,6 +255,7 @@ pub(super) async fn get(State(api): State<Arc<Api>>) -> Result<Json<Status>, Api
         channels: service.channels,
         subscriptions: named(&api, service.subscriptions),
         subscribers: service.subscribers,
+        logs: api.kept.status(),
         channel_reasons: service.reasons,
     }))
 }

@@ -28,18 +28,16 @@ pub(super) struct Wanted {
     prefix: Option<String>,
 }
 
-impl Wanted {
-    fn pattern(&self) -> Result<Pattern, ApiError> {
-        let parse = |name: &String| {
-            ChannelName::parse(name).map_err(|error| ApiError::Request(error.to_string()))
-        };
-        match (&self.channel, &self.prefix) {
-            (Some(name), None) => Ok(Pattern::Channel(parse(name)?)),
-            (None, Some(name)) => Ok(Pattern::Prefix(parse(name)?)),
-            _ => Err(ApiError::Request(
-                "say either channel=NAME or prefix=NAME".into(),
-            )),
-        }
+/// Which channels a request means.
+pub(super) fn pattern(channel: Option<&str>, prefix: Option<&str>) -> Result<Pattern, ApiError> {
+    let parse =
+        |name| ChannelName::parse(name).map_err(|error| ApiError::Request(error.to_string()));
+    match (channel, prefix) {
+        (Some(name), None) => Ok(Pattern::Channel(parse(name)?)),
+        (None, Some(name)) => Ok(Pattern::Prefix(parse(name)?)),
+        _ => Err(ApiError::Request(
+            "say either channel=NAME or prefix=NAME".into(),
+        )),
     }
 }
 
@@ -55,7 +53,7 @@ pub(super) async fn get(
     State(api): State<Arc<Api>>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Response, ApiError> {
-    let pattern = wanted.pattern()?;
+    let pattern = pattern(wanted.channel.as_deref(), wanted.prefix.as_deref())?;
     let subscribed = api.dispatch.subscribe(&pattern).await?;
     let ended = subscribed.drain.ended();
     tokio::spawn(async move {

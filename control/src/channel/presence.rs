@@ -178,6 +178,7 @@ mod tests {
                 subscribe: Listed::Only(Vec::new()),
                 issuers: Vec::new(),
                 capabilities: CapabilityRules::default(),
+                keep: None,
             }
         };
         let presence = Presence::new(&[channel("a"), channel("b")], 3);

@@ -187,6 +187,7 @@ fn channel(text: &str, publish: &[u8], subscribe: &[u8]) -> ChannelConfig {
         subscribe: entities(subscribe),
         issuers: Vec::new(),
         capabilities: CapabilityRules::default(),
+        keep: None,
     }
 }
 

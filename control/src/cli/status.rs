@@ -10,6 +10,7 @@ use crate::{
     api::status::{Count, PathStatus, SessionStatus, Status, TimesStatus, Verdicts},
     channel::{reason::Reason, status::ChannelStatus},
     daemon::flood::AdmissionsStatus,
+    kept::LogStatus,
     tags::TagsStatus,
 };
 use std::{
@@ -79,6 +80,7 @@ fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
     write_admissions(out, status)?;
     write_sessions(out, status)?;
     write_channels(out, status)?;
+    write_logs(out, &status.logs)?;
     let title = "drops at this node's end";
     write_reasons(out, title, &status.transport.drops, drop_meaning)?;
     write_lost(out, status)?;
@@ -456,6 +458,31 @@ fn write_reasons(
 }
 
 /// A title and what is below it; without anything there the title says so.
+/// Nothing where no channel is kept.
+fn write_logs(out: &mut impl Write, logs: &[LogStatus]) -> io::Result<()> {
+    if logs.is_empty() {
+        return Ok(());
+    }
+    let lines = logs.iter().map(|log| {
+        let some = |count: u64, words: &str| match count {
+            0 => String::new(),
+            count => format!("; {count} {words}"),
+        };
+        let problem = log.problem.as_ref();
+        let problem = problem.map_or_else(String::new, |problem| format!("; {problem}"));
+        format!(
+            "  {} ({}): events {}..{}{}{}{problem}",
+            log.channel,
+            log.durability,
+            log.first,
+            log.readable,
+            some(log.lost, "lost"),
+            some(log.interrupted, "times let go, as it was too slow"),
+        )
+    });
+    write_lines(out, "logs", lines)
+}
+
 fn write_lines(
     out: &mut impl Write,
     title: &str,

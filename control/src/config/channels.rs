@@ -1,7 +1,7 @@
 //! The `[[channels]]` blocks: who may publish and subscribe where.
 
 use super::{
-    ChannelConfig, Entity, Listed, evidence, file,
+    ChannelConfig, Entity, Listed, evidence, file, keeping,
     peers::Roster,
     problem::{Report, Section, suggest},
     rules::Checker,
@@ -102,6 +102,7 @@ fn channel(
     let is_token_required = block.require_token.as_ref().is_some_and(|is| *is.get_ref());
     let asks_publishers = is_token_required || block.publish_caps.is_some();
     let asks_subscribers = is_token_required || block.subscribe_caps.is_some();
+    let keeping = keeping::Keys::take(&mut block);
     let capabilities = evidence::capability_rules(section, &mut block, roster, report);
     let name = report.required(section, "name", block.name, "\"metrics/$node\"");
     let publish = match block.publish {
@@ -123,6 +124,8 @@ fn channel(
     };
     let publish = listed("publish", publish, asks_publishers);
     let subscribe = listed("subscribe", block.subscribe, asks_subscribers);
+    let own = own_name.and_then(|name| roster.names.get(name)?.as_ref());
+    let keep = keeping.resolve(section, &subscribe, own, report);
     let issuers = issuers(section, block.require_token, block.issuers, roster, report);
     // A node name that is wrong is reported where it stands; here any serves.
     let node = own_name.unwrap_or("node");
@@ -179,6 +182,7 @@ fn channel(
         subscribe,
         issuers,
         capabilities,
+        keep,
     })
 }
 

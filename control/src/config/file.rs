@@ -59,6 +59,7 @@ pub(super) struct Node {
     pub(super) capabilities: Field<Names>,
     pub(super) memberships: Field<Names>,
     pub(super) state: Field<String>,
+    pub(super) logs: Field<String>,
 }
 
 /// A number, or a word.
@@ -172,6 +173,11 @@ pub(super) struct Channel {
     pub(super) publish_caps: Field<Texts>,
     pub(super) subscribe_caps: Field<Texts>,
     pub(super) capability_issuers: Field<Names>,
+    pub(super) persist: Field<bool>,
+    pub(super) durability: Field<String>,
+    pub(super) keep_events: Field<i64>,
+    pub(super) keep_bytes: Field<i64>,
+    pub(super) keep_for: Field<String>,
 }
 
 /// Reads the file's text; `None` when it is not TOML. Whatever is wrong is in `report`.

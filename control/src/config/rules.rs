@@ -147,6 +147,7 @@ struct PartialNode {
     statements: Statements,
     memberships: Memberships,
     state: Option<PathBuf>,
+    logs: Option<PathBuf>,
 }
 
 impl PartialNode {
@@ -189,6 +190,7 @@ impl PartialNode {
             tokens: self.tokens,
             statements: self.statements,
             memberships: self.memberships,
+            logs: self.logs.unwrap_or_else(|| state.join("logs")),
             state,
             name,
         })
@@ -224,6 +226,10 @@ fn resolve_node(
     let mut check = Checker {
         section: &section,
         report,
+    };
+    let folder = |folder: &str| match folder {
+        "" => values::fault("is empty", "name a folder, or leave the key out"),
+        _ => Ok(directory.join(folder)),
     };
     let mut partial = PartialNode {
         name: check.text("name", name, values::name),
@@ -274,10 +280,8 @@ fn resolve_node(
         tokens: Vec::new(),
         statements: Statements::default(),
         memberships: Memberships::default(),
-        state: check.text("state", node.state, |folder| match folder {
-            "" => values::fault("is empty", "name a folder, or leave the key out"),
-            _ => Ok(directory.join(folder)),
-        }),
+        state: check.text("state", node.state, folder),
+        logs: check.text("logs", node.logs, folder),
     };
     let kept = partial.kept();
     let own = (entity, &kept[..]);

@@ -8,6 +8,7 @@ use crate::{
 use virga_transport::io::driver::Choice;
 
 mod capabilities;
+mod kept;
 mod rules;
 mod subnets;
 mod three_hosts;
@@ -101,7 +102,7 @@ fn the_example_is_valid_and_shows_every_key() {
             config.entities.len(),
             config.channels.len()
         ),
-        (3, 5, 1)
+        (3, 5, 2)
     );
     let table: toml::Table = EXAMPLE.parse().unwrap();
     let blocks = |name: &str| table[name].as_array().unwrap().clone();

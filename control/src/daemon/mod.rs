@@ -22,6 +22,7 @@ use crate::{
     config::Config,
     dispatch::{Dispatch, Ended},
     doctor,
+    kept::{self, KeptError},
     notices::Notices,
     rights::file::FileError,
 };
@@ -71,6 +72,9 @@ pub enum DaemonError {
     /// The configuration does not fit the forwarder's tables.
     #[error("the forwarder's tables: {0}")]
     Tables(String),
+    /// A channel cannot be kept.
+    #[error(transparent)]
+    Kept(#[from] KeptError),
     /// The operating system refused something.
     #[error("cannot {operation}: {source}")]
     System {
@@ -157,6 +161,8 @@ async fn serve(
         path: config.node.socket.clone(),
         group: config.node.socket_group.clone(),
     })?;
+    // Those that were left by a crash are made whole.
+    let logs = tokio::task::block_in_place(|| kept::Opened::open(&config))?;
     let revocations = rights::kept(&config.node.state)?;
     let mut store = flood::recall(&start.present, &revocations);
     let admitted = store.publish().clone();
@@ -181,6 +187,9 @@ async fn serve(
     let keeper = Keeper::new(dispatch.clone(), state, flood.clone(), asker.clone());
     let following = (asker.clone(), flood.clone());
     let registry = Registry::new(start, dispatch.clone(), following);
+    let logs = logs
+        .run(&dispatch)
+        .map_err(system("start the logs' thread"))?;
     let api = Arc::new(Api {
         identity: registry.clone(),
         dispatch: dispatch.clone(),
@@ -188,6 +197,7 @@ async fn serve(
         path: asker,
         rights: keeper.clone(),
         stopping: api_stopped.clone(),
+        kept: logs.kept().clone(),
         connections: Arc::clone(&connections),
         unix_zero_ns: unix_zero_ns(&dispatch).await?,
         started: Instant::now(),
@@ -215,6 +225,8 @@ async fn serve(
         Some(exit) => Err(DaemonError::Ended(describe(exit))),
         None => workers.stop().await,
     };
+    // What the workers took in is kept.
+    logs.stop().await;
     // Open subscriptions end with the worker; whatever else is under way gets a moment.
     let _late = tokio::time::timeout(FAREWELL, server).await;
     match &result {

@@ -49,6 +49,7 @@ impl Stage {
             subscribe: Listed::Only(entities()),
             issuers: Vec::new(),
             capabilities: crate::config::CapabilityRules::default(),
+            keep: None,
         }];
         let presence = Arc::new(Presence::new(&channels, workers));
         let config = WorkersConfig {

@@ -25,7 +25,7 @@
 //! Not for code that runs inside an async runtime: waiting there would stop the runtime's thread, and
 //! panics. [`super::Mesh`] is for that.
 
-use super::{Delivery, MeshError, TryPublishError};
+use super::{Cursor, Delivery, MeshError, Replayed, TryPublishError};
 use crate::{
     api::{publish::Published, status::Status},
     channel::status::SubscriptionStatus,
@@ -170,6 +170,17 @@ impl Mesh {
         })
     }
 
+    /// See [`super::Mesh::replay`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn replay(&self, channel: &str, from: Cursor) -> Result<Replay, MeshError> {
+        Ok(Replay {
+            replay: self.thread.wait(self.mesh.replay(channel, from))?,
+            thread: Arc::clone(&self.thread),
+        })
+    }
+
     /// Waits until a channel has so many subscribers, and returns how many there are; `None` when that
     /// took longer than `timeout`.
     ///
@@ -238,6 +249,21 @@ impl Publisher {
     /// The same.
     pub fn finish(self) -> Result<Published, MeshError> {
         self.thread.wait(self.publisher.finish())
+    }
+}
+
+/// Kept events as they come; the iterator ends when the node stops. See [`super::Replay`].
+#[derive(Debug)]
+pub struct Replay {
+    replay: super::Replay,
+    thread: Arc<Thread>,
+}
+
+impl Iterator for Replay {
+    type Item = Result<Replayed, MeshError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.thread.wait(self.replay.next_kept())
     }
 }
 

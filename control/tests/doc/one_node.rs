@@ -1,5 +1,5 @@
 // A node without peers, for documentation: one reliable channel, `metrics/here`, which it
-// may publish on and subscribe to. Its socket is in `folder`, and it listens on an address of its own.
+// may publish on and subscribe to, and keeps. Its socket and log are in `folder`, and it listens on an address of its own.
 
 /// The node's configuration; nothing of it is on disk. `number`, 1 to 254, tells it from others.
 fn one_node(
@@ -17,14 +17,17 @@ entity_key_file = "unread"
 psk_file = "unread"
 listen = "127.77.0.{number}:4783"
 socket = "{}"
+state = "{}"
 
 [[channels]]
 name = "metrics/here"
 reliable = true
 publish = ["here"]
 subscribe = ["here"]
+persist = true
 "#,
-        folder.join("node.sock").display()
+        folder.join("node.sock").display(),
+        folder.join("state").display()
     );
     let keys = Keys {
         node: Secret::generate()?.into(),

@@ -11,6 +11,7 @@ mod examples;
 mod fan_out;
 mod hostile;
 mod identity;
+mod kept;
 mod publishing;
 mod rights;
 mod roaming;

@@ -1,0 +1,108 @@
+//! The keys of a `[[channels]]` block that say whether this node keeps the channel, and how.
+
+use super::{
+    Entity, Listed, file,
+    problem::{Report, Section},
+    rules::Checker,
+    values::{self, Fault},
+};
+use crate::kept::Keeping;
+use std::ops::Range;
+use toml::Spanned;
+use virga_state::{Durability, Options, Retention};
+
+/// The keys, taken out of a block.
+pub(super) struct Keys {
+    persist: Option<Spanned<bool>>,
+    durability: Option<Spanned<String>>,
+    keep_events: Option<Spanned<i64>>,
+    keep_bytes: Option<Spanned<i64>>,
+    keep_for: Option<Spanned<String>>,
+}
+
+impl Keys {
+    pub(super) const fn take(block: &mut file::Channel) -> Self {
+        Self {
+            persist: block.persist.take(),
+            durability: block.durability.take(),
+            keep_events: block.keep_events.take(),
+            keep_bytes: block.keep_bytes.take(),
+            keep_for: block.keep_for.take(),
+        }
+    }
+
+    /// Where the keys that only a kept channel has stand.
+    fn others(&self) -> [(&'static str, Option<Range<usize>>); 4] {
+        let (durability, keep_for) = (self.durability.as_ref(), self.keep_for.as_ref());
+        let (events, bytes) = (self.keep_events.as_ref(), self.keep_bytes.as_ref());
+        [
+            ("durability", durability.map(Spanned::span)),
+            ("keep_events", events.map(Spanned::span)),
+            ("keep_bytes", bytes.map(Spanned::span)),
+            ("keep_for", keep_for.map(Spanned::span)),
+        ]
+    }
+
+    /// How the channel is kept, if it is.
+    pub(super) fn resolve(
+        self,
+        section: &Section,
+        subscribe: &Listed,
+        own: Option<&Entity>,
+        report: &mut Report<'_>,
+    ) -> Option<Keeping> {
+        let Some(persist) = self.persist.as_ref().filter(|persist| *persist.get_ref()) else {
+            for (key, span) in self.others() {
+                if let Some(span) = span {
+                    let what = "belongs to a channel that is kept";
+                    report.add(
+                        span,
+                        section.key(key),
+                        what,
+                        "add persist = true, or remove it",
+                    );
+                }
+            }
+            return None;
+        };
+        if own.is_some_and(|own| !subscribe.contains(&own.key)) {
+            let what = "is true, and this node may not subscribe: nothing would come to its log";
+            let fix = "add this node's name to `subscribe`, or remove the key";
+            report.add(persist.span(), section.key("persist"), what, fix);
+        }
+        let mut check = Checker { section, report };
+        let durability = check.text("durability", self.durability, durability);
+        let retention = Retention {
+            events_max: check.number("keep_events", self.keep_events, 1, i64::MAX),
+            bytes_max: check.number("keep_bytes", self.keep_bytes, 1, i64::MAX),
+            age_ns_max: check.text("keep_for", self.keep_for, age_ns),
+        };
+        let options = Options {
+            durability: durability.unwrap_or_default(),
+            retention,
+            ..Options::default()
+        };
+        Some(Keeping { options })
+    }
+}
+
+fn durability(word: &str) -> Result<Durability, Fault> {
+    word.parse().or_else(|_| {
+        values::fault(
+            format!("{word:?} is no durability"),
+            "write \"synced\", \"flushed\" or \"memory\"",
+        )
+    })
+}
+
+fn age_ns(text: &str) -> Result<u64, Fault> {
+    let nanoseconds = humantime::parse_duration(text).map(|age| age.as_nanos());
+    let nanoseconds = nanoseconds.ok().and_then(|ns| u64::try_from(ns).ok());
+    match nanoseconds.filter(|ns| *ns > 0) {
+        Some(nanoseconds) => Ok(nanoseconds),
+        None => values::fault(
+            format!("{text:?} is no length of time"),
+            "write a number and a unit, such as \"24h\" or \"30days\"",
+        ),
+    }
+}

@@ -1,0 +1,64 @@
+//! Whether and how a node keeps a channel.
+
+use super::*;
+use virga_state::{Durability, Options, Retention};
+
+/// A channel that this node may subscribe to.
+fn kept(lines: &str) -> String {
+    let lines = format!("subscribe = [\"us\"]\n{lines}");
+    format!("{NODE}{}", channel("a", &lines))
+}
+
+fn keep(lines: &str) -> Option<Options> {
+    let config = parse(&kept(lines)).unwrap();
+    config.channels[0].keep.map(|keeping| keeping.options)
+}
+
+#[test]
+fn a_channel_is_kept_where_that_is_asked_for() {
+    assert_eq!(keep(""), None);
+    assert_eq!(keep("persist = false"), None);
+    assert_eq!(keep("persist = true"), Some(Options::default()));
+    let all = "persist = true\ndurability = \"flushed\"\nkeep_events = 7\nkeep_bytes = 8\nkeep_for = \"2h\"";
+    let options = Options {
+        durability: Durability::Flushed,
+        retention: Retention {
+            events_max: Some(7),
+            bytes_max: Some(8),
+            age_ns_max: Some(2 * 3_600 * 1_000_000_000),
+        },
+        ..Options::default()
+    };
+    assert_eq!(keep(all), Some(options));
+    let state = parse(&kept("")).unwrap().node;
+    assert_eq!(state.logs, state.state.join("logs"));
+}
+
+#[test]
+fn what_cannot_be_kept_is_refused() {
+    let key = |key: &str| format!("channels[0].{key}");
+    for (lines, about, say) in [
+        (
+            "durability = \"synced\"",
+            "durability",
+            "add persist = true",
+        ),
+        (
+            "persist = false\nkeep_for = \"1h\"",
+            "keep_for",
+            "add persist = true",
+        ),
+        (
+            "persist = true\ndurability = \"safe\"",
+            "durability",
+            "\"flushed\"",
+        ),
+        ("persist = true\nkeep_for = \"soon\"", "keep_for", "30days"),
+        ("persist = true\nkeep_for = \"0s\"", "keep_for", "30days"),
+        ("persist = true\nkeep_events = 0", "keep_events", "1 to"),
+    ] {
+        refused(&kept(lines), &key(about), say);
+    }
+    let stranger = format!("{NODE}{}", channel("a", "persist = true"));
+    refused(&stranger, &key("persist"), "may not subscribe");
+}

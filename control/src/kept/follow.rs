@@ -1,0 +1,85 @@
+//! A log's events from a place on, and on with what is appended.
+
+use super::{LogStatus, State};
+use crate::api::frames::{KeptEvent, write_gap};
+use bytes::{Bytes, BytesMut};
+use tokio::sync::watch;
+use virga_state::{ReadError, Reader, io::folder::Folder};
+use virga_transport::ChannelName;
+
+/// Events of one chunk, and bytes that end it.
+const CHUNK_EVENTS_MAX: usize = 512;
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// See the module.
+pub struct Follower {
+    channel: ChannelName,
+    /// Not there only while it reads.
+    reader: Option<Reader<Folder>>,
+    state: State,
+}
+
+impl Follower {
+    pub(super) const fn new(channel: ChannelName, reader: Reader<Folder>, state: State) -> Self {
+        Self {
+            channel,
+            reader: Some(reader),
+            state,
+        }
+    }
+
+    /// Waits for events, and gives some as frames. None: the node stops.
+    ///
+    /// # Errors
+    /// Why the log cannot be read on.
+    pub async fn next_chunk(&mut self) -> Result<Option<Bytes>, String> {
+        loop {
+            let readable = self.state.borrow_and_update().readable;
+            let Some(mut reader) = self.reader.take() else {
+                return Ok(None);
+            };
+            let channel = self.channel.clone();
+            let reading = tokio::task::spawn_blocking(move || {
+                reader.set_limit(readable);
+                let chunk = read(&mut reader, &channel);
+                (reader, chunk)
+            });
+            let Ok((reader, chunk)) = reading.await else {
+                return Err("reading it was given up".into());
+            };
+            self.reader = Some(reader);
+            let chunk = chunk.map_err(|error| error.to_string())?;
+            if !chunk.is_empty() {
+                return Ok(Some(chunk));
+            }
+            if self.changed(readable).await.is_err() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Waits until there is more to read than that.
+    async fn changed(&mut self, readable: u64) -> Result<(), watch::error::RecvError> {
+        let is_more = |state: &LogStatus| state.readable != readable;
+        self.state.wait_for(is_more).await.map(|_| ())
+    }
+}
+
+/// What there is now, at most a chunk.
+fn read(reader: &mut Reader<Folder>, channel: &ChannelName) -> Result<Bytes, ReadError> {
+    let mut chunk = BytesMut::new();
+    for _ in 0..CHUNK_EVENTS_MAX {
+        match reader.next_event() {
+            Ok(None) => break,
+            Ok(Some(event)) => KeptEvent::write(&mut chunk, channel, &event),
+            Err(error @ ReadError::Io { .. }) => return Err(error),
+            Err(error @ (ReadError::Damaged { .. } | ReadError::Gone { .. })) => {
+                write_gap(&mut chunk, &format!("{channel}: {error}"));
+            }
+        }
+        if chunk.len() >= CHUNK_BYTES {
+            break;
+        }
+    }
+    Ok(chunk.freeze())
+}

@@ -1,0 +1,326 @@
+//! Channels that are kept: each has a log on this node's disk, which is a subscriber like any other and
+//! which others read from any place.
+//!
+//! - [`writer`]: the thread that owns the logs: whatever came for all of them during a sync shares the next.
+//! - [`follow`]: a reader that goes on where the log goes on, without asking again and again.
+//!
+//! A log that does not get its events to disk holds up reliable channels as any slow subscriber does, and
+//! like one it is let go after the channel's `hold_max_s`: that is logged and counted, and the log subscribes
+//! again. After a failed write or sync it takes no more until the node is started again.
+
+pub mod follow;
+mod writer;
+
+use crate::{
+    channel::Pattern,
+    config::{ChannelConfig, Config},
+    dispatch::{Dispatch, NoSubscription},
+};
+use follow::Follower;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use virga_state::{
+    Cursor, Durability, LogName, NameError, OpenError, Options, Reader,
+    io::open::{self, OpenLog},
+};
+use virga_transport::ChannelName;
+use writer::{Input, Writer};
+
+/// Batches on their way to the logs; what is beyond them waits in each log's queue.
+const INPUTS_MAX: usize = 64;
+/// Events of one batch.
+const INPUT_EVENTS_MAX: usize = 512;
+/// How long a log waits before it subscribes again.
+const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(1);
+/// How long writing out may take when the node stops.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// How a channel is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keeping {
+    /// When an event counts as kept, how large segments are, and how much is kept.
+    pub options: Options,
+}
+
+/// Why a node cannot keep what it should.
+#[derive(Debug, Error)]
+pub enum KeptError {
+    /// Its log cannot be opened.
+    #[error("the log of {channel} in {}: {source}", folder.display())]
+    Open {
+        /// Whose log.
+        channel: ChannelName,
+        /// The folder of all logs.
+        folder: PathBuf,
+        /// What is wrong.
+        source: OpenError,
+    },
+    /// A channel's name is no log's.
+    #[error("{channel} cannot be kept: {source}")]
+    Name {
+        /// The channel.
+        channel: ChannelName,
+        /// What is wrong with it.
+        source: NameError,
+    },
+    /// The system refused something.
+    #[error("cannot {operation}: {source}")]
+    System {
+        /// What was tried.
+        operation: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// How one log stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogStatus {
+    /// The channel's full name.
+    pub channel: String,
+    /// When an event counts as kept: `synced`, `flushed` or `memory`.
+    pub durability: String,
+    /// Offset of the first event that is kept.
+    pub first: u64,
+    /// Offset of the next event.
+    pub end: u64,
+    /// Events below can be read.
+    pub readable: u64,
+    /// Events that came and are not in the log.
+    pub lost: u64,
+    /// How often the channel went on without the log.
+    pub interrupted: u64,
+    /// What keeps it from taking events now.
+    pub problem: Option<String>,
+    /// Whether it takes no more until the node is started again.
+    pub has_ended: bool,
+}
+
+/// What is told of a log, newest first.
+type State = watch::Receiver<LogStatus>;
+
+/// The logs of a node. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    folder: Arc<PathBuf>,
+    logs: Arc<BTreeMap<ChannelName, State>>,
+}
+
+/// The logs, open, while nothing comes yet.
+pub struct Opened {
+    folder: PathBuf,
+    /// In one order.
+    channels: Vec<ChannelName>,
+    logs: Vec<OpenLog>,
+    states: Vec<watch::Sender<LogStatus>>,
+}
+
+/// The logs while they are written.
+pub struct Running {
+    kept: Kept,
+    writer: Option<Writer>,
+}
+
+impl Kept {
+    /// How each log stands, by name.
+    #[must_use]
+    pub fn status(&self) -> Vec<LogStatus> {
+        let states = self.logs.values().map(|state| state.borrow().clone());
+        states.collect()
+    }
+
+    /// The kept channels that a pattern means.
+    #[must_use]
+    pub fn matching(&self, pattern: &Pattern) -> Vec<ChannelName> {
+        let names = self.logs.keys().filter(|name| pattern.matches(name));
+        names.cloned().collect()
+    }
+
+    /// Reads a channel's log from a place on, and goes on with it. Blocks while it looks for the place.
+    ///
+    /// # Errors
+    /// See [`KeptError`]; none where the channel is not kept.
+    pub fn follow(
+        &self,
+        channel: &ChannelName,
+        cursor: Cursor,
+    ) -> Result<Option<Follower>, KeptError> {
+        let Some(state) = self.logs.get(channel) else {
+            return Ok(None);
+        };
+        let failed = |source| KeptError::Open {
+            channel: channel.clone(),
+            folder: self.folder.to_path_buf(),
+            source,
+        };
+        let name = log_name(channel)?;
+        let disk = open::read(&self.folder, &name).map_err(failed)?;
+        let reader = Reader::open(disk, &name, cursor).map_err(failed)?;
+        let follower = Follower::new(channel.clone(), reader, state.clone());
+        Ok(Some(follower))
+    }
+}
+
+impl Opened {
+    /// Opens the log of each channel that is kept, and makes it where there is none. Blocks.
+    ///
+    /// # Errors
+    /// See [`KeptError`].
+    pub fn open(config: &Config) -> Result<Self, KeptError> {
+        let mut opened = Self {
+            folder: config.node.logs.clone(),
+            channels: Vec::new(),
+            logs: Vec::new(),
+            states: Vec::new(),
+        };
+        let kept = config.channels.iter();
+        for (channel, keeping) in kept.filter_map(|c| Some((c, c.keep?))) {
+            let log = open(config, channel, keeping)?;
+            opened
+                .states
+                .push(watch::Sender::new(describe(&log, channel)));
+            opened.channels.push(channel.name.clone());
+            opened.logs.push(log);
+        }
+        Ok(opened)
+    }
+
+    /// Has them take their channels' events. Within a runtime.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn run(self, dispatch: &Dispatch) -> io::Result<Running> {
+        let (to, inputs) = mpsc::channel(INPUTS_MAX);
+        let mut known = BTreeMap::new();
+        for (log, (channel, state)) in self.channels.iter().zip(&self.states).enumerate() {
+            let state = state.subscribe();
+            let feed = feed(
+                dispatch.clone(),
+                channel.clone(),
+                state.clone(),
+                log,
+                to.clone(),
+            );
+            tokio::spawn(feed);
+            known.insert(channel.clone(), state);
+        }
+        let writer = match self.logs.is_empty() {
+            true => None,
+            false => Some(Writer::start(self.logs, self.states, inputs)?),
+        };
+        let kept = Kept {
+            folder: Arc::new(self.folder),
+            logs: Arc::new(known),
+        };
+        Ok(Running { kept, writer })
+    }
+}
+
+impl Running {
+    /// What readers need.
+    #[must_use]
+    pub const fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
+    /// After the workers have ended: writes out what came, and closes the logs.
+    pub async fn stop(self) {
+        if let Some(writer) = self.writer {
+            writer.stop(CLOSING).await;
+        }
+    }
+}
+
+/// A name is a log's by the same rules, but for levels of dots alone.
+fn log_name(channel: &ChannelName) -> Result<LogName, KeptError> {
+    LogName::parse(channel.as_str()).map_err(|source| KeptError::Name {
+        channel: channel.clone(),
+        source,
+    })
+}
+
+fn open(config: &Config, channel: &ChannelConfig, keeping: Keeping) -> Result<OpenLog, KeptError> {
+    let name = log_name(&channel.name)?;
+    let mut fresh_id = [0; 16];
+    getrandom::fill(&mut fresh_id).map_err(|error| KeptError::System {
+        operation: "get random bytes",
+        source: io::Error::other(error.to_string()),
+    })?;
+    let folder = &config.node.logs;
+    let log = OpenLog::open(folder, &name, keeping.options, fresh_id);
+    let log = log.map_err(|source| KeptError::Open {
+        channel: channel.name.clone(),
+        folder: folder.clone(),
+        source,
+    })?;
+    for finding in &log.findings {
+        tracing::warn!(log = %name, "{finding}");
+    }
+    Ok(log)
+}
+
+fn describe(log: &OpenLog, channel: &ChannelConfig) -> LogStatus {
+    let durability: Durability = log.log.options().durability;
+    LogStatus {
+        channel: channel.name.to_string(),
+        durability: durability.name().to_owned(),
+        first: log.log.first(),
+        end: log.log.end(),
+        readable: log.log.readable(),
+        lost: 0,
+        interrupted: 0,
+        problem: None,
+        has_ended: false,
+    }
+}
+
+/// Has a log take its channel's events until the workers end, or the log does.
+async fn feed(
+    dispatch: Dispatch,
+    channel: ChannelName,
+    mut state: State,
+    log: usize,
+    to: mpsc::Sender<Input>,
+) {
+    let pattern = Pattern::Channel(channel.clone());
+    loop {
+        let mut subscribed = match dispatch.subscribe(&pattern).await {
+            Ok(subscribed) => subscribed,
+            Err(NoSubscription::Ended(_)) => return,
+            Err(NoSubscription::Refused(error)) => {
+                tracing::warn!(%channel, %error, "the log has no subscription; trying again");
+                tokio::time::sleep(SUBSCRIBE_AGAIN).await;
+                continue;
+            }
+        };
+        loop {
+            let deliveries = tokio::select! {
+                deliveries = subscribed.take(INPUT_EVENTS_MAX) => deliveries,
+                failed = state.wait_for(|state| state.has_ended) => {
+                    // Where the writer has ended, so has the node.
+                    if let Ok(state) = failed {
+                        let problem = state.problem.clone().unwrap_or_default();
+                        tracing::error!(%channel, %problem, "the log takes no more events");
+                    }
+                    return;
+                }
+            };
+            if deliveries.is_empty() {
+                break;
+            }
+            if to.send(Input::Events { log, deliveries }).await.is_err() {
+                return;
+            }
+        }
+        let Some(why) = subscribed.drain.end() else {
+            return;
+        };
+        tracing::warn!(%channel, %why, "the channel went on without its log; subscribing again");
+        if to.send(Input::Interrupted { log }).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(SUBSCRIBE_AGAIN).await;
+    }
+}

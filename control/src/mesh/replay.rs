@@ -1,0 +1,128 @@
+//! Kept events, from any place on.
+//!
+//! ```
+//! use virga::mesh::{Cursor, Mesh, Replayed};
+//!
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/one_node.rs"));
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let mesh = Mesh::start(one_node(folder.path(), 5)?).await?;
+//! # /*
+//! let mesh = Mesh::open("/run/virga/edge-a.sock").await?;
+//! # */
+//! # mesh.publish_batch("metrics/here", [b"load 0.42", b"load 0.40"]).await?;
+//! let mut events = mesh.replay("metrics/here", Cursor::Offset(1)).await?;
+//! while let Some(next) = events.next_kept().await {
+//!     match next? {
+//!         Replayed::Event(event) => println!("{}: {} bytes", event.offset, event.payload.len()),
+//!         Replayed::Gap(why) => eprintln!("{why}"),
+//!     }
+//! #   break;
+//! }
+//! # mesh.stop().await?;
+//! # Ok(())
+//! # }
+//! ```
+
+use super::{Mesh, MeshError};
+use crate::api::frames::{Frames, KeptEvent, ReplayFrame};
+use futures_core::Stream;
+use futures_util::StreamExt as _;
+use hyper::{Method, body::Incoming};
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+use virga_state::Cursor;
+
+/// What a log gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replayed {
+    /// An event.
+    Event(KeptEvent),
+    /// Events that it cannot give, and why: retention has removed them, or they are damaged.
+    Gap(String),
+}
+
+impl Mesh {
+    /// Reads a kept channel's log from a place on, and goes on with what comes: each event once, in the
+    /// log's order, however slowly it is read. Begin at [`Cursor::After`] the last event that was dealt
+    /// with, and nothing is missed or seen twice.
+    ///
+    /// # Errors
+    /// [`MeshError::Refused`] where this node does not keep the channel (`persist = true`).
+    pub async fn replay(&self, channel: &str, from: Cursor) -> Result<Replay, MeshError> {
+        self.replay_of("channel", channel, from).await
+    }
+
+    /// The same for every kept channel at or below a prefix: of each in its log's order, of several in
+    /// none. An offset is no place in several logs.
+    ///
+    /// # Errors
+    /// [`MeshError::Refused`] where there is none, or the place is an offset.
+    pub async fn replay_prefix(&self, prefix: &str, from: Cursor) -> Result<Replay, MeshError> {
+        self.replay_of("prefix", prefix, from).await
+    }
+
+    async fn replay_of(&self, key: &str, name: &str, from: Cursor) -> Result<Replay, MeshError> {
+        virga_transport::ChannelName::parse(name)?;
+        let uri = format!("/replay?{key}={name}&from={from}");
+        let answer = self.send(Method::GET, uri, super::empty()).await?;
+        Ok(Replay {
+            body: answer.into_body(),
+            frames: Frames::default(),
+            _mesh: self.clone(),
+        })
+    }
+}
+
+/// Kept events as they come; ends when the node stops. Dropping it ends the replay.
+#[derive(Debug)]
+pub struct Replay {
+    body: Incoming,
+    frames: Frames,
+    /// A node in this process runs as long as it is read from.
+    _mesh: Mesh,
+}
+
+impl Stream for Replay {
+    type Item = Result<Replayed, MeshError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        use hyper::body::Body as _;
+        loop {
+            match self.frames.next_frame() {
+                Ok(Some(frame)) => {
+                    return Poll::Ready(Some(match ReplayFrame::parse(frame) {
+                        Ok(ReplayFrame::Kept(event)) => Ok(Replayed::Event(event)),
+                        Ok(ReplayFrame::Gap(why)) => Ok(Replayed::Gap(why)),
+                        Ok(ReplayFrame::Ended(why)) => Err(MeshError::Ended(why)),
+                        Err(error) => Err(error.into()),
+                    }));
+                }
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Some(Err(error.into()))),
+            }
+            match std::task::ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                Some(Ok(frame)) => {
+                    if let Some(bytes) = frame.data_ref() {
+                        self.frames.extend(bytes);
+                    }
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+impl Replay {
+    /// What comes next; `None` when the node stops.
+    ///
+    /// # Errors
+    /// When the connection broke, or the log cannot be read on.
+    pub async fn next_kept(&mut self) -> Option<Result<Replayed, MeshError>> {
+        self.next().await
+    }
+}
