@@ -11,6 +11,7 @@
 //! - [`recover`]: where a log goes on after a crash: the decision table.
 //! - [`catalog`]: what a folder holds; [`reader`]: events from any cursor on; [`verify`]: whether all of it
 //!   is as it was written.
+//! - [`fold`]: live state out of logs.
 //! - [`io`]: folders, io_uring and its fallback, the clock.
 //! - [`limits`]: every number, with its invariant.
 #![deny(unsafe_code)]
@@ -21,6 +22,7 @@ pub mod cursor;
 pub mod disk;
 pub mod event;
 pub mod files;
+pub mod fold;
 pub mod format;
 #[allow(clippy::disallowed_methods)] // the one place that touches clock and files
 pub mod io;

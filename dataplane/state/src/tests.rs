@@ -4,6 +4,6 @@
 mod crash;
 mod damage;
 mod folder;
-mod forgetful;
+pub(crate) mod forgetful;
 mod running;
 mod world;

@@ -38,12 +38,12 @@ struct Content {
 
 /// How the disk behaves.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Faults {
-    pub(super) sync_fails: bool,
+pub(crate) struct Faults {
+    pub(crate) sync_fails: bool,
     /// It says that it has synced, and has not.
-    pub(super) sync_lies: bool,
-    pub(super) write_bytes_max: Option<usize>,
-    pub(super) is_full: bool,
+    pub(crate) sync_lies: bool,
+    pub(crate) write_bytes_max: Option<usize>,
+    pub(crate) is_full: bool,
 }
 
 #[derive(Debug, Default)]
@@ -56,25 +56,25 @@ struct Inner {
 }
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Forgetful(Rc<RefCell<Inner>>);
+pub(crate) struct Forgetful(Rc<RefCell<Inner>>);
 
 #[derive(Debug)]
-pub(super) struct OpenFile {
+pub(crate) struct OpenFile {
     disk: Forgetful,
     name: String,
 }
 
 impl Forgetful {
-    pub(super) fn set(&self, faults: Faults) {
+    pub(crate) fn set(&self, faults: Faults) {
         self.0.borrow_mut().faults = faults;
     }
 
-    pub(super) fn syncs(&self) -> u64 {
+    pub(crate) fn syncs(&self) -> u64 {
         self.0.borrow().syncs
     }
 
     /// Takes the power away: of what was not synced, `keep` says of each piece whether it is there.
-    pub(super) fn crash(&self, mut keep: impl FnMut() -> bool) {
+    pub(crate) fn crash(&self, mut keep: impl FnMut() -> bool) {
         let mut inner = self.0.borrow_mut();
         for (name, content) in std::mem::take(&mut inner.removed) {
             if keep() && !inner.files.contains_key(&name) {
@@ -93,7 +93,7 @@ impl Forgetful {
     }
 
     /// Everything as it is, what is not synced too, on a disk of its own.
-    pub(super) fn copy_unsynced(&self) -> Self {
+    pub(crate) fn copy_unsynced(&self) -> Self {
         let inner = self.0.borrow();
         Self(Rc::new(RefCell::new(Inner {
             files: inner.files.clone(),
@@ -101,11 +101,11 @@ impl Forgetful {
         })))
     }
 
-    pub(super) fn content(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn content(&self, name: &str) -> Vec<u8> {
         self.0.borrow().files[name].now.clone()
     }
 
-    pub(super) fn put(&self, name: &str, content: Vec<u8>) {
+    pub(crate) fn put(&self, name: &str, content: Vec<u8>) {
         let content = Content {
             on_disk: content.clone(),
             now: content,
@@ -114,7 +114,7 @@ impl Forgetful {
         self.0.borrow_mut().files.insert(name.into(), content);
     }
 
-    pub(super) fn flip(&self, name: &str, at: usize, bits: u8) {
+    pub(crate) fn flip(&self, name: &str, at: usize, bits: u8) {
         let mut content = self.content(name);
         content[at] ^= bits;
         self.put(name, content);

@@ -1,0 +1,202 @@
+//! A fold's state in one log, as bytes; all numbers big-endian.
+//!
+//! ```text
+//!  0   8 magic "virgafld"
+//!  8   4 version 1
+//! 12   4 version of the state
+//! 16   8 next: events below are in it
+//! 24   8 events that the fold could not apply
+//! 32   8 events that the log could not give
+//! 40   1 whether the mark is one
+//! 41  32 mark: BLAKE3 of offset, time, link and payload of event next - 1
+//! 73   1 bytes of the fold's name
+//! 74   1 bytes of the log's name
+//! 75   8 bytes of the state
+//! 83     the fold's name, the log's name, the state
+//!     32 BLAKE3 of all before
+//! ```
+
+use super::{Fold, Progress};
+use crate::{
+    Cursor, Event, LogName, OpenError, ReadError, Reader,
+    disk::Disk,
+    event::Link,
+    format::{Hash, u32_at, u64_at},
+};
+use thiserror::Error;
+
+const MAGIC: &[u8; 8] = b"virgafld";
+const VERSION: u32 = 1;
+const HEADER_BYTES: usize = 83;
+const HASH_BYTES: usize = 32;
+
+const _: () = assert!(HEADER_BYTES == 8 + 4 + 4 + 8 + 8 + 8 + 1 + HASH_BYTES + 1 + 1 + 8);
+
+/// Why a snapshot is not gone on from. Without it the fold begins at the log's start.
+#[derive(Debug, Error)]
+pub enum SnapshotError {
+    /// Not all of it is as it was written.
+    #[error("the snapshot is damaged, or none: remove it, and the fold begins anew")]
+    Damaged,
+    /// A newer program wrote it.
+    #[error(
+        "the snapshot's version is {0}, this program knows {VERSION}: remove it, and the fold begins anew"
+    )]
+    Format(u32),
+    /// It is another fold's.
+    #[error("the snapshot is of the fold {found:?}, not of {wanted:?}")]
+    Fold {
+        /// By the snapshot.
+        found: String,
+        /// What was asked for.
+        wanted: &'static str,
+    },
+    /// It is of another log.
+    #[error("the snapshot is of the log {found:?}, not of {wanted}")]
+    Log {
+        /// By the snapshot.
+        found: String,
+        /// What was asked for.
+        wanted: LogName,
+    },
+    /// The state's type has changed since, and nothing says what became of it.
+    #[error(
+        "the snapshot's state is of version {0}, which this fold does not take over: remove it, and the fold begins anew"
+    )]
+    Version(u32),
+    /// The state's bytes are no state.
+    #[error(
+        "the snapshot's state cannot be read, though all of it is as it was written: remove it, and the fold begins anew"
+    )]
+    State,
+    /// The log has another event in the place of the last one, or does not reach so far.
+    #[error(
+        "the log does not hold what the snapshot was made of: event {0} is missing, or another"
+    )]
+    OtherEvents(u64),
+    /// The log cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The log cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// What tells an event from all others.
+pub(super) fn mark(event: &Event<'_>) -> Hash {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&event.offset.to_be_bytes());
+    hasher.update(&event.time_unix_ns.to_be_bytes());
+    hasher.update(&Link::encode(&event.link));
+    hasher.update(event.payload);
+    *hasher.finalize().as_bytes()
+}
+
+pub(super) fn encode<F: Fold>(
+    log: &LogName,
+    progress: &Progress,
+    last: Option<Hash>,
+    state: &[u8],
+) -> Vec<u8> {
+    let log = log.as_str();
+    let mut out =
+        Vec::with_capacity(HEADER_BYTES + F::NAME.len() + log.len() + state.len() + HASH_BYTES);
+    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(&VERSION.to_be_bytes());
+    out.extend_from_slice(&F::VERSION.to_be_bytes());
+    out.extend_from_slice(&progress.next.to_be_bytes());
+    out.extend_from_slice(&progress.refused.to_be_bytes());
+    out.extend_from_slice(&progress.missing.to_be_bytes());
+    out.push(u8::from(last.is_some()));
+    out.extend_from_slice(&last.unwrap_or_default());
+    out.push(u8::try_from(F::NAME.len()).unwrap_or(u8::MAX));
+    out.push(u8::try_from(log.len()).unwrap_or(u8::MAX));
+    out.extend_from_slice(&(state.len() as u64).to_be_bytes());
+    out.extend_from_slice(F::NAME.as_bytes());
+    out.extend_from_slice(log.as_bytes());
+    out.extend_from_slice(state);
+    let hash = blake3::hash(&out);
+    out.extend_from_slice(hash.as_bytes());
+    out
+}
+
+type Decoded<'a> = (Progress, Option<Hash>, u32, &'a [u8]);
+
+/// Place, mark, the state's version and bytes.
+pub(super) fn decode<'a, F: Fold>(
+    log: &LogName,
+    bytes: &'a [u8],
+) -> Result<Decoded<'a>, SnapshotError> {
+    let (content, hash) = bytes
+        .split_last_chunk::<HASH_BYTES>()
+        .ok_or(SnapshotError::Damaged)?;
+    if blake3::hash(content).as_bytes() != hash || !content.starts_with(MAGIC) {
+        return Err(SnapshotError::Damaged);
+    }
+    match u32_at(content, 8) {
+        VERSION => {}
+        version => return Err(SnapshotError::Format(version)),
+    }
+    let (header, rest) = content
+        .split_at_checked(HEADER_BYTES)
+        .ok_or(SnapshotError::Damaged)?;
+    let (fold_bytes, log_bytes) = (usize::from(header[73]), usize::from(header[74]));
+    let (fold, rest) = rest
+        .split_at_checked(fold_bytes)
+        .ok_or(SnapshotError::Damaged)?;
+    let (name, state) = rest
+        .split_at_checked(log_bytes)
+        .ok_or(SnapshotError::Damaged)?;
+    if state.len() as u64 != u64_at(header, 75) {
+        return Err(SnapshotError::Damaged);
+    }
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    if fold != F::NAME.as_bytes() {
+        return Err(SnapshotError::Fold {
+            found: text(fold),
+            wanted: F::NAME,
+        });
+    }
+    if name != log.as_str().as_bytes() {
+        return Err(SnapshotError::Log {
+            found: text(name),
+            wanted: log.clone(),
+        });
+    }
+    let progress = Progress {
+        next: u64_at(header, 16),
+        refused: u64_at(header, 24),
+        missing: u64_at(header, 32),
+    };
+    let mark = header
+        .get(41..41 + HASH_BYTES)
+        .and_then(|mark| mark.first_chunk());
+    let last = mark.copied().filter(|_| header[40] == 1);
+    Ok((progress, last, u32_at(header, 12), state))
+}
+
+/// A reader at the place, of a log that holds what the snapshot was made of.
+pub(super) fn check<D: Disk>(
+    log: &LogName,
+    progress: &Progress,
+    last: Option<Hash>,
+    disk: D,
+) -> Result<Reader<D>, SnapshotError> {
+    let before = progress.next.saturating_sub(1);
+    let other = SnapshotError::OtherEvents(before);
+    let mut reader = match last {
+        // Nothing was applied last that the log could show.
+        None => return Ok(Reader::open(disk, log, Cursor::Offset(progress.next))?),
+        Some(_) => Reader::open(disk, log, Cursor::Offset(before))?,
+    };
+    match reader.next_event() {
+        Ok(Some(event)) if event.offset == before => match Some(mark(&event)) == last {
+            true => Ok(reader),
+            false => Err(other),
+        },
+        Ok(_) => Err(other),
+        // It alone was removed since.
+        Err(ReadError::Gone { to, .. }) if to == progress.next => Ok(reader),
+        Err(error) => Err(error.into()),
+    }
+}
