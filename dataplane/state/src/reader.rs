@@ -76,16 +76,6 @@ struct Place {
     payload: Range<usize>,
 }
 
-/// What became of a record.
-#[derive(Debug)]
-enum Step {
-    Event(Place),
-    /// It is not asked for.
-    Passed,
-    /// The log ends before it for now.
-    End,
-}
-
 /// The batch that is read.
 #[derive(Clone, Copy, Debug)]
 struct Batch {
@@ -110,6 +100,8 @@ pub struct Reader<D: Disk> {
     from: u64,
     from_time: u64,
     limit: u64,
+    /// The segment and place that were read twice.
+    looked_again: Option<(u32, u64)>,
     gone: Option<(u64, u64)>,
 }
 
@@ -134,6 +126,7 @@ impl<D: Disk> Reader<D> {
             from: 0,
             from_time: 0,
             limit: u64::MAX,
+            looked_again: None,
             gone: None,
         };
         reader.seek(&catalog, cursor)?;
@@ -269,19 +262,12 @@ impl<D: Disk> Reader<D> {
                     let Some(batch) = self.batch.take() else {
                         continue;
                     };
-                    let records = walk::records_range(&batch.header);
-                    let held = self.window.held(batch.at, records.end);
-                    let records = held.get(records).unwrap_or_default();
-                    if walk::check_records(&batch.header, records).is_err()
-                        && !self.was_whole(&batch).unwrap_or(false)
-                    {
-                        self.window.clear();
-                        return;
-                    }
                     self.leave(&batch);
                 }
-                Ok(false) => return,
-                Err(ReadError::Io { .. }) => return,
+                Ok(false) | Err(ReadError::Io { .. }) => {
+                    self.window.clear();
+                    return;
+                }
                 Err(_) => {}
             }
         }
@@ -329,15 +315,14 @@ impl<D: Disk> Reader<D> {
                 self.leave(&batch);
                 continue;
             }
-            match self.next_record(batch)? {
-                Step::Event(place) => return Ok(Some(place)),
-                Step::Passed => {}
-                Step::End => return Ok(None),
+            if let Some(place) = self.next_record(batch)? {
+                return Ok(Some(place));
             }
         }
     }
 
-    fn next_record(&mut self, mut batch: Batch) -> Result<Step, ReadError> {
+    /// The next record of a batch; none where it is passed over, or read again.
+    fn next_record(&mut self, mut batch: Batch) -> Result<Option<Place>, ReadError> {
         let end = walk::records_range(&batch.header).end;
         let held = self.window.held(batch.at, end);
         let bytes = held.get(batch.from..).unwrap_or_default();
@@ -354,20 +339,15 @@ impl<D: Disk> Reader<D> {
                 self.batch = Some(batch);
                 self.next += 1;
                 let is_wanted = place.offset >= self.from && place.time >= self.from_time;
-                return Ok(match is_wanted {
-                    true => Step::Event(place),
-                    false => Step::Passed,
-                });
+                return Ok(is_wanted.then_some(place));
             }
             Ok(_) => Fault::Order,
             Err(fault) => fault,
         };
         let from = self.next;
-        if !self.was_whole(&batch)? {
-            // What is there now may be written again: it is looked at anew.
+        if self.looks_again(batch.at) {
             self.batch = None;
-            self.window.clear();
-            return Ok(Step::End);
+            return Ok(None);
         }
         // Where the next record begins is not known for sure.
         let at = batch.at + batch.from as u64;
@@ -375,21 +355,36 @@ impl<D: Disk> Reader<D> {
         Err(self.damaged(at, from, fault))
     }
 
-    /// Whether anything says that a batch was once all in its file: the writer, by the limit or by
-    /// the manifest of a log that was closed, or whatever was written behind it.
-    fn was_whole(&mut self, batch: &Batch) -> Result<bool, ReadError> {
-        let end = batch.header.end();
+    /// Before anything is called damaged, it is read once more: what was read ahead may have been written
+    /// only in part then.
+    fn looks_again(&mut self, at: u64) -> bool {
+        let place = self.file.as_ref().map(|(number, _)| (*number, at));
+        let is_first = self.looked_again != place;
+        if is_first {
+            self.looked_again = place;
+            self.window.clear();
+        }
+        is_first
+    }
+
+    /// Whether a batch may be read: all of it is there, or something says that it once was, so that what
+    /// is not is damaged: the writer by the limit, the manifest of a log that was closed, a later batch
+    /// that knew of it as on disk, or a later segment.
+    fn is_readable(&mut self, at: u64, header: &BatchHeader) -> Result<bool, ReadError> {
+        let end = header.end();
         let is_told = self.limit != u64::MAX && end <= self.limit;
-        if is_told || end <= self.closed_end {
+        let range = walk::records_range(header);
+        let behind = at + range.end as u64;
+        let held = self.window.held(at, range.end);
+        let records = held.get(range).unwrap_or_default();
+        if is_told || end <= self.closed_end || walk::check_records(header, records).is_ok() {
             return Ok(true);
         }
         let (Some(id), Some((number, file))) = (self.id, &self.file) else {
             return Ok(false);
         };
-        let behind = batch.at + walk::records_range(&batch.header).end as u64;
-        let found = walk::next_batch(&mut self.window, file, &id, behind);
-        let found = found.map_err(read_failed(*number))?;
-        Ok(found.is_some() || self.used_behind(*number)?.is_some())
+        let was_known = walk::was_known(file, &id, behind, end);
+        Ok(was_known.map_err(read_failed(*number))? || self.used_behind(*number)?.is_some())
     }
 
     fn damaged(&self, at: u64, from: u64, fault: Fault) -> ReadError {
@@ -426,6 +421,9 @@ impl<D: Disk> Reader<D> {
             let failed = read_failed(*number);
             let found = walk::next_good_header(&mut self.window, file, &id, self.at);
             if let Some((at, header)) = found.map_err(failed)? {
+                if self.looks_again(from.0) {
+                    continue;
+                }
                 self.at = at;
                 if header.first_offset <= self.next {
                     continue;
@@ -450,6 +448,9 @@ impl<D: Disk> Reader<D> {
             // What was there is in no file.
             self.next = header.first_offset;
             return Err(self.damaged(self.at, from, Fault::Order));
+        }
+        if !self.is_readable(self.at, &header)? {
+            return Ok(false);
         }
         // The records before the next event are passed over unchecked, all or none.
         self.batch = Some(Batch {

@@ -168,18 +168,18 @@ fn verify_segment<D: Disk>(
                 let end = walk::records_range(&header).end;
                 if depth == Depth::Content
                     && is_last
-                    && is_unfinished(&mut window, &file, catalog, (at, &header)).map_err(failed())?
+                    && is_unfinished(&window, &file, catalog, (at, &header)).map_err(failed())?
                 {
                     let used_end = walk::used_end(&mut window, &file, at);
                     report.unfinished_bytes = used_end.map_err(failed())? - at;
                     return Ok(());
                 }
-                let bytes = window.read(&file, at, end).map_err(failed())?;
+                let bytes = window.held(at, end);
                 if header.first_offset != report.end {
                     report.flaw(found.number, at, report.end, Fault::Order);
                 }
                 if depth == Depth::Content {
-                    check(&header, &bytes[..end], found.number, at, report);
+                    check(&header, bytes, found.number, at, report);
                 }
                 report.add(&header);
                 at += end as u64;
@@ -206,9 +206,9 @@ fn verify_segment<D: Disk>(
 }
 
 /// Whether the log's last batch is a write that was cut short or is under way: it is not all there,
-/// and neither a batch behind it nor the manifest of a log that was closed says that it once was.
+/// and neither a later batch nor the manifest of a log that was closed says that it once was.
 fn is_unfinished<F: DiskFile>(
-    window: &mut Window,
+    window: &Window,
     file: &F,
     catalog: &Catalog,
     (at, header): (u64, &BatchHeader),
@@ -225,7 +225,7 @@ fn is_unfinished<F: DiskFile>(
     let Some(id) = catalog.id else {
         return Ok(false);
     };
-    Ok(walk::next_batch(window, file, &id, behind)?.is_none())
+    Ok(!walk::was_known(file, &id, behind, header.end())?)
 }
 
 fn check(header: &BatchHeader, bytes: &[u8], segment: u32, at: u64, report: &mut Report) {

@@ -145,6 +145,23 @@ pub(crate) fn next_batch<F: DiskFile>(
     }
 }
 
+/// Whether a batch at or after `at` knew of all events below an offset as on disk.
+pub(crate) fn was_known<F: DiskFile>(
+    file: &F,
+    id: &LogId,
+    mut at: u64,
+    end: u64,
+) -> io::Result<bool> {
+    let mut window = Window::new();
+    while let Some((found, header)) = next_batch(&mut window, file, id, at)? {
+        if header.durable >= end {
+            return Ok(true);
+        }
+        at = found + 1;
+    }
+    Ok(false)
+}
+
 /// The next batch behind `at`, if there is anything at all.
 pub(crate) fn next_good_header<F: DiskFile>(
     window: &mut Window,
