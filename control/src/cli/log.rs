@@ -61,7 +61,7 @@ struct OneLog {
     logs: PathBuf,
 }
 
-fn log_name(text: &str) -> Result<LogName, NameError> {
+pub(super) fn log_name(text: &str) -> Result<LogName, NameError> {
     LogName::parse(text)
 }
 

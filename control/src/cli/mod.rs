@@ -10,6 +10,7 @@ mod confirmations;
 mod doctor;
 mod entity;
 mod fan_out;
+mod fold;
 mod generate;
 mod id;
 mod keygen;
@@ -65,6 +66,8 @@ enum Command {
     /// Move an entity to another node, or give it another key; every node that it is told follows.
     #[command(subcommand)]
     Entity(entity::Command),
+    /// Say what a fold makes of logs.
+    Fold(fold::Arguments),
     /// Run a node, detach it from its interfaces, take its links in or out of use.
     #[command(subcommand)]
     Node(node::Command),
@@ -158,6 +161,7 @@ pub fn main() -> ExitCode {
         Command::Why(arguments) => why::run(&arguments),
         Command::Log(command) => log::run(&command),
         Command::Entity(command) => entity::run(&command),
+        Command::Fold(arguments) => fold::run(&arguments),
         Command::Node(command) => node::run(&command),
         Command::Pub(arguments) => publish::run(&arguments),
         Command::Sub(arguments) => subscribe::run(&arguments),

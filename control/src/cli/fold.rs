@@ -1,0 +1,244 @@
+//! `virga fold`: what a fold makes of logs, now.
+
+use super::{Failure, log::log_name};
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+use virga_state::{
+    Cursor, LogName, OpenError, Reader,
+    fold::{
+        Fold, FoldError, Folding, Policy, Progress,
+        ready::{AddWins, Counters, LastWriterWins, Latest},
+        snapshot::SnapshotError,
+    },
+    io::open,
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    fold: Which,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Which {
+    /// Each key's sum, of events {"key": "a", "add": 3}.
+    Counters(Logs),
+    /// Each key's latest event; the key is a member of each event's JSON object.
+    Latest {
+        /// The member that is the key.
+        #[arg(long, value_name = "MEMBER")]
+        by: String,
+        #[command(flatten)]
+        logs: Logs,
+    },
+    /// Each key's value, of events {"key": "a", "value": 1, "time": 7}: the latest time counts; without a
+    /// value the key is removed.
+    LastWriterWins(Logs),
+    /// Each key's value, of events {"add": "a", "value": 1} and {"remove": "a", "observed": ["LOG:OFFSET"]}:
+    /// a removal takes away only the additions that it had observed.
+    AddWins(Logs),
+}
+
+#[derive(Debug, clap::Args)]
+struct Logs {
+    /// The logs' names.
+    #[arg(required = true, value_name = "LOG", value_parser = log_name)]
+    names: Vec<LogName>,
+    /// The folder that holds the logs.
+    #[arg(long, value_name = "FOLDER")]
+    logs: PathBuf,
+    /// Keep the state in this folder, and go on from it: only what came since is read.
+    #[arg(long, value_name = "FOLDER")]
+    snapshots: Option<PathBuf>,
+    /// Pass over events that make no sense to the fold, and over those that a log cannot give, and count
+    /// them; else the first of them ends the fold.
+    #[arg(long)]
+    skip: bool,
+    /// Print one JSON object: the state, each log's place, and the state's hash, which is the same wherever
+    /// the same places of the same logs were reached.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Why there is no state.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// A log could not be opened.
+    #[error("the log {name}: {source}")]
+    Open { name: LogName, source: OpenError },
+    /// The fold stands still.
+    #[error(transparent)]
+    Fold(#[from] FoldError),
+    /// A snapshot does not fit.
+    #[error("{}: {source}", file.display())]
+    Snapshot {
+        file: PathBuf,
+        source: SnapshotError,
+    },
+    /// A snapshot could not be read or written.
+    #[error("{}: {source}", file.display())]
+    File { file: PathBuf, source: io::Error },
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    match &arguments.fold {
+        Which::Counters(logs) => logs.fold(Counters, |state| {
+            let sums = state.iter();
+            sums.map(|(key, sum)| (key.clone(), Value::from(*sum)))
+                .collect()
+        }),
+        Which::Latest { by, logs } => logs.fold(Latest::by(by), |state| {
+            let events = state.iter();
+            let value = |bytes: &[u8]| serde_json::from_slice(bytes).unwrap_or_default();
+            events
+                .map(|(key, held)| (key.clone(), value(&held.value)))
+                .collect()
+        }),
+        Which::LastWriterWins(logs) => logs.fold(LastWriterWins, |state| {
+            let values = LastWriterWins::values(state);
+            values
+                .map(|(key, value)| (key.to_owned(), value.clone()))
+                .collect()
+        }),
+        Which::AddWins(logs) => logs.fold(AddWins, |state| {
+            let values = state.values();
+            values
+                .map(|(key, value)| (key.to_owned(), value.clone()))
+                .collect()
+        }),
+    }
+}
+
+#[derive(serde::Serialize)]
+struct Place {
+    next: u64,
+    refused: u64,
+    missing: u64,
+}
+
+impl From<&Progress> for Place {
+    fn from(progress: &Progress) -> Self {
+        Self {
+            next: progress.next,
+            refused: progress.refused,
+            missing: progress.missing,
+        }
+    }
+}
+
+#[derive(serde::Serialize)]
+struct Shown {
+    fold: &'static str,
+    hash: String,
+    logs: BTreeMap<String, Place>,
+    state: BTreeMap<String, Value>,
+}
+
+impl Logs {
+    fn fold<F: Fold>(
+        &self,
+        fold: F,
+        show: impl Fn(&F::State) -> BTreeMap<String, Value>,
+    ) -> Result<(), Failure> {
+        let policy = match self.skip {
+            true => Policy::Skip,
+            false => Policy::Stop,
+        };
+        let mut folding = Folding::new(fold, policy);
+        for name in &self.names {
+            self.catch_up(&mut folding, name)
+                .map_err(Failure::runtime)?;
+        }
+        let view = folding.view();
+        let shown = Shown {
+            fold: F::NAME,
+            hash: crate::hex::encode(&folding.hash()),
+            logs: view
+                .places
+                .iter()
+                .map(|(log, at)| (log.to_string(), at.into()))
+                .collect(),
+            state: show(&view.state),
+        };
+        if self.json {
+            return super::print_json(&shown);
+        }
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        for (key, value) in &shown.state {
+            let key = super::subscribe::shown(key.as_bytes());
+            writeln!(out, "{key}\t{value}")?;
+        }
+        out.flush()?;
+        for (log, at) in &shown.logs {
+            let passed = match at.refused + at.missing {
+                0 => String::new(),
+                _ => format!(", {} refused, {} missing", at.refused, at.missing),
+            };
+            writeln!(
+                io::stderr(),
+                "virga: {log}: events below {}{passed}",
+                at.next
+            )?;
+        }
+        Ok(writeln!(io::stderr(), "virga: hash {}", shown.hash)?)
+    }
+
+    /// One log, from its snapshot or its begin to its end.
+    fn catch_up<F: Fold>(&self, folding: &mut Folding<F>, name: &LogName) -> Result<(), Error> {
+        let failed = |source| Error::Open {
+            name: name.clone(),
+            source,
+        };
+        let file = self.snapshots.as_ref();
+        let file = file.map(|folder| folder.join(format!("{}.{}", name.folder(), F::NAME)));
+        let disk = open::read(&self.logs, name).map_err(failed)?;
+        let kept = file.as_deref().map(load).transpose()?.flatten();
+        let mut reader = match (&file, kept) {
+            (Some(file), Some(bytes)) => {
+                let restored = folding.restore(name, &bytes, disk);
+                restored.map_err(|source| Error::Snapshot {
+                    file: file.clone(),
+                    source,
+                })?
+            }
+            // What retention has removed is a gap.
+            _ => Reader::open(disk, name, Cursor::Offset(0)).map_err(failed)?,
+        };
+        let caught_up = folding.catch_up(name, &mut reader, |_, _| {});
+        if let (Some(file), Some(bytes)) = (&file, folding.snapshot(name)) {
+            save(file, &bytes)?;
+        }
+        Ok(caught_up.map(|_| ())?)
+    }
+}
+
+fn load(file: &Path) -> Result<Option<Vec<u8>>, Error> {
+    match fs::read(file) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::File {
+            file: file.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// Whole or not at all.
+fn save(file: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let mut new = file.as_os_str().to_owned();
+    new.push(".new");
+    let written = file.parent().map_or(Ok(()), fs::create_dir_all);
+    let written = written
+        .and_then(|()| fs::File::create(&new))
+        .and_then(|mut out| out.write_all(bytes).and_then(|()| out.sync_all()))
+        .and_then(|()| fs::rename(&new, file));
+    written.map_err(|source| Error::File {
+        file: file.to_owned(),
+        source,
+    })
+}
