@@ -19,12 +19,19 @@ use crate::{
     hex,
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 use virga_ebpf::{hash::keyed, header::NodeId, image::Image, tables::NextHop, tag::TagKey};
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// How long untagged packets may be under way after a neighbour has said that it sends none any more.
 pub const SETTLE_NS: u64 = 2 * SECOND_NS;
+/// What was said and not answered is said again after so long: it may have found no room.
+const ASK_AGAIN_NS: u64 = 10 * SECOND_NS;
+/// A neighbour that has a proven session and has not answered for so long does not know of tags any more.
+pub const UNANSWERED_NS: u64 = 30 * SECOND_NS;
 
 /// What neighbours tell each other about the packets between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +72,8 @@ pub struct TagsStatus {
 enum Stage {
     /// There was no session yet.
     Unasked,
-    /// It was told the latest key.
-    Asked,
+    /// It was told the latest key: first, and last.
+    Asked { since_ns: u64, last_ns: u64 },
     /// It sends no tags.
     Declined,
     /// It has answered, then.
@@ -76,6 +83,7 @@ enum Stage {
 /// One neighbour.
 #[derive(Debug)]
 struct Link {
+    name: String,
     address: SocketAddr,
     policy: LinkTags,
     /// Who else is at its IP address: packets do not tell which of them they are from.
@@ -125,6 +133,7 @@ impl Tags {
             };
             let policy = config.link_tags(peer);
             let link = Link {
+                name: peer.name.clone(),
                 address: *address,
                 policy,
                 shares_with: config.shares_address(peer).map(ToOwned::to_owned),
@@ -210,10 +219,32 @@ impl Tags {
         }
     }
 
+    /// Whether a neighbour may be taken to be at another address: not at that of another whose packets are
+    /// checked, since nobody could tell the two apart, and what was checked would be no more.
+    #[must_use]
+    pub fn may_move(&self, peer: NodeId, address: SocketAddr) -> bool {
+        let is_strict = |link: &Link| link.can_check() && link.demands;
+        let own = self.links.get(&peer);
+        let must_check = own.is_some_and(|link| link.policy == LinkTags::Require);
+        let others = self.links.iter().filter(|(other, _)| **other != peer);
+        let mut there = others.filter(|(_, link)| link.address.ip() == address.ip());
+        !there.any(|(_, link)| is_strict(link) || must_check)
+    }
+
     /// A neighbour is at another address.
     pub fn moved(&mut self, peer: NodeId, address: SocketAddr) {
         if let Some(link) = self.links.get_mut(&peer) {
             link.address = address;
+        }
+        let places: Vec<(NodeId, IpAddr, String)> = self
+            .links
+            .iter()
+            .map(|(&id, link)| (id, link.address.ip(), link.name.clone()))
+            .collect();
+        for (id, link) in &mut self.links {
+            let others = places.iter().filter(|(other, ..)| other != id);
+            let mut there = others.filter(|(_, ip, _)| *ip == link.address.ip());
+            link.shares_with = there.next().map(|(.., name)| name.clone());
         }
     }
 
@@ -235,7 +266,7 @@ impl Tags {
             return false;
         };
         match news.session {
-            Some(true) => link.begin(),
+            Some(true) => link.begin(now_ns),
             Some(false) => {
                 link.has_session = false;
                 link.to_say.clear();
@@ -263,17 +294,24 @@ impl Tags {
         let is_due = |link: &Link| link.due_ns(life_ns).is_some_and(|due| due <= now_ns);
         let due = self.links.iter().filter(|(_, link)| is_due(link));
         let due: Vec<NodeId> = due.map(|(&peer, _)| peer).collect();
+        let mut is_changed = false;
         for peer in &due {
             let key = self.draw();
             if let Some(link) = self.links.get_mut(peer) {
-                if link.demands {
-                    link.renew(now_ns, key);
-                } else {
-                    link.demands = true;
-                }
+                is_changed |= match link.stage {
+                    Stage::Asked { since_ns, .. } => link.ask_again(now_ns, since_ns),
+                    _ if link.demands => {
+                        link.renew(now_ns, key);
+                        true
+                    }
+                    _ => {
+                        link.demands = true;
+                        true
+                    }
+                };
             }
         }
-        !due.is_empty()
+        is_changed
     }
 
     /// What is to be said to neighbours now that the tables have followed.
@@ -327,17 +365,34 @@ impl Before {
     }
 }
 
+impl Stage {
+    const fn asked(now_ns: u64) -> Self {
+        Self::Asked {
+            since_ns: now_ns,
+            last_ns: now_ns,
+        }
+    }
+
+    /// Asked, again and again.
+    const fn is_unanswered(self) -> bool {
+        match self {
+            Self::Asked { since_ns, last_ns } => since_ns != last_ns,
+            Self::Unasked | Self::Declined | Self::Agreed { .. } => false,
+        }
+    }
+}
+
 impl Link {
     fn can_check(&self) -> bool {
         self.policy != LinkTags::Off && self.shares_with.is_none()
     }
 
     /// A session is there: the neighbour may have restarted and know nothing, or all of it.
-    fn begin(&mut self) {
+    fn begin(&mut self, now_ns: u64) {
         self.has_session = true;
         self.to_say.clear();
         if self.can_check() {
-            self.stage = Stage::Asked;
+            self.stage = Stage::asked(now_ns);
             self.ask();
         } else {
             self.to_say.push(Said::Unchecked);
@@ -348,6 +403,19 @@ impl Link {
         let parity = self.latest;
         let key = self.keys[usize::from(parity)];
         self.to_say.push(Said::Check { parity, key });
+    }
+
+    /// Whether the tables have to follow: what nobody answers is demanded no longer, unless the configuration
+    /// says so.
+    fn ask_again(&mut self, now_ns: u64, since_ns: u64) -> bool {
+        let last_ns = now_ns;
+        self.stage = Stage::Asked { since_ns, last_ns };
+        self.ask();
+        let is_given_up = self.policy == LinkTags::Auto
+            && self.demands
+            && now_ns.saturating_sub(since_ns) >= UNANSWERED_NS;
+        self.demands &= !is_given_up;
+        is_given_up
     }
 
     fn on_said(&mut self, now_ns: u64, said: Said) -> bool {
@@ -369,7 +437,7 @@ impl Link {
                 self.sends.take().is_some()
             }
             Said::Tagged { parity } => {
-                if self.stage == Stage::Asked && parity == self.latest {
+                if matches!(self.stage, Stage::Asked { .. }) && parity == self.latest {
                     self.stage = Stage::Agreed { since_ns: now_ns };
                 }
                 false
@@ -389,7 +457,8 @@ impl Link {
             Stage::Agreed { since_ns } => {
                 Some((self.latest_since_ns + key_life_ns).max(since_ns + SETTLE_NS))
             }
-            _ => None,
+            Stage::Asked { last_ns, .. } if self.has_session => Some(last_ns + ASK_AGAIN_NS),
+            Stage::Unasked | Stage::Asked { .. } | Stage::Declined => None,
         }
     }
 
@@ -398,7 +467,7 @@ impl Link {
         self.latest ^= 1;
         self.latest_since_ns = now_ns;
         self.keys[usize::from(self.latest)] = key;
-        self.stage = Stage::Asked;
+        self.stage = Stage::asked(now_ns);
         if self.has_session {
             self.ask();
         }
@@ -411,8 +480,11 @@ impl Link {
             (Some(other), _) => Some(format!("{other} is at the same IP address")),
             (None, Stage::Declined) => Some("the neighbour sends none".to_owned()),
             (None, Stage::Unasked) => Some("there was no session with it yet".to_owned()),
+            (None, stage) if self.has_session && stage.is_unanswered() => {
+                Some("the neighbour does not answer: is it of an older version, or is this node not next to it there?".to_owned())
+            }
             (None, _) if self.demands => None,
-            (None, Stage::Asked) => Some("the neighbour has not answered yet".to_owned()),
+            (None, Stage::Asked { .. }) => Some("the neighbour has not answered yet".to_owned()),
             (None, Stage::Agreed { .. }) => Some("agreed on just now".to_owned()),
         };
         let sent_why = match self.sends {

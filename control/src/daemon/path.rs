@@ -88,6 +88,8 @@ pub struct Path {
     moves: Moves,
     members: Members,
     tags: Tags,
+    /// Some table does not hold the tags' keys yet.
+    tables_behind: bool,
     listening: Listening,
     nic: Option<Nic>,
     why: String,
@@ -166,6 +168,7 @@ impl Path {
         let mut path = Self {
             members: Members::recall(&config, revocations, retired),
             tags,
+            tables_behind: false,
             listening: Listening::default(),
             config,
             watch: Watch::default(),
@@ -393,14 +396,13 @@ impl Path {
             Err(error) => (Err(error.to_string()), Vec::new()),
         };
         let result = result.and(apply_to_workers(self.image(), dispatch).await);
+        self.tables_behind = result.is_err();
         let result = result.and(self.feed_drivers(dispatch).await);
         self.note(match &result {
             Ok(()) => Problem::of(&missing),
             Err(error) => Some(Problem::retried(error)),
         });
-        if result.is_ok() {
-            self.say(dispatch).await;
-        }
+        self.say(dispatch).await;
         result
     }
 

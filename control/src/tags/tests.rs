@@ -379,3 +379,90 @@ fn news_are_bounded_and_the_latest_of_each_kind_counts() {
     );
     assert!(heard.take().is_empty());
 }
+
+#[test]
+fn a_neighbour_that_answers_no_more_is_asked_again_and_demanded_of_no_longer() {
+    let mut pair = Pair::new(["", ""]);
+    pair.connect();
+    pair.pass(SETTLE_NS);
+    assert_eq!(pair.checked(), [true, true]);
+    // 1 comes back as a program that knows of no tags: it has a session, and answers nothing.
+    let began = News {
+        session: Some(true),
+        ..News::default()
+    };
+    let us = &mut pair.nodes[0];
+    us.hear(pair.now_ns, id(1), &began);
+    let first = us.take_said();
+    let mut asked = 0;
+    let begun_ns = pair.now_ns;
+    while us.status(id(1)).checked {
+        let due_ns = us.poll_timeout().unwrap();
+        let is_changed = us.handle_timeout(due_ns);
+        assert_eq!(us.take_said(), first, "the same again");
+        assert_eq!(is_changed, !us.status(id(1)).checked);
+        let why = us.status(id(1)).checked_why.unwrap();
+        assert!(why.starts_with("the neighbour does not answer"), "{why}");
+        pair.now_ns = due_ns;
+        asked += 1;
+    }
+    assert_eq!(pair.now_ns - begun_ns, UNANSWERED_NS);
+    assert!(asked > 1);
+    // Once it answers again, all is as it was.
+    pair.connect();
+    pair.pass(SETTLE_NS);
+    assert_eq!(pair.checked(), [true, true]);
+}
+
+#[test]
+fn what_is_required_stays_demanded_of_one_that_does_not_answer() {
+    let mut us = Tags::new(&config(0, "link_tags = \"require\""), [1; 32]);
+    let began = News {
+        session: Some(true),
+        ..News::default()
+    };
+    us.hear(5, id(1), &began);
+    let mut now_ns = 5;
+    while now_ns < 5 + 3 * UNANSWERED_NS {
+        now_ns = us.poll_timeout().unwrap();
+        assert!(!us.handle_timeout(now_ns));
+    }
+    assert!(us.status(id(1)).checked);
+}
+
+#[test]
+fn a_neighbour_does_not_take_over_the_place_of_one_that_is_checked() {
+    let mut us = Tags::new(&config(0, ""), [1; 32]);
+    let there: SocketAddr = format!("{}:9", ADDRESSES[1]).parse().unwrap();
+    let other = NodeId(77);
+    us.links.insert(
+        other,
+        Link {
+            name: "other".into(),
+            address: "10.0.0.9:4783".parse().unwrap(),
+            policy: LinkTags::Auto,
+            shares_with: None,
+            has_session: false,
+            stage: Stage::Unasked,
+            demands: false,
+            keys: [TagKey::default(); 2],
+            latest: 0,
+            latest_since_ns: 0,
+            onward: [TagKey::default(); 2],
+            sends: None,
+            is_unchecked_there: false,
+            to_say: Vec::new(),
+        },
+    );
+    assert!(us.may_move(other, there));
+    us.links.get_mut(&id(1)).unwrap().demands = true;
+    assert!(!us.may_move(other, there));
+    assert!(us.may_move(id(1), there), "another port of its own");
+    us.links.get_mut(&id(1)).unwrap().demands = false;
+    us.moved(other, there);
+    let shared = |us: &Tags, peer| us.status(peer).checked_why.unwrap();
+    assert_eq!(shared(&us, id(1)), "other is at the same IP address");
+    assert_eq!(shared(&us, other), "them is at the same IP address");
+    us.moved(other, "10.0.0.8:1".parse().unwrap());
+    assert_eq!(shared(&us, id(1)), "there was no session with it yet");
+}

@@ -40,6 +40,11 @@ impl Path {
             if let Some(&now) = moved.get(&peer.id)
                 && let Reach::Adjacent { address, .. } = &mut peer.reach
             {
+                if !self.tags.may_move(peer.id, now) {
+                    tracing::warn!(peer = %peer.name, from = %address, to = %now,
+                        "a neighbour moved to the IP address of another, and link tags could not tell their packets apart: its packets in transit are looked for where it was");
+                    continue;
+                }
                 tracing::info!(peer = %peer.name, from = %address, to = %now, "a neighbour has moved");
                 *address = now;
                 self.tags.moved(peer.id, now);

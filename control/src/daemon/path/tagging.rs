@@ -126,8 +126,11 @@ impl Path {
         }
     }
 
-    /// Has the workers tell the neighbours what is in all tables now.
+    /// Has the workers tell the neighbours what is in all tables now; where a table does not have it, later.
     pub(super) async fn say(&mut self, dispatch: &Dispatch) {
+        if self.tables_behind {
+            return;
+        }
         let said = Arc::new(self.tags.take_said());
         if said.is_empty() {
             return;
