@@ -5,6 +5,7 @@
 //! comes later can take a [`Config`] at its word: names refer to something, keys are valid points,
 //! routes lead over a peer that has an address, no two channels share a hash.
 
+mod authorities;
 mod channels;
 mod evidence;
 mod file;
@@ -13,7 +14,7 @@ mod peers;
 mod problem;
 mod rules;
 mod syntax;
-mod values;
+pub(crate) mod values;
 
 #[cfg(test)]
 mod tests;
@@ -69,6 +70,8 @@ pub struct Config {
     pub channels: Vec<ChannelConfig>,
     /// Who vouches for subnets; where there is nobody, what is configured counts.
     pub subnet_issuers: Vec<Entity>,
+    /// `[[channel_authorities]]`
+    pub channel_authorities: Vec<Authority>,
     /// The secrets of the three key files.
     pub keys: Keys,
     /// Why this node does not speak for its entity; a file says nothing of that, but an entity moves
@@ -453,6 +456,15 @@ impl Listed {
             Self::Only(entities) => entities,
         }
     }
+}
+
+/// One `[[channel_authorities]]` block: whose signed channels count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authority {
+    /// Who signs.
+    pub entity: Entity,
+    /// The channel, with all below it, that it may declare; none where it may declare any.
+    pub within: Option<ChannelName>,
 }
 
 /// One `[[channels]]` block.

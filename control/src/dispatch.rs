@@ -3,6 +3,7 @@
 use crate::{
     api::outlet::{Drain, Queue, queue},
     channel::{ChannelService, Command, Delivery, Pattern, Presence, SubscribeError, SubscriberId},
+    config::ChannelConfig,
 };
 use futures_util::future::try_join_all;
 use std::{
@@ -50,7 +51,7 @@ pub struct Dispatch {
     commanders: Arc<[Commander<Service>]>,
     presence: Arc<Presence>,
     /// One for each channel.
-    gates: Arc<[Gate]>,
+    gates: Arc<Mutex<Vec<Gate>>>,
     last_subscriber: Arc<AtomicU64>,
     clock: Clock,
     delivery_wait: Arc<Mutex<Times>>,
@@ -101,12 +102,17 @@ impl Dispatch {
     ) -> Self {
         Self {
             commanders: commanders.into_iter().collect(),
-            gates: (0..presence.channels()).map(|_| Gate::default()).collect(),
+            gates: Arc::default(),
             presence,
             last_subscriber: Arc::default(),
             clock,
             delivery_wait: Arc::default(),
         }
+    }
+
+    /// These are the channels from now on, before the workers' services are told the same.
+    pub fn set_channels(&self, channels: &[ChannelConfig]) {
+        self.presence.set(channels);
     }
 
     /// Does something with what each worker owns, on its thread; the results in the workers' order.

@@ -218,10 +218,11 @@ impl Book {
         claims
     }
 
-    /// The next Unix second at which a succession takes effect.
+    /// The next Unix second at which a succession takes effect, or what an old key signed counts no more.
     #[must_use]
     pub fn next_s(&self, now_s: u64) -> Option<u64> {
-        let times = self.successions.values().map(|kept| kept.what.from_s);
+        let successions = self.successions.values().map(|kept| kept.what);
+        let times = successions.flat_map(|what| [what.from_s, what.honoured_until_s]);
         times.filter(|&from_s| from_s > now_s).min()
     }
 

@@ -81,6 +81,7 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 
 pub mod blocking;
+mod channels;
 mod fan_out;
 mod publisher;
 mod replay;
@@ -229,7 +230,8 @@ impl Mesh {
             write_event(&mut body, event.as_ref());
         }
         let body = Full::new(body.freeze()).boxed();
-        let answer = self.send(Method::POST, publish_uri(channel)?, body).await?;
+        let uri = self.publish_uri(channel).await?;
+        let answer = self.send(Method::POST, uri, body).await?;
         read_json(answer).await
     }
 
@@ -240,7 +242,7 @@ impl Mesh {
     pub async fn publisher(&self, channel: &str) -> Result<Publisher, MeshError> {
         // Asked first, so that a refusal is an error here and not of some later event.
         let channel_now = self.publish_nothing(channel).await?;
-        let uri = publish_uri(channel)?;
+        let uri = self.publish_uri(channel).await?;
         Ok(Publisher::start(self.clone(), uri, channel_now))
     }
 
@@ -257,7 +259,8 @@ impl Mesh {
         let channel_now = self.publish_nothing(channel).await?;
         let within_ms = within.as_nanos().div_ceil(1_000_000).max(1);
         let within_ms = u64::try_from(within_ms).unwrap_or(u64::MAX);
-        let uri = format!("{}&within_ms={within_ms}", publish_uri(channel)?);
+        let uri = self.publish_uri(channel).await?;
+        let uri = format!("{uri}&within_ms={within_ms}");
         Ok(Publisher::start(self.clone(), uri, channel_now))
     }
 
@@ -271,6 +274,7 @@ impl Mesh {
         plan: Plan,
     ) -> Result<ChannelPublisher, MeshError> {
         self.publish_nothing(channel).await?;
+        let channel = self.channel_name(channel).await?;
         Ok(ChannelPublisher::new(self.clone(), channel, plan))
     }
 
@@ -324,7 +328,7 @@ impl Mesh {
     }
 
     async fn subscribe_to(&self, key: &str, name: &str) -> Result<Subscription, MeshError> {
-        virga_transport::ChannelName::parse(name)?;
+        let name = self.channel_name(name).await?;
         let uri = format!("/subscribe?{key}={name}");
         let answer = self.send(Method::GET, uri, empty()).await?;
         Ok(Subscription {
@@ -421,16 +425,6 @@ impl Mesh {
         let code = code.as_u16();
         Err(MeshError::Refused { code, message })
     }
-}
-
-/// A valid name needs no escaping in a URI.
-fn publish_uri(channel: &str) -> Result<String, MeshError> {
-    Ok(format!("/publish?{}", publish_query(channel)?))
-}
-
-fn publish_query(channel: &str) -> Result<String, MeshError> {
-    virga_transport::ChannelName::parse(channel)?;
-    Ok(format!("channel={channel}"))
 }
 
 fn empty() -> Body {

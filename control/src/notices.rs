@@ -18,8 +18,17 @@ pub struct Notices(Arc<Told>);
 struct Told {
     newest: Mutex<BTreeMap<[u8; 32], Newest>>,
     changed: Notify,
-    identities: Mutex<VecDeque<(NodeId, Vec<u8>)>>,
-    identities_changed: Notify,
+    shown: Mutex<VecDeque<(NodeId, Shown)>>,
+    shown_changed: Notify,
+}
+
+/// What a peer has shown, as it was signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// A placement or succession.
+    Identity(Vec<u8>),
+    /// A declared channel.
+    Channel(Vec<u8>),
 }
 
 #[derive(Debug)]
@@ -44,30 +53,30 @@ impl Notices {
         self.0.changed.notified().await;
     }
 
-    /// A peer has shown a placement or succession; whether there was room for it.
+    /// A peer has shown something; whether there was room for it.
     #[must_use]
-    pub fn tell_identity(&self, peer: NodeId, signed: Vec<u8>) -> bool {
-        let waiting = self.0.identities.lock();
+    pub fn tell_shown(&self, peer: NodeId, shown: Shown) -> bool {
+        let waiting = self.0.shown.lock();
         let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
-        if waiting.iter().any(|(_, known)| *known == signed) {
+        if waiting.iter().any(|(_, known)| *known == shown) {
             return true;
         }
         let has_room = waiting.len() < CLAIMS_WAITING_MAX;
         if has_room {
-            waiting.push_back((peer, signed));
-            self.0.identities_changed.notify_one();
+            waiting.push_back((peer, shown));
+            self.0.shown_changed.notify_one();
         }
         has_room
     }
 
-    /// Waits for the next placement or succession, and who has shown it.
-    pub async fn identity(&self) -> (NodeId, Vec<u8>) {
+    /// Waits for the next that was shown, and who has shown it.
+    pub async fn shown(&self) -> (NodeId, Shown) {
         loop {
-            let waiting = self.0.identities.lock();
+            let waiting = self.0.shown.lock();
             let next = waiting.unwrap_or_else(PoisonError::into_inner).pop_front();
             match next {
                 Some(next) => return next,
-                None => self.0.identities_changed.notified().await,
+                None => self.0.shown_changed.notified().await,
             }
         }
     }

@@ -14,12 +14,15 @@
 //! | `GET /why?channel=NAME&entity=KEY` or a name | | [`why::Why`] as JSON: what the entity may do there, check by check |
 //! | `POST /revocations` | a signed revocation list | 204; it counts, is kept and passed on |
 //! | `POST /identity` | a file of placements and successions | 204; they count, are kept and passed on |
+//! | `GET /channels` | | the channels that the node knows: [`channels::ChannelsView`] as JSON |
+//! | `POST /channel` | a signed declaration | 204; it holds, is kept and passed on |
 //! | `POST /link?peer=NAME&state=up` or `down` | | 204 |
 //!
 //! An error is a JSON object with one key, `error`. Who may open the socket may do all of this: its
 //! directory and its mode are the permission ([`socket`]). How many connections, and for how long:
 //! [`server`].
 
+pub mod channels;
 pub mod error;
 pub mod fanout;
 pub mod frames;
@@ -79,6 +82,8 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/subscribe", get(subscribe::get))
         .route("/replay", get(replay::get))
         .route("/link", post(status::link))
+        .route("/channels", get(channels::get))
+        .route("/channel", post(channels::post))
         .route("/token", post(rights::token))
         .route("/statement", post(rights::statement))
         .route("/membership", post(rights::membership))

@@ -76,6 +76,8 @@ impl Members {
 
 /// One channel.
 pub(crate) struct Entry {
+    /// What it was made of; none once the channel is removed, and only its place is left.
+    pub(crate) config: Option<ChannelConfig>,
     pub(crate) spec: StreamSpec,
     pub(crate) hash: ChannelHash,
     /// How long a local subscriber that does not read may hold it up; none where it waits for nobody.
@@ -105,6 +107,7 @@ pub(crate) struct Entry {
 impl Entry {
     pub(crate) fn new(config: &ChannelConfig) -> Self {
         Self {
+            config: Some(config.clone()),
             spec: StreamSpec {
                 name: config.name.clone(),
                 salt: config.salt,
@@ -129,6 +132,27 @@ impl Entry {
             counters: ChannelCounters::default(),
             sequence: 0,
         }
+    }
+
+    /// Has other keys in its place: who may what here, and nothing else.
+    pub(crate) fn set_members(&mut self, config: &ChannelConfig) {
+        self.publishers = Members::of(&config.publish);
+        self.subscribers = Members::of(&config.subscribe);
+        self.policy = Policy::of(config);
+        self.config = Some(config.clone());
+    }
+
+    /// The channel is removed: nobody may do anything there any more.
+    pub(crate) fn retire(&mut self) {
+        self.config = None;
+        self.publishers = Members::Only(BTreeSet::new());
+        self.subscribers = Members::Only(BTreeSet::new());
+        self.local.clear();
+    }
+
+    /// Whether only its place is left.
+    pub(crate) const fn is_retired(&self) -> bool {
+        self.config.is_none()
     }
 
     /// Whether the list of an operation does not keep an entity out.

@@ -4,14 +4,14 @@
 //! claims an entity where it is no more gets what the entity has signed about that, and nothing else.
 
 use super::{
-    delivery::Outlet, entry::Members, message::Message, reason::Reason, service::ChannelService,
-    subnets::Subnets,
+    delivery::Outlet, message::Message, reason::Reason, service::ChannelService, subnets::Subnets,
 };
 use crate::{
     config::{ChannelConfig, Config},
     identity::{Book, Present},
     membership::Shown,
-    rights::{Policy, identity::Retired},
+    notices,
+    rights::{Catalogue, identity::Retired},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,12 +46,16 @@ pub struct Directory {
     absence: Option<String>,
     /// What entities have signed, to be passed on.
     claims: Vec<Vec<u8>>,
+    /// Channels that authorities have declared, to be passed on.
+    pub(crate) declarations: BTreeSet<Vec<u8>>,
+    /// There are authorities, of whose declarations neighbours tell.
+    pub(crate) heeds: bool,
 }
 
 impl Directory {
     /// What a node's workers have to know. Sessions with those that were elsewhere `before` end in peace.
     #[must_use]
-    pub fn of(present: &Present, book: &Book, before: &Self) -> Self {
+    pub fn of(present: &Present, (book, catalogue): (&Book, &Catalogue), before: &Self) -> Self {
         let config = &present.config;
         let homes = nodes(config, &[]);
         let mut nodes = nodes(config, &present.former);
@@ -76,6 +80,12 @@ impl Directory {
                 .iter()
                 .map(|c| c.as_bytes().to_vec())
                 .collect(),
+            declarations: catalogue
+                .kept()
+                .values()
+                .map(|k| k.signed.clone())
+                .collect(),
+            heeds: !config.channel_authorities.is_empty(),
         }
     }
 }
@@ -84,7 +94,7 @@ impl Directory {
     /// Whether it says anything that the configuration does not.
     #[must_use]
     pub fn is_changed(&self) -> bool {
-        !self.claims.is_empty()
+        !self.claims.is_empty() || !self.declarations.is_empty() || self.heeds
     }
 }
 
@@ -138,15 +148,8 @@ impl<O: Outlet> ChannelService<O> {
     pub fn follow(&mut self, now_ns: u64, node: &mut Node, directory: &Arc<Directory>) {
         let before = std::mem::replace(&mut self.directory, Arc::clone(directory));
         let has_news = self.pass_on(now_ns, node, &before);
-        for channel in &directory.channels {
-            let Some(&index) = self.names.get(&channel.name) else {
-                continue;
-            };
-            let entry = &mut self.entries[index];
-            entry.publishers = Members::of(&channel.publish);
-            entry.subscribers = Members::of(&channel.subscribe);
-            entry.policy = Policy::of(channel);
-        }
+        let channels = (&directory.channels[..], &directory.retired);
+        let has_changed = self.set_channels(now_ns, node, channels);
         self.rights.set_retired(directory.retired.clone());
         let share = self.share;
         let peers = directory
@@ -188,6 +191,9 @@ impl<O: Outlet> ChannelService<O> {
         match &directory.absence {
             Some(why) => self.fall_silent(now_ns, node, why),
             None => {
+                if has_changed {
+                    self.admit_peers(now_ns, node);
+                }
                 self.ask_newcomers(now_ns, node);
                 self.greet(now_ns, node);
                 self.connect_tagged(now_ns, node);
@@ -210,13 +216,17 @@ impl<O: Outlet> ChannelService<O> {
     /// Tells all peers what is new; whether there is something.
     fn pass_on(&mut self, now_ns: u64, node: &mut Node, before: &Directory) -> bool {
         let directory = Arc::clone(&self.directory);
-        let is_new = |claim: &&Vec<u8>| !before.claims.contains(claim);
-        let new: Vec<&Vec<u8>> = directory.claims.iter().filter(is_new).collect();
-        let has_news = !new.is_empty();
+        let claims = directory.claims.iter();
+        let claims = claims.filter(|claim| !before.claims.contains(claim));
+        let claims = claims.cloned().map(Message::Identity);
+        let declarations = directory.declarations.difference(&before.declarations);
+        let declarations = declarations.cloned().map(Message::Channel);
         let peers: Vec<NodeId> = self.sessions.keys().copied().collect();
-        for claim in new {
+        let mut has_news = false;
+        for message in claims.chain(declarations) {
+            has_news = true;
             for &peer in &peers {
-                self.tell(now_ns, node, peer, &Message::Identity(claim.clone()));
+                self.tell(now_ns, node, peer, &message);
             }
         }
         has_news
@@ -227,6 +237,10 @@ impl<O: Outlet> ChannelService<O> {
         let directory = Arc::clone(&self.directory);
         for claim in &directory.claims {
             self.tell(now_ns, node, peer, &Message::Identity(claim.clone()));
+        }
+        for declaration in &directory.declarations {
+            let message = Message::Channel(declaration.clone());
+            self.tell(now_ns, node, peer, &message);
         }
     }
 
@@ -296,7 +310,12 @@ impl<O: Outlet> ChannelService<O> {
 
     /// A peer's object: the control plane looks at it, unless it is known here.
     pub(crate) fn on_identity(&mut self, peer: NodeId, signed: Vec<u8>) {
-        if !self.directory.claims.contains(&signed) && !self.notices.tell_identity(peer, signed) {
+        let is_known = self.directory.claims.contains(&signed);
+        if !is_known
+            && !self
+                .notices
+                .tell_shown(peer, notices::Shown::Identity(signed))
+        {
             self.reasons.add(Reason::IdentityFull);
         }
     }

@@ -11,6 +11,7 @@
 //! membership               version 1 | type 1 | signed membership of the sender (see `membership`)
 //! about evidence           see `admissions::wire`
 //! link tags                version 1 | type 1 | said 1 | parity 1, where a key is meant | key 16, where one is told
+//! channel                  version 1 | type 1 | signed declaration (see `rights::declaration`)
 //! identity                 version 1 | type 1 | placement or succession (see `rights::identity`)
 //! ```
 //! Big-endian; one way to write each message; what is unknown, too short or too long is refused.
@@ -20,8 +21,8 @@ use crate::{
     capability::statement::STATEMENT_BYTES_MAX,
     membership::MEMBERSHIP_BYTES,
     rights::{
-        Fault, Refusal, chain::CHAIN_BYTES_MAX, identity::IDENTITY_BYTES_MAX,
-        revocation::LIST_BYTES_MAX,
+        Fault, Refusal, chain::CHAIN_BYTES_MAX, declaration::DECLARATION_BYTES_MAX,
+        identity::IDENTITY_BYTES_MAX, revocation::LIST_BYTES_MAX,
     },
     tags::Said,
 };
@@ -41,6 +42,7 @@ const _: () = assert!(CHAIN_BYTES_MAX <= LIST_BYTES_MAX && 6 + 255 <= LIST_BYTES
 const _: () = assert!(STATEMENT_BYTES_MAX <= LIST_BYTES_MAX);
 const _: () = assert!(2 + 9 + WORDS_BYTES_MAX <= MESSAGE_BYTES_MAX);
 const _: () = assert!(PUBLICATION_BYTES_MAX <= LIST_BYTES_MAX);
+const _: () = assert!(DECLARATION_BYTES_MAX <= LIST_BYTES_MAX);
 const _: () = assert!(IDENTITY_BYTES_MAX <= LIST_BYTES_MAX);
 
 /// Which channels a subscription means.
@@ -189,6 +191,8 @@ pub enum Message {
     Publication(Publication),
     /// What a neighbour says of the link tags between both.
     LinkTags(Said),
+    /// A channel that an authority has declared.
+    Channel(Vec<u8>),
     /// Where an entity is, or which key it has now.
     Identity(Vec<u8>),
 }
@@ -265,6 +269,10 @@ impl Message {
                 out.extend(membership);
             }
             Self::Publication(publication) => publication.write(&mut out),
+            Self::Channel(declaration) => {
+                out.push(10);
+                out.extend(declaration);
+            }
             Self::Identity(signed) => {
                 out.push(16);
                 out.extend(signed);
@@ -319,6 +327,7 @@ impl Message {
                 let said = Publication::parse(kind, &rest.all(PUBLICATION_BYTES_MAX)?);
                 Self::Publication(said.ok_or(MessageError::Publication)?)
             }
+            10 => Self::Channel(rest.all(DECLARATION_BYTES_MAX)?),
             16 => Self::Identity(rest.all(IDENTITY_BYTES_MAX)?),
             value => {
                 let field = "type";

@@ -22,12 +22,14 @@
 //! - `tagging`: what neighbours say of the link tags between them.
 //! - [`setup`]: what it begins with.
 //! - [`follow`]: entities that move or have another key, and what becomes of their sessions.
+//! - [`declared`]: channels that come, change and go by command.
 //! - [`reason`]: every refusal and every drop, by name.
 //!
 //! A reliable channel loses nothing and keeps its order while a session lasts. When the session ends,
 //! what was on its way to that subscriber is lost with it; what is published next comes in order again.
 
 pub mod capabilities;
+pub mod declared;
 pub mod delivery;
 pub mod entry;
 pub mod explain;

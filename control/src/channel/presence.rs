@@ -6,7 +6,10 @@
 use crate::config::ChannelConfig;
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 use virga_transport::{ChannelName, share::WORKERS_MAX};
 
@@ -22,15 +25,24 @@ struct Seen {
 /// One channel.
 #[derive(Debug)]
 struct Channel {
+    name: ChannelName,
     reliable: bool,
     workers: Box<[Seen]>,
 }
 
-/// See the [module](self).
+/// See the [module](self). Channels come and go by command, each at its place for good.
 #[derive(Debug)]
 pub struct Presence {
+    workers: usize,
+    table: RwLock<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// Those that there are.
     names: BTreeMap<ChannelName, usize>,
-    channels: Box<[Channel]>,
+    /// Those that there were, too.
+    channels: Vec<Channel>,
 }
 
 /// What a worker does with a batch beside sending it to its own peers, where several get it.
@@ -63,23 +75,43 @@ impl Presence {
     /// Nobody is there yet.
     #[must_use]
     pub fn new(channels: &[ChannelConfig], workers: usize) -> Self {
-        let workers = workers.clamp(1, WORKERS_MAX.into());
-        let names = channels.iter().enumerate();
-        Self {
-            names: names.map(|(index, c)| (c.name.clone(), index)).collect(),
-            channels: channels
-                .iter()
-                .map(|channel| Channel {
-                    reliable: channel.mode.is_reliable(),
-                    workers: (0..workers).map(|_| Seen::default()).collect(),
-                })
-                .collect(),
+        let presence = Self {
+            workers: workers.clamp(1, WORKERS_MAX.into()),
+            table: RwLock::default(),
+        };
+        presence.set(channels);
+        presence
+    }
+
+    /// These are the channels from now on. Services that are told of the same lists in the same order have
+    /// each at the same place.
+    pub fn set(&self, channels: &[ChannelConfig]) {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        table.names.clear();
+        for channel in channels {
+            let reliable = channel.mode.is_reliable();
+            let known = table.channels.iter().position(|c| c.name == channel.name);
+            let index = known.unwrap_or(table.channels.len());
+            match known {
+                Some(index) => table.channels[index].reliable = reliable,
+                None => table.channels.push(Channel {
+                    name: channel.name.clone(),
+                    reliable,
+                    workers: (0..self.workers).map(|_| Seen::default()).collect(),
+                }),
+            }
+            table.names.insert(channel.name.clone(), index);
         }
+    }
+
+    fn table(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A worker tells who is there now.
     pub(crate) fn note(&self, worker: usize, channel: usize, nodes: usize, programs: usize) {
-        let of = self.channels.get(channel);
+        let table = self.table();
+        let of = table.channels.get(channel);
         if let Some(seen) = of.and_then(|channel| channel.workers.get(worker)) {
             // Before the acknowledgement that follows from it, which the subscriber goes by.
             seen.nodes.store(nodes, Ordering::Release);
@@ -87,31 +119,27 @@ impl Presence {
         }
     }
 
-    /// How many channels there are.
-    #[must_use]
-    pub fn channels(&self) -> usize {
-        self.channels.len()
-    }
-
     /// A channel's place among them; none where there is no such channel.
     #[must_use]
     pub fn index(&self, channel: &ChannelName) -> Option<usize> {
-        self.names.get(channel).copied()
+        self.table().names.get(channel).copied()
     }
 
     /// Whether what is published on a channel is never lost on the way; none where there is no such
     /// channel.
     #[must_use]
     pub fn is_reliable(&self, channel: &ChannelName) -> Option<bool> {
-        let index = *self.names.get(channel)?;
-        Some(self.channels[index].reliable)
+        let table = self.table();
+        let index = *table.names.get(channel)?;
+        Some(table.channels[index].reliable)
     }
 
     /// Nodes on a channel's roster, at all workers.
     #[must_use]
     pub fn nodes(&self, channel: &ChannelName) -> usize {
-        let index = self.names.get(channel);
-        let workers = index.map(|&index| self.channels[index].workers.iter());
+        let table = self.table();
+        let index = table.names.get(channel);
+        let workers = index.map(|&index| table.channels[index].workers.iter());
         let nodes = |seen: &Seen| seen.nodes.load(Ordering::Acquire);
         workers.into_iter().flatten().map(nodes).sum()
     }
@@ -120,8 +148,9 @@ impl Presence {
     /// channel's home where programs on this node have subscribed. None where there is no such channel.
     #[must_use]
     pub fn targets(&self, channel: &ChannelName) -> Option<Vec<Target>> {
-        let index = *self.names.get(channel)?;
-        let workers = &self.channels[index].workers;
+        let table = self.table();
+        let index = *table.names.get(channel)?;
+        let workers = &table.channels[index].workers;
         let home = index % workers.len();
         let is_local =
             |worker: usize| worker == home && workers[home].programs.load(Ordering::Acquire) > 0;

@@ -37,12 +37,15 @@ impl<O: Outlet> ChannelService<O> {
         }
     }
 
-    /// Whether a session with a peer is held for evidence alone, or for what vouches for its subnet.
+    /// Whether a session with a peer is held for evidence and declared channels alone, or for what
+    /// vouches for its subnet.
     pub(crate) fn is_told(&self, peer: NodeId) -> bool {
         let is_asked = !self.rights.subnet_issuers.is_empty();
         let asks = |e: &Entry| e.policy.asks_for_token();
         let is_needed = is_asked || self.entries.iter().any(asks);
-        is_needed && self.absence().is_none() && self.neighbours.contains(&peer)
+        (is_needed || self.directory.heeds)
+            && self.absence().is_none()
+            && self.neighbours.contains(&peer)
     }
 
     /// Connects to the neighbours that are to be told of evidence, if `is_due` says so.

@@ -144,6 +144,15 @@ reasons! {
     IdentityConflict = "identity_conflict",
     /// A placement or succession that found too many others waiting: shown again with the next session.
     IdentityFull = "identity_full",
+    /// A declared channel that does not parse, or that its owner did not sign: not taken in.
+    DeclarationMalformed = "declaration_malformed",
+    /// A declared channel whose owner is no authority over its name here: not taken in.
+    DeclarationAuthority = "declaration_authority",
+    /// A declared channel that is older than the one that is known: not taken in.
+    DeclarationOld = "declaration_old",
+    /// A declared channel for which there is no room, or whose time is in the future; its sender shows it again in
+    /// the next session.
+    DeclarationsFull = "declarations_full",
     /// An event larger than its channel carries: refused to the publisher.
     TooLarge = "too_large",
 }

@@ -28,7 +28,7 @@ impl<O: Outlet> ChannelService<O> {
         let mut refused: Option<Refusal> = None;
         let mut granted = Vec::new();
         for (index, entry) in self.entries.iter().enumerate() {
-            if !pattern.matches(entry.name()) {
+            if entry.is_retired() || !pattern.matches(entry.name()) {
                 continue;
             }
             let publishes = entry.publishers.contains(&self.entity);

@@ -69,6 +69,8 @@ pub(crate) struct Session {
     pub(crate) patterns: BTreeMap<Pattern, u32>,
     /// Where its node is configured.
     pub(crate) subnet: Subnet,
+    /// What it asked for and could not have: what comes later may change that.
+    pub(crate) unmet: BTreeMap<Pattern, u32>,
     pub(crate) shown: Shown,
     /// Streams that it opened and that were let in.
     inbound: BTreeMap<StreamId, Inbound>,
@@ -255,6 +257,7 @@ impl<O: Outlet> ChannelService<O> {
             entity,
             subnet: self.subnets.of(peer),
             patterns: BTreeMap::new(),
+            unmet: BTreeMap::new(),
             shown: Shown::default(),
             inbound: BTreeMap::new(),
             outbox: VecDeque::new(),
@@ -297,10 +300,14 @@ impl<O: Outlet> ChannelService<O> {
                 let answer = self.grant(now_ns, peer, request, &pattern);
                 if !matches!(answer, Answer::Granted(_)) {
                     self.reasons.add(Reason::SubscribeRefused);
+                    self.note_unmet(peer, request, pattern);
                 }
                 self.tell(now_ns, node, peer, &Message::Ack { request, answer });
             }
             Ok(Message::Unsubscribe { request, pattern }) => {
+                if let Some(session) = self.sessions.get_mut(&peer) {
+                    session.unmet.remove(&pattern);
+                }
                 self.withdraw(now_ns, node, peer, &pattern);
                 let answer = Answer::Granted(0);
                 self.tell(now_ns, node, peer, &Message::Ack { request, answer });
@@ -311,6 +318,7 @@ impl<O: Outlet> ChannelService<O> {
                 self.set_held(peer, &name, false);
                 self.pump_blocked(now_ns, node);
             }
+            Ok(Message::Channel(signed)) => self.on_declaration(peer, signed),
             Ok(Message::Token(chain)) => self.on_token(now_ns, node, peer, &chain),
             Ok(Message::Statement(bytes)) => self.on_statement(now_ns, node, peer, &bytes),
             Ok(Message::Membership(bytes)) => self.on_membership(now_ns, node, peer, &bytes),
@@ -321,6 +329,15 @@ impl<O: Outlet> ChannelService<O> {
                 }
             }
             Ok(Message::LinkTags(said)) => self.heard.said(peer, said),
+        }
+    }
+
+    /// Remembers what a peer may be granted once channels change.
+    fn note_unmet(&mut self, peer: NodeId, request: u32, pattern: Pattern) {
+        if let Some(session) = self.sessions.get_mut(&peer)
+            && session.unmet.len() < PATTERNS_PER_PEER_MAX
+        {
+            session.unmet.insert(pattern, request);
         }
     }
 

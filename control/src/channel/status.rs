@@ -155,7 +155,11 @@ impl<O: Outlet> ChannelService<O> {
     #[must_use]
     pub fn status(&self, now_ns: u64) -> ServiceStatus {
         let since_ms = |since_ns: u64| now_ns.saturating_sub(since_ns) / 1_000_000;
-        let channels = self.entries.iter().enumerate();
+        let channels = self
+            .entries
+            .iter()
+            .enumerate()
+            .filter(|(_, e)| !e.is_retired());
         let channels = channels.map(|(index, entry)| ChannelStatus {
             name: entry.name().to_string(),
             salt: entry.spec.salt,

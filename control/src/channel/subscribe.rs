@@ -79,7 +79,10 @@ impl<O: Outlet> ChannelService<O> {
         if self.subscribers.len() >= SUBSCRIBERS_MAX {
             return Err(SubscribeError::TooMany);
         }
-        let mut matching = self.entries.iter().filter(|e| pattern.matches(e.name()));
+        let mut matching = self
+            .entries
+            .iter()
+            .filter(|e| !e.is_retired() && pattern.matches(e.name()));
         if matching.next().is_none() {
             return Err(SubscribeError::UnknownChannel(pattern));
         }
@@ -110,7 +113,7 @@ impl<O: Outlet> ChannelService<O> {
     }
 
     /// Channels that a pattern means and this node's entity may have.
-    fn allowed(&self, now_ns: u64, pattern: &Pattern) -> Vec<Index> {
+    pub(crate) fn allowed(&self, now_ns: u64, pattern: &Pattern) -> Vec<Index> {
         let entries = self.listed(pattern);
         entries
             .filter(|(_, e)| self.may_subscribe(now_ns, e).is_ok())
@@ -157,7 +160,7 @@ impl<O: Outlet> ChannelService<O> {
     }
 
     /// Configured peers whose entity may publish on one of the channels.
-    fn publishers_of(&self, channels: &[Index]) -> BTreeSet<NodeId> {
+    pub(crate) fn publishers_of(&self, channels: &[Index]) -> BTreeSet<NodeId> {
         let publishes = |key: &[u8; 32]| {
             channels
                 .iter()
@@ -169,7 +172,7 @@ impl<O: Outlet> ChannelService<O> {
     }
 
     /// Sends a subscription, where there is a session; else it is sent when there is one.
-    fn ask(&mut self, now_ns: u64, node: &mut Node, peer: NodeId, pattern: &Pattern) {
+    pub(crate) fn ask(&mut self, now_ns: u64, node: &mut Node, peer: NodeId, pattern: &Pattern) {
         let Some(wanted) = self.wanted.get_mut(pattern) else {
             return;
         };

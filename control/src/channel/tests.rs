@@ -38,6 +38,7 @@ use virga_transport::{
 
 mod capabilities;
 mod explain;
+mod membership;
 mod publish;
 mod rights;
 mod slow;

@@ -4,6 +4,7 @@
 //! standard error as `virga: …`, with their causes.
 
 mod capability;
+mod channel;
 mod check_config;
 mod client;
 mod confirmations;
@@ -58,6 +59,9 @@ enum Command {
     /// Vouch for the subnets that nodes are in, look into it.
     #[command(subcommand)]
     Subnet(subnet::Command),
+    /// List a running node's channels; make, change and remove them, as an authority.
+    #[command(subcommand)]
+    Channel(channel::Command),
     /// Say what an entity may do on a channel, and which check refuses what it may not.
     Why(why::Arguments),
     /// Look into the logs below a folder, check, export and fill them.
@@ -158,6 +162,7 @@ pub fn main() -> ExitCode {
         Command::Token(command) => token::run(&command),
         Command::Capability(command) => capability::run(&command),
         Command::Subnet(command) => subnet::run(&command),
+        Command::Channel(command) => channel::run(&command),
         Command::Why(arguments) => why::run(&arguments),
         Command::Log(command) => log::run(&command),
         Command::Entity(command) => entity::run(&command),

@@ -30,7 +30,7 @@ const LATE_MAX: Duration = Duration::from_millis(20);
                   Lines longer than the channel's largest event are refused, counted, and make it end with 1."
 )]
 pub(super) struct Arguments {
-    /// The channel's full name.
+    /// The channel's full name; `$node` stands for the node's name.
     channel: String,
     /// Publish this; otherwise each line of standard input is an event.
     #[arg(long, value_name = "TEXT")]

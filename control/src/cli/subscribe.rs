@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout_at};
     after_help = "Standard error tells which publishers have confirmed the subscription, and each change of that."
 )]
 pub(super) struct Arguments {
-    /// The channel's full name, or with --prefix the first levels of many.
+    /// The channel's full name, or with --prefix the first levels of many; `$node` stands for the node's name.
     channel: String,
     /// Subscribe to the channel of that name and all below it.
     #[arg(long)]
@@ -65,16 +65,17 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 async fn subscribe(arguments: &Arguments) -> Result<(), Failure> {
     let mesh = arguments.target.open().await?;
+    let name = mesh.channel_name(&arguments.channel).await?.to_string();
     let mut events = match arguments.prefix {
-        true => mesh.subscribe_prefix(&arguments.channel).await?,
-        false => mesh.subscribe(&arguments.channel).await?,
+        true => mesh.subscribe_prefix(&name).await?,
+        false => mesh.subscribe(&name).await?,
     };
     let kind = match arguments.prefix {
         true => "prefix",
         false => "channel",
     };
     // It ends with this command at the latest.
-    let _telling = tokio::spawn(confirmations::tell(mesh, kind, arguments.channel.clone()));
+    let _telling = tokio::spawn(confirmations::tell(mesh, kind, name));
     let mut count = Count::new(arguments);
     while !count.is_reached() {
         let Some(delivery) = count.within(events.next_delivery()).await? else {

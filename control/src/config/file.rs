@@ -32,6 +32,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) channels: Vec<Spanned<Channel>>,
     pub(super) subnets: Field<Subnets>,
+    #[serde(default)]
+    pub(super) channel_authorities: Vec<Spanned<ChannelAuthority>>,
 }
 
 /// `[node]`
@@ -180,6 +182,14 @@ pub(super) struct Channel {
     pub(super) keep_for: Field<String>,
 }
 
+/// `[[channel_authorities]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a block [[channel_authorities]]")]
+pub(super) struct ChannelAuthority {
+    pub(super) entity: Field<String>,
+    pub(super) within: Field<String>,
+}
+
 /// Reads the file's text; `None` when it is not TOML. Whatever is wrong is in `report`.
 pub(super) fn read(text: &str, report: &mut Report<'_>) -> Option<File> {
     let mut table = syntax::read(text, report)?;
@@ -201,7 +211,7 @@ pub(super) fn read(text: &str, report: &mut Report<'_>) -> Option<File> {
                 };
                 let fix = match key.as_str() {
                     "node" | "forwarding" => format!("begin the section with a line [{key}]"),
-                    "peers" | "channels" => blocks_fix(&key),
+                    "peers" | "channels" | "channel_authorities" => blocks_fix(&key),
                     _ => String::new(),
                 };
                 report.add_mistyped(span, &key, error.message(), fix);
@@ -216,7 +226,7 @@ fn blocks_fix(key: &str) -> String {
 
 /// Reads `[peers]` on as the one block that it is, once it is reported.
 fn wrap_blocks(table: &mut DeTable<'_>, report: &mut Report<'_>) {
-    for key in ["peers", "channels"] {
+    for key in ["peers", "channels", "channel_authorities"] {
         let Some(value) = table.get_mut(key) else {
             continue;
         };
@@ -239,6 +249,7 @@ fn take_unknown(table: &mut DeTable<'_>, report: &mut Report<'_>) {
             "node" => fields::<Node>(),
             "forwarding" => fields::<Forwarding>(),
             "peers" => fields::<Peer>(),
+            "channel_authorities" => fields::<ChannelAuthority>(),
             _ => fields::<Channel>(),
         };
         match value.get_mut() {

@@ -2,8 +2,8 @@
 
 use super::{
     Config, Entity, ForwardingMode, ForwardingSection, LINK_KEY_S, LINK_KEY_S_MIN, LinkTags,
-    NamedEntity, NodeSection, SOCKET_DIRECTORY, STATE_DIRECTORY, Workers, ZeroCopy, channels,
-    evidence, file, peers,
+    NamedEntity, NodeSection, SOCKET_DIRECTORY, STATE_DIRECTORY, Workers, ZeroCopy, authorities,
+    channels, evidence, file, peers,
     problem::{Report, Section, suggest},
     values::{self, Fault},
 };
@@ -87,6 +87,8 @@ pub(super) fn resolve(
     let forwarding = resolve_forwarding(file.forwarding, roster.peers.len(), report);
     let subnet_issuers = evidence::subnet_issuers(file.subnets, &roster, report);
     let channels = channels::resolve(file.channels, node.name.as_deref(), &roster, report);
+    let (blocks, name) = (file.channel_authorities, node.name.as_deref());
+    let channel_authorities = authorities::resolve(blocks, name, &roster, report);
     if !report.is_clean() {
         return None;
     }
@@ -106,6 +108,7 @@ pub(super) fn resolve(
         entities,
         channels,
         subnet_issuers,
+        channel_authorities,
         keys,
         absence: None,
     };

@@ -122,6 +122,10 @@ fn the_example_is_valid_and_shows_every_key() {
     for (section, keys) in [
         ("peers", file::fields::<file::Peer>()),
         ("channels", file::fields::<file::Channel>()),
+        (
+            "channel_authorities",
+            file::fields::<file::ChannelAuthority>(),
+        ),
     ] {
         for key in keys {
             assert!(has(&blocks(section), key), "{section}.{key}");

@@ -23,7 +23,7 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// What is wrong with a value, and what to do.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(crate) struct Fault {
     pub(super) what: String,
     pub(super) fix: String,
 }
@@ -139,7 +139,7 @@ pub(super) fn peer_subnet(text: &str) -> Result<PeerSubnet, Fault> {
 }
 
 /// A subnet and all that lie in it, or any other number of leading bits.
-pub(super) fn subnet_prefix(text: &str) -> Result<SubnetPrefix, Fault> {
+pub(crate) fn subnet_prefix(text: &str) -> Result<SubnetPrefix, Fault> {
     const EXAMPLE: &str =
         "write a subnet and how many leading bits count (1 to 32), such as \"1.0.0.0/8\"";
     let Some((levels, bits)) = text.split_once('/') else {
@@ -174,7 +174,7 @@ fn mask(bits: &str, fix: &str) -> Result<u32, Fault> {
 }
 
 /// How far a channel goes among subnets.
-pub(super) fn visibility(text: &str) -> Result<Visibility, Fault> {
+pub(crate) fn visibility(text: &str) -> Result<Visibility, Fault> {
     match text {
         "subnet-local" => Ok(Visibility::SubnetLocal),
         "parent-visible" => Ok(Visibility::ParentVisible),
@@ -185,6 +185,22 @@ pub(super) fn visibility(text: &str) -> Result<Visibility, Fault> {
             "write \"subnet-local\", \"parent-visible\", \"exported\" or \"global\"",
         ),
     }
+}
+
+/// A visibility as files have it.
+pub(crate) const fn visibility_word(visibility: Visibility) -> &'static str {
+    match visibility {
+        Visibility::SubnetLocal => "subnet-local",
+        Visibility::ParentVisible => "parent-visible",
+        Visibility::Exported => "exported",
+        Visibility::Global => "global",
+    }
+}
+
+/// A subnet with its length, as files have it.
+pub(crate) fn prefix_word(prefix: &SubnetPrefix) -> String {
+    let levels = Ipv4Addr::from_bits(prefix.subnet.0);
+    format!("{levels}/{}", prefix.mask.leading_ones())
 }
 
 pub(super) fn interface(text: &str) -> Result<String, Fault> {

@@ -1,16 +1,18 @@
 //! Where entities are: what they sign is kept, counts at all workers and in the forwarding path, and is
 //! passed on.
 //!
-//! An object is kept before it counts: what has moved stays moved, whatever happens to this node.
+//! An object is kept before it counts: what has moved stays moved, whatever happens to this node. Channels that
+//! are declared by command ([`declared`]) go the same way.
 
-use super::{flood, path, unix_ns};
+use super::{DaemonError, declared, flood, path, unix_ns};
 use crate::{
     channel::{follow::Directory, reason::Reason},
     config::Config,
     dispatch::{Dispatch, Ended, Service},
     identity::{self, Book, Learned, Present, Rejected},
-    notices::Notices,
+    notices::{Notices, Shown},
     rights::{
+        Catalogue,
         file::{self, FileError},
         identity::{Claim, IdentityError},
     },
@@ -19,10 +21,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+use tokio::sync::MutexGuard;
 use virga_ebpf::header::NodeId;
 use virga_transport::worker::Parts;
 
-/// How often it is looked whether a succession has begun.
+/// How often it is looked whether a succession has begun, or what an old key signed has ended.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Follows entities to where they are. Cheap to clone.
@@ -42,15 +45,37 @@ struct Shared {
 }
 
 /// All that has been signed and counts, and what the workers were told of it last.
-struct State {
+pub(super) struct State {
     book: Book,
+    pub(super) catalogue: Catalogue,
     directory: Arc<Directory>,
+}
+
+impl State {
+    /// The configuration as it is now, by what is known and the time.
+    fn present(&mut self, configured: &Config) -> Present {
+        let now_s = now_s();
+        self.catalogue.follow(self.book.retired(now_s), now_s);
+        let channels = self.catalogue.resolve().0;
+        let configured = Config {
+            channels,
+            ..configured.clone()
+        };
+        self.book.present(&configured, now_s)
+    }
+
+    /// What the workers have to be told.
+    fn directory(&mut self, present: &Present) -> Arc<Directory> {
+        let known = (&self.book, &self.catalogue);
+        self.directory = Arc::new(Directory::of(present, known, &self.directory));
+        Arc::clone(&self.directory)
+    }
 }
 
 /// What was known when the node started.
 pub(super) struct Start {
     configured: Arc<Config>,
-    book: Book,
+    state: State,
     pub(super) present: Present,
     pub(super) directory: Arc<Directory>,
 }
@@ -82,20 +107,27 @@ impl Start {
     /// Reads what was kept.
     ///
     /// # Errors
-    /// [`FileError`]: one cannot be read, and without it the node might believe an entity where it is no
-    /// more.
-    pub(super) fn read(configured: Config) -> Result<Self, FileError> {
-        let claims = file::kept_identities(&configured.node.state)?;
-        let book = identity::book(&configured, claims);
-        let present = book.present(&configured, now_s());
+    /// [`DaemonError`]: something cannot be read, and without it the node might believe an entity where it is no
+    /// more, or an older declaration of a channel.
+    pub(super) fn read(configured: Config) -> Result<Self, DaemonError> {
+        let claims = file::kept_identities(&configured.node.state);
+        let book = identity::book(&configured, claims.map_err(DaemonError::Identities)?);
+        let retired = book.retired(now_s());
+        let catalogue = declared::kept(&configured, retired).map_err(DaemonError::Declared)?;
+        let mut state = State {
+            book,
+            catalogue,
+            directory: Arc::default(),
+        };
+        let present = state.present(&configured);
         if let Some(why) = &present.config.absence {
             tracing::warn!(%why, "this node forwards, and speaks for no entity");
         }
         Ok(Self {
-            directory: Arc::new(Directory::of(&present, &book, &Directory::default())),
+            directory: state.directory(&present),
             configured: Arc::new(configured),
             present,
-            book,
+            state,
         })
     }
 }
@@ -108,10 +140,7 @@ impl Registry {
     ) -> Self {
         Self(Arc::new(Shared {
             configured: start.configured,
-            state: tokio::sync::Mutex::new(State {
-                book: start.book,
-                directory: start.directory,
-            }),
+            state: tokio::sync::Mutex::new(start.state),
             config: Mutex::new(Arc::new(start.present.config)),
             dispatch,
             path,
@@ -151,15 +180,25 @@ impl Registry {
         Ok(Learned::New)
     }
 
-    /// Brings workers and the forwarding path to what the book says now.
-    async fn follow(&self, state: &mut State) -> Result<(), NotFollowed> {
-        let present = state.book.present(&self.0.configured, now_s());
+    /// As the file says.
+    #[must_use]
+    pub fn configured(&self) -> &Config {
+        &self.0.configured
+    }
+
+    /// All that has been signed and counts; nothing else changes while it is held.
+    pub(super) async fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().await
+    }
+
+    /// Brings workers and the forwarding path to what is known now.
+    pub(super) async fn follow(&self, state: &mut State) -> Result<(), NotFollowed> {
+        let present = state.present(&self.0.configured);
         if let Some(why) = &present.config.absence {
             tracing::warn!(%why, "this node forwards, and speaks for no entity");
         }
-        let directory = Directory::of(&present, &state.book, &state.directory);
-        let directory = Arc::new(directory);
-        state.directory = Arc::clone(&directory);
+        let directory = state.directory(&present);
+        self.0.dispatch.set_channels(&present.config.channels);
         self.0.flood.follow(&present).await?;
         let config = Arc::new(present.config);
         let shown = self.0.config.lock();
@@ -186,7 +225,10 @@ impl Registry {
                     let since_s = std::mem::replace(&mut looked_s, now_s());
                     self.look_again(since_s, looked_s).await
                 }
-                (peer, signed) = notices.identity() => self.hear(peer, &signed).await,
+                (peer, shown) = notices.shown() => match shown {
+                    Shown::Identity(signed) => self.hear(peer, &signed).await,
+                    Shown::Channel(signed) => self.hear_channel(&signed).await,
+                },
             };
             if done.is_err() {
                 return;
@@ -194,7 +236,7 @@ impl Registry {
         }
     }
 
-    /// A succession that has begun since counts from now on.
+    /// A succession that has begun since counts from now on; what an old key signed may count no more.
     async fn look_again(&self, since_s: u64, now_s: u64) -> Result<(), Ended> {
         let mut state = self.0.state.lock().await;
         match state.book.next_s(since_s) {
@@ -214,27 +256,29 @@ impl Registry {
                 tracing::info!(%peer, "a peer has told where an entity is now, or which key it has");
                 Ok(())
             }
-            Err(NotFollowed::Rejected(error)) => {
-                let reason = reason(&error);
-                let count = move |_, parts: &mut Parts<Service>| {
-                    if parts.share().worker() == 0 {
-                        parts.service.count(reason);
-                    }
-                };
-                self.0.dispatch.with_all(count).await.map(drop)
-            }
+            Err(NotFollowed::Rejected(error)) => self.count(reason(&error)).await,
             other => self.log(other.map(drop)),
         }
     }
 
-    fn log(&self, done: Result<(), NotFollowed>) -> Result<(), Ended> {
+    /// Counts what became of an object of a peer.
+    pub(super) async fn count(&self, reason: Reason) -> Result<(), Ended> {
+        let count = move |_, parts: &mut Parts<Service>| {
+            if parts.share().worker() == 0 {
+                parts.service.count(reason);
+            }
+        };
+        self.0.dispatch.with_all(count).await.map(drop)
+    }
+
+    pub(super) fn log(&self, done: Result<(), NotFollowed>) -> Result<(), Ended> {
         match done {
             Ok(()) => Ok(()),
             Err(NotFollowed::Ended(ended)) => Err(ended),
             Err(error) => {
                 tracing::error!(
                     error = crate::cause::chain(&error),
-                    "where an entity is now"
+                    "what was signed about entities and channels"
                 );
                 Ok(())
             }

@@ -3,6 +3,7 @@
 //! A daemon that ends leaves the NIC path as it is, so packets of others still pass; `virga node
 //! detach` removes it.
 
+pub mod declared;
 mod down;
 pub(crate) mod embedded;
 mod facts;
@@ -69,6 +70,11 @@ pub enum DaemonError {
         "where entities have moved cannot be read, and without it the node might believe one where it is no more: {0}; remove the file to start nevertheless"
     )]
     Identities(FileError),
+    /// A declared channel that was kept.
+    #[error(
+        "a channel that was declared cannot be read, and without it an older declaration might count again: {0}; remove the file to start nevertheless"
+    )]
+    Declared(FileError),
     /// The configuration does not fit the forwarder's tables.
     #[error("the forwarder's tables: {0}")]
     Tables(String),
@@ -155,7 +161,7 @@ async fn serve(
     local: mpsc::Receiver<std::os::unix::net::UnixStream>,
     ready: oneshot::Sender<()>,
 ) -> Result<(), DaemonError> {
-    let start = Start::read(config).map_err(DaemonError::Identities)?;
+    let start = Start::read(config)?;
     let config = Arc::new(start.present.config.clone());
     let socket = socket::listen(&Place {
         path: config.node.socket.clone(),

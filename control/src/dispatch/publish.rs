@@ -10,7 +10,7 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use std::{
     collections::VecDeque,
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -23,7 +23,7 @@ use virga_transport::{ChannelName, limits::MESSAGE_BYTES_MAX, worker::Refused};
 pub const BATCHES_WAITING_MAX: usize = 64;
 
 /// Where the publishers of one channel queue up.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Gate {
     /// Whoever has it hands its batch to the workers: all of them get one before the next.
     turn: Arc<Mutex<()>>,
@@ -102,7 +102,7 @@ impl Dispatch {
     ) -> Result<PublishReport, PublishError> {
         let unknown = || PublishError::UnknownChannel(channel.clone());
         let gate = self.presence.index(channel).ok_or_else(unknown)?;
-        let gate = &self.gates[gate];
+        let gate = self.gate(gate);
         let since = Instant::now();
         let Some((place, turn)) = gate.pass(within).await else {
             return Ok(PublishReport {
@@ -169,6 +169,15 @@ impl Dispatch {
             result = tally.decided() => Ok(result),
             () = tokio::time::sleep(plan.within) => Ok(tally.now()),
         }
+    }
+
+    /// Where the publishers of a channel queue up.
+    fn gate(&self, channel: usize) -> Gate {
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        if gates.len() <= channel {
+            gates.resize_with(channel + 1, Gate::default);
+        }
+        gates[channel].clone()
     }
 
     /// Each worker's part of a batch, and where its answer comes.

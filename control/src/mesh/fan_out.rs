@@ -1,6 +1,6 @@
 //! Publishing with a report: what became of each event at each subscribing node.
 
-use super::{Mesh, MeshError, publish_query, read_json, whole};
+use super::{Mesh, MeshError, read_json, whole};
 use crate::{
     api::{fanout::Report, frames::write_event},
     channel::{Plan, Policy},
@@ -8,6 +8,7 @@ use crate::{
 use bytes::BytesMut;
 use hyper::Method;
 use thiserror::Error;
+use virga_transport::ChannelName;
 
 /// Publishes on one channel as a [`Plan`] says, and reports each publish.
 ///
@@ -17,7 +18,7 @@ use thiserror::Error;
 #[derive(Clone, Debug)]
 pub struct ChannelPublisher {
     mesh: Mesh,
-    channel: String,
+    channel: ChannelName,
     plan: Plan,
 }
 
@@ -65,10 +66,10 @@ fn describe(report: &Report) -> String {
 }
 
 impl ChannelPublisher {
-    pub(super) fn new(mesh: Mesh, channel: &str, plan: Plan) -> Self {
+    pub(super) const fn new(mesh: Mesh, channel: ChannelName, plan: Plan) -> Self {
         Self {
             mesh,
-            channel: channel.to_owned(),
+            channel,
             plan,
         }
     }
@@ -95,7 +96,7 @@ impl ChannelPublisher {
             write_event(&mut body, event.as_ref());
         }
         let body = whole(body.to_vec());
-        let answer = self.mesh.send(Method::POST, self.uri()?, body).await?;
+        let answer = self.mesh.send(Method::POST, self.uri(), body).await?;
         let report: Report = read_json(answer).await?;
         match report.is_met {
             true => Ok(report),
@@ -103,17 +104,17 @@ impl ChannelPublisher {
         }
     }
 
-    fn uri(&self) -> Result<String, MeshError> {
+    fn uri(&self) -> String {
         let policy = match self.plan.policy {
             Policy::BestEffort => "policy=best-effort".to_owned(),
             Policy::FailFast => "policy=fail-fast".to_owned(),
             Policy::Quorum(nodes) => format!("quorum={nodes}"),
         };
         let within_ms = self.plan.within.as_nanos().div_ceil(1_000_000).max(1);
-        Ok(format!(
-            "/fanout?{}&{policy}&in_flight={}&within_ms={within_ms}",
-            publish_query(&self.channel)?,
+        format!(
+            "/fanout?channel={}&{policy}&in_flight={}&within_ms={within_ms}",
+            self.channel,
             self.plan.in_flight_max.max(1)
-        ))
+        )
     }
 }

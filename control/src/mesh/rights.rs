@@ -59,7 +59,7 @@ impl Mesh {
     /// # Errors
     /// [`MeshError::Refused`] when the node knows no such channel or entity.
     pub async fn why(&self, channel: &str, entity: &str) -> Result<Why, MeshError> {
-        virga_transport::ChannelName::parse(channel)?;
+        let channel = self.channel_name(channel).await?;
         let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
         if entity.is_empty() || !entity.chars().all(is_plain) {
             let message = format!("{entity:?} is neither an entity's name nor its public key");

@@ -6,12 +6,14 @@
 //! virga-capability-v1 dmlyZ2ED…
 //! virga-subnet-v1 dmlyZ2EE…
 //! virga-identity-v1 dmlyZ2EJ…
+//! virga-channel-v1 dmlyZ2EF…
 //! ```
 //! None is secret: a token serves only whoever has its subject's key. A file of placements and successions
 //! may have several lines.
 
 use super::{
     chain::{CHAIN_BYTES_MAX, Chain, ChainError},
+    declaration::{DECLARATION_BYTES_MAX, DeclarationError},
     identity::{Claim, IDENTITY_BYTES_MAX, Identity},
     revocation::{LIST_BYTES_MAX, List, ListError},
     signed::ObjectError,
@@ -34,6 +36,7 @@ const TOKEN: &str = "virga-token-v1";
 const REVOCATIONS: &str = "virga-revocations-v1";
 const CAPABILITY: &str = "virga-capability-v1";
 const SUBNET: &str = "virga-subnet-v1";
+const CHANNEL: &str = "virga-channel-v1";
 const IDENTITY: &str = "virga-identity-v1";
 const IDENTITY_EXTENSION: &str = "identity";
 /// Lines of the longest file of placements and successions.
@@ -64,6 +67,14 @@ pub enum FileError {
         what: String,
         /// How it should begin.
         label: &'static str,
+    },
+    /// The declaration in it is broken.
+    #[error("{}: {error}", path.display())]
+    Declaration {
+        /// Where.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: DeclarationError,
     },
     /// The token in it is broken.
     #[error("{}: {error}", path.display())]
@@ -266,6 +277,20 @@ pub fn replace_memberships<'a>(
     memberships: impl Iterator<Item = &'a Membership>,
 ) -> Result<(), FileError> {
     replace_lines(path, memberships.map(membership_line).collect())
+}
+
+/// The line of a declared channel's file.
+#[must_use]
+pub fn channel_line(signed: &[u8]) -> String {
+    format!("{CHANNEL} {}\n", URL_SAFE_NO_PAD.encode(signed))
+}
+
+/// Reads a declared channel's file, and gives its signed bytes, which are not looked at.
+///
+/// # Errors
+/// [`FileError`].
+pub fn read_channel(path: &Path) -> Result<Vec<u8>, FileError> {
+    read(path, CHANNEL, DECLARATION_BYTES_MAX)
 }
 
 /// The line of a placement or succession in its file.

@@ -60,6 +60,12 @@ struct Retirement {
 }
 
 impl Retired {
+    /// Nobody's.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(BTreeMap::new())
+    }
+
     /// The key that has a key's place now: itself, unless it is retired.
     #[must_use]
     pub fn current<'a>(&'a self, key: &'a [u8; 32]) -> &'a [u8; 32] {

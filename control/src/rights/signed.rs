@@ -39,6 +39,8 @@ pub enum Kind {
     Statement = 3,
     /// [`crate::membership::Membership`].
     Membership = 4,
+    /// [`super::declaration::Declaration`].
+    Declaration = 5,
     /// [`crate::capability::Statement`], by its subject.
     Announcement = 8,
     /// [`super::identity::Placement`].

@@ -6,6 +6,7 @@ mod admissions;
 mod api;
 mod blocking;
 mod capabilities;
+mod declared;
 mod driver;
 mod examples;
 mod fan_out;

@@ -69,6 +69,7 @@ fn published_vectors() {
     assert_eq!(Message::LinkTags(check).encode(), bytes);
     let tagged = Message::LinkTags(Said::Tagged { parity: 1 });
     assert_eq!(tagged.encode(), [1, 11, 2, 1]);
+    assert_eq!(Message::Channel(vec![8, 9]).encode(), [1, 10, 8, 9]);
     assert_eq!(Message::Identity(vec![8, 9]).encode(), [1, 16, 8, 9]);
 }
 
@@ -90,6 +91,7 @@ fn tokens_lists_and_statements_are_bounded() {
         (6, CHAIN_BYTES_MAX),
         (7, LIST_BYTES_MAX),
         (8, STATEMENT_BYTES_MAX),
+        (10, DECLARATION_BYTES_MAX),
         (16, IDENTITY_BYTES_MAX),
     ] {
         let of = |bytes| Message::parse(&[&[1, kind], &vec![0; bytes][..]].concat());
