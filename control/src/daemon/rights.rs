@@ -273,8 +273,10 @@ impl Keeper {
 
     async fn follow(&self, notices: &Notices) -> Result<(), Ended> {
         for signed in notices.take() {
+            // On disk before all workers have it: what ends this node in between has it forgotten nowhere.
+            let kept = self.keep(&signed);
             self.teach(&signed).await?;
-            match self.keep(&signed) {
+            match kept {
                 Ok(()) => {
                     tracing::info!("a peer sent a newer revocation list, which counts and is kept")
                 }
