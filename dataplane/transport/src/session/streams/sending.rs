@@ -9,6 +9,7 @@ use crate::{
     session::{Context, Ends, Queued},
     stream::{End, NO_DEADLINE, Outgoing, SendEvents, SendStream, Terms, Wants},
 };
+use std::collections::BTreeMap;
 use virga_ebpf::header::{NodeId, StreamId};
 
 impl Streams {
@@ -132,6 +133,13 @@ impl Streams {
     pub(in crate::session) fn give_back(&mut self) {
         self.control_out.give_back();
         self.schedule.give_back();
+        // A map that has become empty keeps room for eleven streams.
+        if self.sending.is_empty() {
+            self.sending = BTreeMap::new();
+        }
+        if self.receiving.is_empty() {
+            self.receiving = BTreeMap::new();
+        }
         for s in self.sending.values_mut() {
             match &mut s.outgoing {
                 Outgoing::Reliable(bytes) => bytes.give_back(),
