@@ -167,6 +167,9 @@ pub(super) async fn post(State(api): State<Arc<Api>>, body: Body) -> Result<Stat
             "the body, at most {DECLARATION_BYTES_MAX} bytes: {error}"
         ))
     })?;
-    api.identity.declare(&signed).await?;
+    // Whoever asked may go away: what was begun is done all the same.
+    let identity = api.identity.clone();
+    let done = tokio::spawn(async move { identity.declare(&signed).await }).await;
+    done.map_err(|error| ApiError::Failed(error.to_string()))??;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -150,6 +150,9 @@ pub(super) async fn identity(
     let bytes = whole(body, IDENTITIES_BYTES_MAX).await?;
     let claims = file::parse_identities(&bytes).map_err(ApiError::Request)?;
     // What is known already counts already.
-    let _learned = api.identity.announce(&claims).await?;
+    // Nor does it depend on whoever asked waiting for it.
+    let identity = api.identity.clone();
+    let done = tokio::spawn(async move { identity.announce(&claims).await }).await;
+    let _learned = done.map_err(|error| ApiError::Failed(error.to_string()))??;
     Ok(StatusCode::NO_CONTENT)
 }

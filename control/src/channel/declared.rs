@@ -159,8 +159,12 @@ impl<O: Outlet> ChannelService<O> {
         }
         for (peer, pattern, request) in asked {
             let answer = self.grant(now_ns, peer, request, &pattern);
-            if matches!(answer, Answer::Granted(_)) {
-                self.tell(now_ns, node, peer, &Message::Ack { request, answer });
+            match answer {
+                Answer::Granted(_) => {
+                    self.tell(now_ns, node, peer, &Message::Ack { request, answer });
+                }
+                // Another change may meet it.
+                _ => self.note_unmet(peer, request, pattern),
             }
         }
         let patterns: Vec<Pattern> = self.wanted.keys().cloned().collect();

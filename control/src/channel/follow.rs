@@ -166,6 +166,7 @@ impl<O: Outlet> ChannelService<O> {
         self.rights
             .subnet_issuers
             .clone_from(&directory.subnets.issuers);
+        self.take_early(now_ns, node);
         self.forget_absent_publishers();
         // Where the list contradicts itself the node has its sessions as before; what they may carry is
         // judged here.

@@ -33,6 +33,9 @@ pub const TOKENS_PER_PEER_MAX: usize = 64;
 /// Rights are looked at again this often: tokens expire.
 pub const LOOK_AGAIN_NS: u64 = 1_000_000_000;
 
+/// Revocation lists that wait for a channel that names their issuer.
+const EARLY_LISTS_MAX: usize = 1_024;
+
 /// What the service knows of rights.
 #[derive(Debug, Default)]
 pub(crate) struct Rights {
@@ -47,6 +50,8 @@ pub(crate) struct Rights {
     pub(crate) revocations: Revocations,
     /// Each issuer's newest list as it was signed, to be passed on.
     lists: BTreeMap<[u8; 32], Vec<u8>>,
+    /// The newest list of each issuer that no channel names yet: one may be declared.
+    early: BTreeMap<[u8; 32], (u64, Vec<u8>)>,
     /// Unix time at the worker's time 0.
     unix_zero_ns: u64,
 }
@@ -85,6 +90,18 @@ impl Rights {
     /// Whether a token's holder is this entity, by the key that it has now.
     fn is_of(&self, token: &Authentic, entity: &[u8; 32]) -> bool {
         self.revocations.current(token.holder()) == entity
+    }
+
+    fn note_early(&mut self, issuer: [u8; 32], version: u64, signed: &[u8]) {
+        let is_full = self.early.len() >= EARLY_LISTS_MAX;
+        match self.early.get_mut(&issuer) {
+            Some(held) if held.0 >= version => {}
+            Some(held) => *held = (version, signed.to_vec()),
+            None if is_full => {}
+            None => {
+                self.early.insert(issuer, (version, signed.to_vec()));
+            }
+        }
     }
 
     pub(crate) const fn now_s(&self, now_ns: u64) -> u64 {
@@ -298,11 +315,12 @@ impl<O: Outlet> ChannelService<O> {
         };
         let issuer = *list.issuer();
         let is_trusted = self.entries.iter().any(|e| e.policy.trusts(&issuer));
+        let version = list.version();
         if !is_trusted && !self.rights.subnet_issuers.contains(&issuer) {
+            self.rights.note_early(issuer, version, signed);
             self.reasons.add(Reason::RevocationsIssuer);
             return Taken::No;
         }
-        let version = list.version();
         match self.rights.revocations.learn(list) {
             Learned::New => {}
             Learned::Known => return Taken::Known,
@@ -323,6 +341,16 @@ impl<O: Outlet> ChannelService<O> {
         }
         self.review(now_ns, node);
         Taken::New(issuer, version)
+    }
+
+    /// Takes in the lists that came before the channel, or the key, that makes their issuers count.
+    pub(crate) fn take_early(&mut self, now_ns: u64, node: &mut Node) {
+        for (_, signed) in std::mem::take(&mut self.rights.early).into_values() {
+            // What still does not count waits on.
+            if let Taken::New(issuer, version) = self.on_revocations(now_ns, node, &signed) {
+                self.notices.tell(issuer, version, signed);
+            }
+        }
     }
 
     /// Has rights looked at again in a while.

@@ -333,7 +333,7 @@ impl<O: Outlet> ChannelService<O> {
     }
 
     /// Remembers what a peer may be granted once channels change.
-    fn note_unmet(&mut self, peer: NodeId, request: u32, pattern: Pattern) {
+    pub(crate) fn note_unmet(&mut self, peer: NodeId, request: u32, pattern: Pattern) {
         if let Some(session) = self.sessions.get_mut(&peer)
             && session.unmet.len() < PATTERNS_PER_PEER_MAX
         {

@@ -37,6 +37,7 @@ use virga_transport::{
 };
 
 mod capabilities;
+mod declared;
 mod explain;
 mod membership;
 mod publish;

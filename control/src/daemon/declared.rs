@@ -72,7 +72,7 @@ pub(super) fn kept(config: &Config, retired: Retired) -> Result<Catalogue, FileE
         if path.extension().is_none_or(|e| e != EXTENSION) {
             continue;
         }
-        match catalogue.learn(&file::read_channel(&path)?, unix_ns()) {
+        match catalogue.recall(&file::read_channel(&path)?) {
             Ok(_) => {}
             Err(Denied::Declaration(error)) => return Err(FileError::Declaration { path, error }),
             Err(denied) => tracing::warn!(

@@ -66,7 +66,7 @@ impl Mesh {
     }
 
     async fn replay_of(&self, key: &str, name: &str, from: Cursor) -> Result<Replay, MeshError> {
-        virga_transport::ChannelName::parse(name)?;
+        let name = self.channel_name(name).await?;
         let uri = format!("/replay?{key}={name}&from={from}");
         let answer = self.send(Method::GET, uri, super::empty()).await?;
         Ok(Replay {

@@ -213,6 +213,29 @@ impl Catalogue {
             return Err(Denied::Ahead(name));
         }
         let place = (name, owner);
+        if !self.kept.contains_key(&place) && self.kept.len() >= DECLARATIONS_MAX {
+            return Err(Denied::Full);
+        }
+        self.take(place, declaration, signed)
+    }
+
+    /// Takes in what this node had kept, whatever its clock and its configuration say now: what does not
+    /// hold by them is known all the same, so that nothing older is taken for new.
+    ///
+    /// # Errors
+    /// [`Denied::Declaration`], where it is none.
+    pub fn recall(&mut self, signed: &[u8]) -> Result<Learned, Denied> {
+        let declaration = Declaration::parse(signed)?;
+        let place = (declaration.name().clone(), *declaration.owner());
+        self.take(place, declaration, signed)
+    }
+
+    fn take(
+        &mut self,
+        place: Place,
+        declaration: Declaration,
+        signed: &[u8],
+    ) -> Result<Learned, Denied> {
         let known = self.kept.get(&place);
         if let Some(known) = known.filter(|known| !is_newer(&declaration, signed, known)) {
             let (is, given) = (known.declaration.version(), declaration.version());
@@ -221,9 +244,6 @@ impl Catalogue {
                 true => Ok(Learned::Known),
                 false => Err(Denied::Old { name, is, given }),
             };
-        }
-        if known.is_none() && self.kept.len() >= DECLARATIONS_MAX {
-            return Err(Denied::Full);
         }
         let signed = signed.to_vec();
         let kept = Kept {

@@ -221,6 +221,9 @@ fn wrong(field: &'static str, what: &str) -> ObjectError {
 /// Fields after the version.
 const FIELDS_OF_POLICY: usize = 8;
 
+/// How long a subscriber that does not read may hold a channel up at most.
+const HOLD_MAX_S_MAX: u32 = 86_400;
+
 /// What no policy may be.
 fn check(policy: &ChannelConfig) -> Result<(), DeclarationError> {
     let asked = &policy.capabilities;
@@ -250,6 +253,8 @@ fn check(policy: &ChannelConfig) -> Result<(), DeclarationError> {
         "has a list of more than 512 entities: use tokens"
     } else if policy.priority >= PRIORITY_CONTROL {
         "has a priority above 6"
+    } else if !(1..=HOLD_MAX_S_MAX).contains(&policy.hold_max_s) {
+        "has a hold_max_s that is not 1 to 86400"
     } else if policy.max_rate_pps == Some(0) {
         "lets no packet pass: its rate is 0"
     } else {

@@ -31,6 +31,11 @@ pub trait Fold {
 
     /// What the state is called in snapshots; another fold has another name.
     const NAME: &'static str;
+    /// What else tells its states from others': folds with other parameters do not go on from each other's.
+    fn parameters(&self) -> String {
+        String::new()
+    }
+
     /// Of the state's encoding: goes up whenever that, or what events do to it, changes.
     const VERSION: u32;
 
@@ -167,7 +172,8 @@ impl<F: Fold> Folding<F> {
     /// events were applied. The reader begins at [`Folding::next`], or before.
     ///
     /// # Errors
-    /// See [`FoldError`]; all before it is applied. The next call meets the same event again.
+    /// See [`FoldError`]; all before it is applied. A reader that begins at [`Folding::next`] meets the same
+    /// event again.
     pub fn catch_up<D: Disk>(
         &mut self,
         log: &LogName,
@@ -305,7 +311,8 @@ impl<F: Fold> Folding<F> {
         let part = self.parts.get(log)?;
         let mut state = Vec::new();
         self.fold.encode(&part.state, &mut state);
-        Some(snapshot::encode::<F>(
+        Some(snapshot::encode(
+            &self.fold,
             log,
             &part.progress,
             part.last,
@@ -324,7 +331,7 @@ impl<F: Fold> Folding<F> {
         bytes: &[u8],
         disk: D,
     ) -> Result<Reader<D>, SnapshotError> {
-        let (progress, last, version, state) = snapshot::decode::<F>(log, bytes)?;
+        let (progress, last, version, state) = snapshot::decode(&self.fold, log, bytes)?;
         let state = match version == F::VERSION {
             true => self.fold.decode(state).ok_or(SnapshotError::State)?,
             false => {

@@ -40,9 +40,20 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), Failure> {
         true => mesh.replay_prefix(&arguments.channel, from).await?,
         false => mesh.replay(&arguments.channel, from).await?,
     };
+    let ended = follow(&mut events, place.as_mut(), arguments).await;
+    // Also where it ended otherwise than asked for.
+    let saved = place.as_mut().map_or(Ok(()), Place::save);
+    ended.and(saved.map_err(Failure::from))
+}
+
+async fn follow(
+    events: &mut Replay,
+    mut place: Option<&mut Place<'_>>,
+    arguments: &Arguments,
+) -> Result<(), Failure> {
     let mut count = Count::new(arguments);
     while !count.is_reached() {
-        let Some(next) = next(&mut events, place.as_mut(), &count).await? else {
+        let Some(next) = next(events, place.as_deref_mut(), &count).await? else {
             return Err(count.stopped().into());
         };
         match next {
@@ -56,10 +67,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), Failure> {
             }
         }
     }
-    match &mut place {
-        Some(place) => Ok(place.save()?),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 /// What comes next; while nothing does, the place is written.

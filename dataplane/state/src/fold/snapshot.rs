@@ -9,7 +9,8 @@
 //! 32   8 events that the log could not give
 //! 40   1 whether the mark is one
 //! 41  32 mark: BLAKE3 of offset, time, link and payload of event next - 1
-//! 73   1 bytes of the fold's name
+//! 73   1 bytes of the fold's name: its NAME, and behind a space its parameters, or their hash where
+//!        they are long
 //! 74   1 bytes of the log's name
 //! 75   8 bytes of the state
 //! 83     the fold's name, the log's name, the state
@@ -49,7 +50,7 @@ pub enum SnapshotError {
         /// By the snapshot.
         found: String,
         /// What was asked for.
-        wanted: &'static str,
+        wanted: String,
     },
     /// It is of another log.
     #[error("the snapshot is of the log {found:?}, not of {wanted}")]
@@ -92,15 +93,28 @@ pub(super) fn mark(event: &Event<'_>) -> Hash {
     *hasher.finalize().as_bytes()
 }
 
+/// What the fold is called in a snapshot: at most 255 bytes.
+fn called<F: Fold>(fold: &F) -> String {
+    let (name, parameters) = (F::NAME, fold.parameters());
+    if parameters.is_empty() {
+        return name.to_owned();
+    }
+    match name.len() + 1 + parameters.len() {
+        ..=255 => format!("{name} {parameters}"),
+        _ => format!("{name} {}", blake3::hash(parameters.as_bytes())),
+    }
+}
+
 pub(super) fn encode<F: Fold>(
+    fold: &F,
     log: &LogName,
     progress: &Progress,
     last: Option<Hash>,
     state: &[u8],
 ) -> Vec<u8> {
-    let log = log.as_str();
+    let (log, called) = (log.as_str(), called(fold));
     let mut out =
-        Vec::with_capacity(HEADER_BYTES + F::NAME.len() + log.len() + state.len() + HASH_BYTES);
+        Vec::with_capacity(HEADER_BYTES + called.len() + log.len() + state.len() + HASH_BYTES);
     out.extend_from_slice(MAGIC);
     out.extend_from_slice(&VERSION.to_be_bytes());
     out.extend_from_slice(&F::VERSION.to_be_bytes());
@@ -109,10 +123,10 @@ pub(super) fn encode<F: Fold>(
     out.extend_from_slice(&progress.missing.to_be_bytes());
     out.push(u8::from(last.is_some()));
     out.extend_from_slice(&last.unwrap_or_default());
-    out.push(u8::try_from(F::NAME.len()).unwrap_or(u8::MAX));
+    out.push(u8::try_from(called.len()).unwrap_or(u8::MAX));
     out.push(u8::try_from(log.len()).unwrap_or(u8::MAX));
     out.extend_from_slice(&(state.len() as u64).to_be_bytes());
-    out.extend_from_slice(F::NAME.as_bytes());
+    out.extend_from_slice(called.as_bytes());
     out.extend_from_slice(log.as_bytes());
     out.extend_from_slice(state);
     let hash = blake3::hash(&out);
@@ -124,6 +138,7 @@ type Decoded<'a> = (Progress, Option<Hash>, u32, &'a [u8]);
 
 /// Place, mark, the state's version and bytes.
 pub(super) fn decode<'a, F: Fold>(
+    fold: &F,
     log: &LogName,
     bytes: &'a [u8],
 ) -> Result<Decoded<'a>, SnapshotError> {
@@ -141,7 +156,7 @@ pub(super) fn decode<'a, F: Fold>(
         .split_at_checked(HEADER_BYTES)
         .ok_or(SnapshotError::Damaged)?;
     let (fold_bytes, log_bytes) = (usize::from(header[73]), usize::from(header[74]));
-    let (fold, rest) = rest
+    let (name_of_fold, rest) = rest
         .split_at_checked(fold_bytes)
         .ok_or(SnapshotError::Damaged)?;
     let (name, state) = rest
@@ -151,10 +166,11 @@ pub(super) fn decode<'a, F: Fold>(
         return Err(SnapshotError::Damaged);
     }
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-    if fold != F::NAME.as_bytes() {
+    let wanted = called(fold);
+    if name_of_fold != wanted.as_bytes() {
         return Err(SnapshotError::Fold {
-            found: text(fold),
-            wanted: F::NAME,
+            found: text(name_of_fold),
+            wanted,
         });
     }
     if name != log.as_str().as_bytes() {

@@ -342,6 +342,39 @@ fn the_latest_event_of_each_key() {
 }
 
 #[test]
+fn the_latest_by_another_member_does_not_go_on_from_this() {
+    let mut world = World::new("a");
+    world.append(&json!({"host": "x", "rack": "y"}));
+    for by in ["host", &"h".repeat(300)] {
+        let mut by_host = Folding::new(Latest::by(by), Policy::Skip);
+        catch_up(&mut by_host, &world);
+        let bytes = by_host.snapshot(&world.name).unwrap();
+        let disk = || world.disk.clone();
+        assert!(by_host.restore(&world.name, &bytes, disk()).is_ok());
+        let mut by_rack = Folding::new(Latest::by("rack"), Policy::Skip);
+        let refused = by_rack.restore(&world.name, &bytes, disk());
+        assert!(matches!(refused, Err(SnapshotError::Fold { .. })));
+    }
+}
+
+#[test]
+fn numbers_are_the_same_after_a_snapshot() {
+    let mut world = World::new("a");
+    for n in 0..500_u32 {
+        let value = 1.0 / f64::from(n * 7 + 3);
+        world.append(&json!({"key": format!("k{n}"), "value": value}));
+    }
+    let mut folding = Folding::new(LastWriterWins, Policy::Stop);
+    catch_up(&mut folding, &world);
+    let before = folding.view().state;
+    let bytes = folding.snapshot(&world.name).unwrap();
+    folding
+        .restore(&world.name, &bytes, world.disk.clone())
+        .unwrap();
+    assert_eq!(folding.view().state, before);
+}
+
+#[test]
 fn the_last_writer_wins_and_removed_keys_stay_removed() {
     let mut world = World::new("a");
     for event in [

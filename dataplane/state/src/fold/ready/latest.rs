@@ -29,6 +29,10 @@ impl Fold for Latest {
     const NAME: &'static str = "latest";
     const VERSION: u32 = 1;
 
+    fn parameters(&self) -> String {
+        self.member.clone()
+    }
+
     fn begin(&self) -> Self::State {
         BTreeMap::new()
     }
