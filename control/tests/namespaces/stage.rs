@@ -100,8 +100,13 @@ pub fn line_keyed(mode: &str, addresses: &Addresses, keys: &str) -> Hosts {
 }
 
 /// The same over links that `link` makes.
-pub fn line_over(mode: &str, addresses: &Addresses, link: impl Fn(&Hosts, End, End)) -> Hosts {
-    line_of(mode, addresses, link, &channels(), "")
+pub fn line_over(
+    mode: &str,
+    addresses: &Addresses,
+    keys: &str,
+    link: impl Fn(&Hosts, End, End),
+) -> Hosts {
+    line_of(mode, addresses, link, &channels(), keys)
 }
 
 fn line_of(

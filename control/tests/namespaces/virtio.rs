@@ -28,9 +28,9 @@ const PACKETS: u64 = 1_000;
 const PACKET_NS: &str = "500000";
 
 /// a -- router -- b with a NIC at each end; `None` with the reason printed where there are no such NICs.
-fn machine(addresses: &Addresses) -> Option<Hosts> {
+fn machine(addresses: &Addresses, keys: &str) -> Option<Hosts> {
     is_guest().then(|| {
-        line_over("native", addresses, |hosts, edge, router| {
+        line_over("native", addresses, keys, |hosts, edge, router| {
             let first = if edge.0 == "a" { 0 } else { 2 };
             plug(hosts, first, edge);
             plug(hosts, first + 1, router);
@@ -103,7 +103,11 @@ fn is_spread(before: &[u64], after: &[u64]) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the machine that scripts/kernels boots"]
 async fn events_and_flows_cross_two_virtio_nics_natively() {
-    let Some(hosts) = machine(&V4) else { return };
+    // Generated packets have no link tags.
+    let keys = "link_tags = \"off\"\n";
+    let Some(hosts) = machine(&V4, keys) else {
+        return;
+    };
     let status = hosts.status("router").unwrap();
     assert_eq!(status["forwarding"]["mode"], "native");
     crosses_in_the_nic(&hosts).await;
@@ -151,7 +155,9 @@ fn flow(hosts: &Hosts, how: &[&str]) {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the machine that scripts/kernels boots"]
 async fn a_reliable_channel_loses_nothing_on_links_that_lose_delay_and_reorder() {
-    let Some(hosts) = machine(&V4) else { return };
+    let Some(hosts) = machine(&V4, "") else {
+        return;
+    };
     let netem = "qdisc add dev m0 root netem loss 5% delay 10ms 3ms";
     let netem: Vec<&str> = netem.split(' ').collect();
     for host in ["a", "b"] {
@@ -218,7 +224,9 @@ fn pktgen(hosts: &Hosts, script: &str, arguments: &str) -> Result<String, String
 #[ignore = "needs the machine that scripts/kernels boots"]
 fn every_packet_of_the_pktgen_scripts_meets_its_counter() {
     // What listens on IPv6 takes IPv4 as well.
-    let Some(hosts) = machine(&V6) else { return };
+    let Some(hosts) = machine(&V6, "") else {
+        return;
+    };
     for (host, address, interface) in [
         ("a", "10.78.1.2/24", "m0"),
         ("router", "10.78.1.1/24", "ma"),
@@ -266,7 +274,9 @@ fn every_packet_of_the_pktgen_scripts_meets_its_counter() {
 #[test]
 #[ignore = "needs the machine that scripts/kernels boots"]
 fn pktgen_of_several_threads_reaches_several_queues() {
-    let Some(hosts) = machine(&V4) else { return };
+    let Some(hosts) = machine(&V4, "") else {
+        return;
+    };
     let magic = || dropped(&hosts, "router", Reason::Magic.name());
     let queues = || queues(&hosts, "router", "ma", "xdp_drops");
     let (before, queues_before) = (magic(), queues());
@@ -302,7 +312,9 @@ fn pktgen_of_several_threads_reaches_several_queues() {
 #[test]
 #[ignore = "needs the machine that scripts/kernels boots"]
 fn the_pktgen_scripts_clear_up_and_say_what_is_wrong() {
-    let Some(hosts) = machine(&V4) else { return };
+    let Some(hosts) = machine(&V4, "") else {
+        return;
+    };
     let mut sender = hosts
         .command("a", &format!("{SCRIPTS}/pktgen_multi.sh"))
         .args([
