@@ -88,7 +88,7 @@ pub struct LogStatus {
     pub end: u64,
     /// Events below can be read.
     pub readable: u64,
-    /// Events that came and are not in the log.
+    /// Events that the log had taken and could not write. What it had no room for, the channel counts.
     pub lost: u64,
     /// How often the channel went on without the log.
     pub interrupted: u64,

@@ -8,7 +8,8 @@
 //!   on the places alone that were reached, never on who was read first.
 //! - [`Folding::snapshot`] and [`Folding::restore`]: the state as bytes, so that a restart reads only what
 //!   came since. A snapshot of another fold, another log, a later place than the log has, or a state of
-//!   another type is refused or migrated, never misread ([`snapshot`] draws the bytes).
+//!   another type is refused or migrated, not misread ([`snapshot`] draws the bytes). It is told by the last
+//!   event that was applied: where that was a gap, or retention has removed it since, it is taken at its word.
 //! - [`Token`]: an event's place. Whoever appended it reads its own write once [`Folding::has_reached`].
 //! - An event that the fold cannot apply, and events that a log cannot give, go by the fold's [`Policy`].
 //!
