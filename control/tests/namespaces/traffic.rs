@@ -43,7 +43,9 @@ fn joined(addresses: &Addresses) -> Hosts {
 fn line(addresses: &Addresses) -> Hosts {
     let mut hosts = joined(addresses);
     let next = |name: &str, address: &str| peer(name, &format!("address = \"{}\"", at(address)));
+    // Without link tags the router has nothing to say to hosts on which no node runs.
     let router = forwarding("native", "\"ma\", \"mb\"")
+        + "link_tags = \"off\"\n"
         + &next("a", addresses.a)
         + &next("b", addresses.b)
         + &channels();
