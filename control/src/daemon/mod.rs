@@ -110,6 +110,10 @@ fn system(operation: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
 /// See [`DaemonError`]; the NIC path, where it was set up, goes on forwarding.
 pub fn run(config: Config) -> Result<(), DaemonError> {
     start_log();
+    // Tables are mostly zeros, of which huge pages would make all resident: some 40 MiB of an idle node.
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::warn!("cannot do without huge pages, the node takes more memory: {error}");
+    }
     // Nobody connects but by the socket, and nobody waits for the start.
     let (_, local) = mpsc::channel(1);
     let (ready, _) = oneshot::channel();

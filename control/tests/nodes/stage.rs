@@ -207,6 +207,11 @@ impl Stage {
         send_signal(self.node(name).process.as_ref().unwrap(), signal);
     }
 
+    /// The id of a running node's process.
+    pub(crate) fn process(&self, name: &str) -> u32 {
+        self.node(name).process.as_ref().unwrap().id()
+    }
+
     /// SIGTERM, and waits for the end.
     pub(crate) fn terminate(&mut self, name: &str) -> ExitStatus {
         self.signal(name, "-TERM");

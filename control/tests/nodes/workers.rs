@@ -222,3 +222,15 @@ async fn unreliable_events_wait_for_no_other_workers_peer() {
     .await;
     stage.signal("b", "-CONT");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_node_takes_little_memory() {
+    let stage = Stage::running(&CHANNELS).await;
+    let process = stage.process("a");
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let resident = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    let kib = resident.and_then(|r| r.trim().strip_suffix(" kB"));
+    let kib: u32 = kib.unwrap().parse().unwrap();
+    println!("{} MiB resident", kib / 1024);
+    assert!(kib < 48 * 1024, "{kib} KiB");
+}
