@@ -123,6 +123,50 @@ fn of_two_that_start_at_about_the_same_time_one_session_comes_and_stays() {
     }
 }
 
+/// As above on paths that lose, repeat and delay much more: a session may give way to the other, of which both ends
+/// are told, and what was sent on the one that stays arrives.
+#[test]
+fn on_a_lossy_path_one_session_stays_in_the_end_and_what_was_sent_on_it_arrives() {
+    let mut given_up = 0;
+    for seed in 0..200 {
+        let mut dice = dice(seed);
+        let latency_ms = 1 + dice.below(500);
+        let weather = Weather {
+            latency_ns: latency_ms * MS,
+            jitter_ns: dice.below(latency_ms) * MS,
+            ..Weather::STORM
+        };
+        let mut sim = Sim::new(seed, 2, &NodeLimits::default(), weather);
+        let mut seen = Seen::default();
+        let first = usize::from(dice.below(2) == 0);
+        let ids = sim.ids.clone();
+        sim.nodes[first].connect(0, ids[1 - first]).unwrap();
+        seen.run(&mut sim, dice.below(3_000) * MS);
+        let now_ns = sim.now_ns;
+        sim.nodes[1 - first].connect(now_ns, ids[first]).unwrap();
+        seen.run(&mut sim, 120 * SECOND);
+        for at in 0..2 {
+            assert!(
+                sim.is_connected(at, 1 - at),
+                "seed {seed}: {:?}",
+                seen.closed
+            );
+            let last = seen.connected[1 - at];
+            let of_the_last = |m: &&Vec<u8>| m[1] == last;
+            assert!(
+                seen.came[at]
+                    .iter()
+                    .filter(of_the_last)
+                    .eq(seen.sent[at].iter().filter(of_the_last)),
+                "seed {seed}: {:?}",
+                seen.closed
+            );
+            given_up += last - 1;
+        }
+    }
+    println!("{given_up} sessions gave way");
+}
+
 /// A peer that restarts right after a session came about is back within a moment, though its initiation looks
 /// like one that crossed ours.
 #[test]
