@@ -1,6 +1,7 @@
 //! Subscribing: who gets what, who is refused, and sessions that come and go.
 
 use super::*;
+use crate::channel::service::OUTBOX_MAX;
 
 #[test]
 fn a_prefix_gets_what_it_may_have_and_nothing_beside_it() {
@@ -304,4 +305,29 @@ fn nobody_is_called_for_what_nobody_wants_any_more() {
     assert!(calls(&mut net, 100) > 5);
     // Whoever may subscribe here is called in any case.
     assert!(net.sides[1].service.needs(id(2)));
+}
+
+/// What a peer is told waits while the path to it is cut, and no more of it than there is room for.
+#[test]
+fn what_finds_no_room_on_the_way_to_a_peer_is_counted_and_a_subscription_is_asked_for_again() {
+    let mut net = Net::new(2, &[channel("s/1", &[0], &[1])]);
+    let inbox = Inbox::with_room(100);
+    net.subscribe(1, only("s/1"), &inbox);
+    net.is_cut = true;
+    let full = |net: &Net| net.count(1, Reason::ControlFull);
+    let turns = (0..20 * OUTBOX_MAX).take_while(|_| {
+        let turn = net.try_subscribe(1, within("s"), &inbox).unwrap();
+        net.command(1, Command::Unsubscribe(turn));
+        full(&net) == 0
+    });
+    let turns = turns.count();
+    assert!(turns > OUTBOX_MAX / 4, "{turns} turns filled it");
+    assert_ne!(full(&net), 0);
+    let waits = net.try_subscribe(1, within("s"), &inbox).unwrap();
+    net.is_cut = false;
+    net.pass(20_000);
+    assert_eq!(net.roster(0, "s/1"), 1);
+    net.command(1, Command::Unsubscribe(waits));
+    net.say(0, "s/1", &["still there"]);
+    assert_eq!(inbox.texts(), ["still there"]);
 }
