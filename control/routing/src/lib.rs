@@ -1,0 +1,48 @@
+//! Routing: which neighbour leads to which destination, loop-free at every instant.
+//!
+//! A distance vector protocol with the feasibility condition of Babel (RFC 8966, 3.5.1), on the ordered and
+//! authenticated streams that neighbours have between them anyway, so that there are no hellos, no
+//! acknowledgements and no repeats here. No I/O and no clock: [`Router`] takes what happened and [`Now`], and
+//! gives route changes and messages.
+//!
+//! - [`limits`]: every number.
+//! - [`announcement`]: what a destination says of itself, signed by itself.
+//! - [`message`]: what neighbours tell each other.
+//! - [`cost`]: what a link costs, from its round-trip time and loss.
+//! - [`scope`]: who hears of what where subnets are announced as one.
+//! - [`table`]: what is known of a destination, and which neighbours may be used.
+//! - [`router`]: all of it.
+//!
+//! **Why there are no loops.** Each node has, for each destination, a feasible distance: the best (sequence
+//! number, metric) that it ever told anybody, a higher number before a lower metric. It sends packets to a
+//! neighbour, be it the primary or the backup, only while (number, metric, node id) as that neighbour told it
+//! is strictly better than its own feasible distance with its own id. So along every next hop of every node
+//! the feasible distance gets strictly better, and no walk over primaries and backups, in whatever mixture,
+//! comes back. Three things are asked of whoever drives a router: route changes are in the tables before the
+//! messages that were asked for after them are sent; a neighbour's stream that breaks is a neighbour that is
+//! down; and a router that has lost its memory is quiet ([`Setup::quiet_ns`]) until its neighbours know.
+//!
+//! **Who is believed.** Only a destination makes its announcement and its sequence number: both are under its
+//! own signature, so a router can invent neither. The metric changes at every hop and is nobody's to sign: a
+//! member that lies about it draws packets to itself, and may drop them. It makes no loop among others.
+#![deny(unsafe_code)]
+
+pub mod announcement;
+mod ask;
+pub mod cost;
+mod hear;
+pub mod limits;
+pub mod message;
+mod neighbour;
+pub mod reason;
+pub mod router;
+pub mod scope;
+pub mod table;
+mod tell;
+
+pub use announcement::{Announcement, Authority, Claim, Destination, Doubt};
+pub use cost::LinkCost;
+pub use reason::Reason;
+pub use router::{Now, RouteChange, RouteView, Router, Setup};
+pub use scope::Aggregation;
+pub use table::NextHops;

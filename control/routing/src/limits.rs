@@ -1,0 +1,53 @@
+//! Every number of routing, with its invariant.
+
+use crate::announcement::ANNOUNCEMENT_BYTES;
+
+/// Destinations that one router knows: what finds no room is counted, and nothing that is known gives way.
+pub const DESTINATIONS_MAX: usize = 16_384;
+/// Neighbours of one router; as many as the tables have next hops.
+pub const NEIGHBOURS_MAX: usize = 1_024;
+/// The metric of what cannot be reached. Sums of costs end below it.
+pub const UNREACHABLE: u32 = u32::MAX;
+/// What one link costs at most.
+pub const COST_MAX: u32 = 1 << 24;
+/// Bytes of a message: it fits one packet of the smallest size, with the frame around it.
+pub const MESSAGE_BYTES_MAX: usize = 1_024;
+/// What changes within this time is told in one go.
+pub const TICK_NS: u64 = 10_000_000;
+/// Messages to one neighbour a tick; the rest waits for the next.
+pub const MESSAGES_PER_TICK: u32 = 32;
+/// Neighbours that a request for a newer sequence number passes.
+pub const HOPS_MAX: u8 = 64;
+/// Announcements with a wrong signature after which a neighbour is not listened to in this session.
+pub const FORGED_MAX: u32 = 16;
+/// Requests of one neighbour that wait to be passed on or answered.
+pub const REQUESTS_MAX: usize = 1_024;
+/// A router without a way asks again after this, then after twice this, and so on.
+pub const ASK_AGAIN_NS: u64 = 100_000_000;
+/// The longest of these pauses.
+pub const ASK_AGAIN_NS_MAX: u64 = 10_000_000_000;
+/// The same request of others is not passed on again within this time.
+pub const PASS_ON_AGAIN_NS: u64 = 50_000_000;
+/// A router that has a way but no backup, where a newer number would give it one, asks for it after this.
+pub const BACKUP_AFTER_NS: u64 = 1_000_000_000;
+/// A destination makes a new sequence number at most this often.
+pub const RENUMBER_NS: u64 = 20_000_000;
+/// Announcements under a node's own keys that it has not made, after which it takes another node to have them:
+/// one is of its own earlier life.
+pub const TWINS_MAX: u64 = 3;
+/// A destination that has a twin makes a new sequence number at most this often.
+pub const TWIN_PAUSE_NS: u64 = 1_000_000_000;
+/// For how long an announcement holds.
+pub const LIFETIME_S: u64 = 3_600;
+/// A destination signs a new one after this.
+pub const RENEW_NS: u64 = LIFETIME_S * 1_000_000_000 / 2;
+/// By how much nodes' clocks may differ.
+pub const SKEW_S: u64 = 300;
+/// How often it is looked for what has ended.
+pub const SWEEP_NS: u64 = 10_000_000_000;
+
+const _: () = assert!(ANNOUNCEMENT_BYTES + 5 <= MESSAGE_BYTES_MAX);
+const _: () = assert!(COST_MAX < UNREACHABLE / 2);
+const _: () = assert!(ASK_AGAIN_NS > TICK_NS && PASS_ON_AGAIN_NS < ASK_AGAIN_NS);
+const _: () = assert!(RENEW_NS + SKEW_S * 1_000_000_000 < LIFETIME_S * 1_000_000_000);
+const _: () = assert!(NEIGHBOURS_MAX <= 1 << 16);

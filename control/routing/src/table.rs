@@ -1,0 +1,297 @@
+//! What is known of each destination, and which neighbours may be used.
+
+use crate::{
+    announcement::{Announcement, Destination},
+    limits::UNREACHABLE,
+    neighbour::{Neighbours, Slot},
+};
+use std::{collections::HashMap, sync::Arc};
+use virga_ebpf::header::{NodeId, Subnet};
+
+/// The neighbours that packets for a destination go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextHops {
+    /// Used while its link is alive.
+    pub primary: NodeId,
+    /// Used while the primary's is not.
+    pub backup: Option<NodeId>,
+}
+
+/// How far it is. Better is a higher number, or a lower metric by the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Distance {
+    pub(crate) seqno: u64,
+    pub(crate) metric: u32,
+}
+
+impl Distance {
+    fn is_better_than(self, own: NodeId, other: Self, others: NodeId) -> bool {
+        let (ours, theirs) = ((self.metric, own), (other.metric, others));
+        self.seqno > other.seqno || self.seqno == other.seqno && ours < theirs
+    }
+}
+
+/// What a neighbour said last.
+#[derive(Clone, Debug)]
+pub(crate) struct Heard {
+    pub(crate) from: Slot,
+    pub(crate) metric: u32,
+    pub(crate) announcement: Arc<Announcement>,
+    /// When the announcement ends.
+    pub(crate) until_ns: u64,
+}
+
+/// What is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Chosen {
+    pub(crate) primary: Slot,
+    pub(crate) backup: Option<Slot>,
+    /// From here.
+    pub(crate) metric: u32,
+    pub(crate) seqno: u64,
+}
+
+/// This node is the destination, or one of its subnet's gateways.
+#[derive(Clone, Debug)]
+pub(crate) struct Own {
+    pub(crate) announced: u8,
+    pub(crate) announcement: Arc<Announcement>,
+    pub(crate) signed_ns: u64,
+}
+
+/// A destination.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) destination: Destination,
+    /// Where it is, as it says.
+    pub(crate) subnet: Subnet,
+    /// One a neighbour at most.
+    pub(crate) heard: Vec<Heard>,
+    pub(crate) chosen: Option<Chosen>,
+    /// What the tables were told, and since when.
+    pub(crate) installed: Option<NextHops>,
+    pub(crate) installed_ns: u64,
+    /// What neighbours are told.
+    pub(crate) advert: Option<(Arc<Announcement>, u32)>,
+    /// The best that any was ever told, and the announcement that it was told with.
+    pub(crate) feasible: Option<Distance>,
+    pub(crate) proof: Option<Arc<Announcement>>,
+    /// The longest that any of its announcements holds.
+    pub(crate) until_ns: u64,
+    /// Someone needs a number at least as high.
+    pub(crate) wanted: u64,
+    /// When a request of another was last passed on.
+    pub(crate) passed_on_ns: Option<u64>,
+    pub(crate) own: Option<Own>,
+    /// The lowest and the highest number that neighbours had at the last sweep.
+    pub(crate) numbers: Option<(u64, u64)>,
+    /// They were the same two for a whole sweep: two nodes announce it, each on its own.
+    pub(crate) is_torn: bool,
+}
+
+/// A neighbour that may be used.
+struct Candidate {
+    slot: Slot,
+    id: NodeId,
+    metric: u32,
+    seqno: u64,
+    /// It has not the number that someone needs.
+    is_old: bool,
+}
+
+impl Entry {
+    pub(crate) fn new(destination: Destination, subnet: Subnet) -> Self {
+        Self {
+            destination,
+            subnet,
+            heard: Vec::new(),
+            chosen: None,
+            installed: None,
+            installed_ns: 0,
+            advert: None,
+            feasible: None,
+            proof: None,
+            until_ns: 0,
+            wanted: 0,
+            passed_on_ns: None,
+            own: None,
+            numbers: None,
+            is_torn: false,
+        }
+    }
+
+    /// Looks whether neighbours go on having different numbers. Where one node makes them, all have the same
+    /// soon; a subnet's gateways make each their own.
+    pub(crate) fn look_whether_torn(&mut self) {
+        let numbers = || self.heard.iter().map(|heard| heard.announcement.seqno());
+        let ends = numbers().min().zip(numbers().max());
+        let is_one_node = matches!(self.destination, Destination::Node(_));
+        let ends = ends.filter(|(low, high)| is_one_node && low != high);
+        self.is_torn = ends.is_some() && ends == self.numbers;
+        self.numbers = ends;
+    }
+
+    pub(crate) fn from(&self, slot: Slot) -> Option<&Heard> {
+        self.heard.iter().find(|heard| heard.from == slot)
+    }
+
+    /// Whether something was taken away.
+    pub(crate) fn forget(&mut self, slot: Slot) -> bool {
+        let before = self.heard.len();
+        self.heard.retain(|heard| heard.from != slot);
+        self.heard.len() < before
+    }
+
+    /// The same announcement, if it was verified before.
+    pub(crate) fn known(&self, announcement: &Announcement) -> Option<Arc<Announcement>> {
+        let heard = self.heard.iter().map(|heard| &heard.announcement);
+        let own = self.own.iter().map(|own| &own.announcement);
+        let mut all = heard.chain(&self.proof).chain(own);
+        all.find(|known| known.bytes() == announcement.bytes())
+            .cloned()
+    }
+
+    /// Whether packets may go to a neighbour that is that far away: see the [crate].
+    fn is_feasible(&self, own: NodeId, neighbour: NodeId, distance: Distance) -> bool {
+        let is_better = |&told: &Distance| distance.is_better_than(neighbour, told, own);
+        self.feasible.as_ref().is_none_or(is_better)
+    }
+
+    fn candidates(&self, own: NodeId, links: &Neighbours, is_quiet: bool) -> Vec<Candidate> {
+        let mut found = Vec::with_capacity(self.heard.len());
+        for heard in &self.heard {
+            let Some(link) = links.at(heard.from) else {
+                continue;
+            };
+            let metric = heard.metric.saturating_add(link.cost);
+            let seqno = heard.announcement.seqno();
+            let distance = Distance {
+                seqno,
+                metric: heard.metric,
+            };
+            // There the packet ends, whatever others do.
+            let is_its_end = heard.metric == 0 && heard.announcement.origin() == link.id;
+            if metric != UNREACHABLE
+                && (is_its_end || !is_quiet)
+                && self.is_feasible(own, link.id, distance)
+            {
+                found.push(Candidate {
+                    slot: heard.from,
+                    id: link.id,
+                    metric,
+                    seqno,
+                    is_old: seqno < self.wanted,
+                });
+            }
+        }
+        found.sort_by_key(|c| (c.is_old, c.metric, c.id));
+        found
+    }
+
+    /// Which neighbours are to be used now. What is used stays, unless another is better by an eighth.
+    pub(crate) fn choose(&self, own: NodeId, links: &Neighbours, is_quiet: bool) -> Option<Chosen> {
+        let candidates = self.candidates(own, links, is_quiet);
+        let stay = |used: Option<Slot>, best: &Candidate| {
+            let is_near = |c: &&Candidate| {
+                c.is_old == best.is_old && c.metric <= best.metric.saturating_add(best.metric / 8)
+            };
+            let used = candidates.iter().find(|c| Some(c.slot) == used);
+            used.filter(is_near).map(|c| c.slot)
+        };
+        let best = candidates.first()?;
+        let primary = stay(self.chosen.map(|c| c.primary), best).unwrap_or(best.slot);
+        let used = candidates.iter().find(|c| c.slot == primary)?;
+        let others = || candidates.iter().filter(|c| c.slot != primary);
+        let backup = others().min_by_key(|c| (c.metric, c.id)).map(|best| {
+            let stays = stay(self.chosen.and_then(|c| c.backup), best);
+            stays.filter(|&slot| slot != primary).unwrap_or(best.slot)
+        });
+        Some(Chosen {
+            primary,
+            backup,
+            metric: used.metric,
+            seqno: used.seqno,
+        })
+    }
+
+    /// Whether a neighbour is nearer than this node and may nevertheless not be the backup that there is none
+    /// of, because this node was nearer once.
+    pub(crate) fn lacks_backup(&self, own: NodeId, links: &Neighbours) -> bool {
+        let Some(chosen) = self.chosen.filter(|chosen| chosen.backup.is_none()) else {
+            return false;
+        };
+        let others = self.heard.iter().filter(|h| h.from != chosen.primary);
+        let mut ids = others.filter_map(|h| Some((h, links.at(h.from)?)));
+        ids.any(|(heard, link)| {
+            (heard.metric, link.id) < (chosen.metric, own)
+                && heard.metric.saturating_add(link.cost) != UNREACHABLE
+        })
+    }
+
+    /// Someone is told this from now on.
+    pub(crate) fn tell(&mut self, announcement: &Arc<Announcement>, metric: u32) {
+        let seqno = announcement.seqno();
+        let told = Distance { seqno, metric };
+        let is_better =
+            |best: Distance| seqno > best.seqno || seqno == best.seqno && metric < best.metric;
+        if self.feasible.is_none_or(is_better) {
+            self.feasible = Some(told);
+            self.proof = Some(Arc::clone(announcement));
+        }
+    }
+}
+
+/// All destinations, each at a place of its own.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    entries: Vec<Option<Entry>>,
+    places: HashMap<Destination, u32>,
+}
+
+impl Table {
+    pub(crate) fn place(&self, destination: Destination) -> Option<u32> {
+        self.places.get(&destination).copied()
+    }
+
+    pub(crate) fn at(&self, place: u32) -> Option<&Entry> {
+        self.entries.get(place as usize)?.as_ref()
+    }
+
+    pub(crate) fn at_mut(&mut self, place: u32) -> Option<&mut Entry> {
+        self.entries.get_mut(place as usize)?.as_mut()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Places that are taken.
+    pub(crate) fn taken(&self) -> impl Iterator<Item = u32> + use<> {
+        let taken: Vec<u32> = (0_u32..)
+            .zip(&self.entries)
+            .filter_map(|(place, entry)| entry.as_ref().map(|_| place))
+            .collect();
+        taken.into_iter()
+    }
+
+    pub(crate) fn add(&mut self, entry: Entry) -> Option<u32> {
+        let free = match self.places.len() < self.entries.len() {
+            true => self.entries.iter().position(Option::is_none),
+            false => None,
+        };
+        let index = free.unwrap_or(self.entries.len());
+        let place = u32::try_from(index).ok()?;
+        self.places.insert(entry.destination, place);
+        match free {
+            Some(index) => self.entries[index] = Some(entry),
+            None => self.entries.push(Some(entry)),
+        }
+        Some(place)
+    }
+
+    pub(crate) fn remove(&mut self, place: u32) {
+        if let Some(entry) = self.entries.get_mut(place as usize).and_then(Option::take) {
+            self.places.remove(&entry.destination);
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Routers in a simulated mesh. Checked on every step: no walk over primaries and backups comes back.
+#![allow(clippy::unwrap_used)]
+
+mod bad;
+mod changes;
+mod checks;
+mod large;
+mod shapes;
+mod signed;
+mod world;
