@@ -89,7 +89,9 @@ fn logs_are_listed_checked_and_counted() {
     assert!(listed.contains("m/x\t0..500\t"), "{listed}");
     let stats = done(folder.path(), &["stats", "m/x", "--json"], "");
     assert!(stats.contains("\"events\":500,"), "{stats}");
-    assert_eq!(done(folder.path(), &["verify", "m/x", "--json"], ""), stats);
+    let verified = done(folder.path(), &["verify", "m/x", "--json"], "");
+    let signed = ",\"signed\":{\"events\":0,\"batches\":0,\"bad\":0,\"forks\":0}}\n";
+    assert_eq!(verified, stats.replace("}\n", signed));
 
     let segment = folder.path().join("m+x/0000000001.seg");
     let mut content = fs::read(&segment).unwrap();
@@ -137,4 +139,52 @@ fn what_cannot_be_is_refused_with_words() {
     }
     // The line before the one that is no event is there.
     assert_eq!(done(folder.path(), &["cat", "a"], ""), "x\n");
+}
+
+/// Makes an entity's key; its file.
+fn entity(folder: &Path, name: &str) -> String {
+    let path = folder.join(name);
+    let made = Command::new(env!("CARGO_BIN_EXE_virga"))
+        .args(["keygen", "--kind", "entity", "--out"])
+        .arg(&path)
+        .output();
+    assert!(made.unwrap().status.success());
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn signed_events_are_checked_and_ordered() {
+    let (folder, keys) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let [a, b] = ["a", "b"].map(|name| entity(keys.path(), name));
+    let import = |log: &str, key: &str, lines: &str| {
+        done(folder.path(), &["import", log, "--sign-with", key], lines);
+    };
+    let lines = |count: usize| "{\"text\":\"x\"}\n".repeat(count);
+    import("m/x", &a, &lines(600));
+    import("m/x", &b, &lines(2));
+    done(folder.path(), &["import", "m/x"], &lines(1));
+    import("m/x", &a, &lines(3));
+    import("other", &b, &lines(1));
+    let order = |one: &str, other: &str| done(folder.path(), &["order", one, other], "");
+    assert_eq!(order("m/x:0", "m/x:599"), "before\n");
+    assert_eq!(order("m/x:0", "m/x:600"), "before\n");
+    assert_eq!(order("m/x:605", "m/x:601"), "after\n");
+    assert_eq!(order("m/x:601", "m/x:601"), "same\n");
+    // Who signs in one log has not looked into the other.
+    assert_eq!(order("other:0", "m/x:0"), "concurrent\n");
+    let unsigned = refused(folder.path(), &["order", "m/x:602", "m/x:0"], "", 1);
+    assert!(
+        unsigned.contains("no signed event at offset 602"),
+        "{unsigned}"
+    );
+    let checked = done(folder.path(), &["verify", "m/x"], "");
+    let line = "605 of 606 events are signed, in 4 batches\n";
+    assert!(checked.contains(line), "{checked}");
+    let told = refused(folder.path(), &["verify", "m/x", "--signed"], "", 1);
+    assert!(told.contains("1 unsigned event"), "{told}");
+    done(folder.path(), &["verify", "other", "--signed"], "");
+    let again = ["import", "m/x", "--sign-with", &a];
+    let links = "{\"text\":\"z\",\"parent\":3}\n";
+    let told = refused(folder.path(), &again, links, 1);
+    assert!(told.contains("leave them out"), "{told}");
 }

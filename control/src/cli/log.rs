@@ -3,7 +3,9 @@
 //! All but `import` only read, also while another process writes the log.
 
 mod import;
+mod order;
 mod show;
+mod sign;
 
 use super::{Failure, counted, print_json};
 use std::{
@@ -12,6 +14,7 @@ use std::{
 };
 use virga_state::{
     Cursor, LogName, NameError, OpenError,
+    fork::ForkProof,
     io::{folder::Folder, open},
     verify::{self, Depth, Report},
 };
@@ -26,10 +29,12 @@ pub(super) enum Command {
     Export(show::Export),
     /// Append events from standard input, JSON objects as `export` prints them, one a line.
     Import(import::Arguments),
-    /// Check every byte of a log.
+    /// Check every byte of a log, and every signature.
     Verify(Which),
     /// Say how much a log holds.
-    Stats(Which),
+    Stats(Stats),
+    /// Say which of two signed events was before the other, by what their entities had observed.
+    Order(order::Arguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -43,9 +48,21 @@ pub(super) struct List {
 }
 
 #[derive(Debug, clap::Args)]
+pub(super) struct Stats {
+    #[command(flatten)]
+    log: OneLog,
+    /// Print a JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
 pub(super) struct Which {
     #[command(flatten)]
     log: OneLog,
+    /// Fail if any event is not signed.
+    #[arg(long)]
+    signed: bool,
     /// Print a JSON object.
     #[arg(long)]
     json: bool,
@@ -113,6 +130,7 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
         Command::Import(arguments) => import::run(arguments),
         Command::Verify(which) => verify(which),
         Command::Stats(which) => stats(which),
+        Command::Order(arguments) => order::run(arguments),
     }
 }
 
@@ -188,10 +206,28 @@ struct Checked<'a> {
     chain: Option<String>,
     unfinished_bytes: u64,
     flaws: u64,
+    /// Of a log that was checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signed: Option<Signed>,
+}
+
+#[derive(serde::Serialize)]
+struct Signed {
+    events: u64,
+    batches: u64,
+    bad: u64,
+    forks: usize,
 }
 
 impl<'a> Checked<'a> {
-    fn new(name: &'a LogName, report: &Report) -> Self {
+    fn new(name: &'a LogName, report: &Report, depth: Depth) -> Self {
+        let audit = &report.audit;
+        let signed = Signed {
+            events: audit.signed_events,
+            batches: audit.signed_batches,
+            bad: audit.bad_signatures,
+            forks: audit.forks.len(),
+        };
         Self {
             name: name.as_str(),
             segments: report.segments,
@@ -205,6 +241,7 @@ impl<'a> Checked<'a> {
             chain: report.chain.map(|chain| crate::hex::encode(&chain)),
             unfinished_bytes: report.unfinished_bytes,
             flaws: report.flaw_count,
+            signed: (depth == Depth::Content).then_some(signed),
         }
     }
 
@@ -231,6 +268,16 @@ impl<'a> Checked<'a> {
         if let Some(chain) = &self.chain {
             writeln!(out, "chain {chain}")?;
         }
+        if let Some(signed) = &self.signed {
+            let Signed {
+                events, batches, ..
+            } = signed;
+            let of = self.events;
+            writeln!(
+                out,
+                "{events} of {of} events are signed, in {batches} batches"
+            )?;
+        }
         if self.unfinished_bytes > 0 {
             let bytes = self.unfinished_bytes;
             writeln!(
@@ -253,21 +300,51 @@ fn verify(which: &Which) -> Result<(), Failure> {
     for flaw in &report.flaws {
         writeln!(io::stderr(), "virga: {flaw}")?;
     }
-    print_checked(which, &report)?;
-    match report.flaw_count {
-        0 => Ok(()),
+    for fork in &report.audit.forks {
+        writeln!(io::stderr(), "virga: {}", told(fork))?;
+    }
+    print_checked((&which.log, which.json), &report, Depth::Content)?;
+    let audit = &report.audit;
+    let unsigned = report.events.saturating_sub(audit.signed_events);
+    if which.signed && unsigned > 0 {
+        writeln!(
+            io::stderr(),
+            "virga: {}",
+            counted(unsigned, "unsigned event")
+        )?;
+        return Err(Failure::Told(1));
+    }
+    match (report.flaw_count, audit.forks.is_empty()) {
+        (0, true) => Ok(()),
         _ => Err(Failure::Told(1)),
     }
 }
 
-fn stats(which: &Which) -> Result<(), Failure> {
-    let report = which.log.report(Depth::Headers).map_err(Failure::runtime)?;
-    print_checked(which, &report)
+/// A fork in words, with what proves it.
+fn told(fork: &ForkProof) -> String {
+    let (one, other) = (&fork.one, &fork.other);
+    format!(
+        "the entity {} signed two things that contradict each other, from its event {} on {} on: {} and {}",
+        crate::hex::encode(&one.statement.entity),
+        fork.from(),
+        one.statement.channel,
+        crate::hex::encode_bytes(&one.encode()),
+        crate::hex::encode_bytes(&other.encode()),
+    )
 }
 
-fn print_checked(which: &Which, report: &Report) -> Result<(), Failure> {
-    let checked = Checked::new(&which.log.name, report);
-    match which.json {
+fn stats(which: &Stats) -> Result<(), Failure> {
+    let report = which.log.report(Depth::Headers).map_err(Failure::runtime)?;
+    print_checked((&which.log, which.json), &report, Depth::Headers)
+}
+
+fn print_checked(
+    (log, json): (&OneLog, bool),
+    report: &Report,
+    depth: Depth,
+) -> Result<(), Failure> {
+    let checked = Checked::new(&log.name, report, depth);
+    match json {
         true => print_json(&checked),
         false => Ok(checked.print()?),
     }

@@ -1,6 +1,7 @@
 //! The words of the log's interface: what it is started with, what it asks for, what it refuses.
 
 use crate::{
+    batch::BatchError,
     format::{Hash, IndexEntry, MANIFEST_SLOT_BYTES, Manifest},
     limits::EVENT_BYTES_MAX,
 };
@@ -22,6 +23,9 @@ pub enum AppendError {
     /// A write or sync failed: nothing is acknowledged any more until the log is opened again.
     #[error("the log ended: {0}; open it again when the cause is gone")]
     Failed(Arc<str>),
+    /// It is not as it was signed.
+    #[error("{0}")]
+    Signature(#[from] BatchError),
     /// It is being closed.
     #[error("the log is being closed")]
     Closing,

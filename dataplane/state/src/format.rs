@@ -6,15 +6,15 @@
 //!
 //! ```text
 //! segment:  header 76 | batch | batch | … | zeros (preallocated) in the last one
-//! batch:    header 128 | record | record | …
+//! batch:    header 128 | record | record | … | signatures, see `signatures`
 //! record:   header 48 | payload
 //! index:    magic 8 | entries of 24 | checksum 4
 //! manifest: slot 0 at 0 | slot 1 at 4096, each of 384 bytes, written in turn
 //!
 //! segment header                               batch header
 //!  0   8 magic "virgaseg"                       0   4 magic "vbat"
-//!  8   4 version 1                              4   4 CRC-32C of bytes 8 to 128
-//! 12   4 number, as in the file's name          8   4 bytes of its records
+//!  8   4 version 2                              4   4 CRC-32C of bytes 8 to 128
+//! 12   4 number, as in the file's name          8   4 bytes of its records and signatures
 //! 16  16 the log's id                          12   4 how many records
 //! 32   8 offset of its first event             16   8 offset of its first event
 //! 40  32 chain before its first batch          24   8 durable: events below this were on disk
@@ -22,7 +22,7 @@
 //!                                              32   8 time of its first event
 //! record header                                40   8 time of its last event
 //!  0   4 CRC-32C of bytes 4 to the end         48  16 the log's id
-//!  4   4 bytes of the payload                  64  32 digest: BLAKE3 of its records
+//!  4   4 bytes of the payload                  64  32 digest: BLAKE3 of these
 //!  8   8 offset                                96  32 chain: BLAKE3, keyed, of the chain before
 //! 16   8 time, nanoseconds since 1970                 and of bytes 8 to 96
 //! 24  24 causal link, see `Link`
@@ -43,9 +43,13 @@
 //!
 //! The chain before the first batch of a log is the keyed BLAKE3 of the log's id. Every later
 //! version begins its segments and manifest slots with headers of these sizes, with magic, version
-//! and checksum in these places, so that a newer version is told from damage.
+//! and checksum in these places, so that a newer version is told from damage. A segment of version 1
+//! has no signatures; it is read as ever, and nothing more is written to it.
 
-use crate::event::{LINK_BYTES, Link};
+use crate::{
+    batch::BatchError,
+    event::{LINK_BYTES, Link},
+};
 
 /// See the module.
 pub const SEGMENT_HEADER_BYTES: usize = 76;
@@ -59,8 +63,10 @@ pub const INDEX_ENTRY_BYTES: usize = 24;
 pub const MANIFEST_SLOT_BYTES: usize = 384;
 /// Where the slots begin; no write of one touches a sector of the other.
 pub const MANIFEST_SLOTS_AT: [u64; 2] = [0, 4096];
-/// The only version there is.
+/// The version of a manifest.
 pub const VERSION: u32 = 1;
+/// The version of a segment that is written.
+pub const SEGMENT_VERSION: u32 = 2;
 
 const SEGMENT_MAGIC: &[u8; 8] = b"virgaseg";
 pub(crate) const BATCH_MAGIC: &[u8; 4] = b"vbat";
@@ -97,7 +103,7 @@ pub enum Fault {
     Checksum,
     /// A newer program wrote it.
     #[error(
-        "its version is {0}, this program knows {VERSION}: use the program that wrote it, or a newer one"
+        "its version is {0}, which this program does not know: use the program that wrote it, or a newer one"
     )]
     Version(u32),
     /// It is from another log.
@@ -112,6 +118,9 @@ pub enum Fault {
     /// The hash of its content, or of all before it, is another.
     #[error("its hash is wrong")]
     Hash,
+    /// It was kept as signed, and is not as its entity signed it.
+    #[error("{0}")]
+    Signature(BatchError),
 }
 
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -124,7 +133,7 @@ pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_be_bytes(*field.unwrap_or(&[0; 8]))
 }
 
-fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+pub(crate) fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let field = bytes.get(at..).and_then(|rest| rest.first_chunk());
     *field.unwrap_or(&[0; N])
 }
@@ -163,6 +172,8 @@ pub fn digest(records: &[u8]) -> Hash {
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
+    /// What may be in it: [`SEGMENT_VERSION`], or 1.
+    pub version: u32,
     /// As in the file's name.
     pub number: u32,
     /// Whose segment it is.
@@ -179,7 +190,7 @@ impl SegmentHeader {
     pub fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
         let mut out = [0; SEGMENT_HEADER_BYTES];
         put(&mut out, 0, *SEGMENT_MAGIC);
-        put(&mut out, 8, VERSION.to_be_bytes());
+        put(&mut out, 8, self.version.to_be_bytes());
         put(&mut out, 12, self.number.to_be_bytes());
         put(&mut out, 16, self.id);
         put(&mut out, 32, self.first_offset.to_be_bytes());
@@ -204,11 +215,12 @@ impl SegmentHeader {
         if crc32c::crc32c(&bytes[..72]) != u32_at(bytes, 72) {
             return Err(Fault::Checksum);
         }
-        match u32_at(bytes, 8) {
-            VERSION => {}
-            version => return Err(Fault::Version(version)),
+        let version = u32_at(bytes, 8);
+        if !(1..=SEGMENT_VERSION).contains(&version) {
+            return Err(Fault::Version(version));
         }
         Ok(Self {
+            version,
             number: u32_at(bytes, 12),
             id: array_at(bytes, 16),
             first_offset: u64_at(bytes, 32),

@@ -4,9 +4,11 @@
 //! order in which an event meets them:
 //!
 //! - [`event`]: an event and its causal link; [`name`]: what its log is called.
+//! - [`batch`]: events under their entity's signature; [`feed`]: where the next is signed; [`fork`]: the proof
+//!   that an entity signed twice; [`causal`]: which event was before which.
 //! - [`log`]: batches, group commit, rotation, retention, as [`action`]s that somebody performs; [`options`]:
 //!   what is acknowledged when, and how much is kept.
-//! - [`format`](mod@format): the files, byte by byte.
+//! - [`format`](mod@format): the files, byte by byte; [`signatures`]: what stands in them of signed batches.
 //! - [`disk`]: what is asked of a disk; [`files`]: a log's actions on it.
 //! - [`recover`]: where a log goes on after a crash: the decision table.
 //! - [`catalog`]: what a folder holds; [`reader`]: events from any cursor on; [`verify`]: whether all of it
@@ -17,12 +19,16 @@
 #![deny(unsafe_code)]
 
 pub mod action;
+pub mod batch;
 pub mod catalog;
+pub mod causal;
 pub mod cursor;
 pub mod disk;
 pub mod event;
+pub mod feed;
 pub mod files;
 pub mod fold;
+pub mod fork;
 pub mod format;
 #[allow(clippy::disallowed_methods)] // the one place that touches clock and files
 pub mod io;
@@ -32,6 +38,7 @@ pub mod name;
 pub mod options;
 pub mod reader;
 pub mod recover;
+pub mod signatures;
 pub mod verify;
 mod walk;
 

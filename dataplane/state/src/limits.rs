@@ -1,6 +1,10 @@
 //! Every number, with its invariant.
 
-use crate::format::{BATCH_HEADER_BYTES, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
+use crate::{
+    batch::{OBSERVED_BYTES, SIGNATURE_BYTES, STATEMENT_BYTES_MIN},
+    format::{BATCH_HEADER_BYTES, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES},
+    signatures::BLOCK_HEADER_BYTES,
+};
 
 /// Bytes of the largest event: what the transport carries as one message.
 pub const EVENT_BYTES_MAX: usize = 1 << 20;
@@ -22,6 +26,22 @@ pub const INDEX_EVERY_BYTES: u64 = 64 << 10;
 pub const READ_BYTES: usize = 1 << 20;
 /// How long a log waits before it asks a full disk again.
 pub const DISK_FULL_RETRY_NS: u64 = 1_000_000_000;
+/// Events of a signed batch: with them its records fit a batch of the log.
+pub const BATCH_EVENTS_MAX: usize = 512;
+/// Feeds that one batch observes newly at most: its record then has 72 KiB.
+pub const FRONTIER_FEEDS_MAX: usize = 1_024;
+/// Bytes of a signed batch's record without its frontier, and with the longest name.
+pub const SIGNED_BYTES_MAX: usize = STATEMENT_BYTES_MIN + NAME_BYTES_MAX + SIGNATURE_BYTES + 4;
+/// Bytes of a signed batch's payloads at most: what the transport carries as one message, less the rest.
+pub const SIGNED_PAYLOADS_MAX: usize = 896 << 10;
+/// Feeds that an index of causes knows.
+pub const CAUSAL_FEEDS_MAX: usize = 4_096;
+/// Batches that an index of causes holds: a few hundred bytes each.
+pub const CAUSAL_BATCHES_MAX: usize = 64 << 10;
+/// Entries of the clocks of an index of causes, some 30 bytes each.
+pub const CAUSAL_CLOCK_ENTRIES_MAX: usize = 2 << 20;
+/// Pending batches of an index of causes, and the entries of their frontiers, some 250 bytes each.
+pub const CAUSAL_PENDING_ENTRIES_MAX: usize = 32 << 10;
 /// Bytes of a log's name.
 pub const NAME_BYTES_MAX: usize = 255;
 /// Segments of one log: their numbers have ten digits, and the largest has no successor.
@@ -37,6 +57,25 @@ const _: () = assert!(BATCH_BYTES + RECORD_HEADER_BYTES + EVENT_BYTES_MAX <= BAT
 const _: () = assert!(BATCH_BYTES_MAX <= COMMIT_BYTES_MAX);
 const _: () = assert!(SEGMENT_BYTES >= SEGMENT_BYTES_MIN && SEGMENT_BYTES <= SEGMENT_BYTES_MAX);
 const _: () = assert!(COMMIT_BYTES_MAX as u64 + SEGMENT_BYTES_MAX < u32::MAX as u64);
+
+/// Bytes that a signed batch takes in a log at most.
+pub const SIGNED_BATCH_BYTES_MAX: usize = EVENT_BYTES_MAX
+    + BATCH_EVENTS_MAX * RECORD_HEADER_BYTES
+    + BLOCK_HEADER_BYTES
+    + SIGNED_BYTES_MAX
+    + FRONTIER_FEEDS_MAX * OBSERVED_BYTES;
+const _: () = assert!(BATCH_BYTES + SIGNED_BATCH_BYTES_MAX <= BATCH_BYTES_MAX);
+const _: () =
+    assert!(SEGMENT_HEADER_BYTES + BATCH_HEADER_BYTES + SIGNED_BATCH_BYTES_MAX <= COMMIT_BYTES_MAX);
+const _: () = assert!(FRONTIER_FEEDS_MAX < CAUSAL_PENDING_ENTRIES_MAX);
+const _: () = assert!(FRONTIER_FEEDS_MAX <= CAUSAL_FEEDS_MAX);
+const _: () = assert!(
+    SIGNED_PAYLOADS_MAX
+        + BATCH_EVENTS_MAX * 4
+        + SIGNED_BYTES_MAX
+        + FRONTIER_FEEDS_MAX * OBSERVED_BYTES
+        <= EVENT_BYTES_MAX
+);
 
 /// Bytes of a batch's records at most: it is ended by the record that fills it.
 pub const BATCH_BYTES_MAX: usize = 2 << 20;

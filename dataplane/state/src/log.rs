@@ -6,19 +6,24 @@
 //! again, since nobody knows what of it is on disk; a full disk, noticed when a segment is made and
 //! before anything depends on it, only makes it wait.
 
+mod commit;
+
 use crate::{
     action::{Action, AppendError, Segment, State},
+    batch::{Batch, BatchError, Verified},
     event::Link,
     format::{
         self, BATCH_HEADER_BYTES, BatchHeader, Hash, IndexEntry, LogId, Manifest,
-        RECORD_HEADER_BYTES, Record, SEGMENT_HEADER_BYTES, SegmentHeader,
+        RECORD_HEADER_BYTES, Record, SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentHeader,
     },
     limits::{
-        BATCH_BYTES, COMMIT_BYTES_MAX, DISK_FULL_RETRY_NS, EVENT_BYTES_MAX, INDEX_EVERY_BYTES,
-        SEGMENT_NUMBER_MAX,
+        COMMIT_BYTES_MAX, DISK_FULL_RETRY_NS, EVENT_BYTES_MAX, INDEX_EVERY_BYTES,
+        SEGMENT_NUMBER_MAX, SIGNED_BATCH_BYTES_MAX,
     },
     options::{Durability, Options},
+    signatures::Block,
 };
+use commit::Commit;
 use std::{collections::VecDeque, io, mem, sync::Arc};
 
 #[derive(Debug)]
@@ -29,37 +34,6 @@ enum Step {
     Finish(u32, u64, Vec<u8>),
     Mark,
     Remove(u32),
-}
-
-/// The batches that gather for one write, behind room for a segment's header.
-#[derive(Debug, Default)]
-struct Commit {
-    bytes: Vec<u8>,
-    /// Where the open batch begins.
-    open_at: Option<usize>,
-    count: u32,
-    first_time: u64,
-    /// Before its first batch.
-    chain: Hash,
-    /// Of its first event.
-    first_offset: u64,
-    /// Its batches, by their positions in `bytes`.
-    batches: Vec<IndexEntry>,
-}
-
-impl Commit {
-    fn begin(&mut self, first_offset: u64, chain: Hash) {
-        self.bytes.clear();
-        self.bytes.resize(SEGMENT_HEADER_BYTES, 0);
-        self.batches.clear();
-        self.open_at = None;
-        self.first_offset = first_offset;
-        self.chain = chain;
-    }
-
-    fn is_empty(&self) -> bool {
-        self.bytes.len() <= SEGMENT_HEADER_BYTES
-    }
 }
 
 /// See the module.
@@ -147,33 +121,55 @@ impl Log {
         payload: &[u8],
     ) -> Result<u64, AppendError> {
         self.check_append(payload.len())?;
-        let time = now_unix_ns.max(self.last_time);
         let offset = self.end;
-        let commit = &mut self.filling;
-        let begun = commit.open_at.unwrap_or(commit.bytes.len());
-        if commit.open_at.is_none() {
-            commit.open_at = Some(begun);
-            commit.count = 0;
-            commit.first_time = time;
-            let at = begun as u64;
-            commit.batches.push(IndexEntry { offset, at, time });
-            commit.bytes.resize(begun + BATCH_HEADER_BYTES, 0);
-        }
-        let record = Record {
-            offset,
-            time,
-            link: *link,
-            payload,
-        };
-        record.write(&mut commit.bytes);
-        commit.count += 1;
-        let is_full = commit.bytes.len() - begun - BATCH_HEADER_BYTES >= BATCH_BYTES;
-        self.end += 1;
-        self.last_time = time;
-        if is_full {
+        self.push(now_unix_ns.max(self.last_time), *link, payload);
+        if self.filling.is_batch_full() {
             self.end_batch();
         }
         Ok(offset)
+    }
+
+    /// Takes the events of a signed batch together with their signature, whole or not at all; gives the
+    /// first one's offset.
+    ///
+    /// # Errors
+    /// See [`AppendError`]: also where they are not as they were signed.
+    pub fn append_signed(
+        &mut self,
+        now_unix_ns: u64,
+        batch: &Batch,
+        payloads: &[&[u8]],
+    ) -> Result<(u64, Verified), AppendError> {
+        let payload_bytes: usize = payloads.iter().map(|payload| payload.len()).sum();
+        self.check_append(payload_bytes)?;
+        self.check_room(SIGNED_BATCH_BYTES_MAX)?;
+        if batch.signed.statement.channel != self.manifest.name {
+            return Err(BatchError::Channel.into());
+        }
+        let verified = batch.clone().verify(payloads.iter().copied())?;
+        let offset = self.end;
+        let time = now_unix_ns.max(self.last_time);
+        for (link, payload) in batch.links().zip(payloads) {
+            self.push(time, link, payload);
+        }
+        let signed = &batch.encode();
+        let block = Block { offset, signed };
+        block.write(&mut self.filling.blocks);
+        if self.filling.is_batch_full() {
+            self.end_batch();
+        }
+        Ok((offset, verified))
+    }
+
+    fn push(&mut self, time: u64, link: Link, payload: &[u8]) {
+        self.filling.push(&Record {
+            offset: self.end,
+            time,
+            link,
+            payload,
+        });
+        self.end += 1;
+        self.last_time = time;
     }
 
     fn check_append(&self, payload_bytes: usize) -> Result<(), AppendError> {
@@ -189,8 +185,12 @@ impl Log {
         if payload_bytes > EVENT_BYTES_MAX {
             return Err(AppendError::TooLarge(payload_bytes));
         }
-        let needed = BATCH_HEADER_BYTES + RECORD_HEADER_BYTES + payload_bytes;
-        match self.filling.bytes.len() + needed > COMMIT_BYTES_MAX {
+        self.check_room(RECORD_HEADER_BYTES + payload_bytes)
+    }
+
+    fn check_room(&self, bytes: usize) -> Result<(), AppendError> {
+        let needed = SEGMENT_HEADER_BYTES + BATCH_HEADER_BYTES + bytes;
+        match self.filling.waiting_bytes() + needed > COMMIT_BYTES_MAX {
             true => Err(AppendError::Full),
             false => Ok(()),
         }
@@ -202,6 +202,7 @@ impl Log {
         let Some(open_at) = commit.open_at.take() else {
             return;
         };
+        commit.bytes.append(&mut commit.blocks);
         let (header, records) = commit.bytes[open_at..].split_at_mut(BATCH_HEADER_BYTES);
         let batch = BatchHeader {
             bytes: records.len(),
@@ -416,6 +417,7 @@ impl Log {
         // The step that makes it, where it is not there yet, comes before the write.
         let number = self.prepared.take().unwrap_or(self.next_number - 1);
         let header = SegmentHeader {
+            version: SEGMENT_VERSION,
             number,
             id: self.id,
             first_offset: self.writing.first_offset,
@@ -507,7 +509,7 @@ impl Log {
     /// Bytes that wait to be written.
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
-        self.filling.bytes.len() - SEGMENT_HEADER_BYTES
+        self.filling.waiting_bytes()
     }
 
     /// Whether anything is left to be done, now or later.

@@ -18,6 +18,7 @@
 //! | one slot of the manifest that cannot be read | a write cut short, or damage | the other counts; reported | `one_slot_of_the_manifest_is_enough` |
 //! | an index that is missing or damaged | it was not written yet, or damage | made anew by the reader that wants it | `an_index_that_is_lost_is_made_anew` |
 //! | a later version | a newer program's log | refused, nothing changed | `a_newer_version_is_refused` |
+//! | a last segment of version 1 | an older program's log | the log goes on in a new segment | `a_log_of_version_1_goes_on_in_a_segment_of_version_2` |
 //! | a segment of another log, another name in the manifest | files were mixed up | refused, nothing changed | `files_of_another_log_are_refused` |
 //! | the lock is taken | a second writer | refused | `one_process_writes_a_log` |
 //!
@@ -32,8 +33,8 @@ use crate::{
     disk::{Disk, DiskFile},
     format::{
         BatchHeader, Fault, Hash, IndexEntry, LogId, MANIFEST_NAME, MANIFEST_SLOT_BYTES,
-        MANIFEST_SLOTS_AT, Manifest, SEGMENT_HEADER_BYTES, first_chain, index_name, segment_name,
-        torn_name,
+        MANIFEST_SLOTS_AT, Manifest, SEGMENT_HEADER_BYTES, SEGMENT_VERSION, first_chain,
+        index_name, segment_name, torn_name,
     },
     limits::INDEX_EVERY_BYTES,
     walk::{self, Window},
@@ -298,7 +299,13 @@ impl<'d, D: Disk> Tail<'d, D> {
         } else {
             self.chain = Some(first_chain(&self.id));
         }
-        let scanned = self.scan_last(&mut used)?;
+        let mut scanned = self.scan_last(&mut used)?;
+        let last = used.last().and_then(|last| last.header.ok());
+        if last.is_some_and(|header| header.version < SEGMENT_VERSION)
+            && let Some(scanned) = &mut scanned
+        {
+            scanned.goes_on_at = None;
+        }
         let mut segments = segments(&used);
         let goes_on_at = scanned.as_ref().and_then(|scanned| scanned.goes_on_at);
         if let (Some(last), Some(at)) = (segments.back_mut(), goes_on_at) {

@@ -1,10 +1,15 @@
-//! Whether all of a log is as it was written: checksums, hashes, order, nothing missing.
+//! Whether all of a log is as it was written: checksums, hashes, order, nothing missing; and as it was signed:
+//! signatures, feeds, forks.
 
 use crate::{
     LogName,
+    batch::{BatchError, Verified},
     catalog::{Catalog, Found, OpenError},
+    causal::Index,
     disk::{Disk, DiskFile},
+    fork::ForkProof,
     format::{BatchHeader, Fault, Hash, SEGMENT_HEADER_BYTES, segment_name},
+    signatures::Content,
     walk::{self, Window},
 };
 use std::fmt;
@@ -64,6 +69,22 @@ pub struct Report {
     pub flaw_count: u64,
     /// Bytes behind the last batch: a write that was cut short, or is under way.
     pub unfinished_bytes: u64,
+    /// What is signed, where all of it was looked at.
+    pub audit: Audit,
+}
+
+/// What is signed of a log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// Events that their entity signed.
+    pub signed_events: u64,
+    /// Signatures of them.
+    pub signed_batches: u64,
+    /// Signatures that are not what they should be; each is one of the flaws.
+    pub bad_signatures: u64,
+    /// Where entities signed two things that contradict each other, one a feed; of a log with more batches
+    /// than an index of causes holds, among those that are near to each other.
+    pub forks: Vec<ForkProof>,
 }
 
 impl Report {
@@ -103,6 +124,30 @@ pub enum Depth {
 /// # Errors
 /// See [`OpenError`].
 pub fn verify<D: Disk>(disk: &D, name: &LogName, depth: Depth) -> Result<Report, OpenError> {
+    let mut index = Index::default();
+    let mut report = verify_with(disk, name, depth, |_, batch| {
+        // What is refused or waits is looked at for forks all the same.
+        let _place = index.insert(batch);
+    })?;
+    report.audit.forks = index.forks().cloned().collect();
+    Ok(report)
+}
+
+/// The same, without looking for forks: gives each signed batch that is good, with the offset of its first event.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn verify_with<D: Disk>(
+    disk: &D,
+    name: &LogName,
+    depth: Depth,
+    signed: impl FnMut(u64, Verified),
+) -> Result<Report, OpenError> {
+    let mut pass = Pass {
+        name,
+        depth,
+        signed,
+    };
     let catalog = Catalog::read(disk, name)?;
     let mut report = Report::default();
     if let Some(fault) = catalog.manifest_fault {
@@ -131,7 +176,7 @@ pub fn verify<D: Disk>(disk: &D, name: &LogName, depth: Depth) -> Result<Report,
             Err(fault) => report.flaw(found.number, 0, report.end, fault),
         }
         let is_last = place + 1 == used.len();
-        verify_segment(disk, &catalog, found, is_last, depth, &mut report)?;
+        verify_segment(disk, &catalog, (found, is_last), &mut pass, &mut report)?;
     }
     let closed = catalog.manifest.as_ref().and_then(|m| m.closed);
     if let Some((end, chain)) = closed
@@ -144,12 +189,18 @@ pub fn verify<D: Disk>(disk: &D, name: &LogName, depth: Depth) -> Result<Report,
     Ok(report)
 }
 
+/// How a log is gone through.
+struct Pass<'a, F> {
+    name: &'a LogName,
+    depth: Depth,
+    signed: F,
+}
+
 fn verify_segment<D: Disk>(
     disk: &D,
     catalog: &Catalog,
-    found: &Found,
-    is_last: bool,
-    depth: Depth,
+    (found, is_last): (&Found, bool),
+    pass: &mut Pass<'_, impl FnMut(u64, Verified)>,
     report: &mut Report,
 ) -> Result<(), OpenError> {
     let name = segment_name(found.number);
@@ -166,7 +217,7 @@ fn verify_segment<D: Disk>(
         let fault = match walk::batch_at(&mut window, &file, &id, at).map_err(failed())? {
             Ok(header) => {
                 let end = walk::records_range(&header).end;
-                if depth == Depth::Content
+                if pass.depth == Depth::Content
                     && is_last
                     && is_unfinished(&window, &file, catalog, (at, &header)).map_err(failed())?
                 {
@@ -178,8 +229,8 @@ fn verify_segment<D: Disk>(
                 if header.first_offset != report.end {
                     report.flaw(found.number, at, report.end, Fault::Order);
                 }
-                if depth == Depth::Content {
-                    check(&header, bytes, found.number, at, report);
+                if pass.depth == Depth::Content {
+                    check(&header, bytes, (found.number, at), pass, report);
                 }
                 report.add(&header);
                 at += end as u64;
@@ -228,7 +279,13 @@ fn is_unfinished<F: DiskFile>(
     Ok(!walk::was_known(file, &id, behind, header.end())?)
 }
 
-fn check(header: &BatchHeader, bytes: &[u8], segment: u32, at: u64, report: &mut Report) {
+fn check(
+    header: &BatchHeader,
+    bytes: &[u8],
+    (segment, at): (u32, u64),
+    pass: &mut Pass<'_, impl FnMut(u64, Verified)>,
+    report: &mut Report,
+) {
     let records = bytes.get(walk::records_range(header)).unwrap_or_default();
     if let Err((offset, fault)) = walk::check_records(header, records) {
         report.flaw(segment, at, offset, fault);
@@ -236,5 +293,24 @@ fn check(header: &BatchHeader, bytes: &[u8], segment: u32, at: u64, report: &mut
         && !walk::check_hashes(header, &before, bytes)
     {
         report.flaw(segment, at, header.first_offset, Fault::Hash);
+    }
+    let Ok(content) = Content::of(header, records) else {
+        // It was found above.
+        return;
+    };
+    for (offset, checked) in content.signed() {
+        let here = |batch: &Verified| batch.statement().channel == *pass.name;
+        match checked {
+            Ok(batch) if here(&batch) => {
+                report.audit.signed_events += u64::from(batch.statement().count);
+                report.audit.signed_batches += 1;
+                (pass.signed)(offset, batch);
+            }
+            checked => {
+                let elsewhere = Fault::Signature(BatchError::Channel);
+                report.audit.bad_signatures += 1;
+                report.flaw(segment, at, offset, checked.err().unwrap_or(elsewhere));
+            }
+        }
     }
 }

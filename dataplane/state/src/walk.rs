@@ -6,6 +6,7 @@ use crate::{
         BATCH_HEADER_BYTES, BATCH_MAGIC, BatchHeader, Fault, Hash, LogId, Record, digest, is_zero,
     },
     limits::{BATCH_BYTES_MAX, READ_BYTES},
+    signatures,
 };
 use std::{io, ops::Range};
 
@@ -99,7 +100,7 @@ pub(crate) const fn records_range(header: &BatchHeader) -> Range<usize> {
     BATCH_HEADER_BYTES..BATCH_HEADER_BYTES + header.bytes
 }
 
-/// Whether every record of a batch is as it was written; else the first offset that is not.
+/// Whether every record of a batch, and every block behind them, is as it was written; else the first offset that is not.
 pub(crate) fn check_records(header: &BatchHeader, mut records: &[u8]) -> Result<(), (u64, Fault)> {
     for offset in header.first_offset..header.end() {
         match Record::parse(records) {
@@ -108,10 +109,7 @@ pub(crate) fn check_records(header: &BatchHeader, mut records: &[u8]) -> Result<
             Err(fault) => return Err((offset, fault)),
         }
     }
-    match records.is_empty() {
-        true => Ok(()),
-        false => Err((header.end(), Fault::Number)),
-    }
+    signatures::check_blocks(header, records)
 }
 
 /// Whether a batch comes after a chain, and its records are those that were hashed.

@@ -1,8 +1,17 @@
 //! `virga log import`.
 
-use super::{Failure, OneLog, counted};
-use crate::cause;
-use std::io::{self, BufRead as _, Read as _, Write as _};
+use super::{
+    Failure, OneLog, counted,
+    sign::{Author, SignError},
+};
+use crate::{
+    cause,
+    keys::{self, EntityKey, KeyKind},
+};
+use std::{
+    io::{self, BufRead as _, Read as _, Write as _},
+    path::PathBuf,
+};
 use virga_ebpf::header::OriginHash;
 use virga_state::{
     AppendError, Durability, Link, Options, Retention,
@@ -16,6 +25,8 @@ use virga_state::{
 
 /// Bytes of the longest line: an event in which every byte is written out, and the rest of the line.
 const LINE_BYTES_MAX: u64 = 6 * EVENT_BYTES_MAX as u64 + 4_096;
+
+const MADE_BY_SIGNING: &str = "what is signed here gets its `entity`, `observed`, `parent` and `time_unix_ns` here: leave them out";
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Arguments {
@@ -37,6 +48,9 @@ pub(in crate::cli) struct Arguments {
     /// Remove segments whose events are all older than this, such as 24h or 30days.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     keep_for: Option<std::time::Duration>,
+    /// Sign the events with this key, of the entity that says them; a line is then `text` or `hex` alone.
+    #[arg(long, value_name = "FILE")]
+    sign_with: Option<PathBuf>,
 }
 
 /// A line: `text` or `hex`, and what else `export` prints, as far as it is there.
@@ -63,6 +77,12 @@ impl Line {
             (None, Some(hex)) => bytes_of(hex).ok_or_else(|| "`hex` is not hexadecimal".into()),
             _ => Err("write the event as `text` or as `hex`, one of them".into()),
         }
+    }
+
+    /// Whether it says nothing that a signature says.
+    fn is_plain(&self) -> bool {
+        let is_told = self.entity.is_some() || self.time_unix_ns.is_some();
+        !is_told && self.observed == 0 && self.parent == 0
     }
 
     fn link(&self) -> Result<Link, String> {
@@ -104,6 +124,9 @@ enum ImportError {
     /// Standard input could not be read.
     #[error("cannot read standard input: {0}")]
     Input(io::Error),
+    /// Nothing can be signed.
+    #[error(transparent)]
+    Sign(#[from] SignError),
     /// There is no randomness.
     #[error("the system gives no random bytes: {0}")]
     Random(String),
@@ -111,6 +134,10 @@ enum ImportError {
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let log = &arguments.log;
+    let key = arguments.sign_with.as_deref();
+    let key = key
+        .map(|path| keys::read(KeyKind::Entity, path))
+        .transpose()?;
     let mut fresh_id = [0; 16];
     getrandom::fill(&mut fresh_id)
         .map_err(|error| Failure::runtime(ImportError::Random(error.to_string())))?;
@@ -119,16 +146,19 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     for finding in &opened.findings {
         writeln!(io::stderr(), "virga: {finding}")?;
     }
+    let author = key.map(|key| Author::open(log, opened.files.disk(), &EntityKey::from(key)));
+    let author = author.transpose().map_err(ImportError::Sign);
+    let mut author = author.map_err(Failure::runtime)?;
+    let first = opened.log.end();
     let mut logs = [opened];
     let mut driver = Driver::open(Way::Auto);
-    let imported = import(&mut logs, &mut driver);
+    let imported = import(&mut logs, &mut driver, author.as_mut());
     driver.settle(&mut logs);
     let [opened] = logs;
     let end = opened.log.end();
     let closed = opened.close().map_err(ImportError::Close);
-    let count = imported.and_then(|count| closed.map(|()| count));
-    let count = count.map_err(Failure::runtime)?;
-    let (first, said) = (end - count, counted(count, "event"));
+    imported.and(closed).map_err(Failure::runtime)?;
+    let said = counted(end - first, "event");
     writeln!(io::stderr(), "appended {said}: {first}..{end}")?;
     Ok(())
 }
@@ -148,7 +178,11 @@ impl Arguments {
     }
 }
 
-fn import(logs: &mut [OpenLog; 1], driver: &mut Driver) -> Result<u64, ImportError> {
+fn import(
+    logs: &mut [OpenLog; 1],
+    driver: &mut Driver,
+    mut author: Option<&mut Author>,
+) -> Result<(), ImportError> {
     let mut input = io::stdin().lock();
     let mut bytes = Vec::new();
     let mut number = 0;
@@ -158,7 +192,8 @@ fn import(logs: &mut [OpenLog; 1], driver: &mut Driver) -> Result<u64, ImportErr
         line.read_until(b'\n', &mut bytes)
             .map_err(ImportError::Input)?;
         if bytes.is_empty() {
-            return Ok(number);
+            let signed = author.map_or(Ok(()), |author| author.sign(logs, driver));
+            return signed.map_err(|source| ImportError::Append { number, source });
         }
         number += 1;
         let failed = |why| ImportError::Line { number, why };
@@ -168,6 +203,14 @@ fn import(logs: &mut [OpenLog; 1], driver: &mut Driver) -> Result<u64, ImportErr
             line.link().map_err(failed)?,
             line.payload().map_err(failed)?,
         );
+        if let Some(author) = &mut author {
+            if !line.is_plain() {
+                return Err(failed(MADE_BY_SIGNING.into()));
+            }
+            let pushed = author.push(logs, driver, payload);
+            pushed.map_err(|source| ImportError::Append { number, source })?;
+            continue;
+        }
         let time = line.time_unix_ns.unwrap_or_else(clock::now_unix_ns);
         loop {
             match logs[0].log.append(time, &link, &payload) {

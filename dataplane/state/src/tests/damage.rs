@@ -281,7 +281,7 @@ fn one_slot_of_the_manifest_is_enough() {
 
 /// Writes a version into a header, and its checksum anew.
 fn set_version(content: &mut [u8], header_bytes: usize) {
-    content[8..12].copy_from_slice(&2u32.to_be_bytes());
+    content[8..12].copy_from_slice(&9u32.to_be_bytes());
     let checksum = crc32c::crc32c(&content[..header_bytes - 4]);
     content[header_bytes - 4..header_bytes].copy_from_slice(&checksum.to_be_bytes());
 }
@@ -307,7 +307,7 @@ fn a_newer_version_is_refused() {
         let refused = World::try_open(&disk, small()).err().unwrap();
         let words = refused.to_string();
         assert!(
-            words.contains("version is 2") && words.contains(&file),
+            words.contains("version is 9") && words.contains(&file),
             "{words}"
         );
         let after: Vec<_> = disk

@@ -1,0 +1,141 @@
+//! Where feeds end: the own, where the next batch is signed, and others', which it observes.
+
+use crate::{
+    LogName,
+    batch::{
+        Batch, BatchError, FeedId, Observed, Signed, Statement, Verified, frontier_hash, next_head,
+    },
+    format::Hash,
+    limits::{BATCH_EVENTS_MAX, CAUSAL_FEEDS_MAX, FRONTIER_FEEDS_MAX},
+};
+use ed25519_dalek::{Signer as _, SigningKey};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Where an entity's feed on a channel goes on: what whoever signs has to keep, on disk for good, before a
+/// signature leaves it; to sign twice behind one head is a fork.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedEnd {
+    channel: LogName,
+    entity: [u8; 32],
+    count: u64,
+    head: Hash,
+}
+
+impl FeedEnd {
+    /// Of a feed that nothing was said on.
+    #[must_use]
+    pub fn new(channel: LogName, entity: [u8; 32]) -> Self {
+        Self::at(channel, entity, None)
+    }
+
+    /// Behind that many events, which have that head.
+    #[must_use]
+    pub fn at(channel: LogName, entity: [u8; 32], end: Option<(u64, Hash)>) -> Self {
+        let (count, head) = end.unwrap_or_else(|| (0, FeedId::of(&channel, &entity).0));
+        Self {
+            channel,
+            entity,
+            count,
+            head,
+        }
+    }
+
+    /// How many events were signed, and the head after these.
+    #[must_use]
+    pub const fn end(&self) -> (u64, Hash) {
+        (self.count, self.head)
+    }
+
+    /// Signs the next events.
+    ///
+    /// # Errors
+    /// [`BatchError::Events`], [`BatchError::Frontier`], and [`BatchError::Signature`] where the key is another
+    /// entity's: the feed is as it was.
+    pub fn sign<'a>(
+        &mut self,
+        key: &SigningKey,
+        frontier: Vec<Observed>,
+        payloads: impl ExactSizeIterator<Item = &'a [u8]>,
+    ) -> Result<Batch, BatchError> {
+        let first = self.count.saturating_add(1);
+        let count = u32::try_from(payloads.len()).unwrap_or(u32::MAX);
+        let is_counted = (1..=BATCH_EVENTS_MAX).contains(&payloads.len());
+        if !is_counted || first.checked_add(count.into()).is_none() {
+            return Err(BatchError::Events { first, count });
+        }
+        if key.verifying_key().as_bytes() != &self.entity {
+            return Err(BatchError::Signature);
+        }
+        if frontier.len() > FRONTIER_FEEDS_MAX {
+            return Err(BatchError::Frontier(FRONTIER_FEEDS_MAX));
+        }
+        let hash = frontier_hash(&frontier);
+        let numbered = (first..).zip(payloads);
+        let head = numbered.fold(self.head, |before, (sequence, payload)| {
+            next_head(&before, sequence, &hash, payload)
+        });
+        let statement = Statement {
+            entity: self.entity,
+            first,
+            count,
+            parent: self.head,
+            head,
+            frontier: hash,
+            channel: self.channel.clone(),
+        };
+        let signature = key.sign(&statement.encode()).to_bytes();
+        let signed = Signed {
+            statement,
+            signature,
+        };
+        let batch = Batch { signed, frontier };
+        batch.check_frontier()?;
+        (self.count, self.head) = (batch.signed.statement.last(), head);
+        Ok(batch)
+    }
+}
+
+/// How far feeds were seen: what the next batch of one of them has to say that it observed.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    feeds: BTreeMap<FeedId, Observed>,
+    new: BTreeSet<FeedId>,
+}
+
+impl Seen {
+    /// Notes a batch, unless more of its feed was seen, or more feeds than an index of causes knows.
+    pub fn note(&mut self, batch: &Verified) {
+        let statement = batch.statement();
+        let (feed, count, head) = (statement.feed(), statement.last(), statement.head);
+        let is_new = match self.feeds.get(&feed) {
+            None => self.feeds.len() < CAUSAL_FEEDS_MAX,
+            Some(known) => known.count < count,
+        };
+        if is_new {
+            self.feeds.insert(feed, Observed { feed, count, head });
+            self.new.insert(feed);
+        }
+    }
+
+    /// How many events of a feed were seen, and the head after these.
+    #[must_use]
+    pub fn end(&self, feed: &FeedId) -> Option<(u64, Hash)> {
+        let seen = self.feeds.get(feed);
+        seen.map(|seen| (seen.count, seen.head))
+    }
+
+    /// What was seen of other feeds since this was asked for last, as far as it fits a frontier.
+    #[must_use]
+    pub fn take_new(&mut self, own: &FeedId) -> Vec<Observed> {
+        self.new.remove(own);
+        let new = self.new.iter().take(FRONTIER_FEEDS_MAX);
+        let frontier: Vec<Observed> = new
+            .filter_map(|feed| self.feeds.get(feed))
+            .copied()
+            .collect();
+        for observed in &frontier {
+            self.new.remove(&observed.feed);
+        }
+        frontier
+    }
+}

@@ -1,0 +1,126 @@
+//! The signatures of a batch's events, behind its records.
+//!
+//! ```text
+//! block: header 16 | signed batch, without its events: see `batch`
+//!
+//! block header
+//!  0   4 CRC-32C of bytes 4 to the end
+//!  4   4 bytes of the signed batch
+//!  8   8 offset of its first event; the others follow, all in the batch that the block is in
+//! ```
+
+use crate::{
+    batch::{Batch, Verified},
+    format::{BatchHeader, Fault, Record, u32_at, u64_at},
+};
+
+/// See the module.
+pub const BLOCK_HEADER_BYTES: usize = 16;
+
+const _: () = assert!(BLOCK_HEADER_BYTES == 4 + 4 + 8);
+
+/// A block, still with the bytes that it was read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block<'a> {
+    /// Of the first event that was signed.
+    pub offset: u64,
+    /// See the module.
+    pub signed: &'a [u8],
+}
+
+impl<'a> Block<'a> {
+    /// Appends a block.
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        let mut header = [0; BLOCK_HEADER_BYTES];
+        // At most SIGNED_BYTES_MAX and a frontier.
+        let bytes = u32::try_from(self.signed.len()).unwrap_or(u32::MAX);
+        header[4..8].copy_from_slice(&bytes.to_be_bytes());
+        header[8..].copy_from_slice(&self.offset.to_be_bytes());
+        let checksum = crc32c::crc32c(&header[4..]);
+        let checksum = crc32c::crc32c_append(checksum, self.signed);
+        header[..4].copy_from_slice(&checksum.to_be_bytes());
+        out.extend_from_slice(&header);
+        out.extend_from_slice(self.signed);
+    }
+
+    /// Reads the first of `bytes`, and gives what follows it.
+    ///
+    /// # Errors
+    /// See [`Fault`].
+    pub fn parse(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), Fault> {
+        let (header, rest) = bytes
+            .split_first_chunk::<BLOCK_HEADER_BYTES>()
+            .ok_or(Fault::Short)?;
+        let length = usize::try_from(u32_at(header, 4)).map_err(|_| Fault::Number)?;
+        let (signed, rest) = rest.split_at_checked(length).ok_or(Fault::Number)?;
+        if crc32c::crc32c(&bytes[4..BLOCK_HEADER_BYTES + length]) != u32_at(header, 0) {
+            return Err(Fault::Checksum);
+        }
+        let offset = u64_at(header, 8);
+        Ok((Self { offset, signed }, rest))
+    }
+}
+
+/// The events of a batch that was found good, and who signed them.
+#[derive(Debug)]
+pub struct Content<'a> {
+    records: Vec<Record<'a>>,
+    blocks: Vec<Block<'a>>,
+}
+
+impl<'a> Content<'a> {
+    /// Of a batch whose records and blocks were checked.
+    pub(crate) fn of(header: &BatchHeader, mut bytes: &'a [u8]) -> Result<Self, Fault> {
+        let mut records = Vec::new();
+        for _ in 0..header.count {
+            let (record, rest) = Record::parse(bytes)?;
+            records.push(record);
+            bytes = rest;
+        }
+        let mut blocks = Vec::new();
+        while !bytes.is_empty() {
+            let (block, rest) = Block::parse(bytes)?;
+            blocks.push(block);
+            bytes = rest;
+        }
+        Ok(Self { records, blocks })
+    }
+
+    /// Each signed batch with the offset of its first event; an error where it is not as it was signed.
+    pub(crate) fn signed(&self) -> impl Iterator<Item = (u64, Result<Verified, Fault>)> {
+        let signed = self.blocks.iter();
+        signed.map(|block| (block.offset, self.check(block)))
+    }
+
+    fn check(&self, block: &Block<'_>) -> Result<Verified, Fault> {
+        let batch = Batch::parse(block.signed).map_err(Fault::Signature)?;
+        let first = self.records.first().map_or(0, |record| record.offset);
+        let from = block.offset.checked_sub(first).ok_or(Fault::Order)?;
+        let from = usize::try_from(from).map_err(|_| Fault::Order)?;
+        let records = self.records.get(from..).unwrap_or_default();
+        let records = records.get(..batch.count()).ok_or(Fault::Order)?;
+        let differs = |(link, record): &(crate::Link, &Record<'_>)| *link != record.link;
+        if let Some((link, _)) = batch.links().zip(records).find(differs) {
+            let number = link.parent.saturating_add(1);
+            return Err(Fault::Signature(crate::batch::BatchError::Link(number)));
+        }
+        let payloads = records.iter().map(|record| record.payload);
+        batch.verify(payloads).map_err(Fault::Signature)
+    }
+}
+
+/// Whether blocks fill all of `bytes`, and are for events of the batch; else the first offset that is wrong.
+pub(crate) fn check_blocks(header: &BatchHeader, mut bytes: &[u8]) -> Result<(), (u64, Fault)> {
+    let mut next = header.first_offset;
+    while !bytes.is_empty() {
+        match Block::parse(bytes) {
+            Ok((block, rest)) if (next..header.end()).contains(&block.offset) => {
+                next = block.offset + 1;
+                bytes = rest;
+            }
+            Ok(_) => return Err((next, Fault::Order)),
+            Err(fault) => return Err((next, fault)),
+        }
+    }
+    Ok(())
+}
