@@ -11,6 +11,7 @@ use std::{
 };
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use tempfile::TempDir;
 use virga_ebpf::header::OriginHash;
 use virga_state::{
     Cursor, Durability, Link, LogName, Options, Reader,
@@ -26,6 +27,17 @@ const EVENTS: u32 = 1_000;
 
 fn name() -> LogName {
     LogName::parse("bench").expect("a name")
+}
+
+/// A log in a folder of its own.
+fn fresh() -> (TempDir, [OpenLog; 1]) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let options = Options {
+        durability: Durability::Memory,
+        ..Options::default()
+    };
+    let log = OpenLog::open(folder.path(), &name(), options, [1; 16]).expect("a log");
+    (folder, [log])
 }
 
 fn append_all(logs: &mut [OpenLog; 1], payload: &[u8]) {
@@ -47,15 +59,7 @@ fn logs(c: &mut Criterion) {
     group.throughput(Throughput::Elements(EVENTS.into()));
     for bytes in [100, 1_024] {
         let payload = vec![0x5a_u8; bytes];
-        let folder = tempfile::tempdir().expect("a folder");
-        let open = |durability| {
-            let options = Options {
-                durability,
-                ..Options::default()
-            };
-            [OpenLog::open(folder.path(), &name(), options, [1; 16]).expect("a log")]
-        };
-        let mut log = open(Durability::Memory);
+        let (_appended, mut log) = fresh();
         let mut driver = Driver::open(Way::Auto);
         group.bench_function(format!("append/{bytes}"), |b| {
             // What a log gathered is written between two turns.
@@ -68,15 +72,15 @@ fn logs(c: &mut Criterion) {
                 })
             });
         });
+        let (folder, mut log) = fresh();
+        append_all(&mut log, &payload);
         driver.settle(&mut log);
-        let events = log[0].log.end();
         let [log] = log;
         log.close().expect("closed");
         group.bench_function(format!("read/{bytes}"), |b| {
             let disk = || open::read(folder.path(), &name()).expect("a log");
-            let from = Cursor::Offset(events - u64::from(EVENTS));
             b.iter_batched(
-                || Reader::open(disk(), &name(), from).expect("a reader"),
+                || Reader::open(disk(), &name(), Cursor::Start).expect("a reader"),
                 |mut reader| {
                     let mut found = 0;
                     while let Some(event) = reader.next_event().expect("an event") {
