@@ -13,6 +13,7 @@ mod keeping;
 mod peers;
 mod problem;
 mod rules;
+mod subnets;
 mod syntax;
 pub(crate) mod values;
 
@@ -70,6 +71,10 @@ pub struct Config {
     pub channels: Vec<ChannelConfig>,
     /// Who vouches for subnets; where there is nobody, what is configured counts.
     pub subnet_issuers: Vec<Entity>,
+    /// Whose filters of subnets count; where there is nobody, the exact pairs hold everywhere.
+    pub subnet_gateways: Vec<SubnetGateway>,
+    /// Seconds for which a filter counts that this node signs.
+    pub filter_life_s: u32,
     /// `[[channel_authorities]]`
     pub channel_authorities: Vec<Authority>,
     /// The secrets of the three key files.
@@ -80,6 +85,20 @@ pub struct Config {
 }
 
 impl Config {
+    /// Where the exact pairs hold that this node has: the longest prefix of a gateway that its subnet lies in,
+    /// or that subnet alone. `None` where no gateway is named: everywhere.
+    #[must_use]
+    pub fn exact_within(&self) -> Option<SubnetPrefix> {
+        let prefixes = self.subnet_gateways.iter().map(|gateway| gateway.prefix);
+        let around = prefixes.filter(|prefix| prefix.contains(self.node.subnet));
+        let alone = SubnetPrefix {
+            subnet: self.node.subnet,
+            mask: u32::MAX,
+        };
+        let longest = around.max_by_key(|prefix| prefix.mask);
+        (!self.subnet_gateways.is_empty()).then(|| longest.unwrap_or(alone))
+    }
+
     /// Reads the file at `path` and the key files that it names; those are relative to its folder.
     ///
     /// # Errors
@@ -367,6 +386,15 @@ pub struct PeerSubnet {
     pub subnet: Subnet,
     /// The bits of it that the subnet of whatever arrives from this neighbour must share.
     pub mask: u32,
+}
+
+/// Who says which pairs a subnet admits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubnetGateway {
+    /// The gateway.
+    pub entity: Entity,
+    /// The subnet, or all that lie in one.
+    pub prefix: SubnetPrefix,
 }
 
 impl PeerSubnet {

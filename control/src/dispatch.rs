@@ -171,6 +171,12 @@ impl Dispatch {
         Ok(subscribed)
     }
 
+    /// The workers' time.
+    #[must_use]
+    pub fn now_ns(&self) -> u64 {
+        self.clock.now_ns()
+    }
+
     /// Reads how long events waited from their arrival at a worker until a program's subscription had
     /// taken them.
     pub fn delivery_wait<T>(&self, read: impl FnOnce(&Times) -> T) -> T {

@@ -334,6 +334,8 @@ fn rename(config: &mut Config, retired: &Retired) {
         }
     };
     renew_issuers(&mut config.subnet_issuers);
+    let gateways = config.subnet_gateways.iter_mut();
+    gateways.for_each(|gateway| renew(&mut gateway.entity));
     for channel in &mut config.channels {
         for listed in [&mut channel.publish, &mut channel.subscribe] {
             if let Listed::Only(entities) = listed {

@@ -160,13 +160,9 @@ fn policy(config: &Config) -> Image {
         image.subnets.insert(peer, subnet.subnet);
     }
     // No packet of this node's own comes to its guard, but for an entity that lives elsewhere now.
-    let is_another = |origin| origin != config.node.origin || config.absence.is_some();
+    let is_another = |pair: &Pair| pair.origin != config.node.origin || config.absence.is_some();
+    image.pairs = configured_pairs(config).filter(is_another).collect();
     for channel in &config.channels {
-        let listed = channel.publish.named().iter();
-        // Where a token is required, the tokens say which pairs there are.
-        for entity in listed.filter(|e| channel.issuers.is_empty() && is_another(e.origin)) {
-            image.pairs.insert(Pair::new(entity.origin, channel.hash));
-        }
         let rules = ChannelRules {
             visibility: channel.visibility,
             exports: channel.export_to.clone(),
@@ -177,12 +173,20 @@ fn policy(config: &Config) -> Image {
             image.add_rate(channel.hash, u64::from(rate));
         }
     }
+    image
+}
+
+/// Who may publish on what as the configuration alone says it, this node's entity too.
+pub fn configured_pairs(config: &Config) -> impl Iterator<Item = Pair> {
+    // Where a token is required, the tokens say which pairs there are.
+    let listed = config.channels.iter().filter(|c| c.issuers.is_empty());
+    let listed = listed.flat_map(|channel| {
+        let named = channel.publish.named().iter();
+        named.map(|entity| Pair::new(entity.origin, channel.hash))
+    });
     // Control traffic of every member: sessions between others pass through this node too.
     let members = config.entities.iter().map(|e| e.entity.origin);
-    for origin in members.filter(|&origin| is_another(origin)) {
-        image.pairs.insert(Pair::new(origin, ChannelHash(0)));
-    }
-    image
+    listed.chain(members.map(|origin| Pair::new(origin, ChannelHash(0))))
 }
 
 fn enforced(peer: &PeerConfig) -> Link {

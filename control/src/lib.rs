@@ -29,6 +29,7 @@ pub mod daemon;
 pub mod dispatch;
 pub mod doctor;
 mod files;
+pub mod filters;
 pub mod generate;
 pub mod hex;
 pub mod hw;

@@ -94,14 +94,22 @@ mod build {
         /// The smallest guard of `pairs` whose estimated false-positive rate is below
         /// [`GUARD_FALSE_POSITIVE_RATE_MAX`], or the largest there is.
         pub fn build<'a>(salt: [u64; 2], pairs: impl Iterator<Item = &'a Pair> + Clone) -> Self {
+            Self::build_within(GUARD_BANKS_MAX, salt, pairs)
+        }
+
+        /// The same with at most so many banks, a power of two.
+        pub fn build_within<'a>(
+            banks_max: u32,
+            salt: [u64; 2],
+            pairs: impl Iterator<Item = &'a Pair> + Clone,
+        ) -> Self {
             let mut banks = 1;
             loop {
                 let mut guard = Self::empty(salt, banks);
                 for pair in pairs.clone() {
                     guard.insert(pair);
                 }
-                if guard.false_positive_rate() < GUARD_FALSE_POSITIVE_RATE_MAX
-                    || banks >= GUARD_BANKS_MAX
+                if guard.false_positive_rate() < GUARD_FALSE_POSITIVE_RATE_MAX || banks >= banks_max
                 {
                     return guard;
                 }

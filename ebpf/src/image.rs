@@ -25,8 +25,9 @@ pub struct Image {
     pub port: u16,
     /// This node's subnet.
     pub subnet: Subnet,
-    /// The bits of it that a destination's subnet must share for `pairs` to be all that is admitted there.
-    /// All others are judged by `filters`. 0: `pairs` holds for every destination.
+    /// The bits of it that a destination's subnet must share for `pairs` to be all that is admitted there, if
+    /// it lies in no longer prefix of `filters`. All others are judged by `filters`. 0: `pairs` holds for every
+    /// destination that no filter is for.
     pub subnet_mask: u32,
     /// This node's own addresses.
     pub addresses: BTreeSet<Address>,

@@ -6,10 +6,23 @@
 //! have       version 1 | type 14 | those 6 bits | each: id 16
 //! confirm    version 1 | type 15 | id 16 | verdict 1
 //! ```
+//! And about the filters of subnets ([`crate::filters`]):
+//! ```text
+//! words      version 1 | type 17 | signed words of a gateway (see `filters::statement`)
+//! versions   version 1 | type 18 | each gateway: signer 32, subnet 4, length 1, filter 8, withdrawn 8
+//! ```
 
 use super::store::{EVIDENCE_MAX, EvidenceId};
-use crate::rights::chain::CHAIN_BYTES_MAX;
+use crate::{
+    filters::{
+        GATEWAYS_MAX,
+        held::Versions,
+        statement::{self, STATEMENT_BYTES_MAX},
+    },
+    rights::chain::CHAIN_BYTES_MAX,
+};
 use std::fmt;
+use virga_ebpf::header::Subnet;
 
 /// Parts of a digest.
 pub const BUCKETS: usize = 64;
@@ -26,6 +39,11 @@ pub const PUBLICATION_BYTES_MAX: usize = 1 + IDS_MAX * ID_BYTES;
 
 const _: () = assert!(EVIDENCE_MAX / BUCKETS <= IDS_MAX);
 const _: () = assert!(CHAIN_BYTES_MAX < PUBLICATION_BYTES_MAX);
+/// Bytes of one gateway's versions.
+const VERSIONS_BYTES: usize = 32 + 4 + 1 + 2 * 8;
+
+const _: () = assert!(STATEMENT_BYTES_MAX <= PUBLICATION_BYTES_MAX);
+const _: () = assert!(GATEWAYS_MAX * VERSIONS_BYTES <= PUBLICATION_BYTES_MAX);
 const _: () = assert!(BUCKETS * PART_BYTES <= PUBLICATION_BYTES_MAX);
 
 /// What a node has, in short: equal digests mean equal evidence.
@@ -155,11 +173,18 @@ pub enum Publication {
         /// What.
         verdict: Verdict,
     },
+    /// What a gateway says of its subnet.
+    Filter(Vec<u8>),
+    /// Which versions of that the sender holds.
+    Versions(Vec<Versions>),
 }
 
 impl Publication {
-    /// Its type's number, and the first and last that there are.
-    pub const TYPES: std::ops::RangeInclusive<u8> = 12..=15;
+    /// Whether a message of this type is one.
+    #[must_use]
+    pub const fn is_type(kind: u8) -> bool {
+        matches!(kind, 12..=15 | 17 | 18)
+    }
 
     /// Writes its type and all that follows.
     pub fn write(&self, out: &mut Vec<u8>) {
@@ -182,6 +207,20 @@ impl Publication {
                 out.push(15);
                 out.extend(id.0);
                 out.push(*verdict as u8);
+            }
+            Self::Filter(signed) => {
+                out.push(17);
+                out.extend(signed);
+            }
+            Self::Versions(all) => {
+                out.push(18);
+                for one in all {
+                    out.extend(one.signer);
+                    out.extend(one.prefix.subnet.0.to_be_bytes());
+                    out.push(statement::length(one.prefix));
+                    out.extend(one.filter.to_be_bytes());
+                    out.extend(one.withdrawn.to_be_bytes());
+                }
             }
         }
     }
@@ -218,7 +257,28 @@ impl Publication {
                 let id = EvidenceId(*id);
                 Some(Self::Confirm { id, verdict })
             }
+            17 if body.len() <= STATEMENT_BYTES_MAX => Some(Self::Filter(body.to_vec())),
+            18 => {
+                let (each, rest) = body.as_chunks::<VERSIONS_BYTES>();
+                let is_right = rest.is_empty() && each.len() <= GATEWAYS_MAX;
+                let all = is_right.then(|| each.iter().map(versions).collect::<Option<_>>())?;
+                all.map(Self::Versions)
+            }
             _ => None,
         }
     }
+}
+
+fn versions(bytes: &[u8; VERSIONS_BYTES]) -> Option<Versions> {
+    let (&signer, rest) = bytes.split_first_chunk()?;
+    let (&subnet, rest) = rest.split_first_chunk()?;
+    let (&length, rest) = rest.split_first()?;
+    let (&filter, rest) = rest.split_first_chunk()?;
+    let withdrawn = *rest.first_chunk()?;
+    Some(Versions {
+        signer,
+        prefix: statement::prefix(Subnet(u32::from_be_bytes(subnet)), length).ok()?,
+        filter: u64::from_be_bytes(filter),
+        withdrawn: u64::from_be_bytes(withdrawn),
+    })
 }

@@ -7,6 +7,7 @@ use super::{
 use crate::{
     channel::explain::{Check, Explained, Outcome},
     config::{ChannelConfig, Config, Entity, Reach},
+    filters::held::Crossing,
     hex,
     rights::Operation,
 };
@@ -75,12 +76,17 @@ pub(super) async fn get(
     };
     let pair = Pair::new(entity.origin, channel.hash);
     let admits = api.path.admits(pair).await.ok_or(ApiError::Stopping)?;
+    let crossings = api.rights.crossings(pair).await.ok_or(ApiError::Stopping)?;
     let operations = known.operations.into_iter().map(|(operation, checks)| {
         let mut all = vec![channel_check(channel)];
         all.extend(checks);
         all.push(session_check(config, &entity, known.is_known));
         if operation == Operation::Publish {
             all.push(guard_check(config, &entity, channel, admits));
+            let crossings = crossings.iter();
+            all.extend(crossings.map(|Crossing { subnet, words }| {
+                Check::new("gateway", Outcome::Told, format!("to {subnet}: {words}"))
+            }));
             all.push(rate_check(channel));
         }
         WhyOperation {

@@ -323,7 +323,7 @@ impl Message {
             8 => Self::Statement(rest.all(STATEMENT_BYTES_MAX)?),
             9 => Self::Membership(rest.all(MEMBERSHIP_BYTES)?),
             11 => Self::LinkTags(rest.said()?),
-            kind if Publication::TYPES.contains(&kind) => {
+            kind if Publication::is_type(kind) => {
                 let said = Publication::parse(kind, &rest.all(PUBLICATION_BYTES_MAX)?);
                 Self::Publication(said.ok_or(MessageError::Publication)?)
             }

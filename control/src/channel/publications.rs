@@ -1,5 +1,5 @@
 //! Between the control plane and the sessions: what nodes tell each other about evidence
-//! ([`crate::admissions`]).
+//! ([`crate::admissions`]) and about what subnets admit ([`crate::filters`]).
 
 use super::{
     delivery::Outlet, entry::Entry, message::Message, reason::Reason, service::ChannelService,
@@ -37,13 +37,13 @@ impl<O: Outlet> ChannelService<O> {
         }
     }
 
-    /// Whether a session with a peer is held for evidence and declared channels alone, or for what
-    /// vouches for its subnet.
+    /// Whether a session with a peer is held for evidence, declared channels and subnets' filters alone, or for
+    /// what vouches for its subnet.
     pub(crate) fn is_told(&self, peer: NodeId) -> bool {
         let is_asked = !self.rights.subnet_issuers.is_empty();
         let asks = |e: &Entry| e.policy.asks_for_token();
         let is_needed = is_asked || self.entries.iter().any(asks);
-        (is_needed || self.directory.heeds)
+        (is_needed || self.directory.heeds || self.subnets.has_gateways)
             && self.absence().is_none()
             && self.neighbours.contains(&peer)
     }

@@ -21,6 +21,8 @@ pub struct Subnets {
     pub peers: BTreeMap<NodeId, Subnet>,
     /// Who vouches for them; where there is nobody, nobody is asked.
     pub issuers: Vec<[u8; 32]>,
+    /// Whether neighbours tell each other what subnets admit.
+    pub has_gateways: bool,
     /// What there is to show peers.
     pub memberships: Memberships,
     /// Where it is told what peers have shown.
@@ -52,6 +54,7 @@ impl Subnets {
                 .filter_map(|peer| Some((peer.id, peer.subnet?.subnet)))
                 .collect(),
             issuers: config.subnet_issuers.iter().map(|one| one.key).collect(),
+            has_gateways: !config.subnet_gateways.is_empty(),
             memberships: config.node.memberships.clone(),
             shown: shown.clone(),
         }

@@ -10,6 +10,7 @@ use crate::{
     api::status::{Count, PathStatus, SessionStatus, Status, TimesStatus, Verdicts},
     channel::{reason::Reason, status::ChannelStatus},
     daemon::flood::AdmissionsStatus,
+    filters::FiltersStatus,
     kept::LogStatus,
     tags::TagsStatus,
 };
@@ -78,6 +79,7 @@ fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
     write_workers(out, status)?;
     write_forwarding(out, status)?;
     write_admissions(out, status)?;
+    write_filters(out, &status.admissions.filters)?;
     write_sessions(out, status)?;
     write_channels(out, status)?;
     write_logs(out, &status.logs)?;
@@ -180,7 +182,11 @@ fn loss_meaning(name: &str) -> &'static str {
 /// Nothing where no channel requires a token.
 fn write_admissions(out: &mut impl Write, status: &Status) -> io::Result<()> {
     let held = &status.admissions;
-    if *held == AdmissionsStatus::default() {
+    let none = AdmissionsStatus {
+        filters: held.filters.clone(),
+        ..AdmissionsStatus::default()
+    };
+    if *held == none {
         return Ok(());
     }
     let refused = held
@@ -198,6 +204,48 @@ fn write_admissions(out: &mut impl Write, status: &Status) -> io::Result<()> {
         counted(held.tokens, "token"),
         counted(held.neighbours, "neighbour"),
     )
+}
+
+/// Nothing where no gateway of a subnet is named.
+fn write_filters(out: &mut impl Write, held: &FiltersStatus) -> io::Result<()> {
+    let Some(own) = &held.own else {
+        return Ok(());
+    };
+    let refused = held.refused.iter();
+    let refused: String = refused
+        .map(|(name, count)| format!("; {count} refused: {name}"))
+        .collect();
+    writeln!(
+        out,
+        "subnets: exact pairs within {own}, filters of the others{refused}"
+    )?;
+    for one in &held.filters {
+        let by = one.gateway.get(..16).unwrap_or(&one.gateway);
+        let state = match (one.expires_in_s, one.version) {
+            (_, 0) => {
+                writeln!(out, "  {} by {by}: nothing heard", one.subnet)?;
+                continue;
+            }
+            (None, _) => "ended".to_owned(),
+            (Some(seconds), _) => format!("ends in {seconds} s"),
+        };
+        let role = match (one.is_own, one.is_used) {
+            (true, _) => ", this node's own",
+            (false, true) => ", in use",
+            (false, false) => "",
+        };
+        writeln!(
+            out,
+            "  {} by {by}: version {}, {state}, {}, {:.1} % full, {:.4} % false positives estimated, {} withdrawn{role}",
+            one.subnet,
+            one.version,
+            counted(one.banks, "bank"),
+            one.fill * 100.0,
+            one.false_positive_rate * 100.0,
+            counted(one.withdrawn, "pair"),
+        )?;
+    }
+    Ok(())
 }
 
 /// Nothing for a reason that only another version of the daemon knows.

@@ -2,7 +2,7 @@
 //! of the capabilities of others.
 
 use super::{
-    CapabilityRules, Entity, file,
+    CapabilityRules, file,
     file::Texts,
     peers::Roster,
     problem::{Report, Section},
@@ -134,25 +134,6 @@ pub(super) fn memberships(
         }
     }
     memberships
-}
-
-/// Who vouches for subnets.
-pub(super) fn subnet_issuers(
-    subnets: Option<Spanned<file::Subnets>>,
-    roster: &Roster,
-    report: &mut Report<'_>,
-) -> Vec<Entity> {
-    let Some(subnets) = subnets else {
-        return Vec::new();
-    };
-    let span = subnets.span();
-    let section = Section::new("subnets", span.clone());
-    let issuers = subnets.into_inner().issuers;
-    if issuers.as_ref().is_none_or(|all| all.get_ref().is_empty()) {
-        let fix = "name who vouches: issuers = [\"root\"]; or remove the section";
-        report.add(span, section.key("issuers"), "names nobody", fix);
-    }
-    super::channels::entities(&section, "issuers", issuers, roster, report)
 }
 
 /// What a channel asks of capabilities: whose word counts is said where something is asked, and only there.

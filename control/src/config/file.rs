@@ -33,6 +33,8 @@ pub(super) struct File {
     pub(super) channels: Vec<Spanned<Channel>>,
     pub(super) subnets: Field<Subnets>,
     #[serde(default)]
+    pub(super) subnet_gateways: Vec<Spanned<SubnetGateway>>,
+    #[serde(default)]
     pub(super) channel_authorities: Vec<Spanned<ChannelAuthority>>,
 }
 
@@ -139,6 +141,15 @@ pub(super) struct Forwarding {
 #[serde(deny_unknown_fields, expecting = "the section [subnets]")]
 pub(super) struct Subnets {
     pub(super) issuers: Field<Names>,
+    pub(super) filter_life_s: Field<i64>,
+}
+
+/// `[[subnet_gateways]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a block [[subnet_gateways]]")]
+pub(super) struct SubnetGateway {
+    pub(super) entity: Field<String>,
+    pub(super) subnet: Field<String>,
 }
 
 /// `[[peers]]`
@@ -211,7 +222,9 @@ pub(super) fn read(text: &str, report: &mut Report<'_>) -> Option<File> {
                 };
                 let fix = match key.as_str() {
                     "node" | "forwarding" => format!("begin the section with a line [{key}]"),
-                    "peers" | "channels" | "channel_authorities" => blocks_fix(&key),
+                    "peers" | "channels" | "channel_authorities" | "subnet_gateways" => {
+                        blocks_fix(&key)
+                    }
                     _ => String::new(),
                 };
                 report.add_mistyped(span, &key, error.message(), fix);
@@ -226,7 +239,12 @@ fn blocks_fix(key: &str) -> String {
 
 /// Reads `[peers]` on as the one block that it is, once it is reported.
 fn wrap_blocks(table: &mut DeTable<'_>, report: &mut Report<'_>) {
-    for key in ["peers", "channels", "channel_authorities"] {
+    for key in [
+        "peers",
+        "channels",
+        "channel_authorities",
+        "subnet_gateways",
+    ] {
         let Some(value) = table.get_mut(key) else {
             continue;
         };
@@ -250,6 +268,8 @@ fn take_unknown(table: &mut DeTable<'_>, report: &mut Report<'_>) {
             "forwarding" => fields::<Forwarding>(),
             "peers" => fields::<Peer>(),
             "channel_authorities" => fields::<ChannelAuthority>(),
+            "subnets" => fields::<Subnets>(),
+            "subnet_gateways" => fields::<SubnetGateway>(),
             _ => fields::<Channel>(),
         };
         match value.get_mut() {

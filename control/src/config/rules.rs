@@ -5,6 +5,7 @@ use super::{
     NamedEntity, NodeSection, SOCKET_DIRECTORY, STATE_DIRECTORY, Workers, ZeroCopy, authorities,
     channels, evidence, file, peers,
     problem::{Report, Section, suggest},
+    subnets,
     values::{self, Fault},
 };
 use crate::cause;
@@ -85,7 +86,8 @@ pub(super) fn resolve(
     };
     let roster = peers::resolve(file.peers, &own, report);
     let forwarding = resolve_forwarding(file.forwarding, roster.peers.len(), report);
-    let subnet_issuers = evidence::subnet_issuers(file.subnets, &roster, report);
+    let (subnet_issuers, filter_life_s) = subnets::resolve(file.subnets, &roster, report);
+    let subnet_gateways = subnets::gateways(file.subnet_gateways, &roster, report);
     let channels = channels::resolve(file.channels, node.name.as_deref(), &roster, report);
     let (blocks, name) = (file.channel_authorities, node.name.as_deref());
     let channel_authorities = authorities::resolve(blocks, name, &roster, report);
@@ -108,11 +110,14 @@ pub(super) fn resolve(
         entities,
         channels,
         subnet_issuers,
+        subnet_gateways,
+        filter_life_s,
         channel_authorities,
         keys,
         absence: None,
     };
     check_link_tags(&config, report);
+    subnets::check_own(&config, report);
     report.is_clean().then_some(config)
 }
 

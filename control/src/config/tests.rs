@@ -8,6 +8,7 @@ use crate::{
 use virga_transport::io::driver::Choice;
 
 mod capabilities;
+mod gateways;
 mod kept;
 mod rules;
 mod subnets;
@@ -114,6 +115,7 @@ fn the_example_is_valid_and_shows_every_key() {
     for (section, keys) in [
         ("node", file::fields::<file::Node>()),
         ("forwarding", file::fields::<file::Forwarding>()),
+        ("subnets", file::fields::<file::Subnets>()),
     ] {
         for key in keys {
             assert!(table[section].get(key).is_some(), "{section}.{key}");
@@ -126,6 +128,7 @@ fn the_example_is_valid_and_shows_every_key() {
             "channel_authorities",
             file::fields::<file::ChannelAuthority>(),
         ),
+        ("subnet_gateways", file::fields::<file::SubnetGateway>()),
     ] {
         for key in keys {
             assert!(has(&blocks(section), key), "{section}.{key}");

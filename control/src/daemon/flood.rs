@@ -5,6 +5,7 @@
 //! begins with what it knew admits what the pinned maps admitted, less what has expired or is on a list
 //! that was kept; lists that it has missed come with the first session.
 
+mod filters;
 mod waiting;
 
 use super::{path, unix_ns};
@@ -13,12 +14,14 @@ use crate::{
     cause,
     config::Config,
     dispatch::{Dispatch, Ended},
+    filters::{FiltersStatus, held::Crossing},
     identity::Present,
     rights::{
         Authentic, List,
         file::{self, FileError},
     },
 };
+pub(super) use filters::Filtering;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,7 +34,7 @@ use tokio::{
     task::block_in_place,
     time::Instant,
 };
-use virga_ebpf::{header::NodeId, limits};
+use virga_ebpf::{header::NodeId, limits, tables::Pair};
 use waiting::Waiting;
 pub use waiting::{Confirmation, PRESENT_WAIT};
 
@@ -61,6 +64,7 @@ enum Ask {
     Revoked(Vec<u8>),
     Follow(Box<Present>, oneshot::Sender<()>),
     Status(oneshot::Sender<AdmissionsStatus>),
+    Crossings(Pair, oneshot::Sender<Vec<Crossing>>),
 }
 
 /// How others reach the task. Cheap to clone.
@@ -102,6 +106,13 @@ impl Asker {
         answer.await.map_err(|_| Ended)
     }
 
+    /// What becomes of a pair's packets to each other subnet. None: the daemon is shutting down.
+    pub async fn crossings(&self, pair: Pair) -> Option<Vec<Crossing>> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Ask::Crossings(pair, reply)).await.ok()?;
+        answer.await.ok()
+    }
+
     /// What is held. None: the daemon is shutting down.
     pub async fn status(&self) -> Option<AdmissionsStatus> {
         let (reply, answer) = oneshot::channel();
@@ -111,7 +122,7 @@ impl Asker {
 }
 
 /// Who may publish where, as far as tokens say it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AdmissionsStatus {
     /// Tokens that are held.
     pub tokens: usize,
@@ -125,6 +136,9 @@ pub struct AdmissionsStatus {
     pub verdicts: BTreeMap<String, u64>,
     /// Neighbours that there is a session with.
     pub neighbours: usize,
+    /// What other subnets admit, as their gateways say it.
+    #[serde(default)]
+    pub filters: FiltersStatus,
 }
 
 struct Peer {
@@ -162,6 +176,7 @@ pub(super) struct Flood {
     compare_at: Instant,
     /// What the guards were last told is not what follows now.
     is_guard_due: bool,
+    filtering: Option<Filtering>,
 }
 
 /// What is to be sent.
@@ -240,7 +255,7 @@ fn evidence_file(state: &Path) -> PathBuf {
 impl Flood {
     /// Runs until the workers end. `path` has to begin with the store's pairs.
     pub(super) fn run(
-        store: Store,
+        (store, filtering): (Store, Option<Filtering>),
         config: &Config,
         inbox: &Inbox,
         dispatch: &Dispatch,
@@ -259,6 +274,7 @@ impl Flood {
             save_at: None,
             compare_at: Instant::now() + COMPARE_EVERY,
             is_guard_due: false,
+            filtering,
         };
         tokio::spawn(async move {
             // With the workers, all that it does has ended.
@@ -269,6 +285,7 @@ impl Flood {
 
     async fn serve(mut self, mut asks: mpsc::Receiver<Ask>) -> Result<(), Ended> {
         loop {
+            self.publish_filters().await?;
             let due = self.due();
             tokio::select! {
                 () = self.inbox.changed() => self.hear().await?,
@@ -287,7 +304,8 @@ impl Flood {
         // The clock may be set meanwhile.
         let change = Instant::now() + Duration::from_secs(left_s).min(COMPARE_EVERY);
         let waiting = self.waiting.iter().map(Waiting::until);
-        let others = waiting.chain(self.save_at).chain([self.compare_at]);
+        let others = waiting.chain(self.save_at).chain(self.filters_due());
+        let others = others.chain([self.compare_at]);
         others.fold(change, Instant::min)
     }
 
@@ -301,7 +319,8 @@ impl Flood {
             let digest = self.store.digest();
             let to = self.neighbours(None);
             let digests = to.map(|peer| (peer, Publication::Digest(Box::new(digest.clone()))));
-            let digests = digests.collect();
+            let mut digests: Outgoing = digests.collect();
+            digests.extend(self.compare_filters());
             self.send(digests).await?;
         }
         if self.save_at.is_some_and(|due| due <= now) {
@@ -356,12 +375,17 @@ impl Flood {
                     let digest = Box::new(self.store.digest());
                     out.push((from, Publication::Digest(digest)));
                 }
+                if peer.is_neighbour {
+                    out.extend(self.versions().map(|versions| (from, versions)));
+                }
             }
             Heard::Closed => {
                 peer.is_connected = false;
                 self.confirmed(from, None, None);
             }
             Heard::Said(Publication::Evidence(token)) => self.on_evidence(from, &token, out, held),
+            Heard::Said(Publication::Filter(signed)) => self.on_filter(from, &signed, out),
+            Heard::Said(Publication::Versions(theirs)) => self.on_versions(from, &theirs, out),
             Heard::Said(Publication::Digest(digest)) => {
                 let own = self.store.digest();
                 for bucket in own.differing(&digest) {
@@ -476,6 +500,7 @@ impl Flood {
             }
             Ask::Follow(present, reply) => {
                 follow(&mut self.store, &present);
+                self.follow_filters(&present.config);
                 // A node that has another key now is another peer, of which nothing was heard.
                 let mut before = std::mem::replace(&mut self.peers, peers(&present.config));
                 for (id, peer) in &mut self.peers {
@@ -491,6 +516,10 @@ impl Flood {
                 let _given_up = reply.send(self.status());
                 Ok(())
             }
+            Ask::Crossings(pair, reply) => {
+                let _given_up = reply.send(self.crossings(&pair));
+                Ok(())
+            }
         }
     }
 
@@ -500,6 +529,9 @@ impl Flood {
             return Ok(true);
         }
         let pairs = self.store.publish().clone();
+        if let Some(filtering) = &mut self.filtering {
+            filtering.look_again();
+        }
         let applied = self.path.admit(pairs).await.ok_or(Ended)?;
         // The path logs what is in the way, and tries again.
         self.is_guard_due = applied.is_err();
@@ -541,6 +573,7 @@ impl Flood {
                 .map(|(verdict, &count)| (verdict.name().to_owned(), count))
                 .collect(),
             neighbours: self.neighbours(None).count(),
+            filters: self.filters_status(),
         }
     }
 }

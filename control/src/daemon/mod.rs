@@ -177,7 +177,9 @@ async fn serve(
     let mut store = flood::recall(&start.present, &revocations);
     let admitted = store.publish().clone();
     let known = (&revocations[..], &start.present.retired);
-    let path = Path::start(Arc::clone(&config), admitted, known).await?;
+    let filtering = flood::Filtering::recall(&config);
+    let foreign = filtering.as_ref().map(|one| one.foreign().clone());
+    let path = Path::start(Arc::clone(&config), (admitted, foreign), known).await?;
     tracing::info!(mode = path.mode(), why = path.why(), "forwarding path");
     warn_of_checksums(&config, &path);
 
@@ -192,7 +194,7 @@ async fn serve(
     let (stop_api, api_stopped) = watch::channel(());
     let connections = Arc::new(Connections::default());
     let asker = path.run(dispatch.clone());
-    let flood = Flood::run(store, &config, &inbox, &dispatch, &asker);
+    let flood = Flood::run((store, filtering), &config, &inbox, &dispatch, &asker);
     let state = &config.node.state;
     let keeper = Keeper::new(dispatch.clone(), state, flood.clone(), asker.clone());
     let following = (asker.clone(), flood.clone());
@@ -264,6 +266,13 @@ fn warn_of_checksums(config: &Config, path: &Path) {
 fn unix_ns() -> u64 {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH);
     unix.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// The kernel's monotonic time, which the NIC path goes by.
+fn monotonic_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let part = |part: i64| u64::try_from(part).unwrap_or(0);
+    part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec)
 }
 
 /// Unix time at the workers' time 0, which is the same for all.

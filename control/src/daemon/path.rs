@@ -16,12 +16,13 @@ use tagging::Listening;
 pub use asker::Asker;
 pub use status::{ForwardingStatus, GuardStatus, InterfaceStatus, LinkStatus};
 
-use super::{down, facts::Watch};
+use super::{down, facts::Watch, monotonic_ns};
 use crate::{
     api::status::LinkState,
     cause,
     config::{Config, ForwardingMode, Reach},
     dispatch::{Dispatch, Service},
+    filters::Foreign,
     image::{self, Down},
     moves::Moves,
     nic::{
@@ -85,6 +86,10 @@ pub struct Path {
     down: Down,
     /// Pairs that follow from tokens.
     admitted: BTreeSet<Pair>,
+    /// What other subnets admit; none where that is the same everywhere.
+    foreign: Option<Foreign>,
+    /// The kernel's monotonic time at the workers' time 0.
+    workers_zero_ns: u64,
     moves: Moves,
     members: Members,
     tags: Tags,
@@ -152,7 +157,7 @@ impl Path {
     /// When a mode was asked for by name and cannot be had.
     pub async fn start(
         config: Arc<Config>,
-        admitted: BTreeSet<Pair>,
+        (admitted, foreign): (BTreeSet<Pair>, Option<Foreign>),
         (revocations, retired): (&[Vec<u8>], &Retired),
     ) -> Result<Self, PathError> {
         let mode = config.forwarding.mode;
@@ -175,6 +180,9 @@ impl Path {
             facts: Facts::default(),
             down,
             admitted,
+            foreign,
+            // Until they run: they begin right after this.
+            workers_zero_ns: monotonic_ns(),
             moves: Moves::default(),
             nic: None,
             why: String::new(),
@@ -219,7 +227,7 @@ impl Path {
     fn start_nic(&mut self, mode: ForwardingMode) -> Result<(), PathError> {
         let started = block_in_place(|| {
             let entropy = entropy().map_err(NicError::Random)?;
-            let learned = learned(&self.config, &self.admitted, &self.tags, &self.members);
+            let learned = |image: &mut Image| self.learned(0, image);
             Nic::start(&self.config, &self.facts, &self.down, learned, entropy)
         });
         match started {
@@ -308,8 +316,19 @@ impl Path {
             Some(nic) => image::of_worker(&self.config, &self.facts, &self.down, &nic.forwarding()),
             None => image::of_userspace(&self.config, &self.facts, &self.down),
         };
-        learned(&self.config, &self.admitted, &self.tags, &self.members)(&mut image);
+        self.learned(self.workers_zero_ns, &mut image);
         image
+    }
+
+    /// What is not in the configuration: who was let in, what neighbours agreed on, whom nobody vouches for, and
+    /// what other subnets admit. The tables' clock was 0 at `zero_ns` of the kernel's.
+    fn learned(&self, zero_ns: u64, image: &mut Image) {
+        image.pairs.extend(&self.admitted);
+        self.members.write(&self.config, image);
+        self.tags.write(image);
+        if let Some(foreign) = &self.foreign {
+            foreign.write(zero_ns, image);
+        }
     }
 
     /// Reads what the kernel knows. The NIC path needs next hops resolved; user space sends through the
@@ -332,6 +351,7 @@ impl Path {
     #[must_use]
     pub fn run(mut self, dispatch: Dispatch) -> Asker {
         let (asker, mut asks) = mpsc::channel(ASKS_MAX);
+        self.workers_zero_ns = monotonic_ns().saturating_sub(dispatch.now_ns());
         tokio::spawn(async move {
             if let Err(error) = self.feed_drivers(&dispatch).await {
                 self.note(Some(Problem::retried(error)));
@@ -377,14 +397,16 @@ impl Path {
         // Before any table has them: whatever ends this daemon, the next one knows no less than the tables.
         tagging::save(&self.config, &self.tags);
         // It waits where the kernel takes its time to release an interface.
-        let updated = block_in_place(|| match &mut self.nic {
+        let mut nic = self.nic.take();
+        let updated = block_in_place(|| match &mut nic {
             Some(nic) => {
                 let entropy = entropy().map_err(NicError::Random)?;
-                let learned = learned(&self.config, &self.admitted, &self.tags, &self.members);
+                let learned = |image: &mut Image| self.learned(0, image);
                 nic.update(&self.config, &self.facts, &self.down, learned, entropy)
             }
             None => Ok(Update::default()),
         });
+        self.nic = nic;
         let (result, missing) = match updated {
             Ok(Update { attached, missing }) => {
                 for one in attached {
@@ -487,6 +509,10 @@ impl Path {
                 self.admitted = pairs;
                 let _given_up = reply.send(self.apply(dispatch).await);
             }
+            Ask::Foreign { foreign, reply } => {
+                self.foreign = Some(*foreign);
+                let _given_up = reply.send(self.apply(dispatch).await);
+            }
             Ask::Revoked(signed) => {
                 self.members.revoked(&signed);
                 self.follow_members(dispatch).await;
@@ -537,20 +563,6 @@ impl Path {
                 file.display()
             )
         })
-    }
-}
-
-/// What is not in the configuration: who was let in, what neighbours agreed on, whom nobody vouches for.
-fn learned(
-    config: &Config,
-    admitted: &BTreeSet<Pair>,
-    tags: &Tags,
-    members: &Members,
-) -> impl Fn(&mut Image) {
-    move |image| {
-        image.pairs.extend(admitted);
-        members.write(config, image);
-        tags.write(image);
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     channel::{capabilities::Unusable, explain::Given, rights::Taken, subnets::Useless},
     config::NodeSection,
     dispatch::{Dispatch, Ended},
+    filters::held::Crossing,
     hex,
     membership::Membership,
     notices::Notices,
@@ -27,6 +28,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+use virga_ebpf::tables::Pair;
 
 /// How often the workers' idea of Unix time is set right.
 const SET_CLOCK_EVERY: Duration = Duration::from_secs(10);
@@ -140,6 +142,11 @@ impl Keeper {
     /// Who may publish where, as far as tokens say it.
     pub async fn admissions(&self) -> Option<AdmissionsStatus> {
         self.flood.status().await
+    }
+
+    /// What becomes of a pair's packets to each other subnet.
+    pub async fn crossings(&self, pair: Pair) -> Option<Vec<Crossing>> {
+        self.flood.crossings(pair).await
     }
 
     /// The same of a statement about this node's entity.

@@ -7,6 +7,7 @@
 //! virga-subnet-v1 dmlyZ2EE…
 //! virga-identity-v1 dmlyZ2EJ…
 //! virga-channel-v1 dmlyZ2EF…
+//! virga-filter-v1 dmlyZ2EG…
 //! ```
 //! None is secret: a token serves only whoever has its subject's key. A file of placements and successions
 //! may have several lines.
@@ -23,6 +24,7 @@ use crate::{
         Statement,
         statement::{Forged, STATEMENT_BYTES_MAX},
     },
+    filters::statement::STATEMENT_BYTES_MAX as FILTER_BYTES_MAX,
     membership::{MEMBERSHIP_BYTES, Membership},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -38,6 +40,7 @@ const CAPABILITY: &str = "virga-capability-v1";
 const SUBNET: &str = "virga-subnet-v1";
 const CHANNEL: &str = "virga-channel-v1";
 const IDENTITY: &str = "virga-identity-v1";
+const FILTER: &str = "virga-filter-v1";
 const IDENTITY_EXTENSION: &str = "identity";
 /// Lines of the longest file of placements and successions.
 const IDENTITIES_MAX: usize = 64;
@@ -277,6 +280,30 @@ pub fn replace_memberships<'a>(
     memberships: impl Iterator<Item = &'a Membership>,
 ) -> Result<(), FileError> {
     replace_lines(path, memberships.map(membership_line).collect())
+}
+
+/// Reads a file of what gateways have said of their subnets, one a line, and gives the signed bytes, which are
+/// not looked at; none where there is no such file.
+///
+/// # Errors
+/// [`FileError`].
+pub fn read_filters(path: &Path) -> Result<Vec<Vec<u8>>, FileError> {
+    let text = lines_of(path)?;
+    let all = text.lines();
+    all.map(|line| decode(path, FILTER, FILTER_BYTES_MAX, line))
+        .collect()
+}
+
+/// Replaces such a file.
+///
+/// # Errors
+/// [`FileError::Io`].
+pub fn replace_filters<'a>(
+    path: &Path,
+    signed: impl Iterator<Item = &'a [u8]>,
+) -> Result<(), FileError> {
+    let line = |bytes| format!("{FILTER} {}\n", URL_SAFE_NO_PAD.encode::<&[u8]>(bytes));
+    replace_lines(path, signed.map(line).collect())
 }
 
 /// The line of a declared channel's file.

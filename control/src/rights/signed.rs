@@ -41,6 +41,10 @@ pub enum Kind {
     Membership = 4,
     /// [`super::declaration::Declaration`].
     Declaration = 5,
+    /// [`crate::filters::Statement`]: who may publish in a subnet.
+    SubnetFilter = 6,
+    /// [`crate::filters::Statement`]: who may not any more.
+    SubnetWithdrawn = 7,
     /// [`crate::capability::Statement`], by its subject.
     Announcement = 8,
     /// [`super::identity::Placement`].
@@ -118,7 +122,7 @@ impl Writer {
 }
 
 /// The type that an object names.
-pub(super) fn kind(object: &[u8]) -> Option<u8> {
+pub(crate) fn kind(object: &[u8]) -> Option<u8> {
     object.strip_prefix(MAGIC)?.first().copied()
 }
 

@@ -9,6 +9,7 @@ mod stage;
 mod admissions;
 mod doctor;
 mod drivers;
+mod gateways;
 mod hostile;
 mod identity;
 mod interfaces;

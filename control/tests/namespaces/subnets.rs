@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// Name, subnet, interfaces.
-const NODES: [(&str, &str, &str); 6] = [
+pub(crate) const NODES: [(&str, &str, &str); 6] = [
     ("a", "1.1.0.0", "\"m1\""),
     ("g1", "1.1.0.0", "\"ma\", \"m0\""),
     ("g0", "1.0.0.0", "\"m1\", \"mp\", \"m2\""),
@@ -104,10 +104,10 @@ fn channels(everywhere: bool) -> String {
     CHANNELS.iter().map(channel).collect()
 }
 
-fn configure(hosts: &Hosts, node: &str, subnet: &str, everywhere: bool) {
-    let (_, _, interfaces) = NODES.iter().find(|(name, ..)| *name == node).unwrap();
-    let mut rest = format!("subnet = \"{subnet}\"\n") + &forwarding("native", interfaces);
-    for (other, subnet, _) in NODES.iter().filter(|(name, ..)| *name != node) {
+/// A node's peers, and how it reaches each.
+pub(crate) fn peers_of(node: &str) -> impl Iterator<Item = (&'static str, String)> {
+    let others = NODES.iter().filter(move |(name, ..)| *name != node);
+    others.map(move |(other, subnet, _)| {
         let ends = LINKS.iter().flat_map(|[one, two]| [(one, two), (two, one)]);
         let mut links = ends.filter(|(own, end)| own.0 == node && end.0 == *other);
         let how = match links.next() {
@@ -119,6 +119,14 @@ fn configure(hosts: &Hosts, node: &str, subnet: &str, everywhere: bool) {
                 next_hop(node, other)
             ),
         };
+        (*other, how)
+    })
+}
+
+fn configure(hosts: &Hosts, node: &str, subnet: &str, everywhere: bool) {
+    let (_, _, interfaces) = NODES.iter().find(|(name, ..)| *name == node).unwrap();
+    let mut rest = format!("subnet = \"{subnet}\"\n") + &forwarding("native", interfaces);
+    for (other, how) in peers_of(node) {
         rest += &peer(other, &how);
     }
     let file = rest + &channels(everywhere);
@@ -131,7 +139,8 @@ fn restart(hosts: &mut Hosts, node: &str, subnet: &str) {
     hosts.start(node).unwrap();
 }
 
-fn topology() -> Hosts {
+/// The hosts and their links; nothing runs there yet.
+pub(crate) fn joined() -> Hosts {
     let mut hosts = Hosts::new("virga-test", virga()).unwrap();
     for (name, ..) in NODES {
         hosts.add(name).unwrap();
@@ -143,6 +152,11 @@ fn topology() -> Hosts {
             .join((one.0, one.1, &one.2), (two.0, two.1, &two.2))
             .unwrap();
     }
+    hosts
+}
+
+fn topology() -> Hosts {
+    let mut hosts = joined();
     for (name, subnet, _) in NODES {
         configure(&hosts, name, subnet, false);
     }
@@ -274,10 +288,14 @@ async fn what_must_not_leave_a_subnet_does_not_whoever_skips_its_own_checks() {
     println!("{at_g1} packets dropped at g1, {at_g0} at g0 when g1 let them pass");
 }
 
+pub(crate) fn now_s() -> u64 {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH);
+    unix.unwrap().as_secs()
+}
+
 /// Has a host show that the router's entity vouches for it in the root, for so long.
 async fn vouch(hosts: &Hosts, host: &str, lasts_s: u64) {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now_s = unix.unwrap().as_secs();
+    let now_s = now_s();
     let claim = Claim {
         subject: hosts.host(host).entity.public,
         version: now_s,

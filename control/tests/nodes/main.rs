@@ -10,6 +10,7 @@ mod declared;
 mod driver;
 mod examples;
 mod fan_out;
+mod gateways;
 mod hostile;
 mod identity;
 mod kept;

@@ -86,17 +86,18 @@ fn value(prefix: SubnetPrefix, filter: &ForeignGuard) -> Filter {
 }
 
 impl Publisher {
-    /// Number of the filter that destinations in a subnet are judged by: the longest prefix that it lies in.
+    /// Number of the filter that destinations in a subnet are judged by: the longest prefix that it lies in, this
+    /// node's own among them.
     pub(super) fn filter_of(&self, image: &Image, subnet: Subnet) -> u32 {
         let own = SubnetPrefix {
             subnet: Subnet(image.subnet.0 & image.subnet_mask),
             mask: image.subnet_mask,
         };
-        if own.contains(subnet) {
-            return FILTER_OWN;
-        }
         let prefixes = image.filters.keys().filter(|p| p.contains(subnet));
         let longest = prefixes.max_by_key(|p| p.mask);
+        if own.contains(subnet) && longest.is_none_or(|prefix| prefix.mask <= own.mask) {
+            return FILTER_OWN;
+        }
         let held = longest.and_then(|prefix| self.filters.get(prefix));
         held.map_or(FILTER_NONE, |held| held.number)
     }

@@ -1,7 +1,7 @@
 //! How others reach the task that owns the forwarding path.
 
 use super::ForwardingStatus;
-use crate::{api::status::LinkState, config::Config, rights::identity::Retired};
+use crate::{api::status::LinkState, config::Config, filters::Foreign, rights::identity::Retired};
 use std::{collections::BTreeSet, sync::Arc};
 use tokio::sync::{mpsc, oneshot};
 use virga_ebpf::tables::Pair;
@@ -20,6 +20,10 @@ pub(super) enum Ask {
     },
     Admit {
         pairs: BTreeSet<Pair>,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    Foreign {
+        foreign: Box<Foreign>,
         reply: oneshot::Sender<Result<(), String>>,
     },
     Revoked(Vec<u8>),
@@ -54,6 +58,15 @@ impl Asker {
     pub async fn admit(&self, pairs: BTreeSet<Pair>) -> Option<Result<(), String>> {
         let (reply, answer) = oneshot::channel();
         self.0.send(Ask::Admit { pairs, reply }).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Has destinations in other subnets judged by this. Answers when they are.
+    pub async fn set_foreign(&self, foreign: Foreign) -> Option<Result<(), String>> {
+        let (reply, answer) = oneshot::channel();
+        let foreign = Box::new(foreign);
+        let ask = Ask::Foreign { foreign, reply };
+        self.0.send(ask).await.ok()?;
         answer.await.ok()
     }
 
