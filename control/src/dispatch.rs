@@ -4,6 +4,7 @@ use crate::{
     api::outlet::{Drain, Queue, queue},
     channel::{ChannelService, Command, Delivery, Pattern, Presence, SubscribeError, SubscriberId},
     config::ChannelConfig,
+    signing::Signing,
 };
 use futures_util::future::try_join_all;
 use std::{
@@ -55,6 +56,8 @@ pub struct Dispatch {
     last_subscriber: Arc<AtomicU64>,
     clock: Clock,
     delivery_wait: Arc<Mutex<Times>>,
+    /// Where there are channels whose events are signed.
+    signing: Option<Signing>,
 }
 
 /// A program's subscription at all workers; dropping it ends it.
@@ -107,7 +110,15 @@ impl Dispatch {
             last_subscriber: Arc::default(),
             clock,
             delivery_wait: Arc::default(),
+            signing: None,
         }
+    }
+
+    /// Signs what is published on channels whose events are signed.
+    #[must_use]
+    pub fn signing(mut self, signing: Signing) -> Self {
+        self.signing = Some(signing);
+        self
     }
 
     /// These are the channels from now on, before the workers' services are told the same.

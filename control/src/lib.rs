@@ -10,6 +10,7 @@
 //! - [`channel`]: who has subscribed to what, and every event to each of them.
 //! - [`tags`]: keys of the link tags, agreed on with each neighbour.
 //! - [`kept`]: channels that have a log on this node's disk.
+//! - [`signing`]: what this node's entity signs of what it publishes.
 //! - [`dispatch`]: the node's workers, as all that is above them reaches them.
 //! - [`daemon`]: a running node; [`api`]: its Unix socket; [`mesh`]: the API of programs on this machine.
 //! - [`doctor`]: what this machine lacks, with the line that fixes it.
@@ -44,5 +45,6 @@ pub mod moves;
 pub mod nic;
 pub mod notices;
 pub mod rights;
+pub mod signing;
 pub mod tags;
 pub mod tune;

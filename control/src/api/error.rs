@@ -69,6 +69,7 @@ impl From<PublishError> for ApiError {
                 Self::Forbidden(text)
             }
             PublishError::Quorum(..) => Self::Busy(text),
+            PublishError::Unsigned(..) => Self::Failed(text),
             PublishError::Stopping => Self::Stopping,
         }
     }

@@ -164,6 +164,7 @@ mod tests {
 
     fn delivery(bytes: usize) -> Delivery {
         Delivery {
+            signature: channel::Signature::None,
             channel: ChannelName::parse("a").unwrap(),
             entity: [0; 32],
             sequence: 0,

@@ -21,6 +21,21 @@ pub struct Delivery {
     pub received_ns: u64,
     /// What was published.
     pub payload: Bytes,
+    /// What its entity signed.
+    pub signature: Signature,
+}
+
+/// Where an event's signature is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Signature {
+    /// Nowhere: the channel's events are not signed, the session alone proves whose they are.
+    #[default]
+    None,
+    /// With a later event, the last one of its batch.
+    Later,
+    /// Here: a message of the whole batch, see [`virga_state::bundle`]. Nothing of it is checked but whose
+    /// it says that it is.
+    Here(Bytes),
 }
 
 /// What a subscriber's queue did with an event.

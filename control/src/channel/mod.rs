@@ -12,6 +12,7 @@
 //!   that is configured?
 //! - [`subscribe`]: local subscribers, and the subscriptions that they need at other nodes.
 //! - [`stall`]: local subscribers that do not keep up, and how long the others wait for them.
+//! - `signed`: channels whose events come in batches, under their entity's signature.
 //! - [`delivery`]: what a local subscriber gets, and how it says that it is slow.
 //! - [`presence`]: which of the node's workers a batch has to go to.
 //! - [`rights`]: tokens, where a channel requires them; what ends when they do.
@@ -44,6 +45,7 @@ pub mod rights;
 mod roster;
 pub mod service;
 pub mod setup;
+mod signed;
 pub mod stall;
 pub mod status;
 pub mod subnets;
@@ -54,13 +56,14 @@ pub mod tally;
 #[cfg(test)]
 mod tests;
 
-pub use delivery::{Delivery, Fill, Offer, Outlet, SubscriberId};
+pub use delivery::{Delivery, Fill, Offer, Outlet, Signature, SubscriberId};
 pub use message::Pattern;
 pub use presence::{Part, Presence};
 pub use publish::Batch;
 pub use report::{PublishError, PublishReport};
 pub use service::{ChannelService, Command};
 pub use setup::Setup;
+pub(crate) use signed::events_of;
 pub use subnets::Subnets;
 pub use subscribe::SubscribeError;
 pub use tally::{FanOut, Plan, Policy, Tally};

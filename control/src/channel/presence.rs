@@ -11,7 +11,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
 };
-use virga_transport::{ChannelName, share::WORKERS_MAX};
+use virga_transport::{ChannelName, Mode, share::WORKERS_MAX};
 
 /// One channel as one worker sees it.
 #[derive(Debug, Default)]
@@ -26,7 +26,7 @@ struct Seen {
 #[derive(Debug)]
 struct Channel {
     name: ChannelName,
-    reliable: bool,
+    mode: Mode,
     workers: Box<[Seen]>,
 }
 
@@ -89,14 +89,14 @@ impl Presence {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         table.names.clear();
         for channel in channels {
-            let reliable = channel.mode.is_reliable();
+            let mode = channel.mode;
             let known = table.channels.iter().position(|c| c.name == channel.name);
             let index = known.unwrap_or(table.channels.len());
             match known {
-                Some(index) => table.channels[index].reliable = reliable,
+                Some(index) => table.channels[index].mode = mode,
                 None => table.channels.push(Channel {
                     name: channel.name.clone(),
-                    reliable,
+                    mode,
                     workers: (0..self.workers).map(|_| Seen::default()).collect(),
                 }),
             }
@@ -129,9 +129,15 @@ impl Presence {
     /// channel.
     #[must_use]
     pub fn is_reliable(&self, channel: &ChannelName) -> Option<bool> {
+        self.mode(channel).map(Mode::is_reliable)
+    }
+
+    /// What a channel's streams promise; none where there is no such channel.
+    #[must_use]
+    pub fn mode(&self, channel: &ChannelName) -> Option<Mode> {
         let table = self.table();
         let index = *table.names.get(channel)?;
-        Some(table.channels[index].reliable)
+        Some(table.channels[index].mode)
     }
 
     /// Nodes on a channel's roster, at all workers.
@@ -183,7 +189,6 @@ mod tests {
     use crate::config::{CapabilityRules, Listed};
     use std::collections::BTreeSet;
     use virga_ebpf::subnet::Visibility;
-    use virga_transport::Mode;
 
     #[test]
     fn a_batch_goes_where_somebody_is_and_is_counted_once() {

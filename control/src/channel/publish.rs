@@ -5,15 +5,16 @@
 //! several loses the event. What is lost is counted, and the publisher is told.
 
 use super::{
-    delivery::{Delivery, Outlet},
+    delivery::{Delivery, Outlet, Signature},
     entry::{Entry, Index, Remote},
     presence::Part,
     reason::Reason,
     report::{PublishError, PublishReport},
     service::ChannelService,
+    signed::{event_bytes_max, events_of},
     tally::{Tallied, Tally},
 };
-use crate::rights::{Operation, Refusal};
+use crate::rights::Refusal;
 use bytes::Bytes;
 use std::{
     collections::BTreeMap,
@@ -24,7 +25,7 @@ use std::{
     time::Duration,
 };
 use virga_ebpf::header::{NodeId, StreamId};
-use virga_transport::{ChannelName, Node, OpenError, SendError, limits::MESSAGE_BYTES_MAX};
+use virga_transport::{ChannelName, Mode, Node, OpenError, SendError, limits::MESSAGE_BYTES_MAX};
 
 /// Tells a publisher what became of its batch; called exactly once.
 pub type Done = Box<dyn FnOnce(Result<PublishReport, PublishError>) + Send>;
@@ -33,6 +34,7 @@ pub type Done = Box<dyn FnOnce(Result<PublishReport, PublishError>) + Send>;
 pub struct Batch {
     events: std::vec::IntoIter<Bytes>,
     report: PublishReport,
+    mode: Mode,
     part: Part,
     /// Set once another worker is through with the same unreliable events: they wait no more here.
     is_late: Option<Arc<AtomicBool>>,
@@ -53,6 +55,7 @@ impl Batch {
         Self {
             events: events.into_iter(),
             report: PublishReport::default(),
+            mode: Mode::Ordered,
             part: Part::WHOLE,
             is_late: None,
             done,
@@ -95,13 +98,14 @@ impl Batch {
 
     /// Gives up the events that are left; how many they were.
     fn expire(&mut self, roster: &BTreeMap<NodeId, Remote>) -> u64 {
-        let events = std::mem::take(&mut self.events).len() as u64;
+        let messages = std::mem::take(&mut self.events);
+        self.tell_expired(roster, messages.len() as u64);
+        let events = messages.map(|message| events_of(self.mode, &message)).sum();
         self.report.expired += events;
-        self.tell_expired(roster, events);
         events
     }
 
-    /// Every node that would have got these events.
+    /// Every node that would have got these messages.
     fn tell_expired(&self, roster: &BTreeMap<NodeId, Remote>, events: u64) {
         for (tallied, &peer) in self
             .tallied
@@ -125,7 +129,7 @@ impl Batch {
 
     /// Tells its publisher what became of it.
     fn answer(mut self, subscribers: usize) {
-        self.report.event_bytes_max = MESSAGE_BYTES_MAX;
+        self.report.event_bytes_max = event_bytes_max(self.mode);
         if self.report.published == 0 {
             self.report.subscribers = subscribers;
         }
@@ -185,25 +189,17 @@ impl<O: Outlet> ChannelService<O> {
         name: &ChannelName,
         mut batch: Batch,
     ) {
-        if self.is_stopping {
-            return batch.fail(PublishError::Stopping);
-        }
-        if let Some(why) = self.absence() {
-            return batch.fail(PublishError::Absent(why.to_owned()));
-        }
-        let Some(&index) = self.names.get(name) else {
-            return batch.fail(PublishError::UnknownChannel(name.clone()));
+        let index = match self.may_publish(now_ns, name) {
+            Ok(index) => index,
+            Err(error) => {
+                if let PublishError::Token(_, refusal) = &error {
+                    self.reasons.add(refusal.fault().into());
+                }
+                return batch.fail(error);
+            }
         };
         let entry = &mut self.entries[index];
-        if !entry.publishers.contains(&self.entity) {
-            return batch.fail(PublishError::NotAuthorised(name.clone()));
-        }
-        let rights = &self.rights;
-        let right = rights.own_may(now_ns, entry, &self.entity, Operation::Publish);
-        if let Err(refusal) = right {
-            self.reasons.add(refusal.fault().into());
-            return batch.fail(PublishError::Token(name.clone(), refusal));
-        }
+        batch.mode = entry.spec.mode;
         self.reasons
             .add_many(Reason::TooLarge, batch.report.refused);
         let within_ns = batch
@@ -239,7 +235,7 @@ impl<O: Outlet> ChannelService<O> {
                 },
             };
             if has_passed(now_ns, partial.deadline_ns) && partial.taken == 0 && partial.lost == 0 {
-                self.expire(index, 1);
+                self.expire(index, &partial.event);
                 continue;
             }
             match self.fan_out(now_ns, node, index, partial) {
@@ -252,9 +248,10 @@ impl<O: Outlet> ChannelService<O> {
         }
     }
 
-    /// Events of the first batch are given up before anyone got them.
-    fn expire(&mut self, index: Index, events: u64) {
+    /// A message of the first batch is given up before anyone got it.
+    fn expire(&mut self, index: Index, message: &[u8]) {
         let entry = &mut self.entries[index];
+        let events = events_of(entry.spec.mode, message);
         entry.counters.dropped += events;
         self.reasons.add_many(Reason::Expired, events);
         let Entry {
@@ -262,7 +259,7 @@ impl<O: Outlet> ChannelService<O> {
         } = entry;
         if let Some(batch) = waiting.front_mut() {
             batch.report.expired += events;
-            batch.tell_expired(roster, events);
+            batch.tell_expired(roster, 1);
         }
     }
 
@@ -422,19 +419,30 @@ impl<O: Outlet> ChannelService<O> {
             .waiting
             .front()
             .map_or(Part::WHOLE, |batch| batch.part);
-        entry.counters.published += u64::from(part.is_counted);
+        let events = events_of(entry.spec.mode, &sent.event);
+        entry.counters.published += events * u64::from(part.is_counted);
+        let before = entry.sequence;
         if part.is_local {
-            entry.sequence += 1;
+            entry.sequence += events;
         }
+        sent.lost *= events;
         if part.is_local && !entry.local.is_empty() {
+            let signed = match entry.spec.mode {
+                Mode::Signed => entry.open(&sent.event, &self.entity),
+                _ => None,
+            };
             let delivery = Delivery {
                 channel: entry.spec.name.clone(),
                 entity: self.entity,
-                sequence: entry.sequence,
+                sequence: before + u64::from(signed.is_none()),
                 received_ns: now_ns,
                 payload: sent.event,
+                signature: Signature::None,
             };
-            let (taken, lost) = self.deliver(now_ns, node, index, &delivery);
+            let (taken, lost) = match signed {
+                None => self.deliver(now_ns, node, index, &delivery),
+                Some(payloads) => self.deliver_signed(now_ns, node, index, (delivery, payloads)),
+            };
             if let Some(tallied) = &sent.tallied {
                 tallied.tally.programs(taken);
             }
@@ -445,9 +453,9 @@ impl<O: Outlet> ChannelService<O> {
             if let Some(tallied) = sent.tallied.filter(|_| part.is_counted) {
                 tallied.tally.published();
             }
-            batch.report.published += 1;
+            batch.report.published += events;
             batch.report.lost += sent.lost;
-            batch.report.unheard += u64::from(sent.taken == 0 && sent.lost == 0);
+            batch.report.unheard += events * u64::from(sent.taken == 0 && sent.lost == 0);
             batch.report.subscribers = sent.taken;
         }
     }

@@ -42,6 +42,8 @@ reasons! {
     StreamSubscriber = "stream_subscriber",
     /// A message of a stream that was refused or never announced.
     UnknownStream = "unknown_stream",
+    /// A message on a channel whose events are signed that is no batch of the session's entity on that channel.
+    Unsigned = "unsigned",
     /// An event that nobody on this node wants any more.
     NoSubscriber = "no_subscriber",
     /// A local subscriber's queue is full.

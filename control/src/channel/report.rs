@@ -21,6 +21,9 @@ pub enum PublishError {
     /// Fewer nodes have subscribed than it shall arrive at.
     #[error("nothing was published: {1} nodes have subscribed to {0}, and it was to arrive at {2}")]
     Quorum(ChannelName, usize, usize),
+    /// The channel's events are signed, and these could not be.
+    #[error("what is published on {0} is signed, and that failed: {1}")]
+    Unsigned(ChannelName, String),
     /// The node speaks for no entity.
     #[error("this node may not publish: {0}")]
     Absent(String),

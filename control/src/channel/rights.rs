@@ -11,6 +11,7 @@ use super::{
     entry::{Entry, Index},
     message::{Answer, Message, Pattern},
     reason::Reason,
+    report::PublishError,
     service::{ChannelService, Session},
 };
 use crate::{
@@ -25,7 +26,7 @@ use crate::{
 };
 use std::collections::BTreeMap;
 use virga_ebpf::header::{NodeId, StreamId};
-use virga_transport::Node;
+use virga_transport::{ChannelName, Node};
 
 /// Tokens that one peer has in a session, worthless ones included: each costs signatures to verify.
 /// One that has expired makes room.
@@ -204,6 +205,32 @@ pub enum Taken {
 }
 
 impl<O: Outlet> ChannelService<O> {
+    /// Whether this node may publish on a channel now, and which one that is.
+    pub(crate) fn may_publish(
+        &self,
+        now_ns: u64,
+        name: &ChannelName,
+    ) -> Result<Index, PublishError> {
+        if self.is_stopping {
+            return Err(PublishError::Stopping);
+        }
+        if let Some(why) = self.absence() {
+            return Err(PublishError::Absent(why.to_owned()));
+        }
+        let index = self.names.get(name);
+        let index = *index.ok_or_else(|| PublishError::UnknownChannel(name.clone()))?;
+        let entry = &self.entries[index];
+        if !entry.publishers.contains(&self.entity) {
+            return Err(PublishError::NotAuthorised(name.clone()));
+        }
+        let rights = &self.rights;
+        let right = rights.own_may(now_ns, entry, &self.entity, Operation::Publish);
+        match right {
+            Ok(_) => Ok(index),
+            Err(refusal) => Err(PublishError::Token(name.clone(), refusal)),
+        }
+    }
+
     /// Sets the clock that tokens are judged by: Unix time at the worker's time 0.
     pub fn set_clock(&mut self, unix_zero_ns: u64) {
         self.rights.unix_zero_ns = unix_zero_ns;

@@ -1,7 +1,7 @@
 //! The service on the worker's thread: events of the node in, control messages and deliveries out.
 
 use super::{
-    delivery::{Delivery, Outlet, SubscriberId},
+    delivery::{Delivery, Outlet, Signature, SubscriberId},
     entry::{Entry, Index},
     follow::Directory,
     message::{Answer, Message, Pattern},
@@ -392,19 +392,34 @@ impl<O: Outlet> ChannelService<O> {
             self.reasons.add(Reason::UnknownStream);
             return;
         };
-        inbound.sequence += 1;
-        let index = inbound.index;
+        let (index, before) = (inbound.index, inbound.sequence);
         let entry = &mut self.entries[index];
-        entry.counters.received += 1;
+        let signed = match entry.spec.mode {
+            Mode::Signed => match entry.open(&event, &entity) {
+                Some(events) => Some(events),
+                None => {
+                    entry.counters.dropped += 1;
+                    return self.reasons.add(Reason::Unsigned);
+                }
+            },
+            _ => None,
+        };
+        let count = signed.as_ref().map_or(1, |events| events.len() as u64);
+        inbound.sequence += count;
+        entry.counters.received += count;
         let delivery = Delivery {
             channel: entry.spec.name.clone(),
             entity,
-            sequence: inbound.sequence,
+            sequence: before + u64::from(signed.is_none()),
             received_ns: now_ns,
             payload: event,
+            signature: Signature::None,
         };
         // Both are counted there.
-        let _taken_and_lost = self.deliver(now_ns, node, index, &delivery);
+        let _taken_and_lost = match signed {
+            None => self.deliver(now_ns, node, index, &delivery),
+            Some(events) => self.deliver_signed(now_ns, node, index, (delivery, events)),
+        };
         self.hold(now_ns, node, index, peer);
     }
 

@@ -8,7 +8,6 @@ use super::{
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use virga_transport::Mode;
 
 /// One channel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,7 +165,7 @@ impl<O: Outlet> ChannelService<O> {
             hash: entry.hash.to_string(),
             priority: entry.spec.priority,
             reliable: entry.spec.mode.is_reliable(),
-            ordered: entry.spec.mode == Mode::Ordered,
+            ordered: entry.spec.mode.is_ordered(),
             may_publish: entry.publishers.contains(&self.entity),
             may_subscribe: entry.subscribers.contains(&self.entity),
             remote_subscribers: entry.roster.len(),

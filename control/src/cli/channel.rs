@@ -97,6 +97,8 @@ enum ModeWord {
     Ordered,
     Unordered,
     Unreliable,
+    /// Ordered, and signed by whoever publishes.
+    Signed,
 }
 
 #[derive(Debug, clap::Args)]
@@ -323,6 +325,7 @@ impl Policy {
             Some(ModeWord::Ordered) => Mode::Ordered,
             Some(ModeWord::Unordered) => Mode::Unordered,
             Some(ModeWord::Unreliable) => Mode::Unreliable,
+            Some(ModeWord::Signed) => Mode::Signed,
             None => policy.mode,
         };
         policy.priority = self.priority.unwrap_or(policy.priority);

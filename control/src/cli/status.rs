@@ -519,12 +519,17 @@ fn write_logs(out: &mut impl Write, logs: &[LogStatus]) -> io::Result<()> {
         let problem = log.problem.as_ref();
         let problem = problem.map_or_else(String::new, |problem| format!("; {problem}"));
         format!(
-            "  {} ({}): events {}..{}{}{}{problem}",
+            "  {} ({}): events {}..{}{}{}{}{}{problem}",
             log.channel,
             log.durability,
             log.first,
             log.readable,
             some(log.lost, "lost"),
+            some(log.refused, "refused, as they are not as they were signed"),
+            some(
+                log.forks,
+                "batches that contradict what their entity signed before"
+            ),
             some(log.interrupted, "times let go, as it was too slow"),
         )
     });

@@ -17,6 +17,7 @@ use virga_ebpf::{
     limits,
     subnet::{SubnetPrefix, Visibility},
 };
+use virga_state::LogName;
 use virga_transport::{ChannelName, Mode, NodeLimits};
 
 /// A name's hexadecimal digits, when it is a key and not a name.
@@ -147,7 +148,13 @@ fn channel(
         .unwrap_or_default();
     let reliable = block.reliable.is_none_or(Spanned::into_inner);
     let ordered_span = block.ordered.as_ref().map(Spanned::span);
+    let signed_span = block
+        .signed
+        .as_ref()
+        .filter(|is| *is.get_ref())
+        .map(Spanned::span);
     let mode = match (reliable, block.ordered.is_none_or(Spanned::into_inner)) {
+        (true, true) if signed_span.is_some() => Mode::Signed,
         (true, true) => Mode::Ordered,
         (true, false) => Mode::Unordered,
         (false, _) => Mode::Unreliable,
@@ -165,6 +172,16 @@ fn channel(
     if let Some(span) = ordered_span.filter(|_| !reliable) {
         let what = "belongs to a reliable channel: this one delivers what arrives as it comes";
         report.add(span, section.key("ordered"), what, "remove it");
+    }
+    if let Some(span) = signed_span {
+        if mode != Mode::Signed {
+            let what = "belongs to a channel that is reliable and ordered";
+            report.add(span.clone(), section.key("signed"), what, "remove it");
+        }
+        if let Some(error) = name.as_ref().and_then(|n| LogName::parse(n.as_str()).err()) {
+            let what = format!("is true, and the name is none that can be signed: {error}");
+            report.add(span, section.key("signed"), what, "give it another name");
+        }
     }
     let name = name?;
     let hash = name.hash(salt);

@@ -175,6 +175,7 @@ pub(super) struct Channel {
     pub(super) priority: Field<i64>,
     pub(super) reliable: Field<bool>,
     pub(super) ordered: Field<bool>,
+    pub(super) signed: Field<bool>,
     pub(super) hold_max_s: Field<i64>,
     pub(super) max_rate_pps: Field<i64>,
     pub(super) visibility: Field<String>,

@@ -26,6 +26,7 @@ use crate::{
     kept::{self, KeptError},
     notices::Notices,
     rights::file::FileError,
+    signing::Signing,
 };
 use flood::Flood;
 use identity::{Registry, Start};
@@ -184,11 +185,13 @@ async fn serve(
     warn_of_checksums(&config, &path);
 
     let (notices, inbox) = (Notices::default(), Inbox::default());
+    let signing = Signing::new(&config.node.state, &config.keys.entity);
     let mut workers = Running::start(
         (&*config, &start.directory),
         &path,
         revocations,
         (&notices, &inbox),
+        &signing,
     )?;
     let dispatch = workers.dispatch().clone();
     let (stop_api, api_stopped) = watch::channel(());
@@ -200,7 +203,7 @@ async fn serve(
     let following = (asker.clone(), flood.clone());
     let registry = Registry::new(start, dispatch.clone(), following);
     let logs = logs
-        .run(&dispatch)
+        .run(&dispatch, &signing)
         .map_err(system("start the logs' thread"))?;
     let api = Arc::new(Api {
         identity: registry.clone(),

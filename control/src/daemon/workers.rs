@@ -10,6 +10,7 @@ use crate::{
     config::{self, Config},
     dispatch::{Dispatch, Service},
     notices::Notices,
+    signing::Signing,
 };
 use std::{io, net::SocketAddr, sync::Arc};
 use tokio::sync::mpsc;
@@ -39,6 +40,7 @@ impl Running {
         path: &Path,
         revocations: Vec<Vec<u8>>,
         (notices, inbox): (&Notices, &Inbox),
+        signing: &Signing,
     ) -> Result<Self, DaemonError> {
         let cores = cores(config)?;
         let shares: Vec<Share> = Share::split(cores.len()).collect();
@@ -87,7 +89,8 @@ impl Running {
         };
         let next = |_| beginnings.next().expect("one for each share");
         let workers = spawn_all(&group, next, tell)?;
-        let dispatch = Dispatch::new(workers.commanders().cloned(), presence, workers.clock());
+        let dispatch = Dispatch::new(workers.commanders().cloned(), presence, workers.clock())
+            .signing(signing.clone());
         if let Steering::Refused(error) = workers.steering() {
             tracing::warn!(%error, "the kernel does not steer packets to their workers: they hand over");
         }

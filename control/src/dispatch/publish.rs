@@ -3,7 +3,10 @@
 use super::{Dispatch, Ended, Service, answered, command};
 use crate::{
     api::outlet::Queue,
-    channel::{Batch, Command, FanOut, Plan, Policy, PublishError, PublishReport, Tally},
+    channel::{
+        Batch, Command, FanOut, Plan, Policy, PublishError, PublishReport, Tally, events_of,
+    },
+    signing::Turn,
 };
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -16,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, oneshot};
-use virga_transport::{ChannelName, limits::MESSAGE_BYTES_MAX, worker::Refused};
+use virga_transport::{ChannelName, Mode, limits::MESSAGE_BYTES_MAX, worker::Refused};
 
 /// Batches of one channel that wait at its workers at most, whether or not their publishers still do;
 /// more publishers wait for a place.
@@ -88,8 +91,39 @@ impl Dispatch {
         events: Vec<Bytes>,
         too_long: u64,
     ) -> Result<PublishReport, PublishError> {
-        self.publish_to((channel, within), events, too_long, None)
+        let (events, too_large, _turn) = self.sign(channel, events).await?;
+        self.publish_to((channel, within), events, too_long + too_large, None)
             .await
+    }
+
+    /// What is published on a channel, signed where its events are; how many of these are too large, and what the
+    /// channel's next publisher has to wait for.
+    async fn sign(
+        &self,
+        channel: &ChannelName,
+        events: Vec<Bytes>,
+    ) -> Result<(Vec<Bytes>, u64, Option<Turn>), PublishError> {
+        if self.presence.mode(channel) != Some(Mode::Signed) || events.is_empty() {
+            return Ok((events, 0, None));
+        }
+        let failed = |why: String| PublishError::Unsigned(channel.clone(), why);
+        let signing = self.signing.as_ref();
+        let signing = signing.ok_or_else(|| failed("this node signs nothing".into()))?;
+        // What is refused is not signed: it would be missing from the feed.
+        let name = channel.clone();
+        let allowed = self.with_all(move |now_ns, parts| {
+            let allowed = parts.service.may_publish(now_ns, &name);
+            allowed.is_ok()
+        });
+        let allowed = allowed.await.map_err(|Ended| PublishError::Stopping)?;
+        if allowed.contains(&false) {
+            self.publish_to((channel, None), Vec::new(), 0, None)
+                .await?;
+        }
+        match signing.sign(channel, events).await {
+            Ok((messages, too_large, turn)) => Ok((messages, too_large, Some(turn))),
+            Err(error) => Err(failed(error.to_string())),
+        }
     }
 
     /// The same, telling a tally what becomes of it at each node.
@@ -102,11 +136,12 @@ impl Dispatch {
     ) -> Result<PublishReport, PublishError> {
         let unknown = || PublishError::UnknownChannel(channel.clone());
         let gate = self.presence.index(channel).ok_or_else(unknown)?;
+        let mode = self.presence.mode(channel).ok_or_else(unknown)?;
         let gate = self.gate(gate);
         let since = Instant::now();
         let Some((place, turn)) = gate.pass(within).await else {
             return Ok(PublishReport {
-                expired: events.len() as u64,
+                expired: events.iter().map(|event| events_of(mode, event)).sum(),
                 refused: too_long,
                 event_bytes_max: MESSAGE_BYTES_MAX,
                 ..PublishReport::default()
@@ -133,7 +168,8 @@ impl Dispatch {
     }
 
     /// Publishes a batch as a plan says, and tells what became of it at each subscribing node: as soon as
-    /// the plan's policy is met or cannot be, and when its time is over at the latest.
+    /// the plan's policy is met or cannot be, and when its time is over at the latest. On a channel whose events
+    /// are signed their batches are counted.
     ///
     /// # Errors
     /// See [`PublishError`]; nothing was published then, but for [`PublishError::Stopping`].
@@ -152,6 +188,7 @@ impl Dispatch {
             let channel = channel.clone();
             return Err(PublishError::Quorum(channel, found, wanted));
         }
+        let (events, _too_large, _turn) = self.sign(channel, events).await?;
         let tally = Arc::new(Tally::new(plan, events.len() as u64, is_reliable));
         let target = (channel, Some(plan.within));
         let failed = async {

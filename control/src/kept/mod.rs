@@ -6,7 +6,8 @@
 //!
 //! A log that does not get its events to disk holds up reliable channels as any slow subscriber does, and
 //! like one it is let go after the channel's `hold_max_s`: that is logged and counted, and the log subscribes
-//! again. After a failed write or sync it takes no more until the node is started again.
+//! again. What comes on a channel whose events are signed is checked before it is kept, and the signatures are
+//! kept with it. After a failed write or sync it takes no more until the node is started again.
 
 pub mod follow;
 mod writer;
@@ -15,6 +16,7 @@ use crate::{
     channel::Pattern,
     config::{ChannelConfig, Config},
     dispatch::{Dispatch, NoSubscription},
+    signing::Signing,
 };
 use follow::Follower;
 use serde::{Deserialize, Serialize};
@@ -90,6 +92,10 @@ pub struct LogStatus {
     pub readable: u64,
     /// Events that the log had taken and could not write. What it had no room for, the channel counts.
     pub lost: u64,
+    /// Events that it did not take, as they are not as their entity signed them.
+    pub refused: u64,
+    /// Batches whose entity had signed something that contradicts them.
+    pub forks: u64,
     /// How often the channel went on without the log.
     pub interrupted: u64,
     /// What keeps it from taking events now.
@@ -191,7 +197,7 @@ impl Opened {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn run(self, dispatch: &Dispatch) -> io::Result<Running> {
+    pub fn run(self, dispatch: &Dispatch, signing: &Signing) -> io::Result<Running> {
         let (to, inputs) = mpsc::channel(INPUTS_MAX);
         let mut known = BTreeMap::new();
         for (log, (channel, state)) in self.channels.iter().zip(&self.states).enumerate() {
@@ -208,7 +214,11 @@ impl Opened {
         }
         let writer = match self.logs.is_empty() {
             true => None,
-            false => Some(Writer::start(self.logs, self.states, inputs)?),
+            false => Some(Writer::start(
+                (self.logs, self.states),
+                signing.clone(),
+                inputs,
+            )?),
         };
         let kept = Kept {
             folder: Arc::new(self.folder),
@@ -270,6 +280,8 @@ fn describe(log: &OpenLog, channel: &ChannelConfig) -> LogStatus {
         end: log.log.end(),
         readable: log.log.readable(),
         lost: 0,
+        refused: 0,
+        forks: 0,
         interrupted: 0,
         problem: None,
         has_ended: false,

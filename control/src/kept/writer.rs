@@ -1,7 +1,11 @@
 //! The thread that owns the logs.
 
 use super::LogStatus;
-use crate::channel::Delivery;
+use crate::{
+    channel::{Delivery, Signature},
+    hex,
+    signing::Signing,
+};
 use std::{
     io,
     sync::{
@@ -18,6 +22,8 @@ use tokio::{
 use virga_ebpf::hash::origin_hash;
 use virga_state::{
     AppendError, Link,
+    batch::BatchError,
+    bundle,
     io::{
         clock,
         driver::{Driver, Way},
@@ -58,14 +64,15 @@ pub(super) struct Writer {
 impl Writer {
     /// Starts it; it ends when all senders of `inputs` are gone. Within a runtime.
     pub(super) fn start(
-        logs: Vec<OpenLog>,
-        states: Vec<watch::Sender<LogStatus>>,
+        (logs, states): (Vec<OpenLog>, Vec<watch::Sender<LogStatus>>),
+        signing: Signing,
         inputs: mpsc::Receiver<Input>,
     ) -> io::Result<Self> {
         let (runtime, is_late) = (Handle::current(), Arc::new(AtomicBool::new(false)));
         let mut thread = Thread {
             logs,
             states,
+            signing,
             driver: Driver::open(Way::Auto),
             is_late: Arc::clone(&is_late),
         };
@@ -94,6 +101,8 @@ impl Writer {
 struct Thread {
     logs: Vec<OpenLog>,
     states: Vec<watch::Sender<LogStatus>>,
+    /// Is told of what is kept.
+    signing: Signing,
     driver: Driver,
     /// What a log does not take now is given up.
     is_late: Arc<AtomicBool>,
@@ -129,17 +138,15 @@ impl Thread {
 
     fn append(&mut self, log: usize, deliveries: &[Delivery]) {
         for (at, delivery) in deliveries.iter().enumerate() {
-            // Events come without links of their own as yet: the log says whose they are.
-            let link = Link {
-                entity: origin_hash(&delivery.entity),
-                observed: 0,
-                parent: 0,
-            };
             loop {
-                let now = clock::now_unix_ns();
-                let open = &mut self.logs[log].log;
-                match open.append(now, &link, &delivery.payload) {
-                    Ok(_) => break,
+                let appended = match &delivery.signature {
+                    // It comes with the batch's last event, all at once.
+                    Signature::Later => break,
+                    Signature::Here(message) => self.append_signed(log, message),
+                    Signature::None => self.append_one(log, delivery),
+                };
+                match appended {
+                    Ok(()) => break,
                     Err(AppendError::Full | AppendError::DiskFull)
                         if !self.is_late.load(Ordering::Acquire) =>
                     {
@@ -155,6 +162,54 @@ impl Thread {
                 }
             }
         }
+    }
+
+    /// An event without a link of its own: the log says whose it is.
+    fn append_one(&mut self, log: usize, delivery: &Delivery) -> Result<(), AppendError> {
+        let link = Link {
+            entity: origin_hash(&delivery.entity),
+            observed: 0,
+            parent: 0,
+        };
+        let log = &mut self.logs[log].log;
+        let appended = log.append(clock::now_unix_ns(), &link, &delivery.payload);
+        appended.map(|_offset| ())
+    }
+
+    /// The events of a batch; what is not as it was signed is refused, and that is no failure of the log.
+    fn append_signed(&mut self, log: usize, message: &[u8]) -> Result<(), AppendError> {
+        let (batch, payloads) = match bundle::parse(message) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                self.refuse(log, 1, &error);
+                return Ok(());
+            }
+        };
+        let payloads: Vec<&[u8]> = payloads.into_iter().map(|range| &message[range]).collect();
+        let open = &mut self.logs[log].log;
+        let verified = match open.append_signed(clock::now_unix_ns(), &batch, &payloads) {
+            Ok((_offset, verified)) => verified,
+            Err(AppendError::Signature(error)) => {
+                self.refuse(log, payloads.len(), &error);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        if let Some(fork) = self.signing.observe(&verified) {
+            let (entity, from) = (hex::encode(&fork.one.statement.entity), fork.from());
+            self.states[log].send_modify(|state| {
+                tracing::error!(channel = %state.channel, %entity, from, "an entity signed two things that contradict each other; `virga log verify` has the proof");
+                state.forks += 1;
+            });
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, log: usize, events: usize, error: &BatchError) {
+        self.states[log].send_modify(|state| {
+            tracing::warn!(channel = %state.channel, events, %error, "not kept: not as they were signed");
+            state.refused += events as u64;
+        });
     }
 
     fn lose(&mut self, log: usize, lost: usize, error: &AppendError) {

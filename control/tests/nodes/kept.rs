@@ -231,3 +231,76 @@ async fn what_is_not_kept_is_refused_and_what_was_removed_is_said() {
     let rest = events(&mut replay, usize::try_from(100 - kept).unwrap()).await;
     assert_eq!(rest[0].0, kept);
 }
+
+/// What `virga log` says of b's log of the channel.
+fn log(stage: &Stage, arguments: &[&str]) -> Output {
+    let logs = stage.node("b").file("state/logs");
+    let output = Command::new(env!("CARGO_BIN_EXE_virga"))
+        .arg("log")
+        .args(arguments)
+        .args(["--logs", logs.to_str().unwrap()])
+        .output();
+    output.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signatures_are_kept_and_checked_and_a_fork_is_proven() {
+    let mut stage = keeping(&[RELIABLE], "");
+    for name in ["a", "b"] {
+        let line = "name = \"test/reliable\"";
+        stage.edit(name, line, &format!("{line}\nsigned = true"));
+    }
+    start(&mut stage).await;
+    let sent = numbered(1_300);
+    let mesh = stage.mesh("b").await;
+    let mut live = mesh.subscribe(RELIABLE.name).await.unwrap();
+    publish(&stage, RELIABLE.name, &sent[..1_000]).await;
+    is_kept(&stage, RELIABLE.name, 1_000).await;
+    for event in &sent[..1_000] {
+        let next = in_time("a live event", live.next_delivery()).await;
+        assert_eq!(next.unwrap().unwrap().payload.to_vec(), *event);
+    }
+    drop(live);
+    // What a signs next goes on from there, also after it was killed.
+    stage.kill("a");
+    stage.start("a").await;
+    eventually("b's log has subscribed", async || {
+        let mesh = stage.mesh("a").await;
+        (mesh.subscribers(RELIABLE.name).await.unwrap() == 1).then_some(())
+    })
+    .await;
+    publish(&stage, RELIABLE.name, &sent[1_000..1_200]).await;
+    is_kept(&stage, RELIABLE.name, 1_200).await;
+    let mut replay = mesh.replay(RELIABLE.name, Cursor::Start).await.unwrap();
+    assert_eq!(events(&mut replay, 1_200).await, placed(&sent[..1_200], 0));
+    let verified = log(&stage, &["verify", RELIABLE.name, "--signed"]);
+    assert!(verified.status.success(), "{}", words(&verified));
+    let said = String::from_utf8(verified.stdout).unwrap();
+    assert!(said.contains("1200 of 1200 events are signed"), "{said}");
+    let order = ["order", "test/reliable:3", "test/reliable:1199"];
+    assert_eq!(log(&stage, &order).stdout, b"before\n");
+    let status = stage.status("b").await;
+    assert_eq!((status.logs[0].refused, status.logs[0].forks), (0, 0));
+    // An entity that forgets what it signed contradicts it, and that is proven.
+    stage.kill("a");
+    std::fs::remove_dir_all(stage.node("a").file("state/feeds")).unwrap();
+    stage.start("a").await;
+    eventually("b's log has subscribed", async || {
+        let mesh = stage.mesh("a").await;
+        (mesh.subscribers(RELIABLE.name).await.unwrap() == 1).then_some(())
+    })
+    .await;
+    publish(&stage, RELIABLE.name, &sent[1_200..]).await;
+    is_kept(&stage, RELIABLE.name, 1_300).await;
+    let verified = log(&stage, &["verify", RELIABLE.name]);
+    assert_eq!(verified.status.code(), Some(1));
+    let said = words(&verified);
+    let from = "signed two things that contradict each other, from its event 1 on";
+    assert!(said.contains(from), "{said}");
+    let order = log(&stage, &order).stdout;
+    let order = String::from_utf8(order).unwrap();
+    assert!(
+        order.starts_with("forked: test/reliable of entity "),
+        "{order}"
+    );
+}

@@ -66,6 +66,9 @@ pub const SIGNATURE_BYTES: usize = 64;
 /// Bytes of an entry of a frontier.
 pub const OBSERVED_BYTES: usize = 72;
 
+/// Where the number of a batch's events stands, of 4 bytes.
+pub const SIGNED_COUNT_AT: usize = 53;
+
 const PREFIX: &[u8; 7] = b"virga\x0b\x01";
 const FEED_DOMAIN: &str = "virga 2026 feed v1";
 const FRONTIER_DOMAIN: &str = "virga 2026 frontier v1";
@@ -277,7 +280,7 @@ impl Statement {
         let statement = Self {
             entity: hash_at(fixed, 9),
             first: u64_at(fixed, 43),
-            count: u32_at(fixed, 53),
+            count: u32_at(fixed, SIGNED_COUNT_AT),
             parent: hash_at(fixed, 59),
             head: hash_at(fixed, 93),
             frontier: hash_at(fixed, 127),

@@ -5,6 +5,7 @@ use crate::{
     batch::{
         Batch, BatchError, FeedId, Observed, Signed, Statement, Verified, frontier_hash, next_head,
     },
+    fork::ForkProof,
     format::Hash,
     limits::{BATCH_EVENTS_MAX, CAUSAL_FEEDS_MAX, FRONTIER_FEEDS_MAX},
 };
@@ -98,30 +99,34 @@ impl FeedEnd {
 /// How far feeds were seen: what the next batch of one of them has to say that it observed.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    feeds: BTreeMap<FeedId, Observed>,
+    feeds: BTreeMap<FeedId, Signed>,
     new: BTreeSet<FeedId>,
 }
 
 impl Seen {
-    /// Notes a batch, unless more of its feed was seen, or more feeds than an index of causes knows.
-    pub fn note(&mut self, batch: &Verified) {
-        let statement = batch.statement();
-        let (feed, count, head) = (statement.feed(), statement.last(), statement.head);
-        let is_new = match self.feeds.get(&feed) {
+    /// Notes a batch, unless more of its feed was seen, or more feeds than an index of causes knows. Gives the
+    /// proof if it contradicts the batch that goes furthest of those seen.
+    pub fn note(&mut self, batch: &Verified) -> Option<Box<ForkProof>> {
+        let (signed, statement) = (&batch.batch().signed, batch.statement());
+        let feed = statement.feed();
+        let known = self.feeds.get(&feed);
+        let is_new = match known {
             None => self.feeds.len() < CAUSAL_FEEDS_MAX,
-            Some(known) => known.count < count,
+            Some(known) => known.statement.last() < statement.last(),
         };
+        let fork = known.and_then(|known| ForkProof::of(known, signed));
         if is_new {
-            self.feeds.insert(feed, Observed { feed, count, head });
+            self.feeds.insert(feed, signed.clone());
             self.new.insert(feed);
         }
+        fork.map(Box::new)
     }
 
     /// How many events of a feed were seen, and the head after these.
     #[must_use]
     pub fn end(&self, feed: &FeedId) -> Option<(u64, Hash)> {
         let seen = self.feeds.get(feed);
-        seen.map(|seen| (seen.count, seen.head))
+        seen.map(|seen| (seen.statement.last(), seen.statement.head))
     }
 
     /// What was seen of other feeds since this was asked for last, as far as it fits a frontier.
@@ -129,10 +134,12 @@ impl Seen {
     pub fn take_new(&mut self, own: &FeedId) -> Vec<Observed> {
         self.new.remove(own);
         let new = self.new.iter().take(FRONTIER_FEEDS_MAX);
-        let frontier: Vec<Observed> = new
-            .filter_map(|feed| self.feeds.get(feed))
-            .copied()
-            .collect();
+        let observed = |feed: &FeedId| {
+            let (count, head) = self.end(feed)?;
+            let feed = *feed;
+            Some(Observed { feed, count, head })
+        };
+        let frontier: Vec<Observed> = new.filter_map(observed).collect();
         for observed in &frontier {
             self.new.remove(&observed.feed);
         }

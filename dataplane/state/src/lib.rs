@@ -4,7 +4,7 @@
 //! order in which an event meets them:
 //!
 //! - [`event`]: an event and its causal link; [`name`]: what its log is called.
-//! - [`batch`]: events under their entity's signature; [`feed`]: where the next is signed; [`fork`]: the proof
+//! - [`batch`]: events under their entity's signature; [`bundle`]: both as one message; [`feed`]: where the next is signed; [`fork`]: the proof
 //!   that an entity signed twice; [`causal`]: which event was before which.
 //! - [`log`]: batches, group commit, rotation, retention, as [`action`]s that somebody performs; [`options`]:
 //!   what is acknowledged when, and how much is kept.
@@ -20,6 +20,7 @@
 
 pub mod action;
 pub mod batch;
+pub mod bundle;
 pub mod catalog;
 pub mod causal;
 pub mod cursor;

@@ -222,16 +222,30 @@ pub enum Mode {
     Ordered,
     /// What is lost travels again, and each message is delivered as soon as it is whole.
     Unordered,
+    /// As [`Mode::Ordered`]; and each message is a batch of events under their entity's signature, which is
+    /// not looked at here.
+    Signed,
 }
 
 impl Mode {
     /// All of them; the place of each is its number on the wire.
-    pub const ALL: [Self; 3] = [Self::Unreliable, Self::Ordered, Self::Unordered];
+    pub const ALL: [Self; 4] = [
+        Self::Unreliable,
+        Self::Ordered,
+        Self::Unordered,
+        Self::Signed,
+    ];
 
     /// Whether lost data travels again.
     #[must_use]
     pub const fn is_reliable(self) -> bool {
-        matches!(self, Self::Ordered | Self::Unordered)
+        matches!(self, Self::Ordered | Self::Unordered | Self::Signed)
+    }
+
+    /// Whether messages are delivered in the order in which they were sent.
+    #[must_use]
+    pub const fn is_ordered(self) -> bool {
+        matches!(self, Self::Ordered | Self::Signed)
     }
 
     /// A word for people.
@@ -241,6 +255,7 @@ impl Mode {
             Self::Unreliable => "unreliable",
             Self::Ordered => "ordered",
             Self::Unordered => "unordered",
+            Self::Signed => "signed",
         }
     }
 }

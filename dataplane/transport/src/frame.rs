@@ -19,7 +19,7 @@
 //! | 11 | reset | stream `v`, final offset `v` | control |
 //! | 12 | path challenge | token 8 | control |
 //! | 13 | path response | token 8 | control |
-//! | 16 | open | salt 4, mode 1 (0 unreliable, 1 ordered, 2 unordered), name `1*` | data |
+//! | 16 | open | salt 4, mode 1 (0 unreliable, 1 ordered, 2 unordered, 3 signed), name `1*` | data |
 //! | 17 | stream | offset `v`, bytes `2*` | data, and the control stream |
 //! | 18 | event | bytes `2*` | data |
 //! | 19 | fin | final offset `v` | data |

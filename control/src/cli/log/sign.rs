@@ -40,7 +40,8 @@ impl Author {
     pub(super) fn open(log: &OneLog, disk: &Folder, key: &EntityKey) -> Result<Self, SignError> {
         let mut seen = Seen::default();
         let report = verify::verify_with(disk, &log.name, Depth::Content, |_, batch| {
-            seen.note(&batch);
+            // `verify` tells of forks.
+            let _fork = seen.note(&batch);
         })?;
         let feed = FeedId::of(&log.name, &key.public);
         let end = seen.end(&feed);

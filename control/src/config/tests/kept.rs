@@ -2,6 +2,7 @@
 
 use super::*;
 use virga_state::{Durability, Options, Retention};
+use virga_transport::Mode;
 
 /// A channel that this node may subscribe to.
 fn kept(lines: &str) -> String {
@@ -32,6 +33,19 @@ fn a_channel_is_kept_where_that_is_asked_for() {
     assert_eq!(keep(all), Some(options));
     let state = parse(&kept("")).unwrap().node;
     assert_eq!(state.logs, state.state.join("logs"));
+}
+
+#[test]
+fn a_channel_is_signed_where_that_is_asked_for() {
+    let mode = |lines: &str| parse(&kept(lines)).unwrap().channels[0].mode;
+    assert_eq!(mode("signed = true"), Mode::Signed);
+    assert_eq!(mode("signed = false"), Mode::Ordered);
+    for lines in ["reliable = false", "ordered = false"] {
+        let lines = format!("signed = true\n{lines}");
+        refused(&kept(&lines), "channels[0].signed", "remove it");
+    }
+    let dots = format!("{NODE}{}", channel("a/..", "signed = true"));
+    refused(&dots, "channels[0].signed", "another name");
 }
 
 #[test]

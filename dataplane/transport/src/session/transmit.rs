@@ -499,7 +499,7 @@ fn fill(stream: StreamId, s: &mut SendStream, out: &mut Vec<u8>, end: usize) -> 
             let offset = bytes.next_offset();
             let back = match s.spec.mode {
                 Mode::Unordered => Some(offset - bytes.message_start(offset)),
-                Mode::Ordered | Mode::Unreliable => None,
+                Mode::Ordered | Mode::Signed | Mode::Unreliable => None,
             };
             let overhead = back.map_or(stream_overhead(offset), |back| part_overhead(offset, back));
             if let Some((from, to, again)) =

@@ -7,7 +7,7 @@ use virga_ebpf::{
     limits::HEADER_BYTES,
 };
 
-const MODES: [Mode; 3] = Mode::ALL;
+const MODES: [Mode; 4] = Mode::ALL;
 
 fn classed(priority: u8, mode: Mode) -> StreamSpec {
     StreamSpec {

@@ -205,7 +205,7 @@ fn errors_say_where() {
     for payload in [
         &[PING, 200][..],
         &[PING, FIN],
-        &[OPEN, 0, 0, 0, 0, 3, 1, b'a'],
+        &[OPEN, 0, 0, 0, 0, 4, 1, b'a'],
         &[ACK, 0, 0, 0, 1],
     ] {
         errors.push(Frames::new(payload).find_map(Result::err).unwrap());

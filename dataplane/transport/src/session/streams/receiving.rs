@@ -113,7 +113,7 @@ impl Streams {
         let (mode, is_refused) = (s.mode, s.is_refused);
         for frame in Frames::new(data.payload).flatten() {
             match frame {
-                Frame::Stream { offset, bytes } if mode == Mode::Ordered => {
+                Frame::Stream { offset, bytes } if mode.is_ordered() => {
                     self.on_bytes(ctx, ends, data.stream, (offset, 0), bytes)?;
                     if is_refused {
                         verdict = Err(DropReason::StreamClosed);

@@ -1,0 +1,72 @@
+//! Channels whose events are signed: each message is a batch of them, see [`virga_state::bundle`].
+
+use super::{
+    delivery::{Delivery, Outlet, Signature},
+    entry::{Entry, Index},
+    service::ChannelService,
+};
+use bytes::Bytes;
+use virga_state::{batch::SIGNED_COUNT_AT, bundle, limits::SIGNED_PAYLOADS_MAX};
+use virga_transport::{Mode, Node, limits::MESSAGE_BYTES_MAX};
+
+/// How many events a message is, which was signed here or was found to be well-formed.
+pub(crate) fn events_of(mode: Mode, message: &[u8]) -> u64 {
+    let count = message
+        .get(SIGNED_COUNT_AT..)
+        .and_then(|rest| rest.first_chunk());
+    match (mode, count) {
+        (Mode::Signed, Some(count)) => u32::from_be_bytes(*count).into(),
+        _ => 1,
+    }
+}
+
+/// Bytes of the largest event that a channel carries.
+pub(super) const fn event_bytes_max(mode: Mode) -> usize {
+    match mode {
+        Mode::Signed => SIGNED_PAYLOADS_MAX,
+        Mode::Unreliable | Mode::Ordered | Mode::Unordered => MESSAGE_BYTES_MAX,
+    }
+}
+
+impl Entry {
+    /// The events of a message; none where it is no batch of this channel by that entity.
+    pub(crate) fn open(&self, message: &Bytes, entity: &[u8; 32]) -> Option<Vec<Bytes>> {
+        let (batch, payloads) = bundle::parse(message).ok()?;
+        let statement = &batch.signed.statement;
+        let is_meant =
+            statement.entity == *entity && statement.channel.as_str() == self.name().as_str();
+        let payloads = payloads.into_iter().map(|range| message.slice(range));
+        is_meant.then(|| payloads.collect())
+    }
+}
+
+impl<O: Outlet> ChannelService<O> {
+    /// Hands the events of a batch to every local subscriber, the signature with the last; `begin` has the
+    /// message, and the number before the first event's. How many subscribers took the last one, and how many
+    /// times one had no room.
+    pub(crate) fn deliver_signed(
+        &mut self,
+        now_ns: u64,
+        node: &mut Node,
+        index: Index,
+        (begin, payloads): (Delivery, Vec<Bytes>),
+    ) -> (usize, u64) {
+        let message = begin.payload.clone();
+        let (mut taken, mut lost) = (0, 0);
+        let last = payloads.len();
+        for (number, payload) in (1..).zip(payloads) {
+            let delivery = Delivery {
+                sequence: begin.sequence + number as u64,
+                signature: match number == last {
+                    true => Signature::Here(message.clone()),
+                    false => Signature::Later,
+                },
+                payload,
+                ..begin.clone()
+            };
+            let (here, full) = self.deliver(now_ns, node, index, &delivery);
+            (taken, lost) = (here, lost + full);
+        }
+        (taken, lost)
+    }
+}

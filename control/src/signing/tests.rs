@@ -1,0 +1,103 @@
+use super::*;
+use crate::keys::Secret;
+use virga_state::batch::Batch;
+
+fn entity() -> EntityKey {
+    EntityKey::from(Secret::new([3; 32]))
+}
+
+fn channel() -> ChannelName {
+    ChannelName::parse("a/b").unwrap()
+}
+
+async fn sign(signing: &Signing, events: &[&[u8]]) -> Vec<Verified> {
+    let events = events.iter().map(|event| Bytes::copy_from_slice(event));
+    let (messages, too_large, _turn) = signing.sign(&channel(), events.collect()).await.unwrap();
+    assert_eq!(too_large, 0);
+    messages.iter().map(verified).collect()
+}
+
+fn verified(message: &Bytes) -> Verified {
+    let (batch, payloads): (Batch, _) = bundle::parse(message).unwrap();
+    let payloads: Vec<&[u8]> = payloads.into_iter().map(|range| &message[range]).collect();
+    batch.verify(payloads.into_iter()).unwrap()
+}
+
+#[tokio::test]
+async fn a_feed_goes_on_where_it_was_over_restarts() {
+    let state = tempfile::tempdir().unwrap();
+    let signing = Signing::new(state.path(), &entity());
+    let one = sign(&signing, &[b"a", b"b"]).await;
+    let two = sign(&signing, &[b"c"]).await;
+    drop(signing);
+    let signing = Signing::new(state.path(), &entity());
+    let three = sign(&signing, &[b"d"]).await;
+    let all = [&one[0], &two[0], &three[0]].map(Verified::statement);
+    assert_eq!(all.map(|statement| statement.first), [1, 3, 4]);
+    assert_eq!(all[1].parent, all[0].head);
+    assert_eq!(all[2].parent, all[1].head);
+}
+
+#[tokio::test]
+async fn many_events_are_signed_in_batches_and_what_is_too_large_is_counted() {
+    let state = tempfile::tempdir().unwrap();
+    let signing = Signing::new(state.path(), &entity());
+    let mut events = vec![Bytes::from_static(b"x"); BATCH_EVENTS_MAX + 1];
+    events.push(vec![0; SIGNED_PAYLOADS_MAX].into());
+    events.push(vec![0; SIGNED_PAYLOADS_MAX + 1].into());
+    let (messages, too_large, _turn) = signing.sign(&channel(), events).await.unwrap();
+    let counts = messages
+        .iter()
+        .map(|message| verified(message).statement().count);
+    assert_eq!(counts.collect::<Vec<_>>(), [512, 1, 1]);
+    assert_eq!(too_large, 1);
+    let largest = messages.iter().map(Bytes::len).max().unwrap();
+    assert!(
+        largest <= virga_transport::limits::MESSAGE_BYTES_MAX,
+        "{largest}"
+    );
+}
+
+#[tokio::test]
+async fn what_was_observed_is_signed_once_and_forks_are_noticed() {
+    let state = tempfile::tempdir().unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let signing = Signing::new(state.path(), &entity());
+    let stranger = EntityKey::from(Secret::new([4; 32]));
+    let theirs = Signing::new(other.path(), &stranger);
+    let seen = sign(&theirs, &[b"x"]).await;
+    assert_eq!(signing.observe(&seen[0]), None);
+    let mine = sign(&signing, &[b"a"]).await;
+    let head = mine[0].batch().frontier[0].head;
+    assert_eq!(head, seen[0].statement().head);
+    let mine = sign(&signing, &[b"b"]).await;
+    assert_eq!(mine[0].batch().frontier, []);
+    // The same entity elsewhere, without what it has signed here.
+    let twin = Signing::new(&other.path().join("elsewhere"), &stranger);
+    let twin = sign(&twin, &[b"y"]).await;
+    let proof = signing.observe(&twin[0]).unwrap();
+    assert!(proof.verify().is_ok());
+}
+
+#[tokio::test]
+async fn an_end_that_cannot_be_read_or_kept_is_not_guessed() {
+    let state = tempfile::tempdir().unwrap();
+    let signing = Signing::new(state.path(), &entity());
+    sign(&signing, &[b"a"]).await;
+    let path = signing.0.folder.join("a+b");
+    let mut bytes = fs::read(&path).unwrap();
+    for at in 0..bytes.len() {
+        bytes[at] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        assert!(read(&path).is_err(), "byte {at}");
+        bytes[at] ^= 1;
+    }
+    fs::write(&path, &bytes[1..]).unwrap();
+    let again = Signing::new(state.path(), &entity());
+    let refused = again.sign(&channel(), vec![Bytes::from_static(b"b")]).await;
+    let told = refused.err().unwrap().to_string();
+    assert!(
+        told.contains("put a copy back") && told.contains("a+b"),
+        "{told}"
+    );
+}
