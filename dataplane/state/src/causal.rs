@@ -6,6 +6,7 @@
 //! events of each feed were before it. A batch whose causes are missing is pending, and says what to ask for;
 //! any order of arrival gives the same index in the end.
 //!
+//! Of pending events it says what is certain: that one is before another if batches lead from one to the other.
 //! What the index does not hold, or no longer (it forgets the oldest batches of the feed that has most of them),
 //! it does not guess: the answer is then [`Order::Unknown`], with what to fetch. Events of a feed that is
 //! forked, from the fork on, have no order: the answer is [`Order::Forked`], and [`Index::forks`] has the proof.
@@ -22,7 +23,8 @@ use crate::{
     },
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 use thiserror::Error;
@@ -394,7 +396,8 @@ impl Index {
             (found, against) => {
                 let missing = [found, against].into_iter().filter_map(Result::err);
                 let missing: BTreeSet<Missing> = missing.flatten().collect();
-                return Order::Unknown(missing.into_iter().collect());
+                let unknown = Order::Unknown(missing.into_iter().collect());
+                return self.order_of_pending(one, other).unwrap_or(unknown);
             }
         };
         let has_seen = |held: &Held, slot: Slot, event: EventId| {
@@ -403,11 +406,7 @@ impl Index {
                 .is_some_and(|&count| count >= event.sequence)
         };
         if found.slot == against.slot {
-            return match one.sequence.cmp(&other.sequence) {
-                std::cmp::Ordering::Less => Order::Before,
-                std::cmp::Ordering::Equal => Order::Same,
-                std::cmp::Ordering::Greater => Order::After,
-            };
+            return by_number(one, other);
         }
         match (
             has_seen(against, found.slot, one),
@@ -419,19 +418,61 @@ impl Index {
         }
     }
 
+    /// What is certain though causes are missing: one is before another if batches lead from that to it, head by
+    /// head.
+    fn order_of_pending(&self, one: EventId, other: EventId) -> Option<Order> {
+        let (head, other_head) = (self.around(one)?, self.around(other)?);
+        match () {
+            () if head == other_head => Some(by_number(one, other)),
+            () if self.leads(other_head, head) => Some(Order::Before),
+            () if self.leads(head, other_head) => Some(Order::After),
+            () => None,
+        }
+    }
+
+    /// Whether a batch follows another, by way of others that are pending or held.
+    fn leads(&self, from: Hash, to: Hash) -> bool {
+        let goal = self.held.get(&to);
+        let (mut heads, mut seen) = (vec![from], HashSet::from([from]));
+        while let Some(head) = heads.pop() {
+            let held = self.held.get(&head).zip(goal);
+            let has_seen = held.is_some_and(|(held, goal)| {
+                let before = held.clock.get(&goal.slot).copied().unwrap_or(0);
+                let own = if held.slot == goal.slot { held.last } else { 0 };
+                before.max(own) >= goal.last
+            });
+            if has_seen || head == to {
+                return true;
+            }
+            let pending = self.pending.get(&head);
+            let named = pending
+                .into_iter()
+                .flat_map(|pending| named(&pending.batch));
+            heads.extend(
+                named
+                    .map(|named| named.head)
+                    .filter(|head| seen.insert(*head)),
+            );
+        }
+        false
+    }
+
     fn is_forked(&self, event: EventId) -> bool {
         let slot = self.slots.get(&event.feed);
         let fork = slot.and_then(|slot| self.feeds[*slot as usize].fork.as_ref());
         fork.is_some_and(|fork| event.sequence >= fork.from())
     }
 
+    /// The head of the batch that an event is in, held or pending.
+    fn around(&self, event: EventId) -> Option<Hash> {
+        let slot = self.slots.get(&event.feed)?;
+        self.feeds[*slot as usize].around(event.sequence)
+    }
+
     /// The batch that holds an event; else what to fetch.
     fn find(&self, event: EventId) -> Result<&Held, BTreeSet<Missing>> {
-        let EventId { feed, sequence } = event;
-        let slot = self.slots.get(&feed);
-        let around = slot.and_then(|slot| self.feeds[*slot as usize].around(sequence));
-        let Some(head) = around else {
-            let head = None;
+        let Some(head) = self.around(event) else {
+            let (EventId { feed, sequence }, head) = (event, None);
             return Err(BTreeSet::from([Missing {
                 feed,
                 sequence,
@@ -482,6 +523,15 @@ impl Index {
     #[must_use]
     pub fn pending(&self) -> usize {
         self.pending.len()
+    }
+}
+
+/// How two events of one feed stand to each other.
+fn by_number(one: EventId, other: EventId) -> Order {
+    match one.sequence.cmp(&other.sequence) {
+        Ordering::Less => Order::Before,
+        Ordering::Equal => Order::Same,
+        Ordering::Greater => Order::After,
     }
 }
 

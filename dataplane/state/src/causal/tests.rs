@@ -216,6 +216,38 @@ fn what_is_withheld_makes_an_answer_unknown_or_leaves_it_right() {
 }
 
 #[test]
+fn who_comes_late_knows_what_is_before_what_from_then_on() {
+    let (mut one, mut two) = (Author::new(1, "a"), Author::new(2, "b"));
+    let _missed = one.sign(Vec::new(), 2);
+    let third = one.sign(Vec::new(), 2);
+    let begin = two.sign(Vec::new(), 1);
+    let answer = two.sign(vec![seen(&third)], 1);
+    let fifth = one.sign(Vec::new(), 1);
+    let last = one.sign(vec![seen(&answer)], 1);
+    let index = index_of([third, fifth, begin, answer, last]);
+    assert_eq!((index.held(), index.pending()), (1, 4));
+    for (before, after) in [
+        (id(&one, 3), id(&one, 4)),
+        (id(&one, 3), id(&one, 5)),
+        (id(&one, 4), id(&two, 2)),
+        (id(&two, 1), id(&one, 6)),
+        (id(&two, 2), id(&one, 6)),
+    ] {
+        assert_eq!(index.order(before, after), Order::Before);
+        assert_eq!(index.order(after, before), Order::After);
+    }
+    // That nothing leads from one to the other says nothing while something is missing.
+    for (one, other) in [
+        (id(&one, 5), id(&two, 2)),
+        (id(&two, 1), id(&one, 3)),
+        (id(&one, 2), id(&one, 3)),
+    ] {
+        let order = index.order(one, other);
+        assert!(matches!(order, Order::Unknown(_)), "{order:?}");
+    }
+}
+
+#[test]
 fn fetching_what_is_missing_leads_to_the_answer() {
     for seed in 2_000..2_060 {
         let random = &mut Random(seed);
