@@ -183,8 +183,47 @@ fn signed_events_are_checked_and_ordered() {
     let told = refused(folder.path(), &["verify", "m/x", "--signed"], "", 1);
     assert!(told.contains("1 unsigned event"), "{told}");
     done(folder.path(), &["verify", "other", "--signed"], "");
+    let exported = done(folder.path(), &["export", "other", "--signed"], "");
+    assert_eq!(exported.lines().count(), 1);
+    let told = refused(folder.path(), &["export", "m/x", "--signed"], "", 1);
+    assert!(told.contains("1 unsigned event"), "{told}");
     let again = ["import", "m/x", "--sign-with", &a];
     let links = "{\"text\":\"z\",\"parent\":3}\n";
     let told = refused(folder.path(), &again, links, 1);
     assert!(told.contains("leave them out"), "{told}");
+}
+
+#[test]
+fn a_log_is_followed_while_another_process_writes_it() {
+    let folder = tempfile::tempdir().unwrap();
+    done(folder.path(), &["import", "a"], "{\"text\":\"before\"}\n");
+    let follow = |from: &[&str], count: &str| {
+        Command::new(env!("CARGO_BIN_EXE_virga"))
+            .args(["log", "tail", "a", "--count", count, "--logs"])
+            .arg(folder.path())
+            .args(from)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let whole = follow(&["--from", "start"], "3");
+    for text in ["one", "two"] {
+        let line = format!("{{\"text\":\"{text}\"}}\n");
+        done(folder.path(), &["import", "a"], &line);
+    }
+    let output = whole.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(output.stdout, b"before\none\ntwo\n");
+    // It has begun at the end once the first of these is not given any more.
+    let mut late = follow(&[], "1");
+    for number in 0.. {
+        let line = format!("{{\"text\":\"late {number}\"}}\n");
+        done(folder.path(), &["import", "a"], &line);
+        if late.try_wait().unwrap().is_some() {
+            break;
+        }
+    }
+    let output = late.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.starts_with("late "), "{said}");
 }

@@ -6,6 +6,7 @@ mod import;
 mod order;
 mod show;
 mod sign;
+mod tail;
 
 use super::{Failure, counted, print_json};
 use std::{
@@ -25,7 +26,9 @@ pub(super) enum Command {
     Ls(List),
     /// Print a log's events, each on a line.
     Cat(show::Cat),
-    /// Print a log's events as JSON objects, one a line, which `import` takes.
+    /// Print a log's events and those that come, each on a line.
+    Tail(tail::Arguments),
+    /// Print a log's events as JSON objects, one a line, which `import` takes; then check the log's signatures.
     Export(show::Export),
     /// Append events from standard input, JSON objects as `export` prints them, one a line.
     Import(import::Arguments),
@@ -126,6 +129,7 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Ls(list) => ls(list),
         Command::Cat(cat) => show::cat(cat),
+        Command::Tail(arguments) => tail::run(arguments),
         Command::Export(export) => show::export(export),
         Command::Import(arguments) => import::run(arguments),
         Command::Verify(which) => verify(which),
@@ -300,24 +304,28 @@ fn verify(which: &Which) -> Result<(), Failure> {
     for flaw in &report.flaws {
         writeln!(io::stderr(), "virga: {flaw}")?;
     }
+    print_checked((&which.log, which.json), &report, Depth::Content)?;
+    match audit(&report, which.signed)? && report.flaw_count == 0 {
+        true => Ok(()),
+        false => Err(Failure::Told(1)),
+    }
+}
+
+/// Tells of forks, and of unsigned events where there shall be none; whether there is nothing to tell.
+fn audit(report: &Report, must_be_signed: bool) -> io::Result<bool> {
     for fork in &report.audit.forks {
         writeln!(io::stderr(), "virga: {}", told(fork))?;
     }
-    print_checked((&which.log, which.json), &report, Depth::Content)?;
-    let audit = &report.audit;
-    let unsigned = report.events.saturating_sub(audit.signed_events);
-    if which.signed && unsigned > 0 {
+    let unsigned = report.events.saturating_sub(report.audit.signed_events);
+    let is_missing = must_be_signed && unsigned > 0;
+    if is_missing {
         writeln!(
             io::stderr(),
             "virga: {}",
             counted(unsigned, "unsigned event")
         )?;
-        return Err(Failure::Told(1));
     }
-    match (report.flaw_count, audit.forks.is_empty()) {
-        (0, true) => Ok(()),
-        _ => Err(Failure::Told(1)),
-    }
+    Ok(report.audit.forks.is_empty() && !is_missing)
 }
 
 /// A fork in words, with what proves it.

@@ -1,9 +1,9 @@
 //! `virga log cat` and `virga log export`.
 
-use super::{Failure, OneLog, Range};
+use super::{Failure, OneLog, Range, audit};
 use crate::{cli::subscribe::shown, hex};
-use std::io::{self, IsTerminal as _, Write as _};
-use virga_state::{Event, ReadError, Reader};
+use std::io::{self, IsTerminal as _, Write};
+use virga_state::{Event, ReadError, Reader, format::Fault, verify::Depth};
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Cat {
@@ -11,6 +11,13 @@ pub(in crate::cli) struct Cat {
     log: OneLog,
     #[command(flatten)]
     range: Range,
+    #[command(flatten)]
+    shape: Shape,
+}
+
+/// How an event is printed.
+#[derive(Debug, clap::Args)]
+pub(super) struct Shape {
     /// Print the events as they were appended, with nothing before, between or after them.
     #[arg(long)]
     raw: bool,
@@ -22,6 +29,9 @@ pub(in crate::cli) struct Export {
     log: OneLog,
     #[command(flatten)]
     range: Range,
+    /// Fail if any event of the log is not signed.
+    #[arg(long)]
+    signed: bool,
 }
 
 #[derive(serde::Serialize)]
@@ -39,18 +49,22 @@ struct Line<'a> {
 
 pub(super) fn cat(cat: &Cat) -> Result<(), Failure> {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let is_shown = !cat.raw && io::stdout().is_terminal();
     each(&cat.log, &cat.range, |event| {
-        match is_shown {
-            true => out.write_all(shown(event.payload).as_bytes())?,
-            false => out.write_all(event.payload)?,
-        }
-        match cat.raw {
-            true => Ok(()),
-            false => out.write_all(b"\n"),
-        }
+        print(&mut out, event, &cat.shape)
     })?;
     Ok(out.flush()?)
+}
+
+/// Prints an event, to a terminal without what would control it.
+pub(super) fn print(out: &mut impl Write, event: &Event<'_>, shape: &Shape) -> io::Result<()> {
+    match !shape.raw && io::stdout().is_terminal() {
+        true => out.write_all(shown(event.payload).as_bytes())?,
+        false => out.write_all(event.payload)?,
+    }
+    match shape.raw {
+        true => Ok(()),
+        false => out.write_all(b"\n"),
+    }
 }
 
 pub(super) fn export(export: &Export) -> Result<(), Failure> {
@@ -69,7 +83,19 @@ pub(super) fn export(export: &Export) -> Result<(), Failure> {
         serde_json::to_writer(&mut out, &line)?;
         out.write_all(b"\n")
     })?;
-    Ok(out.flush()?)
+    out.flush()?;
+    let report = export.log.report(Depth::Content);
+    let report = report.map_err(Failure::runtime)?;
+    // Other flaws were told where they were met.
+    for flaw in &report.flaws {
+        if matches!(flaw.fault, Fault::Signature(_)) {
+            writeln!(io::stderr(), "virga: {flaw}")?;
+        }
+    }
+    match audit(&report, export.signed)? && report.audit.bad_signatures == 0 {
+        true => Ok(()),
+        false => Err(Failure::Told(1)),
+    }
 }
 
 /// Every event of a range. What cannot be read is told, the rest is given, and then it is a failure.
