@@ -9,8 +9,8 @@ pub const LINK_BYTES: usize = 24;
 ///
 /// ```text
 ///  0      8 entity     whose event it is
-///  8      8 observed   key of the frontier that the entity had observed; 0: none
-/// 16      8 parent     number of the entity's event before it in this log; 0: none
+///  8      8 observed   key of the frontier that the entity had newly observed; 0: none
+/// 16      8 parent     number of the entity's event before it in its feed; 0: none, or not signed
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link {
