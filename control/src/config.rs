@@ -12,6 +12,7 @@ mod file;
 mod keeping;
 mod peers;
 mod problem;
+mod routing;
 mod rules;
 mod subnets;
 mod syntax;
@@ -21,6 +22,7 @@ pub(crate) mod values;
 mod tests;
 
 pub use problem::{ConfigError, Problem};
+pub use routing::RoutingSection;
 
 use crate::{
     capability::{Filter, Statements},
@@ -62,6 +64,8 @@ pub struct Config {
     pub node: NodeSection,
     /// How this node forwards.
     pub forwarding: ForwardingSection,
+    /// Whether this node learns from its neighbours who leads where.
+    pub routing: RoutingSection,
     /// The other nodes, in the file's order; [`Reach::Via`] holds indices into this.
     pub peers: Vec<PeerConfig>,
     /// Entities that have a name: this node's own first, then the peers', then those named for
@@ -173,7 +177,7 @@ impl Config {
     pub fn shares_address(&self, peer: &PeerConfig) -> Option<&str> {
         let ip = |peer: &PeerConfig| match peer.reach {
             Reach::Adjacent { address, .. } => Some(address.ip()),
-            Reach::Via { .. } => None,
+            Reach::Via { .. } | Reach::Learned => None,
         };
         let own = ip(peer)?;
         let mut others = self.peers.iter().filter(|other| other.id != peer.id);
@@ -377,6 +381,8 @@ pub enum Reach {
         /// The next hop when `primary` is dead; never the same.
         backup: Option<usize>,
     },
+    /// As neighbours say; only with [`RoutingSection::is_enabled`].
+    Learned,
 }
 
 /// Where a peer is, and what it may carry.

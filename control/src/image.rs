@@ -213,6 +213,8 @@ fn add_routes(image: &mut Image, config: &Config, keys: &[Option<NextHopKey>]) {
                 primary,
                 backup: backup.and_then(|b| keys[b]),
             }),
+            // Written when it is learned.
+            Reach::Learned => None,
         };
         if let Some(via) = via {
             image.routes.insert(peer.id, via);

@@ -8,6 +8,7 @@
 //! - [`admissions`]: what follows from them for forwarders, and how nodes agree on it.
 //! - [`identity`]: who is where: the configuration as entities have changed it since.
 //! - [`channel`]: who has subscribed to what, and every event to each of them.
+//! - [`routes`]: what neighbours say about routes, for the daemon's router.
 //! - [`tags`]: keys of the link tags, agreed on with each neighbour.
 //! - [`kept`]: channels that have a log on this node's disk.
 //! - [`signing`]: what this node's entity signs of what it publishes.
@@ -45,6 +46,7 @@ pub mod moves;
 pub mod nic;
 pub mod notices;
 pub mod rights;
+pub mod routes;
 pub mod signing;
 pub mod tags;
 pub mod tune;

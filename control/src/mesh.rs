@@ -61,6 +61,7 @@ use crate::{
     channel::{Plan, status::SubscriptionStatus},
     config::Config,
     daemon::{DaemonError, embedded::Embedded},
+    routes::RoutesStatus,
 };
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
@@ -355,6 +356,15 @@ impl Mesh {
         let answer = self
             .send(Method::GET, "/subscriptions".into(), empty())
             .await?;
+        read_json(answer).await
+    }
+
+    /// Who leads where, and by whose word.
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub async fn routes(&self) -> Result<RoutesStatus, MeshError> {
+        let answer = self.send(Method::GET, "/routes".into(), empty()).await?;
         read_json(answer).await
     }
 

@@ -42,6 +42,7 @@ mod tell;
 
 pub use announcement::{Announcement, Authority, Claim, Destination, Doubt};
 pub use cost::LinkCost;
+pub use neighbour::Liveness;
 pub use reason::Reason;
 pub use router::{Now, RouteChange, RouteView, Router, Setup};
 pub use scope::Aggregation;

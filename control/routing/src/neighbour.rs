@@ -20,6 +20,15 @@ impl Slot {
     }
 }
 
+/// Whether packets get to a neighbour over its link. The stream to it may outlive that, over others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Liveness {
+    /// They do.
+    Alive,
+    /// They do not: nothing is sent there, and what it said is kept.
+    Dead,
+}
+
 /// What it was told of one destination last.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Told {
@@ -34,6 +43,7 @@ pub(crate) struct Neighbour {
     pub(crate) id: NodeId,
     pub(crate) subnet: Subnet,
     pub(crate) cost: u32,
+    pub(crate) liveness: Liveness,
     /// By the destination's place.
     told: Vec<Told>,
     pub(crate) queue: VecDeque<u32>,
@@ -51,6 +61,7 @@ impl Neighbour {
             id,
             subnet,
             cost,
+            liveness: Liveness::Alive,
             told: Vec::new(),
             queue: VecDeque::new(),
             requests: BTreeMap::new(),

@@ -8,7 +8,7 @@ use crate::{
     announcement::{Announcement, Authority, Claim, Destination},
     ask::Asking,
     limits::{COST_MAX, LIFETIME_S, RENEW_NS, SWEEP_NS, TICK_NS},
-    neighbour::{Neighbour, Neighbours, Slot},
+    neighbour::{Liveness, Neighbour, Neighbours, Slot},
     reason::{Reason, Reasons},
     scope::Aggregation,
     table::{Entry, NextHops, Own, Table},
@@ -242,6 +242,29 @@ impl<A: Authority> Router<A> {
                 self.choose(place);
             }
         }
+    }
+
+    /// Packets get to a neighbour over its link, or do not.
+    pub fn set_liveness(&mut self, now: Now, id: NodeId, liveness: Liveness) {
+        self.now = now;
+        let Some(slot) = self.neighbours.slot(id) else {
+            return;
+        };
+        match self.neighbours.at_mut(slot) {
+            Some(neighbour) if neighbour.liveness != liveness => neighbour.liveness = liveness,
+            _ => return,
+        }
+        for place in self.table.taken() {
+            let entry = self.table.at(place);
+            if entry.is_some_and(|entry| entry.from(slot).is_some()) {
+                self.choose(place);
+            }
+        }
+    }
+
+    /// By whose keys it goes; what it believed before stays as long as it holds.
+    pub const fn authority_mut(&mut self) -> &mut A {
+        &mut self.authority
     }
 
     /// All neighbours that there are know that this node has started: it need not be quiet any longer.

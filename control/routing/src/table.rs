@@ -3,7 +3,7 @@
 use crate::{
     announcement::{Announcement, Destination},
     limits::UNREACHABLE,
-    neighbour::{Neighbours, Slot},
+    neighbour::{Liveness, Neighbours, Slot},
 };
 use std::{collections::HashMap, sync::Arc};
 use virga_ebpf::header::{NodeId, Subnet};
@@ -160,7 +160,8 @@ impl Entry {
     fn candidates(&self, own: NodeId, links: &Neighbours, is_quiet: bool) -> Vec<Candidate> {
         let mut found = Vec::with_capacity(self.heard.len());
         for heard in &self.heard {
-            let Some(link) = links.at(heard.from) else {
+            let link = links.at(heard.from);
+            let Some(link) = link.filter(|link| link.liveness == Liveness::Alive) else {
                 continue;
             };
             let metric = heard.metric.saturating_add(link.cost);
@@ -224,6 +225,7 @@ impl Entry {
         let mut ids = others.filter_map(|h| Some((h, links.at(h.from)?)));
         ids.any(|(heard, link)| {
             (heard.metric, link.id) < (chosen.metric, own)
+                && link.liveness == Liveness::Alive
                 && heard.metric.saturating_add(link.cost) != UNREACHABLE
         })
     }

@@ -16,6 +16,7 @@
 //! | `POST /identity` | a file of placements and successions | 204; they count, are kept and passed on |
 //! | `GET /channels` | | the channels that the node knows: [`channels::ChannelsView`] as JSON |
 //! | `POST /channel` | a signed declaration | 204; it holds, is kept and passed on |
+//! | `GET /routes` | | [`routes::RoutesStatus`](crate::routes::RoutesStatus) as JSON: who leads where, and by whose word |
 //! | `POST /link?peer=NAME&state=up` or `down` | | 204 |
 //!
 //! An error is a JSON object with one key, `error`. Who may open the socket may do all of this: its
@@ -82,6 +83,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/subscribe", get(subscribe::get))
         .route("/replay", get(replay::get))
         .route("/link", post(status::link))
+        .route("/routes", get(status::routes))
         .route("/channels", get(channels::get))
         .route("/channel", post(channels::post))
         .route("/token", post(rights::token))

@@ -11,6 +11,7 @@ use crate::{
     daemon::{flood::AdmissionsStatus, path::ForwardingStatus},
     hex,
     kept::LogStatus,
+    routes::RoutesStatus,
 };
 use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
@@ -348,6 +349,11 @@ impl LinkState {
             Self::Down => "down",
         }
     }
+}
+
+/// `GET /routes`
+pub(super) async fn routes(State(api): State<Arc<Api>>) -> Result<Json<RoutesStatus>, ApiError> {
+    api.path.routes().await.map(Json).ok_or(ApiError::Stopping)
 }
 
 pub(super) async fn link(

@@ -150,6 +150,7 @@ fn session_check(config: &Config, entity: &Entity, is_known: bool) -> Check {
     let way = match &peer.reach {
         Reach::Adjacent { address, .. } => format!("at {address}"),
         Reach::Via { primary, .. } => format!("by {}", config.peers[*primary].name),
+        Reach::Learned => "as its neighbours say".to_owned(),
     };
     match is_known {
         true => {

@@ -37,8 +37,8 @@ pub struct Directory {
     /// Next to this node, with an entity: they forward to whoever has moved, and are told of it also where
     /// nothing else is wanted of them.
     neighbours: BTreeSet<NodeId>,
-    /// Those of them that link tags are to be agreed on with.
-    tagged: BTreeSet<NodeId>,
+    /// Those of them that there is always a session with: link tags or routes are agreed on with them.
+    kept_up: BTreeSet<NodeId>,
     subnets: Subnets,
     channels: Vec<ChannelConfig>,
     retired: Retired,
@@ -70,7 +70,7 @@ impl Directory {
             nodes,
             peers: peers(config),
             neighbours: neighbours(config),
-            tagged: tagged(config),
+            kept_up: kept_up(config),
             subnets: Subnets::configured(config, &Shown::default()),
             channels: config.channels.clone(),
             retired: present.retired.clone(),
@@ -112,12 +112,13 @@ pub(crate) fn neighbours(config: &Config) -> BTreeSet<NodeId> {
 }
 
 /// Those of them that link tags are to be agreed on with.
-pub(crate) fn tagged(config: &Config) -> BTreeSet<NodeId> {
+pub(crate) fn kept_up(config: &Config) -> BTreeSet<NodeId> {
     let neighbours = neighbours(config);
-    config
-        .tagged()
-        .filter(|id| neighbours.contains(id))
-        .collect()
+    if config.routing.is_enabled {
+        return neighbours;
+    }
+    let tagged = config.tagged();
+    tagged.filter(|id| neighbours.contains(id)).collect()
 }
 
 /// The sessions that a node may have.
@@ -159,9 +160,11 @@ impl<O: Outlet> ChannelService<O> {
         self.peers = peers.map(|(&peer, keys)| (peer, keys.clone())).collect();
         let neighbours = directory.neighbours.iter().copied();
         self.neighbours = neighbours.filter(|&peer| share.owns(peer)).collect();
-        let tagged = directory.tagged.iter().copied();
+        let kept_up = directory.kept_up.iter().copied();
         let is_here = directory.absence.is_none();
-        self.tagged = tagged.filter(|&peer| is_here && share.owns(peer)).collect();
+        self.kept_up = kept_up
+            .filter(|&peer| is_here && share.owns(peer))
+            .collect();
         self.subnets.follow(&directory.subnets);
         self.rights
             .subnet_issuers
@@ -197,7 +200,7 @@ impl<O: Outlet> ChannelService<O> {
                 }
                 self.ask_newcomers(now_ns, node);
                 self.greet(now_ns, node);
-                self.connect_tagged(now_ns, node);
+                self.connect_kept_up(now_ns, node);
             }
         }
         self.review(now_ns, node);

@@ -13,6 +13,7 @@
 //! link tags                version 1 | type 1 | said 1 | parity 1, where a key is meant | key 16, where one is told
 //! channel                  version 1 | type 1 | signed declaration (see `rights::declaration`)
 //! identity                 version 1 | type 1 | placement or succession (see `rights::identity`)
+//! routes                   version 1 | type 1 | items (see `virga_routing::message`)
 //! ```
 //! Big-endian; one way to write each message; what is unknown, too short or too long is refused.
 
@@ -44,6 +45,7 @@ const _: () = assert!(2 + 9 + WORDS_BYTES_MAX <= MESSAGE_BYTES_MAX);
 const _: () = assert!(PUBLICATION_BYTES_MAX <= LIST_BYTES_MAX);
 const _: () = assert!(DECLARATION_BYTES_MAX <= LIST_BYTES_MAX);
 const _: () = assert!(IDENTITY_BYTES_MAX <= LIST_BYTES_MAX);
+const _: () = assert!(virga_routing::limits::MESSAGE_BYTES_MAX <= LIST_BYTES_MAX);
 
 /// Which channels a subscription means.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -195,6 +197,8 @@ pub enum Message {
     Channel(Vec<u8>),
     /// Where an entity is, or which key it has now.
     Identity(Vec<u8>),
+    /// What a neighbour says about routes.
+    Routes(Vec<u8>),
 }
 
 /// Why bytes are not a message; the sender is at fault.
@@ -277,6 +281,10 @@ impl Message {
                 out.push(16);
                 out.extend(signed);
             }
+            Self::Routes(items) => {
+                out.push(24);
+                out.extend(items);
+            }
             Self::LinkTags(said) => {
                 out.push(11);
                 match said {
@@ -329,6 +337,7 @@ impl Message {
             }
             10 => Self::Channel(rest.all(DECLARATION_BYTES_MAX)?),
             16 => Self::Identity(rest.all(IDENTITY_BYTES_MAX)?),
+            24 => Self::Routes(rest.all(virga_routing::limits::MESSAGE_BYTES_MAX)?),
             value => {
                 let field = "type";
                 return Err(MessageError::Unknown { field, value });

@@ -9,6 +9,7 @@ use super::{
     publish::Batch,
     reason::{Reason, Reasons},
     rights::{Rights, Shown, Taken},
+    routing::Routes,
     setup::Setup,
     subnets::Subnets,
     subscribe::{self, Local, Wanted},
@@ -74,8 +75,10 @@ pub(crate) struct Session {
     pub(crate) shown: Shown,
     /// Streams that it opened and that were let in.
     inbound: BTreeMap<StreamId, Inbound>,
+    /// Counts this worker's sessions.
+    pub(crate) number: u64,
     /// Control messages that found no room.
-    outbox: VecDeque<Vec<u8>>,
+    pub(crate) outbox: VecDeque<Vec<u8>>,
 }
 
 struct Inbound {
@@ -119,9 +122,10 @@ pub struct ChannelService<O> {
     pub(crate) notices: Notices,
     moves: Moves,
     pub(crate) subnets: Subnets,
-    /// Neighbours that link tags are to be agreed on with.
-    pub(crate) tagged: BTreeSet<NodeId>,
+    /// Neighbours that there is always a session with.
+    pub(crate) kept_up: BTreeSet<NodeId>,
     pub(crate) heard: Heard,
+    pub(crate) routes: Routes,
     /// Nothing more is published.
     pub(crate) is_stopping: bool,
 }
@@ -188,8 +192,9 @@ impl<O: Outlet> ChannelService<O> {
             subnets: Subnets::default(),
             inbox: Inbox::default(),
             neighbours: setup.neighbours.clone(),
-            tagged: setup.tagged.clone(),
+            kept_up: setup.kept_up.clone(),
             heard: Heard::default(),
+            routes: Routes::default(),
             is_stopping: false,
         }
     }
@@ -219,7 +224,7 @@ impl<O: Outlet> ChannelService<O> {
         let is_asked = self.wanted.values().any(|w| w.asked.contains_key(&peer));
         let entities = self.peers.get(&peer);
         let is_greeted = |key: &[u8; 32]| self.published().any(|e| e.subscribers.contains(key));
-        let is_neighbour = self.is_told(peer) || self.tagged.contains(&peer);
+        let is_neighbour = self.is_told(peer) || self.kept_up.contains(&peer);
         let is_greeted = entities.is_some_and(|keys| keys.iter().any(is_greeted));
         is_asked || is_greeted || is_neighbour
     }
@@ -260,9 +265,11 @@ impl<O: Outlet> ChannelService<O> {
             unmet: BTreeMap::new(),
             shown: Shown::default(),
             inbound: BTreeMap::new(),
+            number: self.routes.next_session(),
             outbox: VecDeque::new(),
         };
         self.sessions.insert(peer, session);
+        self.routes_began(peer);
         self.inbox.connected(peer);
         self.heard.session_began(peer);
         self.show_identities(now_ns, node, peer);
@@ -277,6 +284,7 @@ impl<O: Outlet> ChannelService<O> {
         }
         self.inbox.closed(peer);
         self.heard.session_ended(peer);
+        self.routes_ended(peer);
         for index in 0..self.entries.len() {
             let entry = &mut self.entries[index];
             entry.holding.remove(&peer);
@@ -329,6 +337,7 @@ impl<O: Outlet> ChannelService<O> {
                 }
             }
             Ok(Message::LinkTags(said)) => self.heard.said(peer, said),
+            Ok(Message::Routes(items)) => self.on_routes(now_ns, node, peer, items),
         }
     }
 
@@ -471,7 +480,7 @@ impl<O: Outlet> Service for ChannelService<O> {
         // Of two neighbours that start together one begins at once.
         let own = node.id();
         self.connect_told(now_ns, node, |peer| own < peer);
-        self.connect_tagged(now_ns, node);
+        self.connect_kept_up(now_ns, node);
         for signed in std::mem::take(&mut self.known_revocations) {
             // An issuer that no channel names any more is counted.
             let _taken = self.on_revocations(now_ns, node, &signed);

@@ -33,8 +33,8 @@ pub struct Setup {
     pub unix_zero_ns: u64,
     /// Those of `peers` that are next to this node.
     pub neighbours: BTreeSet<NodeId>,
-    /// Neighbours that link tags are to be agreed on with, of those in `peers`.
-    pub tagged: BTreeSet<NodeId>,
+    /// Neighbours that there is always a session with, of those in `peers`: link tags or routes are agreed on.
+    pub kept_up: BTreeSet<NodeId>,
 }
 
 impl Setup {
@@ -44,10 +44,10 @@ impl Setup {
         let peers = follow::peers(config).into_iter();
         let peers = peers.filter(|(peer, _)| share.owns(*peer));
         let neighbours = follow::neighbours(config).into_iter();
-        let tagged = follow::tagged(config).into_iter();
+        let kept_up = follow::kept_up(config).into_iter();
         Self {
             neighbours: neighbours.filter(|&peer| share.owns(peer)).collect(),
-            tagged: tagged.filter(|&peer| share.owns(peer)).collect(),
+            kept_up: kept_up.filter(|&peer| share.owns(peer)).collect(),
             entity: config.keys.entity.public,
             peers: peers
                 .flat_map(|(peer, keys)| keys.into_iter().map(move |key| (peer, key)))

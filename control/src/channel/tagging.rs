@@ -18,9 +18,10 @@ impl<O: Outlet> ChannelService<O> {
         self.tell(now_ns, node, peer, &Message::LinkTags(said));
     }
 
-    /// Until keys are agreed on, a neighbour that knows this node from before drops what it sends on.
-    pub(crate) fn connect_tagged(&self, now_ns: u64, node: &mut Node) {
-        for &peer in &self.tagged {
+    /// Until keys are agreed on, a neighbour that knows this node from before drops what it sends on; and until
+    /// routes are, this node leads nowhere.
+    pub(crate) fn connect_kept_up(&self, now_ns: u64, node: &mut Node) {
+        for &peer in &self.kept_up {
             // Every one of them is configured.
             let _known = node.connect(now_ns, peer);
         }

@@ -210,7 +210,7 @@ fn side(number: u8, count: u8, channels: &[ChannelConfig], seed: u8, now_ns: u64
         revocations: Vec::new(),
         unix_zero_ns: rights::UNIX_S * 1_000_000_000,
         neighbours: BTreeSet::new(),
-        tagged: BTreeSet::new(),
+        kept_up: BTreeSet::new(),
     });
     service.start(now_ns, &mut node);
     Side { node, service }

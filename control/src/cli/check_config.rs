@@ -86,6 +86,7 @@ fn describe(config: &Config) -> io::Result<()> {
             } => {
                 format!("via {}, backup {}", name(*primary), name(*backup))
             }
+            Reach::Learned => "as neighbours say".to_owned(),
         };
         writeln!(
             out,

@@ -19,6 +19,7 @@ mod lines;
 mod log;
 mod node;
 mod publish;
+mod routes;
 mod sink;
 mod status;
 mod subnet;
@@ -79,6 +80,8 @@ enum Command {
     Pub(publish::Arguments),
     /// Subscribe to a channel and print its events.
     Sub(subscribe::Arguments),
+    /// Show which neighbour leads to which node, and by whose word.
+    Routes(routes::Arguments),
     /// Show what a running node is doing.
     Status(status::Arguments),
     /// Check a configuration file, and list everything that is wrong with it.
@@ -170,6 +173,7 @@ pub fn main() -> ExitCode {
         Command::Node(command) => node::run(&command),
         Command::Pub(arguments) => publish::run(&arguments),
         Command::Sub(arguments) => subscribe::run(&arguments),
+        Command::Routes(arguments) => routes::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::CheckConfig(arguments) => check_config::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),

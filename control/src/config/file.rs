@@ -32,6 +32,7 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) channels: Vec<Spanned<Channel>>,
     pub(super) subnets: Field<Subnets>,
+    pub(super) routing: Field<Routing>,
     #[serde(default)]
     pub(super) subnet_gateways: Vec<Spanned<SubnetGateway>>,
     #[serde(default)]
@@ -136,6 +137,14 @@ pub(super) struct Forwarding {
     pub(super) link_key_s: Field<i64>,
 }
 
+/// `[routing]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "the section [routing]")]
+pub(super) struct Routing {
+    pub(super) enabled: Field<bool>,
+    pub(super) by_subnet: Field<bool>,
+}
+
 /// `[subnets]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "the section [subnets]")]
@@ -222,7 +231,9 @@ pub(super) fn read(text: &str, report: &mut Report<'_>) -> Option<File> {
                     return None;
                 };
                 let fix = match key.as_str() {
-                    "node" | "forwarding" => format!("begin the section with a line [{key}]"),
+                    "node" | "forwarding" | "routing" => {
+                        format!("begin the section with a line [{key}]")
+                    }
                     "peers" | "channels" | "channel_authorities" | "subnet_gateways" => {
                         blocks_fix(&key)
                     }
@@ -267,6 +278,7 @@ fn take_unknown(table: &mut DeTable<'_>, report: &mut Report<'_>) {
         let known = match name.as_str() {
             "node" => fields::<Node>(),
             "forwarding" => fields::<Forwarding>(),
+            "routing" => fields::<Routing>(),
             "peers" => fields::<Peer>(),
             "channel_authorities" => fields::<ChannelAuthority>(),
             "subnets" => fields::<Subnets>(),

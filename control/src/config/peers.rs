@@ -1,7 +1,7 @@
 //! The `[[peers]]` blocks: who the other nodes are and how packets get there.
 
 use super::{
-    Entity, LinkTags, NamedEntity, PeerConfig, PeerSubnet, Reach, file,
+    Entity, LinkTags, NamedEntity, PeerConfig, PeerSubnet, Reach, RoutingSection, file,
     problem::{Report, Section, suggest},
     rules::Checker,
     values,
@@ -27,6 +27,8 @@ pub(super) struct Own<'a> {
     pub(super) entity: Option<&'a EntityKey>,
     /// Whether the entity has moved here from a peer, which the file still names with it.
     pub(super) is_moved_here: bool,
+    /// Whether it learns who leads to a peer.
+    pub(super) routing: RoutingSection,
 }
 
 /// Everyone that the file names.
@@ -62,6 +64,8 @@ enum Shape {
     Adjacent,
     /// Has `via`.
     Behind,
+    /// Has neither, and is found by what neighbours say.
+    Learned,
     /// Has no `node_key`: stands for its entity alone.
     EntityOnly,
     /// Contradicts itself.
@@ -115,7 +119,7 @@ fn draft(
     let span = block.span();
     let section = Section::new(format!("peers[{index}]"), span.clone());
     let peer = block.into_inner();
-    let shape = shape(&section, &span, &peer, report);
+    let shape = shape(&section, &span, &peer, own.routing, report);
     let address_span = peer.address.as_ref().map(Spanned::span);
     let name = report.required(&section, "name", peer.name, "\"router\"");
     let entity_key = report.required(
@@ -155,6 +159,7 @@ fn shape(
     section: &Section,
     span: &Range<usize>,
     peer: &file::Peer,
+    routing: RoutingSection,
     report: &mut Report<'_>,
 ) -> Shape {
     if let (None, Some(interface)) = (&peer.address, &peer.interface) {
@@ -171,14 +176,14 @@ fn shape(
             Some((levels, _)) => (levels, true),
             None => (subnet.get_ref().as_str(), false),
         };
-        let (what, fix) = if peer.via.is_none() {
+        let (what, fix) = if peer.node_key.is_none() {
             let what = "belongs to a node, and this block gives an entity a name";
             (what, "remove it".to_owned())
         } else {
             let what = "has a /length, which is checked where packets arrive, and none arrive straight from here";
             (what, format!("write \"{levels}\""))
         };
-        if length || peer.via.is_none() {
+        if length || peer.node_key.is_none() {
             report.add(subnet.span(), section.key("subnet"), what, fix);
         }
     }
@@ -191,6 +196,7 @@ fn shape(
         (Some(_), Some(_), None) => return Shape::Adjacent,
         (Some(_), None, Some(_)) => return Shape::Behind,
         (None, None, None) => return Shape::EntityOnly,
+        (Some(_), None, None) if routing.is_enabled => return Shape::Learned,
         (_, Some(_), Some(via)) => {
             let fix = "keep `address` if it is a neighbour, `via` if others forward to it";
             report.add(
@@ -205,7 +211,7 @@ fn shape(
             report.add(span.clone(), section.key("node_key"), "is missing", fix);
         }
         (Some(_), None, None) => {
-            let fix = "add `address` if it is a neighbour, `via` if others forward to it, or remove `node_key` if only its entity is meant";
+            let fix = "add `address` if it is a neighbour, `via` if others forward to it, or [routing] with `enabled = true` if neighbours shall say who leads to it; remove `node_key` if only its entity is meant";
             report.add(
                 span.clone(),
                 section.key("address"),
@@ -316,6 +322,7 @@ fn finish(
             interface: draft.interface,
         },
         (None, Some(reach)) => reach,
+        (None, None) if draft.shape == Shape::Learned => Reach::Learned,
         (None, None) => return,
     };
     let Some(node_key) = draft.node_key else {

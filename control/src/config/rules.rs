@@ -5,7 +5,7 @@ use super::{
     NamedEntity, NodeSection, SOCKET_DIRECTORY, STATE_DIRECTORY, Workers, ZeroCopy, authorities,
     channels, evidence, file, peers,
     problem::{Report, Section, suggest},
-    subnets,
+    routing, subnets,
     values::{self, Fault},
 };
 use crate::cause;
@@ -83,7 +83,9 @@ pub(super) fn resolve(
         is_moved_here: keys
             .as_ref()
             .is_some_and(|keys| identity::is_placed(&kept, &keys.entity.public, &keys.node.public)),
+        routing: routing::resolve(file.routing, report),
     };
+    let routing = own.routing;
     let roster = peers::resolve(file.peers, &own, report);
     let forwarding = resolve_forwarding(file.forwarding, roster.peers.len(), report);
     let (subnet_issuers, filter_life_s) = subnets::resolve(file.subnets, &roster, report);
@@ -106,6 +108,7 @@ pub(super) fn resolve(
         path,
         node,
         forwarding,
+        routing,
         peers: roster.peers,
         entities,
         channels,

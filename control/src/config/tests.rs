@@ -10,6 +10,7 @@ use virga_transport::io::driver::Choice;
 mod capabilities;
 mod gateways;
 mod kept;
+mod routing;
 mod rules;
 mod subnets;
 mod three_hosts;
@@ -116,6 +117,7 @@ fn the_example_is_valid_and_shows_every_key() {
         ("node", file::fields::<file::Node>()),
         ("forwarding", file::fields::<file::Forwarding>()),
         ("subnets", file::fields::<file::Subnets>()),
+        ("routing", file::fields::<file::Routing>()),
     ] {
         for key in keys {
             assert!(table[section].get(key).is_some(), "{section}.{key}");

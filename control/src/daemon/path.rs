@@ -6,11 +6,15 @@
 mod asker;
 mod members;
 mod moved;
+mod routing;
 mod status;
+mod tables;
 mod tagging;
 
 use asker::Ask;
 use members::Members;
+use routing::Routing;
+use tables::{apply_to_workers, leave_nic};
 use tagging::Listening;
 
 pub use asker::Asker;
@@ -26,7 +30,7 @@ use crate::{
     image::{self, Down},
     moves::Moves,
     nic::{
-        self, Nic, NicError, Update,
+        Nic, NicError, Update,
         kernel::{Facts, KernelError},
         xsk::Opened,
     },
@@ -93,6 +97,8 @@ pub struct Path {
     moves: Moves,
     members: Members,
     tags: Tags,
+    /// None where the configuration says who leads where.
+    routing: Option<Routing>,
     /// Some table does not hold the tags' keys yet.
     tables_behind: bool,
     listening: Listening,
@@ -173,6 +179,7 @@ impl Path {
         let mut path = Self {
             members: Members::recall(&config, revocations, retired),
             tags,
+            routing: Routing::new(&config),
             tables_behind: false,
             listening: Listening::default(),
             config,
@@ -320,17 +327,6 @@ impl Path {
         image
     }
 
-    /// What is not in the configuration: who was let in, what neighbours agreed on, whom nobody vouches for, and
-    /// what other subnets admit. The tables' clock was 0 at `zero_ns` of the kernel's.
-    fn learned(&self, zero_ns: u64, image: &mut Image) {
-        image.pairs.extend(&self.admitted);
-        self.members.write(&self.config, image);
-        self.tags.write(image);
-        if let Some(foreign) = &self.foreign {
-            foreign.write(zero_ns, image);
-        }
-    }
-
     /// Reads what the kernel knows. The NIC path needs next hops resolved; user space sends through the
     /// kernel, which does that by itself.
     async fn read_facts(&mut self) -> Result<(), KernelError> {
@@ -370,6 +366,7 @@ impl Path {
                     () = self.moves.changed() => self.follow_moves(&dispatch).await,
                     () = self.tags_due() => self.follow_tags(&dispatch).await,
                     () = self.members.due() => self.follow_members(&dispatch).await,
+                    () = self.routing_due() => self.follow_routing(&dispatch).await,
                     () = tokio::time::sleep_until(looked + pause) => {
                         self.follow(&dispatch).await;
                         looked = Instant::now();
@@ -502,6 +499,9 @@ impl Path {
             Ask::Status(reply) => {
                 let _given_up = reply.send(self.status());
             }
+            Ask::Routes(reply) => {
+                let _given_up = reply.send(self.routes());
+            }
             Ask::Admits { pair, reply } => {
                 let _given_up = reply.send(self.image().pairs.contains(&pair));
             }
@@ -564,34 +564,4 @@ impl Path {
             )
         })
     }
-}
-
-/// Has the workers' forwarders take the image over, and waits for it.
-async fn apply_to_workers(image: Image, dispatch: &Dispatch) -> Result<(), String> {
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(|error| format!("no random numbers: {error}"))?;
-    let image = Arc::new(image);
-    let apply = move |now_ns: u64, parts: &mut Parts<Service>| {
-        // Each worker's keys are its own.
-        let worker = [parts.share().worker()];
-        let seed = keyed(&seed, &[&worker, &now_ns.to_be_bytes()]);
-        let applied = parts.forwarder.apply(&image, draws(seed));
-        applied.map_err(|error| error.to_string())
-    };
-    let applied = dispatch.with_all(apply).await;
-    let applied = applied.map_err(|_| "the workers have ended".to_owned())?;
-    applied.into_iter().collect()
-}
-
-/// Takes an earlier daemon's NIC path off: beside user space its tables would grow stale.
-fn leave_nic(node: &str) -> Result<(), NicError> {
-    match nic::detach(node) {
-        Ok(true) => tracing::info!("the earlier NIC path of this node is detached"),
-        Ok(false) => {}
-        Err(source @ NicError::Running(_)) => return Err(source),
-        Err(error) => {
-            tracing::warn!(%error, "the earlier NIC path of this node could not be detached");
-        }
-    }
-    Ok(())
 }

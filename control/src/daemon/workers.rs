@@ -71,7 +71,8 @@ impl Running {
                 .telling(path.moves())
                 .noting(notices)
                 .hearing(inbox)
-                .tagging(path.heard()),
+                .tagging(path.heard())
+                .routing(path.routes_inbox()),
             });
         }
         let mut beginnings = beginnings.into_iter();

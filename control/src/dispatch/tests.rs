@@ -84,7 +84,7 @@ impl Stage {
                 revocations: Vec::new(),
                 unix_zero_ns: 0,
                 neighbours: BTreeSet::new(),
-                tagged: BTreeSet::new(),
+                kept_up: BTreeSet::new(),
             }),
         };
         let workers = spawn_all(&config, beginning, |_: Share, _| {}).unwrap();

@@ -153,7 +153,7 @@ pub fn examine(named: &[String], config: Option<&Config>) -> Vec<Check> {
 pub fn configured(config: &Config) -> BTreeSet<String> {
     let of_peers = config.peers.iter().filter_map(|peer| match &peer.reach {
         Reach::Adjacent { interface, .. } => interface.as_ref(),
-        Reach::Via { .. } => None,
+        Reach::Via { .. } | Reach::Learned => None,
     });
     let interfaces = config.forwarding.interfaces.iter().chain(of_peers);
     interfaces.cloned().collect()

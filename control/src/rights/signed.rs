@@ -49,7 +49,7 @@ pub enum Kind {
     Announcement = 8,
     /// [`super::identity::Placement`].
     Placement = 9,
-    /// [`super::identity::Succession`].
+    /// [`super::identity::Succession`]. The next, 11, is a route's origin: `virga_routing::announcement`.
     Succession = 10,
 }
 

@@ -16,6 +16,7 @@ mod interfaces;
 mod neighbours;
 mod restart;
 mod roaming;
+mod routes;
 mod starting;
 mod subnets;
 mod tags;

@@ -79,8 +79,13 @@ async fn generic_and_user_space_forward_as_well_and_say_so() {
     }
 }
 
-/// a -- r1 -- {r2, r3} -- b: from r1 there are two ways to b.
 fn diamond() -> Hosts {
+    diamond_of("", |name, via| peer(name, &format!("via = [{via}]")))
+}
+
+/// a -- r1 -- {r2, r3} -- b: from r1 there are two ways to b. `via` makes the block of a peer that is no
+/// neighbour, of its name and of what leads there.
+pub fn diamond_of(head: &str, via: impl Fn(&str, &str) -> String) -> Hosts {
     let mut hosts = Hosts::new("virga-test", virga()).unwrap();
     for host in ["a", "r1", "r2", "r3", "b"] {
         hosts.add(host).unwrap();
@@ -99,7 +104,6 @@ fn diamond() -> Hosts {
     }
     let any = "0.0.0.0:4783";
     let next = |name: &str, address: &str| peer(name, &format!("address = \"{}\"", at(address)));
-    let via = |name: &str, via: &str| peer(name, &format!("via = [{via}]"));
     let both = "\"r2\", \"r3\"";
     let a = forwarding("native", "\"m0\"") + &next("r1", "10.79.1.1") + &via("b", "\"r1\"");
     let r1 = forwarding("native", "\"ma\", \"m2\", \"m3\"")
@@ -127,7 +131,7 @@ fn diamond() -> Hosts {
     ];
     for (host, rest) in &files {
         hosts
-            .configure(host, any, &(rest.clone() + &channels()))
+            .configure(host, any, &(head.to_owned() + rest + &channels()))
             .unwrap();
     }
     for (host, _) in files {

@@ -17,10 +17,12 @@ mod kept;
 mod publishing;
 mod rights;
 mod roaming;
+mod routes;
 mod stage;
 mod stopping;
 mod subnets;
 mod subscribing;
+mod town;
 mod workers;
 
 use bytes::Bytes;

@@ -42,6 +42,19 @@ pub(crate) const RELIABLE: Channel = Channel {
     subscribe: &["b"],
 };
 
+impl Channel {
+    pub(crate) fn block(&self) -> String {
+        let mut text = format!(
+            "[[channels]]\nname = \"{}\"\nreliable = {}\npublish = {:?}\nsubscribe = {:?}\n",
+            self.name, self.reliable, self.publish, self.subscribe
+        );
+        if self.reliable {
+            text += &format!("hold_max_s = {}\n", self.hold_max_s);
+        }
+        text
+    }
+}
+
 /// One node: its files, and its process while it runs.
 pub(crate) struct Node {
     pub(crate) name: &'static str,
@@ -127,19 +140,7 @@ impl Stage {
     /// Writes a node's configuration file.
     pub(crate) fn configure(&self, name: &str, channels: &[Channel]) {
         let own = self.node(name);
-        let file = |kind: KeyKind| own.folder.join(kind.file_name()).display().to_string();
-        let mut text = format!(
-            "[node]\nname = \"{name}\"\nnetwork = \"test\"\nnode_key_file = \"{}\"\n\
-             entity_key_file = \"{}\"\npsk_file = \"{}\"\nlisten = \"{}\"\nsocket = \"{}\"\n\
-             state = \"{}\"\n\
-             [forwarding]\nmode = \"userspace\"\n",
-            file(KeyKind::Node),
-            file(KeyKind::Entity),
-            file(KeyKind::Psk),
-            own.listen,
-            own.socket().display(),
-            own.file("state").display(),
-        );
+        let mut text = own.head();
         for peer in self.nodes.iter().filter(|peer| peer.name != name) {
             let reach = if name == "router" || peer.name == "router" {
                 format!("address = \"{}\"", peer.listen)
@@ -152,13 +153,7 @@ impl Stage {
             );
         }
         for channel in channels {
-            text += &format!(
-                "[[channels]]\nname = \"{}\"\nreliable = {}\npublish = {:?}\nsubscribe = {:?}\n",
-                channel.name, channel.reliable, channel.publish, channel.subscribe
-            );
-            if channel.reliable {
-                text += &format!("hold_max_s = {}\n", channel.hold_max_s);
-            }
+            text += &channel.block();
         }
         fs::write(own.config(), text).unwrap();
     }
@@ -243,7 +238,7 @@ impl Stage {
 }
 
 impl Node {
-    fn new(name: &'static str, ip: &str, folder: &Path, psk: &Secret) -> Self {
+    pub(crate) fn new(name: &'static str, ip: &str, folder: &Path, psk: &Secret) -> Self {
         let folder = folder.join(name);
         fs::create_dir(&folder).unwrap();
         let write = |kind: KeyKind, secret: &Secret| {
@@ -267,6 +262,33 @@ impl Node {
             entity_key: hex::encode(&entity.public),
             folder,
             process: None,
+        }
+    }
+
+    /// What its file begins with.
+    pub(crate) fn head(&self) -> String {
+        let file = |kind: KeyKind| self.folder.join(kind.file_name()).display().to_string();
+        format!(
+            "[node]\nname = \"{}\"\nnetwork = \"test\"\nnode_key_file = \"{}\"\n\
+             entity_key_file = \"{}\"\npsk_file = \"{}\"\nlisten = \"{}\"\nsocket = \"{}\"\n\
+             state = \"{}\"\n\
+             [forwarding]\nmode = \"userspace\"\n",
+            self.name,
+            file(KeyKind::Node),
+            file(KeyKind::Entity),
+            file(KeyKind::Psk),
+            self.listen,
+            self.socket().display(),
+            self.file("state").display(),
+        )
+    }
+
+    /// SIGKILL, and waits for the end, if it runs.
+    pub(crate) fn end(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            // It may have ended by itself.
+            let _ended = process.kill();
+            let _reaped = process.wait();
         }
     }
 
@@ -295,7 +317,7 @@ impl Node {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
-    fn spawn(&mut self, change: impl FnOnce(&mut Command)) {
+    pub(crate) fn spawn(&mut self, change: impl FnOnce(&mut Command)) {
         let log = fs::File::options()
             .create(true)
             .append(true)
@@ -385,11 +407,7 @@ fn send_signal(process: &Child, signal: &str) {
 impl Drop for Stage {
     fn drop(&mut self) {
         for node in &mut self.nodes {
-            if let Some(mut process) = node.process.take() {
-                // It may have ended by itself.
-                let _ended = process.kill();
-                let _reaped = process.wait();
-            }
+            node.end();
             if std::thread::panicking() {
                 eprintln!("--- log of {}\n{}", node.name, node.log());
             }

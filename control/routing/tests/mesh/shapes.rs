@@ -1,7 +1,7 @@
 //! Meshes of known shapes.
 
 use crate::world::{COST, MS, Random, SECOND, World};
-use virga_routing::Destination;
+use virga_routing::{Destination, Liveness};
 
 pub(crate) fn line(seed: u64, nodes: usize) -> World {
     let mut world = World::new(seed, nodes);
@@ -125,6 +125,24 @@ fn in_a_diamond_both_ends_have_a_primary_and_a_backup_for_each_other() {
         let both = [hops.primary, hops.backup.unwrap()].map(|id| world.ids[&id]);
         assert!(both == [1, 2] || both == [2, 1], "{both:?}");
     }
+}
+
+#[test]
+fn a_link_that_is_dead_while_its_stream_lives_is_not_used_and_is_used_again_after() {
+    let mut world = diamond(9);
+    world.run_for(SECOND);
+    let to = Destination::Node(world.id(3));
+    let primary = |world: &World| world.ids[&world.nodes[0].table[&to].primary];
+    let used = primary(&world);
+    world.set_liveness(0, used, Liveness::Dead);
+    world.run_for(SECOND);
+    assert_eq!(primary(&world), 3 - used);
+    assert_eq!(world.nodes[0].table[&to].backup, None);
+    world.set_liveness(0, used, Liveness::Alive);
+    world.run_for(3 * SECOND);
+    let hops = world.nodes[0].table[&to];
+    assert!(hops.backup.is_some(), "{hops:?}");
+    world.assert_right();
 }
 
 #[test]

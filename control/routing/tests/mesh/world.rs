@@ -9,7 +9,8 @@ use virga_ebpf::{
     header::{NodeId, Subnet},
 };
 use virga_routing::{
-    Aggregation, Announcement, Authority, Destination, Doubt, NextHops, Now, Router, Setup, limits,
+    Aggregation, Announcement, Authority, Destination, Doubt, Liveness, NextHops, Now, Router,
+    Setup, limits,
 };
 
 pub(crate) const MS: u64 = 1_000_000;
@@ -124,8 +125,6 @@ pub(crate) struct Node {
     pub(crate) router: Option<Router<Cheap>>,
     pub(crate) table: BTreeMap<Destination, NextHops>,
     pub(crate) subnet: Subnet,
-    /// Neighbours whose link this node takes for dead: what goes to them takes the backup.
-    pub(crate) dead: BTreeSet<usize>,
     /// Streams as this node sees them.
     streams: BTreeMap<usize, u64>,
     pub(crate) clock_ahead_s: i64,
@@ -217,7 +216,6 @@ impl World {
                 router: None,
                 table: BTreeMap::new(),
                 subnet,
-                dead: BTreeSet::new(),
                 streams: BTreeMap::new(),
                 clock_ahead_s: 0,
                 is_evil: false,
@@ -331,7 +329,6 @@ impl World {
         }
         self.nodes[index].table.clear();
         self.nodes[index].streams.clear();
-        self.nodes[index].dead.clear();
         self.boot(index, seqno, 2 * DETECT_NS);
         for peer in peers {
             self.join(index, peer);
@@ -349,6 +346,14 @@ impl World {
         let (now, id) = (self.now_of(node), self.id(with));
         if let Some(router) = &mut self.nodes[node].router {
             router.set_cost(now, id, cost);
+        }
+        self.drain(node);
+    }
+
+    pub(crate) fn set_liveness(&mut self, node: usize, with: usize, liveness: Liveness) {
+        let (now, id) = (self.now_of(node), self.id(with));
+        if let Some(router) = &mut self.nodes[node].router {
+            router.set_liveness(now, id, liveness);
         }
         self.drain(node);
     }

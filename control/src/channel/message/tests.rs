@@ -71,6 +71,7 @@ fn published_vectors() {
     assert_eq!(tagged.encode(), [1, 11, 2, 1]);
     assert_eq!(Message::Channel(vec![8, 9]).encode(), [1, 10, 8, 9]);
     assert_eq!(Message::Identity(vec![8, 9]).encode(), [1, 16, 8, 9]);
+    assert_eq!(Message::Routes(vec![8, 9]).encode(), [1, 24, 8, 9]);
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! How others reach the task that owns the forwarding path.
 
 use super::ForwardingStatus;
-use crate::{api::status::LinkState, config::Config, filters::Foreign, rights::identity::Retired};
+use crate::{
+    api::status::LinkState, config::Config, filters::Foreign, rights::identity::Retired,
+    routes::RoutesStatus,
+};
 use std::{collections::BTreeSet, sync::Arc};
 use tokio::sync::{mpsc, oneshot};
 use virga_ebpf::tables::Pair;
@@ -14,6 +17,7 @@ pub(super) enum Ask {
         reply: oneshot::Sender<Result<(), String>>,
     },
     Status(oneshot::Sender<ForwardingStatus>),
+    Routes(oneshot::Sender<RoutesStatus>),
     Admits {
         pair: Pair,
         reply: oneshot::Sender<bool>,
@@ -43,6 +47,13 @@ impl Asker {
     pub async fn status(&self) -> Option<ForwardingStatus> {
         let (reply, answer) = oneshot::channel();
         self.0.send(Ask::Status(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Who leads where. None: the daemon is shutting down.
+    pub async fn routes(&self) -> Option<RoutesStatus> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Ask::Routes(reply)).await.ok()?;
         answer.await.ok()
     }
 

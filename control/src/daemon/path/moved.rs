@@ -28,6 +28,9 @@ impl Path {
         let ids: Vec<_> = peers.map(|(before, now)| (before.id, now.id)).collect();
         self.tags.renamed(&ids);
         self.config = config;
+        if let Some(routing) = &mut self.routing {
+            routing.set_config(&self.config);
+        }
         self.follow_members(dispatch).await;
         self.apply(dispatch).await
     }

@@ -1,0 +1,112 @@
+//! What neighbours tell each other about routes: the worker passes it on, whole and in order, or ends the session.
+
+use super::{
+    delivery::Outlet,
+    message::Message,
+    reason::Reason,
+    service::{ChannelService, OUTBOX_MAX},
+};
+use crate::routes::{Heard, Inbox};
+use virga_ebpf::header::NodeId;
+use virga_transport::{Node, SessionState};
+
+/// Where a worker tells of what neighbours say.
+#[derive(Debug, Default)]
+pub(crate) struct Routes {
+    /// None where this node learns no routes.
+    inbox: Option<Inbox>,
+    last_session: u64,
+}
+
+impl Routes {
+    /// What the next session is called.
+    pub(crate) const fn next_session(&mut self) -> u64 {
+        self.last_session += 1;
+        self.last_session
+    }
+}
+
+/// How a session with a neighbour is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Measured {
+    /// Smoothed.
+    pub rtt_us: u64,
+    /// Packets since the session began.
+    pub sent: u64,
+    /// Those of them that were lost.
+    pub lost: u64,
+}
+
+impl<O: Outlet> ChannelService<O> {
+    /// Tells `routes` what neighbours say about them.
+    #[must_use]
+    pub fn routing(mut self, routes: Option<&Inbox>) -> Self {
+        self.routes.inbox = routes.cloned();
+        self
+    }
+
+    fn told(&self, peer: NodeId, heard: Heard) -> bool {
+        let routes = self.routes.inbox.as_ref();
+        let routes = routes.filter(|_| self.neighbours.contains(&peer));
+        routes.is_none_or(|routes| routes.tell(peer, heard))
+    }
+
+    pub(crate) fn routes_began(&self, peer: NodeId) {
+        let session = self.routes.last_session;
+        let _always_room = self.told(peer, Heard::Began { session });
+    }
+
+    pub(crate) fn routes_ended(&self, peer: NodeId) {
+        let _always_room = self.told(peer, Heard::Ended);
+    }
+
+    pub(crate) fn on_routes(&mut self, now_ns: u64, node: &mut Node, peer: NodeId, items: Vec<u8>) {
+        if !self.told(peer, Heard::Said(items)) {
+            self.begin_anew(now_ns, node, peer);
+        }
+    }
+
+    /// Something was lost, and with it the order: the next session begins with all that there is.
+    fn begin_anew(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
+        self.reasons.add(Reason::ControlFull);
+        node.close(now_ns, peer);
+        // It is configured.
+        let _known = node.connect(now_ns, peer);
+    }
+
+    /// Tells a neighbour something about routes, in the session that it is meant for.
+    pub fn say_routes(
+        &mut self,
+        now_ns: u64,
+        node: &mut Node,
+        (peer, number): (NodeId, u64),
+        items: Vec<u8>,
+    ) {
+        let session = self.sessions.get(&peer);
+        let Some(session) = session.filter(|session| session.number == number) else {
+            return;
+        };
+        match session.outbox.len() >= OUTBOX_MAX {
+            true => self.begin_anew(now_ns, node, peer),
+            false => self.tell(now_ns, node, peer, &Message::Routes(items)),
+        }
+    }
+
+    /// How the sessions with neighbours are doing.
+    #[must_use]
+    pub fn measured(&self, node: &Node) -> Vec<(NodeId, Measured)> {
+        let established = |status: &virga_transport::SessionStatus| {
+            status.state == SessionState::Established && self.neighbours.contains(&status.peer)
+        };
+        let sessions = node.sessions().filter(established);
+        let measured = sessions.filter_map(|status| {
+            let measured = Measured {
+                rtt_us: status.path.rtt_us?,
+                sent: status.sent_packets,
+                lost: status.path.lost_packets,
+            };
+            Some((status.peer, measured))
+        });
+        measured.collect()
+    }
+}

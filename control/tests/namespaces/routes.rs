@@ -1,0 +1,57 @@
+//! Routes that are learned, in the NIC path: nobody's file says `via`.
+
+use crate::{
+    stage::{RELIABLE, Sink, assert_complete, forwarded, peer, publishing, virga},
+    transit::diamond_of,
+};
+use std::time::{Duration, Instant};
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn what_was_learned_is_forwarded_in_the_nic_and_a_link_that_goes_down_gives_way_to_the_backup()
+ {
+    let hosts = diamond_of("[routing]\nenabled = true\n", |name, _| peer(name, ""));
+    let program = virga().to_string_lossy().into_owned();
+    let socket = hosts.socket("r1").to_string_lossy().into_owned();
+    let to_b = || {
+        let arguments = ["routes", "--json", "--socket", &socket];
+        let output = hosts.run("r1", &program, &arguments).unwrap();
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let routes = status["routes"].as_array().unwrap().clone();
+        let route = routes
+            .into_iter()
+            .find(|route| route["name"] == "b")
+            .unwrap();
+        let word = |key: &str| route[key].as_str().map(str::to_owned);
+        word("primary").zip(word("backup"))
+    };
+    let began = Instant::now();
+    let (primary, backup) = loop {
+        if let Some(both) = to_b() {
+            break both;
+        }
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "{}",
+            hosts.log("r1")
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let sink = Sink::subscribe(&hosts, RELIABLE).await;
+    let publishing = publishing(&hosts, RELIABLE, 500, Duration::from_secs(4));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = [&primary, &backup].map(|router| forwarded(&hosts, router));
+    let link = if primary == "r2" { "m2" } else { "m3" };
+    hosts
+        .ip("r1", &["link", "set", "dev", link, "down"])
+        .unwrap();
+    let count = publishing.await.unwrap();
+    assert_complete(&sink.numbers().await, count);
+    let after = [&primary, &backup].map(|router| forwarded(&hosts, router));
+    assert!(before[0] > 0, "the primary carried them before");
+    assert!(
+        after[1] > before[1] + 100,
+        "the backup carries them: {before:?} {after:?}"
+    );
+    println!("{count} events, over {primary} and then over {backup}");
+}
