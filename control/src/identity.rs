@@ -263,6 +263,9 @@ impl Book {
     /// Puts every entity where it lives.
     fn settle(&self, configured: &Config, config: &mut Config, retired: &Retired) {
         let placements = self.placements.values().map(|kept| kept.what);
+        let mut placements: Vec<Placement> = placements.collect();
+        // Whoever first signed for a key that no file has brings it to its own block; who follows moves there.
+        placements.sort_by_key(|placement| (placement.version, placement.entity));
         for placement in placements {
             let mut named = config.entities.iter();
             let is_current = retired.current(&placement.entity) == &placement.entity;

@@ -140,6 +140,13 @@ impl Store {
         self.review(now_s);
     }
 
+    /// Whose tokens count on some channel.
+    #[must_use]
+    pub fn issuers(&self) -> BTreeSet<[u8; 32]> {
+        let each = self.channels.iter();
+        each.flat_map(|channel| &channel.issuers).copied().collect()
+    }
+
     /// Whether any channel requires a token: otherwise nothing is ever held.
     #[must_use]
     pub fn is_needed(&self) -> bool {

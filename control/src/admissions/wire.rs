@@ -5,6 +5,7 @@
 //! digest     version 1 | type 13 | 64 times 8 bytes, one for each value of the ids' first 6 bits
 //! have       version 1 | type 14 | those 6 bits | each: id 16
 //! confirm    version 1 | type 15 | id 16 | verdict 1
+//! afresh     version 1 | type 20 | 0: what was refused may be taken now, for channels are others
 //! ```
 //! And about the filters of subnets ([`crate::filters`]):
 //! ```text
@@ -173,6 +174,8 @@ pub enum Publication {
         /// What.
         verdict: Verdict,
     },
+    /// The sender may take now what it has refused before: its channels are others.
+    Afresh,
     /// What a gateway says of its subnet.
     Filter(Vec<u8>),
     /// Which versions of that the sender holds.
@@ -183,7 +186,7 @@ impl Publication {
     /// Whether a message of this type is one.
     #[must_use]
     pub const fn is_type(kind: u8) -> bool {
-        matches!(kind, 12..=15 | 17 | 18)
+        matches!(kind, 12..=15 | 17 | 18 | 20)
     }
 
     /// Writes its type and all that follows.
@@ -208,6 +211,7 @@ impl Publication {
                 out.extend(id.0);
                 out.push(*verdict as u8);
             }
+            Self::Afresh => out.extend([20, 0]),
             Self::Filter(signed) => {
                 out.push(17);
                 out.extend(signed);
@@ -257,6 +261,7 @@ impl Publication {
                 let id = EvidenceId(*id);
                 Some(Self::Confirm { id, verdict })
             }
+            20 => (*body == [0]).then_some(Self::Afresh),
             17 if body.len() <= STATEMENT_BYTES_MAX => Some(Self::Filter(body.to_vec())),
             18 => {
                 let (each, rest) = body.as_chunks::<VERSIONS_BYTES>();

@@ -83,6 +83,9 @@ pub struct NodeStatus {
     pub pid: u32,
     /// Seconds since it started.
     pub uptime_s: u64,
+    /// Peers' declarations of channels that count, and that a restart would forget: they could not be written yet.
+    #[serde(default)]
+    pub unwritten: usize,
 }
 
 /// Packets and bytes.
@@ -241,6 +244,7 @@ pub(super) async fn get(State(api): State<Arc<Api>>) -> Result<Json<Status>, Api
             listen: config.node.listen.to_string(),
             pid: std::process::id(),
             uptime_s: api.started.elapsed().as_secs(),
+            unwritten: api.identity.unwritten(),
         },
         api: api.connections.status(),
         forwarding,

@@ -22,8 +22,8 @@ use virga_transport::{Node, PeerConfig, limits::PEERS_MAX};
 
 /// How long whoever is at the wrong place has to take in why its session ends.
 const FAREWELL_NS: u64 = 1_000_000_000;
-/// Objects from peers that wait for the control plane, at all workers together.
-pub const CLAIMS_WAITING_MAX: usize = 256;
+/// A peer is shown everything again at most so often.
+const SHOW_AGAIN_NS: u64 = 500_000_000;
 
 /// Who is where, as the control plane tells all workers.
 #[derive(Clone, Debug, Default)]
@@ -248,6 +248,26 @@ impl<O: Outlet> ChannelService<O> {
         }
     }
 
+    /// A peer had no room for all that it was shown.
+    pub(crate) fn on_again(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
+        let Some(session) = self.sessions.get_mut(&peer) else {
+            return;
+        };
+        if now_ns >= session.shown_again_ns + SHOW_AGAIN_NS {
+            session.shown_again_ns = now_ns;
+            self.show_identities(now_ns, node, peer);
+        }
+    }
+
+    /// Has peers show again what found no room.
+    pub fn ask_to_show(&mut self, now_ns: u64, node: &mut Node, peers: &[NodeId]) {
+        for &peer in peers {
+            if self.sessions.contains_key(&peer) {
+                self.tell(now_ns, node, peer, &Message::Again);
+            }
+        }
+    }
+
     /// Ends a session of somebody who is elsewhere: it is told why, and nothing else goes either way.
     pub(crate) fn dismiss(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
         for entry in &self.entries {
@@ -324,8 +344,8 @@ impl<O: Outlet> ChannelService<O> {
         }
     }
 
-    /// Counts what became of an object of a peer.
-    pub fn count(&mut self, reason: Reason) {
-        self.reasons.add(reason);
+    /// Counts what became of so many objects of peers.
+    pub fn count(&mut self, reason: Reason, count: u64) {
+        self.reasons.add_many(reason, count);
     }
 }

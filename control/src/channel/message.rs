@@ -14,6 +14,7 @@
 //! channel                  version 1 | type 1 | signed declaration (see `rights::declaration`)
 //! identity                 version 1 | type 1 | placement or succession (see `rights::identity`)
 //! routes                   version 1 | type 1 | items (see `virga_routing::message`)
+//! again                    version 1 | type 1: of channels and identities some found no room
 //! ```
 //! Big-endian; one way to write each message; what is unknown, too short or too long is refused.
 
@@ -199,6 +200,8 @@ pub enum Message {
     Identity(Vec<u8>),
     /// What a neighbour says about routes.
     Routes(Vec<u8>),
+    /// Show all channels and identities again.
+    Again,
 }
 
 /// Why bytes are not a message; the sender is at fault.
@@ -285,6 +288,7 @@ impl Message {
                 out.push(24);
                 out.extend(items);
             }
+            Self::Again => out.push(19),
             Self::LinkTags(said) => {
                 out.push(11);
                 match said {
@@ -338,6 +342,7 @@ impl Message {
             10 => Self::Channel(rest.all(DECLARATION_BYTES_MAX)?),
             16 => Self::Identity(rest.all(IDENTITY_BYTES_MAX)?),
             24 => Self::Routes(rest.all(virga_routing::limits::MESSAGE_BYTES_MAX)?),
+            19 => Self::Again,
             value => {
                 let field = "type";
                 return Err(MessageError::Unknown { field, value });

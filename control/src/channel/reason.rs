@@ -144,7 +144,8 @@ reasons! {
     IdentityOld = "identity_old",
     /// A placement or succession that contradicts what is known: not taken in.
     IdentityConflict = "identity_conflict",
-    /// A placement or succession that found too many others waiting: shown again with the next session.
+    /// A placement or succession that found too many others of its sender's waiting, who is asked to
+    /// show it again.
     IdentityFull = "identity_full",
     /// A declared channel that does not parse, or that its owner did not sign: not taken in.
     DeclarationMalformed = "declaration_malformed",
@@ -152,8 +153,8 @@ reasons! {
     DeclarationAuthority = "declaration_authority",
     /// A declared channel that is older than the one that is known: not taken in.
     DeclarationOld = "declaration_old",
-    /// A declared channel for which there is no room, or whose time is in the future; its sender shows it again in
-    /// the next session.
+    /// A declared channel for which there is no room, or whose time is in the future. Where too many others of its
+    /// sender's wait, that is asked to show it again.
     DeclarationsFull = "declarations_full",
     /// An event larger than its channel carries: refused to the publisher.
     TooLarge = "too_large",

@@ -73,6 +73,8 @@ pub(crate) struct Session {
     /// What it asked for and could not have: what comes later may change that.
     pub(crate) unmet: BTreeMap<Pattern, u32>,
     pub(crate) shown: Shown,
+    /// When it was shown everything a second time.
+    pub(crate) shown_again_ns: u64,
     /// Streams that it opened and that were let in.
     inbound: BTreeMap<StreamId, Inbound>,
     /// Counts this worker's sessions.
@@ -264,6 +266,7 @@ impl<O: Outlet> ChannelService<O> {
             patterns: BTreeMap::new(),
             unmet: BTreeMap::new(),
             shown: Shown::default(),
+            shown_again_ns: 0,
             inbound: BTreeMap::new(),
             number: self.routes.next_session(),
             outbox: VecDeque::new(),
@@ -336,6 +339,7 @@ impl<O: Outlet> ChannelService<O> {
                     self.notices.tell(issuer, version, signed);
                 }
             }
+            Ok(Message::Again) => self.on_again(now_ns, node, peer),
             Ok(Message::LinkTags(said)) => self.heard.said(peer, said),
             Ok(Message::Routes(items)) => self.on_routes(now_ns, node, peer, items),
         }

@@ -71,6 +71,13 @@ fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
         "  listens on {}, process {}, up {} s",
         node.listen, node.pid, node.uptime_s
     )?;
+    if node.unwritten > 0 {
+        writeln!(
+            out,
+            "  problem: {} cannot be written to the state folder, and a restart would forget what peers have said; make room there",
+            counted(node.unwritten, "declared channel")
+        )?;
+    }
     writeln!(
         out,
         "driver: {} ({})",

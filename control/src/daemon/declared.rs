@@ -9,10 +9,8 @@ use super::{
     unix_ns,
 };
 use crate::{
-    cause,
     channel::reason::Reason,
     config::Config,
-    dispatch::Ended,
     hex,
     rights::{
         Catalogue,
@@ -104,7 +102,9 @@ impl Registry {
         let mut state = self.state().await;
         let mut next = state.catalogue.clone();
         next.declare(signed, unix_ns())?;
-        self.take_over(&mut state, next, signed).await
+        keep(&folder(&self.configured().node.state), &next, signed)?;
+        state.catalogue = next;
+        Ok(self.follow(&mut state).await?)
     }
 
     /// All declarations, and how each stands.
@@ -122,50 +122,29 @@ impl Registry {
         listed.collect()
     }
 
-    /// From one catalogue to the next: kept, then told to all of the node, and to the peers.
-    async fn take_over(
-        &self,
-        state: &mut State,
-        next: Catalogue,
-        signed: &[u8],
-    ) -> Result<(), NotDeclared> {
-        keep(&folder(&self.configured().node.state), &next, signed)?;
-        let before = std::mem::replace(&mut state.catalogue, next).resolve().1;
-        for (place, standing) in state.catalogue.resolve().1 {
-            if before.get(&place) != Some(&standing) {
-                let (name, owner) = (&place.0, hex::encode(&place.1));
-                tracing::info!(%name, %owner, "declared channel: {}", standing.words());
+    /// Takes in a declaration that a peer has shown; whether it is new. One that cannot be written counts all the
+    /// same, for it may take a right away, and is written later.
+    pub(super) fn learn_channel(&self, state: &mut State, signed: &[u8]) -> Result<bool, Reason> {
+        match state.catalogue.learn(signed, unix_ns()) {
+            Ok(Learned::Known) => Ok(false),
+            Ok(Learned::New) => {
+                state.unwritten.push(signed.to_vec());
+                Ok(true)
             }
+            Err(Denied::Declaration(_)) => Err(Reason::DeclarationMalformed),
+            Err(Denied::Authority { .. }) => Err(Reason::DeclarationAuthority),
+            Err(Denied::Old { .. }) => Err(Reason::DeclarationOld),
+            Err(_) => Err(Reason::DeclarationsFull),
         }
-        Ok(self.follow(state).await?)
     }
 
-    /// A peer has shown a declaration.
-    pub(super) async fn hear_channel(&self, signed: &[u8]) -> Result<(), Ended> {
-        let mut state = self.state().await;
-        let mut next = state.catalogue.clone();
-        let reason = match next.learn(signed, unix_ns()) {
-            Ok(Learned::Known) => return Ok(()),
-            Ok(Learned::New) => {
-                let done = self.take_over(&mut state, next, signed).await;
-                return match done {
-                    Err(NotDeclared::Followed(error)) => self.log(Err(error)),
-                    Err(error) => {
-                        tracing::error!(
-                            error = cause::chain(&error),
-                            "a peer has shown a channel that is not in place"
-                        );
-                        Ok(())
-                    }
-                    Ok(()) => Ok(()),
-                };
-            }
-            Err(Denied::Declaration(_)) => Reason::DeclarationMalformed,
-            Err(Denied::Authority { .. }) => Reason::DeclarationAuthority,
-            Err(Denied::Old { .. }) => Reason::DeclarationOld,
-            Err(_) => Reason::DeclarationsFull,
-        };
-        self.count(reason).await
+    /// Writes a declaration, if it is still the newest of its owner.
+    pub(super) fn keep_channel(&self, state: &State, signed: &[u8]) -> Result<(), FileError> {
+        keep(
+            &folder(&self.configured().node.state),
+            &state.catalogue,
+            signed,
+        )
     }
 }
 
@@ -177,6 +156,11 @@ fn keep(folder: &Path, catalogue: &Catalogue, signed: &[u8]) -> Result<(), FileE
     fs::create_dir_all(folder).map_err(|source| FileError::Io {
         path: folder.into(),
         operation: "make this folder",
+        source,
+    })?;
+    file::sync_folder(folder).map_err(|source| FileError::Io {
+        path: folder.into(),
+        operation: "sync the folder of",
         source,
     })?;
     // Names are longer than file names may be.

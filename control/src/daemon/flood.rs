@@ -386,6 +386,7 @@ impl Flood {
             Heard::Said(Publication::Evidence(token)) => self.on_evidence(from, &token, out, held),
             Heard::Said(Publication::Filter(signed)) => self.on_filter(from, &signed, out),
             Heard::Said(Publication::Versions(theirs)) => self.on_versions(from, &theirs, out),
+            Heard::Said(Publication::Afresh) => peer.refused.clear(),
             Heard::Said(Publication::Digest(digest)) => {
                 let own = self.store.digest();
                 for bucket in own.differing(&digest) {
@@ -499,6 +500,7 @@ impl Flood {
                 self.publish().await.map(|_| ())
             }
             Ask::Follow(present, reply) => {
+                let issuers = self.store.issuers();
                 follow(&mut self.store, &present);
                 self.follow_filters(&present.config);
                 // A node that has another key now is another peer, of which nothing was heard.
@@ -510,7 +512,11 @@ impl Flood {
                 }
                 let _given_up = reply.send(());
                 self.is_guard_due = true;
-                self.publish().await.map(|_| ())
+                self.publish().await?;
+                match self.store.issuers().is_subset(&issuers) {
+                    true => Ok(()),
+                    false => self.ask_afresh().await,
+                }
             }
             Ask::Status(reply) => {
                 let _given_up = reply.send(self.status());
@@ -521,6 +527,14 @@ impl Flood {
                 Ok(())
             }
         }
+    }
+
+    /// Whose tokens were refused may be trusted now: neighbours tell of all that this node does not have.
+    async fn ask_afresh(&self) -> Result<(), Ended> {
+        let digest = Publication::Digest(Box::new(self.store.digest()));
+        let to = self.neighbours(None);
+        let asked = to.flat_map(|peer| [(peer, Publication::Afresh), (peer, digest.clone())]);
+        self.send(asked.collect()).await
     }
 
     /// Brings the guards to what follows now; whether they are there.

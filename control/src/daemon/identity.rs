@@ -1,30 +1,39 @@
 //! Where entities are: what they sign is kept, counts at all workers and in the forwarding path, and is
 //! passed on.
 //!
-//! An object is kept before it counts: what has moved stays moved, whatever happens to this node. Channels that
-//! are declared by command ([`declared`]) go the same way.
+//! An object is kept before it counts: what has moved stays moved, whatever happens to this node. Channels that are
+//! declared by command ([`declared`]) go the same way; one that a peer shows counts first, and is written as soon as
+//! it can be, for it may take a right away.
 
 use super::{DaemonError, declared, flood, path, unix_ns};
 use crate::{
     channel::{follow::Directory, reason::Reason},
     config::Config,
     dispatch::{Dispatch, Ended, Service},
+    hex,
     identity::{self, Book, Learned, Present, Rejected},
     notices::{Notices, Shown},
     rights::{
         Catalogue,
+        catalogue::{Place, Standing},
         file::{self, FileError},
         identity::{Claim, IdentityError},
     },
 };
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
-use tokio::sync::MutexGuard;
+use tokio::{sync::MutexGuard, task::block_in_place};
 use virga_ebpf::header::NodeId;
 use virga_transport::worker::Parts;
 
+/// What of one peer's is looked at before workers and the forwarding path follow.
+const TURN: usize = 256;
 /// How often it is looked whether a succession has begun, or what an old key signed has ended.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -42,6 +51,8 @@ struct Shared {
     dispatch: Dispatch,
     path: path::Asker,
     flood: flood::Asker,
+    /// How many declarations count and are not on disk.
+    unwritten: AtomicUsize,
 }
 
 /// All that has been signed and counts, and what the workers were told of it last.
@@ -49,19 +60,40 @@ pub(super) struct State {
     book: Book,
     pub(super) catalogue: Catalogue,
     directory: Arc<Directory>,
+    /// How the declared channels stood last.
+    standings: BTreeMap<Place, Standing>,
+    /// The second by which workers and the forwarding path go: what begins or ends later is not in there.
+    looked_s: u64,
+    /// Declarations that count, and are not on disk yet.
+    pub(super) unwritten: Vec<Vec<u8>>,
 }
 
 impl State {
     /// The configuration as it is now, by what is known and the time.
     fn present(&mut self, configured: &Config) -> Present {
         let now_s = now_s();
+        self.looked_s = now_s;
         self.catalogue.follow(self.book.retired(now_s), now_s);
-        let channels = self.catalogue.resolve().0;
+        let (channels, standings) = self.catalogue.resolve();
+        for (place, standing) in &standings {
+            if self.standings.get(place) != Some(standing) {
+                let (name, owner) = (&place.0, hex::encode(&place.1));
+                tracing::info!(%name, %owner, "declared channel: {}", standing.words());
+            }
+        }
+        self.standings = standings;
         let configured = Config {
             channels,
             ..configured.clone()
         };
         self.book.present(&configured, now_s)
+    }
+
+    /// Whether a succession has begun since the workers were told, or what an old key signed has ended; or the
+    /// clock was set back.
+    fn is_due(&self, now_s: u64) -> bool {
+        let next_s = self.book.next_s(self.looked_s);
+        now_s < self.looked_s || next_s.is_some_and(|next_s| next_s <= now_s)
     }
 
     /// What the workers have to be told.
@@ -118,6 +150,9 @@ impl Start {
             book,
             catalogue,
             directory: Arc::default(),
+            standings: BTreeMap::new(),
+            looked_s: 0,
+            unwritten: Vec::new(),
         };
         let present = state.present(&configured);
         if let Some(why) = &present.config.absence {
@@ -145,6 +180,7 @@ impl Registry {
             dispatch,
             path,
             flood,
+            unwritten: AtomicUsize::new(0),
         }))
     }
 
@@ -218,17 +254,10 @@ impl Registry {
     /// Follows what peers show, and the clock, until the workers end.
     pub(super) async fn run(self, notices: Notices) {
         let mut tick = tokio::time::interval(LOOK_AGAIN);
-        let mut looked_s = now_s();
         loop {
             let done = tokio::select! {
-                _ = tick.tick() => {
-                    let since_s = std::mem::replace(&mut looked_s, now_s());
-                    self.look_again(since_s, looked_s).await
-                }
-                (peer, shown) = notices.shown() => match shown {
-                    Shown::Identity(signed) => self.hear(peer, &signed).await,
-                    Shown::Channel(signed) => self.hear_channel(&signed).await,
-                },
+                _ = tick.tick() => self.look_again(&notices).await,
+                () = notices.shown() => self.hear(notices.take_shown(TURN)).await,
             };
             if done.is_err() {
                 return;
@@ -236,42 +265,121 @@ impl Registry {
         }
     }
 
-    /// A succession that has begun since counts from now on; what an old key signed may count no more.
-    async fn look_again(&self, since_s: u64, now_s: u64) -> Result<(), Ended> {
+    /// A succession that has begun since counts from now on; what an old key signed may count no more. What was
+    /// not written is tried again, and what found no room is asked for.
+    async fn look_again(&self, notices: &Notices) -> Result<(), Ended> {
         let mut state = self.0.state.lock().await;
-        match state.book.next_s(since_s) {
-            Some(from_s) if from_s <= now_s => self.log(self.follow(&mut state).await),
-            _ => Ok(()),
+        if state.is_due(now_s()) {
+            self.log(self.follow(&mut state).await)?;
         }
-    }
-
-    async fn hear(&self, peer: NodeId, signed: &[u8]) -> Result<(), Ended> {
-        let announced = match Claim::parse(signed) {
-            Ok(claim) => self.announce(&[claim]).await,
-            Err(error) => Err(Rejected::Broken(error).into()),
+        block_in_place(|| self.write(&mut state));
+        drop(state);
+        let behind = notices.behind();
+        if behind.is_empty() {
+            return Ok(());
+        }
+        let ask = move |now_ns, parts: &mut Parts<Service>| {
+            let (service, node) = (&mut parts.service, &mut parts.node);
+            service.ask_to_show(now_ns, node, &behind);
         };
-        match announced {
-            Ok(Learned::Known) => Ok(()),
-            Ok(Learned::New) => {
-                tracing::info!(%peer, "a peer has told where an entity is now, or which key it has");
-                Ok(())
+        self.0.dispatch.with_all(ask).await.map(drop)
+    }
+
+    /// Takes in what peers have shown: all of it, then the node follows once.
+    async fn hear(&self, shown: Vec<(NodeId, Shown)>) -> Result<(), Ended> {
+        let mut state = self.0.state.lock().await;
+        let (mut is_new, mut refused) = (false, BTreeMap::<Reason, u64>::new());
+        for (peer, shown) in shown {
+            let learned = match &shown {
+                Shown::Identity(signed) => self.learn_identity(&mut state, peer, signed),
+                Shown::Channel(signed) => self.learn_channel(&mut state, signed),
+            };
+            match learned {
+                Ok(learned) => is_new |= learned,
+                Err(reason) => *refused.entry(reason).or_default() += 1,
             }
-            Err(NotFollowed::Rejected(error)) => self.count(reason(&error)).await,
-            other => self.log(other.map(drop)),
+        }
+        if is_new {
+            block_in_place(|| self.write(&mut state));
+            self.log(self.follow(&mut state).await)?;
+        }
+        drop(state);
+        match refused.is_empty() {
+            true => Ok(()),
+            false => self.count(refused).await,
         }
     }
 
-    /// Counts what became of an object of a peer.
-    pub(super) async fn count(&self, reason: Reason) -> Result<(), Ended> {
+    /// Takes in a placement or succession that a peer has shown; whether it is new.
+    fn learn_identity(
+        &self,
+        state: &mut State,
+        peer: NodeId,
+        signed: &[u8],
+    ) -> Result<bool, Reason> {
+        let claim = Claim::parse(signed).map_err(|error| reason(&Rejected::Broken(error)))?;
+        let mut next = state.book.clone();
+        match next.learn(&self.0.configured, &claim) {
+            Ok(Learned::Known) => return Ok(false),
+            Ok(Learned::New) => {}
+            Err(error) => return Err(reason(&error)),
+        }
+        let state_folder = &self.0.configured.node.state;
+        if let Err(error) = block_in_place(|| file::keep_identity(state_folder, &claim)) {
+            tracing::error!(
+                error = crate::cause::chain(&error),
+                "where an entity is now, or which key it has, does not count, because it cannot be kept"
+            );
+            return Ok(false);
+        }
+        tracing::info!(%peer, "a peer has told where an entity is now, or which key it has");
+        state.book = next;
+        Ok(true)
+    }
+
+    /// Writes declarations that count already: one may take a right away, so that it counts whether or not it can be kept.
+    fn write(&self, state: &mut State) {
+        let before = self.unwritten();
+        let due = std::mem::take(&mut state.unwritten);
+        let mut failed = None;
+        for signed in due {
+            if let Err(error) = self.keep_channel(state, &signed) {
+                state.unwritten.push(signed);
+                failed = Some(error);
+            }
+        }
+        let now = state.unwritten.len();
+        self.0.unwritten.store(now, Ordering::Relaxed);
+        match failed {
+            Some(error) if before == 0 => tracing::error!(
+                error = crate::cause::chain(&error),
+                declarations = now,
+                "channels that peers have shown count, and would be forgotten by a restart; writing it is tried again"
+            ),
+            None if before > 0 => tracing::info!("channels that peers have shown are written now"),
+            _ => {}
+        }
+    }
+
+    /// Peers' declarations that count, and that a restart would forget: they could not be written.
+    #[must_use]
+    pub fn unwritten(&self) -> usize {
+        self.0.unwritten.load(Ordering::Relaxed)
+    }
+
+    /// Counts what became of objects of peers.
+    async fn count(&self, refused: BTreeMap<Reason, u64>) -> Result<(), Ended> {
         let count = move |_, parts: &mut Parts<Service>| {
             if parts.share().worker() == 0 {
-                parts.service.count(reason);
+                for (&reason, &count) in &refused {
+                    parts.service.count(reason, count);
+                }
             }
         };
         self.0.dispatch.with_all(count).await.map(drop)
     }
 
-    pub(super) fn log(&self, done: Result<(), NotFollowed>) -> Result<(), Ended> {
+    fn log(&self, done: Result<(), NotFollowed>) -> Result<(), Ended> {
         match done {
             Ok(()) => Ok(()),
             Err(NotFollowed::Ended(ended)) => Err(ended),
@@ -294,5 +402,59 @@ fn reason(rejected: &Rejected) -> Reason {
         Rejected::Broken(_) | Rejected::NodeKey => Reason::IdentityBroken,
         Rejected::Unknown(_) => Reason::IdentityUnknown,
         Rejected::Old { .. } => Reason::IdentityOld,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        keys::{EntityKey, Keys, Secret},
+        rights::identity::Succession,
+    };
+    use std::path::Path;
+
+    fn entity(number: u8) -> EntityKey {
+        Secret::new([number; 32]).into()
+    }
+
+    #[test]
+    fn what_begins_while_a_node_starts_is_due_and_so_is_what_a_clock_that_is_set_back_undoes() {
+        let text = format!(
+            "[node]\nname = \"n\"\nnetwork = \"test\"\nnode_key_file = \"n\"\nentity_key_file = \"e\"\n\
+             psk_file = \"p\"\nlisten = \"10.0.0.1:4783\"\n[[peers]]\nname = \"old\"\nentity_key = \"{}\"\n",
+            hex::encode(&entity(2).public)
+        );
+        let keys = Keys {
+            node: Secret::new([5; 32]).into(),
+            entity: entity(1),
+            psk: Secret::new([9; 32]),
+        };
+        let config = Config::from_toml(&text, Path::new("/nowhere/n.toml"), keys).unwrap();
+        let starts_s = now_s();
+        let succession = Succession {
+            old: entity(2).public,
+            new: entity(3).public,
+            from_s: starts_s + 100,
+            honoured_until_s: starts_s + 200,
+        };
+        let mut book = Book::default();
+        let claim = succession.sign(&entity(2), &entity(3));
+        book.learn(&config, &claim).unwrap();
+        let mut state = State {
+            book,
+            catalogue: Catalogue::new(Vec::new(), Vec::new()),
+            directory: Arc::default(),
+            standings: BTreeMap::new(),
+            looked_s: 0,
+            unwritten: Vec::new(),
+        };
+        // The workers are given this; it may be long until they run.
+        let _present = state.present(&config);
+        assert!(!state.is_due(starts_s + 99));
+        assert!(state.is_due(starts_s + 100) && state.is_due(starts_s + 150));
+        state.looked_s = starts_s + 150;
+        assert!(!state.is_due(starts_s + 160));
+        assert!(state.is_due(starts_s + 50));
     }
 }

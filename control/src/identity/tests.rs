@@ -303,3 +303,19 @@ proptest! {
         }
     }
 }
+
+/// One brings a new key to its own node, and then another entity moves there.
+#[test]
+fn a_new_key_of_a_node_goes_to_the_block_of_whoever_signed_for_it_first() {
+    for (rotates, moves, block) in [(2, 3, 0), (3, 2, 1)] {
+        let book = learned(&[placed(rotates, 7, 5), placed(moves, 7, 6)]);
+        let mut expected = [vec![], vec![]];
+        expected[block] = vec![2, 3];
+        assert_eq!(homes(&book, NOW_S), expected);
+        let present = book.present(&config(), NOW_S);
+        let ids = [0, 1].map(|index: usize| present.config.peers[index].id);
+        let mut expected = [node(2).id, node(3).id];
+        expected[block] = node(7).id;
+        assert_eq!(ids, expected, "{rotates} has the new key");
+    }
+}

@@ -5,7 +5,8 @@
 //!
 //! 1. A channel of the configuration file holds, whatever is declared under its name or on its hash.
 //! 2. Of the declarations the earlier holds: by `since`, then by owner, then by name. One whose name or hash is taken
-//!    by then is denied, and never changes what the earlier one says.
+//!    by then is denied, and never changes what the earlier one says. So is one that lists more publishers than the
+//!    guards then have room for.
 //!
 //! `since` is the owner's word. An authority that backdates it can displace another's channel whose name or hash it
 //! may take: authorities are trusted with that much, each within its own names.
@@ -20,11 +21,14 @@ use crate::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
-use virga_ebpf::header::ChannelHash;
+use virga_ebpf::{header::ChannelHash, limits::PAIRS_MAX};
 use virga_transport::ChannelName;
 
-/// Declarations that a node keeps, of removed channels too.
+/// Declarations that a node keeps, of removed channels too. Each authority has the same share of them.
 pub const DECLARATIONS_MAX: usize = 4_096;
+/// Publishers that all channels together may list: half the pairs that a guard holds. The rest is for members'
+/// control traffic and for who publishes by a token.
+pub const PUBLISHERS_MAX: usize = PAIRS_MAX as usize / 2;
 /// How far a declaration's beginning may lie ahead of the node's clock.
 pub const AHEAD_NS_MAX: u64 = 300_000_000_000;
 /// Salts that are tried for one whose hash is free.
@@ -63,6 +67,11 @@ pub enum Standing {
         /// Which one.
         with: ChannelName,
     },
+    /// With those whom it lists as publishers there would be more pairs than forwarders' guards have room for.
+    NoRoom {
+        /// Publishers that the channels before it list.
+        publishers: usize,
+    },
 }
 
 impl Standing {
@@ -78,6 +87,9 @@ impl Standing {
                 "denied: its owner has another key, which has to declare it anew".into()
             }
             Self::Collides { with } => format!("denied: {with} has its hash; give it another salt"),
+            Self::NoRoom { publishers } => format!(
+                "denied: other channels list {publishers} publishers, and guards have room for {PUBLISHERS_MAX} in all; list fewer, or require tokens"
+            ),
         }
     }
 }
@@ -113,11 +125,11 @@ pub enum Denied {
         "the declaration of {0} begins more than 5 minutes after this node's clock: set the clocks right"
     )]
     Ahead(ChannelName),
-    /// The node keeps as many as it may.
+    /// The node keeps as many of its owner as it may.
     #[error(
-        "the node keeps {DECLARATIONS_MAX} declarations already, those of removed channels among them"
+        "the node keeps {0} declarations of this owner already, those of removed channels among them, and has no room for more beside those of other authorities"
     )]
-    Full,
+    Full(usize),
     /// The same or a newer one of its owner is kept.
     #[error(
         "version {is} of {name} is known, and this is version {given}: read it again (virga channel show), and change that"
@@ -193,6 +205,22 @@ impl Catalogue {
             })
     }
 
+    /// Declarations that each authority may have here: whoever declares many shuts out no other one.
+    fn share(&self) -> usize {
+        let keys = self.authorities.iter().map(|one| one.entity.key);
+        let keys: BTreeSet<[u8; 32]> = keys.map(|key| *self.retired.current(&key)).collect();
+        DECLARATIONS_MAX / keys.len().max(1)
+    }
+
+    /// How many there are of an entity, by all the keys that it has had.
+    fn kept_of(&self, owner: &[u8; 32]) -> usize {
+        let current = self.retired.current(owner);
+        let owners = self.kept.keys().map(|(_, owner)| owner);
+        owners
+            .filter(|owner| self.retired.current(owner) == current)
+            .count()
+    }
+
     /// All declarations that are kept.
     #[must_use]
     pub const fn kept(&self) -> &BTreeMap<Place, Kept> {
@@ -204,17 +232,32 @@ impl Catalogue {
     /// # Errors
     /// [`Denied`].
     pub fn learn(&mut self, signed: &[u8], now_ns: u64) -> Result<Learned, Denied> {
-        let declaration = Declaration::parse(signed)?;
-        let (name, owner) = (declaration.name().clone(), *declaration.owner());
+        // What needs no signature to be refused is refused without.
+        let (name, owner, version) = Declaration::claimed(signed)?;
         if !self.heeds(&owner, &name) {
             return Err(Denied::Authority { owner, name });
         }
+        let known = self.kept.get(&(name.clone(), owner));
+        if let Some(is) = known.map(|known| known.declaration.version())
+            && is > version
+        {
+            let given = version;
+            return Err(Denied::Old { name, is, given });
+        }
+        if known.is_some_and(|known| known.signed == signed) {
+            return Ok(Learned::Known);
+        }
+        let declaration = Declaration::parse(signed)?;
         if declaration.since_ns() > now_ns.saturating_add(AHEAD_NS_MAX) {
             return Err(Denied::Ahead(name));
         }
         let place = (name, owner);
-        if !self.kept.contains_key(&place) && self.kept.len() >= DECLARATIONS_MAX {
-            return Err(Denied::Full);
+        let share = self.share();
+        if !self.kept.contains_key(&place)
+            && self.kept.len() >= share
+            && self.kept_of(&owner) >= share
+        {
+            return Err(Denied::Full(share));
         }
         self.take(place, declaration, signed)
     }
@@ -307,6 +350,7 @@ impl Catalogue {
         all.sort_by_key(|((name, owner), declaration)| {
             (declaration.since_ns(), *owner, name.clone())
         });
+        let mut publishers: usize = channels.iter().map(publishers_of).sum();
         let mut standings = BTreeMap::new();
         for (place, declaration) in all {
             let (name, owner) = place;
@@ -317,7 +361,11 @@ impl Catalogue {
                 Some(policy) => match (owners.get(name), hashes.get(&policy.hash.0)) {
                     (Some(&owner), _) => Standing::Taken { owner },
                     (None, Some(with)) => Standing::Collides { with: with.clone() },
+                    (None, None) if publishers + publishers_of(policy) > PUBLISHERS_MAX => {
+                        Standing::NoRoom { publishers }
+                    }
                     (None, None) => {
+                        publishers += publishers_of(policy);
                         owners.insert(name, *owner);
                         hashes.insert(policy.hash.0, name.clone());
                         channels.push(policy.clone());
@@ -335,6 +383,15 @@ impl Catalogue {
         let others = self.resolve().0.into_iter().filter(|c| c.name != *name);
         let taken: BTreeSet<u16> = others.map(|channel| channel.hash.0).collect();
         (0..SALT_TRIES).find(|salt| !taken.contains(&name.hash(*salt).0))
+    }
+}
+
+/// Pairs that a channel adds to a guard.
+fn publishers_of(channel: &ChannelConfig) -> usize {
+    match channel.issuers.is_empty() {
+        true => channel.publish.named().len(),
+        // The tokens say.
+        false => 0,
     }
 }
 

@@ -163,6 +163,18 @@ impl Declaration {
             .sign(owner))
     }
 
+    /// Of what, whose and which version it claims to be, to be looked at before the signature is.
+    ///
+    /// # Errors
+    /// [`DeclarationError`].
+    pub fn claimed(bytes: &[u8]) -> Result<(ChannelName, [u8; 32], u64), DeclarationError> {
+        let mut fields = Fields::of(Kind::Declaration, bytes)?;
+        let owner = fields.array("owner")?;
+        let name = channel_name(fields.next("name")?)?;
+        let (_since_ns, version) = (fields.u64("since")?, fields.u64("version")?);
+        Ok((name, owner, version))
+    }
+
     /// Reads a signed declaration, all of `bytes`.
     ///
     /// # Errors
@@ -173,10 +185,7 @@ impl Declaration {
         if !signed::is_signed_by(bytes, &owner) {
             return Err(DeclarationError::Signature(owner));
         }
-        let name = fields.next("name")?;
-        let name = std::str::from_utf8(name).ok();
-        let name = name.and_then(|name| ChannelName::parse(name).ok());
-        let name = name.ok_or_else(|| wrong("name", "is not a channel's name"))?;
+        let name = channel_name(fields.next("name")?)?;
         let (since_ns, version) = (fields.u64("since")?, fields.u64("version")?);
         let head = fields.next("policy")?;
         let mut list = |field| entities(field, fields.next(field)?);
@@ -220,6 +229,12 @@ fn wrong(field: &'static str, what: &str) -> ObjectError {
 
 /// Fields after the version.
 const FIELDS_OF_POLICY: usize = 8;
+
+fn channel_name(bytes: &[u8]) -> Result<ChannelName, ObjectError> {
+    let name = std::str::from_utf8(bytes).ok();
+    let name = name.and_then(|name| ChannelName::parse(name).ok());
+    name.ok_or_else(|| wrong("name", "is not a channel's name"))
+}
 
 /// How long a subscriber that does not read may hold a channel up at most.
 const HOLD_MAX_S_MAX: u32 = 86_400;

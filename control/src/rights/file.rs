@@ -499,7 +499,7 @@ pub fn replace(path: &Path, line: &str) -> Result<(), FileError> {
 }
 
 /// The new name is there after a crash, too.
-fn sync_folder(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());

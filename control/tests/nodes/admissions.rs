@@ -152,3 +152,28 @@ async fn a_restarted_forwarder_knows_what_it_knew_and_hears_what_it_missed() {
     stage.start("router").await;
     assert_eq!(stage.status("router").await.admissions.pairs, 0);
 }
+
+/// a's file requires tokens; the router hears of the channel later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_came_before_its_channel_is_told_again() {
+    let mut stage = by_token(&["a", "b"]);
+    let router = stage.node("router").config();
+    let text = std::fs::read_to_string(&router).unwrap();
+    let (without, _) = text.split_once("[[channels]]").unwrap();
+    let heeds = "[[channel_authorities]]\nentity = \"router\"\n";
+    std::fs::write(&router, format!("{without}{heeds}")).unwrap();
+    start_all(&mut stage).await;
+    presented(&stage, "a", "publish", "no channel there trusts its issuer").await;
+    let router = stage.node("router");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_virga"));
+    command.args(["channel", "create", RELIABLE.name, "--issuer", "router"]);
+    command.arg("--key").arg(router.file("entity.key"));
+    let output = command
+        .arg("--socket")
+        .arg(router.socket())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    pairs(&stage, "router", 1).await;
+}

@@ -5,9 +5,18 @@ use crate::{
     payloads,
     stage::{Node, Stage, eventually, in_time},
 };
-use std::{collections::BTreeMap, process::Command};
-use virga::api::channels::ChannelView;
-use virga_transport::ChannelName;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::Command,
+};
+use virga::{
+    api::channels::ChannelView,
+    config::{CapabilityRules, ChannelConfig, Entity, Listed},
+    keys::{self, EntityKey, KeyKind},
+    rights::{Declaration, file::channel_line},
+};
+use virga_ebpf::subnet::Visibility;
+use virga_transport::{ChannelName, Mode};
 
 const NAME: &str = "by/command";
 
@@ -257,4 +266,79 @@ async fn of_two_channels_on_one_hash_the_earlier_holds_everywhere() {
     assert!(version(&stage, "b", &one, 2).await.holds);
     passes(&stage, &one, "the latter").await;
     passes(&stage, &two, "the former").await;
+}
+
+/// The owner may do all on a channel.
+fn policy(text: &str, owner: &EntityKey) -> ChannelConfig {
+    let name = ChannelName::parse(text).unwrap();
+    let owner = Listed::Only(vec![Entity::from_key(owner.public)]);
+    ChannelConfig {
+        hash: name.hash(0),
+        name,
+        salt: 0,
+        priority: 0,
+        mode: Mode::Ordered,
+        hold_max_s: 30,
+        keep: None,
+        max_rate_pps: None,
+        visibility: Visibility::Global,
+        export_to: BTreeSet::new(),
+        publish: owner.clone(),
+        subscribe: owner,
+        issuers: Vec::new(),
+        capabilities: CapabilityRules::default(),
+    }
+}
+
+/// More than ever wait at a time with small queues, all in the first moment of a session.
+#[tokio::test(flavor = "multi_thread")]
+async fn however_many_a_peer_shows_all_are_heard() {
+    const COUNT: usize = 600;
+    let mut stage = stage(&ALL);
+    let router = stage.node("router");
+    let secret = keys::read(KeyKind::Entity, &router.file("entity.key")).unwrap();
+    let owner = EntityKey::from(secret);
+    let folder = router.file("state/channels");
+    std::fs::create_dir_all(&folder).unwrap();
+    for number in 0..COUNT {
+        let policy = policy(&format!("by/{number}"), &owner);
+        let signed = Declaration::new(owner.public, 5, policy)
+            .sign(&owner)
+            .unwrap();
+        let file = folder.join(format!("{number}.channel"));
+        std::fs::write(file, channel_line(&signed)).unwrap();
+    }
+    for name in ["router", "a"] {
+        stage.start(name).await;
+    }
+    eventually("a knows all of them", async || {
+        let all = stage.mesh("a").await.channels().await.unwrap();
+        (all.channels.len() == COUNT).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_peer_removes_is_removed_also_where_it_cannot_be_written() {
+    let mut stage = stage(&ALL);
+    for name in ["router", "b"] {
+        stage.start(name).await;
+    }
+    create(&stage, "router", NAME, &[]).unwrap();
+    version(&stage, "b", NAME, 1).await;
+    let folder = stage.node("b").file("state/channels");
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::write(&folder, "in the way").unwrap();
+    channel(stage.node("router"), stage.node("router"), &["rm", NAME]).unwrap();
+    assert!(!version(&stage, "b", NAME, 2).await.holds);
+    assert_eq!(stage.status("b").await.node.unwritten, 1);
+    std::fs::remove_file(&folder).unwrap();
+    eventually("it is written when it can be", async || {
+        (stage.status("b").await.node.unwritten == 0).then_some(())
+    })
+    .await;
+    stage.kill("router");
+    stage.kill("b");
+    stage.start("b").await;
+    assert_eq!(known(&stage, "b", NAME).await.unwrap().version, Some(2));
 }

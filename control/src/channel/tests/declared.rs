@@ -2,8 +2,9 @@
 
 use super::{rights::UNIX_S, *};
 use crate::{
-    channel::rights::Taken,
+    channel::{follow, rights::Taken},
     keys::{EntityKey, Secret},
+    notices,
     rights::{List, identity::Retired, revocation::Entry},
 };
 
@@ -60,4 +61,25 @@ fn a_revocation_list_waits_for_the_channel_that_makes_its_issuer_count() {
     assert_eq!(hear(&mut net), Taken::No, "nobody names the issuer yet");
     net.declare(0, &[channel("a", &[0], &[1]), strict]);
     assert_eq!(hear(&mut net), Taken::Known);
+}
+
+#[test]
+fn who_had_no_room_is_shown_everything_again_and_not_too_often() {
+    let mut net = Net::new(2, &[channel("a", &[0], &[1])]);
+    net.subscribe(1, only("a"), &Inbox::with_room(1));
+    let mut directory = follow::Directory::default();
+    directory.declarations.insert(b"declared".to_vec());
+    net.sides[0].service.directory = Arc::new(directory);
+    let shown = |net: &mut Net| {
+        let Side { node, service } = &mut net.sides[1];
+        service.ask_to_show(net.now_ns, node, &[id(0)]);
+        net.settle();
+        net.sides[1].service.notices.take_shown(10)
+    };
+    net.pass(1_000);
+    let declared = [(id(0), notices::Shown::Channel(b"declared".to_vec()))];
+    assert_eq!(shown(&mut net), declared);
+    assert_eq!(shown(&mut net), []);
+    net.pass(1_000);
+    assert_eq!(shown(&mut net), declared);
 }

@@ -226,3 +226,60 @@ proptest! {
         prop_assert_eq!(a.resolve(), b.resolve());
     }
 }
+
+#[test]
+fn an_authority_that_declares_many_shuts_out_no_other() {
+    let mut known = catalogue(&[]);
+    let share = DECLARATIONS_MAX / 2;
+    for number in 0..share {
+        let one = signed(2, 5, policy(&format!("s/{number}"), 0));
+        assert_eq!(known.learn(&one, NOW_NS), Ok(Learned::New));
+    }
+    let more = signed(2, 5, policy("s/more", 0));
+    assert_eq!(known.learn(&more, NOW_NS), Err(Denied::Full(share)));
+    let changed = Declaration::new(key(2).public, 5, policy("s/0", 0)).next(None);
+    let changed = changed.sign(&key(2)).unwrap();
+    assert_eq!(known.learn(&changed, NOW_NS), Ok(Learned::New));
+    for number in 0..share {
+        let one = signed(1, 5, policy(&format!("a/{number}"), 0));
+        assert_eq!(known.learn(&one, NOW_NS), Ok(Learned::New), "{number}");
+    }
+}
+
+#[test]
+fn more_publishers_than_guards_have_room_for_are_denied() {
+    let mut known = catalogue(&[]);
+    let listed = |text: &str, count: u16| {
+        let entity = |number: u16| {
+            let mut key = [7; 32];
+            key[..2].copy_from_slice(&number.to_be_bytes());
+            Entity::from_key(key)
+        };
+        ChannelConfig {
+            publish: Listed::Only((0..count).map(entity).collect()),
+            ..policy(text, 0)
+        }
+    };
+    let mut hashes = BTreeSet::new();
+    let mut free = (0..)
+        .map(|number| format!("p/{number}"))
+        .filter(|text| hashes.insert(name(text).hash(0).0));
+    for _ in 0..PUBLISHERS_MAX / 512 {
+        let one = signed(1, 5, listed(&free.next().unwrap(), 512));
+        assert_eq!(known.learn(&one, NOW_NS), Ok(Learned::New));
+    }
+    assert_eq!(names(&known).len(), PUBLISHERS_MAX / 512);
+    let last = free.next().unwrap();
+    let denied = known.declare(&signed(1, 6, listed(&last, 1)), NOW_NS);
+    let standing = Standing::NoRoom {
+        publishers: PUBLISHERS_MAX,
+    };
+    let name = name(&last);
+    assert_eq!(denied, Err(Denied::Standing { name, standing }));
+    // Tokens say who may there, and have room of their own.
+    let by_token = ChannelConfig {
+        issuers: vec![Entity::from_key(key(1).public)],
+        ..listed(&last, 1)
+    };
+    assert_eq!(known.declare(&signed(1, 6, by_token), NOW_NS), Ok(()));
+}
