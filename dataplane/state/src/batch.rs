@@ -286,10 +286,16 @@ impl Statement {
             frontier: hash_at(fixed, 127),
             channel: LogName::parse(name).map_err(|_| BatchError::Channel)?,
         };
-        let (first, count) = (statement.first, statement.count);
+        statement.check_events()?;
+        Ok((statement, rest))
+    }
+
+    /// Whether its events have numbers that there are, and are not too many.
+    fn check_events(&self) -> Result<(), BatchError> {
+        let (first, count) = (self.first, self.count);
         let is_counted = (1..=BATCH_EVENTS_MAX).contains(&(count as usize));
         match is_counted && first > 0 && first.checked_add(count.into()).is_some() {
-            true => Ok((statement, rest)),
+            true => Ok(()),
             false => Err(BatchError::Events { first, count }),
         }
     }
@@ -423,6 +429,10 @@ impl Batch {
         payloads: impl ExactSizeIterator<Item = &'a [u8]>,
     ) -> Result<Verified, BatchError> {
         let statement = &self.signed.statement;
+        statement.check_events()?;
+        if self.frontier.len() > FRONTIER_FEEDS_MAX {
+            return Err(BatchError::Frontier(FRONTIER_FEEDS_MAX));
+        }
         let (first, signed) = (statement.first, statement.count);
         let found = payloads.len();
         if found != signed as usize {

@@ -7,67 +7,33 @@
 //! any order of arrival gives the same index in the end.
 //!
 //! Of pending events it says what is certain: that one is before another if batches lead from one to the other.
-//! What the index does not hold, or no longer (it forgets the oldest batches of the feed that has most of them),
-//! it does not guess: the answer is then [`Order::Unknown`], with what to fetch. Events of a feed that is
+//! What the index does not hold, or no longer (it forgets the oldest batches of the feed that has most of them,
+//! for good), it does not guess: the answer is then [`Order::Unknown`], with what to fetch. Events of a feed that is
 //! forked, from the fork on, have no order: the answer is [`Order::Forked`], and [`Index::forks`] has the proof.
-//! A fork is looked for among what is held and what is pending. Other feeds' events that came after an event of
-//! either branch keep their order.
+//! A fork is looked for among what is held, what is pending, and what was refused, as much of that as is kept.
+//! Other feeds' events that came after an event of either branch keep their order.
 
 use crate::{
-    batch::{FeedId, Observed, Signed, Verified},
+    batch::{FeedId, Observed, Signed, Statement, Verified},
     fork::ForkProof,
     format::Hash,
     limits::{
-        BATCH_EVENTS_MAX, CAUSAL_BATCHES_MAX, CAUSAL_CLOCK_ENTRIES_MAX, CAUSAL_FEEDS_MAX,
-        CAUSAL_PENDING_ENTRIES_MAX,
+        CAUSAL_BATCHES_MAX, CAUSAL_CLOCK_ENTRIES_MAX, CAUSAL_FEEDS_MAX, CAUSAL_PENDING_ENTRIES_MAX,
+        CAUSAL_REFUSED_MAX,
     },
 };
+pub use answer::{EventId, Inserted, Missing, Order, Place, Refused};
+use feed::Feed;
 use std::{
     cmp::Ordering,
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
-use thiserror::Error;
 
+mod answer;
+mod feed;
 #[cfg(test)]
 mod tests;
-
-/// One event, by its feed and its number there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EventId {
-    /// Whose, and on which channel.
-    pub feed: FeedId,
-    /// From 1.
-    pub sequence: u64,
-}
-
-/// What has to be fetched: the batch whose events include that one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Missing {
-    /// Of which feed.
-    pub feed: FeedId,
-    /// Which event.
-    pub sequence: u64,
-    /// The head after it, where that is known.
-    pub head: Option<Hash>,
-}
-
-/// How one event stands to another.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// It is the same.
-    Same,
-    /// It was observed by the other.
-    Before,
-    /// It has observed the other.
-    After,
-    /// Neither has observed the other.
-    Concurrent,
-    /// It cannot be said until these are fetched.
-    Unknown(Vec<Missing>),
-    /// The entity of this feed has signed two things there that contradict each other.
-    Forked(FeedId),
-}
 
 /// How much an index holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +46,8 @@ pub struct Bounds {
     pub clock_entries: usize,
     /// Pending batches, and the entries of their frontiers.
     pub pending_entries: usize,
+    /// Statements of refused batches.
+    pub refused: usize,
 }
 
 impl Default for Bounds {
@@ -89,43 +57,9 @@ impl Default for Bounds {
             batches: CAUSAL_BATCHES_MAX,
             clock_entries: CAUSAL_CLOCK_ENTRIES_MAX,
             pending_entries: CAUSAL_PENDING_ENTRIES_MAX,
+            refused: CAUSAL_REFUSED_MAX,
         }
     }
-}
-
-/// Why a batch was not taken; the index is as it was, but for a fork that the batch proves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum Refused {
-    /// As many feeds are known as may be.
-    #[error("the index has as many feeds as it may")]
-    Feeds,
-    /// As much is pending as may be: what that waits for has to come first.
-    #[error("as many batches wait for others as may")]
-    Pending,
-    /// It names a head as another feed's, or behind another number of events, than it is.
-    #[error("it names a head that is not what it says")]
-    Contradiction,
-}
-
-/// What became of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// It is in, with all that it follows.
-    Held,
-    /// It waits: see [`Index::missing`].
-    Pending,
-    /// It was there.
-    Known,
-}
-
-/// See [`Index::insert`].
-#[must_use]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Inserted {
-    /// What became of the batch.
-    pub place: Result<Place, Refused>,
-    /// A fork that the batch proves and that was not known.
-    pub fork: Option<Box<ForkProof>>,
 }
 
 /// A feed's place in the index.
@@ -133,13 +67,20 @@ type Slot = u32;
 /// How many events of each feed.
 type Clock = BTreeMap<Slot, u64>;
 
-#[derive(Debug)]
-struct Feed {
-    id: FeedId,
-    /// All batches that are held or pending, by their first event and their head.
-    batches: BTreeMap<(u64, Hash), Signed>,
-    held: usize,
-    fork: Option<ForkProof>,
+/// Where a batch ends. Its entity may claim any head of another feed: a head names a batch in its feed alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct End {
+    feed: FeedId,
+    head: Hash,
+}
+
+impl End {
+    fn of(statement: &Statement) -> Self {
+        Self {
+            feed: statement.feed(),
+            head: statement.head,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -154,7 +95,7 @@ struct Held {
 struct Pending {
     batch: Verified,
     slot: Slot,
-    waits_for: BTreeMap<Hash, Missing>,
+    waits_for: BTreeMap<End, Missing>,
 }
 
 impl Pending {
@@ -169,13 +110,15 @@ pub struct Index {
     bounds: Bounds,
     feeds: Vec<Feed>,
     slots: BTreeMap<FeedId, Slot>,
-    /// By the head after their last event.
-    held: HashMap<Hash, Held>,
-    pending: BTreeMap<Hash, Pending>,
+    held: HashMap<End, Held>,
+    pending: BTreeMap<End, Pending>,
     pending_entries: usize,
-    /// Which pending batches wait for a head.
-    waiters: BTreeMap<Hash, BTreeSet<Hash>>,
+    /// Which pending batches wait for one.
+    waiters: BTreeMap<End, BTreeSet<End>>,
     clock_entries: usize,
+    /// Of all feeds.
+    refused: usize,
+    refusals: u64,
 }
 
 impl Index {
@@ -190,37 +133,88 @@ impl Index {
 
     /// Takes a batch in, and the pending ones that waited for it alone.
     pub fn insert(&mut self, batch: Verified) -> Inserted {
-        let mut inserted = Inserted {
-            place: Ok(Place::Known),
-            fork: None,
-        };
         let statement = batch.statement();
         let Some(slot) = self.slot(statement.feed()) else {
-            inserted.place = Err(Refused::Feeds);
-            return inserted;
+            self.refusals += 1;
+            return Inserted {
+                place: Err(Refused::Feeds),
+                fork: None,
+            };
         };
         let key = (statement.first, statement.head);
         let feed = &mut self.feeds[slot as usize];
         if feed.batches.get(&key).map(|known| &known.statement) == Some(statement) {
-            return inserted;
+            return Inserted {
+                place: Ok(Place::Known),
+                fork: None,
+            };
         }
-        inserted.fork = feed.find_fork(&batch.batch().signed);
-        if !self.is_cut_otherwise(slot, &batch) {
-            inserted.place = self.place(slot, batch);
+        let signed = batch.batch().signed.clone();
+        let fork = feed.find_fork(&signed);
+        let place = match self.is_cut_otherwise(slot, &batch) {
+            true => Ok(Place::Known),
+            false => self.place(slot, batch),
+        };
+        match place {
+            Ok(_) => self.forgive(slot, key),
+            Err(_) => self.refuse(slot, signed),
         }
-        inserted
+        Inserted { place, fork }
+    }
+
+    /// Keeps what a refused batch says, instead of the oldest of the feed that has most.
+    fn refuse(&mut self, slot: Slot, signed: Signed) {
+        self.refusals += 1;
+        let key = (signed.statement.first, signed.statement.head);
+        let feed = &mut self.feeds[slot as usize];
+        if feed.refused.insert(key, signed).is_none() {
+            self.refused += 1;
+        }
+        if self.refused > self.bounds.refused {
+            let most = self.feeds.iter_mut().max_by_key(|feed| feed.refused.len());
+            if most.and_then(|feed| feed.refused.pop_first()).is_some() {
+                self.refused -= 1;
+            }
+        }
+    }
+
+    /// What was refused once is there now.
+    fn forgive(&mut self, slot: Slot, key: (u64, Hash)) {
+        let feed = &mut self.feeds[slot as usize];
+        if feed.refused.remove(&key).is_some() {
+            self.refused -= 1;
+        }
     }
 
     /// Whether the same events are there under another cut, which only proves a fork. One that is pending
     /// makes way for one that is not.
     fn is_cut_otherwise(&mut self, slot: Slot, batch: &Verified) -> bool {
-        let head = batch.statement().head;
-        let is_whole = self.wanted(batch).is_ok_and(|wanted| wanted.is_empty());
-        if is_whole && let Some(pending) = self.pending.remove(&head) {
-            self.pending_entries -= pending.entries();
-            self.drop_batch(slot, &pending.batch);
+        let end = End::of(batch.statement());
+        let is_whole = self
+            .wanted(slot, batch)
+            .is_ok_and(|wanted| wanted.is_empty());
+        if is_whole {
+            self.take_pending(&end);
         }
-        self.held.contains_key(&head) || self.pending.contains_key(&head)
+        self.held.contains_key(&end) || self.pending.contains_key(&end)
+    }
+
+    /// Takes out a batch that waits, with all that says so.
+    fn take_pending(&mut self, end: &End) -> Option<Pending> {
+        let pending = self.pending.remove(end)?;
+        self.pending_entries -= pending.entries();
+        let statement = pending.batch.statement();
+        let key = (statement.first, statement.head);
+        self.feeds[pending.slot as usize].batches.remove(&key);
+        for wanted in pending.waits_for.keys() {
+            if let Some(waiters) = self.waiters.get_mut(wanted) {
+                waiters.remove(end);
+                if waiters.is_empty() {
+                    self.waiters.remove(wanted);
+                }
+            }
+        }
+        Some(pending)
     }
 
     fn slot(&mut self, id: FeedId) -> Option<Slot> {
@@ -231,21 +225,16 @@ impl Index {
             return None;
         }
         let slot = Slot::try_from(self.feeds.len()).ok()?;
-        self.feeds.push(Feed {
-            id,
-            batches: BTreeMap::new(),
-            held: 0,
-            fork: None,
-        });
+        self.feeds.push(Feed::new(id));
         self.slots.insert(id, slot);
         Some(slot)
     }
 
     fn place(&mut self, slot: Slot, batch: Verified) -> Result<Place, Refused> {
-        let waits_for = self.wanted(&batch)?;
+        let waits_for = self.wanted(slot, &batch)?;
         if waits_for.is_empty() {
-            let head = self.hold(slot, &batch)?;
-            self.wake(head);
+            let end = self.hold(slot, &batch)?;
+            self.wake(end);
             return Ok(Place::Held);
         }
         let pending = Pending {
@@ -257,36 +246,35 @@ impl Index {
             return Err(Refused::Pending);
         }
         let (signed, statement) = (&pending.batch.batch().signed, pending.batch.statement());
-        let (first, head) = (statement.first, statement.head);
-        self.feeds[slot as usize]
-            .batches
-            .insert((first, head), signed.clone());
+        let (key, end) = ((statement.first, statement.head), End::of(statement));
+        let feed = &mut self.feeds[slot as usize];
+        feed.batches.insert(key, signed.clone());
         for wanted in pending.waits_for.keys() {
-            self.waiters.entry(*wanted).or_default().insert(head);
+            self.waiters.entry(*wanted).or_default().insert(end);
         }
         self.pending_entries += pending.entries();
-        self.pending.insert(head, pending);
+        self.pending.insert(end, pending);
         Ok(Place::Pending)
     }
 
     /// What a batch names and the index does not hold.
-    fn wanted(&self, batch: &Verified) -> Result<BTreeMap<Hash, Missing>, Refused> {
+    fn wanted(&self, slot: Slot, batch: &Verified) -> Result<BTreeMap<End, Missing>, Refused> {
+        if batch.statement().first <= self.feeds[slot as usize].forgotten {
+            return Err(Refused::Forgotten);
+        }
         let mut wanted = BTreeMap::new();
-        for named in named(batch) {
-            match self.held.get(&named.head) {
-                Some(held) => {
-                    let feed = self.feeds[held.slot as usize].id;
-                    if (feed, held.last) != (named.feed, named.count) {
-                        return Err(Refused::Contradiction);
-                    }
-                }
+        for Observed { feed, count, head } in named(batch) {
+            let end = End { feed, head };
+            match self.held.get(&end) {
+                Some(held) if held.last != count => return Err(Refused::Contradiction),
+                Some(_) => {}
                 None => {
                     let missing = Missing {
-                        feed: named.feed,
-                        sequence: named.count,
-                        head: Some(named.head),
+                        feed,
+                        sequence: count,
+                        head: Some(head),
                     };
-                    wanted.insert(named.head, missing);
+                    wanted.insert(end, missing);
                 }
             }
         }
@@ -294,19 +282,20 @@ impl Index {
     }
 
     /// Takes in a batch whose causes are all held.
-    fn hold(&mut self, slot: Slot, batch: &Verified) -> Result<Hash, Refused> {
+    fn hold(&mut self, slot: Slot, batch: &Verified) -> Result<End, Refused> {
         let statement = batch.statement();
-        let (first, head, last) = (statement.first, statement.head, statement.last());
-        let parent = self.held.get(&statement.parent);
+        let (end, last) = (End::of(statement), statement.last());
+        let parent = self.held.get(&End {
+            feed: end.feed,
+            head: statement.parent,
+        });
         let mut clock = parent
             .map(|held| Arc::clone(&held.clock))
             .unwrap_or_default();
         let mut is_own = false;
-        for observed in &batch.batch().frontier {
-            let held = self
-                .held
-                .get(&observed.head)
-                .ok_or(Refused::Contradiction)?;
+        for &Observed { feed, head, .. } in &batch.batch().frontier {
+            let held = self.held.get(&End { feed, head });
+            let held = held.ok_or(Refused::Contradiction)?;
             let merged = Arc::make_mut(&mut clock);
             is_own = true;
             for (&slot, &count) in held.clock.iter().chain([(&held.slot, &held.last)]) {
@@ -319,44 +308,37 @@ impl Index {
         }
         let signed = batch.batch().signed.clone();
         let feed = &mut self.feeds[slot as usize];
-        feed.batches.insert((first, head), signed);
+        feed.batches.insert((statement.first, end.head), signed);
         feed.held += 1;
-        self.held.insert(head, Held { slot, last, clock });
+        self.held.insert(end, Held { slot, last, clock });
         self.forget();
-        Ok(head)
+        Ok(end)
     }
 
-    /// Takes in what waited for a head alone, and what waited for that, and so on.
-    fn wake(&mut self, head: Hash) {
-        let mut heads = vec![head];
-        while let Some(head) = heads.pop() {
-            for waiter in self.waiters.remove(&head).unwrap_or_default() {
+    /// Takes in what waited for a batch alone, and what waited for that, and so on.
+    fn wake(&mut self, end: End) {
+        let mut ends = vec![end];
+        while let Some(end) = ends.pop() {
+            for waiter in self.waiters.remove(&end).unwrap_or_default() {
                 let Some(pending) = self.pending.get_mut(&waiter) else {
                     continue;
                 };
-                pending.waits_for.remove(&head);
+                pending.waits_for.remove(&end);
                 if !pending.waits_for.is_empty() {
                     continue;
                 }
-                if let Some(pending) = self.pending.remove(&waiter) {
-                    self.pending_entries -= pending.entries();
+                if let Some(Pending { batch, slot, .. }) = self.take_pending(&waiter) {
                     // Some of its causes may be forgotten again, or be not what it says.
-                    let waits_for = self.wanted(&pending.batch);
+                    let waits_for = self.wanted(slot, &batch);
                     let is_held = waits_for.is_ok_and(|waits_for| waits_for.is_empty())
-                        && self.hold(pending.slot, &pending.batch).is_ok();
+                        && self.hold(slot, &batch).is_ok();
                     match is_held {
-                        true => heads.push(waiter),
-                        false => self.drop_batch(pending.slot, &pending.batch),
+                        true => ends.push(waiter),
+                        false => self.refuse(slot, batch.batch().signed.clone()),
                     }
                 }
             }
         }
-    }
-
-    fn drop_batch(&mut self, slot: Slot, batch: &Verified) {
-        let statement = batch.statement();
-        let key = (statement.first, statement.head);
-        self.feeds[slot as usize].batches.remove(&key);
     }
 
     /// Forgets the oldest batches of the feeds that have most, while there is too much.
@@ -367,17 +349,20 @@ impl Index {
             let Some(feed) = self.feeds.iter_mut().max_by_key(|feed| feed.held) else {
                 return;
             };
-            let held = &self.held;
+            let (held, id) = (&self.held, feed.id);
+            let end = |head: Hash| End { feed: id, head };
             let oldest = feed
                 .batches
                 .keys()
-                .find(|(_, head)| held.contains_key(head));
+                .find(|(_, head)| held.contains_key(&end(*head)));
             let Some(&oldest) = oldest else {
                 return;
             };
             feed.batches.remove(&oldest);
             feed.held -= 1;
-            let gone = self.held.remove(&oldest.1);
+            let gone = self.held.remove(&end(oldest.1));
+            let last = gone.as_ref().map_or(0, |held| held.last);
+            feed.forgotten = feed.forgotten.max(last);
             let clock = gone.and_then(|held| Arc::into_inner(held.clock));
             self.clock_entries -= clock.map_or(0, |clock| clock.len());
         }
@@ -421,38 +406,33 @@ impl Index {
     /// What is certain though causes are missing: one is before another if batches lead from that to it, head by
     /// head.
     fn order_of_pending(&self, one: EventId, other: EventId) -> Option<Order> {
-        let (head, other_head) = (self.around(one)?, self.around(other)?);
+        let (end, other_end) = (self.around(one)?, self.around(other)?);
         match () {
-            () if head == other_head => Some(by_number(one, other)),
-            () if self.leads(other_head, head) => Some(Order::Before),
-            () if self.leads(head, other_head) => Some(Order::After),
+            () if end == other_end => Some(by_number(one, other)),
+            () if self.leads(other_end, end) => Some(Order::Before),
+            () if self.leads(end, other_end) => Some(Order::After),
             () => None,
         }
     }
 
     /// Whether a batch follows another, by way of others that are pending or held.
-    fn leads(&self, from: Hash, to: Hash) -> bool {
+    fn leads(&self, from: End, to: End) -> bool {
         let goal = self.held.get(&to);
-        let (mut heads, mut seen) = (vec![from], HashSet::from([from]));
-        while let Some(head) = heads.pop() {
-            let held = self.held.get(&head).zip(goal);
+        let (mut ends, mut seen) = (vec![from], HashSet::from([from]));
+        while let Some(end) = ends.pop() {
+            let held = self.held.get(&end).zip(goal);
             let has_seen = held.is_some_and(|(held, goal)| {
                 let before = held.clock.get(&goal.slot).copied().unwrap_or(0);
                 let own = if held.slot == goal.slot { held.last } else { 0 };
                 before.max(own) >= goal.last
             });
-            if has_seen || head == to {
+            if has_seen || end == to {
                 return true;
             }
-            let pending = self.pending.get(&head);
-            let named = pending
-                .into_iter()
-                .flat_map(|pending| named(&pending.batch));
-            heads.extend(
-                named
-                    .map(|named| named.head)
-                    .filter(|head| seen.insert(*head)),
-            );
+            let pending = self.pending.get(&end).into_iter();
+            let named = pending.flat_map(|pending| named(&pending.batch));
+            let named = named.map(|Observed { feed, head, .. }| End { feed, head });
+            ends.extend(named.filter(|end| seen.insert(*end)));
         }
         false
     }
@@ -463,15 +443,17 @@ impl Index {
         fork.is_some_and(|fork| event.sequence >= fork.from())
     }
 
-    /// The head of the batch that an event is in, held or pending.
-    fn around(&self, event: EventId) -> Option<Hash> {
-        let slot = self.slots.get(&event.feed)?;
-        self.feeds[*slot as usize].around(event.sequence)
+    /// The batch that an event is in, held or pending.
+    fn around(&self, event: EventId) -> Option<End> {
+        let EventId { feed, sequence } = event;
+        let slot = self.slots.get(&feed)?;
+        let head = self.feeds[*slot as usize].around(sequence)?;
+        Some(End { feed, head })
     }
 
     /// The batch that holds an event; else what to fetch.
     fn find(&self, event: EventId) -> Result<&Held, BTreeSet<Missing>> {
-        let Some(head) = self.around(event) else {
+        let Some(end) = self.around(event) else {
             let (EventId { feed, sequence }, head) = (event, None);
             return Err(BTreeSet::from([Missing {
                 feed,
@@ -479,17 +461,17 @@ impl Index {
                 head,
             }]));
         };
-        self.held.get(&head).ok_or_else(|| self.missing_for(head))
+        self.held.get(&end).ok_or_else(|| self.missing_for(end))
     }
 
     /// What a pending batch waits for, by way of others that are pending too.
-    fn missing_for(&self, head: Hash) -> BTreeSet<Missing> {
-        let (mut missing, mut seen) = (BTreeSet::new(), BTreeSet::from([head]));
-        let mut heads = vec![head];
-        while let Some(pending) = heads.pop().and_then(|head| self.pending.get(&head)) {
-            for (&head, wanted) in &pending.waits_for {
-                match self.pending.contains_key(&head) {
-                    true if seen.insert(head) => heads.push(head),
+    fn missing_for(&self, end: End) -> BTreeSet<Missing> {
+        let (mut missing, mut seen) = (BTreeSet::new(), BTreeSet::from([end]));
+        let mut ends = vec![end];
+        while let Some(pending) = ends.pop().and_then(|end| self.pending.get(&end)) {
+            for (&end, wanted) in &pending.waits_for {
+                match self.pending.contains_key(&end) {
+                    true if seen.insert(end) => ends.push(end),
                     true => {}
                     false => {
                         missing.insert(*wanted);
@@ -503,7 +485,7 @@ impl Index {
     /// What to ask others for, so that nothing is pending.
     pub fn missing(&self) -> impl Iterator<Item = Missing> + '_ {
         let wanted = self.pending.values().flat_map(|p| &p.waits_for);
-        let wanted = wanted.filter(|(head, _)| !self.pending.contains_key(*head));
+        let wanted = wanted.filter(|(end, _)| !self.pending.contains_key(*end));
         let wanted: BTreeSet<Missing> = wanted.map(|(_, missing)| *missing).collect();
         wanted.into_iter()
     }
@@ -523,6 +505,12 @@ impl Index {
     #[must_use]
     pub fn pending(&self) -> usize {
         self.pending.len()
+    }
+
+    /// How often a batch was refused, at once or after it had waited.
+    #[must_use]
+    pub const fn refusals(&self) -> u64 {
+        self.refusals
     }
 }
 
@@ -545,35 +533,4 @@ fn named(batch: &Verified) -> impl Iterator<Item = Observed> {
     });
     let frontier = batch.batch().frontier.iter().copied();
     frontier.chain(parent)
-}
-
-impl Feed {
-    /// The head of the batch that an event is in.
-    fn around(&self, sequence: u64) -> Option<Hash> {
-        let before = self.batches.range(..=(sequence, [u8::MAX; 32]));
-        let nearest = before
-            .rev()
-            .take_while(|((first, _), _)| sequence - first < BATCH_EVENTS_MAX as u64);
-        let mut around = nearest.filter(|(_, signed)| signed.statement.last() >= sequence);
-        around.next().map(|((_, head), _)| *head)
-    }
-
-    /// Notes the fork that a statement proves against what is there, the one that begins first; gives it if it
-    /// was not known.
-    fn find_fork(&mut self, signed: &Signed) -> Option<Box<ForkProof>> {
-        let statement = &signed.statement;
-        let from = statement.first.saturating_sub(BATCH_EVENTS_MAX as u64);
-        let near = (from, [0; 32])..=(statement.last() + 1, [u8::MAX; 32]);
-        let near = self.batches.range(near).map(|(_, signed)| signed);
-        let proofs = near.filter_map(|known| ForkProof::of(known, signed));
-        let proof = proofs.min_by_key(ForkProof::from)?;
-        let is_new = match &self.fork {
-            None => true,
-            Some(known) => proof.from() < known.from(),
-        };
-        if is_new {
-            self.fork = Some(proof.clone());
-        }
-        is_new.then(|| Box::new(proof))
-    }
 }

@@ -40,8 +40,10 @@ pub const CAUSAL_FEEDS_MAX: usize = 4_096;
 pub const CAUSAL_BATCHES_MAX: usize = 64 << 10;
 /// Entries of the clocks of an index of causes, some 30 bytes each.
 pub const CAUSAL_CLOCK_ENTRIES_MAX: usize = 2 << 20;
-/// Pending batches of an index of causes, and the entries of their frontiers, some 250 bytes each.
+/// Pending batches of an index of causes, and the entries of their frontiers, at most some 900 bytes each.
 pub const CAUSAL_PENDING_ENTRIES_MAX: usize = 32 << 10;
+/// Refused batches that an index of causes looks for forks in, at most some 600 bytes each.
+pub const CAUSAL_REFUSED_MAX: usize = 16 << 10;
 /// Bytes of a log's name.
 pub const NAME_BYTES_MAX: usize = 255;
 /// Segments of one log: their numbers have ten digits, and the largest has no successor.

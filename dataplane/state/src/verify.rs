@@ -82,6 +82,10 @@ pub struct Audit {
     pub signed_batches: u64,
     /// Signatures that are not what they should be; each is one of the flaws.
     pub bad_signatures: u64,
+    /// Signed batches that have no order, as what they say of others is not so, or there were too many to look at.
+    pub refused_batches: u64,
+    /// Signed batches that follow some that are not in this log.
+    pub waiting_batches: u64,
     /// Where entities signed two things that contradict each other, one a feed; of a log with more batches
     /// than an index of causes holds, among those that are near to each other.
     pub forks: Vec<ForkProof>,
@@ -129,6 +133,8 @@ pub fn verify<D: Disk>(disk: &D, name: &LogName, depth: Depth) -> Result<Report,
         // What is refused or waits is looked at for forks all the same.
         let _place = index.insert(batch);
     })?;
+    report.audit.refused_batches = index.refusals();
+    report.audit.waiting_batches = index.pending() as u64;
     report.audit.forks = index.forks().cloned().collect();
     Ok(report)
 }

@@ -3,7 +3,7 @@ use crate::{
     feed::FeedEnd,
     fork::{ForkProof, NoFork},
 };
-use ed25519_dalek::SigningKey;
+use ed25519_dalek::{Signer as _, SigningKey};
 
 fn key(seed: u8) -> SigningKey {
     SigningKey::from_bytes(&[seed; 32])
@@ -232,4 +232,56 @@ fn a_fork_is_proven_by_two_signed_statements_and_by_nothing_less() {
     let forged = ForkProof::of(&one.signed, &forged).unwrap();
     let unsigned = NoFork::Unsigned(BatchError::Signature);
     assert_eq!(forged.verify(), Err(unsigned));
+}
+
+/// What `parse` refuses is not verified either, whoever made it and signed it.
+#[test]
+fn what_cannot_be_read_again_is_not_verified() {
+    let key = key(1);
+    let end = feed(&key).end().1;
+    let signed = |first: u64, events: usize, frontier: Vec<Observed>| {
+        let hash = frontier_hash(&frontier);
+        let numbers = (first..).take(events);
+        let head = numbers.fold(end, |head, number| next_head(&head, number, &hash, b""));
+        let statement = Statement {
+            entity: key.verifying_key().to_bytes(),
+            first,
+            count: u32::try_from(events).unwrap(),
+            parent: end,
+            head,
+            frontier: hash,
+            channel: channel(),
+        };
+        let signature = key.sign(&statement.encode()).to_bytes();
+        let signed = Signed {
+            statement,
+            signature,
+        };
+        let batch = Batch { signed, frontier };
+        let read = Batch::parse(&batch.encode()).map(drop);
+        let verified = batch.verify(vec![&b""[..]; events].into_iter()).map(drop);
+        assert_eq!(read, verified);
+        verified
+    };
+    let wide = |entries: u16| {
+        let feed = |entry: u16| {
+            let mut feed = FeedId([0; 32]);
+            feed.0[..2].copy_from_slice(&entry.to_be_bytes());
+            feed
+        };
+        let observed = |entry| Observed {
+            feed: feed(entry),
+            count: 1,
+            head: end,
+        };
+        (0..entries).map(observed).collect()
+    };
+    assert_eq!(signed(1, BATCH_EVENTS_MAX, wide(1_024)), Ok(()));
+    for (first, events) in [(0, 1), (1, BATCH_EVENTS_MAX + 1), (1, 0)] {
+        let count = u32::try_from(events).unwrap();
+        let refused = Err(BatchError::Events { first, count });
+        assert_eq!(signed(first, events, Vec::new()), refused);
+    }
+    let refused = Err(BatchError::Frontier(FRONTIER_FEEDS_MAX));
+    assert_eq!(signed(1, 1, wide(1_025)), refused);
 }

@@ -3,6 +3,8 @@ use crate::{LogName, batch::Batch, feed::FeedEnd};
 use ed25519_dalek::SigningKey;
 use std::collections::BTreeMap;
 
+mod hostile;
+
 struct Random(u64);
 
 impl Random {

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     AppendError, Cursor, Event, Link, LogName, Reader,
-    batch::{Batch, BatchError},
+    batch::{Batch, BatchError, FeedId, Observed},
     disk::{Disk, DiskFile},
     feed::FeedEnd,
     format::{BATCH_HEADER_BYTES, Fault, SEGMENT_HEADER_BYTES, digest},
@@ -193,6 +193,38 @@ fn a_fork_in_a_log_is_reported_with_its_proof() {
         panic!("{:?}", report.audit);
     };
     assert_eq!(fork.verify().unwrap().1, 2);
+}
+
+#[test]
+fn a_lie_about_others_hides_no_fork() {
+    let disk = Forgetful::default();
+    let mut world = World::open(&disk, small());
+    let (mut other, mut liar) = (Author::new(1, &name()), Author::new(2, &name()));
+    append(&mut world, &mut other, &[b"a"]);
+    let mut twin = Author::new(2, &name());
+    twin.end = liar.end.clone();
+    let lie = Observed {
+        feed: FeedId::of(&name(), other.key.verifying_key().as_bytes()),
+        count: 7,
+        head: other.end.end().1,
+    };
+    let payloads = [&b"b"[..]];
+    let batch = liar.end.sign(&liar.key, vec![lie], payloads.into_iter());
+    let appended = world
+        .log
+        .append_signed(world.now, &batch.unwrap(), &payloads);
+    assert_eq!(appended.unwrap().0, 1);
+    append(&mut world, &mut twin, &[b"c"]);
+    twin.end = FeedEnd::at(
+        name(),
+        twin.key.verifying_key().to_bytes(),
+        Some((9, [9; 32])),
+    );
+    append(&mut world, &mut twin, &[b"d"]);
+    world.settle();
+    let audit = report(&disk).audit;
+    assert_eq!((audit.forks.len(), audit.signed_events), (1, 4));
+    assert_eq!((audit.refused_batches, audit.waiting_batches), (1, 1));
 }
 
 #[test]
