@@ -11,7 +11,9 @@
 //! - [`signer`]: what a gateway says of its own subnet, and when.
 //!
 //! A gateway signs a filter at its start, when a pair is added, and again after a third of the filter's life;
-//! what is taken back in between goes out as a list of exact pairs, which the next filter ends. Every node
+//! what is taken back in between goes out as a list of exact pairs. The next filter ends it, but for pairs that this
+//! or another gateway's filter lets through: they go on a list that is sent before it. A list counts with the filter
+//! that it names or a later one; where that is missing the subnet is closed, and neighbours are asked. Every node
 //! that names gateways passes what is new to it on to its neighbours, once; when a session begins and every so
 //! often neighbours compare versions, and send what the other lacks. An older version never replaces a newer
 //! one. Where there is no filter of a subnet, or its time is over, nothing but handshakes goes there.

@@ -241,9 +241,13 @@ fn write_filters(out: &mut impl Write, held: &FiltersStatus) -> io::Result<()> {
             (false, true) => ", in use",
             (false, false) => "",
         };
+        let excess = match one.is_overfull {
+            true => ", more pairs than it is made for",
+            false => "",
+        };
         writeln!(
             out,
-            "  {} by {by}: version {}, {state}, {}, {:.1} % full, {:.4} % false positives estimated, {} withdrawn{role}",
+            "  {} by {by}: version {}, {state}, {}, {:.1} % full, {:.4} % false positives estimated, {} withdrawn{role}{excess}",
             one.subnet,
             one.version,
             counted(one.banks, "bank"),

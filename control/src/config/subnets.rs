@@ -94,6 +94,14 @@ pub(super) fn gateways(
 /// A gateway signs what it knows exactly.
 pub(super) fn check_own(config: &Config, report: &mut Report<'_>) {
     let own = config.exact_within();
+    let prefixes = config.subnet_gateways.iter().map(|one| one.prefix);
+    let others: BTreeSet<_> = prefixes.filter(|prefix| Some(*prefix) != own).collect();
+    if others.len() > FILTERS_MAX as usize {
+        let count = others.len();
+        let what = format!("name gateways of {count} other subnets, and {FILTERS_MAX} is the most");
+        let fix = "let one prefix stand for several subnets, such as \"1.0.0.0/8\"";
+        report.add(0..0, "subnet_gateways".to_owned(), what, fix);
+    }
     let (key, subnet) = (config.keys.entity.public, config.node.subnet);
     for (index, gateway) in config.subnet_gateways.iter().enumerate() {
         if gateway.entity.key == key && Some(gateway.prefix) != own {

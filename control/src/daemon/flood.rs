@@ -262,7 +262,7 @@ impl Flood {
         path: &path::Asker,
     ) -> Asker {
         let (asker, asks) = mpsc::channel(ASKS_MAX);
-        let flood = Self {
+        let mut flood = Self {
             store,
             inbox: inbox.clone(),
             dispatch: dispatch.clone(),
@@ -279,11 +279,12 @@ impl Flood {
         tokio::spawn(async move {
             // With the workers, all that it does has ended.
             let _ended = flood.serve(asks).await;
+            flood.keep_filters();
         });
         Asker(asker)
     }
 
-    async fn serve(mut self, mut asks: mpsc::Receiver<Ask>) -> Result<(), Ended> {
+    async fn serve(&mut self, mut asks: mpsc::Receiver<Ask>) -> Result<(), Ended> {
         loop {
             self.publish_filters().await?;
             let due = self.due();

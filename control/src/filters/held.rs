@@ -14,10 +14,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use virga_ebpf::{
     guard::Guard,
     image::{ForeignGuard, Image},
-    limits::{DENIED_MAX, GUARD_LINES_PER_BANK},
+    limits::{DENIED_MAX, GUARD_FALSE_POSITIVE_RATE_MAX, GUARD_LINES_PER_BANK},
     subnet::SubnetPrefix,
     tables::{GuardInfo, Pair},
 };
+
+/// The two clocks run apart by more only where one was set or stood still.
+const CLOCKS_DIFFER_NS: u64 = 1_000_000_000;
 
 /// The time, on the two clocks that are needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,11 +103,12 @@ pub struct Versions {
     pub withdrawn: u64,
 }
 
-/// Words, and when their time is over on the monotonic clock.
+/// Words, when their time is over on the monotonic clock, and their place among all that came.
 #[derive(Clone, Debug)]
 struct Dated {
     statement: Statement,
     ends_ns: u64,
+    came: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -117,23 +121,52 @@ fn version(dated: Option<&Dated>) -> u64 {
     dated.map_or(0, |dated| dated.statement.head().version)
 }
 
+fn is_live(dated: &Dated, monotonic_ns: u64) -> bool {
+    monotonic_ns < dated.ends_ns
+}
+
 impl Known {
-    /// The filter, as long as it counts.
-    fn live(&self, monotonic_ns: u64) -> Option<&Dated> {
-        self.filter
-            .as_ref()
-            .filter(|one| monotonic_ns < one.ends_ns)
+    /// Whether the filter is older than the one that the list goes with.
+    fn is_behind(&self) -> bool {
+        let list = self.withdrawn.as_ref().map(|list| list.statement.said());
+        matches!(list, Some(Said::Withdrawn { base, .. }) if *base > version(self.filter.as_ref()))
     }
 
-    /// Pairs that are withdrawn from it.
-    fn withdrawn(&self, monotonic_ns: u64) -> Option<&BTreeSet<Pair>> {
-        let since = version(self.filter.as_ref());
-        let list = self.withdrawn.as_ref()?;
-        let counts = list.statement.head().version > since && monotonic_ns < list.ends_ns;
-        match list.statement.said() {
-            Said::Withdrawn(pairs) if counts => Some(pairs),
-            _ => None,
+    /// A list counts, and the filter that it goes with is not here.
+    fn is_short(&self, monotonic_ns: u64) -> bool {
+        let list = self.withdrawn.as_ref();
+        self.is_behind() && list.is_some_and(|list| is_live(list, monotonic_ns))
+    }
+
+    /// The filter, as long as it counts.
+    fn live(&self, monotonic_ns: u64) -> Option<&Dated> {
+        let filter = self.filter.as_ref();
+        filter.filter(|one| is_live(one, monotonic_ns) && !self.is_behind())
+    }
+
+    /// Of the filter, whatever its age.
+    fn guard(&self) -> Option<Guard> {
+        match self.filter.as_ref()?.statement.said() {
+            Said::Filter { salt, lines } => Some(guard(*salt, lines)),
+            Said::Withdrawn { .. } => None,
         }
+    }
+
+    /// Pairs that are withdrawn: the list's, and where a filter came after the list, those that it does not hold
+    /// again, since another gateway's may hold them.
+    fn withdrawn(&self, monotonic_ns: u64) -> Vec<Pair> {
+        let Some(list) = &self.withdrawn else {
+            return Vec::new();
+        };
+        let Said::Withdrawn { pairs, .. } = list.statement.said() else {
+            return Vec::new();
+        };
+        let is_newest = list.statement.head().version > version(self.filter.as_ref());
+        let counts = is_live(list, monotonic_ns) || is_newest && self.live(monotonic_ns).is_some();
+        let later = self.guard().filter(|_| !is_newest);
+        let is_over = |pair: &Pair| later.as_ref().is_some_and(|guard| guard.is_hit(pair));
+        let each = pairs.iter().filter(|pair| counts && !is_over(pair));
+        each.copied().collect()
     }
 }
 
@@ -158,7 +191,10 @@ pub struct FilterStatus {
     pub fill: f64,
     /// Estimated share of strangers that hit.
     pub false_positive_rate: f64,
-    /// Pairs that were withdrawn since.
+    /// Whether that share is larger than a filter's shall be: the subnet has more pairs than one holds.
+    #[serde(default)]
+    pub is_overfull: bool,
+    /// Pairs that are withdrawn.
     pub withdrawn: usize,
 }
 
@@ -198,6 +234,15 @@ impl Foreign {
     }
 }
 
+/// What other gateways of the same subnet say.
+#[derive(Clone, Debug, Default)]
+pub struct Beside {
+    /// Whether the configuration names any.
+    pub are_there: bool,
+    /// Their filters that count.
+    pub guards: Vec<Guard>,
+}
+
 /// In place of a filter that there is not: it has no bits, and its time is over.
 fn closed() -> ForeignGuard {
     ForeignGuard {
@@ -228,10 +273,13 @@ pub struct Crossing {
     pub words: String,
 }
 
-/// The newest words of each gateway. However they come, the same ones are left.
+/// The newest words of each gateway. However they come, the same ones are left; of several gateways of a subnet the
+/// one whose filter came last is heeded, since their versions go by clocks of their own.
 #[derive(Clone, Debug)]
 pub struct Filters {
     own: SubnetPrefix,
+    /// How many words have come.
+    came: u64,
     /// The only ones whose words count.
     gateways: BTreeMap<(SubnetPrefix, [u8; 32]), Known>,
     /// What was not taken in.
@@ -245,6 +293,7 @@ impl Filters {
         let places = gateways.iter().map(|one| (one.prefix, one.entity.key));
         Self {
             own,
+            came: 0,
             gateways: places.map(|place| (place, Known::default())).collect(),
             refused: BTreeMap::new(),
         }
@@ -262,7 +311,7 @@ impl Filters {
     }
 
     /// Takes words in, if they are newer than what is held of their gateway. What is cheap to look at is looked
-    /// at before the signature; `may_verify` is asked right before that.
+    /// at before the signature; `may_verify` is asked right before that, with the signer's key.
     ///
     /// # Errors
     /// [`Refused`], which is counted.
@@ -270,7 +319,7 @@ impl Filters {
         &mut self,
         bytes: &[u8],
         now: Now,
-        may_verify: impl FnOnce() -> bool,
+        may_verify: impl FnOnce(&[u8; 32]) -> bool,
     ) -> Result<Taken, Refused> {
         let taken = self.judge(bytes, now, may_verify);
         if let Err(refused) = taken {
@@ -283,7 +332,7 @@ impl Filters {
         &mut self,
         bytes: &[u8],
         now: Now,
-        may_verify: impl FnOnce() -> bool,
+        may_verify: impl FnOnce(&[u8; 32]) -> bool,
     ) -> Result<Taken, Refused> {
         let read = Statement::parse(bytes).map_err(|_| Refused::Malformed)?;
         let claimed = read.claimed();
@@ -306,12 +355,7 @@ impl Filters {
         {
             return Ok(Taken::Known);
         }
-        // What was withdrawn before the filter was made is not in it.
-        let newest = match is_filter {
-            true => version(place.as_ref()),
-            false => version(place.as_ref()).max(version(known.filter.as_ref())),
-        };
-        if offered <= newest {
+        if offered <= version(place.as_ref()) {
             return Err(Refused::Old);
         }
         if expires_s <= now.unix_s() {
@@ -320,16 +364,18 @@ impl Filters {
         if expires_s > now.unix_s() + u64::from(LIFE_S_MAX) + CLOCK_SKEW_S_MAX {
             return Err(Refused::Ahead);
         }
-        if !may_verify() {
+        if !may_verify(&signer) {
             return Err(Refused::Busy);
         }
         let statement = read.verify().map_err(|_| Refused::Forged)?;
         let ends_ns = now.monotonic_at(expires_s);
-        let dated = Some(Dated { statement, ends_ns });
-        match is_filter {
-            true => known.filter = dated,
-            false => known.withdrawn = dated,
-        }
+        self.came += 1;
+        let came = self.came;
+        *place = Some(Dated {
+            statement,
+            ends_ns,
+            came,
+        });
         Ok(Taken::New)
     }
 
@@ -344,40 +390,75 @@ impl Filters {
         })
     }
 
-    /// What somebody who holds these versions lacks and still counts.
-    pub fn lacking<'a>(
-        &'a self,
-        theirs: &'a [Versions],
-        now: Now,
-    ) -> impl Iterator<Item = &'a Statement> {
+    /// What somebody who holds these versions lacks and still counts, lists first.
+    #[must_use]
+    pub fn lacking(&self, theirs: &[Versions], now: Now) -> Vec<&Statement> {
         let their = |prefix, signer| {
             let mut all = theirs.iter();
             let one = all.find(|one| one.prefix == prefix && one.signer == signer);
             one.map_or((0, 0), |one| (one.filter, one.withdrawn))
         };
-        let counts = move |one: &&Dated| now.monotonic_ns < one.ends_ns;
-        self.gateways
-            .iter()
-            .flat_map(move |(&(prefix, signer), known)| {
-                let (filter, withdrawn) = their(prefix, signer);
-                let since = filter.max(version(known.filter.as_ref()));
-                let newer = |one: Option<&'a Dated>, than| {
-                    one.filter(|one| one.statement.head().version > than)
-                        .filter(counts)
-                        .map(|one| &one.statement)
-                };
-                let first = newer(known.filter.as_ref(), filter);
-                let then = newer(known.withdrawn.as_ref(), since.max(withdrawn));
-                first.into_iter().chain(then)
-            })
+        let mut lacking = Vec::new();
+        for (&(prefix, signer), known) in &self.gateways {
+            let (filter, withdrawn) = their(prefix, signer);
+            let both = [(&known.withdrawn, withdrawn), (&known.filter, filter)];
+            lacking.extend(both.into_iter().filter_map(|(one, than)| {
+                let one = one.as_ref().filter(|one| is_live(one, now.monotonic_ns))?;
+                (one.statement.head().version > than).then_some(one)
+            }));
+        }
+        let is_filter = |one: &&Dated| matches!(one.statement.said(), Said::Filter { .. });
+        lacking.sort_by_key(|one| (is_filter(one), one.came));
+        lacking.into_iter().map(|one| &one.statement).collect()
     }
 
-    /// Everything that is held, as it was signed.
-    pub fn statements(&self) -> impl Iterator<Item = &Statement> {
-        self.gateways
-            .values()
+    /// Everything that is held, as it was signed and in the order in which it came.
+    #[must_use]
+    pub fn statements(&self) -> Vec<&Statement> {
+        let known = self.gateways.values();
+        let mut all: Vec<&Dated> = known
             .flat_map(|known| known.filter.iter().chain(&known.withdrawn))
-            .map(|dated| &dated.statement)
+            .collect();
+        all.sort_by_key(|one| one.came);
+        all.into_iter().map(|one| &one.statement).collect()
+    }
+
+    /// Whether a list counts without the filter that it goes with, which a neighbour may have.
+    #[must_use]
+    pub fn is_short(&self, now: Now) -> bool {
+        let mut known = self.gateways.values();
+        known.any(|known| known.is_short(now.monotonic_ns))
+    }
+
+    /// Goes by the wall clock where that has come further than the monotonic one since words were taken in: it was
+    /// set right, or the machine slept.
+    pub fn settle(&mut self, now: Now) {
+        for known in self.gateways.values_mut() {
+            for one in known.filter.iter_mut().chain(&mut known.withdrawn) {
+                let ends_ns = now.monotonic_at(one.statement.head().expires_s);
+                if ends_ns.saturating_add(CLOCKS_DIFFER_NS) < one.ends_ns {
+                    one.ends_ns = ends_ns;
+                }
+            }
+        }
+    }
+
+    /// What the other gateways of a subnet let through by what is held here, for one that signs there.
+    #[must_use]
+    pub fn beside(&self, prefix: SubnetPrefix, signer: &[u8; 32], now: Now) -> Beside {
+        let others = || self.of(prefix).filter(|(other, _)| *other != signer);
+        let live = others().filter(|(_, known)| known.live(now.monotonic_ns).is_some());
+        Beside {
+            are_there: others().next().is_some(),
+            guards: live.filter_map(|(_, known)| known.guard()).collect(),
+        }
+    }
+
+    /// What a gateway's list holds that counts.
+    #[must_use]
+    pub fn withdrawn_by(&self, prefix: SubnetPrefix, signer: &[u8; 32], now: Now) -> Vec<Pair> {
+        let known = self.gateways.get(&(prefix, *signer));
+        known.map_or_else(Vec::new, |known| known.withdrawn(now.monotonic_ns))
     }
 
     /// The highest version that is held of a gateway.
@@ -403,11 +484,16 @@ impl Filters {
             .map(|((_, signer), known)| (signer, known))
     }
 
-    /// The filter that a subnet is judged by: of those that count the one with the highest version.
+    /// The filter that a subnet is judged by: of those that count the one that came last. None while a list lacks
+    /// its filter.
     fn used(&self, prefix: SubnetPrefix, monotonic_ns: u64) -> Option<(&[u8; 32], &Dated)> {
-        let live = self.of(prefix);
-        let live = live.filter_map(|(signer, known)| Some((signer, known.live(monotonic_ns)?)));
-        live.max_by_key(|(signer, one)| (one.statement.head().version, **signer))
+        let mut all = self.of(prefix);
+        if all.any(|(_, known)| known.is_short(monotonic_ns)) {
+            return None;
+        }
+        let all = self.of(prefix);
+        let live = all.filter_map(|(signer, known)| Some((signer, known.live(monotonic_ns)?)));
+        live.max_by_key(|(_, one)| one.came)
     }
 
     /// What the tables shall hold. A subnet whose withdrawn pairs find no room is closed.
@@ -427,10 +513,10 @@ impl Filters {
                     lines: lines.clone(),
                     expires_ns: used.ends_ns,
                 };
-                // Each gateway's word about what is over counts, until its own next filter.
+                // Each gateway's word about what is over counts, whoever's filter is in use.
                 let lists = self.of(prefix);
-                let lists = lists.filter_map(|(_, known)| known.withdrawn(now.monotonic_ns));
-                denied.extend(lists.flatten().map(|pair| (prefix, *pair)));
+                let lists = lists.flat_map(|(_, known)| known.withdrawn(now.monotonic_ns));
+                denied.extend(lists.map(|pair| (prefix, pair)));
             }
             if foreign.denied.len() + denied.len() > DENIED_MAX as usize {
                 (filter, denied) = (closed(), BTreeSet::new());
@@ -471,10 +557,8 @@ impl Filters {
         let each = self.gateways.iter().map(|(&(prefix, signer), known)| {
             let used = self.used(prefix, now.monotonic_ns).map(|(by, _)| *by);
             let held = known.filter.as_ref();
-            let built = held.and_then(|one| match one.statement.said() {
-                Said::Filter { salt, lines } => Some(guard(*salt, lines)),
-                Said::Withdrawn(_) => None,
-            });
+            let built = known.guard();
+            let rate = built.as_ref().map_or(0.0, Guard::false_positive_rate);
             let live = known.live(now.monotonic_ns);
             let left_ns = live.map(|one| one.ends_ns - now.monotonic_ns);
             let lines = built.as_ref().map_or(0, |guard| guard.lines.len());
@@ -487,8 +571,9 @@ impl Filters {
                 expires_in_s: left_ns.map(|ns| ns / 1_000_000_000),
                 banks: lines / GUARD_LINES_PER_BANK as usize,
                 fill: built.as_ref().map_or(0.0, Guard::fill),
-                false_positive_rate: built.as_ref().map_or(0.0, Guard::false_positive_rate),
-                withdrawn: known.withdrawn(now.monotonic_ns).map_or(0, BTreeSet::len),
+                false_positive_rate: rate,
+                is_overfull: rate >= GUARD_FALSE_POSITIVE_RATE_MAX,
+                withdrawn: known.withdrawn(now.monotonic_ns).len(),
             }
         });
         let refused = self.refused.iter();

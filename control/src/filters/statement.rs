@@ -10,10 +10,12 @@
 //! then, type 6, a filter
 //!   salt                  16
 //!   lines                  -  of 1, 2, 4 or 8 banks, 64 lines of 64 bytes each
-//! or, type 7, pairs that were withdrawn since the last filter
+//! or, type 7, pairs that are withdrawn
+//!   base                   8  version of the signer's filter that they go with; below the list's own
 //!   pairs                  -  each: origin 8, channel 2; in order, each once
 //! ```
-//! The lines are a [`virga_ebpf::guard::Guard`] under the salt.
+//! The lines are a [`virga_ebpf::guard::Guard`] under the salt. A list names what that filter still holds, and what
+//! another gateway's may hold; with an older filter than its base it says too little, so none counts then.
 
 use crate::{
     capability::statement::Forged,
@@ -58,8 +60,13 @@ pub enum Said {
         /// Whole banks, a power of two of them.
         lines: Vec<[u64; 8]>,
     },
-    /// These may not, whatever the last filter says.
-    Withdrawn(BTreeSet<Pair>),
+    /// These may not, whatever a filter says.
+    Withdrawn {
+        /// Version of the filter that the list goes with.
+        base: u64,
+        /// In order.
+        pairs: BTreeSet<Pair>,
+    },
 }
 
 /// Who says it of which subnet, and until when.
@@ -94,7 +101,7 @@ impl Statement {
         debug_assert_eq!(head.signer, key.public);
         let kind = match said {
             Said::Filter { .. } => Kind::SubnetFilter,
-            Said::Withdrawn(_) => Kind::SubnetWithdrawn,
+            Said::Withdrawn { .. } => Kind::SubnetWithdrawn,
         };
         let Head { prefix, .. } = head;
         let writer = Writer::new(kind)
@@ -109,13 +116,13 @@ impl Statement {
                 let salt: Vec<u8> = salt.iter().flat_map(|word| word.to_be_bytes()).collect();
                 writer.field(&salt).field(&words.collect::<Vec<u8>>())
             }
-            Said::Withdrawn(pairs) => {
+            Said::Withdrawn { base, pairs } => {
                 let mut bytes = Vec::with_capacity(pairs.len() * PAIR_BYTES);
                 for pair in pairs {
                     bytes.extend(pair.origin.0.to_be_bytes());
                     bytes.extend(channel(pair).to_be_bytes());
                 }
-                writer.field(&bytes)
+                writer.field(&base.to_be_bytes()).field(&bytes)
             }
         };
         let bytes = writer.sign(key).into();
@@ -148,7 +155,10 @@ impl Statement {
                 salt: salt(fields.array("salt")?),
                 lines: lines(fields.next("lines")?)?,
             },
-            false => Said::Withdrawn(pairs(fields.next("pairs")?)?),
+            false => Said::Withdrawn {
+                base: base(fields.u64("base")?, version)?,
+                pairs: pairs(fields.next("pairs")?)?,
+            },
         };
         fields.end()?;
         let bytes = bytes.into();
@@ -243,6 +253,17 @@ fn lines(bytes: &[u8]) -> Result<Vec<[u64; 8]>, ObjectError> {
         return Err(ObjectError::Field { field, what });
     }
     Ok(lines.to_vec())
+}
+
+fn base(base: u64, version: u64) -> Result<u64, ObjectError> {
+    let (field, what) = (
+        "base",
+        format!("is {base}, and the list's own is {version}"),
+    );
+    match base < version {
+        true => Ok(base),
+        false => Err(ObjectError::Field { field, what }),
+    }
 }
 
 fn pairs(bytes: &[u8]) -> Result<BTreeSet<Pair>, ObjectError> {

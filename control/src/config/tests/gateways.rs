@@ -50,6 +50,10 @@ fn rules_of_gateways() {
     let many: String = (0..66)
         .map(|n| block("one", &format!("9.{n}.0.0/16")))
         .collect();
+    // None of them is around this node's own.
+    let all_others: String = (0..65)
+        .map(|n| block("one", &format!("9.{n}.0.0/16")))
+        .collect();
     for (file, key, say) in [
         (
             with(&block("nobody", "2.0.0.0/8")),
@@ -73,6 +77,7 @@ fn rules_of_gateways() {
         ),
         (with(&twice), "subnet_gateways[1]", "twice"),
         (with(&many), "subnet_gateways[65]", "more than 64"),
+        (with(&all_others), "subnet_gateways", "65 other subnets"),
         (
             with("[subnets]\nfilter_life_s = 2\n"),
             "subnets.filter_life_s",
