@@ -10,6 +10,7 @@ mod channels;
 mod evidence;
 mod file;
 mod keeping;
+mod metrics;
 mod peers;
 mod problem;
 mod routing;
@@ -81,6 +82,8 @@ pub struct Config {
     pub filter_life_s: u32,
     /// `[[channel_authorities]]`
     pub channel_authorities: Vec<Authority>,
+    /// TCP address that answers for metrics and health; `None`: none does.
+    pub metrics: Option<SocketAddr>,
     /// The secrets of the three key files.
     pub keys: Keys,
     /// Why this node does not speak for its entity; a file says nothing of that, but an entity moves

@@ -14,6 +14,7 @@
 //! - [`signing`]: what this node's entity signs of what it publishes.
 //! - [`dispatch`]: the node's workers, as all that is above them reaches them.
 //! - [`daemon`]: a running node; [`api`]: its Unix socket; [`mesh`]: the API of programs on this machine.
+//! - [`metrics`]: the node's figures and its health, over HTTP.
 //! - [`doctor`]: what this machine lacks, with the line that fixes it.
 //! - [`hw`]: what is known of network drivers, each fact with its source.
 //! - [`tune`]: host settings of a router, with reasons and their undoing.
@@ -42,6 +43,7 @@ pub mod kept;
 pub mod keys;
 pub mod membership;
 pub mod mesh;
+pub mod metrics;
 pub mod moves;
 pub mod nic;
 pub mod notices;

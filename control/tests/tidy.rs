@@ -104,6 +104,7 @@ fn what_the_documents_link_to_exists() {
         "a packet's life names its files"
     );
     assert!(assert_links("hw/README.md") >= 3);
+    assert!(assert_links("control/metrics/README.md") >= 4);
 }
 
 #[test]

@@ -21,10 +21,12 @@ use virga_ebpf::reason::{Counter, Outcome, Reason};
 mod worker;
 
 use worker::Snapshot;
-pub use worker::{IoStatus, OneWorker, SocketStatus, TimesStatus, TransportStatus, WorkerStatus};
+pub use worker::{
+    ClassStatus, IoStatus, OneWorker, SocketStatus, TimesStatus, TransportStatus, WorkerStatus,
+};
 
 /// Everything that the daemon tells about itself.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Who this is.
     pub node: NodeStatus,
@@ -65,7 +67,7 @@ pub struct Status {
 }
 
 /// Who this is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
     /// Its configured name.
     pub name: String,
@@ -212,6 +214,11 @@ pub struct PathStatus {
 }
 
 pub(super) async fn get(State(api): State<Arc<Api>>) -> Result<Json<Status>, ApiError> {
+    Ok(Json(of(&api).await?))
+}
+
+/// What the node is doing now.
+pub(crate) async fn of(api: &Api) -> Result<Status, ApiError> {
     let snapshots = api
         .dispatch
         .with_all(|now_ns, parts| Snapshot::take(now_ns, parts));
@@ -234,7 +241,7 @@ pub(super) async fn get(State(api): State<Arc<Api>>) -> Result<Json<Status>, Api
     }
     let all = all.unwrap_or_default();
     let service = ServiceStatus::of_node(services);
-    Ok(Json(Status {
+    Ok(Status {
         node: NodeStatus {
             name: config.node.name.clone(),
             id: config.node.id.to_string(),
@@ -258,11 +265,11 @@ pub(super) async fn get(State(api): State<Arc<Api>>) -> Result<Json<Status>, Api
         delivery_wait: api.dispatch.delivery_wait(|times| TimesStatus::from(times)),
         sessions,
         channels: service.channels,
-        subscriptions: named(&api, service.subscriptions),
+        subscriptions: named(api, service.subscriptions),
         subscribers: service.subscribers,
         logs: api.kept.status(),
         channel_reasons: service.reasons,
-    }))
+    })
 }
 
 /// `GET /subscriptions`: a small part of the status, for those who ask often.

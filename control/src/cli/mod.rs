@@ -17,6 +17,7 @@ mod id;
 mod keygen;
 mod lines;
 mod log;
+mod metrics;
 mod node;
 mod publish;
 mod routes;
@@ -84,6 +85,8 @@ enum Command {
     Routes(routes::Arguments),
     /// Show what a running node is doing.
     Status(status::Arguments),
+    /// List the series that a node with [metrics] gives to Prometheus.
+    Metrics,
     /// Check a configuration file, and list everything that is wrong with it.
     CheckConfig(check_config::Arguments),
     /// Check this machine, and print the line that fixes what it lacks.
@@ -175,6 +178,7 @@ pub fn main() -> ExitCode {
         Command::Sub(arguments) => subscribe::run(&arguments),
         Command::Routes(arguments) => routes::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Metrics => metrics::run(),
         Command::CheckConfig(arguments) => check_config::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Tune(arguments) => tune::run(&arguments),

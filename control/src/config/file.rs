@@ -37,6 +37,7 @@ pub(super) struct File {
     pub(super) subnet_gateways: Vec<Spanned<SubnetGateway>>,
     #[serde(default)]
     pub(super) channel_authorities: Vec<Spanned<ChannelAuthority>>,
+    pub(super) metrics: Field<Metrics>,
 }
 
 /// `[node]`
@@ -161,6 +162,13 @@ pub(super) struct SubnetGateway {
     pub(super) subnet: Field<String>,
 }
 
+/// `[metrics]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "the section [metrics]")]
+pub(super) struct Metrics {
+    pub(super) listen: Field<String>,
+}
+
 /// `[[peers]]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a block [[peers]]")]
@@ -231,7 +239,7 @@ pub(super) fn read(text: &str, report: &mut Report<'_>) -> Option<File> {
                     return None;
                 };
                 let fix = match key.as_str() {
-                    "node" | "forwarding" | "routing" => {
+                    "node" | "forwarding" | "routing" | "metrics" => {
                         format!("begin the section with a line [{key}]")
                     }
                     "peers" | "channels" | "channel_authorities" | "subnet_gateways" => {
@@ -279,6 +287,7 @@ fn take_unknown(table: &mut DeTable<'_>, report: &mut Report<'_>) {
             "node" => fields::<Node>(),
             "forwarding" => fields::<Forwarding>(),
             "routing" => fields::<Routing>(),
+            "metrics" => fields::<Metrics>(),
             "peers" => fields::<Peer>(),
             "channel_authorities" => fields::<ChannelAuthority>(),
             "subnets" => fields::<Subnets>(),

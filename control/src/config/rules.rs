@@ -3,7 +3,7 @@
 use super::{
     Config, Entity, ForwardingMode, ForwardingSection, LINK_KEY_S, LINK_KEY_S_MIN, LinkTags,
     NamedEntity, NodeSection, SOCKET_DIRECTORY, STATE_DIRECTORY, Workers, ZeroCopy, authorities,
-    channels, evidence, file, peers,
+    channels, evidence, file, metrics, peers,
     problem::{Report, Section, suggest},
     routing, subnets,
     values::{self, Fault},
@@ -93,6 +93,7 @@ pub(super) fn resolve(
     let channels = channels::resolve(file.channels, node.name.as_deref(), &roster, report);
     let (blocks, name) = (file.channel_authorities, node.name.as_deref());
     let channel_authorities = authorities::resolve(blocks, name, &roster, report);
+    let metrics = metrics::resolve(file.metrics, report);
     if !report.is_clean() {
         return None;
     }
@@ -116,6 +117,7 @@ pub(super) fn resolve(
         subnet_gateways,
         filter_life_s,
         channel_authorities,
+        metrics,
         keys,
         absence: None,
     };

@@ -10,6 +10,7 @@ use virga_transport::io::driver::Choice;
 mod capabilities;
 mod gateways;
 mod kept;
+mod metrics;
 mod routing;
 mod rules;
 mod subnets;
@@ -118,6 +119,7 @@ fn the_example_is_valid_and_shows_every_key() {
         ("forwarding", file::fields::<file::Forwarding>()),
         ("subnets", file::fields::<file::Subnets>()),
         ("routing", file::fields::<file::Routing>()),
+        ("metrics", file::fields::<file::Metrics>()),
     ] {
         for key in keys {
             assert!(table[section].get(key).is_some(), "{section}.{key}");
@@ -148,6 +150,7 @@ fn the_defaults_are_those_that_the_example_states() {
         (config.node.socket_group, config.node.workers),
         (None, Workers::Number(1))
     );
+    assert_eq!(config.metrics, None);
     assert_eq!(config.forwarding.link_tags, LinkTags::Auto);
     assert_eq!(config.forwarding.link_key_s, LINK_KEY_S);
     assert_eq!(config.node.driver, DriverConfig::default());

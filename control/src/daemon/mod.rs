@@ -24,6 +24,7 @@ use crate::{
     dispatch::{Dispatch, Ended},
     doctor,
     kept::{self, KeptError},
+    metrics,
     notices::Notices,
     rights::file::FileError,
     signing::Signing,
@@ -34,6 +35,7 @@ use path::{Path, PathError};
 use rights::Keeper;
 use std::{
     io,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -82,6 +84,16 @@ pub enum DaemonError {
     /// A channel cannot be kept.
     #[error(transparent)]
     Kept(#[from] KeptError),
+    /// Nothing can listen where metrics are to be had.
+    #[error(
+        "cannot listen for metrics at {address}: {source}; give `listen` in [metrics] another address or port"
+    )]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The operating system refused something.
     #[error("cannot {operation}: {source}")]
     System {
@@ -172,6 +184,7 @@ async fn serve(
         path: config.node.socket.clone(),
         group: config.node.socket_group.clone(),
     })?;
+    let metrics = listen_for_metrics(&config).await?;
     // Those that were left by a crash are made whole.
     let logs = tokio::task::block_in_place(|| kept::Opened::open(&config))?;
     let revocations = rights::kept(&config.node.state)?;
@@ -217,6 +230,10 @@ async fn serve(
         unix_zero_ns: unix_zero_ns(&dispatch).await?,
         started: Instant::now(),
     });
+    if let Some(metrics) = metrics {
+        // Ends with the API.
+        let _metrics = tokio::spawn(metrics.run(Arc::clone(&api), api_stopped.clone()));
+    }
     let server = Server::new(socket, api::router(api), connections);
     let server = server.map_err(system("serve the socket"))?;
     let server = tokio::spawn(server.run(local, api_stopped));
@@ -249,6 +266,18 @@ async fn serve(
         Err(error) => tracing::error!(%error, "node has ended"),
     }
     result
+}
+
+async fn listen_for_metrics(
+    config: &Config,
+) -> Result<Option<metrics::server::Server>, DaemonError> {
+    let Some(address) = config.metrics else {
+        return Ok(None);
+    };
+    let server = metrics::server::Server::listen(address).await;
+    let server = server.map_err(|source| DaemonError::Metrics { address, source })?;
+    tracing::info!(%address, "metrics and health are to be had");
+    Ok(Some(server))
 }
 
 /// Nobody else could say why sessions do not come up: the kernel of the receiving host drops the packets.

@@ -14,6 +14,7 @@ mod gateways;
 mod hostile;
 mod identity;
 mod kept;
+mod metrics;
 mod publishing;
 mod rights;
 mod roaming;

@@ -1,0 +1,97 @@
+//! The node as a whole, its API, and who may publish by a token.
+
+use crate::metrics::Series;
+
+pub(super) const SERIES: &[Series] = &[
+    Series::gauge(
+        "virga_node_info",
+        "none",
+        &["node", "id", "network", "version"],
+        "Always 1; the labels say which node this is, and which version of Virga it runs.",
+        |status, rows| {
+            let node = &status.node;
+            rows.put([&*node.name, &node.id, &node.network, &node.version], 1_u64);
+        },
+    ),
+    Series::gauge(
+        "virga_uptime_seconds",
+        "seconds",
+        &[],
+        "How long the daemon has been running.",
+        |status, rows| rows.put([], status.node.uptime_s),
+    ),
+    Series::gauge(
+        "virga_declarations_unwritten",
+        "declarations",
+        &[],
+        "Peers' declarations of channels that count and could not be written yet: a restart would forget them.",
+        |status, rows| rows.put([], status.node.unwritten),
+    ),
+    Series::gauge(
+        "virga_api_connections",
+        "connections",
+        &[],
+        "Programs' connections to the node's API now.",
+        |status, rows| rows.put([], status.api.connections),
+    ),
+    Series::gauge(
+        "virga_api_connections_max",
+        "connections",
+        &[],
+        "As many connections as the API may have.",
+        |status, rows| rows.put([], status.api.connections_max),
+    ),
+    Series::counter(
+        "virga_api_refused_connections_total",
+        "connections",
+        &[],
+        "Connections that the API refused because it had as many as it may.",
+        |status, rows| rows.put([], status.api.refused),
+    ),
+    Series::gauge(
+        "virga_admission_tokens",
+        "tokens",
+        &[],
+        "Tokens that are held for the guard.",
+        |status, rows| rows.put([], status.admissions.tokens),
+    ),
+    Series::gauge(
+        "virga_admission_holders",
+        "entities",
+        &[],
+        "Entities that those tokens belong to.",
+        |status, rows| rows.put([], status.admissions.holders),
+    ),
+    Series::gauge(
+        "virga_admission_pairs",
+        "pairs",
+        &[],
+        "Pairs of entity and channel that the guard lets through because of those tokens.",
+        |status, rows| rows.put([], status.admissions.pairs),
+    ),
+    Series::counter(
+        "virga_admission_refused_pairs_total",
+        "pairs",
+        &[],
+        "Pairs of entity and channel that found no room.",
+        |status, rows| rows.put([], status.admissions.pairs_refused),
+    ),
+    Series::counter(
+        "virga_admission_verdicts_total",
+        "tokens",
+        &["verdict"],
+        "Tokens that peers sent, by what became of them.",
+        |status, rows| {
+            for (verdict, count) in &status.admissions.verdicts {
+                rows.put([verdict], *count);
+            }
+        },
+    ),
+    Series::gauge(
+        "virga_admission_neighbours",
+        "peers",
+        &[],
+        "Neighbours that there is a session with, and that are told of tokens.",
+        |status, rows| rows.put([], status.admissions.neighbours),
+    ),
+];

@@ -1,0 +1,400 @@
+//! Sessions: their protocol, and the one with each peer.
+
+use crate::{
+    api::status::{ClassStatus, SessionStatus, Status},
+    metrics::{Rows, Series, Value, seconds},
+};
+use std::collections::BTreeMap;
+use virga_transport::SessionState::{self, Draining, Established, Proving};
+
+/// Those that are told of also where no session is in them.
+const STATES: [SessionState; 3] = [Proving, Established, Draining];
+
+pub(super) const SERIES: &[Series] = &[
+    Series::gauge(
+        "virga_sessions",
+        "sessions",
+        &["state"],
+        "Sessions by state: `proving`, `established` or `draining`.",
+        |status, rows| {
+            for state in STATES {
+                rows.put([state.name()], 0_u64);
+            }
+            for session in &status.sessions {
+                rows.count([&session.state]);
+            }
+        },
+    ),
+    Series::gauge(
+        "virga_session_rtt_seconds",
+        "seconds",
+        &["peer"],
+        "Smoothed round trip to a peer.",
+        |status, rows| each_peer(status, rows, |session| session.rtt_us.map(micros)),
+    ),
+    Series::gauge(
+        "virga_session_rtt_least_seconds",
+        "seconds",
+        &["peer"],
+        "Least round trip to a peer that was seen.",
+        |status, rows| {
+            each_peer(status, rows, |session| {
+                session.path.rtt_least_us.map(micros)
+            })
+        },
+    ),
+    Series::gauge(
+        "virga_session_rtt_variation_seconds",
+        "seconds",
+        &["peer"],
+        "How much the round trip to a peer varies.",
+        |status, rows| {
+            each_peer(status, rows, |session| {
+                Some(micros(session.path.rtt_variation_us))
+            })
+        },
+    ),
+    Series::gauge(
+        "virga_session_age_seconds",
+        "seconds",
+        &["peer"],
+        "How long ago the keys of the session with a peer were agreed on.",
+        |status, rows| each_peer(status, rows, |session| Some(session.age_s.into())),
+    ),
+    Series::gauge(
+        "virga_session_key_epoch",
+        "epochs",
+        &["peer"],
+        "Key epoch of the session with a peer.",
+        |status, rows| each_peer(status, rows, |session| Some(session.epoch.into())),
+    ),
+    Series::counter(
+        "virga_session_sent_packets_total",
+        "packets",
+        &["peer"],
+        "Packets that were sealed for a peer, of the present session: it begins anew with each.",
+        |status, rows| each_peer(status, rows, |session| Some(session.sent_packets.into())),
+    ),
+    Series::counter(
+        "virga_session_sent_bytes_total",
+        "bytes",
+        &["peer"],
+        "Their bytes, of the present session: it begins anew with each.",
+        |status, rows| each_peer(status, rows, |session| Some(session.sent_bytes.into())),
+    ),
+    Series::counter(
+        "virga_session_received_packets_total",
+        "packets",
+        &["peer"],
+        "Packets of a peer that were opened, of the present session: it begins anew with each.",
+        |status, rows| {
+            each_peer(status, rows, |session| {
+                Some(session.received_packets.into())
+            })
+        },
+    ),
+    Series::counter(
+        "virga_session_received_bytes_total",
+        "bytes",
+        &["peer"],
+        "Their bytes, of the present session: it begins anew with each.",
+        |status, rows| each_peer(status, rows, |session| Some(session.received_bytes.into())),
+    ),
+    Series::counter(
+        "virga_session_retransmitted_packets_total",
+        "packets",
+        &["peer"],
+        "Packets whose data travelled again to a peer, of the present session: it begins anew with each.",
+        |status, rows| {
+            each_peer(status, rows, |session| {
+                Some(session.retransmitted_packets.into())
+            })
+        },
+    ),
+    Series::counter(
+        "virga_session_retransmitted_bytes_total",
+        "bytes",
+        &["peer"],
+        "Bytes that travelled again to a peer, of the present session: it begins anew with each.",
+        |status, rows| {
+            each_peer(status, rows, |session| {
+                Some(session.retransmitted_bytes.into())
+            })
+        },
+    ),
+    Series::counter(
+        "virga_session_lost_packets_total",
+        "packets",
+        &["peer"],
+        "Packets to a peer that were declared lost, of the present session: it begins anew with each.",
+        |status, rows| {
+            each_peer(status, rows, |session| {
+                Some(session.path.lost_packets.into())
+            })
+        },
+    ),
+    Series::counter(
+        "virga_session_spurious_lost_packets_total",
+        "packets",
+        &["peer"],
+        "Of those, packets that arrived after all, of the present session: it begins anew with each.",
+        |status, rows| {
+            each_peer(status, rows, |session| {
+                Some(session.path.spurious_losses.into())
+            })
+        },
+    ),
+    Series::gauge(
+        "virga_session_datagram_bytes",
+        "bytes",
+        &["peer"],
+        "Largest datagram that the path to a peer carries, without the outer headers.",
+        |status, rows| {
+            each_peer(status, rows, |session| {
+                Some(session.path.datagram_bytes.into())
+            })
+        },
+    ),
+    Series::gauge(
+        "virga_session_window_bytes",
+        "bytes",
+        &["peer"],
+        "Bytes that may be on their way to a peer.",
+        |status, rows| {
+            each_peer(status, rows, |session| {
+                Some(session.path.window_bytes.into())
+            })
+        },
+    ),
+    Series::gauge(
+        "virga_session_in_flight_bytes",
+        "bytes",
+        &["peer"],
+        "Bytes that are on their way to a peer.",
+        |status, rows| {
+            each_peer(status, rows, |session| {
+                Some(session.path.in_flight_bytes.into())
+            })
+        },
+    ),
+    Series::gauge(
+        "virga_session_pacing_bytes_per_second",
+        "bytes a second",
+        &["peer"],
+        "Bytes a second that pacing lets out to a peer.",
+        |status, rows| {
+            each_peer(status, rows, |session| {
+                Some(session.path.pacing_bytes_per_second.into())
+            })
+        },
+    ),
+    Series::gauge(
+        "virga_session_streams_sending",
+        "streams",
+        &["peer"],
+        "Streams open to a peer.",
+        |status, rows| each_peer(status, rows, |session| Some(session.streams_sending.into())),
+    ),
+    Series::gauge(
+        "virga_session_streams_receiving",
+        "streams",
+        &["peer"],
+        "Streams open from a peer.",
+        |status, rows| {
+            each_peer(status, rows, |session| {
+                Some(session.streams_receiving.into())
+            })
+        },
+    ),
+    Series::counter(
+        "virga_class_sent_packets_total",
+        "packets",
+        &["class"],
+        "Packets that sessions sealed, by class of priority (7 is control).",
+        |status, rows| each_class(status, rows, |class| class.sent_packets),
+    ),
+    Series::counter(
+        "virga_class_sent_bytes_total",
+        "bytes",
+        &["class"],
+        "Their bytes.",
+        |status, rows| each_class(status, rows, |class| class.sent_bytes),
+    ),
+    Series::counter(
+        "virga_class_sent_events_total",
+        "events",
+        &["class"],
+        "Events that began in them.",
+        |status, rows| each_class(status, rows, |class| class.sent_events),
+    ),
+    Series::counter(
+        "virga_class_received_packets_total",
+        "packets",
+        &["class"],
+        "Packets that sessions opened, by class of priority.",
+        |status, rows| each_class(status, rows, |class| class.received_packets),
+    ),
+    Series::counter(
+        "virga_class_received_bytes_total",
+        "bytes",
+        &["class"],
+        "Their bytes.",
+        |status, rows| each_class(status, rows, |class| class.received_bytes),
+    ),
+    Series::counter(
+        "virga_class_received_events_total",
+        "events",
+        &["class"],
+        "Events that began in them.",
+        |status, rows| each_class(status, rows, |class| class.received_events),
+    ),
+    Series::counter(
+        "virga_class_retransmitted_packets_total",
+        "packets",
+        &["class"],
+        "Packets in which data travelled again, by class of priority.",
+        |status, rows| each_class(status, rows, |class| class.retransmitted_packets),
+    ),
+    Series::counter(
+        "virga_class_retransmitted_bytes_total",
+        "bytes",
+        &["class"],
+        "Bytes that travelled again.",
+        |status, rows| each_class(status, rows, |class| class.retransmitted_bytes),
+    ),
+    Series::gauge(
+        "virga_class_queued_bytes",
+        "bytes",
+        &["class"],
+        "Bytes that streams hold for sending, by class of priority.",
+        |status, rows| each_class(status, rows, |class| class.queued_bytes),
+    ),
+    Series::counter(
+        "virga_transport_dropped_packets_total",
+        "packets",
+        &["reason"],
+        "Packets and handshakes that sessions dropped, by reason.",
+        |status, rows| {
+            for (reason, count) in &status.transport.drops {
+                rows.put([reason], *count);
+            }
+        },
+    ),
+    Series::counter(
+        "virga_transport_received_datagrams_total",
+        "datagrams",
+        &[],
+        "Datagrams that came to the sessions' protocol.",
+        |status, rows| rows.put([], status.transport.received_datagrams),
+    ),
+    Series::counter(
+        "virga_transport_sent_datagrams_total",
+        "datagrams",
+        &[],
+        "Datagrams that it made.",
+        |status, rows| rows.put([], status.transport.sent_datagrams),
+    ),
+    Series::counter(
+        "virga_handshake_initiations_sent_total",
+        "handshakes",
+        &[],
+        "Handshakes that this node began.",
+        |status, rows| rows.put([], status.transport.initiations_sent),
+    ),
+    Series::counter(
+        "virga_handshake_initiations_answered_total",
+        "handshakes",
+        &[],
+        "Handshakes of others that it answered.",
+        |status, rows| rows.put([], status.transport.initiations_answered),
+    ),
+    Series::counter(
+        "virga_handshake_cookies_sent_total",
+        "handshakes",
+        &[],
+        "Handshakes that it asked for a cookie, because many came.",
+        |status, rows| rows.put([], status.transport.cookies_sent),
+    ),
+    Series::counter(
+        "virga_handshake_half_open_evicted_total",
+        "sessions",
+        &[],
+        "Half-open sessions that gave way to others.",
+        |status, rows| rows.put([], status.transport.half_open_evicted),
+    ),
+    Series::counter(
+        "virga_handshake_outbox_full_total",
+        "messages",
+        &[],
+        "Handshake messages that were lost because too many waited to be sent.",
+        |status, rows| rows.put([], status.transport.outbox_full),
+    ),
+    Series::counter(
+        "virga_sessions_established_total",
+        "sessions",
+        &[],
+        "Sessions that both ends have proven themselves in.",
+        |status, rows| rows.put([], status.transport.sessions_established),
+    ),
+    Series::counter(
+        "virga_key_epochs_total",
+        "epochs",
+        &[],
+        "Key epochs that sessions moved on to.",
+        |status, rows| rows.put([], status.transport.epochs_advanced),
+    ),
+    Series::counter(
+        "virga_resets_sent_total",
+        "resets",
+        &[],
+        "Resets sent to peers whose session this node does not know.",
+        |status, rows| rows.put([], status.transport.resets_sent),
+    ),
+    Series::counter(
+        "virga_resets_received_total",
+        "resets",
+        &[],
+        "Resets received.",
+        |status, rows| rows.put([], status.transport.resets_received),
+    ),
+    Series::counter(
+        "virga_refused_sends_total",
+        "messages",
+        &[],
+        "Messages that were given back because a queue was full.",
+        |status, rows| rows.put([], status.transport.sends_refused),
+    ),
+    Series::counter(
+        "virga_expired_messages_total",
+        "messages",
+        &[],
+        "Messages that were not sent because their deadline had passed.",
+        |status, rows| rows.put([], status.transport.messages_expired),
+    ),
+];
+
+/// A value of the session that each peer is reached by now: the latest one that is established.
+fn each_peer(status: &Status, rows: &mut Rows, value: fn(&SessionStatus) -> Option<Value>) {
+    let mut latest: BTreeMap<&str, &SessionStatus> = BTreeMap::new();
+    for session in status.sessions.iter().filter(|s| s.state == "established") {
+        let known = latest.entry(&session.name).or_insert(session);
+        if session.age_s < known.age_s {
+            *known = session;
+        }
+    }
+    for (peer, session) in latest {
+        if let Some(value) = value(session) {
+            rows.put([peer], value);
+        }
+    }
+}
+
+fn each_class(status: &Status, rows: &mut Rows, value: fn(&ClassStatus) -> u64) {
+    for (class, counted) in &status.transport.classes {
+        rows.put([&class.to_string()], value(counted));
+    }
+}
+
+fn micros(us: u64) -> Value {
+    seconds(us.saturating_mul(1_000)).into()
+}
