@@ -15,6 +15,7 @@
 //! - [`dispatch`]: the node's workers, as all that is above them reaches them.
 //! - [`daemon`]: a running node; [`api`]: its Unix socket; [`mesh`]: the API of programs on this machine.
 //! - [`metrics`]: the node's figures and its health, over HTTP.
+//! - [`drops`]: what the node drops, why, and what to do about it.
 //! - [`doctor`]: what this machine lacks, with the line that fixes it.
 //! - [`hw`]: what is known of network drivers, each fact with its source.
 //! - [`tune`]: host settings of a router, with reasons and their undoing.
@@ -31,6 +32,7 @@ pub mod config;
 pub mod daemon;
 pub mod dispatch;
 pub mod doctor;
+pub mod drops;
 mod files;
 pub mod filters;
 pub mod generate;

@@ -9,6 +9,7 @@ mod check_config;
 mod client;
 mod confirmations;
 mod doctor;
+mod drops;
 mod entity;
 mod fan_out;
 mod fold;
@@ -85,6 +86,8 @@ enum Command {
     Routes(routes::Arguments),
     /// Show what a running node is doing.
     Status(status::Arguments),
+    /// Show what a running node drops, by reason, and what to do about it.
+    Drops(drops::Arguments),
     /// List the series that a node with [metrics] gives to Prometheus.
     Metrics,
     /// Check a configuration file, and list everything that is wrong with it.
@@ -178,6 +181,7 @@ pub fn main() -> ExitCode {
         Command::Sub(arguments) => subscribe::run(&arguments),
         Command::Routes(arguments) => routes::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Drops(arguments) => drops::run(&arguments),
         Command::Metrics => metrics::run(),
         Command::CheckConfig(arguments) => check_config::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),

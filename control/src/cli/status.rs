@@ -8,8 +8,9 @@ use super::{
 use crate::{
     admissions::Verdict,
     api::status::{Count, PathStatus, SessionStatus, Status, TimesStatus, Verdicts},
-    channel::{reason::Reason, status::ChannelStatus},
+    channel::status::ChannelStatus,
     daemon::flood::AdmissionsStatus,
+    drops::{self, Place},
     filters::FiltersStatus,
     kept::LogStatus,
     tags::TagsStatus,
@@ -19,7 +20,6 @@ use std::{
     io::{self, Write},
     time::Duration,
 };
-use virga_transport::DropReason;
 
 /// A node that answers at all has done so by then.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -91,14 +91,10 @@ fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
     write_channels(out, status)?;
     write_logs(out, &status.logs)?;
     let title = "drops at this node's end";
-    write_reasons(out, title, &status.transport.drops, drop_meaning)?;
+    write_reasons(out, title, &status.transport.drops, Place::Sessions)?;
     write_lost(out, status)?;
     let title = "drops and refusals of the channels";
-    let meaning = |name: &str| {
-        let reason = Reason::ALL.iter().find(|reason| reason.name() == name);
-        reason.map_or("", |reason| reason.meaning())
-    };
-    write_reasons(out, title, &status.channel_reasons, meaning)
+    write_reasons(out, title, &status.channel_reasons, Place::Channels)
 }
 
 fn write_details(out: &mut impl Write, status: &Status) -> io::Result<()> {
@@ -169,21 +165,8 @@ fn write_lost(out: &mut impl Write, status: &Status) -> io::Result<()> {
         out,
         "lost at this node's sockets",
         &status.lost(),
-        loss_meaning,
+        Place::Sockets,
     )
-}
-
-fn loss_meaning(name: &str) -> &'static str {
-    match name {
-        "socket_lost" => "the kernel's socket had no room: its worker did not read in time",
-        "xsk_lost" => {
-            "an AF_XDP queue had no room, as its worker did not read in time, or its frames were too small"
-        }
-        "hand_over_full" => "another worker's, which had no room for it",
-        "forward_blocked" => "to be sent on while the socket had no room",
-        "unroutable" => "this node's own, to a node that no live next hop leads to",
-        _ => "",
-    }
 }
 
 /// Nothing where no channel requires a token.
@@ -257,12 +240,6 @@ fn write_filters(out: &mut impl Write, held: &FiltersStatus) -> io::Result<()> {
         )?;
     }
     Ok(())
-}
-
-/// Nothing for a reason that only another version of the daemon knows.
-fn drop_meaning(name: &str) -> &'static str {
-    let reason = DropReason::ALL.iter().find(|reason| reason.name() == name);
-    reason.map_or("", |reason| reason.meaning())
 }
 
 /// Nothing where there is one: its figures are the node's.
@@ -414,7 +391,9 @@ fn path_line(path: &PathStatus) -> String {
 
 /// Why a session may not come up, as far as this node refused what others asked: most often both ends do.
 fn refused_handshakes(status: &Status) -> Vec<String> {
-    use DropReason::{HandshakeNoise, HandshakePeer, HandshakePskGeneration, HandshakeTag};
+    use virga_transport::DropReason::{
+        HandshakeNoise, HandshakePeer, HandshakePskGeneration, HandshakeTag,
+    };
     let is_up = |session: &SessionStatus| session.state == "established";
     if !status.sessions.is_empty() && status.sessions.iter().all(is_up) {
         return Vec::new();
@@ -508,11 +487,13 @@ fn write_reasons(
     out: &mut impl Write,
     title: &str,
     reasons: &BTreeMap<String, u64>,
-    meaning: impl Fn(&str) -> &'static str,
+    place: Place,
 ) -> io::Result<()> {
     let counted = reasons.iter().filter(|(_, count)| **count > 0);
-    let lines =
-        counted.map(|(reason, count)| format!("  {reason:<26}{count:>12}  {}", meaning(reason)));
+    let lines = counted.map(|(reason, count)| {
+        let meaning = drops::meaning(place, reason);
+        format!("  {reason:<26}{count:>12}  {meaning}")
+    });
     write_lines(out, title, lines)
 }
 

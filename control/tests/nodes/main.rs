@@ -8,6 +8,7 @@ mod blocking;
 mod capabilities;
 mod declared;
 mod driver;
+mod drops;
 mod examples;
 mod fan_out;
 mod gateways;
