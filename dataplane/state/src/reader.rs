@@ -311,7 +311,8 @@ impl<D: Disk> Reader<D> {
                 }
                 continue;
             };
-            if batch.from >= walk::records_range(&batch.header).end {
+            // Signatures may follow the last record.
+            if self.next >= batch.header.end() {
                 self.leave(&batch);
                 continue;
             }

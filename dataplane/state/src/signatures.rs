@@ -86,10 +86,20 @@ impl<'a> Content<'a> {
         Ok(Self { records, blocks })
     }
 
-    /// Each signed batch with the offset of its first event; an error where it is not as it was signed.
+    /// Each signed batch with the offset of its first event; an error where it is not as it was signed, or has
+    /// events that another has.
     pub(crate) fn signed(&self) -> impl Iterator<Item = (u64, Result<Verified, Fault>)> {
-        let signed = self.blocks.iter();
-        signed.map(|block| (block.offset, self.check(block)))
+        let mut free = 0;
+        self.blocks.iter().map(move |block| {
+            let checked = match block.offset < free {
+                true => Err(Fault::Order),
+                false => self.check(block),
+            };
+            if let Ok(batch) = &checked {
+                free = block.offset + batch.batch().count() as u64;
+            }
+            (block.offset, checked)
+        })
     }
 
     fn check(&self, block: &Block<'_>) -> Result<Verified, Fault> {
@@ -123,4 +133,48 @@ pub(crate) fn check_blocks(header: &BatchHeader, mut bytes: &[u8]) -> Result<(),
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{LogName, feed::FeedEnd};
+    use ed25519_dalek::SigningKey;
+
+    #[test]
+    fn no_event_is_signed_twice() {
+        let key = SigningKey::from_bytes(&[1; 32]);
+        let channel = LogName::parse("a").unwrap();
+        let mut begin = FeedEnd::new(channel, key.verifying_key().to_bytes());
+        let mut end = begin.clone();
+        let payloads = [&b"a"[..], b"b"];
+        let sign = |end: &mut FeedEnd, range: std::ops::Range<usize>| {
+            let payloads = payloads[range].iter().copied();
+            end.sign(&key, Vec::new(), payloads).unwrap()
+        };
+        let whole = sign(&mut end, 0..2);
+        let _first = sign(&mut begin, 0..1);
+        let rest = sign(&mut begin, 1..2);
+        let records = whole.links().zip(payloads).zip(0..);
+        let records = records.map(|((link, payload), offset)| Record {
+            offset,
+            time: 0,
+            link,
+            payload,
+        });
+        let signed = [(0, whole.encode()), (1, rest.encode())];
+        let blocks = signed.iter().map(|(offset, signed)| Block {
+            offset: *offset,
+            signed,
+        });
+        let content = Content {
+            records: records.collect(),
+            blocks: blocks.collect(),
+        };
+        let checked: Vec<_> = content
+            .signed()
+            .map(|(at, of)| (at, of.map(drop)))
+            .collect();
+        assert_eq!(checked, [(0, Ok(())), (1, Err(Fault::Order))]);
+    }
 }

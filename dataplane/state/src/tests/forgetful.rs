@@ -53,6 +53,7 @@ struct Inner {
     removed: BTreeMap<String, Content>,
     faults: Faults,
     syncs: u64,
+    read_bytes: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -71,6 +72,10 @@ impl Forgetful {
 
     pub(crate) fn syncs(&self) -> u64 {
         self.0.borrow().syncs
+    }
+
+    pub(crate) fn read_bytes(&self) -> u64 {
+        self.0.borrow().read_bytes
     }
 
     /// Takes the power away: of what was not synced, `keep` says of each piece whether it is there.
@@ -181,12 +186,14 @@ impl DiskFile for OpenFile {
 
     fn read_at(&self, at: u64, into: &mut [u8]) -> io::Result<usize> {
         let at = usize::try_from(at).unwrap();
-        self.with(|content, _| {
+        let read = self.with(|content, _| {
             let rest = content.now.get(at..).unwrap_or_default();
             let read = rest.len().min(into.len());
             into[..read].copy_from_slice(&rest[..read]);
             read
-        })
+        })?;
+        self.disk.0.borrow_mut().read_bytes += read as u64;
+        Ok(read)
     }
 
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<usize> {
