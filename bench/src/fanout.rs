@@ -259,7 +259,7 @@ fn setup(peers: &[PeerConfig]) -> Setup {
         revocations: Vec::new(),
         unix_zero_ns: 0,
         neighbours: BTreeSet::new(),
-        tagged: BTreeSet::new(),
+        kept_up: BTreeSet::new(),
     }
 }
 
