@@ -10,7 +10,7 @@ use super::{
     publish::Progress,
     reason::Reason,
     report::PublishError,
-    service::ChannelService,
+    service::{ChannelService, PATTERNS_PER_PEER_MAX},
 };
 use crate::{
     config::{ChannelConfig, Entity, Listed},
@@ -174,6 +174,15 @@ impl<O: Outlet> ChannelService<O> {
                 let _known = node.connect(now_ns, peer);
                 self.ask(now_ns, node, peer, &pattern);
             }
+        }
+    }
+
+    /// Remembers what a peer may be granted once channels change.
+    pub(crate) fn note_unmet(&mut self, peer: NodeId, request: u32, pattern: Pattern) {
+        if let Some(session) = self.sessions.get_mut(&peer)
+            && session.unmet.len() < PATTERNS_PER_PEER_MAX
+        {
+            session.unmet.insert(pattern, request);
         }
     }
 }

@@ -345,15 +345,6 @@ impl<O: Outlet> ChannelService<O> {
         }
     }
 
-    /// Remembers what a peer may be granted once channels change.
-    pub(crate) fn note_unmet(&mut self, peer: NodeId, request: u32, pattern: Pattern) {
-        if let Some(session) = self.sessions.get_mut(&peer)
-            && session.unmet.len() < PATTERNS_PER_PEER_MAX
-        {
-            session.unmet.insert(pattern, request);
-        }
-    }
-
     fn set_held(&mut self, peer: NodeId, name: &ChannelName, held: bool) {
         let Some(&index) = self.names.get(name) else {
             return;
