@@ -24,7 +24,7 @@
 //!   1.22 / sqrt(0.01) = 12 packets in flight, 0.83 MB/s, less what acknowledgements wait; quinn-proto's CUBIC meets the same path, so what is measured
 //!   is rules, not cycles. `reorder_5pct`: beside the same path without it; 1 can be had.
 //! - `idle_rss_mib`: the receive buffers (8 of 64 KiB), the flow cache and the tables are some MiB, the binary some more.
-//!   With huge pages, which a node does without, all of its tables would be resident: 57 MiB instead of 16. Neither
+//!   With huge pages, which a node does without, all of its tables would be resident: some 42 MiB more. Neither
 //!   forwarding in user space nor any figure here was slower without them.
 //! - `session_bytes`: two epochs' keys of 1.3 KiB, the replay window of 512 bytes, maps and queues that are empty.
 //!
