@@ -90,7 +90,7 @@ fn logs_are_listed_checked_and_counted() {
     let stats = done(folder.path(), &["stats", "m/x", "--json"], "");
     assert!(stats.contains("\"events\":500,"), "{stats}");
     let verified = done(folder.path(), &["verify", "m/x", "--json"], "");
-    let signed = ",\"signed\":{\"events\":0,\"batches\":0,\"bad\":0,\"forks\":0}}\n";
+    let signed = ",\"signed\":{\"events\":0,\"batches\":0,\"bad\":0,\"refused\":0,\"waiting\":0,\"forks\":0}}\n";
     assert_eq!(verified, stats.replace("}\n", signed));
 
     let segment = folder.path().join("m+x/0000000001.seg");

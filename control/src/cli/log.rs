@@ -220,6 +220,8 @@ struct Signed {
     events: u64,
     batches: u64,
     bad: u64,
+    refused: u64,
+    waiting: u64,
     forks: usize,
 }
 
@@ -230,6 +232,8 @@ impl<'a> Checked<'a> {
             events: audit.signed_events,
             batches: audit.signed_batches,
             bad: audit.bad_signatures,
+            refused: audit.refused_batches,
+            waiting: audit.waiting_batches,
             forks: audit.forks.len(),
         };
         Self {
@@ -315,6 +319,21 @@ fn verify(which: &Which) -> Result<(), Failure> {
 fn audit(report: &Report, must_be_signed: bool) -> io::Result<bool> {
     for fork in &report.audit.forks {
         writeln!(io::stderr(), "virga: {}", told(fork))?;
+    }
+    for (batches, why) in [
+        (
+            report.audit.refused_batches,
+            "without an order: what is said there of other events is not so, or there was no room to look at more",
+        ),
+        (
+            report.audit.waiting_batches,
+            "after events that are not in this log",
+        ),
+    ] {
+        if batches > 0 {
+            let batches = counted(batches, "signature");
+            writeln!(io::stderr(), "virga: {batches} {why}")?;
+        }
     }
     let unsigned = report.events.saturating_sub(report.audit.signed_events);
     let is_missing = must_be_signed && unsigned > 0;
