@@ -84,7 +84,8 @@ impl Found {
     /// Whether anything was ever written to it.
     #[must_use]
     pub fn is_used(&self) -> bool {
-        !matches!((&self.header, &self.first), (Err(Fault::Zero), Err(_)))
+        let is_zero = matches!((&self.header, &self.first), (Err(Fault::Zero), Err(_)));
+        self.bytes > 0 && !is_zero
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 /// A log's folder, open for one writer.
 pub trait Disk {
     /// A file of it.
-    type File: DiskFile;
+    type File: DiskFile + std::fmt::Debug;
 
     /// The names of all files.
     ///

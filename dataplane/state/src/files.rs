@@ -56,6 +56,11 @@ impl<D: Disk> Files<D> {
         found.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    /// Lets go of all segments: they were changed beside this.
+    pub(crate) fn release(&mut self) {
+        self.segments.clear();
+    }
+
     fn hold(&mut self, number: u32, file: D::File) -> usize {
         if self.segments.len() == OPEN_MAX {
             self.segments.pop_front();

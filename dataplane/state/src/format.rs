@@ -1,8 +1,9 @@
 //! A log's files, byte by byte.
 //!
 //! A log is a folder: one `manifest`, segments `0000000001.seg`, `0000000002.seg` …, beside each
-//! segment that is full its index (`.idx`), and what recovery put aside (`.torn-POSITION`). All
-//! numbers are big-endian.
+//! segment that is full its index (`.idx`), what recovery put aside (`.torn-POSITION`), and of a log on several
+//! nodes its `replica` and what was cut off (`.cut-POSITION-COPY`), see [`crate::replica`]. All numbers are
+//! big-endian.
 //!
 //! ```text
 //! segment:  header 76 | batch | batch | … | zeros (preallocated) in the last one

@@ -13,6 +13,7 @@
 //! - [`recover`]: where a log goes on after a crash: the decision table.
 //! - [`catalog`]: what a folder holds; [`reader`]: events from any cursor on; [`verify`]: whether all of it
 //!   is as it was written.
+//! - [`replica`]: one log on several nodes: one leads, the others copy its batches as they are.
 //! - [`fold`]: live state out of logs.
 //! - [`io`]: folders, io_uring and its fallback, the clock.
 //! - [`limits`]: every number, with its invariant.
@@ -39,6 +40,7 @@ pub mod name;
 pub mod options;
 pub mod reader;
 pub mod recover;
+pub mod replica;
 pub mod signatures;
 pub mod verify;
 mod walk;

@@ -81,3 +81,25 @@ const _: () = assert!(
 
 /// Bytes of a batch's records at most: it is ended by the record that fills it.
 pub const BATCH_BYTES_MAX: usize = 2 << 20;
+
+/// Nodes that hold one log at most: a leader hears from each of them several times a second.
+pub const REPLICAS_MAX: usize = 16;
+/// How often a leader that has nothing to say says that it leads.
+pub const LEADS_EVERY_NS: u64 = 250_000_000;
+/// A replica that heard nothing of a leader for so long, and up to twice that, asks to lead.
+pub const LEADERLESS_NS_MIN: u64 = 1_500_000_000;
+/// How long a follower waits for what it asked for before it asks again.
+pub const FETCH_AGAIN_NS: u64 = 750_000_000;
+/// Bytes of batches in one answer: ended by the batch that fills it.
+pub const FETCH_BYTES: usize = 256 << 10;
+/// Batches that a leader takes before most have them; what is beyond waits with its publisher.
+pub const UNCOMMITTED_BATCHES_MAX: usize = 16 << 10;
+/// How far an epoch may be ahead of what a replica knows: they rise by one in [`LEADERLESS_NS_MIN`], so in a
+/// lifetime no further.
+pub const EPOCHS_AHEAD_MAX: u64 = 1 << 32;
+/// A replica notes on disk how far the log is committed whenever that is so many events further.
+pub const NOTE_COMMITTED_EVERY: u64 = 64 << 10;
+
+const _: () = assert!(4 * LEADS_EVERY_NS < LEADERLESS_NS_MIN);
+const _: () = assert!(LEADS_EVERY_NS < FETCH_AGAIN_NS && FETCH_AGAIN_NS < LEADERLESS_NS_MIN);
+const _: () = assert!(FETCH_BYTES < COMMIT_BYTES_MAX);

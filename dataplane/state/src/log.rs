@@ -7,6 +7,7 @@
 //! before anything depends on it, only makes it wait.
 
 mod commit;
+mod follow;
 
 use crate::{
     action::{Action, AppendError, Segment, State},
@@ -24,6 +25,7 @@ use crate::{
     signatures::Block,
 };
 use commit::Commit;
+pub use follow::{BatchRefused, Boundary};
 use std::{collections::VecDeque, io, mem, sync::Arc};
 
 #[derive(Debug)]
@@ -64,6 +66,10 @@ pub struct Log {
     prepare_from_ns: u64,
     failure: Option<Arc<str>>,
     closing: Closing,
+    /// Where batches end, with the chains there, while somebody wants to know.
+    ends: Option<VecDeque<Boundary>>,
+    /// Retention goes no further.
+    retain_from: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +109,8 @@ impl Log {
             prepare_from_ns: 0,
             failure: None,
             closing: Closing::No,
+            ends: None,
+            retain_from: None,
         };
         if log.manifest.closed.take().is_some() {
             log.push_mark();
@@ -218,6 +226,7 @@ impl Log {
         if let Some(header) = header.first_chunk_mut() {
             self.chain = batch.write(&self.chain, header);
         }
+        self.note_end();
     }
 
     /// What has to be done next; none while one is under way, or while nothing is to be done.
@@ -468,7 +477,11 @@ impl Log {
         };
         let older = self.segments.iter().take(self.segments.len() - 1);
         let bytes = || older.map(|segment| segment.bytes).sum::<u64>();
-        let events = self.end - next.first_offset;
+        let end = self.retain_from.unwrap_or(self.end);
+        if next.first_offset > end {
+            return false;
+        }
+        let events = end - next.first_offset;
         let age_ns = now_unix_ns.saturating_sub(next.first_time);
         retention.bytes_max.is_some_and(|max| bytes() > max)
             || retention.events_max.is_some_and(|max| events >= max)

@@ -12,6 +12,7 @@
 //! | bytes that are no batch, and no later batch knew of them as on disk | a write that a crash cut short, or that the disk lost part of | put aside in `.torn-POSITION`, cut, reported | `a_torn_tail_is_put_aside_and_cut`, `unsynced_writes_may_be_lost_in_any_subset` |
 //! | the same, but a later batch, or the manifest of a closed log, knew of them | damage to acknowledged events | left in place, reported; the log goes on in a new segment behind the last event | `a_flipped_bit_in_the_middle_is_reported_and_kept`, `a_flipped_bit_in_the_tail_of_a_closed_log_is_reported_and_kept` |
 //! | a segment's header that cannot be read, good batches behind it | damage to the header | reported; the batches say all it said | `a_flipped_bit_in_a_segment_header_loses_no_event` |
+//! | a segment's file that is empty | a cut or removal that a crash cut short | removed | `an_emptied_segment_is_as_good_as_removed` |
 //! | a segment's number missing | a file was removed | reported | `a_missing_segment_is_reported` |
 //! | segments before the first one that the manifest names | a removal that a crash cut short | removed | `a_removal_that_was_cut_short_is_finished` |
 //! | no manifest that can be read, segments with headers | damage to the manifest | made anew from them, reported | `a_manifest_that_is_lost_is_made_anew` |

@@ -184,6 +184,23 @@ fn a_flipped_bit_in_a_segment_header_loses_no_event() {
 }
 
 #[test]
+fn an_emptied_segment_is_as_good_as_removed() {
+    let disk = Forgetful::default();
+    World::open(&disk, small()).append_each(100);
+    let segments = World::open(&disk, small()).log.segments().clone();
+    // The two last ones of those that hold events.
+    let [first, last] = [segments.len() - 2, segments.len() - 1].map(|at| segments[at]);
+    for segment in [first, last] {
+        disk.put(&segment_name(segment.number), Vec::new());
+    }
+    let mut world = World::open(&disk, small());
+    assert_eq!(world.findings, []);
+    assert_eq!(world.log.end(), first.first_offset);
+    world.append_each(3);
+    assert_reads(&disk, Cursor::Start, 0..first.first_offset + 3);
+}
+
+#[test]
 fn a_missing_segment_is_reported() {
     let log = closed(100);
     let all = log.list().unwrap();
