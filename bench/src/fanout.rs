@@ -246,8 +246,9 @@ fn setup(peers: &[PeerConfig]) -> Setup {
         issuers: Vec::new(),
         capabilities: CapabilityRules::default(),
         keep: None,
+        scopes: Vec::new(),
     }];
-    let id = |peer: &PeerConfig| (hash::node_id(&peer.node_key), peer.entity_key);
+    let id = |peer: &PeerConfig| (peer.node_key.id(), peer.entity_key);
     Setup {
         entity: own,
         peers: peers.iter().map(id).collect(),
@@ -297,7 +298,7 @@ fn image(listen: SocketAddr, subscribers: &Subscribers) -> Image {
 }
 
 pub(crate) fn node_id(number: u32) -> NodeId {
-    hash::node_id(&session::public(number).node_key)
+    session::public(number).node_key.id()
 }
 
 /// Nanoseconds of a thread's processor to seal an event and to send it, once for each subscriber, with nothing else.

@@ -35,9 +35,9 @@ const SLOW: Until = Until::Count(1_000_000);
 /// How long hostile packets are sent.
 const HOSTILE: Until = Until::Elapsed(Duration::from_secs(1));
 /// Of the rate that forwarding alone sustains, what all arrivals together are held at.
-const HELD: f64 = 0.9;
+const HELD: f64 = 1.0;
 /// Of that again, what must have been reached for a round to count.
-const REACHED: f64 = 0.9;
+const REACHED: f64 = 0.95;
 /// Of a flood, what must have been lost at the least: with less, the router is not what is too slow.
 const FLOODED: f64 = 0.02;
 /// Packets that a late generator makes up for: half of what the ring between it and the router holds.

@@ -69,8 +69,12 @@ pub(crate) fn measure(rounds: u32) -> Result<Vec<Entry>, Skip> {
         low(&miss)
     );
     let mut entries = vec![
-        Entry::new("guard.hit_ns", "ns", median(&hit)).limit(5.0),
-        Entry::new("guard.miss_ns", "ns", median(&miss)).limit(3.0),
+        Entry::new("guard.hit_ns", "ns", median(&hit))
+            .spread(&hit)
+            .limit(5.0),
+        Entry::new("guard.miss_ns", "ns", median(&miss))
+            .spread(&miss)
+            .limit(3.0),
     ];
     entries.extend(of_many_pairs(rounds)?);
     Ok(entries)

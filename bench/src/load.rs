@@ -293,7 +293,7 @@ impl Running {
         let image = image(end.number, end.listen, &numbers, &[(end.peer, end.via)]);
         let peer = session::public(end.peer);
         let config = session::config(end.number, vec![peer], NodeLimits::default());
-        let load = Load::new(end.task, hash::node_id(&peer.node_key));
+        let load = Load::new(end.task, peer.node_key.id());
         Self::spawn(end.listen, end.core, config, &image, load)
     }
 
@@ -472,7 +472,7 @@ impl Group {
 /// A numbered node's id.
 #[must_use]
 pub fn node_id(number: u32) -> NodeId {
-    hash::node_id(&session::public(number).node_key)
+    session::public(number).node_key.id()
 }
 
 /// Has a worker look at its parts.

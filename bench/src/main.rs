@@ -4,13 +4,16 @@
 //! - [`rounds`]: the median of alternating rounds.
 //! - [`report`]: the table, the JSON; [`page`]: the results page.
 //! - one module a measurement: [`xdp`], [`guard`], [`forward`] (over the chains of [`stage`]), [`transport`],
-//!   [`fanout`], [`log`].
+//!   [`fanout`], [`log`], [`failover`].
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 
 mod cpus;
+#[path = "../../control/examples/demo/diamond.rs"]
+mod diamond;
+mod failover;
 mod fanout;
 mod forward;
 mod guard;
@@ -18,6 +21,13 @@ mod guard;
 mod hosts;
 mod interrupt;
 mod log;
+#[path = "../../control/routing/tests/mesh/world.rs"]
+#[allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "the routers' tests use all of it, and want no other errors"
+)]
+mod mesh;
 mod stage;
 mod transport;
 mod xdp;
@@ -30,22 +40,29 @@ use virga_bench::{page, report, rounds, world};
 type Measurement = (&'static str, fn(u32) -> Result<Vec<Entry>, Skip>);
 
 /// In the order of `all`.
-const MEASUREMENTS: [Measurement; 6] = [
+const MEASUREMENTS: [Measurement; 7] = [
     ("xdp", xdp::measure),
     ("guard", guard::measure),
     ("forward", forward::measure),
     ("transport", transport::measure),
     ("fanout", fanout::measure),
     ("log", log::measure),
+    ("failover", failover::measure),
 ];
 
 /// What holds for all figures of the page.
-const NOTES: [(&str, &str); 2] = [
+const NOTES: [(&str, &str); 3] = [
     (
         "forwarding",
         "NIC: veth pairs between network namespaces; mode: native XDP; generator, router and sink on one core but for \
          the mixes with hostile traffic (generator on one, router and sink on another); frames of 122 bytes (an empty \
          sealed payload) where the name says nothing else",
+    ),
+    (
+        "transport",
+        "sender and receiver are workers with a core each and the default driver, io_uring where the kernel has it; the \
+         application is a service on its worker's thread, so that no event crosses threads; nothing polls: a worker \
+         without work sleeps in the kernel",
     ),
     (
         "time",
@@ -56,10 +73,10 @@ const NOTES: [(&str, &str); 2] = [
 /// Measures the whole system, each figure beside a reference in the same run.
 #[derive(Debug, Parser)]
 struct Options {
-    /// `xdp`, `guard`, `forward`, `transport`, `fanout`, `log`, or `all`.
-    #[arg(value_parser = ["xdp", "guard", "forward", "transport", "fanout", "log", "all"])]
+    /// `xdp`, `guard`, `forward`, `transport`, `fanout`, `log`, `failover`, or `all`.
+    #[arg(value_parser = ["xdp", "guard", "forward", "transport", "fanout", "log", "failover", "all"])]
     name: String,
-    /// Alternating rounds; the figures are their medians. `forward` makes 9 at most, `transport` 11, `fanout` 7, `log` 9.
+    /// Alternating rounds; the figures are their medians. `forward` makes 9 at most, `transport` 11, `fanout` 7, `log` and `failover` 9.
     #[arg(long, default_value_t = 31, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rounds: u32,
     /// Write a results page into this folder: Markdown, and plots as SVG.

@@ -116,6 +116,10 @@ fn machine() -> Vec<(&'static str, String)> {
         .count();
     vec![
         ("date", said("date", &["-u", "+%F"])),
+        (
+            "commit",
+            said("git", &["describe", "--always", "--dirty", "--abbrev=12"]),
+        ),
         ("machine", format!("{model}, {cores} cores")),
         ("kernel", said("uname", &["-sr"])),
         (

@@ -8,7 +8,8 @@ use virga_ebpf::{
     limits::UDP_PORT,
 };
 use virga_transport::{
-    ChannelName, Event, Handled, Mode, Node, NodeConfig, NodeLimits, PeerConfig, Share, StreamSpec,
+    ChannelName, Event, Handled, HandshakePolicy, Mode, Node, NodeConfig, NodeLimits, Pattern,
+    PeerConfig, Pq, Share, StreamSpec,
 };
 use x25519_dalek::{PublicKey, StaticSecret};
 
@@ -43,10 +44,13 @@ fn secret(kind: u8, number: u32) -> [u8; 32] {
 #[must_use]
 pub fn public(number: u32) -> PeerConfig {
     PeerConfig {
-        node_key: PublicKey::from(&StaticSecret::from(secret(1, number))).to_bytes(),
+        node_key: PublicKey::from(&StaticSecret::from(secret(1, number)))
+            .to_bytes()
+            .into(),
         entity_key: SigningKey::from_bytes(&secret(2, number))
             .verifying_key()
             .to_bytes(),
+        handshake: None,
     }
 }
 
@@ -62,6 +66,10 @@ pub fn config(number: u32, peers: Vec<PeerConfig>, limits: NodeLimits) -> NodeCo
         subnet: Subnet(0),
         peers,
         share: Share::WHOLE,
+        handshake: HandshakePolicy {
+            pattern: Some(Pattern::Nk),
+            pq: Pq::Off,
+        },
         limits,
         started_unix_ns: 1,
         seed: secret(3, number),

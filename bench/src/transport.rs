@@ -254,6 +254,7 @@ fn reliable(path: &Path, rounds: u32, names: usize) -> Result<[Entry; 2], Skip> 
         Entry::new(name, "GB/s", median(rates))
             .beside(median(&reference))
             .ratio(median(ratios))
+            .spread(ratios)
     };
     Ok([
         entry(name, &ours, &ratios).limit(0.8),
@@ -292,6 +293,7 @@ fn round_trips(path: &Path, rounds: u32, names: usize) -> Result<Vec<Entry>, Ski
         Entry::new(name, "µs", median(&ours))
             .beside(median(&bare))
             .ratio(median(&ratios))
+            .spread(&ours)
             .limit(1.3 * median(&bare))
     };
     Ok(names.into_iter().zip(quantiles).map(entry).collect())

@@ -9,12 +9,14 @@ mod authorities;
 mod channels;
 mod evidence;
 mod file;
+mod handshake;
 mod keeping;
 mod metrics;
 mod peers;
 mod problem;
 mod routing;
 mod rules;
+mod scopes;
 mod subnets;
 mod syntax;
 pub(crate) mod values;
@@ -24,6 +26,7 @@ mod tests;
 
 pub use problem::{ConfigError, Problem};
 pub use routing::RoutingSection;
+pub use scopes::ScopeConfig;
 
 use crate::{
     capability::{Filter, Statements},
@@ -46,7 +49,7 @@ use virga_ebpf::{
     header::{ChannelHash, NodeId, OriginHash, Subnet},
     subnet::{SubnetPrefix, Visibility},
 };
-use virga_transport::{ChannelName, Congestion, Mode, io::driver::DriverConfig};
+use virga_transport::{ChannelName, Congestion, HandshakePolicy, Mode, io::driver::DriverConfig};
 
 /// Where the daemon of a node named NAME listens for `pub`, `sub` and `status`: `NAME.sock` here.
 pub const SOCKET_DIRECTORY: &str = "/run/virga";
@@ -67,6 +70,8 @@ pub struct Config {
     pub forwarding: ForwardingSection,
     /// Whether this node learns from its neighbours who leads where.
     pub routing: RoutingSection,
+    /// How sessions begin, with peers that say nothing else.
+    pub handshake: HandshakePolicy,
     /// The other nodes, in the file's order; [`Reach::Via`] holds indices into this.
     pub peers: Vec<PeerConfig>,
     /// Entities that have a name: this node's own first, then the peers', then those named for
@@ -74,6 +79,8 @@ pub struct Config {
     pub entities: Vec<NamedEntity>,
     /// Who may publish and subscribe where.
     pub channels: Vec<ChannelConfig>,
+    /// What holds for whole subtrees of channels, the broadest first; [`Self::channels`] are narrowed by them.
+    pub scopes: Vec<ScopeConfig>,
     /// Who vouches for subnets; where there is nobody, what is configured counts.
     pub subnet_issuers: Vec<Entity>,
     /// Whose filters of subnets count; where there is nobody, the exact pairs hold everywhere.
@@ -294,7 +301,17 @@ pub struct ForwardingSection {
     pub link_tags: LinkTags,
     /// Seconds after which a link's key gives way to the next, at least [`LINK_KEY_S_MIN`].
     pub link_key_s: u32,
+    /// Milliseconds between two packets of a link's keepalive; 0: links are not watched.
+    pub keepalive_ms: u32,
+    /// Such times without any packet after which a link is dead.
+    pub detect_multiplier: u32,
 }
+
+/// Milliseconds between two packets of a link's keepalive where the file does not say: with
+/// [`DETECT_MULTIPLIER`] a dead link is found within 50.
+pub const KEEPALIVE_MS: u32 = 12;
+/// See [`ForwardingSection::detect_multiplier`], where the file does not say.
+pub const DETECT_MULTIPLIER: u32 = 4;
 
 /// Shortest life of a link's key in seconds: well above what agreeing on the next one takes.
 pub const LINK_KEY_S_MIN: u32 = 5;
@@ -357,6 +374,8 @@ pub struct PeerConfig {
     pub subnet: Option<PeerSubnet>,
     /// Whether packets to and from this neighbour carry link tags; `None`: as those of all.
     pub link_tags: Option<LinkTags>,
+    /// How sessions with it begin; `None`: as those with all.
+    pub handshake: Option<HandshakePolicy>,
 }
 
 impl PeerConfig {
@@ -535,6 +554,9 @@ pub struct ChannelConfig {
     pub capabilities: CapabilityRules,
     /// How this node keeps it; `None`: it does not.
     pub keep: Option<Keeping>,
+    /// The scopes around it, the broadest first. Lists, visibility and rate are what they leave of the channel's own;
+    /// the tokens and capabilities that they ask for come on top.
+    pub scopes: Vec<ScopeConfig>,
 }
 
 /// What a channel asks of the capabilities of whoever publishes or subscribes.

@@ -250,6 +250,10 @@ impl Book {
         let retired = self.retired(now_s);
         let mut config = configured.clone();
         rename(&mut config, &retired);
+        // Declared channels too, and by the keys that entities have now.
+        for channel in &mut config.channels {
+            channel.narrow(&config.scopes);
+        }
         self.settle(configured, &mut config, &retired);
         let former = former(configured, &config);
         config.absence = self.absence(&config, &retired);
@@ -339,15 +343,22 @@ fn rename(config: &mut Config, retired: &Retired) {
     renew_issuers(&mut config.subnet_issuers);
     let gateways = config.subnet_gateways.iter_mut();
     gateways.for_each(|gateway| renew(&mut gateway.entity));
+    let renew_listed = |listed: &mut Listed| {
+        if let Listed::Only(entities) = listed {
+            entities.iter_mut().for_each(renew);
+        }
+    };
+    for scope in &mut config.scopes {
+        renew_listed(&mut scope.publish);
+        renew_listed(&mut scope.subscribe);
+        renew_issuers(&mut scope.issuers);
+        renew_issuers(&mut scope.capabilities.issuers);
+    }
     for channel in &mut config.channels {
-        for listed in [&mut channel.publish, &mut channel.subscribe] {
-            if let Listed::Only(entities) = listed {
-                entities.iter_mut().for_each(renew);
-            }
-        }
-        for issuers in [&mut channel.issuers, &mut channel.capabilities.issuers] {
-            renew_issuers(issuers);
-        }
+        renew_listed(&mut channel.publish);
+        renew_listed(&mut channel.subscribe);
+        renew_issuers(&mut channel.issuers);
+        renew_issuers(&mut channel.capabilities.issuers);
     }
     for peer in &mut config.peers {
         let mut entity = Entity::from_key(peer.entity_key);

@@ -9,6 +9,7 @@
 //! - [`identity`]: who is where: the configuration as entities have changed it since.
 //! - [`channel`]: who has subscribed to what, and every event to each of them.
 //! - [`routes`]: what neighbours say about routes, for the daemon's router.
+//! - [`trace`]: the way that packets take, asked from neighbour to neighbour.
 //! - [`tags`]: keys of the link tags, agreed on with each neighbour.
 //! - [`kept`]: channels that have a log on this node's disk.
 //! - [`signing`]: what this node's entity signs of what it publishes.
@@ -43,6 +44,7 @@ pub mod image;
 mod io;
 pub mod kept;
 pub mod keys;
+pub mod links;
 pub mod membership;
 pub mod mesh;
 pub mod metrics;
@@ -53,4 +55,10 @@ pub mod rights;
 pub mod routes;
 pub mod signing;
 pub mod tags;
+pub mod trace;
 pub mod tune;
+
+/// The example of README.md compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

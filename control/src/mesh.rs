@@ -62,6 +62,7 @@ use crate::{
     config::Config,
     daemon::{DaemonError, embedded::Embedded},
     routes::RoutesStatus,
+    trace::Trace,
 };
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
@@ -365,6 +366,21 @@ impl Mesh {
     /// When the node does not answer.
     pub async fn routes(&self) -> Result<RoutesStatus, MeshError> {
         let answer = self.send(Method::GET, "/routes".into(), empty()).await?;
+        read_json(answer).await
+    }
+
+    /// The way that packets for a node take, by a peer's name or the node's id, and how each link on it is doing.
+    ///
+    /// # Errors
+    /// [`MeshError::Refused`] when there is no such node.
+    pub async fn trace(&self, to: &str) -> Result<Trace, MeshError> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        if !to.chars().all(plain) {
+            let message = format!("{to:?} is neither a peer's name nor a node's id");
+            return Err(MeshError::Refused { code: 400, message });
+        }
+        let uri = format!("/trace?to={to}");
+        let answer = self.send(Method::GET, uri, empty()).await?;
         read_json(answer).await
     }
 

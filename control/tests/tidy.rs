@@ -105,6 +105,18 @@ fn what_the_documents_link_to_exists() {
     );
     assert!(assert_links("hw/README.md") >= 3);
     assert!(assert_links("control/metrics/README.md") >= 4);
+    let guides = fs::read_dir(root().join("docs")).unwrap();
+    let guides = guides.map(|guide| guide.unwrap().file_name().into_string().unwrap());
+    let guides: Vec<String> = guides.map(|name| format!("docs/{name}")).collect();
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    for guide in &guides {
+        assert!(assert_links(guide) >= 1, "{guide} names what it is about");
+        assert!(
+            readme.contains(&format!("]({guide})")),
+            "README names {guide}"
+        );
+    }
+    assert!(guides.len() >= 6);
 }
 
 #[test]

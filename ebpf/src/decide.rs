@@ -1,6 +1,6 @@
 //! May this packet pass, and where to? One function, compiled into the NIC path and into user space.
 //!
-//! Order: malformed · ingress neighbour and its subnet · handshake · guard · visibility · link tag · channel rate · Local ·
+//! Order: malformed · ingress neighbour · echo · its subnet · handshake · guard · visibility · link tag · channel rate · Local ·
 //! hop limit · route and next hop · too big · duplicate · Forward. What guard, policy and route decide
 //! together is cached a flow; all else is decided a packet.
 //!
@@ -49,6 +49,8 @@ pub struct Arrival {
 pub enum Verdict<'a> {
     /// It is for this node.
     Local,
+    /// It is this node's own, came back from a neighbour, and is noted.
+    Echo,
     /// Send it on to this next hop.
     Forward(&'a NextHop),
     /// Count it and drop it.
@@ -105,8 +107,7 @@ pub fn decide<'a, T: Tables>(
     arrival: &Arrival,
 ) -> Verdict<'a> {
     match verdict(tables, settings, header, arrival) {
-        Ok(Some(next_hop)) => Verdict::Forward(next_hop),
-        Ok(None) => Verdict::Local,
+        Ok(verdict) => verdict,
         Err(reason) => Verdict::Drop(reason),
     }
 }
@@ -117,7 +118,7 @@ fn verdict<'a, T: Tables>(
     settings: &Settings,
     header: &Header,
     arrival: &Arrival,
-) -> Result<Option<&'a NextHop>, Reason> {
+) -> Result<Verdict<'a>, Reason> {
     check(header, arrival.udp_payload_bytes)?;
     let is_local = header.destination.0 == settings.node_id.0;
     let neighbour = find(
@@ -130,6 +131,9 @@ fn verdict<'a, T: Tables>(
     if neighbour.is_none() && !is_local {
         return Err(Reason::Neighbour);
     }
+    if is_local && header.is_echo() {
+        return note(tables, header, neighbour).map(|()| Verdict::Echo);
+    }
     if let Some(n) = neighbour
         && header.subnet.0 & n.subnet_mask != n.subnet.0
         && (n.subnet_mask != 0 || !is_of_no_channel(header))
@@ -138,11 +142,11 @@ fn verdict<'a, T: Tables>(
     }
     if header.is_handshake() {
         if is_local {
-            return Ok(None);
+            return Ok(Verdict::Local);
         }
         admit_handshake(tables, neighbour)?;
         let route = route_to(tables, settings, header.destination);
-        return forward(tables, header, arrival, route).map(Some);
+        return forward(tables, header, arrival, route).map(Verdict::Forward);
     }
     let index = match neighbour {
         Some(n) => n.index,
@@ -158,11 +162,39 @@ fn verdict<'a, T: Tables>(
         admit_rate(tables, settings, header, index)?;
     }
     if is_local {
-        return Ok(None);
+        return Ok(Verdict::Local);
     }
     let next_hop = forward(tables, header, arrival, route)?;
     refuse_duplicate(tables, settings, header)?;
-    Ok(Some(next_hop))
+    Ok(Verdict::Forward(next_hop))
+}
+
+/// Notes an echo that came back: only one that its neighbour forwarded, of a link that this node watches, and
+/// newer than all before it. Two CPUs that note at once leave the note of one of them.
+#[inline(always)]
+fn note<T: Tables>(
+    tables: &T,
+    header: &Header,
+    neighbour: Option<&Neighbour>,
+) -> Result<(), Reason> {
+    let neighbour = neighbour.ok_or(Reason::Neighbour)?;
+    if neighbour.demands_tag == 1 && !tag::is_right(&neighbour.tag_keys, header) {
+        return Err(Reason::LinkTag);
+    }
+    let place = tables.echo(header.stream_id.0).ok_or(Reason::Echo)?;
+    let mut echo = place.get();
+    let is_its = echo.secret != 0 && echo.secret == header.session_id.0;
+    if !is_its || header.sequence <= echo.newest {
+        return Err(Reason::Echo);
+    }
+    echo.newest = header.sequence;
+    if header.event_count == 0 {
+        echo.heard_ns[0] = tables.exact_ns();
+    } else {
+        echo.heard_ns[1] = tables.exact_ns();
+    }
+    place.set(echo);
+    Ok(())
 }
 
 /// Whether a packet lacks the link tag that its neighbour's packets must have. What two nodes need to agree

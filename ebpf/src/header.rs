@@ -124,6 +124,9 @@ impl Flags {
     pub const RELIABLE: Self = Self(1 << 2);
     /// The sender closes the session with this packet.
     pub const FIN: Self = Self(1 << 3);
+    /// An echo: a header alone whose destination is its sender, given to a neighbour so that this sends it back;
+    /// see [`crate::tables::Echo`].
+    pub const ECHO: Self = Self(1 << 4);
 
     /// Whether every bit of `other` is set in `self`.
     #[inline(always)]
@@ -296,6 +299,12 @@ impl Header {
     #[inline(always)]
     pub const fn is_handshake(&self) -> bool {
         self.flags.contains(Flags::HANDSHAKE)
+    }
+
+    /// Whether this is what a node sends to itself by way of a neighbour.
+    #[inline(always)]
+    pub const fn is_echo(&self) -> bool {
+        self.flags.contains(Flags::ECHO)
     }
 }
 

@@ -140,6 +140,16 @@ pub struct NextHopKey {
     pub target: Address,
     /// The neighbour's UDP port.
     pub port: u16,
+    /// Whether it is [`NextHop::AVOIDABLE`].
+    pub is_avoidable: bool,
+}
+
+impl NextHopKey {
+    /// Whether both lead to the same place, avoidable or not.
+    #[must_use]
+    pub fn leads_where(&self, other: &Self) -> bool {
+        (self.ifindex, self.target, self.port) == (other.ifindex, other.target, other.port)
+    }
 }
 
 /// Primary and backup of a destination.
@@ -157,11 +167,17 @@ impl From<&NextHop> for NextHopKey {
             ifindex: n.ifindex,
             target: n.target,
             port: n.port,
+            is_avoidable: n.is(NextHop::AVOIDABLE),
         }
     }
 }
 
 impl NextHop {
+    /// Named by routes that have another next hop: it is not [`NextHop::ALIVE`] while its neighbour is found
+    /// silent. Where there is no other, packets are sent whatever is found: a neighbour's tables may go on
+    /// forwarding where its daemon does not run. Nothing but the publisher reads it.
+    pub const AVOIDABLE: u32 = 1 << 16;
+
     /// With [`NextHop::sum`] and the family flag as addresses and port say, and an MTU that IP can carry.
     #[must_use]
     pub fn completed(mut self) -> Self {
@@ -183,6 +199,34 @@ impl Image {
         let key = NextHopKey::from(&next_hop);
         self.next_hops.insert(key, next_hop);
         key
+    }
+
+    /// Has routes that have two next hops name them as [`NextHop::AVOIDABLE`]. After all routes are there.
+    pub fn make_avoidable(&mut self) {
+        let (routes, next_hops) = (&mut self.routes, &mut self.next_hops);
+        let mut avoidable = |key: &mut NextHopKey| {
+            if let Some(&next_hop) = next_hops.get(key) {
+                let flags = next_hop.flags | NextHop::AVOIDABLE;
+                let next_hop = NextHop { flags, ..next_hop };
+                *key = NextHopKey::from(&next_hop);
+                next_hops.insert(*key, next_hop);
+            }
+        };
+        for via in routes.values_mut() {
+            if let Some(backup) = &mut via.backup {
+                avoidable(&mut via.primary);
+                avoidable(backup);
+            }
+        }
+    }
+
+    /// Routes that have another next hop do without this neighbour.
+    pub fn avoid(&mut self, target: Address, port: u16) {
+        for (key, next_hop) in &mut self.next_hops {
+            if key.is_avoidable && (key.target, key.port) == (target, port) {
+                next_hop.flags &= !NextHop::ALIVE;
+            }
+        }
     }
 
     /// Gives a channel a rate, in packets a second; a pause saves up a tenth of a second's packets.

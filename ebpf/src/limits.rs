@@ -89,6 +89,8 @@ pub const OWN_ADDRESSES_MAX: u32 = 512;
 /// Slots of the neighbour table; a power of two, and more than twice what is placed there, so that two
 /// choices place it (Pagh, Rodler: Cuckoo Hashing).
 pub const NEIGHBOUR_SLOTS: u32 = 4_096;
+/// Links of this node whose echoes are noted.
+pub const ECHO_SLOTS: u32 = 2_048;
 /// Slots of the flow cache, per CPU; a power of two.
 pub const FLOW_SLOTS: u32 = 8_192;
 /// Slots of the duplicate filter, per CPU; a power of two.

@@ -12,7 +12,9 @@ use core::cell::Cell;
 use aya_ebpf::{
     bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX},
     btf_maps::{Array, DevMap, PerCpuArray, XskMap},
-    helpers::{bpf_ktime_get_coarse_ns, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    helpers::{
+        bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_xdp_adjust_head, bpf_xdp_adjust_tail,
+    },
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
@@ -22,16 +24,16 @@ use virga_ebpf::{
     frame::{self, Bytes, Frame, Outer},
     header::{ChannelHash, Header},
     limits::{
-        CHANNELS, DESTINATIONS_MAX, EXPORT_PLACES, FILTER_PLACES, FLOW_SLOTS, FLOWS_PER_VALUE,
-        LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, PAIR_LINES_MAX, PORTS_MAX, RATE_BUCKETS,
-        ROUTES_MAX, SEEN_SLOTS, SEEN_SLOTS_PER_VALUE, XSK_PORTS, XSKS_MAX,
+        CHANNELS, DESTINATIONS_MAX, ECHO_SLOTS, EXPORT_PLACES, FILTER_PLACES, FLOW_SLOTS,
+        FLOWS_PER_VALUE, LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, PAIR_LINES_MAX, PORTS_MAX,
+        RATE_BUCKETS, ROUTES_MAX, SEEN_SLOTS, SEEN_SLOTS_PER_VALUE, XSK_PORTS, XSKS_MAX,
     },
     pair_set,
     reason::{COUNTERS, Counter, Outcome},
     rewrite,
     subnet::Exports,
     tables::{
-        ChannelPolicy, Filter, Flow, GuardInfo, Neighbour, NextHop, Route, Settings, Tables,
+        ChannelPolicy, Echo, Filter, Flow, GuardInfo, Neighbour, NextHop, Route, Settings, Tables,
         XskPort,
     },
 };
@@ -48,6 +50,8 @@ static SETTINGS: Array<Settings, 1> = Array::new();
 static NEIGHBOURS: Array<Neighbour, { NEIGHBOUR_SLOTS as usize }> = Array::new();
 #[btf_map(name = "hs_buckets")]
 static HANDSHAKE_BUCKETS: Array<u64, { NEIGHBOUR_SLOTS as usize }> = Array::new();
+#[btf_map(name = "echoes")]
+static ECHOES: Array<Echo, { ECHO_SLOTS as usize }> = Array::new();
 #[btf_map(name = "guards")]
 static GUARDS: Array<GuardInfo, 2> = Array::new();
 #[btf_map(name = "guard_lines")]
@@ -117,6 +121,16 @@ impl Tables for Maps {
         HANDSHAKE_BUCKETS
             .get_ptr_mut(neighbour)
             .map(|p| unsafe { cell(p) })
+    }
+    #[inline(always)]
+    fn exact_ns(&self) -> u64 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_ktime_get_ns() }
+    }
+    #[inline(always)]
+    fn echo(&self, place: u32) -> Option<&Cell<Echo>> {
+        // SAFETY: a value of the map.
+        ECHOES.get_ptr_mut(place).map(|p| unsafe { cell(p) })
     }
     #[inline(always)]
     fn guard(&self, which: u32) -> Option<&GuardInfo> {
@@ -206,6 +220,7 @@ pub(crate) fn virga(ctx: XdpContext) -> u32 {
             };
             match decide(&Maps, settings, &header, &arrival) {
                 Verdict::Local => deliver(&ctx),
+                Verdict::Echo => (Outcome::Echo.counter(), XDP_DROP),
                 Verdict::Drop(reason) => (reason.counter(), XDP_DROP),
                 Verdict::Forward(next_hop) => send(&ctx, &outer, &header, next_hop),
             }

@@ -11,14 +11,16 @@ use crate::{
     guard::{Guard, filter_lines_from},
     header::ChannelHash,
     limits::{
-        CHANNELS, DESTINATIONS_MAX, EXPORT_PLACES, FILTER_PLACES, FLOW_SLOTS, GUARD_LINES_MAX,
-        LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, PAIR_LINES_MAX, RATE_BUCKETS, ROUTES_MAX,
-        SEEN_SLOTS,
+        CHANNELS, DESTINATIONS_MAX, ECHO_SLOTS, EXPORT_PLACES, FILTER_PLACES, FLOW_SLOTS,
+        GUARD_LINES_MAX, LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, PAIR_LINES_MAX, RATE_BUCKETS,
+        ROUTES_MAX, SEEN_SLOTS,
     },
     pair_set,
     publish::Store,
     subnet::Exports,
-    tables::{ChannelPolicy, Filter, Flow, GuardInfo, Neighbour, NextHop, Route, Settings, Tables},
+    tables::{
+        ChannelPolicy, Echo, Filter, Flow, GuardInfo, Neighbour, NextHop, Route, Settings, Tables,
+    },
 };
 
 /// All tables of one node. Not shared between threads.
@@ -28,6 +30,7 @@ pub struct MemoryTables {
     now_ns: Cell<u64>,
     neighbours: Vec<Neighbour>,
     handshake_buckets: Vec<Cell<u64>>,
+    echoes: Vec<Cell<Echo>>,
     guards: [GuardInfo; 2],
     filters: Vec<Filter>,
     guard_lines: Vec<[u64; 8]>,
@@ -63,6 +66,7 @@ impl MemoryTables {
             now_ns: Cell::new(0),
             neighbours: vec![Neighbour::default(); NEIGHBOUR_SLOTS as usize],
             handshake_buckets: vec![Cell::new(0); NEIGHBOUR_SLOTS as usize],
+            echoes: vec![Cell::new(Echo::default()); ECHO_SLOTS as usize],
             guards: [GuardInfo::default(); 2],
             filters: vec![Filter::default(); FILTER_PLACES as usize],
             guard_lines: vec![[0; 8]; LINES_MAX as usize],
@@ -117,6 +121,14 @@ impl Tables for MemoryTables {
     #[inline]
     fn handshake_bucket(&self, neighbour: u32) -> Option<&Cell<u64>> {
         self.handshake_buckets.get(neighbour as usize)
+    }
+    #[inline]
+    fn exact_ns(&self) -> u64 {
+        self.now_ns.get()
+    }
+    #[inline]
+    fn echo(&self, place: u32) -> Option<&Cell<Echo>> {
+        self.echoes.get(place as usize)
     }
     #[inline]
     fn guard(&self, which: u32) -> Option<&GuardInfo> {

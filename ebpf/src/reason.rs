@@ -74,6 +74,8 @@ numbered! {
         Visibility = 21, "visibility";
         /// No valid filter of the destination's subnet is known.
         SubnetUnknown = 22, "subnet_unknown";
+        /// Says that it is an echo that this node sent, and is none, or came before.
+        Echo = 23, "echo";
     }
 }
 
@@ -100,6 +102,8 @@ numbered! {
         Aborted = 4, "aborted";
         /// For this node, handed to the AF_XDP socket of the queue that it came in by.
         Xsk = 5, "xsk";
+        /// An echo that came back from the neighbour that it was sent to: noted.
+        Echo = 6, "echo";
     }
 }
 

@@ -160,6 +160,27 @@ pub struct Neighbour {
     pub tag_keys: [TagKey; 2],
 }
 
+/// What came back of one link's echoes.
+///
+/// An echo is a header alone ([`crate::header::Flags::ECHO`]) that a node sends to itself by way of a neighbour,
+/// with one hop to go on: the neighbour's NIC path forwards it back as it would any packet, under its guard, with
+/// the link tags of both directions, and nobody else's can. So it shows that the neighbour forwards, whether or
+/// not its worker has a processor just now (as BFD's echo function does: RFC 5880, section 3.2). The sender's NIC
+/// path notes it here. One packet brings back one, of its own size.
+///
+/// Fields of the header: `stream_id` is the place in the table, `session_id` the secret, `sequence` the number,
+/// `event_count` whether user space forwarded it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Echo {
+    /// What those of this link carry, which only the two neighbours see; 0 in an empty place.
+    pub secret: u64,
+    /// Number of the newest that came back: an old one says nothing of the link as it is.
+    pub newest: u64,
+    /// When one came back last that the neighbour's NIC path forwarded, and one that its user space did.
+    pub heard_ns: [u64; 2],
+}
+
 /// One number for the VLAN ids of a frame's tags, outermost first: 12 bits each.
 #[inline(always)]
 #[must_use]
@@ -507,6 +528,7 @@ macro_rules! no_padding {
 no_padding! {
     Settings: 128, Neighbour: 80, GuardInfo: 24, Pair: 16, ChannelPolicy: 24, Route: 16, NextHop: 104,
     Flow: 48, Address: 16, XskPort: 16, Filter: 40, Exports: 64,
+    Echo: 32,
 }
 
 /// The NIC path's maps, as [`crate::decide`] reads them. A missing entry is `None`.
@@ -517,6 +539,10 @@ pub trait Tables {
     fn neighbour(&self, slot: u32) -> Option<&Neighbour>;
     /// Time at which the neighbour's handshake bucket is empty.
     fn handshake_bucket(&self, neighbour: u32) -> Option<&Cell<u64>>;
+    /// Monotonic nanoseconds, exact.
+    fn exact_ns(&self) -> u64;
+    /// A place of the echoes.
+    fn echo(&self, place: u32) -> Option<&Cell<Echo>>;
     /// Guard 0 or 1.
     fn guard(&self, which: u32) -> Option<&GuardInfo>;
     /// A place of the filters.

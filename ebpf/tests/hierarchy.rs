@@ -141,7 +141,7 @@ fn sent(
     };
     match decide(tables, &tables.current(), &header, &arrival) {
         Verdict::Drop(reason) => Err(reason),
-        Verdict::Local => {
+        Verdict::Local | Verdict::Echo => {
             assert_eq!(tables.current().node_id, node(to));
             Ok(())
         }

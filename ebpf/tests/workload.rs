@@ -152,7 +152,7 @@ fn verdict(tables: &MemoryTables, frame: &[u8]) -> Result<u32, Reason> {
     match decide(tables, &tables.current(), &header, &arrival) {
         Verdict::Forward(next_hop) => Ok(next_hop.ifindex),
         Verdict::Drop(reason) => Err(reason),
-        Verdict::Local => panic!("local"),
+        Verdict::Local | Verdict::Echo => panic!("local"),
     }
 }
 

@@ -231,7 +231,8 @@ impl Figures {
     pub(super) fn entry(&self, name: &'static str, asked: Option<f64>) -> Entry {
         let entry = Entry::new(name, "million events/s", median(&self.ours))
             .beside(median(&self.reference))
-            .ratio(median(&self.ratios));
+            .ratio(median(&self.ratios))
+            .spread(&self.ratios);
         match asked {
             // Of a rate a ratio is asked.
             Some(asked) => entry.limit(asked / median(&self.reference)),

@@ -374,6 +374,11 @@ fn refused() -> Vec<Case> {
         channel_hash: CONTROL,
         ..stranger
     };
+    // Of a link that this node does not watch.
+    let echo = Header {
+        flags: Flags::ECHO,
+        ..local_header()
+    };
     let duplicate = drop("xdp.duplicate_ns", member, Reason::Duplicate);
     let rated = Header {
         channel_hash: RATED,
@@ -384,6 +389,7 @@ fn refused() -> Vec<Case> {
             frame: from("10.9.9.9", &member),
             ..drop("xdp.neighbour_ns", member, Reason::Neighbour)
         },
+        drop("xdp.echo_ns", echo, Reason::Echo),
         Case {
             frame: from("10.0.0.4", &outside),
             ..drop("xdp.subnet_ns", outside, Reason::Subnet)

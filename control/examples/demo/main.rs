@@ -133,7 +133,8 @@ fn hosts_added(hosts: &mut Hosts) -> Result<&Hosts> {
 
 fn set_namespaces(hosts: &Hosts) -> Result<()> {
     let native = |interfaces: &str| {
-        format!("[forwarding]\nmode = \"native\"\ninterfaces = [{interfaces}]\n")
+        // So few packets of the router's own that its kernel's counters can be read between two of them.
+        format!("[forwarding]\nmode = \"native\"\ninterfaces = [{interfaces}]\nkeepalive_ms = 0\n")
     };
     let edge = native("\"mesh0\"");
     let addresses = [

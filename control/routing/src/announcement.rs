@@ -3,7 +3,7 @@
 //! ```text
 //! offset  size  field
 //!      0     5  "virga"
-//!      5     1  type, 11
+//!      5     1  type, 12
 //!      6     1  version, 1
 //!      7    34  length 2, node_key 32     X25519 public key; the node's id is its hash
 //!     41    34  length 2, entity_key 32   ed25519 public key; the signature is its
@@ -11,10 +11,12 @@
 //!     78     6  length 2, subnet 4        the node's own
 //!     84    10  length 2, seqno 8         a higher one counts; only the destination makes it
 //!     94    10  length 2, not_after 8     Unix seconds, exclusive
-//!    104    64  ed25519 signature (RFC 8032) over all before it
+//!    104    34  length 2, network 32      BLAKE2s-MAC(key "virga network v1", the mesh's name)
+//!    138    64  ed25519 signature (RFC 8032) over all before it
 //! ```
 //! Big-endian, the encoding of all signed objects; one way to write each.
 
+use ed25519_dalek::{Signature, VerifyingKey};
 use thiserror::Error;
 use virga_ebpf::{
     hash,
@@ -25,11 +27,17 @@ use virga_ebpf::{
 /// Bytes of every announcement.
 pub const ANNOUNCEMENT_BYTES: usize = SIGNED_BYTES + SIGNATURE_BYTES;
 /// Bytes that are signed.
-pub const SIGNED_BYTES: usize = 104;
+pub const SIGNED_BYTES: usize = 138;
 /// Bytes of a signature.
 pub const SIGNATURE_BYTES: usize = 64;
 /// What every announcement begins with: magic, type, version.
-pub const PREFIX: &[u8; 7] = b"virga\x0b\x01";
+pub const PREFIX: &[u8; 7] = b"virga\x0c\x01";
+
+/// What an announcement says of the mesh that it is made in.
+#[must_use]
+pub fn network(name: &str) -> [u8; 32] {
+    hash::keyed(b"virga network v1", &[name.as_bytes()])
+}
 
 /// Where packets go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -55,6 +63,8 @@ impl std::fmt::Display for Destination {
 /// What is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
+    /// The mesh that it is said in, see [`network`].
+    pub network: [u8; 32],
     /// X25519 public key of the node that says it.
     pub node_key: [u8; 32],
     /// ed25519 public key of its entity, which signs.
@@ -63,7 +73,7 @@ pub struct Claim {
     pub subnet: Subnet,
     /// Leading bits of it that are announced as one destination, whole levels; 0: the node itself.
     pub announced: u8,
-    /// A higher one counts.
+    /// A higher one counts. A subnet's is not above its time, see [`crate::limits::AHEAD_S`].
     pub seqno: u64,
     /// Until when, exclusive, in Unix seconds.
     pub not_after_s: u64,
@@ -75,7 +85,7 @@ pub enum Doubt {
     /// It is of nobody that this node knows. Said before any signature is looked at.
     #[error("it is of a node that is not known here")]
     Stranger,
-    /// Someone else has signed it.
+    /// The key that it names has not signed it.
     #[error("its signature is not its destination's")]
     Forged,
     /// The node is known, and in another subnet.
@@ -85,18 +95,28 @@ pub enum Doubt {
 
 /// This node's word, and whose it takes.
 pub trait Authority {
+    /// The mesh, see [`network`]: an announcement counts in no other, though keys may be members of two.
+    fn network(&self) -> [u8; 32];
     /// This node's X25519 public key.
     fn node_key(&self) -> [u8; 32];
     /// Its entity's ed25519 public key.
     fn entity_key(&self) -> [u8; 32];
     /// A signature by that entity.
     fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_BYTES];
-    /// Whether an announcement is of a node that may be known here, in that subnet, and signed by its entity.
-    /// The cheap questions come first: anybody can send anything.
+    /// Whether an announcement is of a node that may be known here, of that entity, in that subnet, and signed
+    /// by that entity. The cheap questions come first: anybody can send anything. [`Doubt::Forged`] counts
+    /// against who brought it, so it is no answer where this node may only not know what others know.
     ///
     /// # Errors
     /// [`Doubt`].
     fn check(&self, announcement: &Announcement) -> Result<(), Doubt>;
+
+    /// Whether the key that an announcement names has signed it, whoever that is.
+    fn is_signed(&self, announcement: &Announcement) -> bool {
+        let signature = Signature::from_bytes(&announcement.signature());
+        let key = VerifyingKey::from_bytes(&announcement.entity_key());
+        key.is_ok_and(|key| key.verify_strict(announcement.signed(), &signature).is_ok())
+    }
 }
 
 /// An announcement, of which the form is right. What else is known of it, its holder says.
@@ -143,13 +163,14 @@ impl Announcement {
         bytes.extend(PREFIX);
         let (subnet, announced) = (claim.subnet.0.to_be_bytes(), [claim.announced]);
         let (seqno, not_after) = (claim.seqno.to_be_bytes(), claim.not_after_s.to_be_bytes());
-        let fields: [&[u8]; 6] = [
+        let fields: [&[u8]; 7] = [
             &claim.node_key,
             &claim.entity_key,
             &announced,
             &subnet,
             &seqno,
             &not_after,
+            &claim.network,
         ];
         for field in fields {
             let length = u16::try_from(field.len()).ok()?;
@@ -170,7 +191,15 @@ impl Announcement {
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let bytes: [u8; ANNOUNCEMENT_BYTES] = bytes.try_into().ok()?;
-        let lengths = [(7, 32), (41, 32), (75, 1), (78, 4), (84, 8), (94, 8)];
+        let lengths = [
+            (7, 32),
+            (41, 32),
+            (75, 1),
+            (78, 4),
+            (84, 8),
+            (94, 8),
+            (104, 32),
+        ];
         let is_right = |&(at, length): &(usize, u8)| bytes[at..at + 2] == [0, length];
         if !bytes.starts_with(PREFIX) || !lengths.iter().all(is_right) {
             return None;
@@ -229,6 +258,12 @@ impl Announcement {
     #[must_use]
     pub fn not_after_s(&self) -> u64 {
         u64::from_be_bytes(self.part(96))
+    }
+
+    /// The mesh that it is said in, see [`network`].
+    #[must_use]
+    pub fn network(&self) -> [u8; 32] {
+        self.part(106)
     }
 
     /// What was signed.

@@ -5,14 +5,14 @@
 use crate::{
     announcement::{Announcement, Authority},
     limits::{
-        ASK_AGAIN_NS, ASK_AGAIN_NS_MAX, BACKUP_AFTER_NS, HOPS_MAX, PASS_ON_AGAIN_NS, RENUMBER_NS,
-        UNREACHABLE,
+        ASK_AGAIN_NS, ASK_AGAIN_NS_MAX, BACKUP_AFTER_NS, BACKUP_TRIES_MAX, HOPS_MAX,
+        PASS_ON_AGAIN_NS, RENUMBER_NS, UNREACHABLE,
     },
-    neighbour::Slot,
+    message::Number,
+    neighbour::{Request, Slot},
     reason::Reason,
     router::Router,
 };
-use std::sync::Arc;
 
 /// What is asked for, and when again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +27,8 @@ pub(crate) struct Asking {
 enum Need {
     /// No neighbour may be used.
     Way,
-    /// There is a way, and no backup.
-    Backup,
+    /// There is a way, and no backup; this neighbour would be one.
+    Backup(Slot),
 }
 
 impl<A: Authority> Router<A> {
@@ -43,7 +43,7 @@ impl<A: Authority> Router<A> {
             (Some(need), _) => {
                 let (after_ns, pause_ns) = match need {
                     Need::Way => (0, ASK_AGAIN_NS),
-                    Need::Backup => (BACKUP_AFTER_NS, ASK_AGAIN_NS_MAX),
+                    Need::Backup(_) => (BACKUP_AFTER_NS, ASK_AGAIN_NS_MAX),
                 };
                 let asking = Asking {
                     at_ns: self.now.ns.saturating_add(after_ns),
@@ -51,6 +51,7 @@ impl<A: Authority> Router<A> {
                     need,
                     tries: 0,
                 };
+                self.ask_ns = self.ask_ns.min(asking.at_ns);
                 self.asking.insert(place, asking);
             }
         }
@@ -65,14 +66,18 @@ impl<A: Authority> Router<A> {
         match entry.chosen {
             None if entry.heard.is_empty() => None,
             None => Some(Need::Way),
-            Some(_) => entry
-                .lacks_backup(self.node, &self.neighbours)
-                .then_some(Need::Backup),
+            Some(_) => {
+                let lacks = entry.lacks_backup(self.node, &self.neighbours);
+                lacks.map(|(backup, ..)| Need::Backup(backup))
+            }
         }
     }
 
     pub(crate) fn ask_due(&mut self) {
         let now_ns = self.now.ns;
+        if self.ask_ns > now_ns {
+            return;
+        }
         let due = self
             .asking
             .iter()
@@ -86,14 +91,34 @@ impl<A: Authority> Router<A> {
             asking.tries += 1;
             asking.at_ns = now_ns.saturating_add(asking.pause_ns);
             asking.pause_ns = (2 * asking.pause_ns).min(ASK_AGAIN_NS_MAX);
-            let Some(proof) = self.table.at(place).and_then(|entry| entry.proof.clone()) else {
+            if asking.tries == BACKUP_TRIES_MAX && matches!(asking.need, Need::Backup(_)) {
+                asking.at_ns = u64::MAX;
+            }
+            let Some(entry) = self.table.at(place) else {
                 continue;
             };
-            match self.whom_to_ask(place, None, tries) {
-                Some(slot) => self.send_request(slot, place, HOPS_MAX, &proof),
-                None => self.reasons.add(Reason::NowhereToAsk),
-            }
+            let Some(proof) = entry.proof.clone() else {
+                continue;
+            };
+            let lacks = entry.lacks_backup(self.node, &self.neighbours);
+            let asked = lacks.map(|(_, asked, number)| (asked, number));
+            let asked = asked.or_else(|| {
+                let asked = self.whom_to_ask(place, None, tries)?;
+                Some((asked, Number::Higher))
+            });
+            let Some((slot, number)) = asked else {
+                self.reasons.add(Reason::NowhereToAsk);
+                continue;
+            };
+            let request = Request {
+                hops: HOPS_MAX,
+                number,
+                proof,
+            };
+            self.send_request(slot, place, request);
         }
+        let next = self.asking.values().map(|asking| asking.at_ns).min();
+        self.ask_ns = next.unwrap_or(u64::MAX);
     }
 
     /// The primary, or one of those that may not be used, the nearest first and then in turn.
@@ -118,46 +143,47 @@ impl<A: Authority> Router<A> {
         others.get(turn).map(|&(_, slot)| slot)
     }
 
-    pub(crate) fn send_request(
-        &mut self,
-        slot: Slot,
-        place: u32,
-        hops: u8,
-        proof: &Arc<Announcement>,
-    ) {
+    pub(crate) fn send_request(&mut self, slot: Slot, place: u32, request: Request) {
         let has_room = match self.neighbours.at_mut(slot) {
-            Some(neighbour) => neighbour.request(place, hops, proof),
+            Some(neighbour) => neighbour.request(place, request),
             None => return,
         };
         match has_room {
-            true => self.flush_soon(),
+            true => {
+                self.speaks_to = 0;
+                self.flush_soon();
+            }
             false => self.reasons.add(Reason::Busy),
         }
     }
 
-    /// A neighbour needs a higher number than the announcement's.
-    pub(crate) fn on_request(&mut self, from: Slot, hops: u8, announcement: Announcement) {
+    /// A neighbour needs another number than it has.
+    pub(crate) fn on_request(
+        &mut self,
+        from: Slot,
+        (hops, number): (u8, Number),
+        announcement: Announcement,
+    ) {
+        if !self.may_ask(from) {
+            return self.reasons.add(Reason::Busy);
+        }
         let place = self.table.place(announcement.destination());
         let entry = place.and_then(|place| self.table.at(place));
         let (Some(place), Some(entry)) = (place, entry) else {
             return self.reasons.add(Reason::NowhereToAsk);
         };
-        let low = announcement.seqno();
+        let Some(wanted) = number.than(announcement.seqno()) else {
+            return;
+        };
         let own = entry.own.as_ref().map(|own| own.announcement.seqno());
-        let has_it = entry
-            .advert
-            .as_ref()
-            .is_some_and(|(told, _)| told.seqno() > low);
-        // What is told with a higher number, the neighbour hears anyway.
-        if own.is_some_and(|own| own > low) || own.is_none() && has_it {
+        let advert = entry.advert.as_ref().map(|(told, _)| told.seqno());
+        // What is told with such a number, the neighbour hears anyway.
+        if own.or(advert).is_some_and(|has| has >= wanted) {
             return;
         }
-        let proof = match self.verified(from, place, announcement) {
+        let proof = match self.proven(from, place, announcement) {
             Ok(proof) => proof,
             Err(reason) => return self.reasons.add(reason),
-        };
-        let Some(wanted) = low.checked_add(1) else {
-            return;
         };
         if own.is_some() {
             return self.renumber_soon(place, wanted, RENUMBER_NS);
@@ -170,23 +196,41 @@ impl<A: Authority> Router<A> {
         if entry.wanted >= wanted && entry.passed_on_ns.is_some_and(is_again) {
             return;
         }
+        if !entry.passes.take(now_ns) {
+            return self.reasons.add(Reason::Busy);
+        }
         entry.wanted = entry.wanted.max(wanted);
         entry.passed_on_ns = Some(now_ns);
         self.choose(place);
         let hops = hops - 1;
         match self.whom_to_ask(place, Some(from), 0) {
-            Some(slot) if hops > 0 => self.send_request(slot, place, hops, &proof),
+            Some(slot) if hops > 0 => {
+                let request = Request {
+                    hops,
+                    number,
+                    proof,
+                };
+                self.send_request(slot, place, request);
+            }
             _ => self.reasons.add(Reason::NowhereToAsk),
         }
     }
 
+    pub(crate) fn may_ask(&mut self, from: Slot) -> bool {
+        let now_ns = self.now.ns;
+        let neighbour = self.neighbours.at_mut(from);
+        neighbour.is_some_and(|neighbour| neighbour.asked.take(now_ns))
+    }
+
     /// This destination of the node's own gets a higher number, so long after its last one.
     pub(crate) fn renumber_soon(&mut self, place: u32, seqno: u64, after_ns: u64) {
-        let own = self.table.at(place).and_then(|entry| entry.own.as_ref());
+        let now_ns = self.now.ns;
+        let own = self.table.at_mut(place).and_then(|e| e.own.as_mut());
         let Some(own) = own else {
             return;
         };
-        let at_ns = own.signed_ns.saturating_add(after_ns).max(self.now.ns);
+        let may_ns = own.numbers.next_ns(now_ns);
+        let at_ns = own.signed_ns.saturating_add(after_ns).max(may_ns);
         let due = self.renumbered.entry(place).or_insert((at_ns, seqno));
         due.1 = due.1.max(seqno);
     }

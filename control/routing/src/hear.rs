@@ -3,11 +3,11 @@
 use crate::{
     announcement::{Announcement, Authority, Destination, Doubt},
     limits::{
-        FORGED_MAX, HOPS_MAX, LIFETIME_S, RENUMBER_NS, SKEW_S, TWIN_PAUSE_NS, TWINS_MAX,
-        UNREACHABLE,
+        AHEAD_OF_STRANGERS_S, AHEAD_S, FORGED_MAX, HOPS_MAX, LIFETIME_S, RENUMBER_NS, SKEW_S,
+        TWIN_PAUSE_NS, TWINS_MAX, UNREACHABLE,
     },
-    message::{self, Item},
-    neighbour::Slot,
+    message::{self, Item, Number},
+    neighbour::{Request, Slot},
     reason::Reason,
     router::{Now, Router},
     table::{Entry, Heard},
@@ -42,13 +42,18 @@ impl<A: Authority> Router<A> {
                     metric,
                     destination,
                 } => self.on_metric(slot, metric, destination),
-                Item::Request { hops, announcement } => self.on_request(slot, hops, announcement),
+                Item::Request {
+                    hops,
+                    number,
+                    announcement,
+                } => self.on_request(slot, (hops, number), announcement),
+                Item::Again { destination } => self.on_again(slot, destination),
             }
         }
     }
 
     fn on_route(&mut self, from: Slot, metric: u32, announcement: Announcement) {
-        let destination = announcement.destination();
+        let (destination, origin) = (announcement.destination(), announcement.origin());
         let (subnet, place) = (announcement.subnet(), self.setup.subnet);
         let known = self.table.place(destination);
         let entry = known.and_then(|place| self.table.at_mut(place));
@@ -56,19 +61,45 @@ impl<A: Authority> Router<A> {
             (Some(place), Some(entry)) if entry.own.is_some() => {
                 return self.on_own(from, place, announcement);
             }
-            // Whatever becomes of it, what the neighbour said before holds no more.
-            (_, Some(entry)) => {
-                entry.forget(from);
-            }
             _ => {}
         }
         let taken = match self.setup.aggregation.tells(destination, subnet, place) {
             true => self.take(from, known, announcement),
             false => Err(Reason::Scope),
         };
+        if let Some(entry) = known.and_then(|place| self.table.at_mut(place)) {
+            let held = entry.heard.iter_mut().find(|heard| heard.from == from);
+            match (&taken, held) {
+                // It may be this node's clock that is wrong, and the neighbour's feasible distance has only got
+                // better since: what it said before holds until it ends, no nearer than it is now.
+                (Err(Reason::Expired | Reason::Ahead), Some(held)) => {
+                    held.metric = held.metric.max(metric);
+                }
+                _ => {
+                    entry.forget(from);
+                }
+            }
+        }
+        let neighbour = self.neighbours.at_mut(from);
+        match (&taken, neighbour) {
+            (Ok(_), Some(neighbour)) => neighbour.take(destination),
+            (Err(reason), Some(neighbour)) if may_pass_later(*reason) => {
+                // Its clock may have been set since it signed that.
+                if *reason == Reason::Expired
+                    && origin == neighbour.id
+                    && !neighbour.has_refused(destination)
+                {
+                    neighbour.ask_again(destination);
+                    self.speaks_to = 0;
+                }
+                neighbour.refuse(destination);
+            }
+            _ => {}
+        }
         let place = match taken {
             Ok((place, announcement, until_ns)) => {
                 if let Some(entry) = self.table.at_mut(place) {
+                    entry.taken = Some((Arc::clone(&announcement), until_ns));
                     entry.subnet = subnet;
                     entry.until_ns = entry.until_ns.max(until_ns + SKEW_S * SECOND_NS);
                     entry.heard.push(Heard {
@@ -81,6 +112,7 @@ impl<A: Authority> Router<A> {
                 Some(place)
             }
             Err(reason) => {
+                self.is_crowded |= reason == Reason::Full;
                 self.reasons.add(reason);
                 known
             }
@@ -100,7 +132,10 @@ impl<A: Authority> Router<A> {
         if known.is_some_and(|place| self.is_old(from, place, &announcement)) {
             return Err(Reason::Old);
         }
-        let until_ns = self.until(&announcement).ok_or(Reason::Expired)?;
+        if self.is_ahead(announcement.destination(), announcement.seqno(), AHEAD_S) {
+            return Err(Reason::Ahead);
+        }
+        let until_ns = self.until(known, &announcement).ok_or(Reason::Expired)?;
         if known.is_none() && self.table.len() >= self.setup.destinations_max {
             return Err(Reason::Full);
         }
@@ -116,10 +151,15 @@ impl<A: Authority> Router<A> {
     }
 
     fn on_metric(&mut self, from: Slot, metric: u32, destination: Destination) {
+        if let Some(neighbour) = self.neighbours.at_mut(from)
+            && metric == UNREACHABLE
+        {
+            neighbour.take(destination);
+        }
         let place = self.table.place(destination);
         let entry = place.and_then(|place| self.table.at_mut(place));
         let (Some(place), Some(entry)) = (place, entry) else {
-            return self.reasons.add(Reason::Unannounced);
+            return self.unannounced(from, metric, destination);
         };
         let is_known = match metric {
             UNREACHABLE => entry.forget(from),
@@ -133,7 +173,52 @@ impl<A: Authority> Router<A> {
         };
         match is_known {
             true => self.choose(place),
-            false => self.reasons.add(Reason::Unannounced),
+            false => self.unannounced(from, metric, destination),
+        }
+    }
+
+    /// How far something is that was not taken. If it is not known why, it is to be said again.
+    fn unannounced(&mut self, from: Slot, metric: u32, destination: Destination) {
+        self.reasons.add(Reason::Unannounced);
+        let Some(neighbour) = self.neighbours.at_mut(from) else {
+            return;
+        };
+        if metric != UNREACHABLE && !neighbour.has_refused(destination) {
+            neighbour.refuse(destination);
+            neighbour.ask_again(destination);
+            self.speaks_to = 0;
+            self.flush_soon();
+        }
+    }
+
+    fn is_refused(&mut self, place: u32) {
+        let own = self.table.at_mut(place).and_then(|e| e.own.as_mut());
+        if let Some(own) = own {
+            own.is_refused = true;
+        }
+    }
+
+    /// What a neighbour was told it has not taken, and asks for again.
+    fn on_again(&mut self, from: Slot, destination: Destination) {
+        if !self.may_ask(from) {
+            return self.reasons.add(Reason::Busy);
+        }
+        let Some(place) = self.table.place(destination) else {
+            return;
+        };
+        let entry = self.table.at(place);
+        if let Some(own) = entry.and_then(|entry| entry.own.as_ref()) {
+            match self.fits(&own.announcement) {
+                true => self.is_refused(place),
+                false => {
+                    let seqno = own.announcement.seqno().saturating_add(1);
+                    self.renumber_soon(place, seqno, RENUMBER_NS);
+                }
+            }
+        }
+        if let Some(neighbour) = self.neighbours.at_mut(from) {
+            neighbour.told(place).announcement = None;
+            self.mark(place);
         }
     }
 
@@ -144,12 +229,34 @@ impl<A: Authority> Router<A> {
         let Some(proof) = proof.filter(|proof| announcement.seqno() < proof.seqno()) else {
             return false;
         };
-        self.send_request(from, place, HOPS_MAX, &proof);
+        let request = Request {
+            hops: HOPS_MAX,
+            // A subnet's gateways come to one number; a node has lost its memory, and goes on from there.
+            number: match announcement.destination() {
+                Destination::Node(_) => Number::Higher,
+                Destination::Subnet(_) => Number::AsHigh,
+            },
+            proof,
+        };
+        self.send_request(from, place, request);
         true
     }
 
-    /// Until when it holds, on the clock that never goes back.
-    fn until(&self, announcement: &Announcement) -> Option<u64> {
+    /// Whether a number is above what the time allows. A node's own numbers are its own business, a subnet's
+    /// are its gateways' in common.
+    pub(crate) fn is_ahead(&self, destination: Destination, seqno: u64, by_s: u64) -> bool {
+        let most = self.now.unix_s.saturating_add(by_s);
+        matches!(destination, Destination::Subnet(_)) && seqno > most.saturating_mul(1_000)
+    }
+
+    /// Until when it holds, on the clock that never goes back. Of what was taken before, that is known however
+    /// the wall clock was set since.
+    fn until(&self, known: Option<u32>, announcement: &Announcement) -> Option<u64> {
+        let entry = known.and_then(|place| self.table.at(place));
+        let until_ns = entry.and_then(|entry| entry.until(announcement));
+        if let Some(until_ns) = until_ns.filter(|&until_ns| until_ns > self.now.ns) {
+            return Some(until_ns);
+        }
         let left_s = announcement.not_after_s().checked_sub(self.now.unix_s);
         let left_s = match left_s {
             // The others' clocks may be behind.
@@ -177,11 +284,39 @@ impl<A: Authority> Router<A> {
         known.map_or_else(|| self.check(from, announcement), Ok)
     }
 
+    /// The proof that a number is needed, if who it says has signed it. A subnet's may be of a gateway that is
+    /// not known here, or not any more: others announced it too, and have to exceed it.
+    pub(crate) fn proven(
+        &mut self,
+        from: Slot,
+        place: u32,
+        announcement: Announcement,
+    ) -> Result<Arc<Announcement>, Reason> {
+        let (destination, seqno) = (announcement.destination(), announcement.seqno());
+        if self.is_ahead(destination, seqno, AHEAD_S) {
+            return Err(Reason::Ahead);
+        }
+        let is_shared = matches!(destination, Destination::Subnet(_));
+        let is_far = self.is_ahead(destination, seqno, AHEAD_OF_STRANGERS_S);
+        let proof = announcement.clone();
+        match self.verified(from, place, announcement) {
+            Err(Reason::Stranger | Reason::Elsewhere)
+                if is_shared && !is_far && self.authority.is_signed(&proof) =>
+            {
+                Ok(Arc::new(proof))
+            }
+            verified => verified,
+        }
+    }
+
     fn check(
         &mut self,
         from: Slot,
         announcement: Announcement,
     ) -> Result<Arc<Announcement>, Reason> {
+        if announcement.network() != self.authority.network() {
+            return Err(Reason::OtherNetwork);
+        }
         match self.authority.check(&announcement) {
             Ok(()) => return Ok(Arc::new(announcement)),
             Err(Doubt::Stranger) => return Err(Reason::Stranger),
@@ -199,6 +334,7 @@ impl<A: Authority> Router<A> {
 
     /// Nothing that it said counts any more.
     fn mute(&mut self, slot: Slot) {
+        self.muted.extend(self.neighbours.at(slot).map(|n| n.id));
         for place in self.table.taken() {
             if self
                 .table
@@ -218,6 +354,15 @@ impl<A: Authority> Router<A> {
         if !is_higher {
             return;
         }
+        let (destination, subnet) = (announcement.destination(), announcement.subnet());
+        let aggregation = self.setup.aggregation;
+        // A subnet is not announced to those within: no honest neighbour says that.
+        if !aggregation.tells(destination, subnet, self.setup.subnet) {
+            return self.reasons.add(Reason::Scope);
+        }
+        if self.until(None, &announcement).is_none() {
+            return self.reasons.add(Reason::Expired);
+        }
         let announcement = match self.verified(from, place, announcement) {
             Ok(announcement) => announcement,
             Err(reason) => return self.reasons.add(reason),
@@ -233,4 +378,12 @@ impl<A: Authority> Router<A> {
             self.renumber_soon(place, seqno, after_ns);
         }
     }
+}
+
+/// Whether what was refused may be taken when more is known, the clock is set, or there is room.
+const fn may_pass_later(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::Stranger | Reason::Elsewhere | Reason::Expired | Reason::Ahead | Reason::Full
+    )
 }

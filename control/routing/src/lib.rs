@@ -18,15 +18,21 @@
 //! neighbour, be it the primary or the backup, only while (number, metric, node id) as that neighbour told it
 //! is strictly better than its own feasible distance with its own id. So along every next hop of every node
 //! the feasible distance gets strictly better, and no walk over primaries and backups, in whatever mixture,
-//! comes back. Three things are asked of whoever drives a router: route changes are in the tables before the
+//! comes back. Three things are asked of whoever drives a router: route changes are in the tables, and what
+//! was cached by the old ones counts no more, before the
 //! messages that were asked for after them are sent; a neighbour's stream that breaks is a neighbour that is
 //! down; and a router that has lost its memory is quiet ([`Setup::quiet_ns`]) until its neighbours know.
 //!
 //! **Who is believed.** Only a destination makes its announcement and its sequence number: both are under its
 //! own signature, so a router can invent neither. The metric changes at every hop and is nobody's to sign: a
 //! member that lies about it draws packets to itself, and may drop them. It makes no loop among others.
+//!
+//! **What a subnet's route is.** A router says of a subnet as a whole which neighbours lead there. Tables that
+//! go by the node are filled by whoever drives it, who knows which node is in which subnet
+//! ([`Aggregation::follows`]): announcements and messages are few by that, such tables are not smaller.
 #![deny(unsafe_code)]
 
+mod allowance;
 pub mod announcement;
 mod ask;
 pub mod cost;

@@ -32,6 +32,26 @@ pub const PASS_ON_AGAIN_NS: u64 = 50_000_000;
 pub const BACKUP_AFTER_NS: u64 = 1_000_000_000;
 /// A destination makes a new sequence number at most this often.
 pub const RENUMBER_NS: u64 = 20_000_000;
+/// So many for requests that come one after another, and then one a [`RENUMBER_PAUSE_NS`]: each is told to
+/// the whole mesh, and anybody may ask.
+pub const RENUMBER_BURST: u32 = 16;
+/// See [`RENUMBER_BURST`].
+pub const RENUMBER_PAUSE_NS: u64 = 1_000_000_000;
+/// Metrics of one destination that are told one after another by the same announcement, or ways that are told
+/// again after they were taken back: each may be told on through the whole mesh.
+pub const SWINGS_BURST: u32 = 16;
+/// And then one each.
+pub const SWING_PAUSE_NS: u64 = 500_000_000;
+/// Requests of one neighbour that are looked at, all at once; as many as there may be destinations.
+pub const ASKED_BURST: u32 = 16_384;
+/// One more each. A request costs a verification at most.
+pub const ASKED_PAUSE_NS: u64 = 1_000_000;
+/// Destinations a neighbour of which it is kept in mind that what was said of them was refused.
+pub const REFUSED_MAX: usize = 1_024;
+/// How far the wall clock may run from the other one before it counts as set anew.
+pub const CLOCK_STEP_S: u64 = 2;
+/// The metric of a subnet as a gateway says it that reaches no other node of it: any other gateway is nearer.
+pub const ALONE: u32 = 1 << 30;
 /// Announcements under a node's own keys that it has not made, after which it takes another node to have them:
 /// one is of its own earlier life.
 pub const TWINS_MAX: u64 = 3;
@@ -43,11 +63,21 @@ pub const LIFETIME_S: u64 = 3_600;
 pub const RENEW_NS: u64 = LIFETIME_S * 1_000_000_000 / 2;
 /// By how much nodes' clocks may differ.
 pub const SKEW_S: u64 = 300;
+/// By how much a subnet's number, as milliseconds of Unix time, may be above the time: its gateways share
+/// it, so that one of them could otherwise take it to an end that the others cannot exceed.
+pub const AHEAD_S: u64 = 2 * SKEW_S;
+/// As far as that, gateways follow the word of one that they do not know, or not any more: what it has them
+/// say is still believed where clocks are behind.
+pub const AHEAD_OF_STRANGERS_S: u64 = AHEAD_S - SKEW_S;
+/// A router asks for a backup so often, and then no more until it lacks another one.
+pub const BACKUP_TRIES_MAX: usize = 4;
 /// How often it is looked for what has ended.
 pub const SWEEP_NS: u64 = 10_000_000_000;
 
 const _: () = assert!(ANNOUNCEMENT_BYTES + 5 <= MESSAGE_BYTES_MAX);
 const _: () = assert!(COST_MAX < UNREACHABLE / 2);
+const _: () = assert!(ALONE < UNREACHABLE / 2 && ALONE >= COST_MAX * HOPS_MAX as u32);
+const _: () = assert!(ASKED_BURST as usize >= DESTINATIONS_MAX);
 const _: () = assert!(ASK_AGAIN_NS > TICK_NS && PASS_ON_AGAIN_NS < ASK_AGAIN_NS);
 const _: () = assert!(RENEW_NS + SKEW_S * 1_000_000_000 < LIFETIME_S * 1_000_000_000);
 const _: () = assert!(NEIGHBOURS_MAX <= 1 << 16);

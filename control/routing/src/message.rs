@@ -3,10 +3,12 @@
 //! ```text
 //! message   items, at least one
 //!
-//! route     1 | metric 4 | announcement 168   the sender leads there, by this announcement
+//! route     1 | metric 4 | announcement 202   the sender leads there, by this announcement
 //! metric    2 | metric 4 | destination        the last announcement holds, with another metric;
 //!                                             0xffffffff: the sender does not lead there any more
-//! request   3 | hops 1   | announcement 168   a higher sequence number than this one's is needed
+//! request   3 | hops 1   | announcement 202   a higher sequence number than this one's is needed
+//! request   5 | hops 1   | announcement 202   one at least as high is
+//! again     4 | destination                   what was said of it was not taken, and may be now
 //!
 //! destination   0 | node id 8, or  bits 1 (8, 16, 24, 32) | subnet 4
 //! ```
@@ -21,6 +23,26 @@ use virga_ebpf::{
     header::{NodeId, Subnet},
     subnet::SubnetPrefix,
 };
+
+/// Which sequence number is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Number {
+    /// One at least as high: another of those that announce it has that.
+    AsHigh,
+    /// A higher one.
+    Higher,
+}
+
+impl Number {
+    /// The lowest that will do; none: there is none.
+    #[must_use]
+    pub const fn than(self, seqno: u64) -> Option<u64> {
+        match self {
+            Self::AsHigh => Some(seqno),
+            Self::Higher => seqno.checked_add(1),
+        }
+    }
+}
 
 /// One thing that is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,12 +61,19 @@ pub enum Item {
         /// Where to.
         destination: Destination,
     },
-    /// A higher sequence number than this is needed.
+    /// Another sequence number is needed.
     Request {
         /// Neighbours that it may yet pass.
         hops: u8,
-        /// The number that is too low, by the destination's own word.
+        /// Which.
+        number: Number,
+        /// Measured by this one, by the destination's own word.
         announcement: Announcement,
+    },
+    /// What was said of it is to be said again.
+    Again {
+        /// Of what.
+        destination: Destination,
     },
 }
 
@@ -78,10 +107,8 @@ impl Item {
         match self {
             Self::Route { .. } => 5 + ANNOUNCEMENT_BYTES,
             Self::Request { .. } => 2 + ANNOUNCEMENT_BYTES,
-            Self::Metric { destination, .. } => match destination {
-                Destination::Node(_) => 5 + 9,
-                Destination::Subnet(_) => 5 + 5,
-            },
+            Self::Metric { destination, .. } => 5 + destination_len(destination),
+            Self::Again { destination } => 1 + destination_len(destination),
         }
     }
 
@@ -108,21 +135,44 @@ impl Item {
             } => {
                 out.push(2);
                 out.extend(metric.to_be_bytes());
-                match destination {
-                    Destination::Node(node) => {
-                        out.push(0);
-                        out.extend(node.0.to_be_bytes());
-                    }
-                    Destination::Subnet(SubnetPrefix { subnet, mask }) => {
-                        out.push(u8::try_from(mask.leading_ones()).unwrap_or(u8::MAX));
-                        out.extend(subnet.0.to_be_bytes());
-                    }
-                }
+                write_destination(destination, out);
             }
-            Self::Request { hops, announcement } => {
-                out.extend([3, *hops]);
+            Self::Again { destination } => {
+                out.push(4);
+                write_destination(destination, out);
+            }
+            Self::Request {
+                hops,
+                number,
+                announcement,
+            } => {
+                let kind = match number {
+                    Number::Higher => 3,
+                    Number::AsHigh => 5,
+                };
+                out.extend([kind, *hops]);
                 out.extend(announcement.bytes());
             }
+        }
+    }
+}
+
+const fn destination_len(destination: &Destination) -> usize {
+    match destination {
+        Destination::Node(_) => 9,
+        Destination::Subnet(_) => 5,
+    }
+}
+
+fn write_destination(destination: &Destination, out: &mut Vec<u8>) {
+    match destination {
+        Destination::Node(node) => {
+            out.push(0);
+            out.extend(node.0.to_be_bytes());
+        }
+        Destination::Subnet(SubnetPrefix { subnet, mask }) => {
+            out.push(u8::try_from(mask.leading_ones()).unwrap_or(u8::MAX));
+            out.extend(subnet.0.to_be_bytes());
         }
     }
 }
@@ -189,12 +239,24 @@ impl<'a> Rest<'a> {
                     destination,
                 })
             }
-            3 => {
+            kind @ (3 | 5) => {
                 let (hops, announcement) = (self.byte()?, self.announcement()?);
                 if hops == 0 || hops > HOPS_MAX {
                     return Err(MessageError::Range("number of hops"));
                 }
-                Ok(Item::Request { hops, announcement })
+                let number = match kind {
+                    3 => Number::Higher,
+                    _ => Number::AsHigh,
+                };
+                Ok(Item::Request {
+                    hops,
+                    number,
+                    announcement,
+                })
+            }
+            4 => {
+                let destination = self.destination()?;
+                Ok(Item::Again { destination })
             }
             kind => Err(MessageError::Kind(kind)),
         }

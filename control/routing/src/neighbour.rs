@@ -1,11 +1,13 @@
 //! A neighbour that there is a stream to: what it was told, and what waits to be told.
 
 use crate::{
-    announcement::Announcement,
-    limits::{NEIGHBOURS_MAX, REQUESTS_MAX},
+    allowance::Allowance,
+    announcement::{Announcement, Destination},
+    limits::{ASKED_BURST, ASKED_PAUSE_NS, NEIGHBOURS_MAX, REFUSED_MAX, REQUESTS_MAX},
+    message::Number,
 };
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 use virga_ebpf::header::{NodeId, Subnet};
@@ -38,6 +40,22 @@ pub(crate) struct Told {
     pub(crate) is_queued: bool,
 }
 
+/// What is asked of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    /// Neighbours that it may pass.
+    pub(crate) hops: u8,
+    pub(crate) number: Number,
+    /// What the number is measured by.
+    pub(crate) proof: Arc<Announcement>,
+}
+
+impl Request {
+    fn wanted(&self) -> Option<u64> {
+        self.number.than(self.proof.seqno())
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Neighbour {
     pub(crate) id: NodeId,
@@ -47,12 +65,20 @@ pub(crate) struct Neighbour {
     /// By the destination's place.
     told: Vec<Told>,
     pub(crate) queue: VecDeque<u32>,
-    /// By the destination's place: neighbours that it may pass, and the number that is too low.
-    pub(crate) requests: BTreeMap<u32, (u8, Arc<Announcement>)>,
+    /// By the destination's place.
+    pub(crate) requests: BTreeMap<u32, Request>,
     /// Messages that it may yet be sent in this tick.
     pub(crate) budget: u32,
     /// Forged announcements that it brought.
     pub(crate) forged: u32,
+    /// It has come since the last flush: nothing was settled for it.
+    pub(crate) is_new: bool,
+    /// What it said of these was refused.
+    refused: BTreeSet<Destination>,
+    /// It is to say again what it says of these.
+    pub(crate) again: BTreeSet<Destination>,
+    /// What it may ask.
+    pub(crate) asked: Allowance,
 }
 
 impl Neighbour {
@@ -67,7 +93,41 @@ impl Neighbour {
             requests: BTreeMap::new(),
             budget: 0,
             forged: 0,
+            is_new: true,
+            refused: BTreeSet::new(),
+            again: BTreeSet::new(),
+            asked: Allowance::new(ASKED_BURST, ASKED_PAUSE_NS),
         }
+    }
+
+    /// What it said was refused, and may pass another time.
+    pub(crate) fn refuse(&mut self, destination: Destination) {
+        if self.refused.len() < REFUSED_MAX {
+            self.refused.insert(destination);
+        }
+    }
+
+    /// What it said was taken, or it takes it back.
+    pub(crate) fn take(&mut self, destination: Destination) {
+        self.refused.remove(&destination);
+    }
+
+    pub(crate) fn has_refused(&self, destination: Destination) -> bool {
+        self.refused.contains(&destination)
+    }
+
+    /// What it says of it was not taken, or not kept.
+    pub(crate) fn ask_again(&mut self, destination: Destination) {
+        if self.again.len() < REFUSED_MAX {
+            self.again.insert(destination);
+        }
+    }
+
+    /// What was refused may pass now; whether there is any.
+    pub(crate) fn reconsider(&mut self) -> bool {
+        let refused = std::mem::take(&mut self.refused);
+        self.again.extend(refused);
+        !self.again.is_empty()
     }
 
     pub(crate) fn told(&mut self, place: u32) -> &mut Told {
@@ -84,17 +144,17 @@ impl Neighbour {
     }
 
     /// Whether there was room for the request.
-    pub(crate) fn request(&mut self, place: u32, hops: u8, proof: &Arc<Announcement>) -> bool {
+    pub(crate) fn request(&mut self, place: u32, request: Request) -> bool {
         let has_room = self.requests.len() < REQUESTS_MAX || self.requests.contains_key(&place);
-        let is_newer = |(_, known): &(u8, Arc<Announcement>)| known.seqno() < proof.seqno();
+        let is_newer = |known: &Request| known.wanted() < request.wanted();
         if has_room && self.requests.get(&place).is_none_or(is_newer) {
-            self.requests.insert(place, (hops, Arc::clone(proof)));
+            self.requests.insert(place, request);
         }
         has_room
     }
 
     pub(crate) fn has_to_say(&self) -> bool {
-        !self.queue.is_empty() || !self.requests.is_empty()
+        !self.queue.is_empty() || !self.requests.is_empty() || !self.again.is_empty()
     }
 }
 
@@ -122,6 +182,12 @@ impl Neighbours {
         self.places.len()
     }
 
+    /// The first at or behind a place.
+    pub(crate) fn next(&self, from: usize) -> Option<Slot> {
+        let index = self.slots.iter().skip(from).position(Option::is_some)?;
+        u16::try_from(from + index).ok().map(Slot)
+    }
+
     pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
         let slots: Vec<Slot> = self.places.values().copied().collect();
         slots.into_iter()
@@ -129,6 +195,15 @@ impl Neighbours {
 
     pub(crate) fn all_mut(&mut self) -> impl Iterator<Item = &mut Neighbour> {
         self.slots.iter_mut().flatten()
+    }
+
+    /// Those that have come since the last time.
+    pub(crate) fn take_new(&mut self) -> impl Iterator<Item = Slot> {
+        let slots = (0_u16..).zip(&mut self.slots);
+        slots.filter_map(|(place, neighbour)| {
+            let is_new = neighbour.as_mut().map(|n| &mut n.is_new)?;
+            std::mem::take(is_new).then_some(Slot(place))
+        })
     }
 
     /// None: there are too many.

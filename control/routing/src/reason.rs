@@ -22,14 +22,18 @@ macro_rules! reasons {
 reasons! {
     /// The message cannot be read.
     Malformed = "malformed",
-    /// Another has signed the announcement.
+    /// The key that the announcement names has not signed it.
     Forged = "forged",
     /// The announcement is of a node that is not known here.
     Stranger = "stranger",
+    /// The announcement was made in another mesh.
+    OtherNetwork = "other_network",
     /// The announcement's node is in another subnet.
     Elsewhere = "elsewhere",
     /// The announcement has ended, or holds for longer than any may.
     Expired = "expired",
+    /// The number of a subnet's announcement is above what the time allows.
+    Ahead = "ahead",
     /// A higher sequence number has been seen.
     Old = "old",
     /// What lies there is not announced to this node.
@@ -38,7 +42,7 @@ reasons! {
     Unannounced = "unannounced",
     /// The table is full.
     Full = "full",
-    /// Too many requests wait.
+    /// Too many requests wait, or came in too short a time.
     Busy = "busy",
     /// The neighbour is not listened to: too much of what it said was forged.
     Muted = "muted",

@@ -5,9 +5,13 @@
 //! when [`Router::poll_timeout`] says.
 
 use crate::{
+    allowance::Allowance,
     announcement::{Announcement, Authority, Claim, Destination},
     ask::Asking,
-    limits::{COST_MAX, LIFETIME_S, RENEW_NS, SWEEP_NS, TICK_NS},
+    limits::{
+        AHEAD_S, CLOCK_STEP_S, COST_MAX, LIFETIME_S, RENEW_NS, RENUMBER_BURST, RENUMBER_PAUSE_NS,
+        SKEW_S, SWEEP_NS, TICK_NS,
+    },
     neighbour::{Liveness, Neighbour, Neighbours, Slot},
     reason::{Reason, Reasons},
     scope::Aggregation,
@@ -38,8 +42,9 @@ pub struct Setup {
     pub subnet: Subnet,
     /// Whether other subnets are one destination each; the same in the whole mesh.
     pub aggregation: Aggregation,
-    /// Higher than any that this node has used before: the time of its start, say. It corrects itself where
-    /// the mesh knows a higher one.
+    /// Higher than any that this node has used before: the milliseconds of Unix time at its start. It corrects
+    /// itself where the mesh knows a higher one. A subnet's is not believed far above the time, see
+    /// [`crate::limits::AHEAD_S`].
     pub seqno: u64,
     /// How long neighbours may take to know that this node has restarted. Until then it leads nowhere but to
     /// its neighbours themselves.
@@ -87,8 +92,20 @@ pub struct Router<A> {
     /// Places of which the tables may have to be told.
     pub(crate) to_install: BTreeSet<u32>,
     pub(crate) asking: BTreeMap<u32, Asking>,
+    /// Nothing is asked for before.
+    pub(crate) ask_ns: u64,
+    /// The neighbour that is told next, by its place.
+    pub(crate) speaks_to: usize,
+    /// Neighbours that are not listened to any more, and that nobody was told of yet.
+    pub(crate) muted: BTreeSet<NodeId>,
+    /// When both clocks were last compared.
+    compared: Now,
+    /// Something was refused because there was no room.
+    pub(crate) is_crowded: bool,
     /// Own places that get another number: which, and when.
     pub(crate) renumbered: BTreeMap<u32, (u64, u64)>,
+    /// Places of which another metric is told later, and when.
+    pub(crate) later: BTreeMap<u32, u64>,
     pub(crate) flush_ns: Option<u64>,
     pub(crate) flushed_ns: Option<u64>,
     pub(crate) quiet_until_ns: Option<u64>,
@@ -114,7 +131,13 @@ impl<A: Authority> Router<A> {
             changed: BTreeSet::new(),
             to_install: BTreeSet::new(),
             asking: BTreeMap::new(),
+            ask_ns: u64::MAX,
+            speaks_to: 0,
+            muted: BTreeSet::new(),
+            compared: now,
+            is_crowded: false,
             renumbered: BTreeMap::new(),
+            later: BTreeMap::new(),
             flush_ns: None,
             flushed_ns: None,
             quiet_until_ns: (setup.quiet_ns > 0).then(|| now.ns.saturating_add(setup.quiet_ns)),
@@ -133,6 +156,7 @@ impl<A: Authority> Router<A> {
     /// Signs that this node is there, by a number.
     fn sign(&self, announced: u8, seqno: u64) -> Option<Announcement> {
         let claim = Claim {
+            network: self.authority.network(),
             node_key: self.authority.node_key(),
             entity_key: self.authority.entity_key(),
             subnet: self.setup.subnet,
@@ -152,6 +176,8 @@ impl<A: Authority> Router<A> {
             announced,
             announcement: Arc::new(announcement),
             signed_ns: self.now.ns,
+            numbers: Allowance::new(RENUMBER_BURST, RENUMBER_PAUSE_NS),
+            is_refused: false,
         });
         if let Some(place) = self.table.add(entry) {
             self.mark(place);
@@ -166,12 +192,10 @@ impl<A: Authority> Router<A> {
         };
         let signed = self.sign(announced, seqno).map(Arc::new);
         let (signed_ns, entry) = (self.now.ns, self.table.at_mut(place));
-        if let (Some(announcement), Some(entry)) = (signed, entry) {
-            entry.own = Some(Own {
-                announced,
-                announcement,
-                signed_ns,
-            });
+        let own = entry.and_then(|entry| entry.own.as_mut());
+        if let (Some(announcement), Some(own)) = (signed, own) {
+            (own.announcement, own.signed_ns) = (announcement, signed_ns);
+            own.is_refused = false;
         }
         self.mark(place);
     }
@@ -201,10 +225,12 @@ impl<A: Authority> Router<A> {
             return;
         }
         let cost = cost.clamp(1, COST_MAX);
-        let added = self.neighbours.add(Neighbour::new(id, subnet, cost));
-        match added {
-            Some(_) => self.changed.extend(self.table.taken()),
-            None => self.reasons.add(Reason::Full),
+        if self
+            .neighbours
+            .add(Neighbour::new(id, subnet, cost))
+            .is_none()
+        {
+            self.reasons.add(Reason::Full);
         }
         self.flush_soon();
     }
@@ -262,9 +288,36 @@ impl<A: Authority> Router<A> {
         }
     }
 
-    /// By whose keys it goes; what it believed before stays as long as it holds.
-    pub const fn authority_mut(&mut self) -> &mut A {
-        &mut self.authority
+    /// By whose keys it goes from here on. What it believed before stays as long as it holds, and what was
+    /// refused is to be said again.
+    pub fn set_authority(&mut self, now: Now, authority: A) {
+        self.now = now;
+        self.authority = authority;
+        self.reconsider();
+    }
+
+    /// What was refused may pass now.
+    fn reconsider(&mut self) {
+        let mut is_any = false;
+        for neighbour in self.neighbours.all_mut() {
+            is_any |= neighbour.reconsider();
+        }
+        if is_any {
+            self.speaks_to = 0;
+            self.flush_soon();
+        }
+    }
+
+    /// Whether the wall clock has been set since they were last compared.
+    fn is_set_anew(&mut self) -> bool {
+        let since_s = self.now.ns.saturating_sub(self.compared.ns) / 1_000_000_000;
+        let expected_s = self.compared.unix_s.saturating_add(since_s);
+        let is_set = self.now.unix_s.abs_diff(expected_s) > CLOCK_STEP_S;
+        // Compared over long times the one runs away from the other by itself.
+        if is_set || since_s > 10 {
+            self.compared = self.now;
+        }
+        is_set
     }
 
     /// All neighbours that there are know that this node has started: it need not be quiet any longer.
@@ -273,6 +326,7 @@ impl<A: Authority> Router<A> {
         if self.quiet_until_ns.take().is_some() {
             for place in self.table.taken() {
                 self.choose(place);
+                self.mark(place);
             }
         }
     }
@@ -287,9 +341,6 @@ impl<A: Authority> Router<A> {
             return;
         }
         let chosen = entry.choose(self.node, &self.neighbours, is_quiet);
-        if chosen.is_some_and(|chosen| chosen.seqno >= entry.wanted) {
-            entry.wanted = 0;
-        }
         entry.chosen = chosen;
         self.to_install.insert(place);
         self.mark(place);
@@ -299,13 +350,13 @@ impl<A: Authority> Router<A> {
     /// When it wants to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
-        let asks = self.asking.values().map(|asking| asking.at_ns).min();
         let numbers = self.renumbered.values().map(|&(at_ns, _)| at_ns).min();
         let timers = [
             self.flush_ns,
             self.quiet_until_ns,
-            asks,
+            (!self.asking.is_empty()).then_some(self.ask_ns),
             numbers,
+            self.later.values().copied().min(),
             Some(self.sweep_ns),
         ];
         timers.into_iter().flatten().min()
@@ -317,7 +368,11 @@ impl<A: Authority> Router<A> {
         if self.quiet_until_ns.is_some_and(|at| at <= now.ns) {
             self.all_know(now);
         }
-        if self.sweep_ns <= now.ns {
+        let is_set_anew = self.is_set_anew();
+        if is_set_anew {
+            self.reconsider();
+        }
+        if self.sweep_ns <= now.ns || is_set_anew {
             self.sweep_ns = now.ns.saturating_add(SWEEP_NS);
             self.sweep();
         }
@@ -328,7 +383,16 @@ impl<A: Authority> Router<A> {
         let numbers: Vec<(u32, u64)> = numbers.map(|(&place, &(_, n))| (place, n)).collect();
         for (place, seqno) in numbers {
             self.renumbered.remove(&place);
-            self.renumber(place, seqno);
+            let own = self.table.at_mut(place).and_then(|e| e.own.as_mut());
+            if own.is_some_and(|own| own.numbers.take(now.ns)) {
+                self.renumber(place, seqno);
+            }
+        }
+        let later = self.later.iter().filter(|(_, at_ns)| **at_ns <= now.ns);
+        let later: Vec<u32> = later.map(|(&place, _)| place).collect();
+        for place in later {
+            self.later.remove(&place);
+            self.mark(place);
         }
         self.ask_due();
         if self.flush_ns.is_some_and(|at| at <= now.ns) {
@@ -339,17 +403,26 @@ impl<A: Authority> Router<A> {
     /// What has ended goes, what is about to end is signed anew.
     fn sweep(&mut self) {
         let now_ns = self.now.ns;
+        let mut is_roomy = false;
         for place in self.table.taken() {
-            let Some(entry) = self.table.at_mut(place) else {
+            let Some(entry) = self.table.at(place) else {
                 continue;
             };
+            let destination = entry.destination;
             if let Some(own) = &entry.own {
-                if own.signed_ns.saturating_add(RENEW_NS) <= now_ns {
-                    let next = own.announcement.seqno().saturating_add(1);
+                let next = own.announcement.seqno().saturating_add(1);
+                let is_wrong = own.is_refused && !self.fits(&own.announcement);
+                if self.is_ahead(destination, next, AHEAD_S) {
+                    // Signed while the clock was ahead: nobody believes it.
+                    self.renumber(place, self.now.unix_s.saturating_mul(1_000));
+                } else if is_wrong || own.signed_ns.saturating_add(RENEW_NS) <= now_ns {
                     self.renumber(place, next);
                 }
                 continue;
             }
+            let Some(entry) = self.table.at_mut(place) else {
+                continue;
+            };
             entry.look_whether_torn();
             let before = entry.heard.len();
             entry.heard.retain(|heard| heard.until_ns > now_ns);
@@ -359,11 +432,22 @@ impl<A: Authority> Router<A> {
             } else if has_ended && self.is_forgotten_by_all(place) {
                 self.table.remove(place);
                 self.asking.remove(&place);
+                self.later.remove(&place);
                 for neighbour in self.neighbours.all_mut() {
                     neighbour.requests.remove(&place);
                 }
+                is_roomy = true;
             }
         }
+        if is_roomy && std::mem::take(&mut self.is_crowded) {
+            self.reconsider();
+        }
+    }
+
+    /// Whether an announcement of its own says until when as it would be said now.
+    pub(crate) fn fits(&self, announcement: &Announcement) -> bool {
+        let left_s = announcement.not_after_s().saturating_sub(self.now.unix_s);
+        (LIFETIME_S / 2 - SKEW_S..=LIFETIME_S + SKEW_S / 2).contains(&left_s)
     }
 
     /// Whether nobody still has to be told anything of it.
@@ -455,6 +539,11 @@ impl<A: Authority> Router<A> {
         entries
             .filter(|entry| entry.is_torn)
             .map(|entry| entry.destination)
+    }
+
+    /// A neighbour that is not listened to any more in this session, as too much of what it said was forged.
+    pub fn poll_muted(&mut self) -> Option<NodeId> {
+        self.muted.pop_first()
     }
 
     /// Messages that it has made.

@@ -3,6 +3,8 @@
 //! A node is told exactly of the nodes of its own subnet and of those that its subnet lies in; of each other
 //! subnet there is one destination, of as few levels as tell it from this node's own. Any node of a subnet
 //! that has a neighbour outside is a gateway: it announces the subnet there, and knows all that is within.
+//! Where it reaches no other node of it, it says so by a long way ([`crate::limits::ALONE`]), and until its
+//! neighbours know that it has restarted it says nothing.
 //!
 //! ```text
 //!   destination               is told of to nodes in          and not to those in
@@ -15,6 +17,9 @@
 //! then the node. Each is followed within the scope of the one before, so it goes to a longer one only, and
 //! what is loop-free for each is so for all. A subnet must hang together by itself: what is cut off from a
 //! gateway within its subnet is not reached over another.
+//!
+//! A level of 0 in the middle is a level like others, and a node of 1.0.0.0 has none of it: it is not in
+//! 1.0.0.0/16, which it follows for 1.0.3.0 as all of 1.0.0.0/8 do, or rather 1.0.3.0/24, as it can.
 
 use crate::announcement::Destination;
 use virga_ebpf::{
@@ -39,6 +44,19 @@ fn leading(subnet: Subnet, bits: u32) -> SubnetPrefix {
     SubnetPrefix { subnet, mask }
 }
 
+/// Whether a node in `place` belongs to a prefix: it has as many levels, and they are these.
+fn is_in(prefix: SubnetPrefix, place: Subnet) -> bool {
+    prefix.contains(place) && place.mask() >= prefix.mask
+}
+
+/// Whether a destination, whose announcement comes from `subnet`, is one of a prefix's.
+pub(crate) fn is_part(prefix: SubnetPrefix, destination: Destination, subnet: Subnet) -> bool {
+    match destination {
+        Destination::Node(_) => is_in(prefix, subnet),
+        Destination::Subnet(part) => part.mask > prefix.mask && prefix.contains(part.subnet),
+    }
+}
+
 impl Aggregation {
     /// Whether a node in `place` is told of a destination, whose announcement comes from `subnet`.
     #[must_use]
@@ -49,7 +67,7 @@ impl Aggregation {
             (Self::BySubnet, Destination::Node(_)) => subnet.with_descendants().contains(place),
             (Self::BySubnet, Destination::Subnet(prefix)) => {
                 let parent = leading(prefix.subnet, prefix.mask.leading_ones().saturating_sub(8));
-                parent.contains(place) && !prefix.contains(place)
+                parent.contains(place) && !is_in(prefix, place)
             }
         }
     }
@@ -72,7 +90,8 @@ impl Aggregation {
         if self.tells(exact, subnet, place) {
             return exact;
         }
-        let mut prefixes = [8, 16, 24, 32].map(|bits| Destination::Subnet(leading(subnet, bits)));
+        // The longest: see the module.
+        let mut prefixes = [32, 24, 16, 8].map(|bits| Destination::Subnet(leading(subnet, bits)));
         prefixes.sort_by_key(|&prefix| !self.tells(prefix, subnet, place));
         prefixes[0]
     }
@@ -114,7 +133,7 @@ mod tests {
                 "{followed} {from}"
             );
             if let Destination::Subnet(prefix) = followed {
-                assert!(prefix.contains(to) && !prefix.contains(from));
+                assert!(is_in(prefix, to) && !is_in(prefix, from));
                 let next = Aggregation::BySubnet.follows(NODE, to, to);
                 assert_eq!(next, Destination::Node(NODE));
             }

@@ -1,12 +1,18 @@
 //! What is known of each destination, and which neighbours may be used.
 
 use crate::{
+    allowance::Allowance,
     announcement::{Announcement, Destination},
-    limits::UNREACHABLE,
+    limits::{RENUMBER_BURST, RENUMBER_PAUSE_NS, SWING_PAUSE_NS, SWINGS_BURST, UNREACHABLE},
+    message::Number,
     neighbour::{Liveness, Neighbours, Slot},
+    scope::is_part,
 };
 use std::{collections::HashMap, sync::Arc};
-use virga_ebpf::header::{NodeId, Subnet};
+use virga_ebpf::{
+    header::{NodeId, Subnet},
+    subnet::SubnetPrefix,
+};
 
 /// The neighbours that packets for a destination go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +63,10 @@ pub(crate) struct Own {
     pub(crate) announced: u8,
     pub(crate) announcement: Arc<Announcement>,
     pub(crate) signed_ns: u64,
+    /// Numbers that it may make because others ask for them.
+    pub(crate) numbers: Allowance,
+    /// A neighbour has not taken it, by this node's clock or its own.
+    pub(crate) is_refused: bool,
 }
 
 /// A destination.
@@ -73,6 +83,8 @@ pub(crate) struct Entry {
     pub(crate) installed_ns: u64,
     /// What neighbours are told.
     pub(crate) advert: Option<(Arc<Announcement>, u32)>,
+    /// How often they are told of another metric, or again of what was taken back, by the same announcement.
+    pub(crate) swings: Allowance,
     /// The best that any was ever told, and the announcement that it was told with.
     pub(crate) feasible: Option<Distance>,
     pub(crate) proof: Option<Arc<Announcement>>,
@@ -80,8 +92,11 @@ pub(crate) struct Entry {
     pub(crate) until_ns: u64,
     /// Someone needs a number at least as high.
     pub(crate) wanted: u64,
-    /// When a request of another was last passed on.
+    /// When a request of another was last passed on, and how many may be.
     pub(crate) passed_on_ns: Option<u64>,
+    pub(crate) passes: Allowance,
+    /// The last announcement that was taken, and when it ends.
+    pub(crate) taken: Option<(Arc<Announcement>, u64)>,
     pub(crate) own: Option<Own>,
     /// The lowest and the highest number that neighbours had at the last sweep.
     pub(crate) numbers: Option<(u64, u64)>,
@@ -109,11 +124,14 @@ impl Entry {
             installed: None,
             installed_ns: 0,
             advert: None,
+            swings: Allowance::new(SWINGS_BURST, SWING_PAUSE_NS),
             feasible: None,
             proof: None,
             until_ns: 0,
             wanted: 0,
             passed_on_ns: None,
+            passes: Allowance::new(RENUMBER_BURST, RENUMBER_PAUSE_NS),
+            taken: None,
             own: None,
             numbers: None,
             is_torn: false,
@@ -146,9 +164,22 @@ impl Entry {
     pub(crate) fn known(&self, announcement: &Announcement) -> Option<Arc<Announcement>> {
         let heard = self.heard.iter().map(|heard| &heard.announcement);
         let own = self.own.iter().map(|own| &own.announcement);
-        let mut all = heard.chain(&self.proof).chain(own);
+        let taken = self.taken.iter().map(|(announcement, _)| announcement);
+        let mut all = heard.chain(&self.proof).chain(own).chain(taken);
         all.find(|known| known.bytes() == announcement.bytes())
             .cloned()
+    }
+
+    /// When the same announcement ends, if it was taken before.
+    pub(crate) fn until(&self, announcement: &Announcement) -> Option<u64> {
+        let heard = self.heard.iter().map(|h| (&h.announcement, h.until_ns));
+        let mut all = heard.chain(
+            self.taken
+                .iter()
+                .map(|(taken, until_ns)| (taken, *until_ns)),
+        );
+        let same = all.find(|(known, _)| known.bytes() == announcement.bytes());
+        same.map(|(_, until_ns)| until_ns)
     }
 
     /// Whether packets may go to a neighbour that is that far away: see the [crate].
@@ -217,29 +248,53 @@ impl Entry {
 
     /// Whether a neighbour is nearer than this node and may nevertheless not be the backup that there is none
     /// of, because this node was nearer once.
-    pub(crate) fn lacks_backup(&self, own: NodeId, links: &Neighbours) -> bool {
-        let Some(chosen) = self.chosen.filter(|chosen| chosen.backup.is_none()) else {
-            return false;
-        };
+    ///
+    /// That neighbour, whom to ask, and for what: the primary; or the neighbour, where it leads to another gateway that
+    /// has a lower number, as what the primary can do raises only the one's.
+    pub(crate) fn lacks_backup(
+        &self,
+        own: NodeId,
+        links: &Neighbours,
+    ) -> Option<(Slot, Slot, Number)> {
+        let chosen = self.chosen.filter(|chosen| chosen.backup.is_none())?;
+        let used = self.from(chosen.primary)?.announcement.origin();
         let others = self.heard.iter().filter(|h| h.from != chosen.primary);
-        let mut ids = others.filter_map(|h| Some((h, links.at(h.from)?)));
-        ids.any(|(heard, link)| {
+        let ids = others.filter_map(|h| Some((h, links.at(h.from)?)));
+        let near = ids.filter(|(heard, link)| {
             (heard.metric, link.id) < (chosen.metric, own)
                 && link.liveness == Liveness::Alive
                 && heard.metric.saturating_add(link.cost) != UNREACHABLE
-        })
+        });
+        let (heard, _) = near.min_by_key(|(heard, link)| (heard.metric, link.id))?;
+        let told = self.feasible.map_or(0, |told| told.seqno);
+        let said = &heard.announcement;
+        let (asked, number) = match said.origin() != used && said.seqno() < told {
+            true => (heard.from, Number::AsHigh),
+            false => (chosen.primary, Number::Higher),
+        };
+        Some((heard.from, asked, number))
     }
 
-    /// Someone is told this from now on.
-    pub(crate) fn tell(&mut self, announcement: &Arc<Announcement>, metric: u32) {
+    /// Whether telling this to anybody takes no neighbour away.
+    pub(crate) fn covers(&self, announcement: &Announcement, metric: u32) -> bool {
         let seqno = announcement.seqno();
-        let told = Distance { seqno, metric };
         let is_better =
             |best: Distance| seqno > best.seqno || seqno == best.seqno && metric < best.metric;
-        if self.feasible.is_none_or(is_better) {
-            self.feasible = Some(told);
+        !self.feasible.is_none_or(is_better)
+    }
+
+    /// Someone is told this from now on; whether that may take a neighbour away.
+    pub(crate) fn tell(&mut self, announcement: &Arc<Announcement>, metric: u32) -> bool {
+        let seqno = announcement.seqno();
+        let is_covered = self.covers(announcement, metric);
+        if !is_covered {
+            self.feasible = Some(Distance { seqno, metric });
             self.proof = Some(Arc::clone(announcement));
         }
+        if seqno >= self.wanted {
+            self.wanted = 0;
+        }
+        !is_covered
     }
 }
 
@@ -247,6 +302,9 @@ impl Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     entries: Vec<Option<Entry>>,
+    free: Vec<u32>,
+    /// Places of subnets that this node announces.
+    prefixes: Vec<u32>,
     places: HashMap<Destination, u32>,
 }
 
@@ -276,17 +334,34 @@ impl Table {
         taken.into_iter()
     }
 
+    /// Subnets that this node announces.
+    pub(crate) fn prefixes(&self) -> Vec<u32> {
+        self.prefixes.clone()
+    }
+
+    /// Whether there is a way to another node of a prefix.
+    pub(crate) fn reaches(&self, prefix: SubnetPrefix) -> bool {
+        let mut all = self.entries.iter().flatten();
+        all.any(|entry| entry.chosen.is_some() && is_part(prefix, entry.destination, entry.subnet))
+    }
+
     pub(crate) fn add(&mut self, entry: Entry) -> Option<u32> {
-        let free = match self.places.len() < self.entries.len() {
-            true => self.entries.iter().position(Option::is_none),
-            false => None,
+        let destination = entry.destination;
+        let is_prefix = entry.own.is_some() && matches!(destination, Destination::Subnet(_));
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.entries[place as usize] = Some(entry);
+                place
+            }
+            None => {
+                let place = u32::try_from(self.entries.len()).ok()?;
+                self.entries.push(Some(entry));
+                place
+            }
         };
-        let index = free.unwrap_or(self.entries.len());
-        let place = u32::try_from(index).ok()?;
-        self.places.insert(entry.destination, place);
-        match free {
-            Some(index) => self.entries[index] = Some(entry),
-            None => self.entries.push(Some(entry)),
+        self.places.insert(destination, place);
+        if is_prefix {
+            self.prefixes.push(place);
         }
         Some(place)
     }
@@ -294,6 +369,7 @@ impl Table {
     pub(crate) fn remove(&mut self, place: u32) {
         if let Some(entry) = self.entries.get_mut(place as usize).and_then(Option::take) {
             self.places.remove(&entry.destination);
+            self.free.push(place);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What neighbours are told: what has changed since, once a tick.
 
 use crate::{
-    announcement::{Announcement, Authority},
-    limits::{MESSAGE_BYTES_MAX, MESSAGES_PER_TICK, TICK_NS, UNREACHABLE},
+    announcement::{Announcement, Authority, Destination},
+    limits::{ALONE, MESSAGE_BYTES_MAX, MESSAGES_PER_TICK, TICK_NS, UNREACHABLE},
     message::Item,
     neighbour::Slot,
     router::Router,
@@ -15,60 +15,108 @@ impl<A: Authority> Router<A> {
     /// be used is looked at again.
     pub(crate) fn flush(&mut self) {
         (self.flush_ns, self.flushed_ns) = (None, Some(self.now.ns));
+        self.look_what_gateways_reach();
+        let new: Vec<Slot> = self.neighbours.take_new().collect();
         for place in std::mem::take(&mut self.changed) {
             self.settle(place);
+        }
+        for slot in new {
+            for place in self.table.taken() {
+                self.settle_for(place, slot);
+            }
         }
         // Choosing anew marked what was settled after it.
         self.flush_ns = None;
         self.changed.clear();
+        self.speaks_to = 0;
         for neighbour in self.neighbours.all_mut() {
             neighbour.budget = MESSAGES_PER_TICK;
         }
     }
 
+    /// Marks the prefixes of its own that it reaches others of, and has not said so, or the other way round.
+    fn look_what_gateways_reach(&mut self) {
+        for place in self.table.prefixes() {
+            let said = self.table.at(place).and_then(|entry| entry.advert.as_ref());
+            let said = said.map(|&(_, metric)| metric);
+            if said != self.advert(place).map(|(_, metric)| metric) {
+                self.changed.insert(place);
+            }
+        }
+    }
+
     fn settle(&mut self, place: u32) {
         let advert = self.advert(place);
-        let listeners: Vec<Slot> = self.neighbours.slots().collect();
+        let now_ns = self.now.ns;
         let Some(entry) = self.table.at_mut(place) else {
             return;
         };
-        entry.advert = advert.clone();
-        let is_own = entry.own.is_some();
-        let is_told = |&&slot: &&Slot| self.is_told(place, slot);
-        if let Some((announcement, metric)) = &advert
-            && !is_own
-            && listeners.iter().any(|slot| is_told(&slot))
-        {
-            if let Some(entry) = self.table.at_mut(place) {
-                entry.tell(announcement, *metric);
+        let told = entry.advert.as_ref().map(|(told, _)| told);
+        let told = told.or(entry.proof.as_ref());
+        let is_again = entry.own.is_none()
+            && advert.as_ref().is_some_and(|(now, metric)| {
+                let is_same = entry
+                    .advert
+                    .as_ref()
+                    .is_some_and(|(_, told)| told == metric);
+                !is_same && told.is_some_and(|told| told.bytes() == now.bytes())
+            });
+        // What swings is told as it was, for a while: who goes by that makes no loop either.
+        match is_again && !entry.swings.take(now_ns) {
+            true => {
+                let at_ns = entry.swings.next_ns(now_ns);
+                self.later.insert(place, at_ns);
             }
-            self.choose(place);
+            false => entry.advert = advert,
         }
-        for slot in listeners {
-            let wanted = self.wanted(place, slot);
-            let Some(neighbour) = self.neighbours.at_mut(slot) else {
-                continue;
-            };
-            let told = neighbour.told(place);
-            if told.is_queued || !differs(&told.announcement, told.metric, &wanted) {
-                continue;
-            }
-            told.is_queued = true;
-            match wanted {
-                // What leads nowhere is told first.
-                None => neighbour.queue.push_front(place),
-                Some(_) => neighbour.queue.push_back(place),
-            }
+        for slot in self.neighbours.slots() {
+            self.settle_for(place, slot);
+        }
+    }
+
+    /// Settles what one neighbour is told of one destination.
+    fn settle_for(&mut self, place: u32, slot: Slot) {
+        let wanted = self.wanted(place, slot);
+        if let Some((announcement, metric)) = &wanted
+            && let Some(entry) = self.table.at_mut(place)
+            && entry.own.is_none()
+            && entry.tell(announcement, *metric)
+        {
+            self.choose(place);
+            // What was chosen first stays: it is strictly better than what is told of it.
+        }
+        let wanted = self.wanted(place, slot);
+        let Some(neighbour) = self.neighbours.at_mut(slot) else {
+            return;
+        };
+        let told = neighbour.told(place);
+        if told.is_queued || !differs(&told.announcement, told.metric, &wanted) {
+            return;
+        }
+        told.is_queued = true;
+        match wanted {
+            // What leads nowhere is told first.
+            None => neighbour.queue.push_front(place),
+            Some(_) => neighbour.queue.push_back(place),
         }
     }
 
     /// What this node can say of a destination.
     fn advert(&self, place: u32) -> Option<(Arc<Announcement>, u32)> {
         let entry = self.table.at(place)?;
+        let is_quiet = self.quiet_until_ns.is_some();
         if let Some(own) = &entry.own {
-            return Some((Arc::clone(&own.announcement), 0));
+            let metric = match entry.destination {
+                Destination::Node(_) => 0,
+                Destination::Subnet(_) if is_quiet => return None,
+                Destination::Subnet(prefix) => match self.table.reaches(prefix) {
+                    true => 0,
+                    false => ALONE,
+                },
+            };
+            return Some((Arc::clone(&own.announcement), metric));
         }
-        let chosen = entry.chosen.filter(|_| self.quiet_until_ns.is_none())?;
+        let chosen = entry.chosen.filter(|_| !is_quiet)?;
         let heard = entry.from(chosen.primary)?;
         Some((Arc::clone(&heard.announcement), chosen.metric))
     }
@@ -96,88 +144,126 @@ impl<A: Authority> Router<A> {
             self.to_install.is_empty(),
             "routes are installed before they are told"
         );
-        let mut is_left = false;
-        for slot in self.neighbours.slots() {
-            let Some(neighbour) = self.neighbours.at_mut(slot) else {
-                continue;
-            };
-            if !neighbour.has_to_say() {
-                continue;
+        while let Some(slot) = self.neighbours.next(self.speaks_to) {
+            self.speaks_to = slot.index();
+            let next_ns = self.flushed_ns.unwrap_or(0).saturating_add(TICK_NS);
+            if let Some(neighbour) = self.neighbours.at_mut(slot)
+                && neighbour.has_to_say()
+            {
+                match neighbour.budget {
+                    0 => {
+                        self.flush_ns.get_or_insert(next_ns);
+                    }
+                    _ => {
+                        neighbour.budget -= 1;
+                        let id = neighbour.id;
+                        let message = self.message(slot);
+                        if !message.is_empty() {
+                            self.said += 1;
+                            return Some((id, message));
+                        }
+                    }
+                }
             }
-            if neighbour.budget == 0 {
-                is_left = true;
-                continue;
-            }
-            neighbour.budget -= 1;
-            let id = neighbour.id;
-            let message = self.message(slot);
-            if !message.is_empty() {
-                self.said += 1;
-                return Some((id, message));
-            }
-        }
-        if is_left {
-            let next = self.flushed_ns.unwrap_or(0).saturating_add(TICK_NS);
-            self.flush_ns.get_or_insert(next);
+            self.speaks_to += 1;
         }
         None
     }
 
     fn message(&mut self, slot: Slot) -> Vec<u8> {
         let mut message = Vec::new();
-        while let Some(neighbour) = self.neighbours.at_mut(slot) {
-            let item = if let Some((place, (hops, proof))) = neighbour.requests.pop_first() {
-                let announcement = Announcement::clone(&proof);
-                let item = Item::Request { hops, announcement };
-                if message.len() + item.len() > MESSAGE_BYTES_MAX {
-                    neighbour.requests.insert(place, (hops, proof));
-                    break;
-                }
-                Some(item)
-            } else if let Some(place) = neighbour.queue.pop_front() {
-                let wanted = self.wanted(place, slot);
-                let destination = self.table.at(place).map(|entry| entry.destination);
-                let (Some(neighbour), Some(destination)) =
-                    (self.neighbours.at_mut(slot), destination)
-                else {
-                    break;
-                };
-                let told = neighbour.told(place);
-                let item = match (&told.announcement, &wanted) {
-                    (None, None) => None,
-                    (Some(_), None) => Some((UNREACHABLE, None)),
-                    (Some(told), Some((now, metric))) if told.bytes() == now.bytes() => {
-                        Some((*metric, None))
-                    }
-                    (_, Some((now, metric))) => Some((*metric, Some(now))),
-                };
-                let item = item.map(|(metric, announcement)| match announcement {
-                    None => Item::Metric {
-                        metric,
-                        destination,
-                    },
-                    Some(announcement) => Item::Route {
-                        metric,
-                        announcement: Announcement::clone(announcement),
-                    },
-                });
-                let size = item.as_ref().map_or(0, Item::len);
-                if message.len() + size > MESSAGE_BYTES_MAX {
-                    neighbour.queue.push_front(place);
-                    break;
-                }
-                told.is_queued = false;
-                told.metric = wanted.as_ref().map_or(UNREACHABLE, |(_, metric)| *metric);
-                told.announcement = wanted.map(|(announcement, _)| announcement);
-                item
-            } else {
-                break;
-            };
-            if let Some(item) = item {
-                item.write(&mut message);
-            }
-        }
+        // What leads nowhere any more, what this node needs, what it leads to.
+        while self.is_taken_back_next(slot) && self.say_next(slot, &mut message) {}
+        while self.ask_next(slot, &mut message) {}
+        while self.say_next(slot, &mut message) {}
         message
+    }
+
+    fn is_taken_back_next(&self, slot: Slot) -> bool {
+        let neighbour = self.neighbours.at(slot);
+        let next = neighbour.and_then(|neighbour| neighbour.queue.front());
+        next.is_some_and(|&place| self.wanted(place, slot).is_none())
+    }
+
+    /// Adds what it needs; whether there was something, and room for it.
+    fn ask_next(&mut self, slot: Slot, message: &mut Vec<u8>) -> bool {
+        let Some(neighbour) = self.neighbours.at_mut(slot) else {
+            return false;
+        };
+        let item = match neighbour.again.first() {
+            Some(&destination) => Item::Again { destination },
+            None => match neighbour.requests.first_key_value() {
+                Some((_, request)) => Item::Request {
+                    hops: request.hops,
+                    number: request.number,
+                    announcement: Announcement::clone(&request.proof),
+                },
+                None => return false,
+            },
+        };
+        if message.len() + item.len() > MESSAGE_BYTES_MAX {
+            return false;
+        }
+        match item {
+            Item::Again { .. } => drop(neighbour.again.pop_first()),
+            _ => drop(neighbour.requests.pop_first()),
+        }
+        item.write(message);
+        true
+    }
+
+    /// Adds what the neighbour is told of the next destination; whether there was one, and room for it.
+    fn say_next(&mut self, slot: Slot, message: &mut Vec<u8>) -> bool {
+        let next = self.neighbours.at(slot).and_then(|n| n.queue.front());
+        let Some(&place) = next else {
+            return false;
+        };
+        let wanted = self.wanted(place, slot);
+        let entry = self.table.at(place);
+        let (Some(neighbour), Some(entry)) = (self.neighbours.at_mut(slot), entry) else {
+            return false;
+        };
+        // What has changed since it was settled, and would take a neighbour away, waits until it is settled.
+        let is_settled = wanted.as_ref().is_none_or(|(announcement, metric)| {
+            entry.own.is_some() || entry.covers(announcement, *metric)
+        });
+        let told = neighbour.told(place);
+        if !is_settled {
+            neighbour.queue.pop_front();
+            neighbour.told(place).is_queued = false;
+            self.mark(place);
+            return true;
+        }
+        let item = match (&told.announcement, &wanted) {
+            (None, None) => None,
+            (Some(_), None) => Some((UNREACHABLE, None)),
+            (Some(told), Some((now, metric))) if told.bytes() == now.bytes() => {
+                Some((*metric, None))
+            }
+            (_, Some((now, metric))) => Some((*metric, Some(now))),
+        };
+        let item = item.map(|(metric, announcement)| match announcement {
+            None => Item::Metric {
+                metric,
+                destination: entry.destination,
+            },
+            Some(announcement) => Item::Route {
+                metric,
+                announcement: Announcement::clone(announcement),
+            },
+        });
+        let size = item.as_ref().map_or(0, Item::len);
+        if message.len() + size > MESSAGE_BYTES_MAX {
+            return false;
+        }
+        told.is_queued = false;
+        told.metric = wanted.as_ref().map_or(UNREACHABLE, |(_, metric)| *metric);
+        told.announcement = wanted.map(|(announcement, _)| announcement);
+        neighbour.queue.pop_front();
+        if let Some(item) = item {
+            item.write(message);
+        }
+        true
     }
 }
 

@@ -7,7 +7,7 @@ use super::wire::{BUCKETS, Digest, Verdict};
 use crate::{
     config::ChannelConfig,
     rights::{
-        Authentic, Chain, List, Operation, Question, Revocations, chain::CLOCK_SKEW_S_MAX,
+        Authentic, Chain, List, Operation, Policy, Revocations, chain::CLOCK_SKEW_S_MAX,
         identity::Retired, revocation::Learned,
     },
 };
@@ -54,7 +54,7 @@ const _: () = assert!(BUCKETS == 64);
 #[derive(Clone, Debug)]
 struct Guarded {
     config: ChannelConfig,
-    issuers: Vec<[u8; 32]>,
+    policy: Policy,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -144,7 +144,8 @@ impl Store {
     #[must_use]
     pub fn issuers(&self) -> BTreeSet<[u8; 32]> {
         let each = self.channels.iter();
-        each.flat_map(|channel| &channel.issuers).copied().collect()
+        let issuers = each.flat_map(|channel| channel.policy.token_issuers());
+        issuers.copied().collect()
     }
 
     /// Whether any channel requires a token: otherwise nothing is ever held.
@@ -164,7 +165,7 @@ impl Store {
             return Ok(Taken::Known(id));
         }
         let chain = Chain::parse(token).map_err(|_| Verdict::Malformed)?;
-        let trusts = |c: &Guarded| c.issuers.contains(chain.issuer());
+        let trusts = |c: &Guarded| c.policy.trusts_tokens_of(chain.issuer());
         if !self.channels.iter().any(trusts) {
             return Err(Verdict::Issuer);
         }
@@ -325,17 +326,12 @@ impl Store {
         if !channel.config.publish.contains(key) {
             return None;
         }
-        let question = Question {
-            holder: key,
-            operation: Operation::Publish,
-            channel: &channel.config.name,
-            now_s,
-            issuers: &channel.issuers,
-            revocations: &self.revocations,
-        };
-        let tokens = holder.tokens.values();
-        let counting = tokens.filter(|token| token.allows(&question).is_ok());
-        counting.map(|token| token.ends_s(&self.revocations)).max()
+        let tokens = (key, holder.tokens.values());
+        let (publish, revocations) = (Operation::Publish, &self.revocations);
+        let until_s = channel
+            .policy
+            .allows_by_token(tokens, publish, now_s, revocations);
+        until_s.ok()
     }
 
     /// The exact pairs that the guard has to let pass now.
@@ -407,10 +403,10 @@ impl Store {
 
 /// Those of the channels that require a token.
 fn guarded(channels: &[ChannelConfig]) -> Vec<Guarded> {
-    let guarded = channels.iter().filter(|c| !c.issuers.is_empty());
+    let guarded = channels.iter().filter(|c| c.asks_for_token());
     let guarded = guarded.map(|config| Guarded {
         config: config.clone(),
-        issuers: config.issuers.iter().map(|issuer| issuer.key).collect(),
+        policy: Policy::of(config),
     });
     guarded.collect()
 }

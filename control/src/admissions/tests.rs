@@ -49,6 +49,7 @@ fn channel(text: &str, issuers: &[u8]) -> ChannelConfig {
         issuers: issuers.collect(),
         capabilities: CapabilityRules::default(),
         keep: None,
+        scopes: Vec::new(),
         visibility: Visibility::Global,
         export_to: BTreeSet::new(),
     }

@@ -48,6 +48,9 @@ pub struct PolicyView {
     pub subscribe_caps: Option<String>,
     /// Whose word about capabilities counts.
     pub capability_issuers: Vec<String>,
+    /// Scopes that narrow it here, the broadest first; of a declared channel the rest is as its owner signed it.
+    #[serde(default)]
+    pub scopes: Vec<String>,
 }
 
 /// One channel.
@@ -104,6 +107,8 @@ impl PolicyView {
             Listed::Only(entities) => Some(all(entities)),
         };
         let asked = &policy.capabilities;
+        let around = config.scopes.iter();
+        let around = around.filter(|scope| policy.name.is_within(&scope.name));
         Self {
             salt: policy.salt,
             hash: policy.hash.to_string(),
@@ -119,6 +124,7 @@ impl PolicyView {
             publish_caps: asked.publish.as_ref().map(ToString::to_string),
             subscribe_caps: asked.subscribe.as_ref().map(ToString::to_string),
             capability_issuers: all(&asked.issuers),
+            scopes: around.map(|scope| scope.name.to_string()).collect(),
         }
     }
 }

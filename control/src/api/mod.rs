@@ -17,6 +17,7 @@
 //! | `GET /channels` | | the channels that the node knows: [`channels::ChannelsView`] as JSON |
 //! | `POST /channel` | a signed declaration | 204; it holds, is kept and passed on |
 //! | `GET /routes` | | [`routes::RoutesStatus`](crate::routes::RoutesStatus) as JSON: who leads where, and by whose word |
+//! | `GET /trace?to=NAME` or a node's id | | [`trace::Trace`](crate::trace::Trace) as JSON: the way that packets take, link by link |
 //! | `POST /link?peer=NAME&state=up` or `down` | | 204 |
 //!
 //! An error is a JSON object with one key, `error`. Who may open the socket may do all of this: its
@@ -35,10 +36,11 @@ pub mod server;
 pub mod socket;
 pub mod status;
 pub mod subscribe;
+mod trace;
 pub mod why;
 
 use crate::{
-    daemon::{identity::Registry, path, rights::Keeper},
+    daemon::{identity::Registry, path, rights::Keeper, tracer::Tracer},
     dispatch::Dispatch,
     kept::Kept,
 };
@@ -59,6 +61,8 @@ pub struct Api {
     pub steering: String,
     /// What owns the forwarding path.
     pub path: path::Asker,
+    /// What follows the way of packets.
+    pub tracer: Tracer,
     /// What keeps tokens and revocation lists.
     pub rights: Keeper,
     /// Its sender is dropped when the daemon stops.
@@ -84,6 +88,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/replay", get(replay::get))
         .route("/link", post(status::link))
         .route("/routes", get(status::routes))
+        .route("/trace", get(trace::get))
         .route("/channels", get(channels::get))
         .route("/channel", post(channels::post))
         .route("/token", post(rights::token))

@@ -16,10 +16,15 @@ use crate::{
 use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
-use virga_ebpf::reason::{Counter, Outcome, Reason};
+use virga_ebpf::{
+    header::NodeId,
+    reason::{Counter, Outcome, Reason},
+};
 
+mod peers;
 mod worker;
 
+pub use peers::PeerStatus;
 use worker::Snapshot;
 pub use worker::{
     ClassStatus, IoStatus, OneWorker, SocketStatus, TimesStatus, TransportStatus, WorkerStatus,
@@ -51,6 +56,9 @@ pub struct Status {
     pub workers: Vec<OneWorker>,
     /// From an event's arrival at its worker until a program's subscription has taken it.
     pub delivery_wait: TimesStatus,
+    /// Every configured peer.
+    #[serde(default)]
+    pub peers: Vec<PeerStatus>,
     /// Every session.
     pub sessions: Vec<SessionStatus>,
     /// Every channel.
@@ -148,7 +156,7 @@ impl Status {
 }
 
 /// One session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionStatus {
     /// The other node's id, in hex.
     pub peer: String,
@@ -160,6 +168,10 @@ pub struct SessionStatus {
     pub session: String,
     /// `proving`, `established` or `draining`.
     pub state: String,
+    /// The Noise pattern that it began by: `nk`, `ik` or `xx`.
+    pub pattern: String,
+    /// Whether ML-KEM-768 is mixed into its keys.
+    pub hybrid: bool,
     /// Current key epoch.
     pub epoch: u64,
     /// Packets sealed.
@@ -219,15 +231,21 @@ pub(super) async fn get(State(api): State<Arc<Api>>) -> Result<Json<Status>, Api
 
 /// What the node is doing now.
 pub(crate) async fn of(api: &Api) -> Result<Status, ApiError> {
+    let config = &api.identity.config();
+    let ids: Arc<[NodeId]> = config.peers.iter().map(|peer| peer.id).collect();
     let snapshots = api
         .dispatch
-        .with_all(|now_ns, parts| Snapshot::take(now_ns, parts));
+        .with_all(move |now_ns, parts| Snapshot::take(now_ns, parts, &ids));
     let snapshots = snapshots.await?;
     let forwarding = api.path.status().await.ok_or(ApiError::Stopping)?;
     let admissions = api.rights.admissions().await.ok_or(ApiError::Stopping)?;
-    let config = &api.identity.config();
     let mut all: Option<OneWorker> = None;
     let (mut sessions, mut workers, mut services) = (Vec::new(), Vec::new(), Vec::new());
+    // All have the same tables.
+    let ways = snapshots
+        .first()
+        .map(|first| first.ways.clone())
+        .unwrap_or_default();
     for snapshot in snapshots {
         let now_ns = snapshot.now_ns;
         let each = snapshot.sessions.iter();
@@ -241,7 +259,9 @@ pub(crate) async fn of(api: &Api) -> Result<Status, ApiError> {
     }
     let all = all.unwrap_or_default();
     let service = ServiceStatus::of_node(services);
+    let peers = peers::of(config, &ways, (&forwarding, &sessions));
     Ok(Status {
+        peers,
         node: NodeStatus {
             name: config.node.name.clone(),
             id: config.node.id.to_string(),
@@ -318,6 +338,8 @@ fn session(config: &Config, now_ns: u64, s: &virga_transport::SessionStatus) -> 
         entity: hex::encode(&s.entity),
         session: s.session.to_string(),
         state: s.state.name().to_owned(),
+        pattern: s.pattern.name().to_owned(),
+        hybrid: s.is_hybrid,
         epoch: s.epoch,
         sent_packets: s.sent_packets,
         sent_bytes: s.sent_bytes,

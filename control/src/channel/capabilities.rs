@@ -8,42 +8,6 @@ use virga_transport::Node;
 
 /// Statements about one entity that a node has at a time, one an issuer and its own announcement.
 pub const STATEMENTS_MAX: usize = 16;
-/// Statements of one peer that are looked at in one go, and one more each second: each costs a signature
-/// to verify.
-pub const LOOKS_MAX: u32 = 64;
-const LOOK_MORE_NS: u64 = 1_000_000_000;
-
-/// How many statements may be looked at.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    left: u32,
-    more_ns: u64,
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self {
-            left: LOOKS_MAX,
-            more_ns: 0,
-        }
-    }
-}
-
-impl Budget {
-    /// Whether there is one left, and takes it.
-    pub(crate) fn takes(&mut self, now_ns: u64) -> bool {
-        let earned = now_ns.saturating_sub(self.more_ns) / LOOK_MORE_NS;
-        if earned > 0 {
-            self.more_ns = now_ns;
-            let earned = u32::try_from(earned).unwrap_or(u32::MAX);
-            self.left = self.left.saturating_add(earned).min(LOOKS_MAX);
-        }
-        let is_left = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        is_left
-    }
-}
-
 /// Why a statement is of no use to this node.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Unusable {
@@ -131,7 +95,7 @@ impl<O: Outlet> ChannelService<O> {
             return Ok(false);
         };
         let shown = &mut session.shown;
-        if !shown.budget.takes(now_ns) {
+        if !self.costs.entry(peer).or_default().looks.takes(now_ns) {
             return Err(Reason::CapabilitiesFull);
         }
         let read = Statement::parse(bytes).map_err(|_| Reason::CapabilityMalformed)?;
@@ -167,22 +131,5 @@ impl<O: Outlet> ChannelService<O> {
         let peers = self.sessions.values().map(|s| &s.shown.statements);
         let all = [&self.rights.own_statements].into_iter().chain(peers);
         all.flat_map(Statements::iter)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn so_many_at_once_and_one_more_each_second() {
-        let mut budget = Budget::default();
-        let mut now_ns = 5;
-        let all = |budget: &mut Budget, now_ns| (0..100).filter(|_| budget.takes(now_ns)).count();
-        assert_eq!(all(&mut budget, now_ns), 64);
-        now_ns += LOOK_MORE_NS;
-        assert_eq!(all(&mut budget, now_ns), 1);
-        now_ns += 1_000 * LOOK_MORE_NS;
-        assert_eq!(all(&mut budget, now_ns), 64);
     }
 }

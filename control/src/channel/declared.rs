@@ -37,6 +37,15 @@ fn by_present_keys(channel: &ChannelConfig, retired: &Retired) -> ChannelConfig 
     }
     renew(&mut channel.issuers);
     renew(&mut channel.capabilities.issuers);
+    for scope in &mut channel.scopes {
+        for listed in [&mut scope.publish, &mut scope.subscribe] {
+            if let Listed::Only(entities) = listed {
+                renew(entities);
+            }
+        }
+        renew(&mut scope.issuers);
+        renew(&mut scope.capabilities.issuers);
+    }
     channel
 }
 

@@ -11,6 +11,7 @@ use crate::{
     hex,
     rights::{
         Authentic, Evidence, Operation, Refusal,
+        policy::Layer,
         scope::Operation::{Publish, Subscribe},
     },
 };
@@ -33,7 +34,7 @@ pub enum Outcome {
 /// One thing that is asked before an entity may do something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
-    /// `channel`, `list`, `token`, `capabilities`, `revocations`, `subnet`, `guard`, `rate`, `session`.
+    /// `channel`, `scope`, `list`, `token`, `capabilities`, `revocations`, `subnet`, `guard`, `rate`, `session`.
     pub name: String,
     /// How it came out.
     pub outcome: Outcome,
@@ -166,25 +167,43 @@ impl<O: Outlet> ChannelService<O> {
         operation: Operation,
     ) -> Vec<Check> {
         let (now_s, revocations) = (self.rights.now_s(now_ns), &self.rights.revocations);
-        let policy = &entry.policy;
-        let token = match policy.asks_for_token() {
-            false => Ok("none is required".to_owned()),
-            true => policy
-                .allows_by_token(evidence, operation, now_s, revocations)
-                .map(|until_s| format!("one gives the right for {} s", until_s - now_s)),
+        let asked = |layer: &Layer| {
+            let tokens = (evidence.holder, evidence.tokens.iter());
+            let token = match layer.asks_for_token() {
+                false => Ok("none is required".to_owned()),
+                true => entry
+                    .policy
+                    .by_token(layer, tokens, operation, (now_s, revocations))
+                    .map(|until_s| format!("one gives the right for {} s", until_s - now_s)),
+            };
+            let capabilities = match layer.filter(operation) {
+                None => Ok("none are asked for".to_owned()),
+                Some(filter) => layer
+                    .has_capabilities(evidence, operation, now_s, revocations)
+                    .map(|_| format!("{filter} is vouched for")),
+            };
+            (token, capabilities)
         };
-        let capabilities = match policy.filter(operation) {
-            None => Ok("none are asked for".to_owned()),
-            Some(filter) => policy
-                .has_capabilities(evidence, operation, now_s, revocations)
-                .map(|_| format!("{filter} is vouched for")),
-        };
-        vec![
-            self.list_check(entry, evidence.holder, operation),
-            Check::of("token", token),
-            Check::of("capabilities", capabilities),
-            self.revocations_check(entry, evidence),
-        ]
+        let mut checks = Vec::new();
+        let scopes = entry.config.iter().flat_map(|config| &config.scopes);
+        for layer in entry.policy.layers() {
+            let (token, capabilities) = asked(layer);
+            let Some(name) = layer.scope() else {
+                checks.push(self.list_check(entry, evidence.holder, operation));
+                checks.push(Check::of("token", token));
+                checks.push(Check::of("capabilities", capabilities));
+                continue;
+            };
+            let scope = scopes.clone().find(|scope| scope.name == *name);
+            let listed = scope.is_none_or(|scope| match operation {
+                Subscribe => scope.subscribe.contains(evidence.holder),
+                _ => scope.publish.contains(evidence.holder),
+            });
+            let right = token.and(capabilities);
+            checks.push(scope_check((name, listed), operation, right));
+        }
+        checks.push(self.revocations_check(entry, evidence));
+        checks
     }
 
     /// Whether its node is where it is configured; nothing where nobody is asked.
@@ -205,11 +224,15 @@ impl<O: Outlet> ChannelService<O> {
                 Outcome::Passed,
                 format!("the channel's `{name}` list does not keep it out"),
             ),
-            false => Check::new(
-                "list",
-                Outcome::Failed,
-                format!("the channel's `{name}` list does not name it"),
-            ),
+            false => {
+                let has_scopes = entry.config.as_ref().is_some_and(|c| !c.scopes.is_empty());
+                let left = match has_scopes {
+                    true => ", as far as the scopes around it leave it,",
+                    false => "",
+                };
+                let words = format!("the channel's `{name}` list{left} does not name it");
+                Check::new("list", Outcome::Failed, words)
+            }
         }
     }
 
@@ -245,7 +268,8 @@ impl<O: Outlet> ChannelService<O> {
             let words = format!("something that it has shown was revoked: {what}");
             return Check::new(NAME, Outcome::Told, words);
         }
-        let lists = entry.policy.issuers().map(|issuer| {
+        let issuers = entry.policy.issuers().into_iter();
+        let lists = issuers.map(|issuer| {
             let name = hex::encode(issuer);
             match revocations.of(issuer) {
                 Some(list) => format!("version {} of {name}'s list", list.version()),
@@ -260,19 +284,23 @@ impl<O: Outlet> ChannelService<O> {
     /// What a token of this node's entity is good for on its channels.
     #[must_use]
     pub fn given_by_token(&self, now_ns: u64, token: &Authentic) -> Given {
-        let none = Statements::default();
-        let evidence = Evidence {
-            holder: token.holder(),
-            tokens: std::slice::from_ref(token),
-            statements: &none,
-        };
         let (now_s, revocations) = (self.rights.now_s(now_ns), &self.rights.revocations);
         self.given(now_ns, |entry, operation| {
-            if !entry.policy.asks_for_token() {
-                return None;
-            }
             let policy = &entry.policy;
-            let right = policy.allows_by_token(evidence, operation, now_s, revocations);
+            let asking = policy
+                .layers()
+                .iter()
+                .filter(|layer| layer.asks_for_token());
+            // It may be for the channel or for any scope around it: others can be for the rest.
+            let rights = asking.map(|layer| {
+                let shown = (token.holder(), std::iter::once(token));
+                policy.by_token(layer, shown, operation, (now_s, revocations))
+            });
+            let right = rights.reduce(|one, other| match (one, other) {
+                (Err(one), Err(other)) if one.fault() > other.fault() => Err(one),
+                (Err(_), other) => other,
+                (one, _) => one,
+            })?;
             Some(
                 right
                     .map(|_until_s| ())
@@ -292,7 +320,9 @@ impl<O: Outlet> ChannelService<O> {
             return Given::default().or_useless(useless);
         }
         self.given(now_ns, |entry, operation| {
-            entry.policy.filter(operation)?;
+            if !entry.policy.asks_for_capabilities(operation) {
+                return None;
+            }
             let counts = entry.policy.counts(statement, now_s, revocations);
             Some(counts.map_err(|why| (0, why.to_string())))
         })
@@ -375,6 +405,24 @@ impl<O: Outlet> ChannelService<O> {
         };
         self.statements().map(status).collect()
     }
+}
+
+/// What one scope around a channel says of an entity.
+fn scope_check(
+    (name, is_listed): (&ChannelName, bool),
+    operation: Operation,
+    right: Result<String, Refusal>,
+) -> Check {
+    const NAME: &str = "scope";
+    let (outcome, words) = match (is_listed, right) {
+        (false, _) => (
+            Outcome::Failed,
+            format!("{name}: its `{}` list does not name it", operation.name()),
+        ),
+        (true, Err(refusal)) => (Outcome::Failed, format!("{name}: {refusal}")),
+        (true, Ok(_)) => (Outcome::Passed, format!("{name} does not keep it out")),
+    };
+    Check::new(NAME, outcome, words)
 }
 
 impl Given {

@@ -128,15 +128,17 @@ pub(crate) fn nodes(config: &Config, former: &[(NodeId, [u8; 32])]) -> Vec<PeerC
         let node_key = peer.node_key;
         let entities = peer.entities.iter();
         nodes.extend(entities.map(|&entity_key| PeerConfig {
-            node_key,
+            node_key: node_key.into(),
             entity_key,
+            handshake: peer.handshake,
         }));
     }
     for &(id, entity_key) in former {
         let peer = config.peers.iter().find(|peer| peer.id == id);
         nodes.extend(peer.map(|peer| PeerConfig {
-            node_key: peer.node_key,
+            node_key: peer.node_key.into(),
             entity_key,
+            handshake: peer.handshake,
         }));
     }
     nodes.truncate(PEERS_MAX);
@@ -162,6 +164,7 @@ impl<O: Outlet> ChannelService<O> {
         self.neighbours = neighbours.filter(|&peer| share.owns(peer)).collect();
         let kept_up = directory.kept_up.iter().copied();
         let is_here = directory.absence.is_none();
+        self.costs.retain(|peer, _| self.peers.contains_key(peer));
         self.kept_up = kept_up
             .filter(|&peer| is_here && share.owns(peer))
             .collect();
@@ -175,6 +178,7 @@ impl<O: Outlet> ChannelService<O> {
         // judged here.
         let set = node.set_peers(now_ns, &directory.nodes);
         debug_assert_eq!(set, Ok(()));
+        self.watch_links(now_ns, node);
         if directory.absence.is_some() {
             for &peer in self.peers.keys() {
                 node.give_up(peer);

@@ -14,6 +14,7 @@
 //! channel                  version 1 | type 1 | signed declaration (see `rights::declaration`)
 //! identity                 version 1 | type 1 | placement or succession (see `rights::identity`)
 //! routes                   version 1 | type 1 | items (see `virga_routing::message`)
+//! trace                    version 1 | type 1 | what is asked or answered (see `trace`)
 //! again                    version 1 | type 1: of channels and identities some found no room
 //! ```
 //! Big-endian; one way to write each message; what is unknown, too short or too long is refused.
@@ -27,6 +28,7 @@ use crate::{
         identity::IDENTITY_BYTES_MAX, revocation::LIST_BYTES_MAX,
     },
     tags::Said,
+    trace,
 };
 use thiserror::Error;
 use virga_ebpf::tag::TagKey;
@@ -47,6 +49,7 @@ const _: () = assert!(PUBLICATION_BYTES_MAX <= LIST_BYTES_MAX);
 const _: () = assert!(DECLARATION_BYTES_MAX <= LIST_BYTES_MAX);
 const _: () = assert!(IDENTITY_BYTES_MAX <= LIST_BYTES_MAX);
 const _: () = assert!(virga_routing::limits::MESSAGE_BYTES_MAX <= LIST_BYTES_MAX);
+const _: () = assert!(trace::TRACE_BYTES_MAX <= LIST_BYTES_MAX);
 
 /// Which channels a subscription means.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,6 +61,16 @@ pub enum Pattern {
 }
 
 impl Pattern {
+    /// The subscriptions to many that mean a channel.
+    pub(crate) fn around(name: &ChannelName) -> impl Iterator<Item = Self> + '_ {
+        let text = name.as_str();
+        let ends = text.match_indices('/').map(|(at, _)| at);
+        let levels = ends.chain([text.len()]).map(|end| &text[..end]);
+        levels
+            .filter_map(|level| ChannelName::parse(level).ok())
+            .map(Self::Prefix)
+    }
+
     /// Whether the channel is meant.
     #[must_use]
     pub fn matches(&self, channel: &ChannelName) -> bool {
@@ -103,16 +116,18 @@ pub enum Answer {
     /// What is vouched for of the subscriber's entity is not what the channel asks for: which part of
     /// its filter failed, in words.
     Capability(String),
+    /// The subscriber asks more often than it may; it asks again later.
+    TooOften,
 }
 
 impl Answer {
     /// The answer to whoever may have none of the channels for this.
     #[must_use]
     pub fn refused(refusal: &Refusal) -> Self {
-        let Refusal::Capability(lacking) = refusal else {
+        if refusal.fault() != Fault::Capability {
             return Self::Token(refusal.fault());
-        };
-        let mut words = lacking.to_string();
+        }
+        let mut words = refusal.to_string();
         while words.len() > WORDS_BYTES_MAX {
             words.pop();
         }
@@ -130,6 +145,7 @@ impl Answer {
             Self::TooMany => "too_many",
             Self::Token(fault) => fault.name(),
             Self::Capability(_) => Fault::Capability.name(),
+            Self::TooOften => "too_often",
         }
     }
 
@@ -142,6 +158,7 @@ impl Answer {
             Self::TooMany => (4, 0),
             Self::Token(fault) => (5, *fault as u32),
             Self::Capability(words) => (6, u32::try_from(words.len()).unwrap_or(u32::MAX)),
+            Self::TooOften => (7, 0),
         }
     }
 
@@ -200,6 +217,8 @@ pub enum Message {
     Identity(Vec<u8>),
     /// What a neighbour says about routes.
     Routes(Vec<u8>),
+    /// Which way packets go.
+    Trace(trace::Said),
     /// Show all channels and identities again.
     Again,
 }
@@ -233,6 +252,9 @@ pub enum MessageError {
     /// What it says about evidence has another form.
     #[error("what it says about evidence cannot be read")]
     Publication,
+    /// What it asks or answers about the way of packets has another form.
+    #[error("what it says about the way of packets cannot be read")]
+    Trace,
 }
 
 impl Message {
@@ -289,6 +311,10 @@ impl Message {
                 out.extend(items);
             }
             Self::Again => out.push(19),
+            Self::Trace(said) => {
+                out.push(28);
+                said.write(&mut out);
+            }
             Self::LinkTags(said) => {
                 out.push(11);
                 match said {
@@ -343,6 +369,10 @@ impl Message {
             16 => Self::Identity(rest.all(IDENTITY_BYTES_MAX)?),
             24 => Self::Routes(rest.all(virga_routing::limits::MESSAGE_BYTES_MAX)?),
             19 => Self::Again,
+            28 => {
+                let said = trace::Said::parse(&rest.all(trace::TRACE_BYTES_MAX)?);
+                Self::Trace(said.ok_or(MessageError::Trace)?)
+            }
             value => {
                 let field = "type";
                 return Err(MessageError::Unknown { field, value });
@@ -478,6 +508,7 @@ impl<'a> Rest<'a> {
                 Answer::Token(*fault)
             }
             (6, bytes) => Answer::Capability(self.words(bytes)?),
+            (7, 0) => Answer::TooOften,
             _ => {
                 let field = "answer";
                 return Err(MessageError::Unknown { field, value });

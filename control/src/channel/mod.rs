@@ -17,9 +17,11 @@
 //! - [`presence`]: which of the node's workers a batch has to go to.
 //! - [`rights`]: tokens, where a channel requires them; what ends when they do.
 //! - [`capabilities`]: what is said about this node's entity and about peers, by issuers and by themselves.
+//! - `costs`: how often peers may ask, and how much they may have verified.
 //! - [`explain`]: who may do what and why not, in words.
 //! - [`publications`]: what nodes tell each other about who may publish, for forwarders.
 //! - [`subnets`]: where this node and its peers are, as far as issuers vouch for it.
+//! - `trace`: what neighbours ask each other about the way of packets.
 //! - `tagging`: what neighbours say of the link tags between them.
 //! - [`setup`]: what it begins with.
 //! - [`follow`]: entities that move or have another key, and what becomes of their sessions.
@@ -30,6 +32,7 @@
 //! what was on its way to that subscriber is lost with it; what is published next comes in order again.
 
 pub mod capabilities;
+mod costs;
 pub mod declared;
 pub mod delivery;
 pub mod entry;
@@ -53,6 +56,7 @@ pub mod subnets;
 pub mod subscribe;
 mod tagging;
 pub mod tally;
+mod trace;
 
 #[cfg(test)]
 mod tests;

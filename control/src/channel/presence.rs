@@ -213,6 +213,7 @@ mod tests {
                 issuers: Vec::new(),
                 capabilities: CapabilityRules::default(),
                 keep: None,
+                scopes: Vec::new(),
             }
         };
         let presence = Presence::new(&[channel("a"), channel("b")], 3);

@@ -64,13 +64,17 @@ reasons! {
     ControlMalformed = "control_malformed",
     /// A control message that found too many others waiting; it is asked for again.
     ControlFull = "control_full",
+    /// A question about the way of packets by a peer that is no neighbour, or by one that asks too often: not followed.
+    TraceRefused = "trace_refused",
     /// A peer asked for a channel that it may not have, or that is not published here.
     SubscribeRefused = "subscribe_refused",
+    /// A peer asked for channels more often than it may: told so, and not looked at.
+    SubscribeRate = "subscribe_rate",
     /// A peer asked for a channel that does not go to its subnet.
     SubscribeSubnet = "subscribe_subnet",
     /// A token that does not parse.
     TokenMalformed = "token_malformed",
-    /// A peer showed more tokens than it may: not looked at.
+    /// A peer showed more tokens than it may, or too often: not looked at.
     TokensFull = "tokens_full",
     /// A right on a channel that requires a token was wanted, and none was shown.
     TokenMissing = "token_missing",

@@ -6,7 +6,6 @@
 //! publisher's stream, and all of them again each second and with each revocation.
 
 use super::{
-    capabilities::Budget,
     delivery::Outlet,
     entry::{Entry, Index},
     message::{Answer, Message, Pattern},
@@ -19,6 +18,7 @@ use crate::{
     capability::Statements,
     config::PeerSubnet,
     membership::{Memberships, Trust, Unvouched},
+    notices::Notices,
     rights::{
         Authentic, Chain, Evidence, List, Operation, Refusal, Revocations, identity::Retired,
         revocation::Learned,
@@ -67,8 +67,6 @@ pub(crate) struct Shown {
     pub(crate) memberships: Memberships,
     /// How many tokens were worthless.
     faults: usize,
-    /// Statements that may be looked at.
-    pub(crate) budget: Budget,
     /// A stream of it was refused for want of a token.
     pub(crate) is_refused: bool,
 }
@@ -205,6 +203,13 @@ pub enum Taken {
 }
 
 impl<O: Outlet> ChannelService<O> {
+    /// Tells `notices` of revocation lists that peers sent.
+    #[must_use]
+    pub fn noting(mut self, notices: &Notices) -> Self {
+        self.notices = notices.clone();
+        self
+    }
+
     /// Whether this node may publish on a channel now, and which one that is.
     pub(crate) fn may_publish(
         &self,
@@ -307,6 +312,9 @@ impl<O: Outlet> ChannelService<O> {
         if shown.tokens.iter().any(|token| *token.chain() == chain) {
             return;
         }
+        if !self.costs.entry(peer).or_default().looks.takes(now_ns) {
+            return self.reasons.add(Reason::TokensFull);
+        }
         match chain.authenticate() {
             Ok(token) if self.rights.is_of(&token, &entity) => {
                 let evidence = Publication::Evidence(token.chain().encode());
@@ -399,6 +407,8 @@ impl<O: Outlet> ChannelService<O> {
             self.review_own_publishing(now_ns, node, index);
         }
         self.review_refused(now_ns, node);
+        self.join_peers(now_ns, node);
+        self.join_own(now_ns, node);
         self.pump_blocked(now_ns, node);
     }
 

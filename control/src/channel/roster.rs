@@ -3,15 +3,42 @@
 use super::{
     delivery::Outlet,
     entry::{Entry, Index, Remote},
-    message::{Answer, Pattern},
+    message::{Answer, Message, Pattern},
     reason::Reason,
     service::{ChannelService, PATTERNS_PER_PEER_MAX, Session},
 };
 use crate::rights::{Operation, Refusal};
-use virga_ebpf::header::NodeId;
+use std::collections::BTreeMap;
+use virga_ebpf::header::{NodeId, StreamId};
 use virga_transport::{ChannelName, Mode, Node};
 
 impl<O: Outlet> ChannelService<O> {
+    /// A peer asks for channels.
+    pub(crate) fn on_subscribe(
+        &mut self,
+        now_ns: u64,
+        node: &mut Node,
+        peer: NodeId,
+        (request, pattern): (u32, Pattern),
+    ) {
+        let entries = &self.entries;
+        if let Some(session) = self.sessions.get_mut(&peer) {
+            let is_meant = |index: &Index| pattern.matches(entries[*index].name());
+            session.declined.retain(|index| !is_meant(index));
+        }
+        if !self.costs.entry(peer).or_default().asks.takes(now_ns) {
+            self.reasons.add(Reason::SubscribeRate);
+            let answer = Answer::TooOften;
+            return self.tell(now_ns, node, peer, &Message::Ack { request, answer });
+        }
+        let answer = self.grant(now_ns, peer, request, &pattern);
+        if !matches!(answer, Answer::Granted(_)) {
+            self.reasons.add(Reason::SubscribeRefused);
+            self.note_unmet(peer, request, pattern);
+        }
+        self.tell(now_ns, node, peer, &Message::Ack { request, answer });
+    }
+
     /// Puts a peer on the roster of every channel that the pattern means and its entity may have.
     pub(crate) fn grant(
         &mut self,
@@ -94,6 +121,43 @@ impl<O: Outlet> ChannelService<O> {
         Answer::Granted(u32::try_from(granted.len()).unwrap_or(u32::MAX))
     }
 
+    /// Puts peers on the rosters of channels that a subscription of theirs to many means, and that they have a right
+    /// to by now: it has begun, or what narrowed it has ended.
+    pub(crate) fn join_peers(&mut self, now_ns: u64, node: &mut Node) {
+        let mut joining = BTreeMap::new();
+        for (index, entry) in self.entries.iter().enumerate() {
+            let is_ours = !entry.is_retired() && entry.publishers.contains(&self.entity);
+            if !is_ours || !self.rights.asks(entry) {
+                continue;
+            }
+            let meaning: Vec<Pattern> = Pattern::around(entry.name()).collect();
+            for (&peer, session) in &self.sessions {
+                if entry.roster.contains_key(&peer) || session.declined.contains(&index) {
+                    continue;
+                }
+                let mut meant = meaning
+                    .iter()
+                    .filter_map(|pattern| session.patterns.get_key_value(pattern));
+                let Some((pattern, &request)) = meant.next() else {
+                    continue;
+                };
+                let (rights, subscribe) = (&self.rights, Operation::Subscribe);
+                if entry.subscribers.contains(&session.entity)
+                    && entry.crosses(self.subnets.own, self.subnets.of(peer))
+                    && rights.peer_may(now_ns, entry, session, subscribe).is_ok()
+                {
+                    joining.insert((peer, pattern.clone()), request);
+                }
+            }
+        }
+        for ((peer, pattern), request) in joining {
+            let answer = self.grant(now_ns, peer, request, &pattern);
+            if matches!(answer, Answer::Granted(_)) {
+                self.tell(now_ns, node, peer, &Message::Ack { request, answer });
+            }
+        }
+    }
+
     /// Takes a peer off the rosters that only this subscription kept it on.
     pub(crate) fn withdraw(
         &mut self,
@@ -124,6 +188,23 @@ impl<O: Outlet> ChannelService<O> {
                 if let Some(stream) = stream {
                     // Finished already, or the session is gone: there is nothing left to finish.
                     let _gone = node.finish_stream(now_ns, peer, stream);
+                }
+            }
+        }
+    }
+
+    /// The peer does not want the channel after all.
+    pub(crate) fn on_refused(&mut self, peer: NodeId, stream: StreamId) {
+        for index in 0..self.entries.len() {
+            let roster = &mut self.entries[index].roster;
+            if roster.get(&peer).is_some_and(|r| r.stream == Some(stream)) {
+                if let Some(mut remote) = roster.remove(&peer) {
+                    remote.pending.end(Reason::PeerRefused);
+                }
+                self.note_presence(index);
+                self.reasons.add(Reason::PeerRefused);
+                if let Some(session) = self.sessions.get_mut(&peer) {
+                    session.declined.insert(index);
                 }
             }
         }

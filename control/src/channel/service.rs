@@ -1,6 +1,7 @@
 //! The service on the worker's thread: events of the node in, control messages and deliveries out.
 
 use super::{
+    costs::Costs,
     delivery::{Delivery, Outlet, Signature, SubscriberId},
     entry::{Entry, Index},
     follow::Directory,
@@ -13,8 +14,9 @@ use super::{
     setup::Setup,
     subnets::Subnets,
     subscribe::{self, Local, Wanted},
+    trace::Traces,
 };
-use crate::{admissions::Inbox, moves::Moves, notices::Notices, tags::Heard};
+use crate::{admissions::Inbox, links::Links, moves::Moves, notices::Notices, tags::Heard};
 use bytes::Bytes;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -75,6 +77,8 @@ pub(crate) struct Session {
     pub(crate) shown: Shown,
     /// When it was shown everything a second time.
     pub(crate) shown_again_ns: u64,
+    /// Channels whose stream it refused; asking again makes up for that.
+    pub(crate) declined: BTreeSet<Index>,
     /// Streams that it opened and that were let in.
     inbound: BTreeMap<StreamId, Inbound>,
     /// Counts this worker's sessions.
@@ -122,31 +126,21 @@ pub struct ChannelService<O> {
     /// What was known of that before it started.
     known_directory: Option<Arc<Directory>>,
     pub(crate) notices: Notices,
-    moves: Moves,
+    pub(crate) moves: Moves,
+    pub(crate) links: Links,
     pub(crate) subnets: Subnets,
     /// Neighbours that there is always a session with.
     pub(crate) kept_up: BTreeSet<NodeId>,
     pub(crate) heard: Heard,
     pub(crate) routes: Routes,
+    pub(crate) traces: Traces,
+    /// What each peer may still cost, also over sessions.
+    pub(crate) costs: BTreeMap<NodeId, Costs>,
     /// Nothing more is published.
     pub(crate) is_stopping: bool,
 }
 
 impl<O: Outlet> ChannelService<O> {
-    /// Tells `moves` where neighbours are.
-    #[must_use]
-    pub fn telling(mut self, moves: &Moves) -> Self {
-        self.moves = moves.clone();
-        self
-    }
-
-    /// Tells `notices` of revocation lists that peers sent.
-    #[must_use]
-    pub fn noting(mut self, notices: &Notices) -> Self {
-        self.notices = notices.clone();
-        self
-    }
-
     /// Begins with what is known of entities that have moved, or have another key.
     #[must_use]
     pub fn following(mut self, directory: &Arc<Directory>) -> Self {
@@ -180,6 +174,7 @@ impl<O: Outlet> ChannelService<O> {
             ask_again_ns: None,
             look_at_slow_ns: None,
             moves: Moves::default(),
+            links: Links::default(),
             greet_ns: None,
             rights: Rights::new(
                 setup.tokens.clone(),
@@ -197,6 +192,8 @@ impl<O: Outlet> ChannelService<O> {
             kept_up: setup.kept_up.clone(),
             heard: Heard::default(),
             routes: Routes::default(),
+            traces: Traces::default(),
+            costs: BTreeMap::new(),
             is_stopping: false,
         }
     }
@@ -267,6 +264,7 @@ impl<O: Outlet> ChannelService<O> {
             unmet: BTreeMap::new(),
             shown: Shown::default(),
             shown_again_ns: 0,
+            declined: BTreeSet::new(),
             inbound: BTreeMap::new(),
             number: self.routes.next_session(),
             outbox: VecDeque::new(),
@@ -308,12 +306,7 @@ impl<O: Outlet> ChannelService<O> {
             Err(_) => self.reasons.add(Reason::ControlMalformed),
             Ok(Message::Ack { request, answer }) => self.on_ack(peer, request, answer),
             Ok(Message::Subscribe { request, pattern }) => {
-                let answer = self.grant(now_ns, peer, request, &pattern);
-                if !matches!(answer, Answer::Granted(_)) {
-                    self.reasons.add(Reason::SubscribeRefused);
-                    self.note_unmet(peer, request, pattern);
-                }
-                self.tell(now_ns, node, peer, &Message::Ack { request, answer });
+                self.on_subscribe(now_ns, node, peer, (request, pattern));
             }
             Ok(Message::Unsubscribe { request, pattern }) => {
                 if let Some(session) = self.sessions.get_mut(&peer) {
@@ -342,6 +335,7 @@ impl<O: Outlet> ChannelService<O> {
             Ok(Message::Again) => self.on_again(now_ns, node, peer),
             Ok(Message::LinkTags(said)) => self.heard.said(peer, said),
             Ok(Message::Routes(items)) => self.on_routes(now_ns, node, peer, items),
+            Ok(Message::Trace(said)) => self.on_trace(now_ns, node, peer, said),
         }
     }
 
@@ -426,20 +420,6 @@ impl<O: Outlet> ChannelService<O> {
         };
         self.hold(now_ns, node, index, peer);
     }
-
-    /// The peer does not want the channel after all.
-    fn on_refused(&mut self, peer: NodeId, stream: StreamId) {
-        for index in 0..self.entries.len() {
-            let roster = &mut self.entries[index].roster;
-            if roster.get(&peer).is_some_and(|r| r.stream == Some(stream)) {
-                if let Some(mut remote) = roster.remove(&peer) {
-                    remote.pending.end(Reason::PeerRefused);
-                }
-                self.note_presence(index);
-                self.reasons.add(Reason::PeerRefused);
-            }
-        }
-    }
 }
 
 impl Session {
@@ -475,6 +455,7 @@ impl<O: Outlet> Service for ChannelService<O> {
         // Of two neighbours that start together one begins at once.
         let own = node.id();
         self.connect_told(now_ns, node, |peer| own < peer);
+        self.watch_links(now_ns, node);
         self.connect_kept_up(now_ns, node);
         for signed in std::mem::take(&mut self.known_revocations) {
             // An issuer that no channel names any more is counted.
@@ -488,6 +469,8 @@ impl<O: Outlet> Service for ChannelService<O> {
 
     fn on_event(&mut self, now_ns: u64, node: &mut Node, event: Event) {
         match event {
+            // The status says so for as long as it is true.
+            Event::Refused { .. } => {}
             Event::Connected { peer, entity } => self.on_connected(now_ns, node, peer, entity),
             Event::Closed { peer, .. } => self.on_closed(now_ns, node, peer),
             Event::Control { peer, message } => self.on_control(now_ns, node, peer, &message),
@@ -528,6 +511,11 @@ impl<O: Outlet> Service for ChannelService<O> {
                 self.pump_blocked(now_ns, node);
             }
             Event::AddressChanged { peer, address } => self.moves.tell(peer, address),
+            Event::Link {
+                peer,
+                state,
+                gap_ns,
+            } => self.links.tell(peer, state, gap_ns),
             Event::Writable { peer } => {
                 if let Some(session) = self.sessions.get_mut(&peer) {
                     session.flush(now_ns, node, peer);

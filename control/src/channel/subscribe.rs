@@ -159,6 +159,42 @@ impl<O: Outlet> ChannelService<O> {
         }
     }
 
+    /// The same for what begins by itself, of channels that ask for something; and asks who publishes there.
+    pub(crate) fn join_own(&mut self, now_ns: u64, node: &mut Node) {
+        let mut joined = BTreeSet::new();
+        for index in 0..self.entries.len() {
+            let entry = &self.entries[index];
+            if entry.is_retired()
+                || !self.rights.asks(entry)
+                || !entry.subscribers.contains(&self.entity)
+                || self.may_subscribe(now_ns, entry).is_err()
+            {
+                continue;
+            }
+            let missing = self.subscribers.iter().filter(|(id, local)| {
+                !entry.local.contains(id) && local.pattern.matches(entry.name())
+            });
+            let missing: Vec<SubscriberId> = missing.map(|(&id, _)| id).collect();
+            for id in &missing {
+                self.entries[index].local.insert(*id);
+                joined.insert(self.subscribers[id].pattern.clone());
+            }
+            if !missing.is_empty() {
+                self.note_presence(index);
+            }
+        }
+        for pattern in joined {
+            for peer in self.publishers_of(&self.allowed(now_ns, &pattern)) {
+                let wanted = self.wanted.get(&pattern);
+                if wanted.is_some_and(|wanted| !wanted.asked.contains_key(&peer)) {
+                    // Only configured peers are asked, and connecting twice does nothing.
+                    let _known = node.connect(now_ns, peer);
+                    self.ask(now_ns, node, peer, &pattern);
+                }
+            }
+        }
+    }
+
     /// Configured peers whose entity may publish on one of the channels.
     pub(crate) fn publishers_of(&self, channels: &[Index]) -> BTreeSet<NodeId> {
         let publishes = |key: &[u8; 32]| {
@@ -223,7 +259,7 @@ impl<O: Outlet> ChannelService<O> {
                 let answer = asked.answer.as_ref();
                 matches!(
                     answer,
-                    None | Some(Answer::Token(_) | Answer::Capability(_))
+                    None | Some(Answer::Token(_) | Answer::Capability(_) | Answer::TooOften)
                 )
             });
             unanswered.extend(silent.map(|(&peer, asked)| (peer, pattern.clone(), asked.request)));

@@ -31,7 +31,7 @@ use virga_ebpf::{
     subnet::Visibility,
 };
 use virga_transport::{
-    ChannelName, Mode, Node, NodeConfig, NodeLimits, PeerConfig, Share,
+    ChannelName, HandshakePolicy, Mode, Node, NodeConfig, NodeLimits, PeerConfig, Share,
     limits::{MESSAGE_BYTES_MAX, STREAM_QUEUE_BYTES},
     worker::Service,
 };
@@ -42,6 +42,7 @@ mod explain;
 mod membership;
 mod publish;
 mod rights;
+mod scopes;
 mod slow;
 mod subscribe;
 mod tally;
@@ -135,6 +136,7 @@ fn keys(number: u8) -> NodeConfig {
         subnet: Subnet(0),
         peers: Vec::new(),
         share: Share::WHOLE,
+        handshake: HandshakePolicy::default(),
         limits: NodeLimits::default(),
         started_unix_ns: 0,
         seed: [number; 32],
@@ -145,8 +147,9 @@ fn peer(number: u8) -> PeerConfig {
     let keys = keys(number);
     let node = crate::keys::NodeKey::from(crate::keys::Secret::new(keys.node_key));
     PeerConfig {
-        node_key: node.public,
+        node_key: node.public.into(),
         entity_key: entity(number),
+        handshake: None,
     }
 }
 
@@ -156,7 +159,7 @@ fn entity(number: u8) -> [u8; 32] {
 }
 
 fn id(number: u8) -> NodeId {
-    virga_ebpf::hash::node_id(&peer(number).node_key)
+    peer(number).node_key.id()
 }
 
 fn name(text: &str) -> ChannelName {
@@ -190,6 +193,7 @@ fn channel(text: &str, publish: &[u8], subscribe: &[u8]) -> ChannelConfig {
         issuers: Vec::new(),
         capabilities: CapabilityRules::default(),
         keep: None,
+        scopes: Vec::new(),
     }
 }
 

@@ -189,6 +189,7 @@ async fn create(change: &Change) -> Result<(), Failure> {
         mode: Mode::Ordered,
         hold_max_s: HOLD_MAX_S_DEFAULT,
         keep: None,
+        scopes: Vec::new(),
         max_rate_pps: None,
         visibility: Visibility::Global,
         export_to: BTreeSet::new(),
@@ -408,6 +409,7 @@ fn tell(channel: &ChannelView) -> io::Result<()> {
         publish_caps,
         subscribe_caps,
         capability_issuers,
+        scopes,
     } = policy;
     let names = |names: &Option<Vec<String>>| match names {
         None => "whoever has what is asked for".to_owned(),
@@ -431,6 +433,9 @@ fn tell(channel: &ChannelView) -> io::Result<()> {
                 "  asks of a {who}: {filter}, by the word of {vouchers}"
             )?;
         }
+    }
+    if !scopes.is_empty() {
+        writeln!(out, "  narrowed by the scopes: {}", scopes.join(", "))?;
     }
     match export_to.is_empty() {
         true => writeln!(out, "  visibility: {visibility}")?,

@@ -116,6 +116,7 @@ fn reason(state: &str) -> &str {
         "token_expired" => "this node's token has expired",
         "token_revoked" => "this node's token has been revoked",
         "too_many" => "this node has too many subscriptions there",
+        "too_often" => "this node asks more often than it may there; it asks again",
         other => other,
     }
 }

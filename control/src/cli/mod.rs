@@ -20,6 +20,7 @@ mod lines;
 mod log;
 mod metrics;
 mod node;
+mod peers;
 mod publish;
 mod routes;
 mod sink;
@@ -27,6 +28,8 @@ mod status;
 mod subnet;
 mod subscribe;
 mod token;
+mod top;
+mod trace;
 mod tune;
 mod why;
 
@@ -84,12 +87,18 @@ enum Command {
     Sub(subscribe::Arguments),
     /// Show which neighbour leads to which node, and by whose word.
     Routes(routes::Arguments),
+    /// Show the way that packets for a node take, and how each link on it is doing.
+    Trace(trace::Arguments),
+    /// Watch a running node: its peers, links, drops and workers.
+    Top(top::Arguments),
     /// Show what a running node is doing.
     Status(status::Arguments),
     /// Show what a running node drops, by reason, and what to do about it.
     Drops(drops::Arguments),
     /// List the series that a node with [metrics] gives to Prometheus.
     Metrics,
+    /// Show how packets get to each peer, and what is known of the links to neighbours.
+    Peers(peers::Arguments),
     /// Check a configuration file, and list everything that is wrong with it.
     CheckConfig(check_config::Arguments),
     /// Check this machine, and print the line that fixes what it lacks.
@@ -180,9 +189,12 @@ pub fn main() -> ExitCode {
         Command::Pub(arguments) => publish::run(&arguments),
         Command::Sub(arguments) => subscribe::run(&arguments),
         Command::Routes(arguments) => routes::run(&arguments),
+        Command::Trace(arguments) => trace::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Drops(arguments) => drops::run(&arguments),
         Command::Metrics => metrics::run(),
+        Command::Peers(arguments) => peers::run(&arguments),
         Command::CheckConfig(arguments) => check_config::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Tune(arguments) => tune::run(&arguments),

@@ -38,14 +38,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     block_on(async {
-        let asking = async {
-            let mesh = arguments.target.open().await?;
-            Ok::<_, ClientError>(mesh.status().await?)
-        };
-        let answer = tokio::time::timeout(PATIENCE, asking).await;
-        let status = answer.map_err(|_| ClientError::Silent {
-            seconds: PATIENCE.as_secs(),
-        })??;
+        let status = ask(&arguments.target).await?;
         if arguments.json {
             return print_json(&status);
         }
@@ -56,6 +49,18 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         Ok(io::stdout().lock().write_all(&text)?)
     })
+}
+
+/// Asks a running node.
+pub(super) async fn ask(target: &Target) -> Result<Status, ClientError> {
+    let asking = async {
+        let mesh = target.open().await?;
+        Ok::<_, ClientError>(mesh.status().await?)
+    };
+    let answer = tokio::time::timeout(PATIENCE, asking).await;
+    answer.map_err(|_| ClientError::Silent {
+        seconds: PATIENCE.as_secs(),
+    })?
 }
 
 fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
@@ -301,6 +306,7 @@ fn write_forwarding(out: &mut impl Write, status: &Status) -> io::Result<()> {
             writeln!(out, "    subnet {subnet}: control traffic only ({why})")?;
         }
         writeln!(out, "    link tags: {}", tags(&link.tags))?;
+        writeln!(out, "    link: {}", super::peers::link(&link.keepalive))?;
     }
     if let Some(guard) = &forwarding.guard {
         writeln!(
@@ -319,7 +325,7 @@ fn write_forwarding(out: &mut impl Write, status: &Status) -> io::Result<()> {
 }
 
 /// Both directions of a link.
-fn tags(tags: &TagsStatus) -> String {
+pub(super) fn tags(tags: &TagsStatus) -> String {
     let one = |is_so, word: &str, why: &Option<String>| {
         let no = if is_so { "" } else { "not " };
         let why = why.as_ref().map(|why| format!(" ({why})"));
@@ -359,8 +365,9 @@ fn write_sessions(out: &mut impl Write, status: &Status) -> io::Result<()> {
             .rtt_us
             .map_or_else(|| "unmeasured".to_owned(), |us| format!("{us} us"));
         format!(
-            "  {name}: {}, epoch {}, {} out, {} in, {} retransmitted, round trip {round_trip}, {} s old",
+            "  {name}: {}, {}, epoch {}, {} out, {} in, {} retransmitted, round trip {round_trip}, {} s old",
             session.state,
+            began(session),
             session.epoch,
             counted(session.sent_packets, "packet"),
             session.received_packets,
@@ -369,10 +376,20 @@ fn write_sessions(out: &mut impl Write, status: &Status) -> io::Result<()> {
         ) + &path_line(&session.path)
     });
     write_lines(out, "sessions", lines)?;
+    for conflict in &status.transport.conflicts {
+        let (peer, why, fix) = (&conflict.peer, &conflict.why, &conflict.fix);
+        writeln!(out, "  no session with {peer}: {why}; {fix}")?;
+    }
     for line in refused_handshakes(status) {
         writeln!(out, "  {line}")?;
     }
     Ok(())
+}
+
+/// How a session's keys were agreed on.
+fn began(session: &SessionStatus) -> String {
+    let kem = if session.hybrid { " + ML-KEM-768" } else { "" };
+    format!("{}{kem}", session.pattern)
 }
 
 /// The path of a session, on a line of its own.

@@ -1,7 +1,7 @@
 //! The `[[channels]]` blocks: who may publish and subscribe where.
 
 use super::{
-    ChannelConfig, Entity, Listed, evidence, file, keeping,
+    ChannelConfig, Entity, Listed, ScopeConfig, evidence, file, keeping,
     peers::Roster,
     problem::{Report, Section, suggest},
     rules::Checker,
@@ -30,8 +30,8 @@ const HOLD_MAX_S_MAX: i64 = 86_400;
 /// Applies every rule to the blocks; complete only when nothing is wrong.
 pub(super) fn resolve(
     blocks: Vec<Spanned<file::Channel>>,
-    own_name: Option<&str>,
-    roster: &Roster,
+    scopes: &[ScopeConfig],
+    (own_name, roster): (Option<&str>, &Roster),
     report: &mut Report<'_>,
 ) -> Vec<ChannelConfig> {
     let mut channels: Vec<Placed> = Vec::new();
@@ -40,9 +40,20 @@ pub(super) fn resolve(
         let section = Section::new(format!("channels[{index}]"), block.span());
         let (block_span, block) = (block.span(), block.into_inner());
         let span = block.name.as_ref().map_or(block_span, Spanned::span);
-        let Some(channel) = channel(&section, block, own_name, roster, report) else {
+        let Some(mut channel) = channel(&section, block, own_name, roster, report) else {
             continue;
         };
+        let is_subscriber = |channel: &ChannelConfig| {
+            let own = own_name.and_then(|name| roster.names.get(name)?.as_ref());
+            own.is_some_and(|own| channel.subscribe.contains(&own.key))
+        };
+        let was_subscriber = is_subscriber(&channel);
+        channel.narrow(scopes);
+        if channel.keep.is_some() && was_subscriber && !is_subscriber(&channel) {
+            let what = "is true, and a scope around the channel lets this node not subscribe";
+            let fix = "let the scope's `subscribe` list name it, or keep the channel elsewhere";
+            report.add(span.clone(), section.key("persist"), what, fix);
+        }
         match names.get(&channel.name) {
             Some(earlier) => {
                 let name = channel.name.as_str();
@@ -104,7 +115,16 @@ fn channel(
     let asks_publishers = is_token_required || block.publish_caps.is_some();
     let asks_subscribers = is_token_required || block.subscribe_caps.is_some();
     let keeping = keeping::Keys::take(&mut block);
-    let capabilities = evidence::capability_rules(section, &mut block, roster, report);
+    let capabilities = evidence::capability_rules(
+        section,
+        (
+            block.publish_caps.take(),
+            block.subscribe_caps.take(),
+            block.capability_issuers.take(),
+        ),
+        roster,
+        report,
+    );
     let name = report.required(section, "name", block.name, "\"metrics/$node\"");
     let publish = match block.publish {
         None if asks_publishers => None,
@@ -200,11 +220,12 @@ fn channel(
         issuers,
         capabilities,
         keep,
+        scopes: Vec::new(),
     })
 }
 
 /// How far the channel goes, and where to if it is exported.
-fn visibility(
+pub(super) fn visibility(
     check: &mut Checker<'_, '_>,
     word: Option<Spanned<String>>,
     export_to: Option<Spanned<Vec<Spanned<String>>>>,
@@ -245,7 +266,7 @@ fn visibility(
 }
 
 /// Whose tokens count: somebody's where a token is required, nobody's elsewhere.
-fn issuers(
+pub(super) fn issuers(
     section: &Section,
     require_token: Option<Spanned<bool>>,
     words: Option<Spanned<Vec<Spanned<String>>>>,

@@ -2,7 +2,7 @@
 //! of the capabilities of others.
 
 use super::{
-    CapabilityRules, file,
+    CapabilityRules,
     file::Texts,
     peers::Roster,
     problem::{Report, Section},
@@ -136,18 +136,24 @@ pub(super) fn memberships(
     memberships
 }
 
-/// What a channel asks of capabilities: whose word counts is said where something is asked, and only there.
+/// What is asked of publishers and subscribers, and whose word counts, as a block has them.
+type Asked = (
+    Option<Spanned<Texts>>,
+    Option<Spanned<Texts>>,
+    Option<Spanned<Vec<Spanned<String>>>>,
+);
+
+/// What a channel or a scope asks of capabilities: whose word counts is said where something is asked, and only there.
 pub(super) fn capability_rules(
     section: &Section,
-    block: &mut file::Channel,
+    (publish, subscribe, names): Asked,
     roster: &Roster,
     report: &mut Report<'_>,
 ) -> CapabilityRules {
-    let asks = [&block.publish_caps, &block.subscribe_caps];
+    let asks = [&publish, &subscribe];
     let asked = asks.into_iter().flatten().next().map(Spanned::span);
-    let names = &block.capability_issuers;
     let has_issuers = names.as_ref().is_some_and(|n| !n.get_ref().is_empty());
-    match (asked, names) {
+    match (asked, &names) {
         (Some(span), _) if !has_issuers => {
             let what = "nobody's word about capabilities counts";
             let fix = "name whose does: capability_issuers = [\"root\"]";
@@ -160,15 +166,9 @@ pub(super) fn capability_rules(
         }
         _ => {}
     }
-    let names = block.capability_issuers.take();
     CapabilityRules {
-        publish: filter(section, "publish_caps", block.publish_caps.take(), report),
-        subscribe: filter(
-            section,
-            "subscribe_caps",
-            block.subscribe_caps.take(),
-            report,
-        ),
+        publish: filter(section, "publish_caps", publish, report),
+        subscribe: filter(section, "subscribe_caps", subscribe, report),
         issuers: super::channels::entities(section, "capability_issuers", names, roster, report),
     }
 }

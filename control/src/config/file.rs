@@ -33,8 +33,11 @@ pub(super) struct File {
     pub(super) channels: Vec<Spanned<Channel>>,
     pub(super) subnets: Field<Subnets>,
     pub(super) routing: Field<Routing>,
+    pub(super) handshake: Field<Handshake>,
     #[serde(default)]
     pub(super) subnet_gateways: Vec<Spanned<SubnetGateway>>,
+    #[serde(default)]
+    pub(super) scopes: Vec<Spanned<Scope>>,
     #[serde(default)]
     pub(super) channel_authorities: Vec<Spanned<ChannelAuthority>>,
     pub(super) metrics: Field<Metrics>,
@@ -136,6 +139,8 @@ pub(super) struct Forwarding {
     pub(super) destinations_max: Field<i64>,
     pub(super) link_tags: Field<String>,
     pub(super) link_key_s: Field<i64>,
+    pub(super) keepalive_ms: Field<i64>,
+    pub(super) detect_multiplier: Field<i64>,
 }
 
 /// `[routing]`
@@ -144,6 +149,14 @@ pub(super) struct Forwarding {
 pub(super) struct Routing {
     pub(super) enabled: Field<bool>,
     pub(super) by_subnet: Field<bool>,
+}
+
+/// `[handshake]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "the section [handshake]")]
+pub(super) struct Handshake {
+    pub(super) pattern: Field<String>,
+    pub(super) pq: Field<String>,
 }
 
 /// `[subnets]`
@@ -180,6 +193,8 @@ pub(super) struct Peer {
     pub(super) interface: Field<String>,
     pub(super) subnet: Field<String>,
     pub(super) link_tags: Field<String>,
+    pub(super) pattern: Field<String>,
+    pub(super) pq: Field<String>,
     pub(super) via: Field<Names>,
 }
 
@@ -211,6 +226,23 @@ pub(super) struct Channel {
     pub(super) keep_for: Field<String>,
 }
 
+/// `[[scopes]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a block [[scopes]]")]
+pub(super) struct Scope {
+    pub(super) name: Field<String>,
+    pub(super) max_rate_pps: Field<i64>,
+    pub(super) visibility: Field<String>,
+    pub(super) export_to: Field<Names>,
+    pub(super) publish: Field<Names>,
+    pub(super) subscribe: Field<Names>,
+    pub(super) require_token: Field<bool>,
+    pub(super) issuers: Field<Names>,
+    pub(super) publish_caps: Field<Texts>,
+    pub(super) subscribe_caps: Field<Texts>,
+    pub(super) capability_issuers: Field<Names>,
+}
+
 /// `[[channel_authorities]]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a block [[channel_authorities]]")]
@@ -239,10 +271,10 @@ pub(super) fn read(text: &str, report: &mut Report<'_>) -> Option<File> {
                     return None;
                 };
                 let fix = match key.as_str() {
-                    "node" | "forwarding" | "routing" | "metrics" => {
+                    "node" | "forwarding" | "routing" | "handshake" | "metrics" => {
                         format!("begin the section with a line [{key}]")
                     }
-                    "peers" | "channels" | "channel_authorities" | "subnet_gateways" => {
+                    "peers" | "channels" | "scopes" | "channel_authorities" | "subnet_gateways" => {
                         blocks_fix(&key)
                     }
                     _ => String::new(),
@@ -262,6 +294,7 @@ fn wrap_blocks(table: &mut DeTable<'_>, report: &mut Report<'_>) {
     for key in [
         "peers",
         "channels",
+        "scopes",
         "channel_authorities",
         "subnet_gateways",
     ] {
@@ -287,8 +320,10 @@ fn take_unknown(table: &mut DeTable<'_>, report: &mut Report<'_>) {
             "node" => fields::<Node>(),
             "forwarding" => fields::<Forwarding>(),
             "routing" => fields::<Routing>(),
+            "handshake" => fields::<Handshake>(),
             "metrics" => fields::<Metrics>(),
             "peers" => fields::<Peer>(),
+            "scopes" => fields::<Scope>(),
             "channel_authorities" => fields::<ChannelAuthority>(),
             "subnets" => fields::<Subnets>(),
             "subnet_gateways" => fields::<SubnetGateway>(),

@@ -1,7 +1,7 @@
 //! The `[[peers]]` blocks: who the other nodes are and how packets get there.
 
 use super::{
-    Entity, LinkTags, NamedEntity, PeerConfig, PeerSubnet, Reach, RoutingSection, file,
+    Entity, LinkTags, NamedEntity, PeerConfig, PeerSubnet, Reach, RoutingSection, file, handshake,
     problem::{Report, Section, suggest},
     rules::Checker,
     values,
@@ -15,6 +15,7 @@ use std::{
 };
 use toml::Spanned;
 use virga_ebpf::{hash, limits};
+use virga_transport::HandshakePolicy;
 
 /// One primary and one backup.
 const VIA_MAX: usize = 2;
@@ -29,6 +30,8 @@ pub(super) struct Own<'a> {
     pub(super) is_moved_here: bool,
     /// Whether it learns who leads to a peer.
     pub(super) routing: RoutingSection,
+    /// How sessions begin.
+    pub(super) handshake: HandshakePolicy,
 }
 
 /// Everyone that the file names.
@@ -53,6 +56,7 @@ struct Draft {
     interface: Option<String>,
     subnet: Option<PeerSubnet>,
     link_tags: Option<LinkTags>,
+    handshake: Option<HandshakePolicy>,
     via: Option<Spanned<Vec<Spanned<String>>>>,
     /// What the block says it is, whether or not its values are right.
     shape: Shape,
@@ -144,6 +148,7 @@ fn draft(
         interface: check.text("interface", peer.interface, values::interface),
         subnet: check.text("subnet", peer.subnet, values::peer_subnet),
         link_tags: check.text("link_tags", peer.link_tags, values::link_tags),
+        handshake: handshake::of_peer(&mut check, (peer.pattern, peer.pq), own.handshake),
         via: peer.via,
         section,
         span,
@@ -339,6 +344,7 @@ fn finish(
         reach,
         subnet: draft.subnet,
         link_tags: draft.link_tags,
+        handshake: draft.handshake,
     });
 }
 

@@ -1,11 +1,11 @@
 //! From the file as written to a [`Config`], rule by rule; every broken one is noted.
 
 use super::{
-    Config, Entity, ForwardingMode, ForwardingSection, LINK_KEY_S, LINK_KEY_S_MIN, LinkTags,
-    NamedEntity, NodeSection, SOCKET_DIRECTORY, STATE_DIRECTORY, Workers, ZeroCopy, authorities,
-    channels, evidence, file, metrics, peers,
+    Config, DETECT_MULTIPLIER, Entity, ForwardingMode, ForwardingSection, KEEPALIVE_MS, LINK_KEY_S,
+    LINK_KEY_S_MIN, LinkTags, NamedEntity, NodeSection, SOCKET_DIRECTORY, STATE_DIRECTORY, Workers,
+    ZeroCopy, authorities, channels, evidence, file, handshake, metrics, peers,
     problem::{Report, Section, suggest},
-    routing, subnets,
+    routing, scopes, subnets,
     values::{self, Fault},
 };
 use crate::cause;
@@ -84,14 +84,17 @@ pub(super) fn resolve(
             .as_ref()
             .is_some_and(|keys| identity::is_placed(&kept, &keys.entity.public, &keys.node.public)),
         routing: routing::resolve(file.routing, report),
+        handshake: handshake::resolve(file.handshake, report),
     };
-    let routing = own.routing;
+    let (routing, handshake) = (own.routing, own.handshake);
     let roster = peers::resolve(file.peers, &own, report);
     let forwarding = resolve_forwarding(file.forwarding, roster.peers.len(), report);
     let (subnet_issuers, filter_life_s) = subnets::resolve(file.subnets, &roster, report);
     let subnet_gateways = subnets::gateways(file.subnet_gateways, &roster, report);
-    let channels = channels::resolve(file.channels, node.name.as_deref(), &roster, report);
-    let (blocks, name) = (file.channel_authorities, node.name.as_deref());
+    let name = node.name.as_deref();
+    let scopes = scopes::resolve(file.scopes, name, &roster, report);
+    let channels = channels::resolve(file.channels, &scopes, (name, &roster), report);
+    let blocks = file.channel_authorities;
     let channel_authorities = authorities::resolve(blocks, name, &roster, report);
     let metrics = metrics::resolve(file.metrics, report);
     if !report.is_clean() {
@@ -110,9 +113,11 @@ pub(super) fn resolve(
         node,
         forwarding,
         routing,
+        handshake,
         peers: roster.peers,
         entities,
         channels,
+        scopes,
         subnet_issuers,
         subnet_gateways,
         filter_life_s,
@@ -472,6 +477,8 @@ fn resolve_forwarding(
     let link_tags = check.text("link_tags", file.link_tags, values::link_tags);
     let [least, most] = [LINK_KEY_S_MIN, u32::MAX].map(i64::from);
     let link_key_s = check.number("link_key_s", file.link_key_s, least, most);
+    let keepalive_ms = check.number("keepalive_ms", file.keepalive_ms, 0, 10_000);
+    let detect_multiplier = check.number("detect_multiplier", file.detect_multiplier, 2, 255);
     let is_empty = file
         .interfaces
         .as_ref()
@@ -493,6 +500,8 @@ fn resolve_forwarding(
         destinations_max,
         link_tags: link_tags.unwrap_or_default(),
         link_key_s: link_key_s.unwrap_or(LINK_KEY_S),
+        keepalive_ms: keepalive_ms.unwrap_or(KEEPALIVE_MS),
+        detect_multiplier: detect_multiplier.unwrap_or(DETECT_MULTIPLIER),
     })
 }
 

@@ -9,10 +9,12 @@ use virga_transport::io::driver::Choice;
 
 mod capabilities;
 mod gateways;
+mod handshake;
 mod kept;
 mod metrics;
 mod routing;
 mod rules;
+mod scopes;
 mod subnets;
 mod three_hosts;
 mod written;
@@ -119,6 +121,7 @@ fn the_example_is_valid_and_shows_every_key() {
         ("forwarding", file::fields::<file::Forwarding>()),
         ("subnets", file::fields::<file::Subnets>()),
         ("routing", file::fields::<file::Routing>()),
+        ("handshake", file::fields::<file::Handshake>()),
         ("metrics", file::fields::<file::Metrics>()),
     ] {
         for key in keys {
@@ -132,6 +135,7 @@ fn the_example_is_valid_and_shows_every_key() {
             "channel_authorities",
             file::fields::<file::ChannelAuthority>(),
         ),
+        ("scopes", file::fields::<file::Scope>()),
         ("subnet_gateways", file::fields::<file::SubnetGateway>()),
     ] {
         for key in keys {
@@ -153,6 +157,8 @@ fn the_defaults_are_those_that_the_example_states() {
     assert_eq!(config.metrics, None);
     assert_eq!(config.forwarding.link_tags, LinkTags::Auto);
     assert_eq!(config.forwarding.link_key_s, LINK_KEY_S);
+    let detect_ms = config.forwarding.keepalive_ms * config.forwarding.detect_multiplier;
+    assert!((1..50).contains(&detect_ms));
     assert_eq!(config.node.driver, DriverConfig::default());
     assert_eq!(config.node.driver.choice, Choice::Auto);
     assert_eq!(config.forwarding.mode, ForwardingMode::Auto);

@@ -11,6 +11,7 @@ pub mod flood;
 pub mod identity;
 pub mod path;
 pub mod rights;
+pub mod tracer;
 mod workers;
 
 use crate::{
@@ -28,6 +29,7 @@ use crate::{
     notices::Notices,
     rights::file::FileError,
     signing::Signing,
+    trace,
 };
 use flood::Flood;
 use identity::{Registry, Start};
@@ -43,6 +45,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
 };
+use tracer::Tracer;
 use virga_transport::worker::{Exit, WorkerError};
 use workers::Running;
 
@@ -198,12 +201,13 @@ async fn serve(
     warn_of_checksums(&config, &path);
 
     let (notices, inbox) = (Notices::default(), Inbox::default());
+    let traces = trace::Inbox::default();
     let signing = Signing::new(&config.node.state, &config.keys.entity);
     let mut workers = Running::start(
         (&*config, &start.directory),
         &path,
         revocations,
-        (&notices, &inbox),
+        (&notices, &inbox, &traces),
         &signing,
     )?;
     let dispatch = workers.dispatch().clone();
@@ -222,6 +226,7 @@ async fn serve(
         identity: registry.clone(),
         dispatch: dispatch.clone(),
         steering: workers.steering().why(),
+        tracer: Tracer::run(config.node.id, &dispatch, &asker, traces),
         path: asker,
         rights: keeper.clone(),
         stopping: api_stopped.clone(),

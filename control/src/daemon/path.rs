@@ -4,6 +4,7 @@
 //! ask it.
 
 mod asker;
+mod links;
 mod members;
 mod moved;
 mod routing;
@@ -18,16 +19,16 @@ use tables::{apply_to_workers, leave_nic};
 use tagging::Listening;
 
 pub use asker::Asker;
-pub use status::{ForwardingStatus, GuardStatus, InterfaceStatus, LinkStatus};
+pub use status::{ForwardingStatus, GuardStatus, InterfaceStatus, KeepaliveStatus, LinkStatus};
 
 use super::{down, facts::Watch, monotonic_ns};
 use crate::{
-    api::status::LinkState,
     cause,
     config::{Config, ForwardingMode, Reach},
     dispatch::{Dispatch, Service},
     filters::Foreign,
     image::{self, Down},
+    links::Links,
     moves::Moves,
     nic::{
         Nic, NicError, Update,
@@ -44,7 +45,7 @@ use std::{
     time::Duration,
 };
 use tokio::{sync::mpsc, task::block_in_place, time::Instant};
-use virga_ebpf::{hash::keyed, image::Image, tables::Pair};
+use virga_ebpf::{hash::keyed, header::NodeId, image::Image, tables::Pair};
 use virga_transport::{
     io::{driver::Choice, xsk::queue::Queue},
     worker::Parts,
@@ -95,6 +96,9 @@ pub struct Path {
     /// The kernel's monotonic time at the workers' time 0.
     workers_zero_ns: u64,
     moves: Moves,
+    links: Links,
+    /// Neighbours whose links were found dead.
+    dead: BTreeSet<NodeId>,
     members: Members,
     tags: Tags,
     /// None where the configuration says who leads where.
@@ -191,6 +195,8 @@ impl Path {
             // Until they run: they begin right after this.
             workers_zero_ns: monotonic_ns(),
             moves: Moves::default(),
+            links: Links::default(),
+            dead: BTreeSet::new(),
             nic: None,
             why: String::new(),
             queues: BTreeMap::new(),
@@ -289,6 +295,12 @@ impl Path {
         &self.moves
     }
 
+    /// Where the workers tell which links are dead.
+    #[must_use]
+    pub fn found(&self) -> &Links {
+        &self.links
+    }
+
     /// `native`, `generic` or `userspace`.
     #[must_use]
     pub fn mode(&self) -> &'static str {
@@ -352,8 +364,12 @@ impl Path {
             if let Err(error) = self.feed_drivers(&dispatch).await {
                 self.note(Some(Problem::retried(error)));
             }
+            if let Err(error) = self.show_echoes(&dispatch).await {
+                self.note(Some(Problem::retried(error)));
+            }
             // However often somebody asks something.
             let mut looked = Instant::now();
+            let mut links = self.links.follow();
             loop {
                 let is_retried = self.problem.as_ref().is_some_and(|p| p.is_retried);
                 let pause = if is_retried { RETRY } else { REFRESH };
@@ -363,6 +379,11 @@ impl Path {
                         None => return,
                     },
                     () = self.watch.changed() => self.follow(&dispatch).await,
+                    // It ends no sooner than the path that tells.
+                    Ok(()) = links.changed() => {
+                        let found = links.borrow_and_update().clone();
+                        self.follow_links(found, &dispatch).await;
+                    }
                     () = self.moves.changed() => self.follow_moves(&dispatch).await,
                     () = self.tags_due() => self.follow_tags(&dispatch).await,
                     () = self.members.due() => self.follow_members(&dispatch).await,
@@ -497,10 +518,14 @@ impl Path {
         match ask {
             // The request may have been given up meanwhile.
             Ask::Status(reply) => {
-                let _given_up = reply.send(self.status());
+                let watched = status::watched(dispatch).await;
+                let _given_up = reply.send(self.status(&watched));
             }
             Ask::Routes(reply) => {
                 let _given_up = reply.send(self.routes());
+            }
+            Ask::NextHop { destination, reply } => {
+                let _given_up = reply.send(self.next_hop(destination));
             }
             Ask::Admits { pair, reply } => {
                 let _given_up = reply.send(self.image().pairs.contains(&pair));
@@ -535,33 +560,5 @@ impl Path {
                 let _given_up = reply.send(result);
             }
         }
-    }
-
-    async fn set_link(
-        &mut self,
-        index: usize,
-        state: LinkState,
-        dispatch: &Dispatch,
-    ) -> Result<(), String> {
-        let peer = &self.config.peers[index];
-        if !matches!(peer.reach, Reach::Adjacent { .. }) {
-            return Err(format!(
-                "{} is not adjacent: only next hops can be taken up or down",
-                peer.name
-            ));
-        }
-        tracing::info!(peer = %peer.name, state = state.name(), "next hop set by the operator");
-        match state {
-            LinkState::Up => self.down.remove(&index),
-            LinkState::Down => self.down.insert(index),
-        };
-        self.apply(dispatch).await?;
-        down::write(&self.config, &self.down).map_err(|error| {
-            let file = down::file(&self.config);
-            format!(
-                "set, but not remembered: cannot write {}: {error}",
-                file.display()
-            )
-        })
     }
 }

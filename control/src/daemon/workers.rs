@@ -11,6 +11,7 @@ use crate::{
     dispatch::{Dispatch, Service},
     notices::Notices,
     signing::Signing,
+    trace,
 };
 use std::{io, net::SocketAddr, sync::Arc};
 use tokio::sync::mpsc;
@@ -34,12 +35,12 @@ pub(super) struct Running {
 
 impl Running {
     /// `revocations`: signed lists that were known before; those that peers send are told to the notices,
-    /// and what they say of evidence to the inbox.
+    /// and what they say of evidence, and ask about ways, to the inboxes.
     pub(super) fn start(
         (config, directory): (&Config, &Arc<Directory>),
         path: &Path,
         revocations: Vec<Vec<u8>>,
-        (notices, inbox): (&Notices, &Inbox),
+        (notices, inbox, traces): (&Notices, &Inbox, &trace::Inbox),
         signing: &Signing,
     ) -> Result<Self, DaemonError> {
         let cores = cores(config)?;
@@ -69,10 +70,12 @@ impl Running {
                 .among(Subnets::configured(config, path.shown()))
                 .following(directory)
                 .telling(path.moves())
+                .finding(path.found())
                 .noting(notices)
                 .hearing(inbox)
                 .tagging(path.heard())
-                .routing(path.routes_inbox()),
+                .routing(path.routes_inbox())
+                .tracing(traces),
             });
         }
         let mut beginnings = beginnings.into_iter();
@@ -160,8 +163,11 @@ fn node_config(config: &Config, share: Share, seed: [u8; 32]) -> NodeConfig {
         subnet: config.node.subnet,
         peers: follow::nodes(config, &[]),
         share,
+        handshake: config.handshake,
         limits: NodeLimits {
             congestion: config.node.congestion,
+            link_interval_ns: u64::from(config.forwarding.keepalive_ms) * 1_000_000,
+            link_misses: config.forwarding.detect_multiplier,
             ..NodeLimits::default()
         },
         started_unix_ns: unix_ns(),

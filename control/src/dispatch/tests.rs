@@ -50,6 +50,7 @@ impl Stage {
             issuers: Vec::new(),
             capabilities: crate::config::CapabilityRules::default(),
             keep: None,
+            scopes: Vec::new(),
         }];
         let presence = Arc::new(Presence::new(&channels, workers));
         let config = WorkersConfig {
@@ -68,6 +69,7 @@ impl Stage {
                 subnet: Subnet(0),
                 peers: Vec::new(),
                 share,
+                handshake: virga_transport::HandshakePolicy::default(),
                 limits: NodeLimits::default(),
                 started_unix_ns: 0,
                 seed: [share.worker(); 32],

@@ -120,6 +120,10 @@ fn of_forwarder(reason: Reason) -> (&'static str, &'static str) {
             "Into a subnet whose filter is not known.",
             "see whether the neighbour that leads there has a session with this node (virga status)",
         ),
+        Reason::Echo => (
+            "Sent back as if this node had sent it to a neighbour, and it had not, or long ago.",
+            "a few follow a restart; where they go on, somebody copies packets of the link: find out who can",
+        ),
     }
 }
 
@@ -185,6 +189,9 @@ fn channel(name: &str) -> Option<&'static str> {
         }
         ChannelReason::StreamPublisher | ChannelReason::SubscribeRefused => {
             "virga why CHANNEL ENTITY says which check refuses it"
+        }
+        ChannelReason::SubscribeRate => {
+            "see what that node's programs do: they subscribe and unsubscribe without end"
         }
         ChannelReason::SubscriberFull | ChannelReason::SubscriberStalled => {
             "the program reads too slowly: virga status shows which; more `hold_max_s` waits longer for it"

@@ -123,9 +123,11 @@ fn only_what_a_profile_lists_goes_without_a_copy() {
     let may = |driver, kernel| may_not_copy(driver, Some(kernel));
     assert_eq!(may("ixgbe", Kernel(6, 12)), Ok(()));
     assert_eq!(may("ice", Kernel(6, 12)), Ok(()));
+    assert_eq!(may("virtio_net", Kernel(6, 13)), Ok(()));
     let said = |driver, kernel| may(driver, kernel).unwrap_err();
     assert!(said("ice", Kernel(6, 1)).contains("a null pointer"));
     assert!(said("ixgbe", Kernel(4, 19)).contains("no kernel up to 4.19"));
+    assert!(said("virtio_net", Kernel(6, 12)).contains("6.12"));
     assert!(said("veth", Kernel(6, 12)).contains("veth"));
     assert!(said("nobody's", Kernel(6, 12)).contains("no profile"));
     assert!(may_not_copy("ice", None).is_err());

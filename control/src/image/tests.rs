@@ -187,8 +187,41 @@ fn destinations_lead_over_the_next_hops_that_the_file_names() {
     assert_eq!(image.routes.len(), 3);
     assert_eq!(image.routes[&ids[0]], via(ONE, None));
     assert_eq!(image.routes[&ids[1]], via(TWO, None));
-    assert_eq!(image.routes[&ids[2]], via(ONE, Some(TWO)));
+    // Of two next hops, one whose link is dead gives way.
+    let avoidable = |target: &str| NextHopKey {
+        is_avoidable: true,
+        ..key(target)
+    };
+    let mut image = image.clone();
+    image.make_avoidable();
+    let either = Via {
+        primary: avoidable(ONE),
+        backup: Some(avoidable(TWO)),
+    };
+    assert_eq!(image.routes[&ids[2]], either);
     assert_eq!(image.node_id, config.node.id);
+}
+
+#[test]
+fn a_dead_link_is_avoided_where_there_is_another_and_used_where_there_is_none() {
+    let made = |down: &[usize]| {
+        let mut image = nic(&config("0.0.0.0:4783", ""), &facts(), down);
+        image.make_avoidable();
+        image
+    };
+    let mut image = made(&[]);
+    let states = |image: &Image, target: &str| {
+        let there = image.next_hops.values();
+        let there = there.filter(|n| n.target == ip(target).into());
+        let state = |n: &NextHop| (n.is(NextHop::AVOIDABLE), n.is(NextHop::ALIVE));
+        there.map(state).collect::<Vec<_>>()
+    };
+    assert_eq!(states(&image, ONE), [(false, true), (true, true)]);
+    image.avoid(ip(ONE).into(), 4_783);
+    assert_eq!(states(&image, ONE), [(false, true), (true, false)]);
+    assert_eq!(states(&image, TWO), [(false, true), (true, true)]);
+    let down = made(&[0]);
+    assert_eq!(states(&down, ONE), [(false, false), (true, false)]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod channel;
 mod forwarding;
+mod link;
 mod node;
 mod session;
 mod worker;
@@ -26,6 +27,10 @@ pub const GROUPS: &[Group] = &[
     Group {
         title: "Forwarding",
         series: forwarding::SERIES,
+    },
+    Group {
+        title: "Links to neighbours",
+        series: link::SERIES,
     },
     Group {
         title: "Sessions",

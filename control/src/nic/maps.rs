@@ -33,10 +33,11 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
 ));
 
 /// Every map of the object, by the name it is pinned under.
-pub const MAP_NAMES: [&str; 19] = [
+pub const MAP_NAMES: [&str; 20] = [
     "settings",
     "neighbours",
     "hs_buckets",
+    "echoes",
     "guards",
     "guard_lines",
     "filters",

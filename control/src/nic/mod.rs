@@ -3,6 +3,7 @@
 //! - [`maps`]: the object, loaded; its maps as a [`virga_ebpf::publish::Store`].
 //! - [`pins`]: where both outlive the daemon.
 //! - `start`: which interfaces can be attached to, and when a node starts without one of them.
+//! - [`echoes`]: what it notes of links, for the workers.
 //! - [`xsk`]: AF_XDP sockets on the queues of its interfaces.
 //! - [`kernel`]: interfaces, addresses and neighbours as the kernel knows them, by netlink.
 //!
@@ -12,6 +13,7 @@
 use std::{
     collections::BTreeMap,
     fmt, fs, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -30,6 +32,7 @@ use crate::{
     image::{self, Down},
 };
 
+pub mod echoes;
 pub mod kernel;
 mod links;
 pub mod maps;
@@ -269,6 +272,17 @@ impl Nic {
         }
         self.remove_others(&wanted)?;
         Ok(update)
+    }
+
+    /// Has routes that have another next hop do without a neighbour, until the next update says otherwise.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub fn avoid(&mut self, neighbour: SocketAddr) -> Result<(), NicError> {
+        let (target, port) = (neighbour.ip().into(), neighbour.port());
+        let avoided = self.publisher.avoid(&mut self.maps, target, port);
+        avoided.map_err(PublishError::Store)?;
+        Ok(())
     }
 
     /// Removes links that no `wanted` interface has, and maps that no link's program reads any more.

@@ -6,7 +6,7 @@ use virga_ebpf::{
     sink::Counts,
     subnet::Exports,
     tables::{
-        ChannelPolicy, Filter, GuardInfo, Neighbour, NextHop, Pair, Route, Settings, XskPort,
+        ChannelPolicy, Echo, Filter, GuardInfo, Neighbour, NextHop, Pair, Route, Settings, XskPort,
     },
     workload::{Captured, Lane, Workload},
 };
@@ -31,6 +31,7 @@ plain!(
     GuardInfo,
     Pair,
     ChannelPolicy,
+    Echo,
     Exports,
     Filter,
     Route,

@@ -388,10 +388,10 @@ impl Catalogue {
 
 /// Pairs that a channel adds to a guard.
 fn publishers_of(channel: &ChannelConfig) -> usize {
-    match channel.issuers.is_empty() {
-        true => channel.publish.named().len(),
+    match channel.asks_for_token() {
+        false => channel.publish.named().len(),
         // The tokens say.
-        false => 0,
+        true => 0,
     }
 }
 

@@ -117,6 +117,14 @@ pub enum Refusal {
     /// Nobody vouches for where the entity's node is.
     #[error("{0}")]
     Membership(Unvouched),
+    /// A scope around the channel refuses.
+    #[error("the scope {scope} around it: {refusal}")]
+    Within {
+        /// Which scope.
+        scope: ChannelName,
+        /// Why.
+        refusal: Box<Refusal>,
+    },
     /// The issuer has taken it back.
     #[error("link {link} was revoked: {what}")]
     Revoked {
@@ -130,8 +138,9 @@ pub enum Refusal {
 impl Refusal {
     /// What whoever was refused can do.
     #[must_use]
-    pub const fn fix(&self) -> &'static str {
+    pub fn fix(&self) -> &'static str {
         match self {
+            Self::Within { refusal, .. } => refusal.fix(),
             Self::Capability(_) => {
                 "get a statement from one of the channel's capability issuers and present it with: virga capability present FILE"
             }
@@ -146,8 +155,9 @@ impl Refusal {
 
     /// Which kind it is.
     #[must_use]
-    pub const fn fault(&self) -> Fault {
+    pub fn fault(&self) -> Fault {
         match self {
+            Self::Within { refusal, .. } => refusal.fault(),
             Self::Missing => Fault::Missing,
             Self::Signature(_) => Fault::Signature,
             Self::NotDelegable(_) => Fault::NotDelegable,

@@ -12,14 +12,25 @@ use crate::{
         filter::{Known, Part},
         statement::Discounted,
     },
-    config::ChannelConfig,
+    config::{CapabilityRules, ChannelConfig, Entity},
 };
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
+use virga_transport::ChannelName;
 
-/// What a channel asks of whoever wants something of it, beside a place in its lists.
+/// What a channel asks of whoever wants something of it, beside a place in its lists: everything that the scopes
+/// around it ask, and what it asks itself.
 #[derive(Clone, Debug)]
 pub struct Policy {
     channel: Levels,
+    /// From the broadest scope to the channel itself, which comes last.
+    layers: Vec<Layer>,
+}
+
+/// What one scope asks, or the channel itself.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// Which scope; none: the channel itself.
+    scope: Option<ChannelName>,
     /// Whose tokens count; where there are none, none is required.
     token_issuers: Vec<[u8; 32]>,
     publish_caps: Option<Filter>,
@@ -78,59 +89,22 @@ impl fmt::Display for Lacking {
     }
 }
 
-impl Policy {
-    /// What the configuration says.
-    #[must_use]
-    pub fn of(config: &ChannelConfig) -> Self {
-        let keys = |all: &[crate::config::Entity]| all.iter().map(|e| e.key).collect();
-        let capabilities = &config.capabilities;
+impl Layer {
+    fn of(scope: Option<ChannelName>, issuers: &[Entity], capabilities: &CapabilityRules) -> Self {
+        let keys = |all: &[Entity]| all.iter().map(|entity| entity.key).collect();
         Self {
-            channel: Levels::of(&config.name),
-            token_issuers: keys(&config.issuers),
+            scope,
+            token_issuers: keys(issuers),
             publish_caps: capabilities.publish.clone(),
             subscribe_caps: capabilities.subscribe.clone(),
             capability_issuers: keys(&capabilities.issuers),
         }
     }
 
-    /// Whether anything has to be shown at all, and so can end.
+    /// Which scope asks; none: the channel itself does.
     #[must_use]
-    pub const fn asks(&self) -> bool {
-        !self.token_issuers.is_empty()
-            || self.publish_caps.is_some()
-            || self.subscribe_caps.is_some()
-    }
-
-    /// Whether this issuer's lists mean anything here.
-    #[must_use]
-    pub fn trusts(&self, issuer: &[u8; 32]) -> bool {
-        self.token_issuers.contains(issuer) || self.trusts_statements_of(issuer)
-    }
-
-    /// Whether this issuer's statements count here.
-    #[must_use]
-    pub fn trusts_statements_of(&self, issuer: &[u8; 32]) -> bool {
-        self.capability_issuers.contains(issuer)
-    }
-
-    /// Everybody whose word counts here.
-    pub fn issuers(&self) -> impl Iterator<Item = &[u8; 32]> {
-        let others = self.capability_issuers.iter();
-        let others = others.filter(|issuer| !self.token_issuers.contains(issuer));
-        self.token_issuers.iter().chain(others)
-    }
-
-    /// Whether a statement is a reason to let its subject in here.
-    ///
-    /// # Errors
-    /// [`Discounted`].
-    pub fn counts(
-        &self,
-        statement: &Statement,
-        now_s: u64,
-        revocations: &Revocations,
-    ) -> Result<(), Discounted> {
-        statement.counts(&self.capability_issuers, now_s, revocations)
+    pub const fn scope(&self) -> Option<&ChannelName> {
+        self.scope.as_ref()
     }
 
     /// Whether tokens are asked for.
@@ -149,58 +123,18 @@ impl Policy {
         }
     }
 
-    /// Whether what an entity has shown gives it the right; then until when at least, exclusive, in Unix
-    /// seconds.
-    ///
-    /// # Errors
-    /// [`Refusal`]: the first thing that is missing, of the token that comes nearest.
-    pub fn allows(
-        &self,
-        evidence: Evidence<'_>,
-        operation: Operation,
-        now_s: u64,
-        revocations: &Revocations,
-    ) -> Result<u64, Refusal> {
-        let by_token_s = self.allows_by_token(evidence, operation, now_s, revocations)?;
-        let by_capability_s = self.has_capabilities(evidence, operation, now_s, revocations)?;
-        Ok(by_token_s.min(by_capability_s))
+    /// A refusal that says which scope it is of.
+    fn blame(&self, refusal: Refusal) -> Refusal {
+        match &self.scope {
+            None => refusal,
+            Some(scope) => Refusal::Within {
+                scope: scope.clone(),
+                refusal: Box::new(refusal),
+            },
+        }
     }
 
-    /// The token's part of it.
-    ///
-    /// # Errors
-    /// As [`Policy::allows`].
-    pub fn allows_by_token(
-        &self,
-        evidence: Evidence<'_>,
-        operation: Operation,
-        now_s: u64,
-        revocations: &Revocations,
-    ) -> Result<u64, Refusal> {
-        if !self.asks_for_token() {
-            return Ok(u64::MAX);
-        }
-        let question = Question {
-            holder: evidence.holder,
-            operation,
-            channel: self.channel.name(),
-            now_s,
-            issuers: &self.token_issuers,
-            revocations,
-        };
-        let mut nearest = Refusal::Missing;
-        let mut until_s = None;
-        for token in evidence.tokens {
-            match token.allows_on(&question, &self.channel) {
-                Ok(()) => until_s = until_s.max(Some(token.ends_s(revocations))),
-                Err(refusal) if refusal.fault() > nearest.fault() => nearest = refusal,
-                Err(_) => {}
-            }
-        }
-        until_s.ok_or(nearest)
-    }
-
-    /// The filter's part of it.
+    /// The filter's part of what it asks: until when it is met.
     ///
     /// # Errors
     /// [`Refusal::Capability`].
@@ -214,7 +148,8 @@ impl Policy {
         let Some(filter) = self.filter(operation) else {
             return Ok(u64::MAX);
         };
-        let counts = |statement: &Statement| self.counts(statement, now_s, revocations);
+        let issuers = &self.capability_issuers;
+        let counts = |statement: &Statement| statement.counts(issuers, now_s, revocations);
         let vouched = Vouched::of(evidence, revocations, |one| counts(one).is_ok());
         let Some(part) = filter.lacking(&vouched) else {
             let ends = vouched
@@ -223,6 +158,192 @@ impl Policy {
             return Ok(ends.min().unwrap_or(u64::MAX));
         };
         Err(Refusal::Capability(lacking(part, &vouched, counts)))
+    }
+}
+
+impl Policy {
+    /// What the configuration says.
+    #[must_use]
+    pub fn of(config: &ChannelConfig) -> Self {
+        let scopes = config.scopes.iter().map(|scope| {
+            Layer::of(
+                Some(scope.name.clone()),
+                &scope.issuers,
+                &scope.capabilities,
+            )
+        });
+        let own = Layer::of(None, &config.issuers, &config.capabilities);
+        Self {
+            channel: Levels::of(&config.name),
+            layers: scopes.chain([own]).collect(),
+        }
+    }
+
+    /// From the broadest scope to the channel itself, which comes last.
+    #[must_use]
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// Whether anything has to be shown at all, and so can end.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        let asks = |layer: &Layer| layer.publish_caps.is_some() || layer.subscribe_caps.is_some();
+        self.layers
+            .iter()
+            .any(|layer| layer.asks_for_token() || asks(layer))
+    }
+
+    /// Whether this issuer's lists mean anything here.
+    #[must_use]
+    pub fn trusts(&self, issuer: &[u8; 32]) -> bool {
+        self.trusts_tokens_of(issuer) || self.trusts_statements_of(issuer)
+    }
+
+    /// Whether this issuer's tokens count here.
+    #[must_use]
+    pub fn trusts_tokens_of(&self, issuer: &[u8; 32]) -> bool {
+        let mut layers = self.layers.iter();
+        layers.any(|layer| layer.token_issuers.contains(issuer))
+    }
+
+    /// Whether this issuer's statements count here.
+    #[must_use]
+    pub fn trusts_statements_of(&self, issuer: &[u8; 32]) -> bool {
+        let mut layers = self.layers.iter();
+        layers.any(|layer| layer.capability_issuers.contains(issuer))
+    }
+
+    /// Whose tokens count here.
+    pub fn token_issuers(&self) -> impl Iterator<Item = &[u8; 32]> {
+        self.layers.iter().flat_map(|layer| &layer.token_issuers)
+    }
+
+    /// Everybody whose word counts here, each once.
+    #[must_use]
+    pub fn issuers(&self) -> BTreeSet<&[u8; 32]> {
+        let others = self
+            .layers
+            .iter()
+            .flat_map(|layer| &layer.capability_issuers);
+        self.token_issuers().chain(others).collect()
+    }
+
+    /// Whether a statement is a reason to let its subject in here, for the channel or a scope around it.
+    ///
+    /// # Errors
+    /// [`Discounted`].
+    pub fn counts(
+        &self,
+        statement: &Statement,
+        now_s: u64,
+        revocations: &Revocations,
+    ) -> Result<(), Discounted> {
+        let asking = self
+            .layers
+            .iter()
+            .filter(|layer| !layer.capability_issuers.is_empty());
+        let counts =
+            asking.map(|layer| statement.counts(&layer.capability_issuers, now_s, revocations));
+        let any = counts.reduce(|one, other| one.or(other));
+        any.unwrap_or_else(|| statement.counts(&[], now_s, revocations))
+    }
+
+    /// Whether tokens are asked for.
+    #[must_use]
+    pub fn asks_for_token(&self) -> bool {
+        self.layers.iter().any(Layer::asks_for_token)
+    }
+
+    /// Whether capabilities are asked for.
+    #[must_use]
+    pub fn asks_for_capabilities(&self, operation: Operation) -> bool {
+        let mut layers = self.layers.iter();
+        layers.any(|layer| layer.filter(operation).is_some())
+    }
+
+    /// Whether what an entity has shown gives it the right; then until when at least, exclusive, in Unix
+    /// seconds.
+    ///
+    /// # Errors
+    /// [`Refusal`]: the first thing that is missing, from the broadest scope on, of the token that comes nearest.
+    pub fn allows(
+        &self,
+        evidence: Evidence<'_>,
+        operation: Operation,
+        now_s: u64,
+        revocations: &Revocations,
+    ) -> Result<u64, Refusal> {
+        let mut until_s = u64::MAX;
+        for layer in &self.layers {
+            let by_token_s = self.by_token(
+                layer,
+                (evidence.holder, evidence.tokens.iter()),
+                operation,
+                (now_s, revocations),
+            );
+            let by_both_s = by_token_s.and_then(|by_token_s| {
+                let by_capability_s =
+                    layer.has_capabilities(evidence, operation, now_s, revocations)?;
+                Ok(by_token_s.min(by_capability_s))
+            });
+            until_s = until_s.min(by_both_s.map_err(|refusal| layer.blame(refusal))?);
+        }
+        Ok(until_s)
+    }
+
+    /// The tokens' part of it.
+    ///
+    /// # Errors
+    /// As [`Policy::allows`].
+    pub fn allows_by_token<'a>(
+        &self,
+        (holder, tokens): (&[u8; 32], impl Iterator<Item = &'a Authentic> + Clone),
+        operation: Operation,
+        now_s: u64,
+        revocations: &Revocations,
+    ) -> Result<u64, Refusal> {
+        let mut until_s = u64::MAX;
+        for layer in &self.layers {
+            let shown = (holder, tokens.clone());
+            let by_token_s = self.by_token(layer, shown, operation, (now_s, revocations));
+            until_s = until_s.min(by_token_s.map_err(|refusal| layer.blame(refusal))?);
+        }
+        Ok(until_s)
+    }
+
+    /// The tokens' part of what one layer asks.
+    ///
+    /// # Errors
+    /// As [`Policy::allows`].
+    pub fn by_token<'a>(
+        &self,
+        layer: &Layer,
+        (holder, tokens): (&[u8; 32], impl Iterator<Item = &'a Authentic>),
+        operation: Operation,
+        (now_s, revocations): (u64, &Revocations),
+    ) -> Result<u64, Refusal> {
+        if !layer.asks_for_token() {
+            return Ok(u64::MAX);
+        }
+        let question = Question {
+            holder,
+            operation,
+            channel: self.channel.name(),
+            now_s,
+            issuers: &layer.token_issuers,
+            revocations,
+        };
+        let mut nearest = Refusal::Missing;
+        let mut until_s = None;
+        for token in tokens {
+            match token.allows_on(&question, &self.channel) {
+                Ok(()) => until_s = until_s.max(Some(token.ends_s(revocations))),
+                Err(refusal) if refusal.fault() > nearest.fault() => nearest = refusal,
+                Err(_) => {}
+            }
+        }
+        until_s.ok_or(nearest)
     }
 }
 

@@ -49,8 +49,12 @@ pub enum Kind {
     Announcement = 8,
     /// [`super::identity::Placement`].
     Placement = 9,
-    /// [`super::identity::Succession`]. The next, 11, is a route's origin: `virga_routing::announcement`.
+    /// [`super::identity::Succession`].
     Succession = 10,
+    /// A batch of a channel's events: `virga_state::batch`.
+    Batch = 11,
+    /// What a destination says of its route: `virga_routing::announcement`.
+    Route = 12,
 }
 
 /// Why bytes are not the object that they should be; whoever wrote them is at fault.

@@ -27,7 +27,8 @@ const LIFE_S: u64 = 9;
 /// The nodes' files: in 2.0.0.0 and at a tokens are asked for, the others let only p publish.
 fn configure(hosts: &Hosts, node: &str, subnet: &str, interfaces: &str) {
     let mut file = format!("subnet = \"{subnet}\"\n") + &forwarding("native", interfaces);
-    file += "link_tags = \"off\"\n";
+    // Without echoes, so that what is forwarded can be counted.
+    file += "link_tags = \"off\"\nkeepalive_ms = 0\n";
     for (other, how) in peers_of(node) {
         // What is generated is of the root.
         let is_sender = (node, other) == ("g1", "a");

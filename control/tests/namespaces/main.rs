@@ -2,6 +2,8 @@
 //! processes. Counts what arrives at the far end and what the kernels in between saw. As root.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
+#[path = "../../examples/demo/diamond.rs"]
+mod diamond;
 #[path = "../../examples/demo/hosts.rs"]
 mod hosts;
 mod stage;
@@ -9,6 +11,7 @@ mod stage;
 mod admissions;
 mod doctor;
 mod drivers;
+mod failover;
 mod gateways;
 mod hostile;
 mod identity;

@@ -37,6 +37,15 @@ async fn what_was_learned_is_forwarded_in_the_nic_and_a_link_that_goes_down_give
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
+    // It fails as long as not all on the way know it.
+    let asked = ["trace", "b", "--json", "--socket", &socket];
+    let trace = std::iter::repeat_with(|| hosts.run("r1", &program, &asked));
+    let trace = trace.take(20).find_map(Result::ok).unwrap();
+    let trace: serde_json::Value = serde_json::from_slice(&trace.stdout).unwrap();
+    assert_eq!(trace["end"], "arrived", "{trace}");
+    assert_eq!(trace["hops"][0]["name"], *primary, "{trace}");
+    let hops = trace["hops"].as_array().unwrap();
+    assert_eq!(hops.last().unwrap()["name"], "b", "{trace}");
     let sink = Sink::subscribe(&hosts, RELIABLE).await;
     let publishing = publishing(&hosts, RELIABLE, 500, Duration::from_secs(4));
     tokio::time::sleep(Duration::from_secs(1)).await;

@@ -241,6 +241,48 @@ async fn every_queue_of_an_interface_has_a_socket() {
     for channel in [RELIABLE, LOSSY] {
         crosses_af_xdp(&hosts, channel).await;
     }
+    let wakeups = figure(&hosts, "a", "xsk_wakeups");
+    assert!(
+        wakeups > 0,
+        "a copying driver is told of what is to be sent"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn the_queues_of_an_interface_are_dealt_to_the_workers() {
+    let hosts = xsk_line_after(&V4, |hosts| {
+        for direction in ["rx", "tx"] {
+            for (host, interface) in [("a", "m0"), ("b", "m0"), ("router", "ma"), ("router", "mb")]
+            {
+                let channels = ["-L", interface, direction, "2"];
+                hosts.run(host, "ethtool", &channels).unwrap();
+            }
+        }
+        let file = hosts.folder.join("b").join("node.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, text.replace("[node]\n", "[node]\nworkers = 2\n")).unwrap();
+    });
+    for channel in [RELIABLE, LOSSY] {
+        crosses_af_xdp(&hosts, channel).await;
+    }
+    let of_worker = |worker: usize, name: &str| {
+        let figure = format!("/workers/{worker}/socket/figures/{name}");
+        number(&hosts, "b", &figure)
+    };
+    for worker in [0, 1] {
+        assert_eq!(of_worker(worker, "xsk_queues"), 1, "worker {worker}");
+    }
+    // One session's packets come by one queue, whichever: its worker gets them all the same.
+    let received: u64 = [0, 1].map(|n| of_worker(n, "xsk_received")).iter().sum();
+    let handed_over: u64 = [0, 1]
+        .map(|n| number(&hosts, "b", &format!("/workers/{n}/worker/handed_over")))
+        .iter()
+        .sum();
+    assert!(
+        received > 0 && handed_over <= received,
+        "{received}, {handed_over}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -89,6 +89,7 @@ fn local_packets_go_to_the_socket_of_their_queue_or_to_the_stack() {
         return;
     };
     kernel.set_handshake_bucket(shaking(&memory), NEVER_NS);
+    kernel.watch();
     let table = fixtures::table(&memory);
     let local = table.iter().find(|f| f.fate == Fate::Local).unwrap();
     let local = local.frames.last().unwrap().build();

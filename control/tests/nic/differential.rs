@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Instant};
 
 use virga_ebpf::{
     header::{ChannelHash, Flags, OriginHash, SessionId, Subnet},
-    tables::mix,
+    tables::{Echo, mix},
     tag::link_tag,
 };
 
@@ -88,7 +88,7 @@ fn change_header(choice: &mut Choice, spec: &mut Spec, falsely_positive: OriginH
         0 => header.magic = header.magic.wrapping_add(1),
         1 => header.version = choice.byte(),
         2 => header.priority = choice.byte() & 15,
-        3 => header.flags = Flags(choice.byte() & 15),
+        3 => header.flags = Flags(choice.byte() & 31),
         4 => header.hop_limit = choice.of(&[0, 1, 2, 31, 32, 33, 34, 255]),
         5 => header.hop_count = choice.byte(),
         6 | 7 => header.destination = choice.of(&DESTINATIONS),
@@ -103,7 +103,10 @@ fn change_header(choice: &mut Choice, spec: &mut Spec, falsely_positive: OriginH
             header.subnet =
                 Subnet(choice.of(&[0, 0x0102_0000, 0x0102_ffff, 0x0103_0000, 0x0207_0000]))
         }
-        11 => header.session_id = SessionId(choice.next()),
+        11 => {
+            let other = SessionId(choice.next());
+            header.session_id = choice.of(&[other, world::ECHO_SECRET]);
+        }
         12 => {
             header.payload_len = header
                 .payload_len
@@ -196,6 +199,8 @@ fn library_and_loaded_program_agree_on_mutated_fixtures() {
                 kernel.set_handshake_bucket(neighbour, empty_at);
             }
         }
+        memory.watch();
+        kernel.watch();
         let expected = memory.run(&frame);
         let actual = kernel.run(&frame);
         assert_eq!(
@@ -204,6 +209,9 @@ fn library_and_loaded_program_agree_on_mutated_fixtures() {
             "seed {seed}, frame {n}: {}\n{spec:?}",
             super::hex(&frame)
         );
+        let (ours, theirs) = (memory.echo(), kernel.echo());
+        let is_noted = |echo: Echo| (echo.newest, echo.heard_ns.map(|ns| ns != 0));
+        assert_eq!(is_noted(theirs), is_noted(ours), "seed {seed}, frame {n}");
         *reached.entry(actual.0).or_default() += 1;
         last = Some((spec, frame));
     }

@@ -30,6 +30,7 @@ pub struct Fixture {
 }
 
 /// Numbers frames, so that none is a duplicate unless it shall be.
+#[derive(Default)]
 pub struct Table {
     pub lines: Vec<Fixture>,
     sequence: u64,
@@ -90,16 +91,14 @@ pub fn between(source: &str, target: &str) -> impl FnOnce(&mut Spec) {
 
 /// The whole table. `memory` gives a stranger that the guard lets through.
 pub fn table(memory: &Memory) -> Vec<Fixture> {
-    let mut t = Table {
-        lines: Vec::new(),
-        sequence: 0,
-    };
+    let mut t = Table::default();
     passed(&mut t);
     malformed(&mut t);
     forwarded(&mut t);
     refused(&mut t, memory);
     handshakes(&mut t);
     super::boundaries::add(&mut t);
+    super::echoes::add(&mut t);
     tags(&mut t);
     t.lines
 }
@@ -557,7 +556,7 @@ fn tags(t: &mut Table) {
 }
 
 /// From the neighbour whose packets must carry link tags, with the right one.
-fn tagged(t: &mut Table, destination: NodeId, parity: u64) -> Spec {
+pub fn tagged(t: &mut Table, destination: NodeId, parity: u64) -> Spec {
     let spec = t.v4(destination).with(between(NEIGHBOUR_TAGGING, OWN_V4));
     spec.with(|s| s.header.link_tag = link_tag(&TAG_KEYS, parity, &s.header))
 }

@@ -5,6 +5,7 @@
 mod af_xdp;
 mod boundaries;
 mod differential;
+mod echoes;
 mod fixtures;
 mod frames;
 mod object;
@@ -45,6 +46,7 @@ fn hex(bytes: &[u8]) -> String {
 fn every_fixture_through_the_library() {
     let memory = Memory::new(&world::image());
     memory.set_handshake_bucket(shaking(&memory), NEVER_NS);
+    memory.watch();
     for fixture in fixtures::table(&memory) {
         check(&fixture, "library", |frame| memory.run(frame));
     }
@@ -58,6 +60,7 @@ fn every_fixture_through_the_loaded_program() {
         return;
     };
     kernel.set_handshake_bucket(shaking(&memory), NEVER_NS);
+    kernel.watch();
     let table = fixtures::table(&memory);
     for fixture in &table {
         check(fixture, "kernel", |frame| kernel.run(frame));

@@ -9,6 +9,7 @@ use aya::{
 use virga::nic::{
     FORWARD,
     maps::{self, Maps},
+    pod::Plain,
 };
 use virga_ebpf::{
     decide::{Arrival, Verdict, decide, find},
@@ -19,10 +20,10 @@ use virga_ebpf::{
     publish::Publisher,
     reason::{Counter, Outcome, Reason},
     rewrite,
-    tables::Tables as _,
+    tables::{Echo, Tables as _},
 };
 
-use super::world::{self, INGRESS};
+use super::world::{self, ECHO_PLACE, ECHO_SECRET, INGRESS};
 
 /// Far beyond any test: a bucket that is empty until then refuses.
 pub const NEVER_NS: u64 = 1 << 62;
@@ -32,6 +33,7 @@ pub const NEVER_NS: u64 = 1 << 62;
 pub enum Fate {
     Pass,
     Local,
+    Echo,
     Redirect,
     Transmit,
     Drop(Reason),
@@ -43,6 +45,7 @@ impl Fate {
         match self {
             Self::Pass => Outcome::Pass.counter(),
             Self::Local => Outcome::Local.counter(),
+            Self::Echo => Outcome::Echo.counter(),
             Self::Redirect => Outcome::Redirect.counter(),
             Self::Transmit => Outcome::Transmit.counter(),
             Self::Drop(reason) => reason.counter(),
@@ -54,6 +57,7 @@ impl Fate {
         match self {
             Self::Pass => Outcome::Pass.name(),
             Self::Local => Outcome::Local.name(),
+            Self::Echo => "echo noted",
             Self::Redirect => Outcome::Redirect.name(),
             Self::Transmit => Outcome::Transmit.name(),
             Self::Drop(reason) => reason.name(),
@@ -63,10 +67,9 @@ impl Fate {
     /// Every fate there is.
     pub fn all() -> Vec<Self> {
         let drops = Reason::ALL.iter().map(|r| Self::Drop(*r));
-        [Self::Pass, Self::Local, Self::Redirect, Self::Transmit]
-            .into_iter()
-            .chain(drops)
-            .collect()
+        let passed = [Self::Pass, Self::Local, Self::Echo];
+        let sent = [Self::Redirect, Self::Transmit];
+        passed.into_iter().chain(sent).chain(drops).collect()
     }
 }
 
@@ -93,6 +96,16 @@ impl Memory {
             .set(empty_at);
     }
 
+    /// What is known of the echoes of the one link that is watched.
+    pub fn echo(&self) -> Echo {
+        self.tables.echo(ECHO_PLACE).unwrap().get()
+    }
+
+    /// Has that link's echoes noted, and none of them there yet.
+    pub fn watch(&self) {
+        self.tables.echo(ECHO_PLACE).unwrap().set(watched());
+    }
+
     /// The frame's fate, and the frame as it goes on.
     pub fn run(&self, frame: &[u8]) -> (Fate, Vec<u8>) {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
@@ -114,6 +127,7 @@ impl Memory {
         };
         let next_hop = match decide(&self.tables, &settings, &header, &arrival) {
             Verdict::Local => return unchanged(Fate::Local),
+            Verdict::Echo => return unchanged(Fate::Echo),
             Verdict::Drop(reason) => return unchanged(Fate::Drop(reason)),
             Verdict::Forward(next_hop) => next_hop,
         };
@@ -137,6 +151,7 @@ pub struct Kernel {
     ebpf: Ebpf,
     maps: Maps,
     handshake_buckets: Array<MapData, u64>,
+    echoes: Array<MapData, Plain<Echo>>,
 }
 
 impl Kernel {
@@ -156,10 +171,12 @@ impl Kernel {
         // The device map wants an interface that exists; a test run does not send.
         maps.set_egress(0, INGRESS).unwrap();
         let handshake_buckets = ebpf.take_map("hs_buckets").unwrap().try_into().unwrap();
+        let echoes = ebpf.take_map("echoes").unwrap().try_into().unwrap();
         Some(Self {
             ebpf,
             maps,
             handshake_buckets,
+            echoes,
         })
     }
 
@@ -182,7 +199,7 @@ impl Kernel {
         assert_eq!(after[place].bytes, before[place].bytes + frame.len() as u64);
         let expected_action = match moved[0] {
             Fate::Pass | Fate::Local => 2,
-            Fate::Drop(_) => 1,
+            Fate::Echo | Fate::Drop(_) => 1,
             Fate::Transmit => 3,
             Fate::Redirect => 4,
         };
@@ -216,6 +233,16 @@ impl Kernel {
         self.maps.counters().unwrap()
     }
 
+    /// What is known of the echoes of the one link that is watched.
+    pub fn echo(&self) -> Echo {
+        self.echoes.get(&ECHO_PLACE, 0).unwrap().0
+    }
+
+    /// Has that link's echoes noted, and none of them there yet.
+    pub fn watch(&mut self) {
+        self.echoes.set(ECHO_PLACE, Plain(watched()), 0).unwrap();
+    }
+
     /// When the neighbour's handshake bucket is empty.
     pub fn handshake_bucket(&self, neighbour: u32) -> u64 {
         self.handshake_buckets.get(&neighbour, 0).unwrap()
@@ -224,6 +251,13 @@ impl Kernel {
     /// Sets when the neighbour's handshake bucket is empty.
     pub fn set_handshake_bucket(&mut self, neighbour: u32, empty_at: u64) {
         self.handshake_buckets.set(neighbour, empty_at, 0).unwrap();
+    }
+}
+
+fn watched() -> Echo {
+    Echo {
+        secret: ECHO_SECRET.0,
+        ..Echo::default()
     }
 }
 

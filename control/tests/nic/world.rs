@@ -55,6 +55,10 @@ pub const TAG_KEYS_ONWARD: [TagKey; 2] = [TagKey([21, 22]), TagKey([23, 24])];
 pub const UNKNOWN_V4: &str = "10.9.9.9";
 pub const UNKNOWN_V6: &str = "fd00::99";
 
+/// A place of the echoes, and what those of its link carry.
+pub const ECHO_PLACE: u32 = 7;
+pub const ECHO_SECRET: SessionId = SessionId(0x5ec2_e700);
+
 pub const TO_V4: NodeId = NodeId(0x2001);
 pub const TO_V6: NodeId = NodeId(0x2002);
 pub const TO_SAME_INTERFACE: NodeId = NodeId(0x2003);

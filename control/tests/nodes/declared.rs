@@ -280,6 +280,7 @@ fn policy(text: &str, owner: &EntityKey) -> ChannelConfig {
         mode: Mode::Ordered,
         hold_max_s: 30,
         keep: None,
+        scopes: Vec::new(),
         max_rate_pps: None,
         visibility: Visibility::Global,
         export_to: BTreeSet::new(),

@@ -132,7 +132,11 @@ async fn a_node_of_another_network_gets_no_session_and_is_counted() {
 /// Neighbours have a session only where their programs need one.
 pub(crate) fn without_tags(stage: &mut Stage) {
     for name in ["a", "router", "b"] {
-        stage.edit(name, "[forwarding]", "[forwarding]\nlink_tags = \"off\"");
+        stage.edit(
+            name,
+            "[forwarding]",
+            "[forwarding]\nlink_tags = \"off\"\nkeepalive_ms = 0",
+        );
     }
 }
 
@@ -184,7 +188,9 @@ async fn captured_traffic_sent_again_delivers_nothing_and_displaces_no_session()
     let drops = stage.status("b").await.transport.drops;
     // How many packets carry so much, the path's size and the batches decide.
     let data = captured[1].iter().filter(|d| !is_handshake(d)).count() as u64;
-    assert!(data > 20 && drops["replayed"] >= data, "{data}, {drops:?}");
+    // Those from before ML-KEM was mixed in are of an epoch that is no more.
+    let old = drops["replayed"] + drops["key_phase"];
+    assert!(data > 20 && old >= data, "{data}, {drops:?}");
     publish(&stage, &[b"once".to_vec()]).await;
     assert_eq!(payloads(&mut events, 1).await, [&b"once"[..]]);
     assert_eq!(established(&stage).await, before);
@@ -234,7 +240,7 @@ impl Forger {
                 priority: PRIORITY_CONTROL,
                 destination: receiver.id,
                 origin_hash: sender.origin,
-                payload_len: 20 + 8 + 48 + 16 + 16,
+                payload_len: 20 + 8 + 49 + 16 + 16,
                 ..Header::default()
             },
             sender: sender.id.0,
@@ -251,7 +257,7 @@ impl Forger {
         for part in 0..2_u8 {
             body.extend(hash::keyed(b"noise", &[&[part], &number.to_be_bytes()]));
         }
-        body.truncate(20 + 8 + 48);
+        body.truncate(20 + 8 + 49);
         // No cookie.
         body.extend([0; 16]);
         let header = self.header.encode();

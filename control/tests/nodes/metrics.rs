@@ -32,13 +32,15 @@ const NOT_SERIES: [(&str, &str); 5] = [
 ];
 /// Labels, and what is configured, that take no number.
 const SMALL: [&str; 3] = ["/number", "/core", "/priority"];
-/// What is the sum of what each worker has; the series are of one of them.
-const SUMS: [&str; 5] = [
+/// What is the sum of what each worker has, or told once more of a peer's session and link; the series are of one of
+/// them.
+const SUMS: [&str; 6] = [
     "/worker/",
     "/socket/",
     "/workers/*/transport/",
     "/workers/*/userspace/",
     "/sessions/*/age_s",
+    "/peers/",
 ];
 
 /// Adds the section to a node's file; where it is to answer.

@@ -5,7 +5,10 @@ use crate::{
     stage::{Channel, eventually},
     town::Town,
 };
-use virga::routes::RouteStatus;
+use virga::{
+    routes::RouteStatus,
+    trace::{End, Trace},
+};
 
 const NEWS: Channel = Channel {
     name: "test/news",
@@ -82,4 +85,110 @@ async fn in_a_diamond_events_go_the_other_way_round_when_a_node_on_the_way_is_ki
         (route.primary.as_deref() == Some(other)).then_some(())
     })
     .await;
+}
+
+fn names(trace: &Trace) -> Vec<&str> {
+    let names = trace.hops.iter().map(|hop| hop.name.as_deref());
+    names.map(Option::unwrap).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_shows_every_link_on_the_way_and_where_it_breaks() {
+    let links = [("a", "b"), ("b", "c"), ("c", "d")];
+    let mut town = Town::running(&["a", "b", "c", "d"], &links, &[]).await;
+    let mesh = town.mesh("a").await;
+    let trace = eventually("the way to d is known and measured", async || {
+        let trace = mesh.trace("d").await.ok()?;
+        let is_measured = trace.hops.iter().all(|hop| hop.rtt_us.is_some());
+        (trace.end == End::Arrived && is_measured).then_some(trace)
+    })
+    .await;
+    assert_eq!(names(&trace), ["b", "c", "d"]);
+    let answered: Vec<u32> = trace
+        .hops
+        .iter()
+        .map(|hop| hop.answered_us.unwrap())
+        .collect();
+    // Each waits for all that are behind it.
+    assert!(
+        answered.is_sorted_by(|near, far| near > far),
+        "{answered:?}"
+    );
+    assert!(trace.hops.iter().all(|hop| hop.loss_ppm.is_some()));
+    assert_eq!(mesh.trace(&trace.destination).await.unwrap().hops.len(), 3);
+    let own = mesh.trace("a").await.unwrap();
+    assert_eq!((own.end, own.hops.len()), (End::Arrived, 0));
+    assert!(mesh.trace("nobody").await.is_err());
+
+    let shown = town.run("a", &["trace", "d"]);
+    let text = String::from_utf8(shown.stdout).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(
+        lines[0].starts_with(" 1  b ") && lines[0].contains(": link "),
+        "{text}"
+    );
+    assert_eq!(lines[3..], ["d is the destination"]);
+    let json = town.run("a", &["trace", "d", "--json"]);
+    let json: Trace = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(
+        (json.end, names(&json)),
+        (End::Arrived, vec!["b", "c", "d"])
+    );
+
+    // What c says of d ends with d, and before c has found out, d is silent.
+    town.kill("d");
+    let broken = mesh.trace("d").await.unwrap();
+    assert_ne!(broken.end, End::Arrived);
+    assert!(
+        names(&broken).starts_with(&["b", "c"]) || broken.end == End::NoRoute,
+        "{broken:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_for_ways_too_often_is_told_so_and_it_is_counted() {
+    let town = Town::running(&["a", "b", "c"], &[("a", "b"), ("b", "c")], &[]).await;
+    let mesh = town.mesh("a").await;
+    eventually("the way to c is known", async || {
+        (mesh.trace("c").await.ok()?.end == End::Arrived).then_some(())
+    })
+    .await;
+    let mut ends = Vec::new();
+    for _ in 0..200 {
+        ends.push(mesh.trace("c").await.unwrap().end);
+    }
+    let busy = ends.iter().filter(|&&end| end == End::Busy).count();
+    assert!((1..200).contains(&busy), "{busy}");
+    let status = town.mesh("b").await.status().await.unwrap();
+    let counted = status.channel_reasons["trace_refused"];
+    assert!(counted >= busy as u64, "{counted} {busy}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn top_shows_peers_ways_drops_workers_and_cores() {
+    let town = Town::running(&["a", "b", "c"], &[("a", "b"), ("b", "c")], &[]).await;
+    eventually("a has a way to c", async || {
+        route(&town, "a", "c").await.primary
+    })
+    .await;
+    let shown = town.run("a", &["top", "--once"]);
+    let text = String::from_utf8(shown.stdout).unwrap();
+    let words = |begins: &str| {
+        let mut lines = text
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>());
+        lines
+            .find(|words| words.first() == Some(&begins))
+            .unwrap_or_else(|| panic!("{text}"))
+    };
+    assert!(
+        text.starts_with("a ") && text.contains(" of 2 peers live"),
+        "{text}"
+    );
+    assert_eq!(words("b")[1..5], ["established", "b", "-", "adjacent"]);
+    assert_eq!(words("c")[2..5], ["b", "-", "learned"]);
+    for title in ["Drops by reason", "Workers", "This machine's cores"] {
+        assert!(text.lines().any(|line| line.starts_with(title)), "{text}");
+    }
+    assert!(words("0").iter().any(|word| word.contains('.')), "{text}");
 }

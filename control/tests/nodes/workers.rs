@@ -164,6 +164,46 @@ async fn two_workers_a_node_share_its_peers_and_every_packet_finds_its_own() {
     }
 }
 
+/// Cores that the kernel lets a process's workers run on, worker by worker.
+fn allowed(process: u32) -> BTreeMap<String, String> {
+    let of_task = |task: std::fs::DirEntry| {
+        let status = std::fs::read_to_string(task.path().join("status")).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap().trim().to_owned()
+        };
+        (field("Name:"), field("Cpus_allowed_list:"))
+    };
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let tasks = tasks.map(|task| of_task(task.unwrap()));
+    tasks
+        .filter(|(name, _)| name.starts_with("virga-worker-"))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_stay_on_the_cores_that_are_named_or_found() {
+    let mut stage = stage(&[]);
+    let own = rustix::thread::sched_getaffinity(None).unwrap();
+    let of_own = (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| own.is_set(*core));
+    let mut named: Vec<usize> = of_own.take(2).collect();
+    named.reverse();
+    let section = format!("worker_cores = {named:?}\n[forwarding]");
+    stage.edit("a", "[forwarding]", &section);
+    stage.edit("b", "[forwarding]", "workers = \"auto\"\n[forwarding]");
+    start(&mut stage).await;
+    talk(&stage, 500).await;
+    for (name, wanted) in [("a", Some(named)), ("b", None)] {
+        let status = stage.status(name).await;
+        let cores: Vec<usize> = status.workers.iter().filter_map(|w| w.core).collect();
+        assert_eq!(cores.len(), status.workers.len(), "{name}");
+        assert!(!cores.is_empty() && wanted.is_none_or(|wanted| wanted == cores));
+        let told = (0..).zip(&cores);
+        let told = told.map(|(n, core)| (format!("virga-worker-{n}"), core.to_string()));
+        assert_eq!(allowed(stage.process(name)), told.collect(), "{name}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_of_one_and_of_three_workers_find_each_other_again_after_a_kill() {
     let mut stage = stage(&[("a", 1), ("router", 2), ("b", 3)]);

@@ -1,6 +1,10 @@
 //! What a node is told at the start.
 
-use crate::{limits, share::Share};
+use crate::{
+    limits,
+    policy::{HandshakePolicy, PeerKey},
+    share::Share,
+};
 use thiserror::Error;
 use virga_ebpf::header::{NodeId, Subnet};
 use zeroize::Zeroize;
@@ -23,6 +27,8 @@ pub struct NodeConfig {
     pub peers: Vec<PeerConfig>,
     /// Which of them this [`crate::Node`] has sessions with: another worker has the others.
     pub share: Share,
+    /// How sessions begin, with peers that say nothing else.
+    pub handshake: HandshakePolicy,
     /// Numbers that an operator or a test may change.
     pub limits: NodeLimits,
     /// Unix time at `now_ns` 0: their sum dates this node's initiations, and must grow from one start
@@ -46,10 +52,12 @@ impl Drop for NodeConfig {
 /// entities may, the node is listed once with each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerConfig {
-    /// Its X25519 public key.
-    pub node_key: [u8; 32],
+    /// Its X25519 public key, or its id alone.
+    pub node_key: PeerKey,
     /// Its entity's ed25519 public key.
     pub entity_key: [u8; 32],
+    /// How sessions with it begin; none where the node's own policy says.
+    pub handshake: Option<HandshakePolicy>,
 }
 
 /// What keeps a session from sending more than its path carries.
@@ -100,6 +108,11 @@ pub struct NodeLimits {
     pub keepalive_ns: u64,
     /// A session whose peer was silent this long is closed; more than `keepalive_ns`.
     pub idle_ns_max: u64,
+    /// A link that is watched carries a frame of the keepalive this often, in whole microseconds; 0: none is
+    /// watched.
+    pub link_interval_ns: u64,
+    /// A watched link on which nothing came for so many intervals is dead.
+    pub link_misses: u32,
     /// A closed session is remembered this long, so that late packets are not answered by a reset.
     pub drain_ns: u64,
     /// Keys are replaced after this long.
@@ -136,6 +149,8 @@ impl Default for NodeLimits {
             backoff_ns_max: 30 * SECOND_NS,
             keepalive_ns: 10 * SECOND_NS,
             idle_ns_max: 35 * SECOND_NS,
+            link_interval_ns: SECOND_NS * 12 / 1_000,
+            link_misses: 4,
             drain_ns: 3 * SECOND_NS,
             rekey_after_ns: 120 * SECOND_NS,
             rekey_after_packets: 1 << 32,
@@ -251,6 +266,17 @@ impl NodeLimits {
                 self.keepalive_ns < self.idle_ns_max,
                 "keepalive_ns",
                 "must be below idle_ns_max",
+            ),
+            (
+                self.link_interval_ns == 0
+                    || (1_000..=limits::LINK_INTERVAL_NS_MAX).contains(&self.link_interval_ns),
+                "link_interval_ns",
+                "must be 0, or a microsecond to ten seconds",
+            ),
+            (
+                (2..=limits::LINK_MISSES_MAX).contains(&self.link_misses),
+                "link_misses",
+                "must be 2 to 255",
             ),
             (self.rekey_after_ns > 0, "rekey_after_ns", "must be above 0"),
             (

@@ -1,6 +1,11 @@
 //! What a node tells its owner, and what its verbs return.
 
-use crate::{config::Congestion, name::ChannelName, reason::DropReason};
+use crate::{
+    config::Congestion,
+    name::ChannelName,
+    policy::{Conflict, Pattern},
+    reason::DropReason,
+};
 use bytes::Bytes;
 use std::{net::SocketAddr, num::NonZeroU64};
 use thiserror::Error;
@@ -23,12 +28,23 @@ pub enum Handled {
 pub struct Transmit {
     /// The node that shall open them.
     pub destination: NodeId,
-    /// The outer address that they go to; none where the usual next hop is meant.
-    pub address: Option<SocketAddr>,
+    /// Which way they go there.
+    pub toward: Toward,
     /// Bytes appended to the buffer.
     pub bytes: usize,
     /// Bytes of each datagram but the last.
     pub segment_bytes: usize,
+}
+
+/// Which way datagrams take to their destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Toward {
+    /// As its route says.
+    Route,
+    /// To this outer address.
+    Address(SocketAddr),
+    /// Over the link to it, also where its route avoids that.
+    Link,
 }
 
 /// What happened, in order.
@@ -47,6 +63,15 @@ pub enum Event {
         peer: NodeId,
         /// Why.
         reason: CloseReason,
+    },
+    /// There is no session with a peer, because its policy and this node's contradict each other. Told once
+    /// of each conflict until there is a session. Where it is the peer that says so, any member of the network
+    /// could have said it.
+    Refused {
+        /// The other node.
+        peer: NodeId,
+        /// How they do.
+        conflict: Conflict,
     },
     /// A message on the control stream.
     Control {
@@ -125,6 +150,15 @@ pub enum Event {
         peer: NodeId,
         /// Where it is.
         address: SocketAddr,
+    },
+    /// The state of a watched link has changed; see [`crate::Node::watch_links`].
+    Link {
+        /// The neighbour.
+        peer: NodeId,
+        /// What it is now.
+        state: LinkState,
+        /// How long nothing had been heard of the neighbour.
+        gap_ns: u64,
     },
     /// After a [`SendError::Full`] or an [`OpenError::TooMany`]: there is room again.
     Writable {
@@ -363,6 +397,10 @@ pub struct SessionStatus {
     pub session: SessionId,
     /// How far it is.
     pub state: SessionState,
+    /// The Noise pattern that it began by.
+    pub pattern: Pattern,
+    /// Whether ML-KEM-768 is mixed into its keys, or is to be before it is established.
+    pub is_hybrid: bool,
     /// Current key epoch.
     pub epoch: u64,
     /// Packets sealed.
@@ -414,4 +452,93 @@ pub struct PathStatus {
     pub lost_packets: u64,
     /// Of those, packets that arrived after all.
     pub spurious_losses: u64,
+}
+
+/// What is known of the link to a neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LinkState {
+    /// Nothing: the neighbour has not spoken the keepalive since it, or this node, started.
+    Unknown,
+    /// Packets pass both ways.
+    Up,
+    /// Nothing comes from the neighbour.
+    Silent,
+    /// The neighbour says that nothing comes to it.
+    OneWay,
+}
+
+impl LinkState {
+    /// Whether it is known to lose all packets, at least those of one direction.
+    #[must_use]
+    pub const fn is_dead(self) -> bool {
+        matches!(self, Self::Silent | Self::OneWay)
+    }
+
+    /// A word for people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Up => "up",
+            Self::Silent => "silent",
+            Self::OneWay => "one-way",
+        }
+    }
+}
+
+/// What sends back the echoes of a link, and so how far its silence tells anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Answers {
+    /// The neighbour's worker: it is silent, too, while others have its processor.
+    #[default]
+    Worker,
+    /// The neighbour's NIC path, and this node's own has noted them: no worker's turn is in between.
+    Nic,
+}
+
+impl Answers {
+    /// A word for people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Worker => "worker",
+            Self::Nic => "nic",
+        }
+    }
+}
+
+/// When a link's echoes came back last, on the node's own clock; 0: never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// One that NIC paths alone had in their hands.
+    pub nic_ns: u64,
+    /// One that a worker had, here or there.
+    pub worker_ns: u64,
+}
+
+/// A watched link, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkStatus {
+    /// The neighbour.
+    pub peer: NodeId,
+    /// What is known of it.
+    pub state: LinkState,
+    /// Since when, on the node's own clock.
+    pub since_ns: u64,
+    /// Whether the neighbour speaks the keepalive.
+    pub is_spoken: bool,
+    /// Time between two frames of the keepalive.
+    pub interval_ns: u64,
+    /// How long the neighbour may be silent.
+    pub detect_ns: u64,
+    /// What answers for it.
+    pub answers: Answers,
+    /// How often it was found dead.
+    pub detections: u64,
+    /// How long nothing had been heard the last time.
+    pub gap_ns: u64,
+    /// Frames of the keepalive that came.
+    pub received: u64,
+    /// Frames that did not come, or came late.
+    pub missed: u64,
 }

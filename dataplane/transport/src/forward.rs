@@ -4,6 +4,7 @@
 //! differs: the kernel has read the outer headers and writes new ones. A neighbour is known by its
 //! interface, or by its address alone where the image names interface 0.
 
+use crate::event::Heard;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
@@ -18,7 +19,7 @@ use virga_ebpf::{
     publish::{GuardStatus, PublishError, Publisher},
     reason::{COUNTERS, Counter, Outcome, Reason},
     rewrite,
-    tables::{NextHop, Tables},
+    tables::{Echo, NextHop, Tables},
 };
 
 /// What shall become of a datagram.
@@ -27,6 +28,8 @@ use virga_ebpf::{
 pub enum Forwarding {
     /// It is for this node.
     Local,
+    /// It is an echo of this node's that came back, and is noted.
+    Echo,
     /// Send it to this address; hop limit, hop count and link tag are rewritten in place.
     Forward {
         /// The next hop.
@@ -74,6 +77,8 @@ pub struct Forwarder {
     moved: BTreeMap<SocketAddr, SocketAddr>,
     /// The neighbours that are next hops, and where.
     adjacent: BTreeMap<NodeId, SocketAddr>,
+    /// The links to them.
+    links: BTreeMap<NodeId, NextHop>,
 }
 
 impl Forwarder {
@@ -99,6 +104,7 @@ impl Forwarder {
             counters,
             moved: BTreeMap::new(),
             adjacent: BTreeMap::new(),
+            links: BTreeMap::new(),
         }
     }
 
@@ -113,6 +119,7 @@ impl Forwarder {
     ) -> Result<(), PublishError<core::convert::Infallible>> {
         self.moved.clear();
         self.adjacent.clone_from(&image.adjacent);
+        self.links = links_of(image);
         self.publisher.apply(&mut self.tables, image, entropy)
     }
 
@@ -122,6 +129,20 @@ impl Forwarder {
     pub fn follow(&mut self, neighbour: NodeId, address: SocketAddr) {
         if let Some(&told) = self.adjacent.get(&neighbour) {
             self.moved.insert(told, address);
+        }
+    }
+
+    /// A neighbour's link is dead: until the next [`Forwarder::apply`] its packets, and those that others send
+    /// through it, go over the backup, where there is one.
+    pub fn avoid(&mut self, neighbour: NodeId) {
+        if let Some(&told) = self.adjacent.get(&neighbour) {
+            let avoided = self
+                .publisher
+                .avoid(&mut self.tables, told.ip().into(), told.port());
+            match avoided {
+                Ok(()) => {}
+                Err(never) => match never {},
+            }
         }
     }
 
@@ -177,14 +198,20 @@ impl Forwarder {
         };
         match decide(&self.tables, &settings, &header, &arrival) {
             Verdict::Local => (Outcome::Local.counter(), Forwarding::Local),
+            Verdict::Echo => (Outcome::Echo.counter(), Forwarding::Echo),
             Verdict::Drop(reason) => drop(reason),
             Verdict::Forward(next_hop) => {
                 let (hop_limit, hop_count) = rewrite::hop(header.hop_limit, header.hop_count);
-                let sent = Header {
+                let mut sent = Header {
                     hop_limit,
                     hop_count,
                     ..header
                 };
+                if header.is_echo() {
+                    sent.event_count = 1;
+                    datagram[offset::EVENT_COUNT..offset::SEQUENCE]
+                        .copy_from_slice(&sent.event_count.to_be_bytes());
+                }
                 let link_tag = next_hop.link_tag(&sent).to_be_bytes();
                 datagram[offset::HOP_LIMIT] = hop_limit;
                 datagram[offset::HOP_COUNT] = hop_count;
@@ -199,13 +226,44 @@ impl Forwarder {
     /// backup while the primary is not alive.
     #[must_use]
     pub fn way(&self, destination: NodeId) -> Option<Way> {
-        let next_hop = self.next_hop(destination)?;
+        Some(self.over(self.next_hop(destination)?))
+    }
+
+    /// Where packets over the very link to a neighbour go, unless this machine knows that link to be down.
+    #[must_use]
+    pub fn link(&self, neighbour: NodeId) -> Option<Way> {
+        let next_hop = self.links.get(&neighbour)?;
+        next_hop.is(NextHop::ALIVE).then(|| self.over(next_hop))
+    }
+
+    fn over(&self, next_hop: &NextHop) -> Way {
         let bytes = next_hop.mtu.saturating_sub(next_hop.outer_bytes(0));
-        Some(Way {
+        Way {
             to: self.address(next_hop),
             datagram_bytes_max: usize::try_from(bytes).unwrap_or(usize::MAX),
             next_hop: *next_hop,
-        })
+        }
+    }
+
+    /// What came back of a link's echoes through this forwarder; those of another secret are forgotten. All of them
+    /// had a worker in between: this one.
+    pub fn heard(&self, place: u32, secret: u64) -> Heard {
+        let Some(cell) = self.tables.echo(place) else {
+            return Heard::default();
+        };
+        let echo = cell.get();
+        if echo.secret != secret {
+            cell.set(Echo {
+                secret,
+                ..Echo::default()
+            });
+            return Heard::default();
+        }
+        let [of_nic_ns, of_worker_ns] = echo.heard_ns;
+        Heard {
+            nic_ns: 0,
+            worker_ns: of_nic_ns.max(of_worker_ns),
+        }
     }
 
     /// Counters by [`Outcome`] and [`Reason`].
@@ -225,6 +283,18 @@ impl Default for Forwarder {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// The next hop of each neighbour that its link's liveness does not concern.
+fn links_of(image: &Image) -> BTreeMap<NodeId, NextHop> {
+    let link = |at: &SocketAddr| {
+        let mut there = image.next_hops.values();
+        there.find(|n| address_of(n) == *at && !n.is(NextHop::AVOIDABLE))
+    };
+    let adjacent = image.adjacent.iter();
+    adjacent
+        .filter_map(|(peer, at)| Some((*peer, *link(at)?)))
+        .collect()
 }
 
 fn address_of(next_hop: &NextHop) -> SocketAddr {

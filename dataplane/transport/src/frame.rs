@@ -19,6 +19,8 @@
 //! | 11 | reset | stream `v`, final offset `v` | control |
 //! | 12 | path challenge | token 8 | control |
 //! | 13 | path response | token 8 | control |
+//! | 14 | link | flags 1 (1: hears, 2: asks), interval in µs `v`, number `v` | control |
+//! | 15 | kem | part 1 (0 or 1), bytes `2*` | control |
 //! | 16 | open | salt 4, mode 1 (0 unreliable, 1 ordered, 2 unordered, 3 signed), name `1*` | data |
 //! | 17 | stream | offset `v`, bytes `2*` | data, and the control stream |
 //! | 18 | event | bytes `2*` | data |
@@ -29,14 +31,18 @@
 
 mod ack;
 mod coding;
+mod kem;
+mod link;
 
 pub use ack::Ack;
 pub(crate) use ack::write_ack;
 pub(crate) use coding::{VARINT_MAX, varint_bytes};
+pub use link::LinkFrame;
 
 use crate::{event::Mode, limits::MESSAGE_BYTES_MAX, name};
 use ack::read_ack;
 use coding::{Reader, write_length, write_numbers, write_varint};
+use kem::{read_kem, write_kem};
 use thiserror::Error;
 use virga_ebpf::header::StreamId;
 
@@ -55,6 +61,8 @@ const REFUSE: u8 = 10;
 const RESET: u8 = 11;
 const PATH_CHALLENGE: u8 = 12;
 const PATH_RESPONSE: u8 = 13;
+const LINK: u8 = 14;
+const KEM: u8 = 15;
 const OPEN: u8 = 16;
 const STREAM: u8 = 17;
 const EVENT: u8 = 18;
@@ -135,6 +143,15 @@ pub enum Frame<'a> {
     PathResponse {
         /// The challenge's.
         token: [u8; 8],
+    },
+    /// The keepalive of the link between neighbours.
+    Link(LinkFrame),
+    /// Half of an ML-KEM key, or of a ciphertext and its confirmation.
+    Kem {
+        /// Which half.
+        part: u8,
+        /// The half.
+        bytes: &'a [u8],
     },
     /// Ends the session.
     Close,
@@ -240,6 +257,11 @@ impl Frame<'_> {
             Self::RekeyWanted => out.push(REKEY_WANTED),
             Self::PathChallenge { ref token } => write_token(out, PATH_CHALLENGE, token),
             Self::PathResponse { ref token } => write_token(out, PATH_RESPONSE, token),
+            Self::Link(link) => {
+                out.push(LINK);
+                link.write(out);
+            }
+            Self::Kem { part, bytes } => write_kem(out, part, bytes),
             Self::Close => out.push(CLOSE),
             Self::SessionCredit { bytes } => write_numbers(out, SESSION_CREDIT, &[bytes]),
             Self::StreamCredit { stream, bytes } => {
@@ -445,6 +467,7 @@ fn read_body<'a>(r: &mut Reader<'a>, kind: u8, at: usize) -> Result<Option<Frame
     match kind {
         ACK => return read_ack(r, at),
         OPEN => return read_open(r, at),
+        KEM => return read_kem(r, at),
         _ => {}
     }
     let mut frame = || -> Option<Result<Frame<'a>, FrameError>> {
@@ -466,6 +489,10 @@ fn read_body<'a>(r: &mut Reader<'a>, kind: u8, at: usize) -> Result<Option<Frame
             REKEY_WANTED => Frame::RekeyWanted,
             PATH_CHALLENGE => Frame::PathChallenge { token: r.array()? },
             PATH_RESPONSE => Frame::PathResponse { token: r.array()? },
+            LINK => match LinkFrame::read(r)? {
+                Some(link) => Frame::Link(link),
+                None => return Some(Err(impossible("flags"))),
+            },
             CLOSE => Frame::Close,
             SESSION_CREDIT => Frame::SessionCredit { bytes: r.varint()? },
             STREAM_CREDIT | REFUSE | RESET => {

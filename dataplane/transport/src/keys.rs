@@ -9,6 +9,7 @@
 //!  Noise split ──► epoch 0 secret ──┬─► epoch 1 secret ──┬─► …
 //!                     │             │       │            │
 //!              two packet keys   fresh DH   …         fresh DH
+//!                                or ML-KEM
 //! ```
 //!
 //! No packet key depends on the handshake hash, or on anything else that the wire shows.
@@ -174,6 +175,19 @@ impl Epoch {
             Zeroizing::new(keyed(&*self.secret, &message)),
             role,
         ))
+    }
+
+    /// The next epoch, with the secret of a KEM mixed in: see [`crate::hybrid`].
+    pub(crate) fn hybrid(&self, transcript: &[&[u8]; 3], shared: &[u8], role: Role) -> Self {
+        let [hash, key, ciphertext] = *transcript;
+        let message = [b"virga hybrid v1", hash, key, ciphertext, shared];
+        let secret = Zeroizing::new(keyed(&*self.secret, &message));
+        Self::new(self.number + 1, secret, role)
+    }
+
+    /// Tells the peer that this end has the epoch's secret, and nobody else anything.
+    pub(crate) fn confirmation(&self) -> [u8; 16] {
+        first_16(&keyed(&*self.secret, &[b"virga hybrid confirm v1"]))
     }
 
     /// What headers carry as `key_phase`.

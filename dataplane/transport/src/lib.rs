@@ -5,11 +5,13 @@
 //! datagram meets them:
 //!
 //! - [`node`]: checks the header, finds the session, or answers a handshake.
-//! - `handshake`: Noise NKpsk0, checked by a keyed tag first; `cookie` asks for proof of address
-//!   under load, `proof` for the entity's signature once packets are sealed.
+//! - `handshake`: Noise NKpsk0, IKpsk1 or XXpsk3 as [`policy`] says, checked by a keyed tag first; `cookie`
+//!   asks for proof of address under load, `proof` for the entity's signature once packets are sealed, and
+//!   `hybrid` mixes ML-KEM-768 in.
 //! - `session`: replay check, open in place, mark (`replay`, `keys`); then [`frame`] by frame.
 //! - `schedule`: whose turn it is to send; `stream`: bytes put in order and cut into messages;
 //!   `recovery`: what was lost goes again; `path`: round trip, congestion control, pacing, packet size.
+//! - `link`: whether the link to a neighbour carries packets.
 //! - [`event`], [`config`], [`name`], [`reason`]: the words of its interface.
 //! - [`forward`]: forwarding in user space, by the NIC path's own decision.
 //! - [`share`]: which worker a peer and its datagrams belong to.
@@ -25,13 +27,16 @@ pub mod event;
 pub mod forward;
 pub mod frame;
 mod handshake;
+mod hybrid;
 #[allow(clippy::disallowed_methods)] // the one place that touches clock, sockets and files
 pub mod io;
 pub mod keys;
 pub mod limits;
+mod link;
 pub mod name;
 pub mod node;
 mod path;
+pub mod policy;
 mod proof;
 mod random;
 mod ranges;
@@ -51,11 +56,13 @@ pub mod worker;
 pub use classes::ClassCounters;
 pub use config::{ConfigError, Congestion, NodeConfig, NodeLimits, PeerConfig};
 pub use event::{
-    CloseReason, ConnectError, Event, Fate, Handled, Mode, OpenError, PathStatus, Payload, Receipt,
-    SendError, SessionState, SessionStatus, StreamSpec, Taken, Transmit,
+    Answers, CloseReason, ConnectError, Event, Fate, Handled, Heard, LinkState, LinkStatus, Mode,
+    OpenError, PathStatus, Payload, Receipt, SendError, SessionState, SessionStatus, StreamSpec,
+    Taken, Toward, Transmit,
 };
 pub use name::{ChannelName, NameError};
 pub use node::Node;
+pub use policy::{Conflict, HandshakePolicy, Pattern, PeerKey, Pq};
 pub use reason::{DropReason, NodeCounters};
 pub use share::Share;
 

@@ -161,6 +161,39 @@ pub const CHALLENGE_INTERVAL_NS: u64 = 100_000_000;
 /// After a peer was followed to another address, it is not followed again for this long.
 pub const MOVE_INTERVAL_NS: u64 = 1_000_000_000;
 
+/// Longest time between two frames of a link's keepalive.
+pub const LINK_INTERVAL_NS_MAX: u64 = 10_000_000_000;
+/// Intervals without a word after which a link is silent, at most.
+pub const LINK_MISSES_MAX: u32 = 255;
+/// Frames of a neighbour's in a row, none lost in between, that make it heard,
+pub const LINK_IN_ROW_MIN: u32 = 3;
+/// twice as many each time that the link falls, up to this many,
+pub const LINK_IN_ROW_MAX: u32 = 48;
+/// until it has stood for this long.
+pub const LINK_STEADY_NS: u64 = 10_000_000_000;
+/// A timer that comes later than this was not waited for: the worker had no processor.
+pub const LINK_SLACK_NS: u64 = 2_000_000;
+/// Where a neighbour's worker answers, and not its NIC path, silence must last so many times as long: others
+/// may have its processor.
+pub const LINK_PATIENCE: u64 = 5;
+/// It must last so many times as long as the longest gap, too,
+pub const LINK_GAPS: u64 = 2;
+/// of the last one or two such times,
+pub const LINK_GAP_WINDOW_NS: u64 = 30_000_000_000;
+/// up to this long.
+pub const LINK_PATIENCE_NS_MAX: u64 = 2_000_000_000;
+/// Times in a row that a worker that was late may put off its verdict.
+pub const LINK_POSTPONED_MAX: u32 = 4;
+/// A neighbour that has not said yet whether it speaks the keepalive is told this often,
+pub const LINK_SEARCH_EVERY_NS: u64 = 100_000_000;
+/// so many times,
+pub const LINK_SEARCHES: u64 = 10;
+/// and then this often.
+pub const LINK_SLOW_NS: u64 = 1_000_000_000;
+/// A neighbour whose packets come straight and that does not speak the keepalive for this long into a
+/// session is not judged by it.
+pub const LINK_UNSPOKEN_NS: u64 = 3_000_000_000;
+
 /// Half-open handshakes a peer may have at once.
 pub const HALF_OPEN_PER_PEER_MAX: usize = 4;
 /// Half-open handshakes that a worker's part of the node's takes at least: no peer alone fills it.
@@ -230,6 +263,8 @@ const _: () = assert!(
     "the header's payload length holds it"
 );
 const _: () = assert!(DURATION_NS_MAX < u64::MAX / 4);
+const _: () = assert!(LINK_IN_ROW_MIN <= LINK_IN_ROW_MAX);
+const _: () = assert!(LINK_SEARCHES * LINK_SEARCH_EVERY_NS < LINK_UNSPOKEN_NS);
 const _: () = assert!(COOKIES_PER_SECOND_PER_SOURCE < COOKIES_PER_SECOND);
 const _: () = assert!(RESETS_PER_SECOND_PER_SOURCE < RESETS_PER_SECOND);
 const _: () = assert!(ADMISSION_SLOTS.is_power_of_two());

@@ -1,6 +1,8 @@
 //! A node: its peers, its sessions, and the five verbs over them.
 
+mod completions;
 mod handshakes;
+mod links;
 mod peers;
 mod streams;
 mod transmit;
@@ -13,6 +15,7 @@ use crate::{
     handshake::{Network, parse},
     keys::ResetKey,
     limits::NETWORK_ID_BYTES_MAX,
+    policy::{Conflict, HandshakePolicy},
     random::Generator,
     reason::{DropReason, NodeCounters},
     session::{Context, Outcome, Queued, Session},
@@ -20,6 +23,7 @@ use crate::{
 };
 use ed25519_dalek::SigningKey;
 use handshakes::{HalfOpen, Outbound};
+use links::Links;
 use peers::{Attempt, Peer, read_peers};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -39,6 +43,9 @@ use zeroize::Zeroizing;
 enum Timer {
     Session(SessionId),
     Peer(NodeId),
+    Link(NodeId),
+    /// The completion is to have come by then.
+    HalfOpen(SessionId),
 }
 
 /// The protocol of one node, without any input or output.
@@ -50,6 +57,7 @@ pub struct Node {
     node_key: Zeroizing<[u8; 32]>,
     entity_key: SigningKey,
     network: Network,
+    handshake: HandshakePolicy,
     /// Key of the tags on handshakes to this node.
     tag_key: Zeroizing<[u8; 32]>,
     limits: NodeLimits,
@@ -71,6 +79,7 @@ pub struct Node {
     /// Sessions that may have something to send.
     row: VecDeque<SessionId>,
     outbox: VecDeque<Outbound>,
+    links: Links,
     turn: Turn,
     events: VecDeque<Queued>,
     counters: NodeCounters,
@@ -98,7 +107,7 @@ impl Node {
             psk: config.psk,
             psk_generation: config.psk_generation,
         };
-        let (mut peers, by_origin) = read_peers(id, &config.peers)?;
+        let (mut peers, by_origin) = read_peers(id, &config.peers, config.handshake)?;
         peers.retain(|&peer, _| config.share.owns(peer));
         let limits = config.limits.part(config.share, peers.len());
         Ok(Self {
@@ -110,6 +119,7 @@ impl Node {
             entity_key,
             tag_key: network.tag_key(id),
             network,
+            handshake: config.handshake,
             generator: Generator::new(&config.seed, b"node"),
             gate: Gate::new(&limits, config.share, &config.seed, now_ns),
             reset_key: ResetKey::new(&config.node_key),
@@ -124,6 +134,7 @@ impl Node {
             timers: BTreeSet::new(),
             row: VecDeque::new(),
             outbox: VecDeque::new(),
+            links: Links::default(),
             turn: Turn::Handshakes,
             events: VecDeque::new(),
             counters: NodeCounters::default(),
@@ -197,10 +208,17 @@ impl Node {
         let mark = self.events.len();
         let sealed = &mut datagram[HEADER_BYTES..];
         let taken = self.with_session(now_ns, id, |session, ctx| {
-            session.handle(ctx, source, &header, &header_bytes, sealed)
+            let taken = session.handle(ctx, source, &header, &header_bytes, sealed);
+            (taken, session.take_link(), session.ends.peer)
         });
         self.settle(now_ns, id, mark);
-        taken.unwrap_or(Err(DropReason::UnknownSession))
+        let Some((taken, (heard, is_direct), peer)) = taken else {
+            return Err(DropReason::UnknownSession);
+        };
+        if taken.is_ok() && is_direct {
+            self.on_link_packet(now_ns, (peer, id), heard);
+        }
+        taken
     }
 
     /// Runs `call` on a session with what it needs of the node.
@@ -252,13 +270,13 @@ impl Node {
     }
 
     fn remove_session(&mut self, id: SessionId) {
+        self.forget_half_open(id);
         let Some(session) = self.sessions.remove(&id) else {
             return;
         };
         if let Some(due_ns) = session.timer_ns {
             self.timers.remove(&(due_ns, Timer::Session(id)));
         }
-        self.half_open.retain(|half| half.own != id);
     }
 
     /// When [`Node::handle_timeout`] is due, on the clock of `now_ns`.
@@ -278,6 +296,8 @@ impl Node {
         for timer in due {
             match timer {
                 Timer::Peer(peer) => self.handle_peer_timeout(now_ns, peer),
+                Timer::Link(peer) => self.handle_link_timeout(now_ns, peer),
+                Timer::HalfOpen(id) => self.forget_half_open(id),
                 Timer::Session(id) => {
                     if self.sessions.get(&id).is_some_and(|s| s.is_drained(now_ns)) {
                         self.remove_session(id);
@@ -336,7 +356,7 @@ impl Node {
         let attempt = self.set_attempt(peer, Attempt::None);
         self.set_peer_timer(peer, None);
         let proving = match attempt {
-            Attempt::Proving(id) => Some(id),
+            Attempt::Proving(id, _) => Some(id),
             Attempt::None | Attempt::Waiting(_) => None,
         };
         for id in live.into_iter().chain(proving) {
@@ -374,6 +394,12 @@ impl Node {
     /// Every session, for people.
     pub fn sessions(&self) -> impl Iterator<Item = SessionStatus> + '_ {
         self.sessions.values().map(Session::status)
+    }
+
+    /// Peers that there is no session with, because the two ends' policies contradict each other.
+    pub fn conflicts(&self) -> impl Iterator<Item = (NodeId, Conflict)> + '_ {
+        let peers = self.peers.values();
+        peers.filter_map(|peer| Some((peer.id, peer.conflict?)))
     }
 
     /// What was counted of each class of streams, and the bytes that its streams hold for sending now.

@@ -71,7 +71,12 @@ reasons! {
     HandshakeFull = "handshake_full",
     /// Noise refused it: another network id, a wrong static key, or a forgery.
     HandshakeNoise = "handshake_noise",
-    /// A response, cookie or reset that answers nothing this node asked.
+    /// The node key that Noise proved is not the sender's.
+    HandshakeNodeKey = "handshake_node_key",
+    /// The two ends' policies contradict each other: pattern nk where more is asked for, or ML-KEM-768
+    /// required at one end and off at the other.
+    HandshakePolicy = "handshake_policy",
+    /// A response, completion, cookie, refusal or reset that answers nothing this node asked.
     HandshakeUnasked = "handshake_unasked",
     /// A reset whose token is not the session's.
     ResetToken = "reset_token",
@@ -93,6 +98,9 @@ reasons! {
     BeforeProof = "before_proof",
     /// The peer's proof is wrong, or of another entity.
     Proof = "proof",
+    /// An ML-KEM key or ciphertext that is none, or that gives another secret than the peer's: the session is
+    /// closed.
+    Kem = "kem",
     /// Sealed frames that do not parse, or stand where they may not.
     FrameMalformed = "frame_malformed",
     /// An acknowledgement of a packet that was never sent: the session is closed.
@@ -136,6 +144,14 @@ pub struct NodeCounters {
     pub initiations_sent: u64,
     /// Initiations answered with a response.
     pub initiations_answered: u64,
+    /// Refusals sent: a peer's initiation, or the peer's response, contradicts this node's policy.
+    pub refusals_sent: u64,
+    /// Refusals received of peers whose policy contradicts this node's.
+    pub refusals_received: u64,
+    /// Sessions that became established, by the place of their pattern in [`crate::Pattern::ALL`].
+    pub established_by_pattern: [u64; 3],
+    /// Sessions that became established with ML-KEM-768 mixed into their keys.
+    pub established_hybrid: u64,
     /// Cookies sent under load.
     pub cookies_sent: u64,
     /// Handshake messages given up because too many waited to be sent.
@@ -165,6 +181,10 @@ impl Default for NodeCounters {
             sent_datagrams: 0,
             initiations_sent: 0,
             initiations_answered: 0,
+            refusals_sent: 0,
+            refusals_received: 0,
+            established_by_pattern: [0; 3],
+            established_hybrid: 0,
             cookies_sent: 0,
             outbox_full: 0,
             resets_sent: 0,

@@ -39,6 +39,13 @@ impl Standing {
     pub(crate) const REKEY_ACK: Self = Self(1 << 3);
     pub(crate) const REKEY_WANTED: Self = Self(1 << 4);
     pub(crate) const CREDIT: Self = Self(1 << 5);
+    /// Both parts of this side's KEM key or ciphertext.
+    pub(crate) const KEM: Self = Self(0b11 << 6);
+
+    /// One of the parts.
+    pub(crate) const fn kem(part: u8) -> Self {
+        Self(Self::KEM.0 & 1 << (6 + part))
+    }
 
     pub(crate) const fn is_empty(self) -> bool {
         self.0 == 0
@@ -50,6 +57,12 @@ impl Standing {
 
     pub(crate) const fn only(self, other: Self) -> Self {
         Self(self.0 & other.0)
+    }
+
+    /// What one packet takes of it: one of the proof and the KEM's parts at most.
+    pub(crate) const fn for_one_packet(self) -> Self {
+        let large = self.0 & (Self::PROOF.0 | Self::KEM.0);
+        Self(self.0 & !large | large & large.wrapping_neg())
     }
 
     pub(crate) fn insert(&mut self, other: Self) {

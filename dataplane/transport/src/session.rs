@@ -1,9 +1,10 @@
 //! One session: opens and seals its packets, proves entities, carries streams.
 //!
 //! In the order in which a packet meets them: `open` (here) checks and opens, `frames` acts on what
-//! was sealed, `streams` holds the streams, `rekey` the key epochs, `transmit` builds what goes out.
+//! was sealed, `streams` holds the streams, `kem` and `rekey` the key epochs, `transmit` builds what goes out.
 
 mod frames;
+mod kem;
 mod rekey;
 mod streams;
 mod transmit;
@@ -11,10 +12,13 @@ mod transmit;
 use crate::{
     config::NodeLimits,
     event::{CloseReason, Event, SessionState, SessionStatus},
+    frame::LinkFrame,
     handshake::Agreed,
+    hybrid::Exchange,
     keys::{Epoch, Role},
     limits::{PREVIOUS_EPOCH_NS, REST_NS},
     path::{Path, Validation},
+    policy::Pattern,
     proof::Subject,
     random::Generator,
     reason::{DropReason, NodeCounters},
@@ -104,6 +108,8 @@ pub(crate) struct Ends {
     pub(crate) peer_session: SessionId,
     pub(crate) peer_origin: OriginHash,
     pub(crate) peer_entity: [u8; 32],
+    /// Its node key, where Noise proved it.
+    pub(crate) peer_key: Option<[u8; 32]>,
     pub(crate) role: Role,
 }
 
@@ -130,6 +136,11 @@ struct Traffic {
 /// One session with one peer.
 pub(crate) struct Session {
     pub(crate) ends: Ends,
+    pub(crate) pattern: Pattern,
+    /// Whether ML-KEM is mixed in before it is established.
+    pub(crate) is_hybrid: bool,
+    /// Until that is done.
+    exchange: Option<Box<Exchange>>,
     state: SessionState,
     pub(crate) since_ns: u64,
     pub(crate) established_ns: u64,
@@ -160,6 +171,8 @@ pub(crate) struct Session {
 
     path: Path,
     validation: Validation,
+    /// What the packet in hand says of the link.
+    link_heard: Option<LinkFrame>,
     recovery: Recovery,
     standing: Standing,
     streams: Streams,
@@ -187,6 +200,7 @@ impl Session {
     pub(crate) fn new(
         ends: Ends,
         agreed: Agreed,
+        exchange: Option<Exchange>,
         reset_token: [u8; 16],
         limits: &NodeLimits,
         now_ns: u64,
@@ -198,9 +212,15 @@ impl Session {
         let mut standing = Standing::default();
         if ends.role == Role::Initiator {
             standing.insert(Standing::PROOF);
+            if exchange.is_some() {
+                standing.insert(Standing::KEM);
+            }
         }
         Self {
             ends,
+            pattern: agreed.pattern,
+            is_hybrid: agreed.is_hybrid,
+            exchange: exchange.map(Box::new),
             state: SessionState::Proving,
             since_ns: now_ns,
             established_ns: now_ns,
@@ -230,6 +250,7 @@ impl Session {
             ack_at_ns: None,
             path: new_path(limits, now_ns, 0),
             validation: Validation::default(),
+            link_heard: None,
             recovery: Recovery::new(),
             standing,
             streams: Streams::new(ends.role),
@@ -284,7 +305,8 @@ impl Session {
         self.traffic.received_bytes += datagram_bytes;
         let (class, events) = (header.priority, header.event_count);
         ctx.counters.classes.received(class, datagram_bytes, events);
-        self.last_heard_ns = ctx.now_ns;
+        let heard_ns = std::mem::replace(&mut self.last_heard_ns, ctx.now_ns);
+        self.link_heard = None;
         let source = (header.hop_count == 0).then_some(source);
         let is_newest = self.replay.is_newest(header.sequence);
         let token = || ctx.generator.number().to_be_bytes();
@@ -292,7 +314,17 @@ impl Session {
         if self.state == SessionState::Draining {
             return self.handle_draining(ctx, clear);
         }
-        self.handle_frames(ctx, header, clear)
+        let taken = self.handle_frames(ctx, header, clear);
+        if self.link_heard.is_some() {
+            // The link's keepalive is beside the session's: neither keeps it open, nor from resting.
+            self.last_heard_ns = heard_ns;
+        }
+        taken
+    }
+
+    /// What the packet that was handled last says of the link, and whether it came straight over it.
+    pub(crate) fn take_link(&mut self) -> (Option<LinkFrame>, bool) {
+        (self.link_heard.take(), self.validation.is_direct())
     }
 
     fn open<'a>(
@@ -388,7 +420,13 @@ impl Session {
         self.recovery = Recovery::new();
         self.path = new_path(ctx.limits, ctx.now_ns, self.sequence);
         self.standing = Standing::default();
+        self.exchange = None;
         self.ack_at_ns = None;
+    }
+
+    /// Whether any packet of the peer's opened.
+    pub(crate) fn has_heard(&self) -> bool {
+        self.traffic.received_packets > 0
     }
 
     /// Whether nothing of it needs to be remembered any more.
@@ -500,6 +538,8 @@ impl Session {
             entity: self.ends.peer_entity,
             session: self.ends.own,
             state: self.state,
+            pattern: self.pattern,
+            is_hybrid: self.is_hybrid,
             epoch: self.current.number,
             sent_packets: self.traffic.sent_packets,
             sent_bytes: self.traffic.sent_bytes,

@@ -6,7 +6,7 @@
 
 use crate::{
     config::ConfigError,
-    event::Event,
+    event::{Event, Heard, Toward},
     forward::Forwarder,
     io::{
         clock::Clock,
@@ -71,6 +71,13 @@ pub trait Service: Send + 'static {
     fn handle_timeout(&mut self, now_ns: u64, node: &mut Node);
     /// Called once, before the sessions end; what their streams hold by then is still sent.
     fn stop(&mut self, now_ns: u64, node: &mut Node);
+}
+
+/// The NIC path's notes of echoes, as a worker reads them.
+pub trait Echoes: Send {
+    /// What came back of the link that has this place and secret, on the worker's clock. A place that has another
+    /// secret gets this one.
+    fn heard(&mut self, place: u32, secret: u64) -> Heard;
 }
 
 /// How a worker shall run.
@@ -153,9 +160,15 @@ pub struct Parts<S> {
     counters: WorkerCounters,
     times: WorkerTimes,
     driver: Driver,
+    echoes: Option<Box<dyn Echoes>>,
 }
 
 impl<S> Parts<S> {
+    /// Has links heard by what the NIC path notes, too.
+    pub fn set_echoes(&mut self, echoes: Box<dyn Echoes>) {
+        self.echoes = Some(echoes);
+    }
+
     /// What the worker counted.
     #[must_use]
     pub fn counters(&self) -> &WorkerCounters {
@@ -346,8 +359,23 @@ impl<S: Service> Worker<S> {
 
     fn handle_timeouts(&mut self) {
         let now_ns = self.clock.now_ns();
-        let Parts { node, service, .. } = &mut self.parts;
+        let Parts {
+            node,
+            forwarder,
+            service,
+            echoes,
+            ..
+        } = &mut self.parts;
         if node.poll_timeout().is_some_and(|due| due <= now_ns) {
+            node.take_echoes(now_ns, |place, secret| {
+                let here = forwarder.heard(place, secret);
+                let nic = echoes.as_mut().map(|nic| nic.heard(place, secret));
+                let nic = nic.unwrap_or_default();
+                Heard {
+                    worker_ns: here.worker_ns.max(nic.worker_ns),
+                    ..nic
+                }
+            });
             node.handle_timeout(now_ns);
         }
         if service.poll_timeout().is_some_and(|due| due <= now_ns) {
@@ -410,7 +438,13 @@ impl<S: Service> Worker<S> {
         );
         debug_assert_eq!(transmit.bytes, buffer.len());
         let datagrams = transmit.bytes.div_ceil(transmit.segment_bytes.max(1)) as u64;
-        match forwarder.way(transmit.destination) {
+        let way = match transmit.toward {
+            Toward::Link => forwarder.link(transmit.destination),
+            Toward::Route | Toward::Address(_) => forwarder.way(transmit.destination),
+        };
+        match way {
+            // A link that this machine itself knows to be down carries no keepalive.
+            None if transmit.toward == Toward::Link => {}
             None => counters.unroutable += datagrams,
             Some(way)
                 if transmit.segment_bytes > way.datagram_bytes_max.max(DATAGRAM_BYTES_MIN) =>
@@ -419,7 +453,10 @@ impl<S: Service> Worker<S> {
                 node.limit_datagrams(transmit.destination, way.datagram_bytes_max);
             }
             Some(way) => {
-                let to = transmit.address.unwrap_or(way.to);
+                let to = match transmit.toward {
+                    Toward::Address(address) => address,
+                    Toward::Route | Toward::Link => way.to,
+                };
                 way.tag(buffer, transmit.segment_bytes);
                 driver.commit(to, transmit.segment_bytes);
             }

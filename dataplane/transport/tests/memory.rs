@@ -10,7 +10,8 @@ use std::{
 };
 use virga_ebpf::header::{NodeId, StreamId, Subnet};
 use virga_transport::{
-    ChannelName, Event, Mode, Node, NodeConfig, NodeLimits, PeerConfig, Share, StreamSpec,
+    ChannelName, Event, HandshakePolicy, Mode, Node, NodeConfig, NodeLimits, PeerConfig, Share,
+    StreamSpec,
 };
 use x25519_dalek::{PublicKey, StaticSecret};
 
@@ -54,10 +55,13 @@ fn key(number: usize, of: u8) -> [u8; 32] {
 
 fn peer(number: usize) -> PeerConfig {
     PeerConfig {
-        node_key: PublicKey::from(&StaticSecret::from(key(number, 1))).to_bytes(),
+        node_key: PublicKey::from(&StaticSecret::from(key(number, 1)))
+            .to_bytes()
+            .into(),
         entity_key: SigningKey::from_bytes(&key(number, 2))
             .verifying_key()
             .to_bytes(),
+        handshake: None,
     }
 }
 
@@ -71,6 +75,7 @@ fn node(number: usize, peers: impl Iterator<Item = usize>) -> Node {
         subnet: Subnet(0),
         peers: peers.map(peer).collect(),
         share: Share::WHOLE,
+        handshake: HandshakePolicy::default(),
         limits: NodeLimits::default(),
         started_unix_ns: 1,
         seed: key(number, 3),

@@ -24,8 +24,8 @@ use virga_ebpf::{
     tables::{NextHop, Pair},
 };
 use virga_transport::{
-    ChannelName, Event, Mode, Node, NodeConfig, NodeLimits, PeerConfig, SendError, Share,
-    StreamSpec,
+    ChannelName, Event, HandshakePolicy, Mode, Node, NodeConfig, NodeLimits, PeerConfig, SendError,
+    Share, StreamSpec,
     forward::Forwarder,
     io::driver::DriverConfig,
     worker::{Parts, Service, Task, Worker, WorkerConfig, WorkerHandle},
@@ -146,15 +146,18 @@ fn key(number: u8) -> [u8; 32] {
 
 fn peer(number: u8) -> PeerConfig {
     PeerConfig {
-        node_key: PublicKey::from(&StaticSecret::from(key(number))).to_bytes(),
+        node_key: PublicKey::from(&StaticSecret::from(key(number)))
+            .to_bytes()
+            .into(),
         entity_key: SigningKey::from_bytes(&key(number + 100))
             .verifying_key()
             .to_bytes(),
+        handshake: None,
     }
 }
 
 fn id(number: u8) -> NodeId {
-    hash::node_id(&peer(number).node_key)
+    peer(number).node_key.id()
 }
 
 fn image(own: u8, other: u8, to: SocketAddr) -> Image {
@@ -198,6 +201,7 @@ fn spawn(own: u8, other: u8, mode: Mode) -> WorkerHandle<Application> {
         subnet: Subnet(0),
         peers: vec![peer(other)],
         share: Share::WHOLE,
+        handshake: HandshakePolicy::default(),
         limits: NodeLimits::default(),
         started_unix_ns: 1,
         seed: [own; 32],

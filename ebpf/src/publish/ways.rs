@@ -14,7 +14,7 @@ use crate::{
     header::NodeId,
     image::{Image, NextHopKey},
     limits::{NEXT_HOPS_MAX, ROUTES_MAX},
-    tables::{NEXT_HOP_NONE, NextHop, Route},
+    tables::{Address, NEXT_HOP_NONE, NextHop, Route},
 };
 
 /// A next hop whose new key is in place and not yet used, where it is about to be: a packet that meets the
@@ -29,6 +29,31 @@ fn with_new_keys(held: &NextHop, next_hop: &NextHop) -> Option<NextHop> {
 }
 
 impl Publisher {
+    /// Has routes that have another next hop do without this neighbour, by one write of its next hop's
+    /// liveness, until an image says otherwise.
+    ///
+    /// # Errors
+    /// When a table cannot be written.
+    pub fn avoid<S: Store>(
+        &mut self,
+        store: &mut S,
+        target: Address,
+        port: u16,
+    ) -> Result<(), S::Error> {
+        for (key, (number, next_hop)) in &mut self.next_hops {
+            let is_it = key.is_avoidable && (key.target, key.port) == (target, port);
+            if is_it && next_hop.is(NextHop::ALIVE) {
+                let dead = NextHop {
+                    flags: next_hop.flags & !NextHop::ALIVE,
+                    ..*next_hop
+                };
+                store.set_next_hop(*number, &dead)?;
+                *next_hop = dead;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes, writes and moves destinations, with all that they name.
     pub(super) fn apply_ways<S: Store>(
         &mut self,

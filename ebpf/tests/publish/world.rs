@@ -207,7 +207,7 @@ pub enum Fate {
 
 pub fn fate(tables: &MemoryTables, packet: &(Header, Arrival)) -> Fate {
     match decide(tables, &tables.current(), &packet.0, &packet.1) {
-        Verdict::Local => Fate::Local,
+        Verdict::Local | Verdict::Echo => Fate::Local,
         Verdict::Drop(reason) => Fate::Drop(reason),
         Verdict::Forward(next_hop) => Fate::Forward(next_hop.target),
     }

@@ -214,7 +214,6 @@ async fn send(
         match node.send_on_stream(&stream, &events).await {
             Ok(()) => tally.send(events.len() as u64),
             // Credit comes with the receive loop's next turn; its own back-off of 5 ms and more is slower.
-            // Credit comes when the receive loop has had its turn.
             Err(StreamError::Backpressure) => {}
             Err(error) => return Err(error.into()),
         }

@@ -2,14 +2,18 @@
 
 use crate::{
     shapes::{line, random},
-    world::{Cheap, Cut, MS, Random, SECOND, UNIX_S, World, node_key, stamp},
+    world::{Cheap, Cut, MS, NETWORK, Random, SECOND, Strangers, UNIX_S, World, node_key, stamp},
 };
 use virga_ebpf::header::{NodeId, Subnet};
-use virga_routing::{Announcement, Authority, Claim, Destination, Reason, limits, message::Item};
+use virga_routing::{
+    Announcement, Authority, Claim, Destination, Reason, limits,
+    message::{Item, Number},
+};
 
 fn claim(index: usize, seqno: u64) -> Claim {
     let node_key = node_key(index);
     Claim {
+        network: NETWORK,
         node_key,
         entity_key: node_key.map(|byte| !byte),
         subnet: Subnet(0),
@@ -29,8 +33,19 @@ fn route(metric: u32, announcement: Announcement) -> Vec<u8> {
     bytes
 }
 
+pub(crate) fn request(announcement: Announcement) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Item::Request {
+        hops: 9,
+        number: Number::Higher,
+        announcement,
+    }
+    .write(&mut bytes);
+    bytes
+}
+
 /// By the destination itself.
-fn true_word(index: usize, seqno: u64) -> Announcement {
+pub(crate) fn true_word(index: usize, seqno: u64) -> Announcement {
     let claim = claim(index, seqno);
     Announcement::issue(&claim, |message| stamp(claim.entity_key, message)).unwrap()
 }
@@ -39,7 +54,7 @@ fn false_word(index: usize, seqno: u64) -> Announcement {
     Announcement::issue(&claim(index, seqno), |message| stamp([1; 32], message)).unwrap()
 }
 
-fn count(world: &World, node: usize, reason: Reason) -> u64 {
+pub(crate) fn count(world: &World, node: usize, reason: Reason) -> u64 {
     world.nodes[node].router.as_ref().unwrap().count(reason)
 }
 
@@ -142,6 +157,7 @@ fn a_table_that_is_full_keeps_what_it_has() {
         Cheap {
             index: 0,
             known_below: 100,
+            strangers: Strangers::default(),
         },
     );
     router.neighbour_up(now, NodeId(1), Subnet(0), 300);
@@ -178,6 +194,15 @@ fn a_router_that_lies_draws_packets_and_makes_no_loop_among_others() {
             }
             world.run_for(random.between(0, 40 * MS));
         }
+        // Whom the others have a way to without it, they find.
+        let ends: Vec<(usize, usize)> = world.links.keys().copied().collect();
+        for (a, b) in ends {
+            match evil == a || evil == b {
+                true => world.cut(a, b, Cut::Reported),
+                false => world.join(a, b),
+            }
+        }
+        world.settle(10 * SECOND);
     }
 }
 
@@ -185,15 +210,6 @@ fn a_router_that_lies_draws_packets_and_makes_no_loop_among_others() {
 fn requests_make_nobody_count_further_than_to_the_next_number() {
     let mut world = line(6, 3);
     world.run_for(SECOND);
-    let request = |announcement: Announcement| {
-        let mut bytes = Vec::new();
-        Item::Request {
-            hops: 9,
-            announcement,
-        }
-        .write(&mut bytes);
-        bytes
-    };
     let seqno = |world: &World| {
         let to = Destination::Node(world.id(2));
         let mut routes = world.nodes[0].router.as_ref().unwrap().routes();
@@ -254,6 +270,7 @@ fn bytes_of_whatever_kind_end_no_router() {
     let authority = Cheap {
         index: 2,
         known_below: 3,
+        strangers: Strangers::default(),
     };
     assert_eq!(authority.node_key(), node_key(2));
     let valid = route(7, true_word(2, 1_001));

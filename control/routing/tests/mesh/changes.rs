@@ -1,10 +1,10 @@
 //! Links and nodes that come and go.
 
 use crate::{
-    shapes::{diamond, grid, line, random, ring},
+    shapes::{diamond, grid, line, random},
     world::{Cut, MS, Random, SECOND, World},
 };
-use virga_routing::{Destination, limits};
+use virga_routing::Destination;
 
 fn first_link(world: &World, skip: usize) -> (usize, usize) {
     let up = world.links.iter().filter(|(_, link)| link.is_up);
@@ -155,22 +155,6 @@ fn nodes_that_lose_their_memory_make_no_loop_and_are_found_again_whatever_number
         }
         world.settle(10 * SECOND);
     }
-}
-
-#[test]
-fn clocks_that_jump_take_no_route_away() {
-    let mut world = ring(11, 6);
-    world.run_for(2 * SECOND);
-    for (node, ahead) in [(1, 86_400), (2, -86_400), (4, 7 * 86_400)] {
-        world.nodes[node].clock_ahead_s = ahead;
-    }
-    world.run_for(600 * SECOND);
-    world.assert_right();
-    for node in [1, 2, 4] {
-        world.nodes[node].clock_ahead_s = 0;
-    }
-    world.run_for(2 * limits::RENEW_NS);
-    world.settle(SECOND);
 }
 
 #[test]

@@ -4,7 +4,10 @@
 mod bad;
 mod changes;
 mod checks;
+mod gateways;
+mod growth;
 mod large;
+mod later;
 mod shapes;
 mod signed;
 mod world;

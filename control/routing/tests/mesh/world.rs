@@ -1,8 +1,10 @@
 //! A simulated mesh: routers, links with delays, tables, and a clock; a seed replays all of it.
 
 use std::{
+    cell::RefCell,
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
+    rc::Rc,
 };
 use virga_ebpf::{
     hash,
@@ -44,6 +46,9 @@ impl Random {
     }
 }
 
+/// The mesh's name, hashed.
+pub(crate) const NETWORK: [u8; 32] = [0x33; 32];
+
 /// Signatures that only look like some: the key's owner is who knows how. Real ones are in a test of their own.
 pub(crate) fn stamp(entity_key: [u8; 32], message: &[u8]) -> [u8; 64] {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
@@ -69,9 +74,17 @@ pub(crate) fn node_key(index: usize) -> [u8; 32] {
 pub(crate) struct Cheap {
     pub(crate) index: usize,
     pub(crate) known_below: usize,
+    pub(crate) strangers: Strangers,
 }
 
+/// Who does not know whom, or not yet, or not any more.
+pub(crate) type Strangers = Rc<RefCell<BTreeSet<(usize, usize)>>>;
+
 impl Authority for Cheap {
+    fn network(&self) -> [u8; 32] {
+        NETWORK
+    }
+
     fn node_key(&self) -> [u8; 32] {
         node_key(self.index)
     }
@@ -87,16 +100,24 @@ impl Authority for Cheap {
     fn check(&self, announcement: &Announcement) -> Result<(), Doubt> {
         let key = announcement.node_key();
         let index = u64::from_be_bytes(key[..8].try_into().unwrap());
-        let is_known = usize::try_from(index).is_ok_and(|i| i < self.known_below);
+        let is_known = usize::try_from(index).is_ok_and(|i| {
+            i < self.known_below && !self.strangers.borrow().contains(&(self.index, i))
+        });
         if !is_known || key[8..] != [7; 24] {
             return Err(Doubt::Stranger);
         }
-        let entity = key.map(|byte| !byte);
-        let is_signed = announcement.signature() == stamp(entity, announcement.signed());
-        match announcement.entity_key() == entity && is_signed {
+        // Another entity may have come to the node, and this one not know it yet.
+        if announcement.entity_key() != key.map(|byte| !byte) {
+            return Err(Doubt::Stranger);
+        }
+        match self.is_signed(announcement) {
             true => Ok(()),
             false => Err(Doubt::Forged),
         }
+    }
+
+    fn is_signed(&self, announcement: &Announcement) -> bool {
+        announcement.signature() == stamp(announcement.entity_key(), announcement.signed())
     }
 }
 
@@ -160,7 +181,9 @@ pub(crate) struct World {
     pub(crate) links: BTreeMap<(usize, usize), Link>,
     pub(crate) random: Random,
     pub(crate) setup: Setup,
-    pub(crate) ids: BTreeMap<NodeId, usize>,
+    pub(crate) ids: HashMap<NodeId, usize>,
+    /// By the node.
+    id_of: Vec<NodeId>,
     pub(crate) messages: u64,
     pub(crate) message_bytes: u64,
     pub(crate) last_change_ns: u64,
@@ -170,6 +193,7 @@ pub(crate) struct World {
     sequence: u64,
     pub(crate) seed: u64,
     known_below: usize,
+    pub(crate) strangers: Strangers,
 }
 
 pub(crate) const SETUP: Setup = Setup {
@@ -200,7 +224,8 @@ impl World {
                 aggregation,
                 ..SETUP
             },
-            ids: BTreeMap::new(),
+            ids: HashMap::new(),
+            id_of: Vec::new(),
             messages: 0,
             message_bytes: 0,
             last_change_ns: 0,
@@ -210,6 +235,7 @@ impl World {
             sequence: 0,
             seed,
             known_below: subnets.len(),
+            strangers: Strangers::default(),
         };
         for (index, &subnet) in subnets.iter().enumerate() {
             world.nodes.push(Node {
@@ -220,8 +246,15 @@ impl World {
                 clock_ahead_s: 0,
                 is_evil: false,
             });
-            world.ids.insert(hash::node_id(&node_key(index)), index);
-            world.boot(index, world.setup.seqno, 0);
+            let id = hash::node_id(&node_key(index));
+            world.ids.insert(id, index);
+            world.id_of.push(id);
+            // Where several nodes announce one thing, each has numbers of its own.
+            let own = match aggregation {
+                Aggregation::Exact => 0,
+                Aggregation::BySubnet => index as u64,
+            };
+            world.boot(index, world.setup.seqno + own, 0);
         }
         world
     }
@@ -234,17 +267,14 @@ impl World {
             quiet_ns,
             ..self.setup
         };
-        let authority = Cheap {
-            index,
-            known_below: self.known_below,
-        };
+        let authority = self.authority(index);
         let router = Router::new(self.now_of(index), setup, authority);
         self.nodes[index].router = Some(router);
         self.drain(index);
     }
 
     pub(crate) fn id(&self, index: usize) -> NodeId {
-        hash::node_id(&node_key(index))
+        self.id_of[index]
     }
 
     pub(crate) fn now_of(&self, index: usize) -> Now {
@@ -332,6 +362,23 @@ impl World {
         self.boot(index, seqno, 2 * DETECT_NS);
         for peer in peers {
             self.join(index, peer);
+        }
+    }
+
+    /// A node goes by what it now knows of the others.
+    pub(crate) fn reconsider(&mut self, index: usize) {
+        let (now, authority) = (self.now_of(index), self.authority(index));
+        if let Some(router) = &mut self.nodes[index].router {
+            router.set_authority(now, authority);
+        }
+        self.drain(index);
+    }
+
+    fn authority(&self, index: usize) -> Cheap {
+        Cheap {
+            index,
+            known_below: self.known_below,
+            strangers: Rc::clone(&self.strangers),
         }
     }
 

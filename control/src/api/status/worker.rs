@@ -3,9 +3,10 @@
 use super::{Count, Verdicts};
 use crate::{channel::status::ServiceStatus, dispatch::Service};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
+use virga_ebpf::header::NodeId;
 use virga_transport::{
-    Node,
+    Node, Pattern,
     io::counters::IoCounters,
     worker::{Parts, Times, TimesSummary, WorkerTimes},
 };
@@ -83,6 +84,17 @@ pub struct SocketStatus {
     pub figures: BTreeMap<String, u64>,
 }
 
+/// Why policies give no session with a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConflictStatus {
+    /// The other node's id, in hex.
+    pub peer: String,
+    /// What contradicts what.
+    pub why: String,
+    /// What to do about it here or there.
+    pub fix: String,
+}
+
 /// The sessions' protocol.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransportStatus {
@@ -94,6 +106,16 @@ pub struct TransportStatus {
     pub initiations_sent: u64,
     /// Initiations answered.
     pub initiations_answered: u64,
+    /// Refusals sent to peers whose policy contradicts this node's.
+    pub refusals_sent: u64,
+    /// Refusals received.
+    pub refusals_received: u64,
+    /// Sessions established, by Noise pattern.
+    pub established_by_pattern: BTreeMap<String, u64>,
+    /// Sessions established with ML-KEM-768 mixed into their keys.
+    pub established_hybrid: u64,
+    /// Peers that there is no session with, because the two ends' policies contradict each other.
+    pub conflicts: Vec<ConflictStatus>,
     /// Cookies sent.
     pub cookies_sent: u64,
     /// Resets sent.
@@ -187,6 +209,9 @@ pub struct OneWorker {
     pub core: Option<usize>,
     /// Sessions that it has.
     pub sessions: usize,
+    /// Time that its thread has had on a processor.
+    #[serde(default)]
+    pub cpu_ns: u64,
     /// Its loop.
     pub worker: WorkerStatus,
     /// Its socket.
@@ -206,10 +231,13 @@ pub(super) struct Snapshot {
     pub(super) worker: OneWorker,
     pub(super) sessions: Vec<virga_transport::SessionStatus>,
     pub(super) service: ServiceStatus,
+    /// Where packets to each of the peers asked about go.
+    pub(super) ways: Vec<Option<SocketAddr>>,
 }
 
 impl Snapshot {
-    pub(super) fn take(now_ns: u64, parts: &Parts<Service>) -> Self {
+    pub(super) fn take(now_ns: u64, parts: &Parts<Service>, peers: &[NodeId]) -> Self {
+        let way = |peer: &NodeId| parts.forwarder.way(*peer).map(|way| way.to);
         let counters = parts.counters();
         let sessions: Vec<_> = parts.node.sessions().collect();
         let driver = parts.driver();
@@ -228,6 +256,7 @@ impl Snapshot {
             number: parts.share().worker(),
             core: parts.core(),
             sessions: sessions.len(),
+            cpu_ns: thread_cpu_ns(),
             worker: WorkerStatus {
                 turns: counters.turns,
                 forwarded: counters.forwarded,
@@ -259,8 +288,25 @@ impl Snapshot {
             worker,
             sessions,
             service: parts.service.status(now_ns),
+            ways: peers.iter().map(way).collect(),
         }
     }
+}
+
+/// Time that the calling thread has had on a processor.
+fn thread_cpu_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let (s, ns) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));
+    s.unwrap_or(0) * 1_000_000_000 + ns.unwrap_or(0)
+}
+
+fn conflicts(node: &Node) -> Vec<ConflictStatus> {
+    let told = node.conflicts().map(|(peer, conflict)| ConflictStatus {
+        peer: peer.to_string(),
+        why: conflict.to_string(),
+        fix: conflict.fix().to_owned(),
+    });
+    told.collect()
 }
 
 fn transport(
@@ -273,6 +319,15 @@ fn transport(
         sent_datagrams: counters.sent_datagrams,
         initiations_sent: counters.initiations_sent,
         initiations_answered: counters.initiations_answered,
+        refusals_sent: counters.refusals_sent,
+        refusals_received: counters.refusals_received,
+        established_by_pattern: Pattern::ALL
+            .iter()
+            .zip(counters.established_by_pattern)
+            .map(|(pattern, count)| (pattern.name().to_owned(), count))
+            .collect(),
+        established_hybrid: counters.established_hybrid,
+        conflicts: conflicts(&parts.node),
         cookies_sent: counters.cookies_sent,
         resets_sent: counters.resets_sent,
         resets_received: counters.resets_received,
@@ -398,6 +453,16 @@ impl TransportStatus {
         self.sent_datagrams += other.sent_datagrams;
         self.initiations_sent += other.initiations_sent;
         self.initiations_answered += other.initiations_answered;
+        self.refusals_sent += other.refusals_sent;
+        self.refusals_received += other.refusals_received;
+        for (pattern, count) in &other.established_by_pattern {
+            *self
+                .established_by_pattern
+                .entry(pattern.clone())
+                .or_default() += count;
+        }
+        self.established_hybrid += other.established_hybrid;
+        self.conflicts.extend(other.conflicts.iter().cloned());
         self.cookies_sent += other.cookies_sent;
         self.resets_sent += other.resets_sent;
         self.resets_received += other.resets_received;

@@ -13,6 +13,7 @@ fn one_of_each() -> Vec<Message> {
         Answer::NotAuthorised,
         Answer::NotPublished,
         Answer::TooMany,
+        Answer::TooOften,
         Answer::Token(Fault::Missing),
         Answer::Token(Fault::Revoked),
         Answer::Capability("".into()),
@@ -72,6 +73,14 @@ fn published_vectors() {
     assert_eq!(Message::Channel(vec![8, 9]).encode(), [1, 10, 8, 9]);
     assert_eq!(Message::Identity(vec![8, 9]).encode(), [1, 16, 8, 9]);
     assert_eq!(Message::Routes(vec![8, 9]).encode(), [1, 24, 8, 9]);
+    let way = Message::Trace(trace::Said::Answer {
+        number: 7,
+        way: trace::Way::ends(trace::End::NoRoute),
+    });
+    let bytes = [1, 28, 1, 0, 0, 0, 0, 0, 0, 0, 7, 1];
+    assert_eq!(way.encode(), bytes);
+    assert_eq!(Message::parse(&bytes), Ok(way));
+    assert_eq!(Message::parse(&bytes[..11]), Err(MessageError::Trace));
 }
 
 #[test]

@@ -5,7 +5,8 @@ use super::*;
 use crate::{
     capability::{Capabilities, Capability, Filter, Statement, statement::Claim},
     channel::{
-        capabilities::{LOOKS_MAX, STATEMENTS_MAX, Unusable},
+        capabilities::{STATEMENTS_MAX, Unusable},
+        costs::LOOKS_MAX,
         explain::Outcome,
     },
     keys::{EntityKey, Secret},

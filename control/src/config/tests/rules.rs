@@ -133,6 +133,12 @@ fn rules_of_the_forwarding_section() {
         ),
         ("link_tags = \"on\"", "forwarding.link_tags", "auto"),
         ("link_key_s = 4", "forwarding.link_key_s", "5 to"),
+        ("keepalive_ms = -1", "forwarding.keepalive_ms", "0 to"),
+        (
+            "detect_multiplier = 1",
+            "forwarding.detect_multiplier",
+            "2 to",
+        ),
     ] {
         refused(&format!("{NODE}[forwarding]\n{lines}\n"), key, say);
     }

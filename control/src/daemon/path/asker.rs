@@ -7,7 +7,7 @@ use crate::{
 };
 use std::{collections::BTreeSet, sync::Arc};
 use tokio::sync::{mpsc, oneshot};
-use virga_ebpf::tables::Pair;
+use virga_ebpf::{header::NodeId, tables::Pair};
 
 /// What the task is asked.
 pub(super) enum Ask {
@@ -18,6 +18,10 @@ pub(super) enum Ask {
     },
     Status(oneshot::Sender<ForwardingStatus>),
     Routes(oneshot::Sender<RoutesStatus>),
+    NextHop {
+        destination: NodeId,
+        reply: oneshot::Sender<Option<NodeId>>,
+    },
     Admits {
         pair: Pair,
         reply: oneshot::Sender<bool>,
@@ -55,6 +59,14 @@ impl Asker {
         let (reply, answer) = oneshot::channel();
         self.0.send(Ask::Routes(reply)).await.ok()?;
         answer.await.ok()
+    }
+
+    /// The neighbour that packets for a node go to now. None: there is no way, or the daemon is shutting down.
+    pub async fn next_hop(&self, destination: NodeId) -> Option<NodeId> {
+        let (reply, answer) = oneshot::channel();
+        let ask = Ask::NextHop { destination, reply };
+        self.0.send(ask).await.ok()?;
+        answer.await.ok()?
     }
 
     /// Whether transit packets of an origin on a channel are let through here.

@@ -1,8 +1,17 @@
 //! The forwarding path as `virga status` shows it.
 
 use super::Path;
-use crate::{api::status::Verdicts, config::Reach, nic::Nic, tags::TagsStatus};
+use crate::{
+    api::status::Verdicts,
+    config::Reach,
+    dispatch::{Dispatch, Service},
+    nic::Nic,
+    tags::TagsStatus,
+};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use virga_ebpf::header::NodeId;
+use virga_transport::{LinkStatus as LinkStatusOfWorker, worker::Parts};
 
 /// How packets of others pass.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -57,6 +66,63 @@ pub struct LinkStatus {
     pub unvouched: Option<String>,
     /// Link tags on what comes from it and goes to it.
     pub tags: TagsStatus,
+    /// Whether the link to it carries packets.
+    #[serde(default)]
+    pub keepalive: KeepaliveStatus,
+}
+
+/// What a link's keepalive has found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeepaliveStatus {
+    /// `up`; `silent`, `one-way`: dead; `unknown`: the neighbour does not speak the keepalive, or there is no
+    /// session with it; `off`.
+    pub state: String,
+    /// Milliseconds since it is so.
+    pub since_ms: u64,
+    /// Milliseconds between two packets of the keepalive.
+    pub interval_ms: u64,
+    /// Milliseconds without any packet after which the link is dead.
+    pub detect_ms: u64,
+    /// What answers for the neighbour: `nic`, its NIC path; `worker`: then silence must last longer.
+    #[serde(default)]
+    pub answers: String,
+    /// How often it was found dead.
+    pub detections: u64,
+    /// Milliseconds without any packet before the last time.
+    pub gap_ms: u64,
+    /// Packets of the keepalive that came,
+    pub received: u64,
+    /// and that did not come.
+    pub missed: u64,
+}
+
+impl KeepaliveStatus {
+    fn of(now_ns: u64, link: &LinkStatusOfWorker) -> Self {
+        const MS: u64 = 1_000_000;
+        Self {
+            state: link.state.name().to_owned(),
+            since_ms: now_ns.saturating_sub(link.since_ns) / MS,
+            interval_ms: link.interval_ns / MS,
+            detect_ms: link.detect_ns / MS,
+            answers: link.answers.name().to_owned(),
+            detections: link.detections,
+            gap_ms: link.gap_ns / MS,
+            received: link.received,
+            missed: link.missed,
+        }
+    }
+}
+
+/// What the workers know of links.
+pub(super) async fn watched(dispatch: &Dispatch) -> BTreeMap<NodeId, KeepaliveStatus> {
+    let look = |now_ns: u64, parts: &mut Parts<Service>| {
+        let links = parts.node.links();
+        let one = |link: LinkStatusOfWorker| (link.peer, KeepaliveStatus::of(now_ns, &link));
+        links.map(one).collect::<Vec<_>>()
+    };
+    // With the workers, the node ends.
+    let each = dispatch.with_all(look).await.unwrap_or_default();
+    each.into_iter().flatten().collect()
 }
 
 /// The guard of the NIC path.
@@ -73,7 +139,7 @@ pub struct GuardStatus {
 }
 
 impl Path {
-    pub(super) fn status(&self) -> ForwardingStatus {
+    pub(super) fn status(&self, watched: &BTreeMap<NodeId, KeepaliveStatus>) -> ForwardingStatus {
         let attached = self.nic.as_ref().map(Nic::attached).unwrap_or_default();
         let counters = self.nic.as_ref().map(Nic::counters);
         let (nic, failed) = match counters {
@@ -95,7 +161,7 @@ impl Path {
                     program: one.program.to_owned(),
                 })
                 .collect(),
-            links: self.links(),
+            links: self.links_watched(watched),
             nic,
             guard: guard.map(|guard| GuardStatus {
                 pairs: guard.pairs,
@@ -105,6 +171,18 @@ impl Path {
             }),
             problem: failed.or_else(|| self.problem.as_ref().map(|p| p.text.clone())),
         }
+    }
+
+    /// The same with what the workers have found of them.
+    fn links_watched(&self, watched: &BTreeMap<NodeId, KeepaliveStatus>) -> Vec<LinkStatus> {
+        let mut links = self.links();
+        for link in &mut links {
+            let peer = self.config.peers.iter().find(|peer| peer.name == link.peer);
+            if let Some(found) = peer.and_then(|peer| watched.get(&peer.id)) {
+                link.keepalive = found.clone();
+            }
+        }
+        links
     }
 
     /// The adjacent peers, and how they are reached.
@@ -125,6 +203,10 @@ impl Path {
                 subnet: peer.place().to_string(),
                 unvouched: self.members.why_not(peer.id),
                 tags: self.tags.status(peer.id),
+                keepalive: KeepaliveStatus {
+                    state: "off".to_owned(),
+                    ..KeepaliveStatus::default()
+                },
             });
         }
         links

@@ -1,6 +1,6 @@
 //! What goes into the tables beside the configuration, and into the workers' own.
 
-use super::{Path, draws};
+use super::{Path, draws, links};
 use crate::{
     dispatch::{Dispatch, Service},
     nic::{self, NicError},
@@ -11,14 +11,16 @@ use virga_transport::worker::Parts;
 
 impl Path {
     /// What is not in the configuration: who was let in, who leads where, what neighbours agreed on, whom
-    /// nobody vouches for, and what other subnets admit. The tables' clock was 0 at `zero_ns` of the kernel's.
+    /// nobody vouches for, which links are dead, and what other subnets admit. The tables' clock was 0 at `zero_ns` of the kernel's.
     pub(super) fn learned(&self, zero_ns: u64, image: &mut Image) {
         image.pairs.extend(&self.admitted);
         if let Some(routing) = &self.routing {
             routing.write(&self.config, image);
         }
+        image.make_avoidable();
         self.members.write(&self.config, image);
         self.tags.write(image);
+        links::avoid(&self.dead, image);
         if let Some(foreign) = &self.foreign {
             foreign.write(zero_ns, image);
         }

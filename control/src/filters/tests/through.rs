@@ -77,7 +77,7 @@ fn sent(tables: &MemoryTables, pair: &Pair, sequence: u64) -> Result<(), Reason>
     };
     match decide(tables, &tables.current(), &header, &arrival) {
         Verdict::Drop(reason) => Err(reason),
-        Verdict::Local | Verdict::Forward(_) => Ok(()),
+        Verdict::Local | Verdict::Echo | Verdict::Forward(_) => Ok(()),
     }
 }
 

@@ -62,6 +62,13 @@ pub(super) const SERIES: &[Series] = &[
         |status, rows| each_peer(status, rows, |session| Some(session.age_s.into())),
     ),
     Series::gauge(
+        "virga_session_hybrid",
+        "none",
+        &["peer"],
+        "1 if ML-KEM-768 is mixed into the keys of the session with a peer, else 0.",
+        |status, rows| each_peer(status, rows, |session| Some(session.hybrid.into())),
+    ),
+    Series::gauge(
         "virga_session_key_epoch",
         "epochs",
         &["peer"],
@@ -307,6 +314,50 @@ pub(super) const SERIES: &[Series] = &[
         &[],
         "Handshakes of others that it answered.",
         |status, rows| rows.put([], status.transport.initiations_answered),
+    ),
+    Series::counter(
+        "virga_handshake_refusals_sent_total",
+        "handshakes",
+        &[],
+        "Handshakes of others that it refused because their policy contradicts its own.",
+        |status, rows| rows.put([], status.transport.refusals_sent),
+    ),
+    Series::counter(
+        "virga_handshake_refusals_received_total",
+        "handshakes",
+        &[],
+        "Handshakes that it began and that others refused so.",
+        |status, rows| rows.put([], status.transport.refusals_received),
+    ),
+    Series::gauge(
+        "virga_handshake_conflicts",
+        "peers",
+        &[],
+        "Peers that there is no session with because the policies of the two ends contradict each other.",
+        |status, rows| {
+            rows.put(
+                [],
+                u64::try_from(status.transport.conflicts.len()).unwrap_or(u64::MAX),
+            )
+        },
+    ),
+    Series::counter(
+        "virga_sessions_established_by_pattern_total",
+        "sessions",
+        &["pattern"],
+        "Sessions that were established, by the Noise pattern that they began by.",
+        |status, rows| {
+            for (pattern, &count) in &status.transport.established_by_pattern {
+                rows.put([pattern.as_str()], count);
+            }
+        },
+    ),
+    Series::counter(
+        "virga_sessions_established_hybrid_total",
+        "sessions",
+        &[],
+        "Sessions that were established with ML-KEM-768 mixed into their keys.",
+        |status, rows| rows.put([], status.transport.established_hybrid),
     ),
     Series::counter(
         "virga_handshake_cookies_sent_total",

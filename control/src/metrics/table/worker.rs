@@ -33,6 +33,17 @@ pub(super) const SERIES: &[Series] = &[
         },
     ),
     Series::counter(
+        "virga_worker_cpu_seconds_total",
+        "seconds",
+        &["worker"],
+        "Time that a worker's thread has had on a processor.",
+        |status, rows| {
+            for (number, one) in workers(status) {
+                rows.put([&number], seconds(one.cpu_ns));
+            }
+        },
+    ),
+    Series::counter(
         "virga_worker_timed_total",
         "times",
         &["worker", "stage"],

@@ -29,6 +29,7 @@ fn policy(text: &str, salt: u32) -> ChannelConfig {
         mode: Mode::Ordered,
         hold_max_s: 30,
         keep: None,
+        scopes: Vec::new(),
         max_rate_pps: None,
         visibility: Visibility::Global,
         export_to: BTreeSet::new(),

@@ -18,6 +18,7 @@ pub(crate) fn policy(text: &str) -> ChannelConfig {
         mode: Mode::Unordered,
         hold_max_s: 30,
         keep: None,
+        scopes: Vec::new(),
         max_rate_pps: Some(1_000),
         visibility: Visibility::Exported,
         export_to: BTreeSet::from([SubnetPrefix {

@@ -87,6 +87,7 @@ fn vouched(said: &[(u8, &str)], retired: Retired, now_s: u64) -> Result<u64, Ref
         visibility: Visibility::Global,
         export_to: BTreeSet::new(),
         keep: None,
+        scopes: Vec::new(),
     };
     let mut statements = Statements::default();
     for (subject, words) in said {

@@ -7,8 +7,10 @@ use virga_ebpf::{
     header::{NodeId, Subnet},
     limits::UDP_PORT,
 };
-use virga_transport::{Event, Node, NodeConfig, NodeLimits, PeerConfig, Share};
+use virga_transport::{Event, HandshakePolicy, Node, NodeConfig, NodeLimits, PeerConfig, Share};
 use x25519_dalek::{PublicKey, StaticSecret};
+
+pub mod disk;
 
 #[path = "../../../../bench/src/world.rs"]
 pub mod world;
@@ -37,7 +39,7 @@ pub fn address(index: usize) -> SocketAddr {
     SocketAddr::new(Ipv4Addr::new(192, 0, 2, last).into(), UDP_PORT)
 }
 
-fn config(own: u8, count: u8, limits: &NodeLimits) -> NodeConfig {
+fn config(own: u8, count: u8, limits: &NodeLimits, handshake: HandshakePolicy) -> NodeConfig {
     let node_key = |n: u8| [n + 1; 32];
     let entity_key = |n: u8| [n + 101; 32];
     let others = (0..count).filter(|&n| n != own);
@@ -50,14 +52,18 @@ fn config(own: u8, count: u8, limits: &NodeLimits) -> NodeConfig {
         subnet: Subnet(0),
         peers: others
             .map(|n| PeerConfig {
-                node_key: PublicKey::from(&StaticSecret::from(node_key(n))).to_bytes(),
+                node_key: PublicKey::from(&StaticSecret::from(node_key(n)))
+                    .to_bytes()
+                    .into(),
                 entity_key: SigningKey::from_bytes(&entity_key(n))
                     .verifying_key()
                     .to_bytes(),
+                handshake: None,
             })
             .collect(),
         limits: limits.clone(),
         share: Share::WHOLE,
+        handshake,
         started_unix_ns: 1,
         // The same in every run: an input replays exactly.
         seed: [own; 32],
@@ -74,14 +80,8 @@ impl Network {
     /// The same with limits of one's own.
     #[must_use]
     pub fn with_limits(count: u8, limits: &NodeLimits) -> Self {
-        let nodes = (0..count)
-            .map(|n| Node::new(config(n, count, limits), 0).expect("a valid configuration"));
-        let mut network = Self {
-            nodes: nodes.collect(),
-            events: vec![Vec::new(); count.into()],
-            now_ns: 0,
-            buffer: Vec::new(),
-        };
+        let policies = vec![HandshakePolicy::default(); count.into()];
+        let mut network = Self::apart(&policies, limits);
         for peer in 1..usize::from(count) {
             let peer = network.id(peer);
             network.nodes[0]
@@ -105,6 +105,21 @@ impl Network {
             events.clear();
         }
         network
+    }
+
+    /// Nodes that have no session yet, one with each of these policies.
+    #[must_use]
+    pub fn apart(policies: &[HandshakePolicy], limits: &NodeLimits) -> Self {
+        let count = u8::try_from(policies.len()).expect("few nodes");
+        let nodes = (0..count).zip(policies).map(|(n, &policy)| {
+            Node::new(config(n, count, limits, policy), 0).expect("a valid configuration")
+        });
+        Self {
+            nodes: nodes.collect(),
+            events: vec![Vec::new(); count.into()],
+            now_ns: 0,
+            buffer: Vec::new(),
+        }
     }
 
     /// A node's name.

@@ -1,7 +1,7 @@
 //! Forwarding in user space, datagram by datagram.
 
 use virga_ebpf::{
-    header::{ChannelHash, OriginHash},
+    header::{ChannelHash, Flags, OriginHash, SessionId, StreamId},
     image::{Link, Place, Via},
     tables::Pair,
     tag::{TagKey, link_tag},
@@ -184,4 +184,87 @@ fn each_of_this_nodes_own_datagrams_gets_the_tag_that_its_next_hop_wants() {
     let mut plain = datagram(0);
     way.tag(&mut plain, HEADER_BYTES);
     assert_eq!(plain, datagram(0), "none where none is wanted");
+}
+
+#[test]
+fn a_dead_link_is_avoided_where_there_is_a_backup_and_only_there() {
+    let mut told = image(NextHop::ALIVE | NextHop::AVOIDABLE, NextHop::ALIVE);
+    let neighbour = NodeId(5);
+    let at: SocketAddr = "127.0.0.3:4783".parse().unwrap();
+    let only = told.add_next_hop(NextHop {
+        target: at.ip().into(),
+        port: at.port(),
+        mtu: 1500,
+        flags: NextHop::ALIVE,
+        ..NextHop::default()
+    });
+    told.adjacent.insert(neighbour, at);
+    let via = Via {
+        primary: only,
+        backup: None,
+    };
+    told.routes.insert(neighbour, via);
+    let mut f = forwarder(&told);
+    assert_eq!(f.way(THERE).unwrap().to, at);
+    f.avoid(neighbour);
+    assert_ne!(f.way(THERE).unwrap().to, at, "over the backup");
+    assert_eq!(f.way(neighbour).unwrap().to, at, "there is no other way");
+    assert_eq!(f.link(neighbour).unwrap().to, at);
+    let again = |n: u64| move || n;
+    told.avoid(at.ip().into(), at.port());
+    f.apply(&told, again(7)).unwrap();
+    assert_ne!(f.way(THERE).unwrap().to, at, "the image says so too");
+    let lives = image(NextHop::ALIVE | NextHop::AVOIDABLE, NextHop::ALIVE);
+    f.apply(&lives, again(8)).unwrap();
+    assert_eq!(f.way(THERE).unwrap().to, at);
+    // Who keeps to what the kernel says sends nothing over a link without a carrier.
+    let mut down = image(NextHop::AVOIDABLE, NextHop::ALIVE);
+    down.adjacent.insert(neighbour, at);
+    f.apply(&down, again(9)).unwrap();
+    assert!(f.link(neighbour).is_none());
+}
+
+#[test]
+fn an_echo_is_sent_back_as_user_spaces_and_this_nodes_own_is_noted_once() {
+    let mut f = forwarder(&image(NextHop::ALIVE, 0));
+    let header = Header {
+        flags: Flags::ECHO,
+        hop_limit: 2,
+        destination: THERE,
+        origin_hash: ORIGIN,
+        channel_hash: CHANNEL,
+        session_id: SessionId(77),
+        stream_id: StreamId(5),
+        sequence: 9,
+        ..Header::default()
+    };
+    let mut theirs = header.encode();
+    let to = "127.0.0.3:4783".parse().unwrap();
+    let sent = f.handle(1, 0, neighbour(), &mut theirs);
+    assert_eq!(sent, Forwarding::Forward { to });
+    let sent = Header::decode(&theirs);
+    assert_eq!(
+        (sent.event_count, sent.hop_limit, sent.hop_count),
+        (1, 1, 1)
+    );
+
+    let own = Header {
+        destination: HERE,
+        ..header
+    };
+    let came = |f: &mut Forwarder, now_ns| f.handle(now_ns, 0, neighbour(), &mut own.encode());
+    let dropped = Forwarding::Drop(Reason::Echo);
+    assert_eq!(came(&mut f, 2), dropped, "nobody watches");
+    assert_eq!(f.heard(5, 77), Heard::default());
+    assert_eq!(came(&mut f, 3), Forwarding::Echo);
+    assert_eq!(came(&mut f, 4), dropped, "a copy");
+    let heard = Heard {
+        nic_ns: 0,
+        worker_ns: 3,
+    };
+    assert_eq!(f.heard(5, 77), heard);
+    // Another link's that gets the place begins anew.
+    assert_eq!(f.heard(5, 78), Heard::default());
+    assert_eq!(came(&mut f, 5), dropped);
+    assert_eq!(f.heard(u32::MAX, 78), Heard::default());
 }

@@ -1,12 +1,18 @@
-//! Handshake messages that arrive: initiations answered, responses taken, cookies, resets.
+//! Handshake messages that arrive: initiations answered, responses taken, cookies, resets; `completions` has
+//! XX's third message and refusals.
 
-use super::{Attempt, Node};
+use super::{Attempt, Node, completions::Completion};
 use crate::{
     cookie::{Admission, Age},
     event::{CloseReason, Event},
-    handshake::{Kind, Message, RESET_BYTES, build, made_ns, parse, respond},
+    handshake::{
+        Agreed, Answer, Awaiting, Kind, Message, RESET_BYTES, Refused, build, made_ns, parse,
+        respond,
+    },
+    hybrid::Exchange,
     keys::Role,
     limits::{HALF_OPEN_PER_PEER_MAX, OUTBOX_MAX},
+    policy::Pattern,
     reason::DropReason,
     session::{Ends, Queued, Session},
 };
@@ -26,8 +32,11 @@ pub(super) struct Outbound {
 pub(super) struct HalfOpen {
     pub(super) peer: NodeId,
     pub(super) own: SessionId,
-    theirs: SessionId,
+    pub(super) theirs: SessionId,
     source: IpAddr,
+    pub(super) since_ns: u64,
+    /// While the completion is missing there is no session yet.
+    pub(super) awaiting: Option<Box<Awaiting>>,
     /// When its initiation was made, on the peer's clock.
     pub(super) made_ns: u64,
     /// The response, for when it was lost.
@@ -58,13 +67,15 @@ impl Node {
             Kind::Response => self.on_response(now_ns, header.session_id, &message, body),
             Kind::Cookie => self.on_cookie(now_ns, header.session_id, &message),
             Kind::Reset => self.on_reset(now_ns, &message, body),
+            Kind::Completion => self.on_completion(now_ns, header.session_id, &message, body),
+            Kind::Refusal => self.on_refusal(header.session_id, &message, body),
         }
     }
 
     /// Queues a handshake message; when too many wait it is dropped, as the network might.
     pub(super) fn post(
         &mut self,
-        kind: Kind,
+        kind: (Kind, Pattern),
         peer: NodeId,
         session_id: SessionId,
         session: SessionId,
@@ -121,7 +132,9 @@ impl Node {
         if known.recent.contains(&theirs) {
             return Err(DropReason::HandshakeReplayed);
         }
-        if !matches!(known.attempt, Attempt::None) && self.id < peer {
+        // Where the peer does not take what this node sends, the peer's own attempt is the one to answer.
+        let is_trying = !matches!(known.attempt, Attempt::None) && known.conflict.is_none();
+        if is_trying && self.id < peer {
             return Err(DropReason::HandshakeSimultaneous);
         }
         let made_ns = made_ns(body);
@@ -137,7 +150,8 @@ impl Node {
             Admission::Refuse => return Err(DropReason::HandshakeRate),
             Admission::Cookie(cookie) => {
                 self.counters.cookies_sent += 1;
-                self.post(Kind::Cookie, peer, theirs, SessionId(0), &[], &cookie);
+                let kind = (Kind::Cookie, message.pattern);
+                self.post(kind, peer, theirs, SessionId(0), &[], &cookie);
                 return Err(reason);
             }
         }
@@ -159,23 +173,41 @@ impl Node {
     ) -> Result<(), DropReason> {
         let (source, made_ns) = (source.ip(), made_ns(body));
         let victim = self.room_for(message.sender, source, made_ns)?;
+        let other = self.other(message.sender)?;
         let own = self.free_session_id();
         let ends_own = (self.id, own);
         let (network, generator) = (&self.network, &mut self.generator);
-        let (agreed, response) =
-            respond(network, generator, &self.node_key, ends_own, message, body)?;
+        let key = &self.node_key;
+        let (answer, response) =
+            match respond(network, generator, key, ends_own, &other, message, body) {
+                Ok(answered) => answered,
+                Err(Refused::Dropped(reason)) => return Err(reason),
+                Err(Refused::Conflict(conflict)) => return Err(self.refuse(message, conflict)),
+            };
         if let Some(victim) = victim {
             self.counters.half_open_evicted += 1;
             self.remove_session(victim);
         }
         let (peer, theirs) = (message.sender, message.session);
-        self.add_session(now_ns, own, message, Role::Responder, agreed)?;
-        let bytes = self.post(Kind::Response, peer, theirs, own, &response, &[0; 16]);
+        let awaiting = match answer {
+            Answer::Agreed(agreed) => {
+                self.add_session(now_ns, own, message, Role::Responder, *agreed)?;
+                None
+            }
+            Answer::Awaiting(awaiting) => {
+                self.expect_completion(now_ns, own);
+                Some(awaiting)
+            }
+        };
+        let kind = (Kind::Response, message.pattern);
+        let bytes = self.post(kind, peer, theirs, own, &response, &[0; 16]);
         self.half_open.push(HalfOpen {
             peer,
             own,
             theirs,
             source,
+            since_ns: now_ns,
+            awaiting,
             made_ns,
             response: bytes,
             repeat_at_ns: now_ns + self.limits.handshake_retry_ns / 2,
@@ -195,13 +227,13 @@ impl Node {
         self.settle(now_ns, id, self.events.len());
     }
 
-    fn add_session(
+    pub(super) fn add_session(
         &mut self,
         now_ns: u64,
         own: SessionId,
         message: &Message,
         role: Role,
-        agreed: crate::handshake::Agreed,
+        agreed: Agreed,
     ) -> Result<(), DropReason> {
         let known = self.peers.get(&message.sender);
         let peer_entity = known.and_then(|known| known.entity(message.origin));
@@ -213,10 +245,13 @@ impl Node {
             peer_session: message.session,
             peer_origin: message.origin,
             peer_entity,
+            peer_key: agreed.peer_key,
             role,
         };
         let token = self.reset_key.token(own);
-        let session = Session::new(ends, agreed, token, &self.limits, now_ns);
+        let is_hybrid = agreed.is_hybrid;
+        let exchange = is_hybrid.then(|| Exchange::new(role, &mut self.generator));
+        let session = Session::new(ends, agreed, exchange, token, &self.limits, now_ns);
         self.sessions.insert(own, session);
         self.settle(now_ns, own, self.events.len());
         Ok(())
@@ -250,6 +285,7 @@ impl Node {
         message: &Message,
         body: &[u8],
     ) -> Result<(), DropReason> {
+        let other = self.other(message.sender)?;
         let known = self
             .peers
             .get_mut(&message.sender)
@@ -263,9 +299,23 @@ impl Node {
         if self.sessions.len() >= self.limits.sessions_max {
             return Err(DropReason::HandshakeFull);
         }
-        let agreed = waiting.initiator.finish(&self.network, message, body)?;
-        self.set_attempt(message.sender, Attempt::Proving(own));
-        self.set_peer_timer(message.sender, None);
+        let peer = message.sender;
+        let finished = waiting
+            .initiator
+            .finish(&self.network, &other, message, body);
+        let (agreed, completion) = match finished {
+            Ok(finished) => finished,
+            Err(Refused::Dropped(reason @ DropReason::HandshakeNoise)) => return Err(reason),
+            Err(refused) => return Err(self.abandon(now_ns, message, refused)),
+        };
+        let completion = completion.map(|body| {
+            let kind = (Kind::Completion, message.pattern);
+            let bytes = self.post(kind, peer, message.session, own, &body, &[0; 16]);
+            Completion::sent(now_ns, bytes, &self.limits)
+        });
+        let again_ns = completion.as_ref().map(|c| c.send_at_ns);
+        self.set_attempt(peer, Attempt::Proving(own, completion));
+        self.set_peer_timer(peer, again_ns);
         self.add_session(now_ns, own, message, Role::Initiator, agreed)
     }
 
@@ -345,7 +395,7 @@ impl Node {
         self.counters.resets_sent += 1;
         let token = self.reset_key.token(header.session_id);
         self.post(
-            Kind::Reset,
+            (Kind::Reset, Pattern::Nk),
             peer,
             SessionId(0),
             header.session_id,
@@ -398,8 +448,14 @@ impl Node {
         self.origin = origin;
     }
 
+    /// Says that it is another node, as a liar would.
+    pub(crate) fn lie_about_id(&mut self, id: NodeId) {
+        self.id = id;
+    }
+
     /// A reset with a made-up token, as any member could send it.
     pub(crate) fn forge_reset(&mut self, peer: NodeId, session: SessionId) -> Vec<u8> {
-        self.post(Kind::Reset, peer, SessionId(0), session, &[1; 16], &[0; 16])
+        let kind = (Kind::Reset, Pattern::Nk);
+        self.post(kind, peer, SessionId(0), session, &[1; 16], &[0; 16])
     }
 }

@@ -1,12 +1,13 @@
 //! Peers: which session is theirs, and attempts to have one.
 
-use super::{Node, Timer, is_over};
+use super::{Node, Timer, completions::Completion, is_over};
 use crate::{
     config::{ConfigError, PeerConfig},
     event::{CloseReason, Event},
-    handshake::{Initiator, Kind, Route},
+    handshake::{Initiator, Kind, Other, Route},
     keys::Role,
     limits::PEERS_MAX,
+    policy::{Conflict, HandshakePolicy},
     session::Queued,
 };
 use ed25519_dalek::VerifyingKey;
@@ -37,14 +38,18 @@ pub(super) enum Attempt {
     None,
     /// Sent an initiation.
     Waiting(Box<Waiting>),
-    /// Got the response; entities are being proven.
-    Proving(SessionId),
+    /// Got the response; entities are being proven, and XX's completion perhaps travels again.
+    Proving(SessionId, Option<Completion>),
 }
 
 /// One configured peer.
 pub(super) struct Peer {
     pub(super) id: NodeId,
-    pub(super) node_key: [u8; 32],
+    /// None before the first contact.
+    pub(super) node_key: Option<[u8; 32]>,
+    pub(super) policy: HandshakePolicy,
+    /// Why there is no session, as its owner was told.
+    pub(super) conflict: Option<Conflict>,
     /// Those that may prove themselves there, and what headers call them; never empty.
     pub(super) entities: Vec<(OriginHash, [u8; 32])>,
     /// The established session.
@@ -59,10 +64,12 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(config: &PeerConfig) -> Self {
+    pub(super) fn new(config: &PeerConfig, policy: HandshakePolicy) -> Self {
         Self {
-            id: hash::node_id(&config.node_key),
-            node_key: config.node_key,
+            id: config.node_key.id(),
+            node_key: config.node_key.known(),
+            policy: config.handshake.unwrap_or(policy),
+            conflict: None,
             entities: vec![(hash::origin_hash(&config.entity_key), config.entity_key)],
             live: None,
             attempt: Attempt::None,
@@ -71,6 +78,14 @@ impl Peer {
             recent: VecDeque::new(),
             proven_made_ns: None,
             timer_ns: None,
+        }
+    }
+
+    pub(super) fn other(&self) -> Other {
+        Other {
+            id: self.id,
+            key: self.node_key,
+            policy: self.policy,
         }
     }
 
@@ -91,13 +106,17 @@ impl Peer {
 /// The peers of a configuration, and by origin where each entity is: at the first node that is listed with it.
 pub(super) type Known = (BTreeMap<NodeId, Peer>, BTreeMap<u64, NodeId>);
 
-pub(super) fn read_peers(own: NodeId, peers: &[PeerConfig]) -> Result<Known, ConfigError> {
+pub(super) fn read_peers(
+    own: NodeId,
+    peers: &[PeerConfig],
+    policy: HandshakePolicy,
+) -> Result<Known, ConfigError> {
     if peers.len() > PEERS_MAX {
         return Err(ConfigError::TooManyPeers { peers: peers.len() });
     }
     let (mut known, mut by_origin) = (BTreeMap::new(), BTreeMap::new());
     for config in peers {
-        let mut peer = Peer::new(config);
+        let mut peer = Peer::new(config, policy);
         if peer.id == own {
             return Err(ConfigError::PeerIsSelf(own));
         }
@@ -131,7 +150,7 @@ impl Node {
     /// # Errors
     /// [`ConfigError`]; nothing was changed then.
     pub fn set_peers(&mut self, now_ns: u64, peers: &[PeerConfig]) -> Result<(), ConfigError> {
-        let (mut peers, by_origin) = read_peers(self.id, peers)?;
+        let (mut peers, by_origin) = read_peers(self.id, peers, self.handshake)?;
         peers.retain(|&peer, _| self.share.owns(peer));
         self.by_origin = by_origin;
         let is_gone = |id: &&NodeId| !peers.contains_key(id);
@@ -162,6 +181,7 @@ impl Node {
             self.settle(now_ns, id, mark);
         }
         for peer in gone {
+            self.forget_half_open_of(peer);
             self.peers.remove(&peer);
         }
         for (id, peer) in peers {
@@ -171,7 +191,9 @@ impl Node {
                 }
                 Entry::Occupied(mut place) => {
                     let known = place.get_mut();
-                    (known.node_key, known.entities) = (peer.node_key, peer.entities);
+                    // What the first contact taught stays.
+                    known.node_key = peer.node_key.or(known.node_key);
+                    (known.policy, known.entities) = (peer.policy, peer.entities);
                 }
             }
         }
@@ -234,7 +256,7 @@ impl Node {
     pub(super) fn seek(&mut self, now_ns: u64, peer: NodeId) {
         let wait_ns = self.limits.handshake_retry_ns;
         let answered = self.half_open.iter().filter(|half| half.peer == peer);
-        let answered_ns = answered.filter_map(|half| Some(self.sessions.get(&half.own)?.since_ns));
+        let answered_ns = answered.map(|half| half.since_ns);
         match answered_ns.max().map(|at_ns| at_ns + wait_ns) {
             Some(due_ns) if now_ns < due_ns => self.set_peer_timer(peer, Some(due_ns)),
             _ => self.start_attempt(now_ns, peer),
@@ -262,9 +284,10 @@ impl Node {
         };
         let unix_ns = self.started_unix_ns.saturating_add(now_ns);
         self.made_ns = unix_ns.max(self.made_ns.saturating_add(1));
-        let (key, made_ns) = (&known.node_key, self.made_ns);
+        let (other, made_ns) = (known.other(), self.made_ns);
         let (network, generator) = (&self.network, &mut self.generator);
-        let started = Initiator::start(network, generator, self.id, session, key, made_ns);
+        let (key, ends_own) = (&self.node_key, (self.id, session));
+        let started = Initiator::start(network, generator, key, ends_own, &other, made_ns);
         let Some(initiator) = started else { return };
         let waiting = Waiting {
             initiator,
@@ -297,9 +320,10 @@ impl Node {
         let due_ns = waiting.send_at_ns.min(deadline_ns);
         let (session, cookie) = (waiting.session, waiting.cookie);
         let body = waiting.initiator.body().to_vec();
+        let pattern = waiting.initiator.pattern();
         self.counters.initiations_sent += 1;
         self.post(
-            Kind::Initiation,
+            (Kind::Initiation, pattern),
             peer,
             SessionId(0),
             session,
@@ -325,7 +349,8 @@ impl Node {
             Attempt::None if known.is_wanted && known.live.is_none() => {
                 self.seek(now_ns, peer);
             }
-            Attempt::None | Attempt::Proving(_) => self.set_peer_timer(peer, None),
+            Attempt::Proving(..) => self.repeat_completion(now_ns, peer),
+            Attempt::None => self.set_peer_timer(peer, None),
         }
     }
 
@@ -365,6 +390,7 @@ impl Node {
             return;
         };
         let ends = session.ends;
+        let (pattern, is_hybrid) = (session.pattern, session.is_hybrid);
         let answered = self.half_open.iter().find(|half| half.own == id);
         let made_ns = answered.map(|half| half.made_ns);
         self.half_open.retain(|half| half.own != id);
@@ -374,7 +400,7 @@ impl Node {
         known.remember(ends.peer_session);
         known.proven_made_ns = known.proven_made_ns.max(made_ns);
         let live = known.live;
-        if matches!(known.attempt, Attempt::Proving(own) if own == id) {
+        if matches!(known.attempt, Attempt::Proving(own, _) if own == id) {
             self.set_attempt(ends.peer, Attempt::None);
         }
         if let Some(old) = live {
@@ -399,11 +425,16 @@ impl Node {
         };
         known.live = Some(id);
         known.attempts_failed = 0;
+        let began = (ends.peer, Some(id));
+        known.conflict = None;
+        known.node_key = known.node_key.or(ends.peer_key);
         if matches!(known.attempt, Attempt::Waiting(_)) {
             self.set_attempt(ends.peer, Attempt::None);
         }
         self.set_peer_timer(ends.peer, None);
         self.counters.sessions_established += 1;
+        self.counters.established_by_pattern[pattern as usize] += 1;
+        self.counters.established_hybrid += u64::from(is_hybrid);
         let later = self.events.split_off(mark.min(self.events.len()));
         if let Some(old) = live {
             let superseded = CloseReason::Superseded;
@@ -421,6 +452,7 @@ impl Node {
         };
         self.events.push_back(Queued::new(id, event));
         self.events.extend(later);
+        self.on_link_session(now_ns, began);
     }
 
     /// Tells the peer of a session that is about to be forgotten.
@@ -447,7 +479,7 @@ impl Node {
             return;
         };
         let was_live = known.live == Some(id);
-        let was_attempt = matches!(known.attempt, Attempt::Proving(own) if own == id);
+        let was_attempt = matches!(known.attempt, Attempt::Proving(own, _) if own == id);
         if was_live {
             known.live = None;
         }
@@ -459,6 +491,9 @@ impl Node {
             // bring about must not stay beyond its bounds.
             self.post_close(now_ns, id);
             self.remove_session(id);
+        }
+        if was_live {
+            self.on_link_session(now_ns, (peer, None));
         }
         if was_live || was_attempt {
             let event = Event::Closed { peer, reason };

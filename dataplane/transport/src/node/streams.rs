@@ -218,7 +218,11 @@ impl Node {
         }
         let half_open: Vec<SessionId> = self.half_open.iter().map(|half| half.own).collect();
         for id in half_open {
-            self.close_session(now_ns, id, CloseReason::Local);
+            if self.sessions.contains_key(&id) {
+                self.close_session(now_ns, id, CloseReason::Local);
+            } else {
+                self.forget_half_open(id);
+            }
         }
     }
 

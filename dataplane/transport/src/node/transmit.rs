@@ -1,7 +1,7 @@
 //! What a node sends: handshake messages and its sessions' packets, in turn.
 
 use super::Node;
-use crate::event::Transmit;
+use crate::event::{Toward, Transmit};
 use virga_ebpf::header::SessionId;
 
 /// Whose turn it is to send.
@@ -22,8 +22,12 @@ impl Turn {
 
 impl Node {
     /// Appends the next run of datagrams to `buf`; `None` when there is nothing to send now.
-    /// Handshake messages and sessions take turns: neither can keep the other waiting.
+    /// Handshake messages and sessions take turns: neither can keep the other waiting. Links' keepalives,
+    /// which are few and due now, go first.
     pub fn poll_transmit(&mut self, now_ns: u64, buf: &mut Vec<u8>) -> Option<Transmit> {
+        if let Some(transmit) = self.transmit_link(now_ns, buf) {
+            return Some(transmit);
+        }
         let turn = self.turn;
         self.turn = turn.other();
         match turn {
@@ -43,7 +47,7 @@ impl Node {
         let bytes = outbound.bytes.len();
         Some(Transmit {
             destination: outbound.destination,
-            address: None,
+            toward: Toward::Route,
             bytes,
             segment_bytes: bytes,
         })
@@ -62,7 +66,7 @@ impl Node {
                 self.settle(now_ns, id, self.events.len());
                 return Some(Transmit {
                     destination,
-                    address: run.address,
+                    toward: run.toward,
                     bytes: run.bytes,
                     segment_bytes: run.segment_bytes,
                 });

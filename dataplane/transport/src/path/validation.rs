@@ -50,6 +50,11 @@ impl Validation {
         self.known
     }
 
+    /// Whether the packet in hand came straight from the peer.
+    pub(crate) const fn is_direct(&self) -> bool {
+        self.arrival.is_some()
+    }
+
     /// A packet was opened; it came from `source` unless others forwarded it. `token` is used where the
     /// newest of all comes from another address.
     pub(crate) fn on_packet(

@@ -35,10 +35,10 @@ impl<'a> Kinds<'a> {
             credits += u32::from(matches!(frame, Frame::SessionCredit { .. }));
             let before_proof = matches!(
                 frame,
-                Frame::Ping | Frame::Ack(_) | Frame::Proof(_) | Frame::Close
+                Frame::Ping | Frame::Ack(_) | Frame::Proof(_) | Frame::Kem { .. } | Frame::Close
             );
             kinds.after_proof |= !before_proof;
-            kinds.asks |= !matches!(frame, Frame::Ack(_) | Frame::Close);
+            kinds.asks |= !matches!(frame, Frame::Ack(_) | Frame::Close | Frame::Link(_));
             kinds.control |= frame.is_control();
             kinds.events += frame.events();
             kinds.data |= frame.is_data();
@@ -75,7 +75,8 @@ impl Session {
         payload: &[u8],
     ) -> Result<(), DropReason> {
         let kinds = Kinds::of(payload).ok_or(DropReason::FrameMalformed)?;
-        if !self.is_peer_proven && (kinds.after_proof || !header.flags.contains(Flags::CONTROL)) {
+        let is_unproven = !self.is_peer_proven || self.exchange.is_some();
+        if is_unproven && (kinds.after_proof || !header.flags.contains(Flags::CONTROL)) {
             return Err(DropReason::BeforeProof);
         }
         if !kinds.fits(header) {
@@ -126,6 +127,7 @@ impl Session {
                 Frame::Ping => {}
                 Frame::Ack(ack) => self.on_ack(ctx, &ack)?,
                 Frame::Proof(proof) => self.on_proof(ctx, &proof)?,
+                Frame::Kem { part, bytes } => self.on_kem(ctx, part, bytes)?,
                 Frame::Rekey { epoch, public } => self.on_rekey(ctx, epoch, &public),
                 Frame::RekeyAck { epoch, public } => self.on_rekey_ack(ctx, epoch, &public),
                 Frame::RekeyWanted => self.on_rekey_wanted(ctx),
@@ -134,6 +136,7 @@ impl Session {
                     let wait_ns = self.path.round_trip().probe_ns();
                     self.validation.on_response(ctx.now_ns, wait_ns, token);
                 }
+                Frame::Link(link) => self.link_heard = Some(link),
                 Frame::Close => self.end(ctx, CloseReason::Peer),
                 Frame::SessionCredit { bytes } => self.streams.on_session_credit(bytes),
                 Frame::StreamCredit { stream, bytes } => self.streams.on_credit(stream, bytes),
@@ -202,11 +205,12 @@ impl Session {
             self.standing.insert(Standing::PROOF);
         }
         self.establish_if_proven(ctx);
-        Ok(())
+        self.agree(ctx)
     }
 
-    fn establish_if_proven(&mut self, ctx: &Context<'_>) {
-        if self.state == SessionState::Proving && self.is_peer_proven && self.is_own_proof_acked {
+    pub(super) fn establish_if_proven(&mut self, ctx: &Context<'_>) {
+        let is_proven = self.is_peer_proven && self.is_own_proof_acked;
+        if self.state == SessionState::Proving && is_proven && self.exchange.is_none() {
             self.establish(ctx);
         }
     }
@@ -247,6 +251,7 @@ impl Session {
             if standing.contains(Standing::PROOF) && !self.is_own_proof_acked {
                 self.standing.insert(Standing::PROOF);
             }
+            self.requeue_kem(standing);
             if standing.contains(Standing::REKEY) && self.proposal.is_waiting() {
                 self.standing.insert(Standing::REKEY);
             }

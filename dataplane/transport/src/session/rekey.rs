@@ -135,15 +135,19 @@ impl Session {
     /// A packet opened with epoch `number`.
     pub(super) fn on_opened_with(&mut self, ctx: &mut Context<'_>, number: u64) {
         if self.next.as_ref().is_some_and(|next| next.number == number) {
-            self.standing.remove(Standing::REKEY_ACK);
-            self.advance(ctx);
+            if self.exchange.is_some() {
+                self.on_hybrid_used(ctx);
+            } else {
+                self.standing.remove(Standing::REKEY_ACK);
+                self.advance(ctx);
+            }
         }
         if number == self.current.number {
             self.proposal.is_confirmed = true;
         }
     }
 
-    fn advance(&mut self, ctx: &mut Context<'_>) {
+    pub(super) fn advance(&mut self, ctx: &mut Context<'_>) {
         let Some(next) = self.next.take() else { return };
         self.previous = Some(std::mem::replace(&mut self.current, next));
         self.epoch_since_ns = ctx.now_ns;

@@ -4,7 +4,9 @@ mod probes;
 
 use super::{Context, Session, streams::open_bytes};
 use crate::{
-    event::{CloseReason, Mode, OpenError, Payload, SendError, SessionState, StreamSpec, Taken},
+    event::{
+        CloseReason, Mode, OpenError, Payload, SendError, SessionState, StreamSpec, Taken, Toward,
+    },
     frame::{
         Frame, PADDING, part_overhead, stream_overhead, write_ack, write_part_start,
         write_stream_start,
@@ -17,7 +19,6 @@ use crate::{
     recovery::{Content, Matter, Sent, Standing},
     stream::{End, Outgoing, SendStream, Terms, Written},
 };
-use std::net::SocketAddr;
 use virga_ebpf::{
     header::{ChannelHash, Flags, Header, PRIORITY_CONTROL, StreamId},
     limits::{HEADER_BYTES, TAG_BYTES},
@@ -50,8 +51,8 @@ impl Label {
 /// A run of datagrams.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run {
-    /// Where it goes; none for the usual next hop.
-    pub(crate) address: Option<SocketAddr>,
+    /// Which way it goes.
+    pub(crate) toward: Toward,
     pub(crate) bytes: usize,
     /// Of each datagram but the last.
     pub(crate) segment_bytes: usize,
@@ -61,7 +62,7 @@ pub(crate) struct Run {
 impl Run {
     const fn one(bytes: usize) -> Self {
         Self {
-            address: None,
+            toward: Toward::Route,
             bytes,
             segment_bytes: bytes,
             count: 1,
@@ -116,7 +117,7 @@ impl Session {
             }
         }
         Some(Run {
-            address: None,
+            toward: Toward::Route,
             bytes: total,
             segment_bytes: segment,
             count: count as u64,
@@ -146,8 +147,8 @@ impl Session {
         let has_chunk = may_chunk && self.streams.control_out.has_chunk();
         // Beyond the bound only a probe goes out, and is not remembered: a peer that lives answers
         // it with all that it received.
-        let standing = if may_ask {
-            self.standing
+        let mut standing = if may_ask {
+            self.standing.for_one_packet()
         } else {
             self.standing.only(Standing::PING)
         };
@@ -170,6 +171,7 @@ impl Session {
             Frame::PathResponse { token }.write(out);
         }
         let unasked_bytes = out.len();
+        standing.remove(Self::without_room(unasked_bytes - start, standing));
         self.write_standing(ctx, out, standing);
         let mut content = Content {
             standing,
@@ -214,6 +216,7 @@ impl Session {
                 .prove(self.ends.role, ctx.entity_key, *self.reset_token);
             Frame::Proof(proof).write(out);
         }
+        self.write_kem(out, standing);
         if standing.contains(Standing::REKEY) {
             Frame::Rekey { epoch, public }.write(out);
         }

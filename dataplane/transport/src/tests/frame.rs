@@ -14,6 +14,7 @@ enum Owned {
     Event(Vec<u8>),
     Events(usize, Vec<u8>),
     Fragment(u64, u64, u64, Vec<u8>),
+    Kem(u8, Vec<u8>),
 }
 
 impl Owned {
@@ -41,6 +42,7 @@ impl Owned {
             }
             .write(out),
             Self::Event(bytes) => Frame::Event { bytes }.write(out),
+            Self::Kem(part, bytes) => Frame::Kem { part: *part, bytes }.write(out),
             Self::Events(size, bytes) => Frame::Events { size: *size, bytes }.write(out),
             Self::Fragment(message, total, offset, bytes) => Frame::Fragment {
                 message: *message,
@@ -73,6 +75,7 @@ impl Owned {
                 },
             ) => (a, b) == (offset, back) && c == bytes,
             (Self::Event(a), Frame::Event { bytes }) => a == bytes,
+            (Self::Kem(a, b), Frame::Kem { part, bytes }) => a == part && b == bytes,
             (Self::Events(a, b), Frame::Events { size, bytes }) => a == size && b == bytes,
             (
                 Self::Fragment(a, b, c, d),
@@ -108,6 +111,17 @@ fn frame() -> impl Strategy<Value = Owned> {
         Just(Owned::Fixed(Frame::Close)),
         any::<[u8; 8]>().prop_map(|token| Owned::Fixed(Frame::PathChallenge { token })),
         any::<[u8; 8]>().prop_map(|token| Owned::Fixed(Frame::PathResponse { token })),
+        (any::<[bool; 2]>(), 0..=VARINT_MAX, 0..=VARINT_MAX).prop_map(
+            |([hears, asks], interval_us, number)| {
+                let link = LinkFrame {
+                    hears,
+                    asks,
+                    interval_us,
+                    number,
+                };
+                Owned::Fixed(Frame::Link(link))
+            }
+        ),
         key.clone()
             .prop_map(|(epoch, public)| Owned::Fixed(Frame::Rekey { epoch, public })),
         key.prop_map(|(epoch, public)| Owned::Fixed(Frame::RekeyAck { epoch, public })),
@@ -141,6 +155,8 @@ fn frame() -> impl Strategy<Value = Owned> {
         (number(), 0..3u64, prop::collection::vec(any::<u8>(), 0..40))
             .prop_map(|(offset, part, bytes)| Owned::Part(offset, offset * part / 2, bytes)),
         prop::collection::vec(any::<u8>(), 0..40).prop_map(Owned::Event),
+        (0..2u8, prop::collection::vec(any::<u8>(), 0..40))
+            .prop_map(|(part, bytes)| Owned::Kem(part, bytes)),
         (1usize..9, 1usize..70)
             .prop_map(|(size, count)| Owned::Events(size, vec![7; size * count])),
         (number(), 0..1_000_000u64, 1usize..40).prop_map(|(n, at, bytes)| Owned::Fragment(
@@ -207,6 +223,7 @@ fn errors_say_where() {
         &[PING, FIN],
         &[OPEN, 0, 0, 0, 0, 4, 1, b'a'],
         &[ACK, 0, 0, 0, 1],
+        &[KEM, 2, 0, 0],
     ] {
         errors.push(Frames::new(payload).find_map(Result::err).unwrap());
     }
@@ -222,6 +239,10 @@ fn errors_say_where() {
             FrameError::Field {
                 at: 0,
                 field: "range"
+            },
+            FrameError::Field {
+                at: 0,
+                field: "part"
             },
         ]
     );

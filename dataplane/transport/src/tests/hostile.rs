@@ -2,8 +2,8 @@
 
 use super::sim::{MS, SECOND, Sim, Weather, config, source, spec};
 use crate::{
-    CloseReason, DropReason, Handled, Mode, Node, NodeLimits,
-    handshake::{Initiator, Kind, Network, Route, build},
+    CloseReason, DropReason, Handled, Mode, Node, NodeLimits, Pattern,
+    handshake::{Initiator, Kind, Network, Other, Route, build},
     limits::COOKIES_PER_SECOND_PER_SOURCE,
     random::Generator,
 };
@@ -69,10 +69,15 @@ fn a_million_half_open_handshakes_leave_bounded_state() {
         subnet: Subnet(0),
         receiver: victim,
     };
-    let key = super::sim::peer(1).node_key;
+    let other = Other {
+        id: victim,
+        key: super::sim::peer(1).node_key.known(),
+        policy: config(0, 2, 1, &limits()).handshake,
+    };
     let mut generator = Generator::new(&[4; 32], b"flood");
     let session = SessionId(0x100);
-    let started = Initiator::start(&network, &mut generator, route.sender, session, &key, 5);
+    let (own, key) = ((route.sender, session), super::sim::node_key(0));
+    let started = Initiator::start(&network, &mut generator, &key, own, &other, 5);
     let body = started.unwrap().body().to_vec();
     let flood = 1_000_000u64;
     for n in 0..flood {
@@ -80,7 +85,7 @@ fn a_million_half_open_handshakes_leave_bounded_state() {
         let none = [0; 16];
         let mut bytes = build(
             &network,
-            Kind::Initiation,
+            (Kind::Initiation, Pattern::Nk),
             &route,
             SessionId(0),
             session,

@@ -2,7 +2,7 @@
 
 use super::sim::{MS, SECOND, Sim, Weather, config, source, spec};
 use crate::{
-    CloseReason, DropReason, Event, Handled, Mode, Node, NodeLimits,
+    CloseReason, DropReason, Event, Handled, Mode, Node, NodeLimits, Pattern,
     handshake::{Kind, Network, RESET_BYTES, Route, build},
 };
 use virga_ebpf::{
@@ -303,7 +303,7 @@ fn a_shower_of_cookies_makes_no_shower_of_initiations() {
     };
     let session = session_of(&initiation);
     for n in 1..=100 {
-        let (kind, none) = (Kind::Cookie, SessionId(0));
+        let (kind, none) = ((Kind::Cookie, Pattern::Nk), SessionId(0));
         let forged = build(&network, kind, &route, session, none, &[], &[n; 16]);
         let _ = sim.give(0, &forged);
     }

@@ -5,7 +5,7 @@ use crate::{
     CloseReason, ConfigError, ConnectError, DropReason, Event, Mode, Node, NodeLimits, PeerConfig,
     Share,
 };
-use virga_ebpf::{hash, header::NodeId};
+use virga_ebpf::header::NodeId;
 
 /// A node, as a peer that speaks for the entity of another one.
 fn speaking_for(node: u8, entity: u8) -> PeerConfig {
@@ -16,7 +16,7 @@ fn speaking_for(node: u8, entity: u8) -> PeerConfig {
 }
 
 fn id(peer: &PeerConfig) -> NodeId {
-    hash::node_id(&peer.node_key)
+    peer.node_key.id()
 }
 
 fn connected(sim: &Sim, at: usize) -> Vec<(NodeId, [u8; 32])> {

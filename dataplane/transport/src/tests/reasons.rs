@@ -2,7 +2,7 @@
 
 use super::sim::{MS, SECOND, Sim, Weather, config, source, spec};
 use crate::{
-    DropReason, Handled, Mode, Node, NodeConfig, NodeLimits,
+    DropReason, Handled, Mode, Node, NodeConfig, NodeLimits, Pattern, Pq,
     frame::{Frame, VARINT_MAX},
     limits::{
         EVENTS_UNREAD_MAX, MESSAGE_BYTES_MAX, REASSEMBLY_BYTES_MAX, REASSEMBLY_MESSAGES_MAX,
@@ -107,6 +107,8 @@ fn case(reason: DropReason) -> (Sim, usize, Vec<u8>) {
         | DropReason::HandshakeRate
         | DropReason::HandshakeFull
         | DropReason::HandshakeUnasked
+        | DropReason::HandshakeNodeKey
+        | DropReason::HandshakePolicy
         | DropReason::ResetToken => handshake_case(reason),
         _ => sealed_case(reason),
     }
@@ -166,6 +168,27 @@ fn handshake_case(reason: DropReason) -> (Sim, usize, Vec<u8>) {
             let bytes = sim.wire[0].1.clone();
             (sim, 1, bytes)
         }
+        DropReason::HandshakeNodeKey => {
+            // Node 2 says that it is node 0.
+            let ik = |c: &mut NodeConfig| c.handshake.pattern = Some(Pattern::Ik);
+            let mut liar = config(2, 3, 1, &limits());
+            ik(&mut liar);
+            liar.entity_key = config(0, 2, 1, &limits()).entity_key;
+            let (mut sim, _) = initiation(ik, &limits());
+            let id = sim.ids[1];
+            let mut liar = Node::new(liar, 0).unwrap();
+            liar.lie_about_id(sim.ids[0]);
+            liar.connect(0, id).unwrap();
+            let mut bytes = Vec::new();
+            let _ = liar.poll_transmit(0, &mut bytes);
+            sim.wire.clear();
+            (sim, 1, bytes)
+        }
+        DropReason::HandshakePolicy => {
+            let required = |c: &mut NodeConfig| c.handshake.pq = Pq::Required;
+            let (sim, bytes) = initiation(required, &limits());
+            (sim, 1, bytes)
+        }
         DropReason::HandshakeStopping => {
             let (mut sim, bytes) = initiation(|_| {}, &limits());
             sim.nodes[1].stop(0, SECOND);
@@ -216,6 +239,26 @@ fn sealed_case(reason: DropReason) -> (Sim, usize, Vec<u8>) {
         }
         let (frame, channel) = open(0);
         let bytes = sealed(&mut sim, (DATA, 2, channel, 0), &[frame]);
+        return (sim, 1, bytes);
+    }
+    if reason == DropReason::Kem {
+        let mut sim = Sim::new(1, 2, &limits(), Weather::CALM);
+        for n in 0..2 {
+            let mut hybrid = config(n, 2, 1, &limits());
+            hybrid.handshake.pq = Pq::Required;
+            sim.nodes[usize::from(n)] = Node::new(hybrid, 0).unwrap();
+        }
+        let id = sim.ids[1];
+        sim.nodes[0].connect(0, id).unwrap();
+        while sim.nodes[0].sessions().count() == 0 {
+            sim.step(SECOND);
+        }
+        let (part, bytes) = (0, &[0; 9][..]);
+        let bytes = sealed(
+            &mut sim,
+            (Flags::CONTROL, 0, 0, 0),
+            &[Frame::Kem { part, bytes }],
+        );
         return (sim, 1, bytes);
     }
     if reason == DropReason::Proof {

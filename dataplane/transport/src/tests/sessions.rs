@@ -6,7 +6,7 @@ use crate::{
     SessionState,
 };
 use virga_ebpf::{
-    header::{Header, NodeId, SessionId},
+    header::{Header, SessionId},
     limits::HEADER_BYTES,
 };
 
@@ -545,7 +545,7 @@ fn a_configuration_that_contradicts_itself_is_refused() {
         fail(&|c| c.network_id.clear()),
         Some(ConfigError::NetworkId { bytes: 0 })
     );
-    let own = NodeId(virga_ebpf::hash::node_id(&peer(0).node_key).0);
+    let own = peer(0).node_key.id();
     assert_eq!(
         fail(&|c| c.peers.push(peer(0))),
         Some(ConfigError::PeerIsSelf(own))

@@ -1,10 +1,13 @@
 //! A small mesh of nodes on a network that is not there. Everything depends on the seed alone.
 
 use crate::{
-    ChannelName, CloseReason, DropReason, Event, Handled, Mode, Node, NodeConfig, NodeLimits,
-    PeerConfig, StreamSpec,
+    Answers, ChannelName, CloseReason, DropReason, Event, Handled, HandshakePolicy, Heard, Mode,
+    Node, NodeConfig, NodeLimits, Pattern, PeerConfig, Pq, StreamSpec, Toward,
 };
-use std::{collections::VecDeque, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+};
 use virga_ebpf::{
     header::{Header, NodeId, StreamId, Subnet},
     limits::HEADER_BYTES,
@@ -23,10 +26,13 @@ pub(crate) fn entity_key(number: u8) -> [u8; 32] {
 
 pub(crate) fn peer(number: u8) -> PeerConfig {
     PeerConfig {
-        node_key: PublicKey::from(&StaticSecret::from(node_key(number))).to_bytes(),
+        node_key: PublicKey::from(&StaticSecret::from(node_key(number)))
+            .to_bytes()
+            .into(),
         entity_key: ed25519_dalek::SigningKey::from_bytes(&entity_key(number))
             .verifying_key()
             .to_bytes(),
+        handshake: None,
     }
 }
 
@@ -43,6 +49,10 @@ pub(crate) fn config(number: u8, count: u8, seed: u64, limits: &NodeLimits) -> N
         subnet: Subnet(1 << 24),
         peers: (0..count).filter(|&n| n != number).map(peer).collect(),
         share: crate::Share::WHOLE,
+        handshake: HandshakePolicy {
+            pattern: Some(Pattern::Nk),
+            pq: Pq::Off,
+        },
         limits: limits.clone(),
         started_unix_ns: seed,
         seed: bytes,
@@ -80,6 +90,10 @@ pub(crate) struct Sim {
     pub(crate) next_hops: Vec<Vec<SocketAddr>>,
     /// Where a node gets what is sent, beside its own address.
     pub(crate) also: Option<(SocketAddr, usize)>,
+    /// What sends echoes back; without it they are lost.
+    pub(crate) echoes: Option<Answers>,
+    /// When a node heard one of its own last, by its place.
+    heard: BTreeMap<(usize, u32), u64>,
     /// Bytes that went where no node is.
     pub(crate) elsewhere_bytes: usize,
 }
@@ -104,6 +118,8 @@ impl Sim {
             runs: Vec::new(),
             elsewhere_bytes: 0,
             also: None,
+            echoes: None,
+            heard: BTreeMap::new(),
             addresses: (0..usize::from(count)).map(source).collect(),
             next_hops: vec![(0..usize::from(count)).map(source).collect(); usize::from(count)],
         }
@@ -151,10 +167,12 @@ impl Sim {
                 assert!(run.bytes.div_ceil(run.segment_bytes) <= 64);
                 assert!(run.bytes <= 65_000 || run.bytes == run.segment_bytes);
                 let peer = self.ids.iter().position(|&id| id == run.destination);
-                let address = run
-                    .address
-                    .or_else(|| Some(self.next_hops[from][peer?]))
-                    .unwrap_or(source(from));
+                let address = match run.toward {
+                    Toward::Address(address) => address,
+                    Toward::Route | Toward::Link => {
+                        peer.map_or(source(from), |peer| self.next_hops[from][peer])
+                    }
+                };
                 let also = self.also.filter(|&(at, _)| at == address);
                 let to = self.addresses.iter().position(|&at| at == address);
                 let to = to.or(also.map(|(_, node)| node));
@@ -167,6 +185,13 @@ impl Sim {
                         payload_bytes,
                         "a false segment"
                     );
+                    if header.is_echo() {
+                        assert_eq!(header.destination, self.ids[from]);
+                        if let (Some(to), Some(_)) = (to, self.echoes) {
+                            self.fly(from, to, datagram.to_vec());
+                        }
+                        continue;
+                    }
                     assert_eq!(header.destination, run.destination);
                     sent += 1;
                     if self.keep_wire {
@@ -217,10 +242,33 @@ impl Sim {
         self.now_ns = next_ns;
         while let Some(arrival) = self.network.receive(next_ns) {
             let (from, mut bytes) = (self.addresses[arrival.from], arrival.bytes);
+            let header = Header::decode(bytes[..HEADER_BYTES].try_into().unwrap());
+            if header.is_echo() {
+                if header.destination == self.ids[arrival.to] {
+                    let place = (arrival.to, header.stream_id.0);
+                    self.heard.insert(place, next_ns);
+                } else {
+                    self.fly(arrival.to, arrival.from, bytes);
+                }
+                continue;
+            }
             let _ = self.nodes[arrival.to].handle(next_ns, from, &mut bytes);
         }
-        for node in &mut self.nodes {
+        for (at, node) in self.nodes.iter_mut().enumerate() {
             if node.poll_timeout().is_some_and(|at| at <= next_ns) {
+                node.take_echoes(next_ns, |place, _| {
+                    let heard_ns = self.heard.get(&(at, place)).copied().unwrap_or(0);
+                    match self.echoes {
+                        Some(Answers::Nic) => Heard {
+                            nic_ns: heard_ns,
+                            worker_ns: 0,
+                        },
+                        _ => Heard {
+                            nic_ns: 0,
+                            worker_ns: heard_ns,
+                        },
+                    }
+                });
                 node.handle_timeout(next_ns);
             }
         }

@@ -281,6 +281,7 @@ impl Seat {
                         counters: WorkerCounters::default(),
                         times: WorkerTimes::default(),
                         driver,
+                        echoes: None,
                     },
                     commands,
                     mailbox,

@@ -41,8 +41,8 @@ impl<S: Service> Inward<'_, S> {
                     }
                 }
                 Forwarding::Local => self.deliver(now_ns, run.source, datagram),
-                // The forwarder has counted it.
-                Forwarding::Drop(_) => {}
+                // The forwarder has counted it, and noted what is one.
+                Forwarding::Echo | Forwarding::Drop(_) => {}
             }
         }
         self.counters.forward_blocked += onward.flush(outlet, run.bytes);
@@ -75,10 +75,12 @@ impl<S: Service> Inward<'_, S> {
     }
 }
 
-/// A neighbour that moved is sent to where it is.
+/// A neighbour that moved is sent to where it is; a link that died gives way to backups.
 pub(super) fn follow(forwarder: &mut Forwarder, event: &Event) {
-    if let Event::AddressChanged { peer, address } = event {
-        forwarder.follow(*peer, *address);
+    match event {
+        Event::AddressChanged { peer, address } => forwarder.follow(*peer, *address),
+        Event::Link { peer, state, .. } if state.is_dead() => forwarder.avoid(*peer),
+        _ => {}
     }
 }
 

@@ -60,6 +60,7 @@ fn node_config() -> NodeConfig {
         subnet: Subnet(0),
         peers: Vec::new(),
         share: Share::WHOLE,
+        handshake: crate::HandshakePolicy::default(),
         limits: NodeLimits::default(),
         started_unix_ns: 0,
         seed: [4; 32],

@@ -1,12 +1,14 @@
-//! Packets that only ask something of the path: how large a packet may be, and where the peer is.
+//! Packets that only ask something of the path: how large a packet may be, where the peer is, and whether the
+//! link to it carries anything.
 
-use super::{Label, Run, begin};
+use super::{Label, Run, begin, pad};
 use crate::{
-    frame::{Frame, PADDING},
+    event::Toward,
+    frame::{Frame, LinkFrame, PADDING},
     recovery::Content,
     session::{Context, Session},
 };
-use virga_ebpf::limits::TAG_BYTES;
+use virga_ebpf::{header::PRIORITY_CONTROL, limits::TAG_BYTES};
 
 impl Session {
     /// Asks whether the peer is where its newest packet came from.
@@ -20,9 +22,30 @@ impl Session {
         Frame::PathChallenge { token }.write(out);
         let bytes = self.seal(ctx, out, start, &Label::CONTROL);
         Some(Run {
-            address: Some(address),
+            toward: Toward::Address(address),
             ..Run::one(bytes)
         })
+    }
+
+    /// A packet of the link's keepalive, which is lost for good if it is. It does not count as a sign of life
+    /// of the session, and may be answered by a reset.
+    pub(crate) fn build_link(
+        &mut self,
+        ctx: &mut Context<'_>,
+        frame: LinkFrame,
+        out: &mut Vec<u8>,
+    ) -> Option<usize> {
+        if !self.is_established() || self.sequence >= ctx.limits.sequence_max {
+            return None;
+        }
+        self.recovery.choose_skip(self.sequence, ctx.generator);
+        let (start, sent_ns) = (begin(out), self.last_sent_ns);
+        Frame::Link(frame).write(out);
+        pad(out, start);
+        let bytes = self.seal(ctx, out, start, &Label::CONTROL);
+        ctx.counters.classes.sent(PRIORITY_CONTROL, bytes, 0, 0);
+        self.last_sent_ns = sent_ns;
+        Some(bytes)
     }
 
     /// A ping with padding, to find out whether the path carries a packet as large (RFC 8899).

@@ -1,0 +1,80 @@
+//! Each peer, and how packets get there.
+
+use super::SessionStatus;
+use crate::{
+    config::{Config, Reach},
+    daemon::path::{ForwardingStatus, KeepaliveStatus},
+    tags::TagsStatus,
+};
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+
+/// One configured peer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its name.
+    pub name: String,
+    /// Its id, in hex.
+    pub id: String,
+    /// `direct`: packets go straight to it; `relayed`: over a neighbour; `none`: no live next hop leads there.
+    pub path: String,
+    /// That neighbour.
+    pub over: Option<String>,
+    /// How far the session with it is; none: there is none.
+    pub session: Option<String>,
+    /// Smoothed round trip of that.
+    pub rtt_us: Option<u64>,
+    /// Packets of the session that were lost, of a million.
+    pub lost_ppm: Option<u64>,
+    /// What the keepalive has found of the link to it, where it is a neighbour.
+    pub link: Option<KeepaliveStatus>,
+    /// Link tags, where it is a neighbour.
+    pub tags: Option<TagsStatus>,
+}
+
+/// All peers; `ways` says where packets to each go now.
+pub(super) fn of(
+    config: &Config,
+    ways: &[Option<SocketAddr>],
+    (forwarding, sessions): (&ForwardingStatus, &[SessionStatus]),
+) -> Vec<PeerStatus> {
+    let peers = config.peers.iter().zip(ways);
+    let one = |(peer, way): (&crate::config::PeerConfig, &Option<SocketAddr>)| {
+        let link = forwarding.links.iter().find(|link| link.peer == peer.name);
+        let next = way.and_then(|at| neighbour_at(config, at));
+        let own = sessions.iter().filter(|s| s.name == peer.name);
+        let session = own.max_by_key(|s| (s.state == "established", s.received_packets));
+        PeerStatus {
+            name: peer.name.clone(),
+            id: peer.id.to_string(),
+            path: match next {
+                Some(next) if next == peer.name => "direct",
+                Some(_) => "relayed",
+                None => "none",
+            }
+            .to_owned(),
+            over: next.filter(|next| *next != peer.name).map(str::to_owned),
+            session: session.map(|s| s.state.clone()),
+            rtt_us: session.and_then(|s| s.rtt_us),
+            lost_ppm: session.map(lost_ppm),
+            link: link.map(|link| link.keepalive.clone()),
+            tags: link.map(|link| link.tags.clone()),
+        }
+    };
+    peers.map(one).collect()
+}
+
+fn neighbour_at(config: &Config, at: SocketAddr) -> Option<&str> {
+    let peer = config
+        .peers
+        .iter()
+        .find(|peer| matches!(&peer.reach, Reach::Adjacent { address, .. } if *address == at))?;
+    Some(&peer.name)
+}
+
+/// Packets that only came late are not lost.
+fn lost_ppm(session: &SessionStatus) -> u64 {
+    let path = &session.path;
+    let lost = path.lost_packets.saturating_sub(path.spurious_losses);
+    lost * 1_000_000 / session.sent_packets.max(1)
+}

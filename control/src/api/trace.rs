@@ -1,0 +1,57 @@
+//! `GET /trace`: the way that packets for a node take, from neighbour to neighbour.
+
+use super::{
+    Api,
+    error::{ApiError, Query},
+};
+use crate::trace::{Trace, TraceHop};
+use axum::{Json, extract::State};
+use serde::Deserialize;
+use std::sync::Arc;
+use virga_ebpf::header::NodeId;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Question {
+    /// A peer's name, or a node's id in hex.
+    to: String,
+}
+
+pub(super) async fn get(
+    State(api): State<Arc<Api>>,
+    Query(Question { to }): Query<Question>,
+) -> Result<Json<Trace>, ApiError> {
+    let config = api.identity.config();
+    let named = config.peers.iter().find(|peer| peer.name == to);
+    let by_id = || {
+        let is_id = to.len() == 16 && to.bytes().all(|b| b.is_ascii_hexdigit());
+        let id = u64::from_str_radix(&to, 16).ok().filter(|_| is_id)?;
+        Some(NodeId(id))
+    };
+    let own = (config.node.name == to).then_some(config.node.id);
+    let destination = named.map(|peer| peer.id).or(own).or_else(by_id);
+    let Some(destination) = destination else {
+        let known: Vec<&str> = config.peers.iter().map(|peer| &*peer.name).collect();
+        return Err(ApiError::Missing(format!(
+            "there is no peer {to:?}, and a node's id has 16 hex digits; the configuration has: {}",
+            known.join(", ")
+        )));
+    };
+    let way = api.tracer.trace(destination).await;
+    let name = |id: NodeId| {
+        let peer = config.peers.iter().find(|peer| peer.id == id);
+        peer.map(|peer| peer.name.clone())
+    };
+    let hops = way.hops.into_iter().map(|hop| TraceHop {
+        node: hop.node.to_string(),
+        name: name(hop.node),
+        rtt_us: hop.rtt_us,
+        loss_ppm: hop.loss_ppm,
+        answered_us: hop.answered_us,
+    });
+    Ok(Json(Trace {
+        destination: destination.to_string(),
+        end: way.end,
+        hops: hops.collect(),
+    }))
+}

@@ -1,0 +1,86 @@
+//! What a peer may cost this node: how often it may ask, and how many signatures it may have verified. Counted for the
+//! peer and not for its session, so that a new session begins with nothing more.
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// Tokens, statements and memberships of one peer that are looked at in one go, and one more each [`LOOK_EACH_NS`]:
+/// each costs signatures to verify. A peer that shows all it may have can do so several times over.
+pub(crate) const LOOKS_MAX: u32 = 512;
+/// See [`LOOKS_MAX`].
+pub(crate) const LOOK_EACH_NS: u64 = SECOND_NS / 32;
+/// Subscriptions that one peer may ask for in one go, and one more each [`ASK_EACH_NS`]: each is compared with every
+/// channel. All that it may have, twice over.
+pub(crate) const ASKS_MAX: u32 = 8_192;
+/// See [`ASKS_MAX`].
+pub(crate) const ASK_EACH_NS: u64 = SECOND_NS / 512;
+
+/// So many in one go, and one more each while.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    left: u32,
+    most: u32,
+    each_ns: u64,
+    /// Until when it has been filled up.
+    full_ns: u64,
+}
+
+impl Budget {
+    pub(crate) const fn new(most: u32, each_ns: u64) -> Self {
+        Self {
+            left: most,
+            most,
+            each_ns,
+            full_ns: 0,
+        }
+    }
+
+    /// Whether there is one left, and takes it.
+    pub(crate) fn takes(&mut self, now_ns: u64) -> bool {
+        let earned = now_ns.saturating_sub(self.full_ns) / self.each_ns;
+        // What is not a whole one yet counts on.
+        self.full_ns += earned * self.each_ns;
+        let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+        self.left = self.left.saturating_add(earned).min(self.most);
+        let is_left = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        is_left
+    }
+}
+
+/// What one peer may still cost.
+#[derive(Debug)]
+pub(crate) struct Costs {
+    /// Signed objects that it shows.
+    pub(crate) looks: Budget,
+    /// Subscriptions that it asks for.
+    pub(crate) asks: Budget,
+}
+
+impl Default for Costs {
+    fn default() -> Self {
+        Self {
+            looks: Budget::new(LOOKS_MAX, LOOK_EACH_NS),
+            asks: Budget::new(ASKS_MAX, ASK_EACH_NS),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_at_once_and_one_more_each_while() {
+        let mut budget = Budget::new(64, SECOND_NS);
+        let mut now_ns = 5;
+        let all = |budget: &mut Budget, now_ns| (0..100).filter(|_| budget.takes(now_ns)).count();
+        assert_eq!(all(&mut budget, now_ns), 64);
+        now_ns += SECOND_NS;
+        assert_eq!(all(&mut budget, now_ns), 1);
+        // Asking often earns no less.
+        let halves = (1..=8).map(|half| now_ns + half * SECOND_NS / 2);
+        assert_eq!(halves.filter(|&at| budget.takes(at)).count(), 4);
+        now_ns += 1_000 * SECOND_NS;
+        assert_eq!(all(&mut budget, now_ns), 64);
+    }
+}

@@ -1,0 +1,106 @@
+//! Frames of samples that are made up: what moves between two looks, and how it is written.
+
+use super::*;
+use crate::{
+    api::status::{NodeStatus, PathStatus, Status},
+    cli::top::text,
+    routes::{LinkStatus, RouteStatus, RoutesStatus},
+};
+use std::time::{Duration, Instant};
+
+fn session(packets: u64) -> SessionStatus {
+    SessionStatus {
+        peer: "00000000000000aa".into(),
+        name: "b".into(),
+        session: "1".into(),
+        state: "established".into(),
+        sent_packets: packets,
+        sent_bytes: 1_000 * packets,
+        rtt_us: Some(120),
+        path: PathStatus::default(),
+        ..SessionStatus::default()
+    }
+}
+
+fn route(name: &str, destination: &str, by: &str) -> RouteStatus {
+    RouteStatus {
+        destination: destination.into(),
+        name: name.into(),
+        primary: Some("b".into()),
+        backup: None,
+        by: by.into(),
+        follows: None,
+        metric: (by == "learned").then_some(777),
+        seqno: None,
+        age_s: None,
+    }
+}
+
+fn sample(at: Instant, packets: u64, cpu_ns: u64, dropped: u64) -> Sample {
+    let status = Status {
+        node: NodeStatus {
+            name: "a".into(),
+            uptime_s: 5,
+            ..NodeStatus::default()
+        },
+        sessions: vec![session(packets)],
+        workers: vec![OneWorker {
+            core: Some(3),
+            cpu_ns,
+            ..OneWorker::default()
+        }],
+        channel_reasons: [("no_subscriber".to_owned(), dropped)].into(),
+        ..Status::default()
+    };
+    let routes = RoutesStatus {
+        links: vec![LinkStatus {
+            peer: "b".into(),
+            cost: 300,
+            rtt_us: Some(120),
+            loss_ppm: 9,
+        }],
+        routes: vec![
+            route("b", "00000000000000aa", "adjacent"),
+            route("c", "00000000000000cc", "learned"),
+        ],
+        ..RoutesStatus::default()
+    };
+    Sample {
+        at,
+        status,
+        routes,
+        cores: Vec::new(),
+    }
+}
+
+#[test]
+fn what_moves_between_two_looks_is_shown_as_so_much_a_second() {
+    let at = Instant::now();
+    let before = sample(at, 1_000, 0, 7);
+    let now = sample(at + Duration::from_secs(2), 5_000, 500_000_000, 10);
+    let text = text(&before, &now);
+    let line = |begins: &str| {
+        let mut lines = text.lines().filter(|line| line.starts_with(begins));
+        let line = lines.next().unwrap_or_else(|| panic!("{begins}: {text}"));
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert!(line("a ").contains("1 of 2 peers live"), "{text}");
+    // 4,000 packets of 1,000 bytes in two seconds.
+    let neighbour = "b established b - adjacent 300 120 9 2.0k 16.0M 0 0";
+    assert_eq!(line("b "), neighbour);
+    assert_eq!(line("c "), "c - b - learned 777 - - - - - -");
+    assert_eq!(line("channels"), "channels no_subscriber 10 3");
+    assert_eq!(line("0 "), "0 3 #####............... 25 % 0 0 0 0");
+}
+
+#[test]
+fn a_daemon_that_began_anew_shows_nothing_absurd_and_a_small_terminal_a_part() {
+    let at = Instant::now();
+    let (before, now) = (sample(at, 9_000, 9_000_000_000, 10), sample(at, 5, 1, 0));
+    let text = text(&before, &now);
+    assert!(text.contains(" 0 % "), "{text}");
+    for (width, height) in [(0, 0), (1, 1), (30, 4), (200, 100)] {
+        let area = Rect::new(0, 0, width, height);
+        draw(&before, &now, area, &mut Buffer::empty(area));
+    }
+}

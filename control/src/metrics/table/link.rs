@@ -1,0 +1,104 @@
+//! The links to neighbours, as their keepalive finds them, and how packets get to peers.
+
+use crate::{
+    api::status::Status,
+    daemon::path::KeepaliveStatus,
+    metrics::{Rows, Series, Value},
+};
+
+pub(super) const SERIES: &[Series] = &[
+    Series::gauge(
+        "virga_link_state",
+        "none",
+        &["peer", "state"],
+        "1 for what is known of the link to a neighbour: up; silent or one-way, dead; unknown, there is no session or the neighbour does not speak the keepalive; off, not watched.",
+        |status, rows| {
+            for link in &status.forwarding.links {
+                rows.put([&link.peer, &link.keepalive.state], 1_u32);
+            }
+        },
+    ),
+    Series::gauge(
+        "virga_link_state_age_seconds",
+        "seconds",
+        &["peer"],
+        "How long it is so.",
+        |status, rows| each(status, rows, |found| seconds(found.since_ms)),
+    ),
+    Series::gauge(
+        "virga_link_nic_answers",
+        "none",
+        &["peer"],
+        "1 if the neighbour's NIC path answers for it, 0 if its worker does: then silence must last longer.",
+        |status, rows| {
+            each(status, rows, |found| {
+                u32::from(found.answers == "nic").into()
+            })
+        },
+    ),
+    Series::gauge(
+        "virga_link_keepalive_interval_seconds",
+        "seconds",
+        &["peer"],
+        "Time between two packets of the keepalive.",
+        |status, rows| each(status, rows, |found| seconds(found.interval_ms)),
+    ),
+    Series::gauge(
+        "virga_link_detection_seconds",
+        "seconds",
+        &["peer"],
+        "Time without any packet after which the link is dead.",
+        |status, rows| each(status, rows, |found| seconds(found.detect_ms)),
+    ),
+    Series::counter(
+        "virga_link_detections_total",
+        "times",
+        &["peer"],
+        "How often the link was found dead.",
+        |status, rows| each(status, rows, |found| found.detections.into()),
+    ),
+    Series::gauge(
+        "virga_link_gap_seconds",
+        "seconds",
+        &["peer"],
+        "How long no packet had come when the link was found dead the last time.",
+        |status, rows| each(status, rows, |found| seconds(found.gap_ms)),
+    ),
+    Series::counter(
+        "virga_link_keepalives_received_total",
+        "frames",
+        &["peer"],
+        "Frames of the neighbour's keepalive that came.",
+        |status, rows| each(status, rows, |found| found.received.into()),
+    ),
+    Series::counter(
+        "virga_link_keepalives_missed_total",
+        "frames",
+        &["peer"],
+        "Frames of it that did not come, or came late.",
+        |status, rows| each(status, rows, |found| found.missed.into()),
+    ),
+    Series::gauge(
+        "virga_peer_path",
+        "none",
+        &["peer", "path"],
+        "1 for the path that packets to a peer take now: direct; relayed, over a neighbour; none, no live next hop leads there.",
+        |status, rows| {
+            for peer in &status.peers {
+                rows.put([&peer.name, &peer.path], 1_u32);
+            }
+        },
+    ),
+];
+
+/// Of each neighbour whose link is watched.
+fn each(status: &Status, rows: &mut Rows, value: fn(&KeepaliveStatus) -> Value) {
+    let links = status.forwarding.links.iter();
+    for link in links.filter(|link| link.keepalive.state != "off") {
+        rows.put([&link.peer], value(&link.keepalive));
+    }
+}
+
+fn seconds(ms: u64) -> Value {
+    std::time::Duration::from_millis(ms).as_secs_f64().into()
+}

@@ -1,0 +1,278 @@
+//! Links that die while packets pass: how long it takes until the backup carries them, and what is lost.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::{
+    diamond::{Hand, Middle, Ways, between, diamond, diamond_by, found_dead, missing},
+    hosts::{Hosts, eventually},
+    stage::{LOSSY, Sink, V4, forwarded, line_keyed, publishing, virga},
+};
+
+const PREFIX: &str = "virga-test";
+/// Events a second: one each millisecond.
+const RATE: u32 = 1_000;
+
+/// What a node knows of the link to a neighbour.
+fn link(hosts: &Hosts, host: &str, neighbour: &str) -> Value {
+    let program = virga().to_string_lossy().into_owned();
+    let socket = hosts.socket(host).to_string_lossy().into_owned();
+    let arguments = ["peers", "--json", "--socket", &socket];
+    let output = hosts.run(host, &program, &arguments).unwrap();
+    let peers: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut peers = peers.as_array().unwrap().iter();
+    peers.find(|p| p["name"] == neighbour).unwrap()["link"].clone()
+}
+
+fn is_up(hosts: &Hosts, host: &str, neighbour: &str) -> bool {
+    link(hosts, host, neighbour)["state"] == "up"
+}
+
+async fn pause(ms: u64) {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn a_link_that_falls_silent_gives_way_to_the_backup_and_comes_back() {
+    let hosts = diamond(PREFIX, virga(), Middle::Switch).unwrap();
+    assert!(eventually(
+        || is_up(&hosts, "r1", "r2") && is_up(&hosts, "r2", "r1")
+    ));
+    let sink = Sink::subscribe(&hosts, LOSSY).await;
+    let publishing = publishing(&hosts, LOSSY, RATE, Duration::from_secs(6));
+    pause(1_500).await;
+    let (r2, r3) = (forwarded(&hosts, "r2"), forwarded(&hosts, "r3"));
+    assert!(r2 > 500, "the primary carries traffic");
+    let mut hand = Hand::new(&hosts).unwrap();
+    pause(100).await;
+    let cut_at = hand.cut().unwrap();
+    pause(1_000).await;
+    assert!(forwarded(&hosts, "r3") > r3 + 500, "the backup carries it");
+    let found = link(&hosts, "r1", "r2");
+    assert_eq!(
+        (&found["state"], &found["detections"]),
+        (&"silent".into(), &1.into())
+    );
+    let detect = between(cut_at, found_dead(&hosts).unwrap());
+    hand.mend().unwrap();
+    assert!(eventually(|| is_up(&hosts, "r1", "r2")));
+    let r2 = forwarded(&hosts, "r2");
+    pause(500).await;
+    assert!(
+        forwarded(&hosts, "r2") > r2 + 100,
+        "the primary carries it again"
+    );
+    let count = publishing.await.unwrap();
+    let (longest, lost) = missing(&sink.numbers().await, count);
+    println!(
+        "silent: found dead {} ms after the cut; {longest} events in a row lost at {RATE} a second, {lost} of {count} in all",
+        detect.as_millis()
+    );
+    assert!(longest > 0, "what was cut carried something");
+    // 48 ms, and as long as this machine takes to run the worker.
+    assert!(longest < 250 && detect < Duration::from_millis(250));
+    assert!(lost < longest + 20, "the way back costs nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn routers_that_find_a_link_dead_lead_nobody_over_it_long_before_its_session_ends() {
+    let hosts = diamond_by(Ways::Learned, PREFIX, virga(), Middle::Switch).unwrap();
+    let over = |host: &str, to: &str| {
+        let program = virga().to_string_lossy().into_owned();
+        let socket = hosts.socket(host).to_string_lossy().into_owned();
+        let arguments = ["routes", "--json", "--socket", &socket];
+        let output = hosts.run(host, &program, &arguments).unwrap();
+        let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let mut routes = status["routes"].as_array().unwrap().iter();
+        let route = routes.find(|route| route["name"] == to).unwrap();
+        ["primary", "backup"].map(|key| route[key].as_str().map(str::to_owned))
+    };
+    let leads = |host: &str, to: &str, router: &str| over(host, to).contains(&Some(router.into()));
+    let both = || leads("r1", "b", "r2") && leads("r1", "b", "r3");
+    assert!(eventually(both), "{:?}", over("r1", "b"));
+    assert!(eventually(
+        || is_up(&hosts, "r1", "r2") && is_up(&hosts, "r2", "r1")
+    ));
+    let mut hand = Hand::new(&hosts).unwrap();
+    pause(100).await;
+    hand.cut().unwrap();
+    let cut = Instant::now();
+    let is_left = || !leads("r1", "b", "r2") && !leads("r2", "a", "r1");
+    assert!(eventually(is_left), "{:?}", over("r1", "b"));
+    let took = cut.elapsed();
+    println!(
+        "no route leads there any more: {} ms after the cut",
+        took.as_millis()
+    );
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let around = || leads("r1", "b", "r3") && leads("r2", "a", "b");
+    assert!(eventually(around), "{:?}", over("r2", "a"));
+    hand.mend().unwrap();
+    assert!(eventually(both), "{:?}", over("r1", "b"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn a_link_that_carries_one_direction_alone_is_not_used() {
+    let hosts = diamond(PREFIX, virga(), Middle::Switch).unwrap();
+    assert!(eventually(
+        || is_up(&hosts, "r1", "r2") && is_up(&hosts, "r2", "r1")
+    ));
+    let sink = Sink::subscribe(&hosts, LOSSY).await;
+    let publishing = publishing(&hosts, LOSSY, RATE, Duration::from_secs(3));
+    pause(1_000).await;
+    let r3 = forwarded(&hosts, "r3");
+    // A program that drops what r1 sends, and nothing of what comes back.
+    let program = virga().to_string_lossy().into_owned();
+    let arguments = ["sink", "--interface", "p1", "--seconds", "60"];
+    let mut dropping = hosts.command("w", &program);
+    let mut dropping = dropping.args(arguments).spawn().unwrap();
+    let dead = |state: &str| eventually(|| link(&hosts, "r1", "r2")["state"] == state);
+    let is_one_way = dead("one-way");
+    pause(500).await;
+    assert!(forwarded(&hosts, "r3") > r3 + 100, "the backup carries it");
+    let count = publishing.await.unwrap();
+    let (longest, lost) = missing(&sink.numbers().await, count);
+    dropping.kill().unwrap();
+    dropping.wait().unwrap();
+    assert!(is_one_way, "{}", link(&hosts, "r1", "r2"));
+    assert_eq!(link(&hosts, "r2", "r1")["state"], "silent");
+    println!(
+        "one way: {longest} events in a row lost at {RATE} a second, {lost} of {count} in all"
+    );
+    assert!(longest < 1_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn a_link_that_reports_its_loss_gives_way_at_once() {
+    let hosts = diamond(PREFIX, virga(), Middle::Cable).unwrap();
+    assert!(eventually(|| is_up(&hosts, "r1", "r2")));
+    let sink = Sink::subscribe(&hosts, LOSSY).await;
+    let publishing = publishing(&hosts, LOSSY, RATE, Duration::from_secs(3));
+    pause(1_000).await;
+    let r3 = forwarded(&hosts, "r3");
+    hosts
+        .ip("r2", &["link", "set", "dev", "m1", "down"])
+        .unwrap();
+    let count = publishing.await.unwrap();
+    let (longest, lost) = missing(&sink.numbers().await, count);
+    assert!(forwarded(&hosts, "r3") > r3 + 500, "the backup carries it");
+    println!(
+        "reported: {longest} events in a row lost at {RATE} a second, {lost} of {count} in all"
+    );
+    assert!(longest < 1_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn under_full_load_no_link_is_found_dead() {
+    // Generated packets have no link tags.
+    let hosts = line_keyed("native", &V4, "link_tags = \"off\"\n");
+    let links = [
+        ("a", "router"),
+        ("router", "a"),
+        ("router", "b"),
+        ("b", "router"),
+    ];
+    for (host, neighbour) in links {
+        assert!(
+            eventually(|| is_up(&hosts, host, neighbour)),
+            "{host} to {neighbour}"
+        );
+    }
+    let stop = AtomicBool::new(false);
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    let before = forwarded(&hosts, "router");
+    std::thread::scope(|scope| {
+        // As many programs as there are CPUs, that want all of them.
+        for _ in 0..cpus {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        let flood = scope.spawn(|| {
+            let destination = hosts.host("b").node.id.to_string();
+            let origin = hosts.host("a").entity.origin.to_string();
+            let arguments = [
+                "gen",
+                "--xdp",
+                "--to",
+                "10.78.1.1:4783",
+                "--destination",
+                &destination,
+                "--origin",
+                &origin,
+                "--channel",
+                "0",
+                "--seconds",
+                "10",
+                "--json",
+            ];
+            let program = virga().to_string_lossy().into_owned();
+            hosts.run("a", &program, &arguments)
+        });
+        let sent = flood.join().unwrap();
+        stop.store(true, Ordering::Relaxed);
+        let sent = sent.unwrap();
+        println!("{}", String::from_utf8_lossy(&sent.stdout));
+    });
+    let through = forwarded(&hosts, "router") - before;
+    for (host, neighbour) in links {
+        let found = link(&hosts, host, neighbour);
+        println!("{host} to {neighbour}: {found}");
+        assert_eq!(found["detections"], 0, "{host} to {neighbour}: {found}");
+        assert_eq!(
+            (&found["state"], &found["answers"]),
+            (&"up".into(), &"nic".into())
+        );
+    }
+    println!("{through} packets through the router in its NIC, {cpus} programs on {cpus} CPUs");
+    assert!(through > 100_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn where_workers_answer_no_link_is_found_dead_while_others_have_the_processors() {
+    let hosts = line_keyed("userspace", &V4, "");
+    let links = [
+        ("a", "router"),
+        ("router", "a"),
+        ("router", "b"),
+        ("b", "router"),
+    ];
+    for (host, neighbour) in links {
+        assert!(eventually(|| is_up(&hosts, host, neighbour)));
+    }
+    let stop = AtomicBool::new(false);
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    std::thread::scope(|scope| {
+        // Four programs for each CPU that want all of it.
+        for _ in 0..4 * cpus {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_secs(10));
+        stop.store(true, Ordering::Relaxed);
+    });
+    for (host, neighbour) in links {
+        let found = link(&hosts, host, neighbour);
+        println!("{host} to {neighbour}: {found}");
+        assert_eq!(
+            (&found["detections"], &found["answers"]),
+            (&0.into(), &"worker".into()),
+            "{host} to {neighbour}: {found}"
+        );
+    }
+}

@@ -1,0 +1,193 @@
+//! A log whose files are changed behind its back, in any way and in several places: it opens or says why not, and what
+//! it gives is what was appended, in order and once, whatever it also reports; then it goes on.
+#![no_main]
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use virga_ebpf::header::OriginHash;
+use virga_state::{Cursor, Link, Log, LogName, Options, Reader, files::Files, recover};
+use virga_transport_fuzz::disk::Memory;
+
+#[derive(Arbitrary, Debug)]
+enum Change {
+    Set {
+        file: u8,
+        at: u16,
+        byte: u8,
+    },
+    Fill {
+        file: u8,
+        at: u16,
+        count: u16,
+        byte: u8,
+    },
+    Cut {
+        file: u8,
+        at: u16,
+    },
+    Put {
+        file: u8,
+        at: u16,
+        bytes: Vec<u8>,
+    },
+    /// A part of the file once more, elsewhere in it.
+    Copy {
+        file: u8,
+        from: u16,
+        count: u16,
+        to: u16,
+    },
+    /// Another file's content.
+    Replace {
+        file: u8,
+        by: u8,
+    },
+}
+
+#[derive(Arbitrary, Debug)]
+struct Case {
+    events: u8,
+    is_closed: bool,
+    changes: Vec<Change>,
+}
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+fn options() -> Options {
+    Options {
+        segment_bytes: 4_096,
+        ..Options::default()
+    }
+}
+
+fn payload(offset: u64) -> Vec<u8> {
+    (0..offset * 37 % 211)
+        .map(|at| ((offset + at * 7) % 251) as u8)
+        .collect()
+}
+
+fn link(offset: u64) -> Link {
+    Link {
+        entity: OriginHash(offset % 3 + 1),
+        observed: offset / 2,
+        parent: offset / 3,
+    }
+}
+
+/// Opens the log and appends; where it now ends, or none where it does not open.
+fn append(disk: &Memory, name: &LogName, events: u64, is_closed: bool) -> Option<u64> {
+    let (state, findings) = recover(disk, name, [7; 16]).ok()?;
+    findings
+        .iter()
+        .for_each(|finding| assert!(!finding.to_string().is_empty()));
+    let mut log = Log::new(state, options());
+    let mut files = Files::open(disk.clone()).ok()?;
+    for _ in 0..events {
+        let offset = log.end();
+        // Where nothing is acknowledged any more, nothing is promised.
+        if log
+            .append(SECOND_NS + offset, &link(offset), &payload(offset))
+            .is_err()
+        {
+            break;
+        }
+        while files.step(&mut log, SECOND_NS + offset) {}
+    }
+    if is_closed {
+        log.close();
+        while files.step(&mut log, SECOND_NS) {}
+    }
+    Some(log.end())
+}
+
+fn change(disk: &Memory, change: &Change) {
+    let names = disk.names();
+    let named = |n: u8| &names[usize::from(n) % names.len()];
+    match change {
+        Change::Set { file, at, byte } => disk.change(named(*file), |content| {
+            if let Some(there) = content.get_mut(usize::from(*at)) {
+                *there = *byte;
+            }
+        }),
+        Change::Fill {
+            file,
+            at,
+            count,
+            byte,
+        } => disk.change(named(*file), |content| {
+            let from = usize::from(*at).min(content.len());
+            let to = (from + usize::from(*count)).min(content.len());
+            content[from..to].fill(*byte);
+        }),
+        Change::Cut { file, at } => {
+            disk.change(named(*file), |content| content.truncate(usize::from(*at)))
+        }
+        Change::Put { file, at, bytes } => disk.change(named(*file), |content| {
+            for (n, byte) in bytes.iter().enumerate() {
+                if let Some(there) = content.get_mut(usize::from(*at) + n) {
+                    *there = *byte;
+                }
+            }
+        }),
+        Change::Copy {
+            file,
+            from,
+            count,
+            to,
+        } => disk.change(named(*file), |content| {
+            let from = usize::from(*from).min(content.len());
+            let end = (from + usize::from(*count)).min(content.len());
+            let part = content[from..end].to_vec();
+            for (n, byte) in part.into_iter().enumerate() {
+                if let Some(there) = content.get_mut(usize::from(*to) + n) {
+                    *there = byte;
+                }
+            }
+        }),
+        Change::Replace { file, by } => {
+            let mut other = Vec::new();
+            disk.change(named(*by), |content| other.clone_from(content));
+            disk.change(named(*file), |content| *content = other);
+        }
+    }
+}
+
+/// All that can be read is what was appended, in order and once.
+fn check(disk: &Memory, name: &LogName) {
+    let Ok(mut reader) = Reader::open(disk.clone(), name, Cursor::Start) else {
+        return;
+    };
+    let (mut next, mut faults) = (0, 0);
+    loop {
+        match reader.next_event() {
+            Ok(None) => return,
+            Ok(Some(event)) => {
+                assert!(event.offset >= next, "{} comes after {next}", event.offset);
+                assert_eq!(event.payload, payload(event.offset), "{}", event.offset);
+                assert_eq!(event.link, link(event.offset), "{}", event.offset);
+                next = event.offset + 1;
+            }
+            Err(error) => {
+                assert!(!error.to_string().is_empty());
+                faults += 1;
+                assert!(
+                    faults < 1_000,
+                    "the reader goes on after what it cannot read, or ends"
+                );
+            }
+        }
+    }
+}
+
+fuzz_target!(|case: Case| {
+    let name = LogName::parse("a/b").expect("a name");
+    let disk = Memory::default();
+    append(&disk, &name, u64::from(case.events % 64), case.is_closed).expect("a new log opens");
+    for one in case.changes.iter().take(16) {
+        change(&disk, one);
+    }
+    check(&disk, &name);
+    if append(&disk, &name, 3, true).is_some() {
+        check(&disk, &name);
+    }
+});
