@@ -4,13 +4,20 @@
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    ops::Bound,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::sync::Notify;
 use virga_ebpf::header::NodeId;
 
 /// Messages that wait.
 const WAITING_MAX: usize = 65_536;
+/// Those of one neighbour: all that it can say of a full table fits, twice.
+const WAITING_OF_ONE_MAX: usize = 8_192;
+/// So many of each find room, however much others say.
+const WAITING_OF_EACH: usize = 64;
+
+const _: () = assert!(WAITING_OF_ONE_MAX < WAITING_MAX && WAITING_OF_EACH < WAITING_OF_ONE_MAX);
 
 /// What a worker tells of a neighbour.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,51 +33,90 @@ pub enum Heard {
     Ended,
 }
 
-/// What waits to be followed, in its order. Cheap to clone.
+/// What waits to be followed, each neighbour's in its order. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Inbox(Arc<Told>);
 
 #[derive(Debug, Default)]
 struct Told {
-    waiting: Mutex<VecDeque<(NodeId, Heard)>>,
+    waiting: Mutex<Waiting>,
     changed: Notify,
 }
 
+#[derive(Debug, Default)]
+struct Waiting {
+    /// No queue is empty.
+    of: BTreeMap<NodeId, VecDeque<Heard>>,
+    count: usize,
+    /// Whose turn it was last.
+    last: Option<NodeId>,
+}
+
+impl Waiting {
+    fn has_room(&self, peer: NodeId) -> bool {
+        let own = self.of.get(&peer).map_or(0, VecDeque::len);
+        own < WAITING_OF_EACH || own < WAITING_OF_ONE_MAX && self.count < WAITING_MAX
+    }
+
+    /// Of whoever's turn it is.
+    fn pop(&mut self) -> Option<(NodeId, Heard)> {
+        let behind = self.last.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.of.range((behind, Bound::Unbounded)).next();
+        let (&peer, _) = next.or_else(|| self.of.first_key_value())?;
+        let queue = self.of.get_mut(&peer)?;
+        let heard = queue.pop_front()?;
+        if queue.is_empty() {
+            self.of.remove(&peer);
+        }
+        self.count -= 1;
+        self.last = Some(peer);
+        Some((peer, heard))
+    }
+}
+
 impl Inbox {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.0
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether there was room; for beginnings and ends there always is.
     #[must_use]
     pub fn tell(&self, peer: NodeId, heard: Heard) -> bool {
-        let mut waiting = self
-            .0
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting();
         match &heard {
-            Heard::Said(_) if waiting.len() >= WAITING_MAX => return false,
+            Heard::Said(_) if !waiting.has_room(peer) => return false,
             Heard::Said(_) => {}
             // What was said before, in a session that is over, counts no more.
-            Heard::Began { .. } | Heard::Ended => waiting.retain(|(from, _)| *from != peer),
+            Heard::Began { .. } | Heard::Ended => {
+                let over = waiting.of.remove(&peer);
+                waiting.count -= over.map_or(0, |queue| queue.len());
+            }
         }
-        waiting.push_back((peer, heard));
+        waiting.of.entry(peer).or_default().push_back(heard);
+        waiting.count += 1;
         self.0.changed.notify_one();
         true
     }
 
-    /// Waits until something was told.
+    /// Waits until something was told, or some was left.
     pub async fn changed(&self) {
         self.0.changed.notified().await;
     }
 
-    /// What was told since the last time.
+    /// The next thing that was told: neighbours take turns.
     #[must_use]
-    pub fn take(&self) -> VecDeque<(NodeId, Heard)> {
-        std::mem::take(
-            &mut *self
-                .0
-                .waiting
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
+    pub fn pop(&self) -> Option<(NodeId, Heard)> {
+        self.waiting().pop()
+    }
+
+    /// Whoever waits comes back for what is left.
+    pub fn leave(&self) {
+        if self.waiting().count > 0 {
+            self.0.changed.notify_one();
+        }
     }
 }
 
@@ -150,20 +196,27 @@ mod tests {
             assert!(inbox.tell(peer, heard));
         }
         let all = [
-            (two, said(2)),
             (one, Heard::Began { session: 2 }),
+            (two, said(2)),
             (one, said(3)),
         ];
-        assert_eq!(inbox.take(), all);
+        assert!(std::iter::from_fn(|| inbox.pop()).eq(all));
     }
 
     #[test]
-    fn what_finds_no_room_is_refused_and_ends_and_beginnings_find_some() {
+    fn what_finds_no_room_is_refused_and_ends_beginnings_and_other_neighbours_find_some() {
         let inbox = Inbox::default();
-        for _ in 0..WAITING_MAX {
-            assert!(inbox.tell(NodeId(1), Heard::Said(Vec::new())));
-        }
-        assert!(!inbox.tell(NodeId(1), Heard::Said(Vec::new())));
+        let say = |peer: u64| inbox.tell(NodeId(peer), Heard::Said(Vec::new()));
+        let flood = |peer: u64| (0..WAITING_MAX).take_while(|_| say(peer)).count();
+        assert_eq!(flood(1), WAITING_OF_ONE_MAX);
         assert!(inbox.tell(NodeId(2), Heard::Ended));
+        let all: usize = (3..20).map(flood).sum();
+        assert!(all < WAITING_MAX && all > WAITING_MAX - 2 * WAITING_OF_ONE_MAX);
+        // However much the others say, and neighbours take turns.
+        assert_eq!(flood(30), WAITING_OF_EACH);
+        let mut turn = std::iter::from_fn(|| inbox.pop()).map(|(peer, _)| peer.0);
+        assert!(turn.by_ref().take(4).eq([1, 2, 3, 4]));
+        assert_eq!(turn.filter(|&peer| peer == 30).count(), WAITING_OF_EACH);
+        assert_eq!(flood(1), WAITING_OF_ONE_MAX);
     }
 }

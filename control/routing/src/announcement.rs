@@ -79,6 +79,25 @@ pub struct Claim {
     pub not_after_s: u64,
 }
 
+/// Whose word an announcement is, as it says itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Speaker {
+    /// X25519 public key of the node.
+    pub node_key: [u8; 32],
+    /// ed25519 public key of its entity.
+    pub entity_key: [u8; 32],
+    /// The node's subnet.
+    pub subnet: Subnet,
+}
+
+impl Speaker {
+    /// The node's id.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        hash::node_id(&self.node_key)
+    }
+}
+
 /// Why a node does not believe an announcement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Doubt {
@@ -103,13 +122,26 @@ pub trait Authority {
     fn entity_key(&self) -> [u8; 32];
     /// A signature by that entity.
     fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_BYTES];
-    /// Whether an announcement is of a node that may be known here, of that entity, in that subnet, and signed
-    /// by that entity. The cheap questions come first: anybody can send anything. [`Doubt::Forged`] counts
-    /// against who brought it, so it is no answer where this node may only not know what others know.
+    /// Whether announcements may be of such a node: it is known here, with that entity, in that subnet.
+    /// No signature is looked at.
+    ///
+    /// # Errors
+    /// [`Doubt`]; never [`Doubt::Forged`], which counts against who brought it: this node may only not know
+    /// what others know.
+    fn knows(&self, speaker: &Speaker) -> Result<(), Doubt>;
+
+    /// Whether an announcement is of a node that is known here, and signed by its entity. The cheap question
+    /// comes first: anybody can send anything.
     ///
     /// # Errors
     /// [`Doubt`].
-    fn check(&self, announcement: &Announcement) -> Result<(), Doubt>;
+    fn check(&self, announcement: &Announcement) -> Result<(), Doubt> {
+        self.knows(&announcement.speaker())?;
+        match self.is_signed(announcement) {
+            true => Ok(()),
+            false => Err(Doubt::Forged),
+        }
+    }
 
     /// Whether the key that an announcement names has signed it, whoever that is.
     fn is_signed(&self, announcement: &Announcement) -> bool {
@@ -228,6 +260,16 @@ impl Announcement {
     #[must_use]
     pub const fn origin(&self) -> NodeId {
         self.origin
+    }
+
+    /// Whose word it is, as it says.
+    #[must_use]
+    pub fn speaker(&self) -> Speaker {
+        Speaker {
+            node_key: self.node_key(),
+            entity_key: self.entity_key(),
+            subnet: self.subnet(),
+        }
     }
 
     /// That node's X25519 public key.

@@ -6,7 +6,7 @@ use crate::{
     announcement::{Announcement, Authority},
     limits::{
         ASK_AGAIN_NS, ASK_AGAIN_NS_MAX, BACKUP_AFTER_NS, BACKUP_TRIES_MAX, HOPS_MAX,
-        PASS_ON_AGAIN_NS, RENUMBER_NS, UNREACHABLE,
+        PASS_ON_AGAIN_NS, RENUMBER_NS,
     },
     message::Number,
     neighbour::{Request, Slot},
@@ -64,8 +64,10 @@ impl<A: Authority> Router<A> {
             return None;
         }
         match entry.chosen {
-            None if entry.heard.is_empty() => None,
-            None => Some(Need::Way),
+            None => {
+                let is_any = entry.usable(&self.neighbours).next().is_some();
+                is_any.then_some(Need::Way)
+            }
             Some(_) => {
                 let lacks = entry.lacks_backup(self.node, &self.neighbours);
                 lacks.map(|(backup, ..)| Need::Backup(backup))
@@ -128,15 +130,10 @@ impl<A: Authority> Router<A> {
         if primary.is_some() && primary != but {
             return primary;
         }
-        let mut others: Vec<(u32, Slot)> = entry
-            .heard
-            .iter()
-            .filter(|heard| Some(heard.from) != but)
-            .filter_map(|heard| {
-                let cost = self.neighbours.at(heard.from)?.cost;
-                Some((heard.metric.saturating_add(cost), heard.from))
-            })
-            .filter(|&(metric, _)| metric != UNREACHABLE)
+        let others = entry.usable(&self.neighbours);
+        let others = others.filter(|(heard, _)| Some(heard.from) != but);
+        let mut others: Vec<(u32, Slot)> = others
+            .map(|(heard, link)| (heard.metric.saturating_add(link.cost), heard.from))
             .collect();
         others.sort_unstable();
         let turn = tries.checked_rem(others.len())?;
@@ -196,17 +193,19 @@ impl<A: Authority> Router<A> {
         if entry.wanted >= wanted && entry.passed_on_ns.is_some_and(is_again) {
             return;
         }
-        if !entry.passes.take(now_ns) {
+        let neighbour = self.neighbours.at_mut(from);
+        if hops > 1 && !neighbour.is_some_and(|n| n.may_pass_on(place, now_ns)) {
             return self.reasons.add(Reason::Busy);
         }
         entry.wanted = entry.wanted.max(wanted);
-        entry.passed_on_ns = Some(now_ns);
         self.choose(place);
-        let hops = hops - 1;
         match self.whom_to_ask(place, Some(from), 0) {
-            Some(slot) if hops > 0 => {
+            Some(slot) if hops > 1 => {
+                if let Some(entry) = self.table.at_mut(place) {
+                    entry.passed_on_ns = Some(now_ns);
+                }
                 let request = Request {
-                    hops,
+                    hops: hops - 1,
                     number,
                     proof,
                 };

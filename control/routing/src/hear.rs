@@ -3,11 +3,11 @@
 use crate::{
     announcement::{Announcement, Authority, Destination, Doubt},
     limits::{
-        AHEAD_OF_STRANGERS_S, AHEAD_S, FORGED_MAX, HOPS_MAX, LIFETIME_S, RENUMBER_NS, SKEW_S,
-        TWIN_PAUSE_NS, TWINS_MAX, UNREACHABLE,
+        AHEAD_S, FORGED_MAX, HOPS_MAX, LIFETIME_S, RENUMBER_NS, SKEW_S, TWIN_PAUSE_NS, TWINS_MAX,
+        UNREACHABLE,
     },
     message::{self, Item, Number},
-    neighbour::{Request, Slot},
+    neighbour::{Refused, Request, Slot},
     reason::Reason,
     router::{Now, Router},
     table::{Entry, Heard},
@@ -63,6 +63,7 @@ impl<A: Authority> Router<A> {
             }
             _ => {}
         }
+        let (speaker, from_s) = (announcement.speaker(), self.passes_from_s(&announcement));
         let taken = match self.setup.aggregation.tells(destination, subnet, place) {
             true => self.take(from, known, announcement),
             false => Err(Reason::Scope),
@@ -85,22 +86,30 @@ impl<A: Authority> Router<A> {
             (Ok(_), Some(neighbour)) => neighbour.take(destination),
             (Err(reason), Some(neighbour)) if may_pass_later(*reason) => {
                 // Its clock may have been set since it signed that.
-                if *reason == Reason::Expired
+                if matches!(reason, Reason::Expired | Reason::Ahead)
                     && origin == neighbour.id
                     && !neighbour.has_refused(destination)
                 {
                     neighbour.ask_again(destination);
                     self.speaks_to = 0;
                 }
-                neighbour.refuse(destination);
+                let refused = Refused {
+                    why: *reason,
+                    speaker: Some(speaker),
+                    from_s,
+                };
+                neighbour.refuse(destination, refused);
             }
             _ => {}
         }
         let place = match taken {
             Ok((place, announcement, until_ns)) => {
+                self.look_whether_old(from, place, &announcement);
                 if let Some(entry) = self.table.at_mut(place) {
-                    entry.taken = Some((Arc::clone(&announcement), until_ns));
-                    entry.subnet = subnet;
+                    if !entry.is_old(&announcement) {
+                        entry.taken = Some((Arc::clone(&announcement), until_ns));
+                        entry.subnet = subnet;
+                    }
                     entry.until_ns = entry.until_ns.max(until_ns + SKEW_S * SECOND_NS);
                     entry.heard.push(Heard {
                         from,
@@ -129,10 +138,7 @@ impl<A: Authority> Router<A> {
         known: Option<u32>,
         announcement: Announcement,
     ) -> Result<(u32, Arc<Announcement>, u64), Reason> {
-        if known.is_some_and(|place| self.is_old(from, place, &announcement)) {
-            return Err(Reason::Old);
-        }
-        if self.is_ahead(announcement.destination(), announcement.seqno(), AHEAD_S) {
+        if self.is_ahead(announcement.destination(), announcement.seqno()) {
             return Err(Reason::Ahead);
         }
         let until_ns = self.until(known, &announcement).ok_or(Reason::Expired)?;
@@ -184,7 +190,12 @@ impl<A: Authority> Router<A> {
             return;
         };
         if metric != UNREACHABLE && !neighbour.has_refused(destination) {
-            neighbour.refuse(destination);
+            let refused = Refused {
+                why: Reason::Unannounced,
+                speaker: None,
+                from_s: u64::MAX,
+            };
+            neighbour.refuse(destination, refused);
             neighbour.ask_again(destination);
             self.speaks_to = 0;
             self.flush_soon();
@@ -208,12 +219,13 @@ impl<A: Authority> Router<A> {
         };
         let entry = self.table.at(place);
         if let Some(own) = entry.and_then(|entry| entry.own.as_ref()) {
-            match self.fits(&own.announcement) {
-                true => self.is_refused(place),
-                false => {
-                    let seqno = own.announcement.seqno().saturating_add(1);
-                    self.renumber_soon(place, seqno, RENUMBER_NS);
-                }
+            let next = own.announcement.seqno().saturating_add(1);
+            let now = self.now.unix_s.saturating_mul(1_000);
+            match self.is_ahead(destination, next) {
+                // Signed while the clock was ahead: nobody believes it.
+                true => self.renumber_soon(place, now, RENUMBER_NS),
+                false if self.fits(&own.announcement) => self.is_refused(place),
+                false => self.renumber_soon(place, next, RENUMBER_NS),
             }
         }
         if let Some(neighbour) = self.neighbours.at_mut(from) {
@@ -222,13 +234,15 @@ impl<A: Authority> Router<A> {
         }
     }
 
-    /// Whether its number is lower than one that this node has told others. If so, whoever leads there has
-    /// to learn of the higher one: the destination may have lost its memory.
-    fn is_old(&mut self, from: Slot, place: u32, announcement: &Announcement) -> bool {
-        let proof = self.table.at(place).and_then(|entry| entry.proof.clone());
-        let Some(proof) = proof.filter(|proof| announcement.seqno() < proof.seqno()) else {
-            return false;
+    /// If its number is lower than one that this node has told others, whoever leads there has to learn of the
+    /// higher one: the destination may have lost its memory. Until then it is of no use.
+    fn look_whether_old(&mut self, from: Slot, place: u32, announcement: &Announcement) {
+        let entry = self.table.at(place);
+        let entry = entry.filter(|entry| entry.is_old(announcement));
+        let Some(proof) = entry.and_then(|entry| entry.proof.clone()) else {
+            return;
         };
+        self.reasons.add(Reason::Old);
         let request = Request {
             hops: HOPS_MAX,
             // A subnet's gateways come to one number; a node has lost its memory, and goes on from there.
@@ -239,13 +253,12 @@ impl<A: Authority> Router<A> {
             proof,
         };
         self.send_request(from, place, request);
-        true
     }
 
     /// Whether a number is above what the time allows. A node's own numbers are its own business, a subnet's
     /// are its gateways' in common.
-    pub(crate) fn is_ahead(&self, destination: Destination, seqno: u64, by_s: u64) -> bool {
-        let most = self.now.unix_s.saturating_add(by_s);
+    pub(crate) fn is_ahead(&self, destination: Destination, seqno: u64) -> bool {
+        let most = self.now.unix_s.saturating_add(AHEAD_S);
         matches!(destination, Destination::Subnet(_)) && seqno > most.saturating_mul(1_000)
     }
 
@@ -270,18 +283,33 @@ impl<A: Authority> Router<A> {
         Some(self.now.ns.saturating_add(left_s * SECOND_NS))
     }
 
-    /// The announcement, if it is the destination's own word; each is verified once.
+    /// From when on, by the wall clock, it is not ahead of the time any more; it never is where it has ended.
+    fn passes_from_s(&self, announcement: &Announcement) -> u64 {
+        if announcement.not_after_s() <= self.now.unix_s {
+            return u64::MAX;
+        }
+        let lasts = announcement.not_after_s();
+        let number_s = (announcement.seqno() / 1_000).saturating_add(1);
+        let from_s = lasts.saturating_sub(LIFETIME_S + SKEW_S);
+        match announcement.destination() {
+            Destination::Node(_) => from_s,
+            Destination::Subnet(_) => from_s.max(number_s.saturating_sub(AHEAD_S)),
+        }
+    }
+
+    /// The announcement, if it is the destination's own word; each signature is verified once.
     pub(crate) fn verified(
         &mut self,
         from: Slot,
         place: u32,
         announcement: Announcement,
     ) -> Result<Arc<Announcement>, Reason> {
-        let known = self
-            .table
-            .at(place)
-            .and_then(|entry| entry.known(&announcement));
-        known.map_or_else(|| self.check(from, announcement), Ok)
+        let entry = self.table.at(place);
+        let known = entry.and_then(|entry| entry.known(&announcement));
+        match known.filter(|known| self.authority.knows(&known.speaker()).is_ok()) {
+            Some(known) => Ok(known),
+            None => self.check(from, announcement),
+        }
     }
 
     /// The proof that a number is needed, if who it says has signed it. A subnet's may be of a gateway that is
@@ -293,15 +321,17 @@ impl<A: Authority> Router<A> {
         announcement: Announcement,
     ) -> Result<Arc<Announcement>, Reason> {
         let (destination, seqno) = (announcement.destination(), announcement.seqno());
-        if self.is_ahead(destination, seqno, AHEAD_S) {
+        let own = self.table.at(place).and_then(|entry| entry.own.as_ref());
+        // This node's clock may have been set back since it said that itself.
+        let is_said = own.is_some_and(|own| seqno <= own.announcement.seqno());
+        if !is_said && self.is_ahead(destination, seqno) {
             return Err(Reason::Ahead);
         }
         let is_shared = matches!(destination, Destination::Subnet(_));
-        let is_far = self.is_ahead(destination, seqno, AHEAD_OF_STRANGERS_S);
         let proof = announcement.clone();
         match self.verified(from, place, announcement) {
             Err(Reason::Stranger | Reason::Elsewhere)
-                if is_shared && !is_far && self.authority.is_signed(&proof) =>
+                if is_shared && self.authority.is_signed(&proof) =>
             {
                 Ok(Arc::new(proof))
             }

@@ -37,6 +37,7 @@ pub mod announcement;
 mod ask;
 pub mod cost;
 mod hear;
+mod keep;
 pub mod limits;
 pub mod message;
 mod neighbour;
@@ -46,7 +47,7 @@ pub mod scope;
 pub mod table;
 mod tell;
 
-pub use announcement::{Announcement, Authority, Claim, Destination, Doubt};
+pub use announcement::{Announcement, Authority, Claim, Destination, Doubt, Speaker};
 pub use cost::LinkCost;
 pub use neighbour::Liveness;
 pub use reason::Reason;

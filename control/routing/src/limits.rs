@@ -42,6 +42,11 @@ pub const RENUMBER_PAUSE_NS: u64 = 1_000_000_000;
 pub const SWINGS_BURST: u32 = 16;
 /// And then one each.
 pub const SWING_PAUSE_NS: u64 = 500_000_000;
+/// Announcements of one destination that are told on, one after another: twice what it may make because others
+/// ask for them.
+pub const NUMBERS_BURST: u32 = 2 * RENUMBER_BURST;
+/// And then one each.
+pub const NUMBER_PAUSE_NS: u64 = RENUMBER_PAUSE_NS / 2;
 /// Requests of one neighbour that are looked at, all at once; as many as there may be destinations.
 pub const ASKED_BURST: u32 = 16_384;
 /// One more each. A request costs a verification at most.
@@ -64,11 +69,13 @@ pub const RENEW_NS: u64 = LIFETIME_S * 1_000_000_000 / 2;
 /// By how much nodes' clocks may differ.
 pub const SKEW_S: u64 = 300;
 /// By how much a subnet's number, as milliseconds of Unix time, may be above the time: its gateways share
-/// it, so that one of them could otherwise take it to an end that the others cannot exceed.
-pub const AHEAD_S: u64 = 2 * SKEW_S;
-/// As far as that, gateways follow the word of one that they do not know, or not any more: what it has them
-/// say is still believed where clocks are behind.
-pub const AHEAD_OF_STRANGERS_S: u64 = AHEAD_S - SKEW_S;
+/// it, so that one of them could otherwise take it to an end that the others cannot exceed. As far as nodes
+/// take such numbers, gateways follow them, also those of one that is no member any more: who has told one can
+/// go by a lower one only after a while.
+pub const AHEAD_S: u64 = SKEW_S;
+/// A router that has led nowhere for so long, and told nobody otherwise, forgets what it told before: by then
+/// all have heard it, or their streams have ended.
+pub const FORGET_NS: u64 = 180_000_000_000;
 /// A router asks for a backup so often, and then no more until it lacks another one.
 pub const BACKUP_TRIES_MAX: usize = 4;
 /// How often it is looked for what has ended.

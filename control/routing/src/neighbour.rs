@@ -2,9 +2,13 @@
 
 use crate::{
     allowance::Allowance,
-    announcement::{Announcement, Destination},
-    limits::{ASKED_BURST, ASKED_PAUSE_NS, NEIGHBOURS_MAX, REFUSED_MAX, REQUESTS_MAX},
+    announcement::{Announcement, Destination, Speaker},
+    limits::{
+        ASKED_BURST, ASKED_PAUSE_NS, NEIGHBOURS_MAX, REFUSED_MAX, RENUMBER_BURST,
+        RENUMBER_PAUSE_NS, REQUESTS_MAX,
+    },
     message::Number,
+    reason::Reason,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -29,6 +33,18 @@ pub enum Liveness {
     Alive,
     /// They do not: nothing is sent there, and what it said is kept.
     Dead,
+    /// They do, and what it sends on for others is not let in: what is meant for itself goes there.
+    Barred,
+}
+
+/// What was refused, and may be taken later.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refused {
+    pub(crate) why: Reason,
+    /// Whose word it was; none: the word was not said.
+    pub(crate) speaker: Option<Speaker>,
+    /// By the wall clock it may be taken from then on.
+    pub(crate) from_s: u64,
 }
 
 /// What it was told of one destination last.
@@ -74,11 +90,13 @@ pub(crate) struct Neighbour {
     /// It has come since the last flush: nothing was settled for it.
     pub(crate) is_new: bool,
     /// What it said of these was refused.
-    refused: BTreeSet<Destination>,
+    refused: BTreeMap<Destination, Refused>,
     /// It is to say again what it says of these.
     pub(crate) again: BTreeSet<Destination>,
     /// What it may ask.
     pub(crate) asked: Allowance,
+    /// How many of its requests are passed on, by the destination's place.
+    passed: BTreeMap<u32, Allowance>,
 }
 
 impl Neighbour {
@@ -94,16 +112,17 @@ impl Neighbour {
             budget: 0,
             forged: 0,
             is_new: true,
-            refused: BTreeSet::new(),
+            refused: BTreeMap::new(),
             again: BTreeSet::new(),
             asked: Allowance::new(ASKED_BURST, ASKED_PAUSE_NS),
+            passed: BTreeMap::new(),
         }
     }
 
     /// What it said was refused, and may pass another time.
-    pub(crate) fn refuse(&mut self, destination: Destination) {
-        if self.refused.len() < REFUSED_MAX {
-            self.refused.insert(destination);
+    pub(crate) fn refuse(&mut self, destination: Destination, refused: Refused) {
+        if self.refused.len() < REFUSED_MAX || self.refused.contains_key(&destination) {
+            self.refused.insert(destination, refused);
         }
     }
 
@@ -113,7 +132,7 @@ impl Neighbour {
     }
 
     pub(crate) fn has_refused(&self, destination: Destination) -> bool {
-        self.refused.contains(&destination)
+        self.refused.contains_key(&destination)
     }
 
     /// What it says of it was not taken, or not kept.
@@ -123,11 +142,31 @@ impl Neighbour {
         }
     }
 
-    /// What was refused may pass now; whether there is any.
-    pub(crate) fn reconsider(&mut self) -> bool {
-        let refused = std::mem::take(&mut self.refused);
-        self.again.extend(refused);
-        !self.again.is_empty()
+    /// Some of what was refused may pass now; whether it has to be asked for.
+    pub(crate) fn reconsider(&mut self, may_pass: impl Fn(&Refused) -> bool) -> bool {
+        let again = &mut self.again;
+        self.refused.retain(|&destination, refused| {
+            let is_asked_for = may_pass(refused);
+            if is_asked_for {
+                again.insert(destination);
+            }
+            !is_asked_for
+        });
+        !again.is_empty()
+    }
+
+    /// Whether another request of its for that destination may be passed on.
+    pub(crate) fn may_pass_on(&mut self, place: u32, now_ns: u64) -> bool {
+        let allowance = self.passed.entry(place);
+        allowance
+            .or_insert(Allowance::new(RENUMBER_BURST, RENUMBER_PAUSE_NS))
+            .take(now_ns)
+    }
+
+    /// There is no such destination any more.
+    pub(crate) fn forget(&mut self, place: u32) {
+        self.requests.remove(&place);
+        self.passed.remove(&place);
     }
 
     pub(crate) fn told(&mut self, place: u32) -> &mut Told {

@@ -8,11 +8,9 @@ use crate::{
     allowance::Allowance,
     announcement::{Announcement, Authority, Claim, Destination},
     ask::Asking,
-    limits::{
-        AHEAD_S, CLOCK_STEP_S, COST_MAX, LIFETIME_S, RENEW_NS, RENUMBER_BURST, RENUMBER_PAUSE_NS,
-        SKEW_S, SWEEP_NS, TICK_NS,
-    },
-    neighbour::{Liveness, Neighbour, Neighbours, Slot},
+    keep::Mended,
+    limits::{COST_MAX, LIFETIME_S, RENUMBER_BURST, RENUMBER_PAUSE_NS, SWEEP_NS, TICK_NS},
+    neighbour::{Liveness, Neighbour, Neighbours},
     reason::{Reason, Reasons},
     scope::Aggregation,
     table::{Entry, NextHops, Own, Table},
@@ -99,7 +97,7 @@ pub struct Router<A> {
     /// Neighbours that are not listened to any more, and that nobody was told of yet.
     pub(crate) muted: BTreeSet<NodeId>,
     /// When both clocks were last compared.
-    compared: Now,
+    pub(crate) compared: Now,
     /// Something was refused because there was no room.
     pub(crate) is_crowded: bool,
     /// Own places that get another number: which, and when.
@@ -288,38 +286,6 @@ impl<A: Authority> Router<A> {
         }
     }
 
-    /// By whose keys it goes from here on. What it believed before stays as long as it holds, and what was
-    /// refused is to be said again.
-    pub fn set_authority(&mut self, now: Now, authority: A) {
-        self.now = now;
-        self.authority = authority;
-        self.reconsider();
-    }
-
-    /// What was refused may pass now.
-    fn reconsider(&mut self) {
-        let mut is_any = false;
-        for neighbour in self.neighbours.all_mut() {
-            is_any |= neighbour.reconsider();
-        }
-        if is_any {
-            self.speaks_to = 0;
-            self.flush_soon();
-        }
-    }
-
-    /// Whether the wall clock has been set since they were last compared.
-    fn is_set_anew(&mut self) -> bool {
-        let since_s = self.now.ns.saturating_sub(self.compared.ns) / 1_000_000_000;
-        let expected_s = self.compared.unix_s.saturating_add(since_s);
-        let is_set = self.now.unix_s.abs_diff(expected_s) > CLOCK_STEP_S;
-        // Compared over long times the one runs away from the other by itself.
-        if is_set || since_s > 10 {
-            self.compared = self.now;
-        }
-        is_set
-    }
-
     /// All neighbours that there are know that this node has started: it need not be quiet any longer.
     pub fn all_know(&mut self, now: Now) {
         self.now = now;
@@ -370,11 +336,12 @@ impl<A: Authority> Router<A> {
         }
         let is_set_anew = self.is_set_anew();
         if is_set_anew {
-            self.reconsider();
+            self.reconsider(Mended::Clock);
         }
         if self.sweep_ns <= now.ns || is_set_anew {
             self.sweep_ns = now.ns.saturating_add(SWEEP_NS);
             self.sweep();
+            self.reconsider(Mended::Time);
         }
         let numbers = self
             .renumbered
@@ -398,67 +365,6 @@ impl<A: Authority> Router<A> {
         if self.flush_ns.is_some_and(|at| at <= now.ns) {
             self.flush();
         }
-    }
-
-    /// What has ended goes, what is about to end is signed anew.
-    fn sweep(&mut self) {
-        let now_ns = self.now.ns;
-        let mut is_roomy = false;
-        for place in self.table.taken() {
-            let Some(entry) = self.table.at(place) else {
-                continue;
-            };
-            let destination = entry.destination;
-            if let Some(own) = &entry.own {
-                let next = own.announcement.seqno().saturating_add(1);
-                let is_wrong = own.is_refused && !self.fits(&own.announcement);
-                if self.is_ahead(destination, next, AHEAD_S) {
-                    // Signed while the clock was ahead: nobody believes it.
-                    self.renumber(place, self.now.unix_s.saturating_mul(1_000));
-                } else if is_wrong || own.signed_ns.saturating_add(RENEW_NS) <= now_ns {
-                    self.renumber(place, next);
-                }
-                continue;
-            }
-            let Some(entry) = self.table.at_mut(place) else {
-                continue;
-            };
-            entry.look_whether_torn();
-            let before = entry.heard.len();
-            entry.heard.retain(|heard| heard.until_ns > now_ns);
-            let has_ended = entry.heard.is_empty() && entry.until_ns <= now_ns;
-            if entry.heard.len() < before {
-                self.choose(place);
-            } else if has_ended && self.is_forgotten_by_all(place) {
-                self.table.remove(place);
-                self.asking.remove(&place);
-                self.later.remove(&place);
-                for neighbour in self.neighbours.all_mut() {
-                    neighbour.requests.remove(&place);
-                }
-                is_roomy = true;
-            }
-        }
-        if is_roomy && std::mem::take(&mut self.is_crowded) {
-            self.reconsider();
-        }
-    }
-
-    /// Whether an announcement of its own says until when as it would be said now.
-    pub(crate) fn fits(&self, announcement: &Announcement) -> bool {
-        let left_s = announcement.not_after_s().saturating_sub(self.now.unix_s);
-        (LIFETIME_S / 2 - SKEW_S..=LIFETIME_S + SKEW_S / 2).contains(&left_s)
-    }
-
-    /// Whether nobody still has to be told anything of it.
-    fn is_forgotten_by_all(&self, place: u32) -> bool {
-        let is_told = |slot: Slot| self.neighbours.at(slot).is_some_and(|n| n.was_told(place));
-        let is_due = self.changed.contains(&place) || self.to_install.contains(&place);
-        let is_shown = self
-            .table
-            .at(place)
-            .is_some_and(|entry| entry.installed.is_some());
-        !is_due && !is_shown && !self.neighbours.slots().any(is_told)
     }
 
     /// The next change for the tables.

@@ -3,9 +3,9 @@
 use crate::{
     allowance::Allowance,
     announcement::{Announcement, Destination},
-    limits::{RENUMBER_BURST, RENUMBER_PAUSE_NS, SWING_PAUSE_NS, SWINGS_BURST, UNREACHABLE},
+    limits::{ALONE, NUMBER_PAUSE_NS, NUMBERS_BURST, SWING_PAUSE_NS, SWINGS_BURST, UNREACHABLE},
     message::Number,
-    neighbour::{Liveness, Neighbours, Slot},
+    neighbour::{Liveness, Neighbour, Neighbours, Slot},
     scope::is_part,
 };
 use std::{collections::HashMap, sync::Arc};
@@ -85,16 +85,19 @@ pub(crate) struct Entry {
     pub(crate) advert: Option<(Arc<Announcement>, u32)>,
     /// How often they are told of another metric, or again of what was taken back, by the same announcement.
     pub(crate) swings: Allowance,
+    /// How often they are told of another announcement.
+    pub(crate) numbers_told: Allowance,
     /// The best that any was ever told, and the announcement that it was told with.
     pub(crate) feasible: Option<Distance>,
     pub(crate) proof: Option<Arc<Announcement>>,
     /// The longest that any of its announcements holds.
     pub(crate) until_ns: u64,
+    /// Since when it is known to lead nowhere, and nobody is told otherwise.
+    pub(crate) silent_ns: Option<u64>,
     /// Someone needs a number at least as high.
     pub(crate) wanted: u64,
-    /// When a request of another was last passed on, and how many may be.
+    /// When a request of another was last passed on.
     pub(crate) passed_on_ns: Option<u64>,
-    pub(crate) passes: Allowance,
     /// The last announcement that was taken, and when it ends.
     pub(crate) taken: Option<(Arc<Announcement>, u64)>,
     pub(crate) own: Option<Own>,
@@ -110,6 +113,7 @@ struct Candidate {
     id: NodeId,
     metric: u32,
     seqno: u64,
+    origin: NodeId,
     /// It has not the number that someone needs.
     is_old: bool,
 }
@@ -125,12 +129,13 @@ impl Entry {
             installed_ns: 0,
             advert: None,
             swings: Allowance::new(SWINGS_BURST, SWING_PAUSE_NS),
+            numbers_told: Allowance::new(NUMBERS_BURST, NUMBER_PAUSE_NS),
             feasible: None,
             proof: None,
             until_ns: 0,
+            silent_ns: None,
             wanted: 0,
             passed_on_ns: None,
-            passes: Allowance::new(RENUMBER_BURST, RENUMBER_PAUSE_NS),
             taken: None,
             own: None,
             numbers: None,
@@ -158,6 +163,12 @@ impl Entry {
         let before = self.heard.len();
         self.heard.retain(|heard| heard.from != slot);
         self.heard.len() < before
+    }
+
+    /// Whether this number is lower than one that others were told.
+    pub(crate) fn is_old(&self, announcement: &Announcement) -> bool {
+        let proof = self.proof.as_ref();
+        proof.is_some_and(|proof| announcement.seqno() < proof.seqno())
     }
 
     /// The same announcement, if it was verified before.
@@ -188,11 +199,34 @@ impl Entry {
         self.feasible.as_ref().is_none_or(is_better)
     }
 
+    /// Whether packets for this destination may go over a link, as far as the link is concerned.
+    pub(crate) fn may_lead(&self, link: &Neighbour) -> bool {
+        match link.liveness {
+            Liveness::Alive => true,
+            Liveness::Dead => false,
+            Liveness::Barred => self.destination == Destination::Node(link.id),
+        }
+    }
+
+    /// What was heard from neighbours that would be used if their distance allowed it.
+    pub(crate) fn usable<'a>(
+        &'a self,
+        links: &'a Neighbours,
+    ) -> impl Iterator<Item = (&'a Heard, &'a Neighbour)> {
+        let known = self
+            .heard
+            .iter()
+            .filter_map(|h| Some((h, links.at(h.from)?)));
+        known.filter(|(heard, link)| {
+            self.may_lead(link) && heard.metric.saturating_add(link.cost) != UNREACHABLE
+        })
+    }
+
     fn candidates(&self, own: NodeId, links: &Neighbours, is_quiet: bool) -> Vec<Candidate> {
         let mut found = Vec::with_capacity(self.heard.len());
         for heard in &self.heard {
             let link = links.at(heard.from);
-            let Some(link) = link.filter(|link| link.liveness == Liveness::Alive) else {
+            let Some(link) = link.filter(|link| self.may_lead(link)) else {
                 continue;
             };
             let metric = heard.metric.saturating_add(link.cost);
@@ -212,6 +246,7 @@ impl Entry {
                     id: link.id,
                     metric,
                     seqno,
+                    origin: heard.announcement.origin(),
                     is_old: seqno < self.wanted,
                 });
             }
@@ -225,7 +260,12 @@ impl Entry {
         let candidates = self.candidates(own, links, is_quiet);
         let stay = |used: Option<Slot>, best: &Candidate| {
             let is_near = |c: &&Candidate| {
-                c.is_old == best.is_old && c.metric <= best.metric.saturating_add(best.metric / 8)
+                // Over another way to the same node that is alone, it is as far; another that is alone is no nearer.
+                let way = match c.origin == best.origin {
+                    true => best.metric.checked_sub(ALONE).unwrap_or(best.metric),
+                    false => best.metric,
+                };
+                c.is_old == best.is_old && c.metric <= best.metric.saturating_add(way / 8)
             };
             let used = candidates.iter().find(|c| Some(c.slot) == used);
             used.filter(is_near).map(|c| c.slot)
@@ -258,12 +298,8 @@ impl Entry {
     ) -> Option<(Slot, Slot, Number)> {
         let chosen = self.chosen.filter(|chosen| chosen.backup.is_none())?;
         let used = self.from(chosen.primary)?.announcement.origin();
-        let others = self.heard.iter().filter(|h| h.from != chosen.primary);
-        let ids = others.filter_map(|h| Some((h, links.at(h.from)?)));
-        let near = ids.filter(|(heard, link)| {
-            (heard.metric, link.id) < (chosen.metric, own)
-                && link.liveness == Liveness::Alive
-                && heard.metric.saturating_add(link.cost) != UNREACHABLE
+        let near = self.usable(links).filter(|(heard, link)| {
+            heard.from != chosen.primary && (heard.metric, link.id) < (chosen.metric, own)
         });
         let (heard, _) = near.min_by_key(|(heard, link)| (heard.metric, link.id))?;
         let told = self.feasible.map_or(0, |told| told.seqno);

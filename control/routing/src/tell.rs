@@ -53,21 +53,25 @@ impl<A: Authority> Router<A> {
         };
         let told = entry.advert.as_ref().map(|(told, _)| told);
         let told = told.or(entry.proof.as_ref());
-        let is_again = entry.own.is_none()
-            && advert.as_ref().is_some_and(|(now, metric)| {
-                let is_same = entry
-                    .advert
-                    .as_ref()
-                    .is_some_and(|(_, told)| told == metric);
-                !is_same && told.is_some_and(|told| told.bytes() == now.bytes())
-            });
+        let is_same = |(now, metric): &(Arc<Announcement>, u32)| {
+            let said = entry.advert.as_ref();
+            said.is_some_and(|(told, at)| at == metric && told.bytes() == now.bytes())
+        };
+        let pace = match (&advert, told) {
+            _ if entry.own.is_some() => None,
+            (Some(now), Some(_)) if is_same(now) => None,
+            (Some((now, _)), Some(told)) if told.bytes() == now.bytes() => Some(&mut entry.swings),
+            (Some(_), Some(_)) => Some(&mut entry.numbers_told),
+            _ => None,
+        };
         // What swings is told as it was, for a while: who goes by that makes no loop either.
-        match is_again && !entry.swings.take(now_ns) {
-            true => {
-                let at_ns = entry.swings.next_ns(now_ns);
-                self.later.insert(place, at_ns);
-            }
-            false => entry.advert = advert,
+        let held_ns = pace.and_then(|pace| match pace.take(now_ns) {
+            true => None,
+            false => Some(pace.next_ns(now_ns)),
+        });
+        match held_ns {
+            Some(at_ns) => drop(self.later.insert(place, at_ns)),
+            None => entry.advert = advert,
         }
         for slot in self.neighbours.slots() {
             self.settle_for(place, slot);

@@ -2,7 +2,10 @@
 
 use crate::{
     shapes::{line, random},
-    world::{Cheap, Cut, MS, NETWORK, Random, SECOND, Strangers, UNIX_S, World, node_key, stamp},
+    world::{
+        Cheap, Cut, Entities, MS, NETWORK, Random, SECOND, Strangers, UNIX_S, World, node_key,
+        stamp,
+    },
 };
 use virga_ebpf::header::{NodeId, Subnet};
 use virga_routing::{
@@ -23,7 +26,7 @@ fn claim(index: usize, seqno: u64) -> Claim {
     }
 }
 
-fn route(metric: u32, announcement: Announcement) -> Vec<u8> {
+pub(crate) fn route(metric: u32, announcement: Announcement) -> Vec<u8> {
     let mut bytes = Vec::new();
     Item::Route {
         metric,
@@ -158,6 +161,7 @@ fn a_table_that_is_full_keeps_what_it_has() {
             index: 0,
             known_below: 100,
             strangers: Strangers::default(),
+            entities: Entities::default(),
         },
     );
     router.neighbour_up(now, NodeId(1), Subnet(0), 300);
@@ -271,6 +275,7 @@ fn bytes_of_whatever_kind_end_no_router() {
         index: 2,
         known_below: 3,
         strangers: Strangers::default(),
+        entities: Entities::default(),
     };
     assert_eq!(authority.node_key(), node_key(2));
     let valid = route(7, true_word(2, 1_001));

@@ -9,13 +9,13 @@ use virga_routing::{
     Aggregation, Announcement, Claim, Destination, NextHops, Reason, limits, message::Item,
 };
 
-const INNER: Destination = Destination::Subnet(SubnetPrefix {
+pub(crate) const INNER: Destination = Destination::Subnet(SubnetPrefix {
     subnet: Subnet(0x0100_0000),
     mask: 0xff00_0000,
 });
 
 /// A ring: 0 and 1 are in one subnet, and its gateways; 2 to 5 lie between them outside.
-fn ring(seed: u64) -> World {
+pub(crate) fn ring(seed: u64) -> World {
     let subnet = |node| Subnet(if node < 2 { 0x0100_0000 } else { 0x0500_0000 });
     let subnets: Vec<Subnet> = (0..6).map(subnet).collect();
     let mut world = World::in_subnets(seed, &subnets, Aggregation::BySubnet);
@@ -39,18 +39,18 @@ fn ring(seed: u64) -> World {
     world
 }
 
-fn hops(world: &World, node: usize) -> Option<(usize, Option<usize>)> {
+pub(crate) fn hops(world: &World, node: usize) -> Option<(usize, Option<usize>)> {
     let hops: &NextHops = world.nodes[node].table.get(&INNER)?;
     let backup = hops.backup.map(|id| world.ids[&id]);
     Some((world.ids[&hops.primary], backup))
 }
 
-fn number(world: &World, node: usize) -> u64 {
+pub(crate) fn number(world: &World, node: usize) -> u64 {
     let mut routes = world.nodes[node].router.as_ref().unwrap().routes();
     routes.find(|r| r.destination == INNER).unwrap().seqno
 }
 
-fn word(index: usize, seqno: u64) -> Announcement {
+pub(crate) fn word(index: usize, seqno: u64) -> Announcement {
     let node_key = node_key(index);
     let claim = Claim {
         network: NETWORK,
@@ -270,5 +270,98 @@ fn subnets_whose_links_flap_and_whose_nodes_restart_make_no_loop_and_come_to_pea
         let before = world.messages;
         world.run_for(600 * SECOND);
         assert_eq!(world.messages, before, "seed {seed}: nothing has changed");
+    }
+}
+
+#[test]
+fn a_subnet_of_one_node_is_reached_by_the_better_way_too() {
+    let subnets = [0x0100_0000, 0x0500_0000, 0x0500_0000, 0x0500_0000].map(Subnet);
+    let mut world = World::in_subnets(11, &subnets, Aggregation::BySubnet);
+    for (a, b) in [(0, 1), (0, 2), (1, 3), (2, 3)] {
+        world.add_link(a, b, MS, COST);
+    }
+    world.settle(2 * SECOND);
+    let (used, _) = hops(&world, 3).unwrap();
+    world.set_cost(3, used, 20 * COST);
+    world.run_for(SECOND);
+    assert_eq!(hops(&world, 3).unwrap().0, 3 - used);
+}
+
+/// Node 0 is a subnet's only gateway, and 1 and 2 are outside, one behind the other.
+fn behind_one_gateway(seed: u64) -> World {
+    let subnets = [0x0100_0000, 0x0500_0000, 0x0500_0000].map(Subnet);
+    let mut world = World::in_subnets(seed, &subnets, Aggregation::BySubnet);
+    world.add_link(0, 1, MS, COST);
+    world.add_link(1, 2, MS, COST);
+    world.restart(0, UNIX_S * 1_000);
+    world.settle(2 * SECOND);
+    world
+}
+
+#[test]
+fn a_gateway_whose_clock_goes_back_is_led_to_while_its_word_holds() {
+    for back_s in [1_000, 86_400] {
+        let mut world = behind_one_gateway(12);
+        world.nodes[0].clock_ahead_s = -back_s;
+        world.run_for(30 * SECOND);
+        world.assert_right();
+        // What it signs a day ago has ended.
+        if back_s < 3_600 {
+            let now = number(&world, 2);
+            world.inject(1, 0, request(word(0, now)));
+            world.run_for(SECOND);
+            assert_eq!(number(&world, 2), now + 1);
+            world.assert_right();
+        }
+        world.nodes[0].clock_ahead_s = 0;
+        world.run_for(3 * limits::RENEW_NS);
+        world.assert_right();
+    }
+}
+
+#[test]
+fn a_gateway_that_begins_with_a_clock_ahead_is_led_to_when_it_is_set() {
+    let mut world = behind_one_gateway(13);
+    world.nodes[0].clock_ahead_s = 86_400;
+    world.restart(0, (UNIX_S + 86_400) * 1_000);
+    world.run_for(5 * SECOND);
+    assert_eq!(hops(&world, 2), None);
+    world.nodes[0].clock_ahead_s = 0;
+    // By the next time that it looks.
+    world.settle(12 * SECOND);
+}
+
+#[test]
+fn a_number_that_a_clock_finds_too_high_is_taken_as_soon_as_its_time_has_come() {
+    let mut world = behind_one_gateway(14);
+    world.nodes[1].clock_ahead_s = -100;
+    world.restart(0, (UNIX_S + limits::AHEAD_S - 40) * 1_000);
+    world.restart(1, 3_000);
+    world.run_for(30 * SECOND);
+    assert_eq!(hops(&world, 2), None);
+    world.run_for(45 * SECOND);
+    world.assert_right();
+}
+
+#[test]
+fn gateways_that_sign_anew_are_followed_and_then_there_is_peace_again() {
+    for seed in 0..6 {
+        let mut world = three(seed);
+        // Some subnets hang together no more, and some gateways are alone.
+        let ends: Vec<(usize, usize)> = world.links.keys().copied().collect();
+        let mut random = Random(seed);
+        for _ in 0..2 * seed {
+            let (a, b) = ends[random.below(ends.len())];
+            world.cut(a, b, Cut::Reported);
+        }
+        world.run_for(60 * SECOND);
+        let (mut busy_s, mut before) = (0, world.messages);
+        for _ in 0..1_080 {
+            world.run_for(10 * SECOND);
+            busy_s += 10 * u64::from(world.messages != before);
+            before = world.messages;
+        }
+        // Each signs anew every half an hour.
+        assert!(busy_s <= 300, "seed {seed}: {busy_s} s of three hours");
     }
 }

@@ -8,6 +8,8 @@ mod gateways;
 mod growth;
 mod large;
 mod later;
+mod removed;
 mod shapes;
 mod signed;
+mod storms;
 mod world;

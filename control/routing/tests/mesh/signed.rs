@@ -8,7 +8,7 @@ use virga_ebpf::{
     subnet::SubnetPrefix,
 };
 use virga_routing::{
-    Announcement, Authority, Claim, Destination, Doubt, Now, Reason, Router, announcement,
+    Announcement, Authority, Claim, Destination, Doubt, Now, Reason, Router, Speaker, announcement,
     message::{self, Item, MessageError, Number},
 };
 
@@ -36,14 +36,13 @@ impl Authority for Real {
         signing(self.0).sign(message).to_bytes()
     }
 
-    fn check(&self, announcement: &Announcement) -> Result<(), Doubt> {
-        let index = (0..10).find(|&i| node_key(i) == announcement.node_key());
+    fn knows(&self, speaker: &Speaker) -> Result<(), Doubt> {
+        let index = (0..10).find(|&i| node_key(i) == speaker.node_key);
         let key = signing(index.ok_or(Doubt::Stranger)?)
             .verifying_key()
             .to_bytes();
-        match announcement.entity_key() == key {
-            true if self.is_signed(announcement) => Ok(()),
-            true => Err(Doubt::Forged),
+        match speaker.entity_key == key {
+            true => Ok(()),
             false => Err(Doubt::Stranger),
         }
     }

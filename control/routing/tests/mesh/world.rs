@@ -12,7 +12,7 @@ use virga_ebpf::{
 };
 use virga_routing::{
     Aggregation, Announcement, Authority, Destination, Doubt, Liveness, NextHops, Now, Router,
-    Setup, limits,
+    Setup, Speaker, limits,
 };
 
 pub(crate) const MS: u64 = 1_000_000;
@@ -75,10 +75,21 @@ pub(crate) struct Cheap {
     pub(crate) index: usize,
     pub(crate) known_below: usize,
     pub(crate) strangers: Strangers,
+    pub(crate) entities: Entities,
 }
 
 /// Who does not know whom, or not yet, or not any more.
 pub(crate) type Strangers = Rc<RefCell<BTreeSet<(usize, usize)>>>;
+
+/// Which entity one node takes another one's for, where it is not the first.
+pub(crate) type Entities = Rc<RefCell<BTreeMap<(usize, usize), u8>>>;
+
+impl Cheap {
+    fn entity_of(&self, index: usize, node_key: [u8; 32]) -> [u8; 32] {
+        let which = self.entities.borrow().get(&(self.index, index)).copied();
+        node_key.map(|byte| !byte ^ which.unwrap_or(0))
+    }
+}
 
 impl Authority for Cheap {
     fn network(&self) -> [u8; 32] {
@@ -90,29 +101,23 @@ impl Authority for Cheap {
     }
 
     fn entity_key(&self) -> [u8; 32] {
-        self.node_key().map(|byte| !byte)
+        self.entity_of(self.index, self.node_key())
     }
 
     fn sign(&self, message: &[u8]) -> [u8; 64] {
         stamp(self.entity_key(), message)
     }
 
-    fn check(&self, announcement: &Announcement) -> Result<(), Doubt> {
-        let key = announcement.node_key();
+    fn knows(&self, speaker: &Speaker) -> Result<(), Doubt> {
+        let key = speaker.node_key;
         let index = u64::from_be_bytes(key[..8].try_into().unwrap());
-        let is_known = usize::try_from(index).is_ok_and(|i| {
-            i < self.known_below && !self.strangers.borrow().contains(&(self.index, i))
-        });
-        if !is_known || key[8..] != [7; 24] {
-            return Err(Doubt::Stranger);
-        }
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        let is_known =
+            index < self.known_below && !self.strangers.borrow().contains(&(self.index, index));
         // Another entity may have come to the node, and this one not know it yet.
-        if announcement.entity_key() != key.map(|byte| !byte) {
-            return Err(Doubt::Stranger);
-        }
-        match self.is_signed(announcement) {
+        match is_known && key[8..] == [7; 24] && speaker.entity_key == self.entity_of(index, key) {
             true => Ok(()),
-            false => Err(Doubt::Forged),
+            false => Err(Doubt::Stranger),
         }
     }
 
@@ -194,6 +199,7 @@ pub(crate) struct World {
     pub(crate) seed: u64,
     known_below: usize,
     pub(crate) strangers: Strangers,
+    pub(crate) entities: Entities,
 }
 
 pub(crate) const SETUP: Setup = Setup {
@@ -236,6 +242,7 @@ impl World {
             seed,
             known_below: subnets.len(),
             strangers: Strangers::default(),
+            entities: Entities::default(),
         };
         for (index, &subnet) in subnets.iter().enumerate() {
             world.nodes.push(Node {
@@ -379,6 +386,7 @@ impl World {
             index,
             known_below: self.known_below,
             strangers: Rc::clone(&self.strangers),
+            entities: Rc::clone(&self.entities),
         }
     }
 

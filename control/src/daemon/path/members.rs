@@ -160,6 +160,11 @@ impl Members {
         }
     }
 
+    /// Whether nothing but control traffic is let in from a neighbour.
+    pub(super) fn is_barred(&self, peer: NodeId) -> bool {
+        self.unvouched.contains_key(&peer)
+    }
+
     /// Why a neighbour's packets do not pass, if they do not.
     pub(super) fn why_not(&self, peer: NodeId) -> Option<String> {
         self.unvouched.get(&peer).map(ToString::to_string)
@@ -192,5 +197,7 @@ impl Path {
         }
         // It is logged, shown in `status` and tried again.
         let _shown = self.apply(dispatch).await;
+        // No way leads over who is not let in.
+        self.follow_routing(dispatch).await;
     }
 }

@@ -21,13 +21,15 @@ use virga_ebpf::{
     limits::ROUTES_MAX,
 };
 use virga_routing::{
-    Announcement, Authority, Destination, Doubt, LinkCost, Liveness, NextHops, Now, Reason, Router,
-    Setup, limits,
+    Authority, Destination, Doubt, LinkCost, Liveness, NextHops, Now, Reason, Router, Setup,
+    Speaker, limits,
 };
 use virga_transport::worker::Parts;
 
 /// What comes within this time is followed in one go: each time, all tables may have to be compared.
 const FOLLOW_EVERY: Duration = Duration::from_millis(10);
+/// For how long at once it follows what comes: whoever says much keeps nobody from noticing a dead link.
+const FOLLOW_FOR: Duration = Duration::from_millis(10);
 /// How often round-trip times and losses are looked at.
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
 /// How long neighbours may take to learn that this node has restarted. Once all of them have a session with
@@ -76,8 +78,8 @@ impl Authority for Keys {
         key.sign(message).to_bytes()
     }
 
-    fn check(&self, announcement: &Announcement) -> Result<(), Doubt> {
-        let origin = announcement.origin();
+    fn knows(&self, speaker: &Speaker) -> Result<(), Doubt> {
+        let origin = speaker.node();
         let (node, entity, subnet) = match self.places.get(&origin) {
             Some(&place) => {
                 let peer = &self.config.peers[place];
@@ -90,15 +92,12 @@ impl Authority for Keys {
             None => return Err(Doubt::Stranger),
         };
         // A neighbour may know sooner that another entity is there.
-        if announcement.node_key() != node || announcement.entity_key() != entity {
+        if speaker.node_key != node || speaker.entity_key != entity {
             return Err(Doubt::Stranger);
         }
-        if announcement.subnet() != subnet {
-            return Err(Doubt::Elsewhere);
-        }
-        match self.is_signed(announcement) {
+        match speaker.subnet == subnet {
             true => Ok(()),
-            false => Err(Doubt::Forged),
+            false => Err(Doubt::Elsewhere),
         }
     }
 }
@@ -176,14 +175,32 @@ impl Routing {
         })
     }
 
+    /// Goes by another configuration's keys; the tables have to follow.
     pub(super) fn set_config(&mut self, config: &Arc<Config>) {
         self.router.set_authority(self.now(), Keys::new(config));
+        let _all_follow = self.take_routes();
+    }
+
+    /// Takes up the ways that the router has chosen; whether one is another.
+    fn take_routes(&mut self) -> bool {
+        let mut is_changed = false;
+        while let Some(change) = self.router.poll_route() {
+            is_changed = true;
+            match change.next_hops {
+                Some(next_hops) => self.routes.insert(change.destination, next_hops),
+                None => self.routes.remove(&change.destination),
+            };
+        }
+        is_changed
     }
 
     /// Takes in what was heard, and does what is due; whether a route has changed.
     fn follow(&mut self, config: &Config, liveness: &BTreeMap<NodeId, Liveness>) -> bool {
         let now = self.now();
-        for (peer, heard) in self.inbox.take() {
+        let began = Instant::now();
+        while began.elapsed() < FOLLOW_FOR
+            && let Some((peer, heard)) = self.inbox.pop()
+        {
             match heard {
                 Heard::Began { session } => {
                     let cost = LinkCost::new(RTT_NS, 0);
@@ -206,6 +223,7 @@ impl Routing {
                 }
             }
         }
+        self.inbox.leave();
         for (&peer, &liveness) in liveness {
             self.router.set_liveness(now, peer, liveness);
         }
@@ -216,15 +234,7 @@ impl Routing {
         while let Some(peer) = self.router.poll_muted() {
             tracing::warn!(%peer, "too many route announcements that this neighbour passed on have a wrong signature: nothing that it says about routes counts until there is a new session; look at what runs on it");
         }
-        let mut is_changed = false;
-        while let Some(change) = self.router.poll_route() {
-            is_changed = true;
-            match change.next_hops {
-                Some(next_hops) => self.routes.insert(change.destination, next_hops),
-                None => self.routes.remove(&change.destination),
-            };
-        }
-        is_changed
+        self.take_routes()
     }
 
     /// What is to be said, and in which sessions.
@@ -371,7 +381,7 @@ impl Path {
     }
 
     /// Whether packets get to the neighbours over their links, as far as this machine, its operator and the links'
-    /// keepalive know.
+    /// keepalive know; and whether what they send on is let in.
     fn liveness(&self) -> BTreeMap<NodeId, Liveness> {
         let peers = self.config.peers.iter().enumerate();
         let adjacent = peers.filter(|(_, peer)| peer.is_adjacent());
@@ -382,6 +392,7 @@ impl Path {
             let is_up = self.facts.interfaces.is_empty() || interface.is_some_and(|i| i.is_up);
             let is_dead = self.dead.contains(&self.config.peers[index].id);
             match is_up && !is_dead && !self.down.contains(&index) {
+                true if self.members.is_barred(self.config.peers[index].id) => Liveness::Barred,
                 true => Liveness::Alive,
                 false => Liveness::Dead,
             }
@@ -399,7 +410,7 @@ impl Path {
             let mut to = adjacent.filter(|peer| {
                 let own = image.routes.get(&peer.id).map(|via| via.primary);
                 let is_its = own.is_some_and(|own| own.leads_where(&key));
-                is_its && liveness.get(&peer.id) == Some(&Liveness::Alive)
+                is_its && liveness.get(&peer.id) != Some(&Liveness::Dead)
             });
             to.next().map(|peer| peer.id)
         };
