@@ -2,7 +2,9 @@
 
 use crate::{
     payloads,
+    rights::token,
     stage::{Channel, eventually},
+    subnets::vouch,
     town::Town,
 };
 use virga::{
@@ -85,6 +87,45 @@ async fn in_a_diamond_events_go_the_other_way_round_when_a_node_on_the_way_is_ki
         (route.primary.as_deref() == Some(other)).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_way_leads_over_a_neighbour_whose_membership_was_taken_back() {
+    let links = [("a", "b"), ("a", "c"), ("b", "d"), ("c", "d")];
+    let asks = [("a", "[subnets]\nissuers = [\"a\"]\n")];
+    let town = Town::running_with(&["a", "b", "c", "d"], (&links, &[]), &asks).await;
+    let over = async |primary: Option<&str>, backup: bool| {
+        eventually(&format!("a's way to d is over {primary:?}"), async || {
+            let route = route(&town, "a", "d").await;
+            let is_so = primary.is_none_or(|name| route.primary.as_deref() == Some(name));
+            (is_so && route.primary.is_some() && route.backup.is_some() == backup).then_some(())
+        })
+        .await;
+    };
+    vouch(town.node("a"), town.node("b"), "0.0.0.0");
+    over(Some("b"), false).await;
+    vouch(town.node("a"), town.node("c"), "0.0.0.0");
+    over(None, true).await;
+
+    let (a, b) = (town.node("a"), town.node("b"));
+    let (list, key) = (a.file("list"), a.file("entity.key"));
+    let revoke: [&dyn AsRef<std::path::Path>; 6] = [
+        &"revoke",
+        &list,
+        &"--key",
+        &key,
+        &"--subject",
+        &b.entity_key,
+    ];
+    token(&revoke).unwrap();
+    token(&[&"announce", &list, &"--socket", &a.socket()]).unwrap();
+    over(Some("c"), false).await;
+    // It is a neighbour all the same.
+    let near = route(&town, "a", "b").await;
+    assert_eq!(
+        (near.primary.as_deref(), &*near.by),
+        (Some("b"), "adjacent")
+    );
 }
 
 fn names(trace: &Trace) -> Vec<&str> {

@@ -4,7 +4,7 @@
 use crate::{
     payloads,
     rights::token,
-    stage::{RELIABLE, Stage, eventually},
+    stage::{Node, RELIABLE, Stage, eventually},
 };
 use std::{path::PathBuf, process::Command, time::Duration};
 use virga::channel::explain::Outcome;
@@ -39,9 +39,12 @@ fn path(path: PathBuf) -> String {
     path.display().to_string()
 }
 
-/// Signs with one node's key that another is in a subnet, and has that one present it.
 fn present(stage: &Stage, issuer: &str, holder: &str, place: &str) {
-    let (issuer, holder) = (stage.node(issuer), stage.node(holder));
+    vouch(stage.node(issuer), stage.node(holder), place);
+}
+
+/// Signs with one node's key that another is in a subnet, and has that one present it.
+pub(crate) fn vouch(issuer: &Node, holder: &Node, place: &str) {
     let (key, out) = (
         path(issuer.file("entity.key")),
         path(holder.file("membership")),

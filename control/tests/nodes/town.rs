@@ -18,6 +18,15 @@ impl Town {
         links: &[(&str, &str)],
         channels: &[Channel],
     ) -> Self {
+        Self::running_with(names, (links, channels), &[]).await
+    }
+
+    /// The same, where some files say more.
+    pub(crate) async fn running_with(
+        names: &[&'static str],
+        (links, channels): (&[(&str, &str)], &[Channel]),
+        more: &[(&str, &str)],
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let psk = Secret::generate().unwrap();
         let nodes = (0_u8..).zip(names).map(|(n, name)| {
@@ -32,6 +41,11 @@ impl Town {
         for name in names {
             town.configure(name, links, channels);
         }
+        for (name, text) in more {
+            let file = town.node(name).config();
+            let before = std::fs::read_to_string(&file).unwrap();
+            std::fs::write(file, before + text).unwrap();
+        }
         for node in &mut town.nodes {
             node.spawn(|_| {});
         }
@@ -45,7 +59,7 @@ impl Town {
         town
     }
 
-    fn node(&self, name: &str) -> &Node {
+    pub(crate) fn node(&self, name: &str) -> &Node {
         self.nodes.iter().find(|node| node.name == name).unwrap()
     }
 
