@@ -18,10 +18,11 @@
 //! neighbour, be it the primary or the backup, only while (number, metric, node id) as that neighbour told it
 //! is strictly better than its own feasible distance with its own id. So along every next hop of every node
 //! the feasible distance gets strictly better, and no walk over primaries and backups, in whatever mixture,
-//! comes back. Three things are asked of whoever drives a router: route changes are in the tables, and what
+//! comes back. Four things are asked of whoever drives a router: route changes are in the tables, and what
 //! was cached by the old ones counts no more, before the
 //! messages that were asked for after them are sent; a neighbour's stream that breaks is a neighbour that is
-//! down; and a router that has lost its memory is quiet ([`Setup::quiet_ns`]) until its neighbours know.
+//! down; what is sent has arrived, or its stream broken, before [`limits::FORGET_NS`] is over; and a router that
+//! has lost its memory is quiet ([`Setup::quiet_ns`]) until its neighbours know.
 //!
 //! **Who is believed.** Only a destination makes its announcement and its sequence number: both are under its
 //! own signature, so a router can invent neither. The metric changes at every hop and is nobody's to sign: a
