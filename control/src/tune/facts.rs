@@ -34,6 +34,9 @@ pub(super) struct Facts {
     pub(super) driver: String,
     pub(super) profile: Option<&'static Profile>,
     pub(super) online: Vec<u32>,
+    /// CPUs that the running kernel was told at its start to keep other work from, and the clock's tick.
+    pub(super) isolated: Vec<u32>,
+    pub(super) tickless: Vec<u32>,
     pub(super) channels: Option<Channels>,
     pub(super) rings: Option<Rings>,
     pub(super) coalesce: Option<Coalesce>,
@@ -97,8 +100,12 @@ pub(super) fn gather(interface: &str) -> Result<Facts, TuneError> {
         .map_err(|error| TuneError::Interface(interface.to_owned(), error))?;
     let driver = facts.driver.or(facts.kind).unwrap_or_default();
     let ethtool = Ethtool::open(interface).map_err(TuneError::Ethtool)?;
-    let online = read("/sys/devices/system/cpu/online").unwrap_or_default();
-    let online = cpu_list(&online).unwrap_or_default();
+    // A file that is not there, or names none, is an empty list.
+    let cpus = |name: &str| {
+        let list = read(Path::new("/sys/devices/system/cpu").join(name));
+        list.and_then(|list| cpu_list(&list)).unwrap_or_default()
+    };
+    let online = cpus("online");
     let is_in_sysfs = is_in_sysfs(interface, facts.ifindex, &ethtool);
     let interrupts = if is_in_sysfs {
         interrupts(interface)
@@ -124,6 +131,8 @@ pub(super) fn gather(interface: &str) -> Result<Facts, TuneError> {
         profile: hw::profile(&driver),
         driver,
         online,
+        isolated: cpus("isolated"),
+        tickless: cpus("nohz_full"),
         channels: facts.channels,
         rings: ethtool.rings().ok(),
         coalesce: ethtool.coalesce().ok(),

@@ -359,14 +359,19 @@ fn isolation(planner: &mut Planner<'_>, options: &Options) {
     if cpus.len() >= facts.online.len() {
         return planner.note("leave at least one CPU out of --cpus for everything else");
     }
+    let holds = |kept: &[u32]| cpus.iter().all(|cpu| kept.contains(cpu));
+    if holds(&facts.isolated) && holds(&facts.tickless) {
+        return planner.note("the running kernel keeps other work and its tick from these CPUs");
+    }
     let list = cpus
         .iter()
         .map(u32::to_string)
         .collect::<Vec<_>>()
         .join(",");
     planner.note(format!(
-        "by hand: add to the kernel's command line and boot: \
-         isolcpus=managed_irq,domain,{list} nohz_full={list} rcu_nocbs={list}"
+        "by hand, as a running kernel cannot be told: add to its command line and boot: \
+         isolcpus=managed_irq,domain,{list} nohz_full={list} rcu_nocbs={list} (no other program is placed on these \
+         CPUs, and neither tick nor callbacks interrupt a busy queue; without the words after the next boot it is undone)"
     ));
 }
 

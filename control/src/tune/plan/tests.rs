@@ -331,4 +331,19 @@ fn the_hosts_files_are_set_where_they_are() {
             .contains("isolcpus=managed_irq,domain,1 nohz_full=1 rcu_nocbs=1")
     );
     assert!(notes(Group::Isolation, &facts).contains("--cpus"));
+    // Half of it is not it.
+    let half = Facts {
+        isolated: vec![1],
+        ..facts.clone()
+    };
+    assert_eq!(
+        planned(Group::Isolation, &half, &asked).notes,
+        isolation.notes
+    );
+    let whole = Facts {
+        tickless: vec![1],
+        ..half
+    };
+    let told = planned(Group::Isolation, &whole, &asked);
+    assert!(told.steps.is_empty() && told.notes[0].1.contains("the running kernel keeps"));
 }
