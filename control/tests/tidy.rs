@@ -141,31 +141,200 @@ fn every_place_where_things_wait_has_its_bound_and_its_test() {
     assert!(rows >= 12);
 }
 
+/// What `hw/sizing` prints, and complains of; whether it succeeded.
+fn sizing(arguments: &[&str]) -> (bool, String, String) {
+    let script = root().join("hw/sizing");
+    let output = Command::new(script).args(arguments).output().unwrap();
+    let [said, complained] =
+        [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    (output.status.success(), said, complained)
+}
+
 #[test]
 fn the_sizing_tables_are_what_the_script_prints() {
     let readme = fs::read_to_string(root().join("hw/README.md")).unwrap();
     let (_, rest) = readme.split_once("<!-- hw/sizing ").unwrap();
-    let (ns, rest) = rest.split_once(" -->\n").unwrap();
+    let (arguments, rest) = rest.split_once(" -->\n").unwrap();
     let (tables, _) = rest.split_once("<!-- end -->").unwrap();
-    let sizing = |ns: &str| {
-        let script = root().join("hw/sizing");
-        let output = Command::new(script).arg(ns).output().unwrap();
-        (
-            output.status.success(),
-            String::from_utf8(output.stdout).unwrap(),
-        )
-    };
-    assert_eq!(sizing(ns), (true, tables.to_owned()));
+    let arguments: Vec<&str> = arguments.split(' ').collect();
+    let (is_ok, said, complained) = sizing(&arguments);
+    assert!(is_ok, "{complained}");
+    assert_eq!(said, tables);
     // 10 Gbit/s of 122 + 24 bytes are 8.56 million packets a second: 116.8 ns each on one core.
     let row = |ns| {
-        let (_, cores) = sizing(ns);
-        let (_, cores) = cores.split_once("Cores that").unwrap();
+        let (_, said, _) = sizing(&["--ns", ns]);
+        let (_, cores) = said.split_once("Cores that").unwrap();
         let row = cores.lines().find(|line| line.starts_with("| 122 |"));
         row.unwrap().to_owned()
     };
-    assert!(row("116").starts_with("| 122 | 1 | 1 |"));
-    assert!(row("117").starts_with("| 122 | 1 | 2 |"));
-    for wrong in ["", "0", "-1", "ten", "1e3"] {
-        assert!(!sizing(wrong).0, "{wrong}");
+    assert!(row("116").starts_with("| 122 | 116 | 1 | 1 |"));
+    assert!(row("117").starts_with("| 122 | 117 | 1 | 2 |"));
+    for wrong in [&[""][..], &["0"], &["-1"], &["ten"], &["1e3"], &["1", "2"]] {
+        let arguments = [&["--ns"], wrong].concat();
+        assert!(!sizing(&arguments).0, "{wrong:?}");
+    }
+}
+
+#[test]
+fn sizing_takes_what_a_packet_costs_from_results_pages() {
+    // Those of this repository, without being told.
+    let (is_ok, said, complained) = sizing(&[]);
+    assert!(is_ok, "{complained}");
+    let mut pages = 0;
+    for folder in fs::read_dir(root().join("bench/results")).unwrap() {
+        let page = fs::read_to_string(folder.unwrap().path().join("results.md")).unwrap();
+        let figure = |name: &str, column: usize| -> f64 {
+            let start = format!("| {name} |");
+            let row = page.lines().find(|line| line.starts_with(&start)).unwrap();
+            row.split('|').nth(column).unwrap().trim().parse().unwrap()
+        };
+        let about = |what: &str| {
+            page.lines()
+                .find_map(|line| line.strip_prefix(what))
+                .unwrap()
+        };
+        let title = format!(
+            "measured to take on {} ({}, ",
+            about("- date: "),
+            about("- machine: ")
+        );
+        let (_, tables) = said.split_once(&title).unwrap();
+        for (bytes, name, column) in [
+            (122, "forward.vs_minimal_redirect", 2),
+            (1_500, "forward.bytes_1500", 2),
+            (122, "forward.vs_userspace", 3),
+        ] {
+            let row = format!("| {bytes} | {:.2} | ", 1e3 / figure(name, column));
+            assert!(tables.contains(&row), "{row}: {tables}");
+        }
+        pages += 1;
+    }
+    assert!(pages > 0);
+
+    // A page without the figures says what would have them.
+    let folder = tempfile::tempdir().unwrap();
+    let other = folder.path().join("results.md");
+    let page = fs::read_to_string(root().join("bench/results/xeon/results.md")).unwrap();
+    fs::write(&other, page.replace("forward.bytes_512", "another")).unwrap();
+    let (is_ok, _, complained) = sizing(&[&other.display().to_string()]);
+    let wanted = "has no forward.bytes_512: write one with";
+    assert!(!is_ok && complained.contains(wanted), "{complained}");
+}
+
+/// Numbers that documents state, and the constants that they are: the document, its words, the file, and what the code
+/// there says.
+const NUMBERS: [[&str; 4]; 16] = [
+    [
+        "README.md",
+        "reads a 64-byte header",
+        "ebpf/src/limits.rs",
+        "HEADER_BYTES: usize = 64;",
+    ],
+    [
+        "README.md",
+        "192.0.2.1:4783",
+        "ebpf/src/limits.rs",
+        "UDP_PORT: u16 = 4783;",
+    ],
+    [
+        "README.md",
+        "gives its peers two seconds",
+        "dataplane/transport/src/worker.rs",
+        "DRAIN_NS_MAX: u64 = 2_000_000_000;",
+    ],
+    [
+        "docs/channels.md",
+        "A message has at most 1 MiB",
+        "dataplane/transport/src/limits.rs",
+        "MESSAGE_BYTES_MAX: usize = 1024 * 1024;",
+    ],
+    [
+        "docs/channels.md",
+        "the same share of the 4096 that are\n  kept",
+        "control/src/rights/catalogue.rs",
+        "DECLARATIONS_MAX: usize = 4_096;",
+    ],
+    [
+        "docs/channels.md",
+        "list 262144 publishers at most",
+        "control/src/rights/catalogue.rs",
+        "PUBLISHERS_MAX: usize = PAIRS_MAX as usize / 2;",
+    ],
+    [
+        "docs/channels.md",
+        "list 262144 publishers at most",
+        "ebpf/src/limits.rs",
+        "PAIRS_MAX: u32 = 524_288;",
+    ],
+    [
+        "docs/logs.md",
+        "each batch of events, at most 512 of them",
+        "dataplane/state/src/limits.rs",
+        "BATCH_EVENTS_MAX: usize = 512;",
+    ],
+    [
+        "docs/logs.md",
+        "\n896 KiB: a hash chain",
+        "dataplane/state/src/limits.rs",
+        "SIGNED_PAYLOADS_MAX: usize = 896 << 10;",
+    ],
+    [
+        "docs/mesh.md",
+        "or for 3 s",
+        "control/src/daemon/path/routing.rs",
+        "QUIET: Duration = Duration::from_secs(3);",
+    ],
+    [
+        "docs/mesh.md",
+        "`keepalive_ms` (12 ms",
+        "control/src/config.rs",
+        "KEEPALIVE_MS: u32 = 12;",
+    ],
+    [
+        "docs/mesh.md",
+        "`detect_multiplier` (4)",
+        "control/src/config.rs",
+        "DETECT_MULTIPLIER: u32 = 4;",
+    ],
+    [
+        "docs/subnets.md",
+        "up\n  to 32 KiB",
+        "ebpf/src/limits.rs",
+        "FILTER_BANKS_MAX: u32 = 8;",
+    ],
+    [
+        "docs/subnets.md",
+        "50 ms after another change",
+        "control/src/filters/signer.rs",
+        "GAP_NS: u64 = 50_000_000;",
+    ],
+    [
+        "docs/subnets.md",
+        "and every 10 s",
+        "control/src/daemon/flood.rs",
+        "COMPARE_EVERY: Duration = Duration::from_secs(10);",
+    ],
+    [
+        "docs/subnets.md",
+        "below 0.1 % of strangers",
+        "ebpf/src/limits.rs",
+        "GUARD_FALSE_POSITIVE_RATE_MAX: f64 = 0.001;",
+    ],
+];
+
+#[test]
+fn numbers_in_the_documents_are_the_codes() {
+    for [document, words, file, constant] in NUMBERS {
+        let [text, code] =
+            [document, file].map(|path| fs::read_to_string(root().join(path)).unwrap());
+        assert!(
+            text.contains(words),
+            "{document} does not say {words:?}; {constant}"
+        );
+        let line = format!("const {constant}");
+        assert!(
+            code.contains(&line),
+            "{file} does not say {line}: {document} says {words:?}"
+        );
     }
 }
