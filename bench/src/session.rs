@@ -40,6 +40,12 @@ fn secret(kind: u8, number: u32) -> [u8; 32] {
     bytes
 }
 
+/// What benches of anything but handshakes begin a session with.
+const PLAIN: HandshakePolicy = HandshakePolicy {
+    pattern: Some(Pattern::Nk),
+    pq: Pq::Off,
+};
+
 /// What others know of a numbered node.
 #[must_use]
 pub fn public(number: u32) -> PeerConfig {
@@ -66,18 +72,16 @@ pub fn config(number: u32, peers: Vec<PeerConfig>, limits: NodeLimits) -> NodeCo
         subnet: Subnet(0),
         peers,
         share: Share::WHOLE,
-        handshake: HandshakePolicy {
-            pattern: Some(Pattern::Nk),
-            pq: Pq::Off,
-        },
+        handshake: PLAIN,
         limits,
         started_unix_ns: 1,
         seed: secret(3, number),
     }
 }
 
-fn node(number: u32, peer: u32) -> Node {
-    let config = config(number, vec![public(peer)], NodeLimits::default());
+fn node(number: u32, peer: u32, handshake: HandshakePolicy) -> Node {
+    let mut config = config(number, vec![public(peer)], NodeLimits::default());
+    config.handshake = handshake;
     Node::new(config, 0).expect("a configuration that the node accepts")
 }
 
@@ -110,27 +114,50 @@ impl Ends {
         Self::connect_by(Mode::Ordered)
     }
 
-    /// The same, with a stream of this mode.
+    /// Two nodes that have not met yet, with this policy.
     #[must_use]
-    pub fn connect_by(mode: Mode) -> Self {
-        let (mut sender, receiver) = (node(1, 2), node(2, 1));
-        let peer = receiver.id();
-        sender.connect(0, peer).expect("the peer is configured");
-        let mut ends = Self {
+    pub fn unmet(handshake: HandshakePolicy) -> Self {
+        Self {
             now_ns: 0,
-            sender,
-            receiver,
+            sender: node(1, 2, handshake),
+            receiver: node(2, 1, handshake),
             stream: StreamId(0),
             buffer: Vec::new(),
             carried: 0,
             lost_every: 0,
-        };
-        let is_connected = |event: &Event| matches!(event, Event::Connected { .. });
-        assert!(ends.exchange_until(1, is_connected), "no session");
-        // The receiver's own proof is on its way.
-        for _ in 0..8 {
-            ends.exchange();
         }
+    }
+
+    /// The first calls the other, until each knows that the other has proven itself. Panics when that does not come.
+    pub fn meet(&mut self) {
+        let peer = self.receiver.id();
+        self.sender
+            .connect(self.now_ns, peer)
+            .expect("the peer is configured");
+        let mut is_told = [false; 2];
+        for _ in 0..TURNS_MAX {
+            self.exchange();
+            for (is_told, node) in is_told
+                .iter_mut()
+                .zip([&mut self.sender, &mut self.receiver])
+            {
+                while let Some(event) = node.poll() {
+                    *is_told |= matches!(event, Event::Connected { .. });
+                }
+            }
+            if is_told == [true; 2] {
+                return;
+            }
+        }
+        panic!("no session after {TURNS_MAX} exchanges");
+    }
+
+    /// The same as [`Ends::connect`], with a stream of this mode.
+    #[must_use]
+    pub fn connect_by(mode: Mode) -> Self {
+        let mut ends = Self::unmet(PLAIN);
+        ends.meet();
+        let peer = ends.receiver.id();
         let spec = StreamSpec {
             name: ChannelName::parse("bench").expect("a channel's name"),
             salt: 0,
@@ -287,7 +314,7 @@ impl Hub {
     /// A session with a numbered node, over which one message travels on a stream that is finished; then the
     /// other node is gone. Panics when that cannot be had.
     pub fn visit(&mut self, number: u32) {
-        let mut visitor = node(number, HUB);
+        let mut visitor = node(number, HUB, PLAIN);
         let hub = self.node.id();
         visitor
             .connect(self.now_ns, hub)
