@@ -61,8 +61,9 @@ const NOTES: [(&str, &str); 3] = [
     (
         "transport",
         "sender and receiver are workers with a core each and the default driver, io_uring where the kernel has it; the \
-         application is a service on its worker's thread, so that no event crosses threads; nothing polls: a worker \
-         without work sleeps in the kernel",
+         application is a service on its worker's thread, so that no event crosses threads, but for \
+         transport.single_64b_outside, where programs of their own publish and subscribe through the Mesh API; nothing \
+         polls: a worker without work sleeps in the kernel",
     ),
     (
         "time",

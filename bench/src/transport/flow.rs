@@ -139,7 +139,8 @@ fn whole(figure: f64) -> u64 {
 }
 
 impl Ours {
-    fn million_events(&self) -> f64 {
+    /// Events that came, a microsecond.
+    pub(super) fn million_events(&self) -> f64 {
         float(self.taken) * 1e3 / float(self.elapsed_ns.max(1))
     }
 
