@@ -27,7 +27,8 @@ mod worker;
 pub use peers::PeerStatus;
 use worker::Snapshot;
 pub use worker::{
-    ClassStatus, IoStatus, OneWorker, SocketStatus, TimesStatus, TransportStatus, WorkerStatus,
+    ClassStatus, ClassTimesStatus, IoStatus, OneWorker, SocketStatus, TimesStatus, TransportStatus,
+    WorkerStatus,
 };
 
 /// Everything that the daemon tells about itself.
@@ -188,6 +189,12 @@ pub struct SessionStatus {
     pub retransmitted_bytes: u64,
     /// Smoothed round trip; none before the first packet is acknowledged.
     pub rtt_us: Option<u64>,
+    /// The round trip of each acknowledgement since it was established; none before and after.
+    #[serde(default)]
+    pub round_trips: Option<TimesStatus>,
+    /// Bytes that its streams hold for sending: they wait, or are not acknowledged.
+    #[serde(default)]
+    pub queued_bytes: u64,
     /// The path that its packets take.
     pub path: PathStatus,
     /// Seconds since its keys were agreed.
@@ -348,6 +355,8 @@ fn session(config: &Config, now_ns: u64, s: &virga_transport::SessionStatus) -> 
         retransmitted_packets: s.retransmitted_packets,
         retransmitted_bytes: s.retransmitted_bytes,
         rtt_us: s.path.rtt_us,
+        round_trips: s.round_trips.map(Into::into),
+        queued_bytes: s.queued_bytes,
         path: path(&s.path),
         age_s: now_ns.saturating_sub(s.since_ns) / 1_000_000_000,
         streams_sending: s.streams_sending,

@@ -131,6 +131,13 @@ fn write_details(out: &mut impl Write, status: &Status) -> io::Result<()> {
         for (name, times) in &one.times {
             write_times(out, name, times)?;
         }
+        for (class, times) in &one.class_times {
+            write_times(out, &format!("class {class} until sent"), &times.sent_after)?;
+            if times.acked_after.count > 0 {
+                let name = format!("class {class} until acknowledged");
+                write_times(out, &name, &times.acked_after)?;
+            }
+        }
     }
     for (class, one) in &status.transport.classes {
         writeln!(
@@ -364,8 +371,11 @@ fn write_sessions(out: &mut impl Write, status: &Status) -> io::Result<()> {
         let round_trip = session
             .rtt_us
             .map_or_else(|| "unmeasured".to_owned(), |us| format!("{us} us"));
+        let within = session.round_trips.map_or_else(String::new, |times| {
+            format!(" (99 % within {} us)", times.p99_ns / 1_000)
+        });
         format!(
-            "  {name}: {}, {}, epoch {}, {} out, {} in, {} retransmitted, round trip {round_trip}, {} s old",
+            "  {name}: {}, {}, epoch {}, {} out, {} in, {} retransmitted, round trip {round_trip}{within}, {} s old",
             session.state,
             began(session),
             session.epoch,

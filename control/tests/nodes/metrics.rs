@@ -115,6 +115,13 @@ async fn a_scrape_is_what_status_shows_and_it_moves_with_the_traffic() {
     assert!(value(&a, "virga_session_sent_packets_total{peer=\"b\"}") > 0.0);
     assert!(value(&a, "virga_sessions{state=\"established\"}") >= 1.0);
     assert!(value(&a, "virga_class_sent_events_total{class=\"0\"}") >= 200.0);
+    for series in [
+        "virga_session_round_trip_seconds{peer=\"b\",quantile=\"0.99\"}",
+        "virga_class_sent_after_seconds{worker=\"0\",class=\"0\",quantile=\"0.5\"}",
+        "virga_class_acked_after_seconds{worker=\"0\",class=\"0\",quantile=\"1\"}",
+    ] {
+        assert!(value(&a, series) > 0.0, "{series}");
+    }
 
     let router = scrape(router);
     let redirected = "virga_verdict_packets_total{path=\"userspace\",verdict=\"redirect\"}";
@@ -185,6 +192,9 @@ fn every_figure_is_in_a_scrape(status: &Status) {
         assert!(!list.is_empty());
         list.truncate(1);
     }
+    let times = json!({"count": 1, "p50_ns": 0, "p99_ns": 0, "p999_ns": 0, "max_ns": 0});
+    marked["workers"][0]["class_times"] = json!({"3": {"sent_after": times, "acked_after": times}});
+    assert!(marked["sessions"][0]["round_trips"].is_object());
     for key in ["slow_ms", "unread_ms"] {
         marked["subscribers"][0][key] = 0.into();
     }

@@ -1,5 +1,6 @@
 //! What a node counts of each class of streams; 7 is control.
 
+use crate::times::Times;
 use virga_ebpf::header::PRIORITY_CONTROL;
 
 /// Classes, control among them.
@@ -26,17 +27,57 @@ pub struct ClassCounters {
     pub retransmitted_bytes: u64,
 }
 
-/// All classes' counters, by class.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Classes([ClassCounters; ALL]);
+/// How long messages of one class took, over all streams of all sessions. Of each stream one message at a time is
+/// followed: the last of a call, until it is there.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ClassTimes {
+    /// From the call that queued it until all of it was sealed into packets.
+    pub sent_after: Times,
+    /// From that call until the peer had acknowledged all of it; reliable streams alone.
+    pub acked_after: Times,
+}
+
+/// All classes' counters and times, by class; the control stream's messages are not followed.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Classes {
+    counted: [ClassCounters; ALL],
+    times: Box<[ClassTimes; PRIORITY_CONTROL as usize]>,
+}
+
+impl Default for Classes {
+    fn default() -> Self {
+        Self {
+            counted: [ClassCounters::default(); ALL],
+            times: Box::new(std::array::from_fn(|_| ClassTimes::default())),
+        }
+    }
+}
 
 impl Classes {
     pub(crate) fn counted(&self) -> &[ClassCounters; ALL] {
-        &self.0
+        &self.counted
+    }
+
+    pub(crate) fn times(&self) -> &[ClassTimes] {
+        &*self.times
     }
 
     fn of(&mut self, class: u8) -> &mut ClassCounters {
-        &mut self.0[usize::from(class.min(PRIORITY_CONTROL))]
+        &mut self.counted[usize::from(class.min(PRIORITY_CONTROL))]
+    }
+
+    /// A message that was followed is sent, if it is: after so long.
+    pub(crate) fn sent_after(&mut self, class: u8, ns: Option<u64>) {
+        if let (Some(ns), Some(times)) = (ns, self.times.get_mut(usize::from(class))) {
+            times.sent_after.record(ns);
+        }
+    }
+
+    /// A message that was followed is acknowledged, if it is: after so long.
+    pub(crate) fn acked_after(&mut self, class: u8, ns: Option<u64>) {
+        if let (Some(ns), Some(times)) = (ns, self.times.get_mut(usize::from(class))) {
+            times.acked_after.record(ns);
+        }
     }
 
     /// A packet was sealed; `again_bytes` of its data had been sent before.

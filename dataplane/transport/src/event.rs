@@ -5,6 +5,7 @@ use crate::{
     name::ChannelName,
     policy::{Conflict, Pattern},
     reason::DropReason,
+    times::TimesSummary,
 };
 use bytes::Bytes;
 use std::{net::SocketAddr, num::NonZeroU64};
@@ -419,6 +420,10 @@ pub struct SessionStatus {
     pub path: PathStatus,
     /// When its keys were agreed, on the node's own clock.
     pub since_ns: u64,
+    /// Bytes that its streams hold for sending: they wait, or are not acknowledged.
+    pub queued_bytes: u64,
+    /// Each acknowledgement's, since it was established; none before and after.
+    pub round_trips: Option<TimesSummary>,
     /// Streams that this node opened and did not finish.
     pub streams_sending: usize,
     /// Streams that the peer opened and did not finish.

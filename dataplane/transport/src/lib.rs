@@ -13,6 +13,7 @@
 //!   `recovery`: what was lost goes again; `path`: round trip, congestion control, pacing, packet size.
 //! - `link`: whether the link to a neighbour carries packets.
 //! - [`event`], [`config`], [`name`], [`reason`]: the words of its interface.
+//! - [`times`]: histograms of how long things take.
 //! - [`forward`]: forwarding in user space, by the NIC path's own decision.
 //! - [`share`]: which worker a peer and its datagrams belong to.
 //! - [`worker`]: the thread that owns all of it; [`io`]: the system's clock, sockets and waiting.
@@ -51,9 +52,10 @@ pub mod share;
 pub mod sim;
 mod skipped;
 mod stream;
+pub mod times;
 pub mod worker;
 
-pub use classes::ClassCounters;
+pub use classes::{ClassCounters, ClassTimes};
 pub use config::{ConfigError, Congestion, NodeConfig, NodeLimits, PeerConfig};
 pub use event::{
     Answers, CloseReason, ConnectError, Event, Fate, Handled, Heard, LinkState, LinkStatus, Mode,

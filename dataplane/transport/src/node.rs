@@ -8,7 +8,7 @@ mod streams;
 mod transmit;
 
 use crate::{
-    classes::{self, ClassCounters},
+    classes::{self, ClassCounters, ClassTimes},
     config::{ConfigError, NodeConfig, NodeLimits},
     cookie::Gate,
     event::{CloseReason, ConnectError, Event, Handled, SessionState, SessionStatus},
@@ -413,6 +413,11 @@ impl Node {
         let counted = self.counters.classes.counted();
         let each = (0..).zip(counted).zip(queued);
         each.map(|((class, &counted), queued)| (class, counted, queued))
+    }
+
+    /// How long messages of each class took; the control stream's are not followed.
+    pub fn class_times(&self) -> impl Iterator<Item = (u8, &ClassTimes)> {
+        (0..).zip(self.counters.classes.times())
     }
 
     /// What was counted.

@@ -194,6 +194,11 @@ impl Path {
         }
     }
 
+    /// The round trip that the last acknowledgement measured, if it did.
+    pub(crate) const fn sampled_ns(&self) -> Option<u64> {
+        self.turn.rtt_ns
+    }
+
     pub(crate) fn on_acked(&mut self, now_ns: u64, sent: &Sent) {
         if sent.sequence < self.first_sequence {
             return;

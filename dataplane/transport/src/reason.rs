@@ -132,7 +132,7 @@ reasons! {
 }
 
 /// Counters of one node. Cheap to read, never reset.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct NodeCounters {
     drops: [u64; DropReason::ALL.len()],
     pub(crate) classes: Classes,

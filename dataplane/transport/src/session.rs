@@ -25,6 +25,7 @@ use crate::{
     received::Received,
     recovery::{Content, Due, Recovery, Standing},
     replay::{ReplayWindow, Seen},
+    times::RoundTrips,
 };
 use bytes::Buf;
 use ed25519_dalek::SigningKey;
@@ -184,6 +185,8 @@ pub(crate) struct Session {
     close_wanted: bool,
     drain_until_ns: u64,
     traffic: Traffic,
+    /// Since it was established, whatever path.
+    round_trips: Option<Box<RoundTrips>>,
     pub(crate) timer_ns: Option<u64>,
     pub(crate) is_queued: bool,
     acked: Vec<Content>,
@@ -260,6 +263,7 @@ impl Session {
             close_wanted: false,
             drain_until_ns: u64::MAX,
             traffic: Traffic::default(),
+            round_trips: None,
             timer_ns: None,
             is_queued: false,
             acked: Vec::new(),
@@ -395,6 +399,7 @@ impl Session {
     /// Both ends are proven: data may flow.
     fn establish(&mut self, ctx: &Context<'_>) {
         self.state = SessionState::Established;
+        self.round_trips = Some(Box::default());
         self.established_ns = ctx.now_ns;
         self.outcome = Some(Outcome::Established);
     }
@@ -417,6 +422,7 @@ impl Session {
         self.outcome = Some(Outcome::Closed(reason));
         self.drain_until_ns = ctx.now_ns + ctx.limits.drain_ns;
         self.streams = Streams::new(self.ends.role);
+        self.round_trips = None;
         self.recovery = Recovery::new();
         self.path = new_path(ctx.limits, ctx.now_ns, self.sequence);
         self.standing = Standing::default();
@@ -549,6 +555,8 @@ impl Session {
             retransmitted_bytes: self.traffic.retransmitted_bytes,
             path: self.path.status(self.validation.known()),
             since_ns: self.since_ns,
+            queued_bytes: self.streams.held_bytes(),
+            round_trips: self.round_trips.as_ref().map(|times| times.summary()),
             streams_sending: self.streams.sending(),
             streams_receiving: self.streams.receiving(),
         }

@@ -106,6 +106,25 @@ pub(crate) struct SendStream {
     pub(crate) reset_offset: u64,
     /// Whether it stands in the session's row of streams to serve.
     pub(crate) is_queued: bool,
+    /// Messages that are followed until they are sent, and acknowledged.
+    unsent: Option<Followed>,
+    unacked: Option<Followed>,
+}
+
+/// One message on its way.
+#[derive(Clone, Copy, Debug)]
+struct Followed {
+    /// Where it ends: in bytes of a reliable stream, in messages of another.
+    end: u64,
+    since_ns: u64,
+}
+
+impl Followed {
+    /// How long it took, once everything up to `to` has got there.
+    fn arrived(followed: &mut Option<Self>, to: u64, now_ns: u64) -> Option<u64> {
+        let one = followed.take_if(|one| one.end <= to)?;
+        Some(now_ns.saturating_sub(one.since_ns))
+    }
 }
 
 impl SendStream {
@@ -124,7 +143,42 @@ impl SendStream {
             is_reset: false,
             reset_offset: 0,
             is_queued: false,
+            unsent: None,
+            unacked: None,
         }
+    }
+
+    /// Follows the newest message, where none is followed yet.
+    pub(crate) fn follow(&mut self, now_ns: u64) {
+        let (end, is_acked) = match &self.outgoing {
+            Outgoing::Reliable(bytes) => (bytes.final_offset(), true),
+            Outgoing::Events(events) => (events.end(), false),
+        };
+        let followed = Followed {
+            end,
+            since_ns: now_ns,
+        };
+        self.unsent.get_or_insert(followed);
+        if is_acked {
+            self.unacked.get_or_insert(followed);
+        }
+    }
+
+    /// How long the message that is followed was held until all of it was sent; once.
+    pub(crate) fn sent_after(&mut self, now_ns: u64) -> Option<u64> {
+        let to = match &self.outgoing {
+            Outgoing::Reliable(bytes) => bytes.sent_to(),
+            Outgoing::Events(events) => events.sent_to(),
+        };
+        Followed::arrived(&mut self.unsent, to, now_ns)
+    }
+
+    /// The same until the peer had it.
+    pub(crate) fn acked_after(&mut self, now_ns: u64) -> Option<u64> {
+        let Outgoing::Reliable(bytes) = &self.outgoing else {
+            return None;
+        };
+        Followed::arrived(&mut self.unacked, bytes.acked_to(), now_ns)
     }
 
     /// Whether it takes messages.
@@ -150,10 +204,15 @@ impl SendStream {
 
     /// Gives up messages whose deadline has passed before any of their bytes went out.
     pub(crate) fn expire(&mut self, now_ns: u64) -> Expired {
-        match &mut self.outgoing {
+        let expired = match &mut self.outgoing {
             Outgoing::Reliable(bytes) => bytes.expire(now_ns),
             Outgoing::Events(events) => events.expire(now_ns),
+        };
+        if expired.messages > 0 {
+            // What is behind has another place now.
+            (self.unsent, self.unacked) = (None, None);
         }
+        expired
     }
 
     /// The earliest deadline of a message of which nothing went out, but not at once again: the more

@@ -23,14 +23,13 @@ mod commander;
 mod group;
 mod inward;
 mod mailbox;
-mod times;
+pub use crate::times::{Times, TimesSummary, WorkerTimes};
 use commander::{Asked, Command};
 pub use commander::{Commander, Refused, Task};
 pub use group::{Beginning, WorkerHandle, Workers, WorkersConfig, spawn_all};
 use inward::{Inward, follow};
 pub use mailbox::{HANDED_OVER_MAX, HANDSHAKES_HANDED_OVER_MAX};
 use mailbox::{Mailbox, Slots};
-pub use times::{Times, TimesSummary, WorkerTimes};
 
 /// Commands that wait for the worker at most; one more is refused to its sender.
 pub const COMMANDS_MAX: usize = 1_024;

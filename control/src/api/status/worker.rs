@@ -166,7 +166,17 @@ pub struct ClassStatus {
     pub queued_bytes: u64,
 }
 
-/// How long something took: a histogram to 1 %.
+/// How long messages of one class took, over a worker's streams. Of each stream one at a time is followed: the last
+/// of a call, until it is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassTimesStatus {
+    /// From the call that queued it until all of it was sealed into packets.
+    pub sent_after: TimesStatus,
+    /// From that call until the peer had acknowledged all of it; reliable channels alone.
+    pub acked_after: TimesStatus,
+}
+
+/// How long something took: a histogram to 1 %, of a session's round trips to 7 %.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimesStatus {
     /// How many times were taken.
@@ -183,13 +193,19 @@ pub struct TimesStatus {
 
 impl From<&Times> for TimesStatus {
     fn from(times: &Times) -> Self {
+        times.summary().into()
+    }
+}
+
+impl From<TimesSummary> for TimesStatus {
+    fn from(summary: TimesSummary) -> Self {
         let TimesSummary {
             count,
             p50_ns,
             p99_ns,
             p999_ns,
             max_ns,
-        } = times.summary();
+        } = summary;
         Self {
             count,
             p50_ns,
@@ -223,6 +239,9 @@ pub struct OneWorker {
     /// `handling`: a turn's received datagrams, until all are opened or sent on and told of;
     /// `command_wait`: commands in its queue; `hand_over_wait`: datagrams in its ring from the others.
     pub times: BTreeMap<String, TimesStatus>,
+    /// The classes of streams that messages were followed of.
+    #[serde(default)]
+    pub class_times: BTreeMap<u8, ClassTimesStatus>,
 }
 
 /// What a worker's thread copies out.
@@ -282,6 +301,7 @@ impl Snapshot {
             times: times
                 .map(|(name, times)| (name.to_owned(), times.into()))
                 .into(),
+            class_times: class_times(&parts.node),
         };
         Self {
             now_ns,
@@ -362,6 +382,18 @@ fn classes(node: &Node) -> BTreeMap<u8, ClassStatus> {
         (class, status)
     });
     each.filter(|(_, status)| *status != ClassStatus::default())
+        .collect()
+}
+
+fn class_times(node: &Node) -> BTreeMap<u8, ClassTimesStatus> {
+    let each = node.class_times().map(|(class, times)| {
+        let status = ClassTimesStatus {
+            sent_after: (&times.sent_after).into(),
+            acked_after: (&times.acked_after).into(),
+        };
+        (class, status)
+    });
+    each.filter(|(_, status)| status.sent_after.count > 0)
         .collect()
 }
 

@@ -1,8 +1,8 @@
 //! Sessions: their protocol, and the one with each peer.
 
 use crate::{
-    api::status::{ClassStatus, SessionStatus, Status},
-    metrics::{Rows, Series, Value, seconds},
+    api::status::{ClassStatus, ClassTimesStatus, SessionStatus, Status, TimesStatus},
+    metrics::{Rows, Series, Value, quantiles, seconds},
 };
 use std::collections::BTreeMap;
 use virga_transport::SessionState::{self, Draining, Established, Proving};
@@ -53,6 +53,37 @@ pub(super) const SERIES: &[Series] = &[
                 Some(micros(session.path.rtt_variation_us))
             })
         },
+    ),
+    Series::counter(
+        "virga_session_round_trips_total",
+        "round trips",
+        &["peer"],
+        "Round trips to a peer that acknowledgements measured.",
+        |status, rows| {
+            each_peer(status, rows, |session| {
+                Some(session.round_trips?.count.into())
+            })
+        },
+    ),
+    Series::gauge(
+        "virga_session_round_trip_seconds",
+        "seconds",
+        &["peer", "quantile"],
+        "Of those round trips, since the session began, to 7 %.",
+        |status, rows| {
+            for (peer, session) in latest(status) {
+                for (quantile, ns) in session.round_trips.iter().flat_map(quantiles) {
+                    rows.put([peer, quantile], seconds(ns));
+                }
+            }
+        },
+    ),
+    Series::gauge(
+        "virga_session_queued_bytes",
+        "bytes",
+        &["peer"],
+        "Bytes for a peer that streams hold: they wait, or are not acknowledged.",
+        |status, rows| each_peer(status, rows, |session| Some(session.queued_bytes.into())),
     ),
     Series::gauge(
         "virga_session_age_seconds",
@@ -277,6 +308,37 @@ pub(super) const SERIES: &[Series] = &[
         |status, rows| each_class(status, rows, |class| class.queued_bytes),
     ),
     Series::counter(
+        "virga_class_followed_messages_total",
+        "messages",
+        &["worker", "class", "until"],
+        "Messages that were followed until they were `sent`, and `acknowledged`: of each stream one at a time.",
+        |status, rows| {
+            for one in &status.workers {
+                let number = one.number.to_string();
+                for (class, times) in &one.class_times {
+                    let (class, sent, acked) =
+                        (class.to_string(), times.sent_after, times.acked_after);
+                    rows.put([&number, &class, "sent"], sent.count);
+                    rows.put([&number, &class, "acknowledged"], acked.count);
+                }
+            }
+        },
+    ),
+    Series::gauge(
+        "virga_class_sent_after_seconds",
+        "seconds",
+        &["worker", "class", "quantile"],
+        "From the call that queued such a message until all of it was sealed into packets, to 1 %.",
+        |status, rows| each_class_time(status, rows, |times| times.sent_after),
+    ),
+    Series::gauge(
+        "virga_class_acked_after_seconds",
+        "seconds",
+        &["worker", "class", "quantile"],
+        "From that call until the peer had acknowledged all of it, of reliable channels, to 1 %.",
+        |status, rows| each_class_time(status, rows, |times| times.acked_after),
+    ),
+    Series::counter(
         "virga_transport_dropped_packets_total",
         "packets",
         &["reason"],
@@ -424,8 +486,8 @@ pub(super) const SERIES: &[Series] = &[
     ),
 ];
 
-/// A value of the session that each peer is reached by now: the latest one that is established.
-fn each_peer(status: &Status, rows: &mut Rows, value: fn(&SessionStatus) -> Option<Value>) {
+/// The session that each peer is reached by now: the latest one that is established.
+fn latest(status: &Status) -> BTreeMap<&str, &SessionStatus> {
     let mut latest: BTreeMap<&str, &SessionStatus> = BTreeMap::new();
     for session in status.sessions.iter().filter(|s| s.state == "established") {
         let known = latest.entry(&session.name).or_insert(session);
@@ -433,7 +495,12 @@ fn each_peer(status: &Status, rows: &mut Rows, value: fn(&SessionStatus) -> Opti
             *known = session;
         }
     }
-    for (peer, session) in latest {
+    latest
+}
+
+/// A value of it.
+fn each_peer(status: &Status, rows: &mut Rows, value: fn(&SessionStatus) -> Option<Value>) {
+    for (peer, session) in latest(status) {
         if let Some(value) = value(session) {
             rows.put([peer], value);
         }
@@ -443,6 +510,21 @@ fn each_peer(status: &Status, rows: &mut Rows, value: fn(&SessionStatus) -> Opti
 fn each_class(status: &Status, rows: &mut Rows, value: fn(&ClassStatus) -> u64) {
     for (class, counted) in &status.transport.classes {
         rows.put([&class.to_string()], value(counted));
+    }
+}
+
+fn each_class_time(status: &Status, rows: &mut Rows, of: fn(&ClassTimesStatus) -> TimesStatus) {
+    for one in &status.workers {
+        let number = one.number.to_string();
+        for (class, times) in &one.class_times {
+            let times = of(times);
+            if times.count == 0 {
+                continue;
+            }
+            for (quantile, ns) in quantiles(&times) {
+                rows.put([&number, &class.to_string(), quantile], seconds(ns));
+            }
+        }
     }
 }
 

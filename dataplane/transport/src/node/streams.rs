@@ -106,7 +106,7 @@ impl Node {
         let Some(session) = self.sessions.get_mut(&id) else {
             return refused(SendError::NoSession);
         };
-        let taken = session.send(stream, events.into_iter().map(Into::into), terms);
+        let taken = session.send(now_ns, stream, events.into_iter().map(Into::into), terms);
         self.counters.sends_refused += u64::from(taken.refused == Some(SendError::Full));
         if taken.messages > 0 && terms.deadline_ns != NO_DEADLINE {
             self.settle(now_ns, id, self.events.len());

@@ -239,6 +239,9 @@ impl Session {
             self.close(ctx, CloseReason::Violation);
             return Err(DropReason::NeverSent);
         }
+        if let (Some(times), Some(rtt_ns)) = (&mut self.round_trips, self.path.sampled_ns()) {
+            times.record(rtt_ns);
+        }
         self.close_if_finished(ctx);
         Ok(())
     }

@@ -343,10 +343,12 @@ impl Session {
             stream,
             events: filled.events,
         };
+        let after_ns = s.sent_after(ctx.now_ns);
         let (sequence, content) = (self.sequence, filled.content);
         let bytes = self.seal(ctx, out, start, &label);
         let classes = &mut ctx.counters.classes;
         classes.sent(label.priority, bytes, filled.events, filled.again_bytes);
+        classes.sent_after(label.priority, after_ns);
         self.streams.charge(may_fill, stream, bytes);
         if filled.is_cut_short {
             self.path.want_larger();
@@ -405,11 +407,12 @@ impl Session {
 
     pub(crate) fn send<'e>(
         &mut self,
+        now_ns: u64,
         stream: StreamId,
         messages: impl Iterator<Item = Payload<'e>>,
         terms: Terms,
     ) -> Taken {
-        self.streams.send(stream, messages, terms)
+        self.streams.send(now_ns, stream, messages, terms)
     }
 
     pub(crate) fn send_control(&mut self, message: &[u8]) -> Result<(), SendError> {

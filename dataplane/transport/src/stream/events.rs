@@ -55,6 +55,16 @@ impl SendEvents {
         self.waiting.is_empty()
     }
 
+    /// Messages that were taken, over the stream.
+    pub(crate) fn end(&self) -> u64 {
+        self.number + self.waiting.len() as u64
+    }
+
+    /// Messages of which nothing waits any more.
+    pub(crate) const fn sent_to(&self) -> u64 {
+        self.number
+    }
+
     /// Gives back room that nothing is in.
     pub(crate) fn give_back(&mut self) {
         self.buffer.shrink_to_fit();

@@ -179,6 +179,16 @@ impl SendBytes {
         self.pieces.is_empty()
     }
 
+    /// Bytes below were sent.
+    pub(crate) const fn sent_to(&self) -> u64 {
+        self.next
+    }
+
+    /// Bytes below were acknowledged.
+    pub(crate) const fn acked_to(&self) -> u64 {
+        self.base
+    }
+
     /// Where the stream ends so far.
     pub(crate) fn final_offset(&self) -> u64 {
         self.end()

@@ -172,3 +172,56 @@ fn each_class_counts_its_packets_bytes_and_events_at_both_ends() {
     assert!(sent[7].sent_packets > 0 && received[7].received_packets > 0);
     assert_eq!(sent[3], crate::ClassCounters::default());
 }
+
+#[test]
+fn messages_are_followed_until_they_are_sent_and_acknowledged() {
+    let mut sim = Sim::pair(&NodeLimits::default());
+    let reliable = sim.open(0, 1, &classed(2, Mode::Unordered));
+    let unreliable = sim.open(0, 1, &classed(5, Mode::Unreliable));
+    for _ in 0..10 {
+        for stream in [reliable, unreliable] {
+            // Of one call's messages the last; of those that come meanwhile none.
+            sim.send(0, 1, stream, &[7; 100]).unwrap();
+            sim.send(0, 1, stream, &[7; 100]).unwrap();
+        }
+        sim.run(SECOND);
+    }
+    // More than a window: the last byte goes out after an acknowledgement.
+    let bulk = sim.open(0, 1, &classed(6, Mode::Ordered));
+    sim.send(0, 1, bulk, &vec![7; 500_000]).unwrap();
+    let queued = |sim: &Sim| sim.nodes[0].sessions().map(|s| s.queued_bytes).sum::<u64>();
+    assert!(queued(&sim) >= 500_000);
+    sim.run(10 * SECOND);
+    assert_eq!(queued(&sim), 0);
+
+    let of = |class: u8| {
+        let mut all = sim.nodes[0].class_times();
+        let (_, times) = all.find(|(c, _)| *c == class).unwrap();
+        (times.sent_after.summary(), times.acked_after.summary())
+    };
+    let (sent, acked) = of(2);
+    assert_eq!((sent.count, acked.count), (10, 10));
+    // Sent at once; the round trip takes 10 ms.
+    assert!(
+        sent.max_ns < MS && acked.p50_ns >= 10 * MS,
+        "{sent:?} {acked:?}"
+    );
+    let (sent, acked) = of(5);
+    assert_eq!((sent.count, acked.count), (10, 0));
+    let (sent, acked) = of(6);
+    assert_eq!((sent.count, acked.count), (1, 1));
+    assert!(
+        sent.max_ns > 9 * MS && acked.max_ns > sent.max_ns,
+        "{sent:?} {acked:?}"
+    );
+    assert_eq!(of(1).0.count, 0);
+    assert_eq!(
+        sim.nodes[1]
+            .class_times()
+            .map(|c| c.1.sent_after.summary().count)
+            .sum::<u64>(),
+        0
+    );
+    let times = sim.nodes[0].sessions().find_map(|s| s.round_trips).unwrap();
+    assert!(times.count >= 10 && times.p50_ns > 9 * MS, "{times:?}");
+}

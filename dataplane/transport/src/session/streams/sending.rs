@@ -50,6 +50,7 @@ impl Streams {
     /// Queues messages until one finds no room.
     pub(in crate::session) fn send<'e>(
         &mut self,
+        now_ns: u64,
         stream: StreamId,
         messages: impl Iterator<Item = Payload<'e>>,
         terms: Terms,
@@ -80,6 +81,7 @@ impl Streams {
             taken.messages += 1;
         }
         if taken.messages > 0 {
+            s.follow(now_ns);
             self.expires_ns = self.expires_ns.min(terms.deadline_ns);
             self.queue(stream);
         }
@@ -376,6 +378,8 @@ impl Streams {
                 tell_receipts(ctx, ends, content.stream, receipts, Fate::Acknowledged);
                 self.held_bytes[usize::from(s.spec.priority)] -= held - bytes.held();
             }
+            let (class, after_ns) = (s.spec.priority, s.acked_after(ctx.now_ns));
+            ctx.counters.classes.acked_after(class, after_ns);
             if content.fin {
                 s.end = End::Acked;
             }

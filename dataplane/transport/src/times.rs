@@ -1,6 +1,6 @@
-//! How long a worker's work takes and waits: histograms that are always on.
+//! How long things take and wait: histograms that are always on, in memory that is taken once.
 
-use hdrhistogram::Histogram;
+use hdrhistogram::{Counter, Histogram};
 
 /// Times below this are counted as this.
 const NS_MIN: u64 = 64;
@@ -8,9 +8,13 @@ const NS_MIN: u64 = 64;
 const NS_MAX: u64 = 60_000_000_000;
 /// Digits that are kept of a time: 1 %.
 const DIGITS: u8 = 2;
+/// The same of a round trip, of which every session has its own: 7 %.
+const ROUND_TRIP_DIGITS: u8 = 1;
+/// Round trips are counted in microseconds, up to this many.
+const ROUND_TRIP_US_MAX: u64 = 60_000_000;
 
-/// One kind of times, each to 1 %, in memory that does not grow.
-#[derive(Clone, Debug)]
+/// One kind of times, each to 1 %, in 24 KiB that do not grow.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Times(Histogram<u64>);
 
 /// What a histogram says, in nanoseconds.
@@ -26,6 +30,41 @@ pub struct TimesSummary {
     pub p999_ns: u64,
     /// All of them.
     pub max_ns: u64,
+}
+
+/// A session's round trips, each to 7 %, in 1.5 KiB that do not grow.
+#[derive(Clone, Debug)]
+pub(crate) struct RoundTrips(Histogram<u32>);
+
+impl Default for RoundTrips {
+    fn default() -> Self {
+        let histogram = Histogram::new_with_bounds(1, ROUND_TRIP_US_MAX, ROUND_TRIP_DIGITS);
+        Self(histogram.expect("the bounds are in order"))
+    }
+}
+
+impl RoundTrips {
+    /// Counts one.
+    pub(crate) fn record(&mut self, ns: u64) {
+        self.0.saturating_record((ns / 1_000).max(1));
+    }
+
+    /// What there is so far.
+    pub(crate) fn summary(&self) -> TimesSummary {
+        summary(&self.0, 1_000)
+    }
+}
+
+/// What a histogram says whose unit is so many nanoseconds.
+fn summary<C: Counter>(histogram: &Histogram<C>, unit_ns: u64) -> TimesSummary {
+    let at = |quantile| histogram.value_at_quantile(quantile) * unit_ns;
+    TimesSummary {
+        count: histogram.len(),
+        p50_ns: at(0.5),
+        p99_ns: at(0.99),
+        p999_ns: at(0.999),
+        max_ns: histogram.max() * unit_ns,
+    }
 }
 
 impl Default for Times {
@@ -44,14 +83,7 @@ impl Times {
     /// What there is so far.
     #[must_use]
     pub fn summary(&self) -> TimesSummary {
-        let at = |quantile| self.0.value_at_quantile(quantile);
-        TimesSummary {
-            count: self.0.len(),
-            p50_ns: at(0.5),
-            p99_ns: at(0.99),
-            p999_ns: at(0.999),
-            max_ns: self.0.max(),
-        }
+        summary(&self.0, 1)
     }
 }
 
@@ -88,5 +120,23 @@ mod tests {
         let summary = times.summary();
         assert_eq!(summary.count, 1_002);
         assert!(is_near(summary.max_ns, NS_MAX), "{summary:?}");
+    }
+
+    #[test]
+    fn a_sessions_round_trips_are_within_a_fourteenth_and_small() {
+        let mut times = RoundTrips::default();
+        assert_eq!(times.summary(), TimesSummary::default());
+        for n in 1..=1_000 {
+            times.record(n * 100_000);
+        }
+        let summary = times.summary();
+        let is_near = |ns: u64, expected: u64| ns.abs_diff(expected) * 14 <= expected;
+        assert!(is_near(summary.p50_ns, 50_000_000), "{summary:?}");
+        assert!(is_near(summary.p99_ns, 99_000_000), "{summary:?}");
+        times.record(0);
+        times.record(u64::MAX);
+        assert_eq!(times.summary().count, 1_002);
+        // What is left of the 8 KiB of a session that rests.
+        assert!(times.0.distinct_values() * size_of::<u32>() <= 1_536);
     }
 }
