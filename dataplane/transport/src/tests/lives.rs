@@ -1,15 +1,21 @@
 //! Random lives of small meshes. Every choice comes from a seed, and a seed that fails is printed with
-//! what it chose; `VIRGA_SIM_SEED=N cargo test -p virga-transport lives` lives that one again.
+//! what it chose; `VIRGA_SIM_SEED=N cargo test -p virga-transport lives` lives that one again. Most seeds are the same
+//! in every run, some are new.
 
 use super::sim::{MS, SECOND, Sim, Weather, spec};
 use crate::{
     Congestion, Event, Mode, NodeLimits, SendError, limits::DATAGRAM_BYTES_MIN, random::Generator,
 };
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 use virga_ebpf::header::StreamId;
 
 /// Lives of one test run: some 20 s.
 const LIVES: u64 = 200;
+/// Those that no run has lived before: 5 s more.
+const NEW_LIVES: u64 = 50;
 
 /// What happens between two messages.
 #[derive(Clone, Copy, Debug)]
@@ -174,6 +180,16 @@ fn two_hundred_random_lives() {
         Ok(seed) => live(seed.parse().unwrap()),
         Err(_) => (0..LIVES).for_each(live),
     }
+}
+
+#[test]
+fn fifty_lives_that_nobody_has_lived() {
+    if std::env::var_os("VIRGA_SIM_SEED").is_some() {
+        return println!("that seed's life is the other test's");
+    }
+    let first = RandomState::new().hash_one("a seed of this run");
+    println!("seeds {first} and the next {}", NEW_LIVES - 1);
+    (0..NEW_LIVES).for_each(|n| live(first.wrapping_add(n)));
 }
 
 /// The same seed makes the same life, to the last datagram.
