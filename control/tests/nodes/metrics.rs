@@ -194,7 +194,7 @@ fn every_figure_is_in_a_scrape(status: &Status) {
     }
     let times = json!({"count": 1, "p50_ns": 0, "p99_ns": 0, "p999_ns": 0, "max_ns": 0});
     marked["workers"][0]["class_times"] = json!({"3": {"sent_after": times, "acked_after": times}});
-    assert!(marked["sessions"][0]["round_trips"].is_object());
+    marked["sessions"][0]["round_trips"] = times;
     for key in ["slow_ms", "unread_ms"] {
         marked["subscribers"][0][key] = 0.into();
     }
