@@ -12,6 +12,8 @@ pub struct Found {
     pub state: LinkState,
     /// How long nothing had been heard of the neighbour then.
     pub gap_ns: u64,
+    /// How often it was found dead: it may live again before anybody looks.
+    pub falls: u64,
 }
 
 /// The latest of each link. Cheap to clone.
@@ -27,15 +29,36 @@ impl Default for Links {
 impl Links {
     /// The state of a link has changed.
     pub fn tell(&self, peer: NodeId, state: LinkState, gap_ns: u64) {
-        let found = Found { state, gap_ns };
         self.0.send_modify(|links| {
+            let falls = links.get(&peer).map_or(0, |found| found.falls);
+            let found = Found {
+                state,
+                gap_ns,
+                falls: falls + u64::from(state.is_dead()),
+            };
             links.insert(peer, found);
         });
     }
 
-    /// Follows all links: what changes twice between two looks is seen once.
+    /// Follows all links: of what changes twice between two looks, the latest is seen and the falls are counted.
     #[must_use]
     pub fn follow(&self) -> watch::Receiver<BTreeMap<NodeId, Found>> {
         self.0.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fall_between_two_looks_is_counted() {
+        let links = Links::default();
+        let seen = links.follow();
+        for state in [LinkState::Up, LinkState::Silent, LinkState::Up] {
+            links.tell(NodeId(1), state, 0);
+        }
+        let found = seen.borrow()[&NodeId(1)];
+        assert_eq!((found.state, found.falls), (LinkState::Up, 1));
     }
 }

@@ -132,7 +132,7 @@ fn verdict<'a, T: Tables>(
         return Err(Reason::Neighbour);
     }
     if is_local && header.is_echo() {
-        return note(tables, header, neighbour).map(|()| Verdict::Echo);
+        return note(tables, header, arrival, neighbour).map(|()| Verdict::Echo);
     }
     if let Some(n) = neighbour
         && header.subnet.0 & n.subnet_mask != n.subnet.0
@@ -169,12 +169,13 @@ fn verdict<'a, T: Tables>(
     Ok(Verdict::Forward(next_hop))
 }
 
-/// Notes an echo that came back: only one that its neighbour forwarded, of a link that this node watches, and
-/// newer than all before it. Two CPUs that note at once leave the note of one of them.
+/// Notes an echo that came back: only one of a link that this node watches, from that link's neighbour, and newer
+/// than all before it. Two CPUs that note at once leave the note of one of them.
 #[inline(always)]
 fn note<T: Tables>(
     tables: &T,
     header: &Header,
+    arrival: &Arrival,
     neighbour: Option<&Neighbour>,
 ) -> Result<(), Reason> {
     let neighbour = neighbour.ok_or(Reason::Neighbour)?;
@@ -183,7 +184,8 @@ fn note<T: Tables>(
     }
     let place = tables.echo(header.stream_id.0).ok_or(Reason::Echo)?;
     let mut echo = place.get();
-    let is_its = echo.secret != 0 && echo.secret == header.session_id.0;
+    let is_its =
+        echo.secret != 0 && echo.secret == header.session_id.0 && echo.from == arrival.source;
     if !is_its || header.sequence <= echo.newest {
         return Err(Reason::Echo);
     }

@@ -113,7 +113,7 @@ pub const TRANSIT_HANDSHAKES_PER_SECOND: u64 = 256;
 pub const TRANSIT_HANDSHAKE_BURST: u64 = 64;
 
 /// Changes when a map's layout or the meaning of its values changes; part of the pin path.
-pub const LAYOUT_VERSION: u32 = 6;
+pub const LAYOUT_VERSION: u32 = 7;
 
 const _: () = assert!(HEADER_BYTES.is_power_of_two());
 const _: () = assert!(SOURCE_PORTS.is_power_of_two());

@@ -173,12 +173,29 @@ pub struct Neighbour {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Echo {
-    /// What those of this link carry, which only the two neighbours see; 0 in an empty place.
+    /// What those of this link carry; 0 in an empty place.
     pub secret: u64,
+    /// The neighbour that they come back from, and no other.
+    pub from: Address,
     /// Number of the newest that came back: an old one says nothing of the link as it is.
     pub newest: u64,
     /// When one came back last that the neighbour's NIC path forwarded, and one that its user space did.
     pub heard_ns: [u64; 2],
+}
+
+impl Echo {
+    /// What belongs in the place of a link with this secret, whose neighbour is at `from` and was sent `sent` echoes;
+    /// none where it is there. A number that was never sent is a forgery, which must not outdo those to come.
+    #[must_use]
+    pub fn renewed(&self, secret: u64, from: Address, sent: u64) -> Option<Self> {
+        let is_same = self.secret == secret;
+        (!is_same || self.from != from || self.newest > sent).then(|| Self {
+            secret,
+            from,
+            newest: if is_same { self.newest.min(sent) } else { 0 },
+            heard_ns: [0; 2],
+        })
+    }
 }
 
 /// One number for the VLAN ids of a frame's tags, outermost first: 12 bits each.
@@ -528,7 +545,7 @@ macro_rules! no_padding {
 no_padding! {
     Settings: 128, Neighbour: 80, GuardInfo: 24, Pair: 16, ChannelPolicy: 24, Route: 16, NextHop: 104,
     Flow: 48, Address: 16, XskPort: 16, Filter: 40, Exports: 64,
-    Echo: 32,
+    Echo: 48,
 }
 
 /// The NIC path's maps, as [`crate::decide`] reads them. A missing entry is `None`.

@@ -99,6 +99,8 @@ pub struct Path {
     links: Links,
     /// Neighbours whose links were found dead.
     dead: BTreeSet<NodeId>,
+    /// How often each link was found dead, as of the last look.
+    falls: BTreeMap<NodeId, u64>,
     members: Members,
     tags: Tags,
     /// None where the configuration says who leads where.
@@ -197,6 +199,7 @@ impl Path {
             moves: Moves::default(),
             links: Links::default(),
             dead: BTreeSet::new(),
+            falls: BTreeMap::new(),
             nic: None,
             why: String::new(),
             queues: BTreeMap::new(),

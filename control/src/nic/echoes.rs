@@ -3,8 +3,8 @@
 use super::{Nic, NicError, pod::Plain};
 use aya::maps::{Array, Map, MapData};
 use std::path::{Path, PathBuf};
-use virga_ebpf::tables::Echo;
-use virga_transport::{Heard, worker};
+use virga_ebpf::tables::{Address, Echo};
+use virga_transport::{Heard, Watch, worker};
 
 const MAP: &str = "echoes";
 
@@ -37,17 +37,13 @@ impl Echoes {
 }
 
 impl worker::Echoes for Echoes {
-    fn heard(&mut self, place: u32, secret: u64) -> Heard {
+    fn heard(&mut self, watch: &Watch, from: Address) -> Heard {
         // What cannot be read was not heard: then the worker's own packets tell, with more patience.
-        let Ok(Plain(echo)) = self.map.get(&place, 0) else {
+        let Ok(Plain(echo)) = self.map.get(&watch.place, 0) else {
             return Heard::default();
         };
-        if echo.secret != secret {
-            let fresh = Echo {
-                secret,
-                ..Echo::default()
-            };
-            let _tried_again = self.map.set(place, Plain(fresh), 0);
+        if let Some(renewed) = echo.renewed(watch.secret, from, watch.sent) {
+            let _tried_again = self.map.set(watch.place, Plain(renewed), 0);
             return Heard::default();
         }
         let [nic_ns, worker_ns] = echo.heard_ns.map(|ns| ns.saturating_sub(self.zero_ns));

@@ -12,8 +12,8 @@ use super::{
     frames::Spec,
     paths::{Fate, Kernel, Memory},
     world::{
-        self, CONTROL, ECHO_PLACE, ECHO_SECRET, HERE, NEIGHBOUR_IN_SUBNET, OWN_V4, STRANGER,
-        TAG_KEYS, TO_SAME_INTERFACE, UNKNOWN_V4,
+        self, CONTROL, ECHO_PLACE, ECHO_PLACE_IN_SUBNET, ECHO_PLACE_TAGGING, ECHO_SECRET, HERE,
+        NEIGHBOUR_IN_SUBNET, OWN_V4, STRANGER, TAG_KEYS, TO_SAME_INTERFACE, UNKNOWN_V4,
     },
 };
 
@@ -64,6 +64,10 @@ fn that_came_back(t: &mut Table) {
     t.line("an echo that came back", spec.clone(), Fate::Echo);
     t.drop("the same again", spec, Reason::Echo);
     let spec = echo(t, HERE).with(between(NEIGHBOUR_IN_SUBNET, OWN_V4));
+    t.drop("an echo by another neighbour", spec, Reason::Echo);
+    let spec = echo(t, HERE)
+        .with(between(NEIGHBOUR_IN_SUBNET, OWN_V4))
+        .with(|s| s.header.stream_id.0 = ECHO_PLACE_IN_SUBNET);
     let name = "an echo out of another subnet: it carries this node's own";
     t.line(name, spec, Fate::Echo);
     let spec = echo(t, HERE).with(|s| s.header.event_count = 1);
@@ -84,7 +88,11 @@ fn that_came_back(t: &mut Table) {
     t.drop(name, spec, Reason::LinkTag);
     for parity in [0, 1] {
         let right = |s: &mut Spec| s.header.link_tag = link_tag(&TAG_KEYS, parity, &s.header);
-        let spec = tagged(t, HERE, 0).with(is_echo).with(right);
+        let spec = tagged(t, HERE, 0).with(is_echo);
+        let others = spec.clone().with(right);
+        t.drop("an echo under another link's tag", others, Reason::Echo);
+        let own = |s: &mut Spec| s.header.stream_id.0 = ECHO_PLACE_TAGGING;
+        let spec = spec.with(own).with(right);
         t.line("an echo with its link tag", spec, Fate::Echo);
     }
 }

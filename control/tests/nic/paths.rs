@@ -23,7 +23,7 @@ use virga_ebpf::{
     tables::{Echo, Tables as _},
 };
 
-use super::world::{self, ECHO_PLACE, ECHO_SECRET, INGRESS};
+use super::world::{self, ECHO_PLACE, ECHO_PLACES, ECHO_SECRET, INGRESS};
 
 /// Far beyond any test: a bucket that is empty until then refuses.
 pub const NEVER_NS: u64 = 1 << 62;
@@ -96,14 +96,16 @@ impl Memory {
             .set(empty_at);
     }
 
-    /// What is known of the echoes of the one link that is watched.
+    /// What is known of the first watched link's echoes.
     pub fn echo(&self) -> Echo {
         self.tables.echo(ECHO_PLACE).unwrap().get()
     }
 
-    /// Has that link's echoes noted, and none of them there yet.
+    /// Has the links' echoes noted, and none of them there yet.
     pub fn watch(&self) {
-        self.tables.echo(ECHO_PLACE).unwrap().set(watched());
+        for (place, from) in ECHO_PLACES {
+            self.tables.echo(place).unwrap().set(watched(from));
+        }
     }
 
     /// The frame's fate, and the frame as it goes on.
@@ -233,14 +235,16 @@ impl Kernel {
         self.maps.counters().unwrap()
     }
 
-    /// What is known of the echoes of the one link that is watched.
+    /// What is known of the first watched link's echoes.
     pub fn echo(&self) -> Echo {
         self.echoes.get(&ECHO_PLACE, 0).unwrap().0
     }
 
-    /// Has that link's echoes noted, and none of them there yet.
+    /// Has the links' echoes noted, and none of them there yet.
     pub fn watch(&mut self) {
-        self.echoes.set(ECHO_PLACE, Plain(watched()), 0).unwrap();
+        for (place, from) in ECHO_PLACES {
+            self.echoes.set(place, Plain(watched(from)), 0).unwrap();
+        }
     }
 
     /// When the neighbour's handshake bucket is empty.
@@ -254,9 +258,10 @@ impl Kernel {
     }
 }
 
-fn watched() -> Echo {
+fn watched(from: &str) -> Echo {
     Echo {
         secret: ECHO_SECRET.0,
+        from: world::address(from),
         ..Echo::default()
     }
 }

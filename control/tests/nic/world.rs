@@ -55,8 +55,15 @@ pub const TAG_KEYS_ONWARD: [TagKey; 2] = [TagKey([21, 22]), TagKey([23, 24])];
 pub const UNKNOWN_V4: &str = "10.9.9.9";
 pub const UNKNOWN_V6: &str = "fd00::99";
 
-/// A place of the echoes, and what those of its link carry.
+/// Places of the echoes that come back from each of these neighbours, and what all of them carry.
+pub const ECHO_PLACES: [(u32, &str); 3] = [
+    (ECHO_PLACE, NEIGHBOUR_V4),
+    (ECHO_PLACE_IN_SUBNET, NEIGHBOUR_IN_SUBNET),
+    (ECHO_PLACE_TAGGING, NEIGHBOUR_TAGGING),
+];
 pub const ECHO_PLACE: u32 = 7;
+pub const ECHO_PLACE_IN_SUBNET: u32 = 8;
+pub const ECHO_PLACE_TAGGING: u32 = 9;
 pub const ECHO_SECRET: SessionId = SessionId(0x5ec2_e700);
 
 pub const TO_V4: NodeId = NodeId(0x2001);

@@ -512,6 +512,19 @@ impl Answers {
     }
 }
 
+/// The echoes that a node sent over one link: what it wants to hear of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// The neighbour that they come back from.
+    pub peer: NodeId,
+    /// Their place among the echoes.
+    pub place: u32,
+    /// What they carry ([`virga_ebpf::tables::Echo`]).
+    pub secret: u64,
+    /// Number of the newest.
+    pub sent: u64,
+}
+
 /// When a link's echoes came back last, on the node's own clock; 0: never.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heard {

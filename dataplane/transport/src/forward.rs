@@ -4,7 +4,7 @@
 //! differs: the kernel has read the outer headers and writes new ones. A neighbour is known by its
 //! interface, or by its address alone where the image names interface 0.
 
-use crate::event::Heard;
+use crate::event::{Heard, Watch};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
@@ -19,7 +19,7 @@ use virga_ebpf::{
     publish::{GuardStatus, PublishError, Publisher},
     reason::{COUNTERS, Counter, Outcome, Reason},
     rewrite,
-    tables::{Echo, NextHop, Tables},
+    tables::{Address, NextHop, Tables},
 };
 
 /// What shall become of a datagram.
@@ -146,6 +146,14 @@ impl Forwarder {
         }
     }
 
+    /// Where a neighbour's packets come from.
+    #[must_use]
+    pub fn neighbours_address(&self, neighbour: NodeId) -> Option<Address> {
+        let told = self.adjacent.get(&neighbour)?;
+        let at = self.moved.get(told).unwrap_or(told);
+        Some(at.ip().into())
+    }
+
     /// Where a next hop is.
     fn address(&self, next_hop: &NextHop) -> SocketAddr {
         let told = address_of(next_hop);
@@ -245,18 +253,15 @@ impl Forwarder {
         }
     }
 
-    /// What came back of a link's echoes through this forwarder; those of another secret are forgotten. All of them
-    /// had a worker in between: this one.
-    pub fn heard(&self, place: u32, secret: u64) -> Heard {
-        let Some(cell) = self.tables.echo(place) else {
+    /// What came back of a link's echoes through this forwarder, from a neighbour at `from`; those of another link are
+    /// forgotten. All of them had a worker in between: this one.
+    pub fn heard(&self, watch: &Watch, from: Address) -> Heard {
+        let Some(cell) = self.tables.echo(watch.place) else {
             return Heard::default();
         };
         let echo = cell.get();
-        if echo.secret != secret {
-            cell.set(Echo {
-                secret,
-                ..Echo::default()
-            });
+        if let Some(renewed) = echo.renewed(watch.secret, from, watch.sent) {
+            cell.set(renewed);
             return Heard::default();
         }
         let [of_nic_ns, of_worker_ns] = echo.heard_ns;

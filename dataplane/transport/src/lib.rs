@@ -60,7 +60,7 @@ pub use config::{ConfigError, Congestion, NodeConfig, NodeLimits, PeerConfig};
 pub use event::{
     Answers, CloseReason, ConnectError, Event, Fate, Handled, Heard, LinkState, LinkStatus, Mode,
     OpenError, PathStatus, Payload, Receipt, SendError, SessionState, SessionStatus, StreamSpec,
-    Taken, Toward, Transmit,
+    Taken, Toward, Transmit, Watch,
 };
 pub use name::{ChannelName, NameError};
 pub use node::Node;

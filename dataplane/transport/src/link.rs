@@ -72,7 +72,7 @@ pub(crate) struct Link {
     postponed: u32,
     /// When an echo came back last, and one through NIC paths alone.
     echoed: Heard,
-    /// Echoes that were sent.
+    /// Echoes that were sent in this session.
     echoes: u64,
     /// The longest gaps of this time window and the last, and when this one began.
     gaps_ns: [u64; 2],
@@ -176,7 +176,7 @@ impl Link {
         self.began_ns = Some(now_ns);
         self.their_interval_ns = None;
         (self.is_hearing, self.they_hear, self.is_direct) = (false, false, false);
-        (self.in_row, self.newest, self.sent) = (0, 0, 0);
+        (self.in_row, self.newest, self.sent, self.echoes) = (0, 0, 0, 0);
         self.send_at_ns = now_ns;
         self.hear(now_ns);
         self.forget(now_ns)
@@ -256,6 +256,16 @@ impl Link {
         Some(self.echoes)
     }
 
+    /// Number of the newest echo.
+    pub(crate) const fn echoes(&self) -> u64 {
+        self.echoes
+    }
+
+    /// Of a link that is dead: how long nothing had been heard.
+    pub(crate) fn fallen_gap_ns(&self) -> Option<u64> {
+        self.is_fallen().then_some(self.gap_ns)
+    }
+
     /// Whether an echo came back so lately that packets pass both ways, whatever else is said.
     fn is_echoed(&self, now_ns: u64) -> bool {
         let last_ns = self.echoed.nic_ns.max(self.echoed.worker_ns);
@@ -278,7 +288,9 @@ impl Link {
         let between = heard.number - self.newest - 1;
         // What was lost before the first one is not known.
         let is_first = self.their_interval_ns.is_none();
-        self.missed += if is_first { 0 } else { between };
+        self.missed = self
+            .missed
+            .saturating_add(if is_first { 0 } else { between });
         self.received += 1;
         let is_next = between == 0 && !is_first;
         self.in_row = if is_next {

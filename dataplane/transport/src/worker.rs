@@ -6,7 +6,7 @@
 
 use crate::{
     config::ConfigError,
-    event::{Event, Heard, Toward},
+    event::{Event, Heard, Toward, Watch},
     forward::Forwarder,
     io::{
         clock::Clock,
@@ -18,6 +18,7 @@ use crate::{
 };
 use std::{io, net::SocketAddr};
 use thiserror::Error;
+use virga_ebpf::tables::Address;
 
 mod commander;
 mod group;
@@ -74,9 +75,9 @@ pub trait Service: Send + 'static {
 
 /// The NIC path's notes of echoes, as a worker reads them.
 pub trait Echoes: Send {
-    /// What came back of the link that has this place and secret, on the worker's clock. A place that has another
-    /// secret gets this one.
-    fn heard(&mut self, place: u32, secret: u64) -> Heard;
+    /// What came back of a link whose neighbour is at `from`, on the worker's clock. A place that has another link's
+    /// gets this one's.
+    fn heard(&mut self, watch: &Watch, from: Address) -> Heard;
 }
 
 /// How a worker shall run.
@@ -366,9 +367,12 @@ impl<S: Service> Worker<S> {
             ..
         } = &mut self.parts;
         if node.poll_timeout().is_some_and(|due| due <= now_ns) {
-            node.take_echoes(now_ns, |place, secret| {
-                let here = forwarder.heard(place, secret);
-                let nic = echoes.as_mut().map(|nic| nic.heard(place, secret));
+            node.take_echoes(now_ns, |watch| {
+                let Some(from) = forwarder.neighbours_address(watch.peer) else {
+                    return Heard::default();
+                };
+                let here = forwarder.heard(watch, from);
+                let nic = echoes.as_mut().map(|nic| nic.heard(watch, from));
                 let nic = nic.unwrap_or_default();
                 Heard {
                     worker_ns: here.worker_ns.max(nic.worker_ns),

@@ -50,6 +50,12 @@ impl Path {
         let dead = found.iter().filter(|(_, found)| found.state.is_dead());
         let dead: BTreeSet<NodeId> = dead.map(|(peer, _)| *peer).collect();
         let before = std::mem::replace(&mut self.dead, dead);
+        let falls: BTreeMap<NodeId, u64> = found.iter().map(|(peer, f)| (*peer, f.falls)).collect();
+        let seen = std::mem::replace(&mut self.falls, falls);
+        // The worker that found it dead goes round it: it does not know what is alive again.
+        let has_flapped = self.falls.iter().any(|(peer, falls)| {
+            !self.dead.contains(peer) && seen.get(peer).copied().unwrap_or(0) != *falls
+        });
         let fallen: Vec<NodeId> = self.dead.difference(&before).copied().collect();
         // Before anything is logged.
         let avoided = self.avoid_in_nic(&fallen);
@@ -65,7 +71,7 @@ impl Path {
         if let Err(error) = &avoided {
             self.note(Some(Problem::retried(error)));
         }
-        if avoided.is_err() || before.difference(&self.dead).next().is_some() {
+        if avoided.is_err() || has_flapped || before.difference(&self.dead).next().is_some() {
             // It is logged, shown in `status` and tried again.
             let _shown = self.apply(dispatch).await;
         }
@@ -92,7 +98,7 @@ impl Path {
             let peer = self.config.peers.iter().find(|peer| peer.id == *id);
             peer.map_or("", |peer: &PeerConfig| peer.name.as_str())
         };
-        for (id, Found { state, gap_ns }) in found {
+        for (id, Found { state, gap_ns, .. }) in found {
             match (state.is_dead(), before.contains(id)) {
                 (true, false) => tracing::warn!(
                     neighbour = name(id),

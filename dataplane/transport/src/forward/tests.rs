@@ -13,6 +13,7 @@ const HERE: NodeId = NodeId(1);
 const THERE: NodeId = NodeId(2);
 const ORIGIN: OriginHash = OriginHash(3);
 const CHANNEL: ChannelHash = ChannelHash(4);
+const NEIGHBOUR: NodeId = NodeId(5);
 
 fn neighbour() -> SocketAddr {
     "127.0.0.2:5000".parse().unwrap()
@@ -226,7 +227,9 @@ fn a_dead_link_is_avoided_where_there_is_a_backup_and_only_there() {
 
 #[test]
 fn an_echo_is_sent_back_as_user_spaces_and_this_nodes_own_is_noted_once() {
-    let mut f = forwarder(&image(NextHop::ALIVE, 0));
+    let mut told = image(NextHop::ALIVE, 0);
+    told.adjacent.insert(NEIGHBOUR, neighbour());
+    let mut f = forwarder(&told);
     let header = Header {
         flags: Flags::ECHO,
         hop_limit: 2,
@@ -255,16 +258,29 @@ fn an_echo_is_sent_back_as_user_spaces_and_this_nodes_own_is_noted_once() {
     let came = |f: &mut Forwarder, now_ns| f.handle(now_ns, 0, neighbour(), &mut own.encode());
     let dropped = Forwarding::Drop(Reason::Echo);
     assert_eq!(came(&mut f, 2), dropped, "nobody watches");
-    assert_eq!(f.heard(5, 77), Heard::default());
+    let watch = |place, secret, sent| Watch {
+        peer: NEIGHBOUR,
+        place,
+        secret,
+        sent,
+    };
+    let from = f.neighbours_address(NEIGHBOUR).unwrap();
+    assert_eq!(f.heard(&watch(5, 77, 9), from), Heard::default());
     assert_eq!(came(&mut f, 3), Forwarding::Echo);
     assert_eq!(came(&mut f, 4), dropped, "a copy");
     let heard = Heard {
         nic_ns: 0,
         worker_ns: 3,
     };
-    assert_eq!(f.heard(5, 77), heard);
-    // Another link's that gets the place begins anew.
-    assert_eq!(f.heard(5, 78), Heard::default());
-    assert_eq!(came(&mut f, 5), dropped);
-    assert_eq!(f.heard(u32::MAX, 78), Heard::default());
+    assert_eq!(f.heard(&watch(5, 77, 9), from), heard);
+    // A number that was never sent is nobody's echo, and those to come are still noted.
+    assert_eq!(f.heard(&watch(5, 77, 8), from), Heard::default());
+    assert_eq!(came(&mut f, 5), Forwarding::Echo);
+    // Another neighbour's, or another link's that gets the place, begins anew.
+    let elsewhere = "127.0.0.9".parse::<IpAddr>().unwrap().into();
+    assert_eq!(f.heard(&watch(5, 77, 9), elsewhere), Heard::default());
+    assert_eq!(came(&mut f, 6), dropped);
+    assert_eq!(f.heard(&watch(5, 78, 9), from), Heard::default());
+    assert_eq!(came(&mut f, 7), dropped);
+    assert_eq!(f.heard(&watch(u32::MAX, 78, 9), from), Heard::default());
 }

@@ -6,7 +6,7 @@ use crate::{
     event::Event,
     handshake::{Kind, Message, Other, Refused},
     keys::Role,
-    policy::{Conflict, Offer},
+    policy::{Conflict, Offer, Pattern},
     reason::DropReason,
     session::Queued,
 };
@@ -137,7 +137,10 @@ impl Node {
             self.counters.refusals_sent += 1;
             self.post(kind, peer, message.session, SessionId(0), &offer, &[0; 16]);
         }
-        self.tell_conflict(peer, conflict);
+        // All but IK's first message can be anybody's: it contradicts no session that there is.
+        if message.pattern == Pattern::Ik || self.live(peer).is_none() {
+            self.tell_conflict(peer, conflict);
+        }
         DropReason::HandshakePolicy
     }
 

@@ -2,7 +2,7 @@
 
 use super::{Node, Timer};
 use crate::{
-    event::{Event, Heard, LinkStatus, Toward, Transmit},
+    event::{Event, Heard, LinkState, LinkStatus, Toward, Transmit, Watch},
     frame::LinkFrame,
     link::{Change, Link, Terms},
     session::Queued,
@@ -52,7 +52,11 @@ impl Node {
             .collect();
         for peer in gone {
             self.set_link_timer(peer, None);
-            self.links.watched.remove(&peer);
+            let removed = self.links.watched.remove(&peer);
+            if let Some(gap_ns) = removed.and_then(|w| w.link.fallen_gap_ns()) {
+                // Nobody will say that it lives again.
+                self.tell_link(peer, LinkState::Unknown, gap_ns);
+            }
             self.links.due.retain(|due| *due != peer);
             self.links.echoes_due.retain(|due| *due != peer);
         }
@@ -92,9 +96,8 @@ impl Node {
             .find(|place| !taken.contains(place))
     }
 
-    /// Takes up what came back of the echoes of links whose timers are due, before [`Node::handle_timeout`]:
-    /// `heard` is given a link's place among the echoes and its secret ([`virga_ebpf::tables::Echo`]).
-    pub fn take_echoes(&mut self, now_ns: u64, mut heard: impl FnMut(u32, u64) -> Heard) {
+    /// Takes up what `heard` knows of the echoes of links whose timers are due, before [`Node::handle_timeout`].
+    pub fn take_echoes(&mut self, now_ns: u64, mut heard: impl FnMut(&Watch) -> Heard) {
         let due = self
             .timers
             .iter()
@@ -108,7 +111,13 @@ impl Node {
                 continue;
             };
             if let Some(place) = watched.place {
-                watched.link.on_echo(heard(place, watched.secret.0));
+                let watch = Watch {
+                    peer,
+                    place,
+                    secret: watched.secret.0,
+                    sent: watched.link.echoes(),
+                };
+                watched.link.on_echo(heard(&watch));
             }
         }
     }
@@ -125,6 +134,12 @@ impl Node {
         now_ns: u64,
         (peer, session): (NodeId, Option<SessionId>),
     ) {
+        if session.is_some()
+            && let Some(watched) = self.links.watched.get_mut(&peer)
+        {
+            // Whoever has seen the last one's knows nothing of this one's.
+            watched.secret = self.share.mark(SessionId(self.generator.number()));
+        }
         self.with_link(now_ns, peer, |link| match session {
             Some(_) => link.begin(now_ns),
             None => link.end(now_ns),
@@ -174,15 +189,19 @@ impl Node {
             self.links.due.push_back(peer);
         }
         if let Some(Change { state, gap_ns }) = changed.filter(|change| change.state != before) {
-            let event = Event::Link {
-                peer,
-                state,
-                gap_ns,
-            };
-            let session = self.live(peer).unwrap_or(SessionId(0));
-            self.events.push_back(Queued::new(session, event));
+            self.tell_link(peer, state, gap_ns);
         }
         self.settle_link(peer);
+    }
+
+    fn tell_link(&mut self, peer: NodeId, state: LinkState, gap_ns: u64) {
+        let event = Event::Link {
+            peer,
+            state,
+            gap_ns,
+        };
+        let session = self.live(peer).unwrap_or(SessionId(0));
+        self.events.push_back(Queued::new(session, event));
     }
 
     /// Sets a link's timer; one whose frame waits to be sent gets it afterwards.

@@ -164,12 +164,31 @@ impl Node {
                 self.set_peer_timer(peer, None);
             }
         }
+        // What was agreed on under another policy is agreed on anew.
+        let is_changed = |id: &NodeId| {
+            let old = self.peers.get(id).map(|known| known.policy);
+            let new = peers.get(id).map(|peer| peer.policy);
+            old.is_some() && new.is_some() && old != new
+        };
+        let changed: Vec<NodeId> = peers.keys().copied().filter(is_changed).collect();
+        let is_waiting = |id: &NodeId| {
+            let attempt = self.peers.get(id).map(|known| &known.attempt);
+            matches!(attempt, Some(Attempt::Waiting(_)))
+        };
+        let asked: Vec<NodeId> = changed.iter().copied().filter(is_waiting).collect();
+        for &peer in &asked {
+            self.set_attempt(peer, Attempt::None);
+        }
+        for &peer in &changed {
+            self.forget_half_open_of(peer);
+        }
         let mut ended = Vec::new();
         for (&id, session) in &self.sessions {
             let ends = &session.ends;
             let peer = peers.get(&ends.peer);
             let entity = peer.and_then(|peer| peer.entity(ends.peer_origin));
-            if entity != Some(ends.peer_entity) && !is_over(session.state()) {
+            let is_kept = entity == Some(ends.peer_entity) && !changed.contains(&ends.peer);
+            if !is_kept && !is_over(session.state()) {
                 ended.push(id);
             }
         }
@@ -196,6 +215,9 @@ impl Node {
                     (known.policy, known.entities) = (peer.policy, peer.entities);
                 }
             }
+        }
+        for peer in asked {
+            self.retry_later(now_ns, peer);
         }
         Ok(())
     }

@@ -50,9 +50,10 @@ impl Validation {
         self.known
     }
 
-    /// Whether the packet in hand came straight from the peer.
-    pub(crate) const fn is_direct(&self) -> bool {
-        self.arrival.is_some()
+    /// Whether the packet in hand came straight from where the peer is known to be: who passes packets on may write
+    /// that nobody did.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.arrival.is_some() && self.arrival == self.known
     }
 
     /// A packet was opened; it came from `source` unless others forwarded it. `token` is used where the

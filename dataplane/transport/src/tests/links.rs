@@ -186,33 +186,44 @@ fn a_neighbour_that_speaks_no_more_does_not_stay_dead() {
 
 #[test]
 fn neither_copies_nor_what_others_passed_on_keep_a_link_alive() {
-    let mut sim = pair(6, LAN);
-    sim.keep_wire = true;
-    sim.run(100 * MS);
-    sim.network.parted.insert((1, 0));
-    let recorded: Vec<Vec<u8>> = sim
-        .wire
-        .drain(..)
-        .filter(|w| w.0 == 1)
-        .map(|w| w.1)
-        .collect();
-    let cut_ns = sim.now_ns;
-    let mut passed_on = 0;
-    while state(&sim, 0) == LinkState::Up {
-        sim.run(2 * MS);
-        assert!(sim.now_ns - cut_ns <= DETECT + 2 * MS);
-        let now_ns = sim.now_ns;
-        for bytes in &recorded {
-            let _replayed = sim.nodes[0].handle(now_ns, source(1), &mut bytes.clone());
+    // Whoever passes a packet on may say that nobody did.
+    for hop_count in [1, 0] {
+        let mut sim = pair(6, LAN);
+        sim.keep_wire = true;
+        sim.run(100 * MS);
+        sim.network.parted.insert((1, 0));
+        let sent = |w: &(usize, Vec<u8>)| w.0 == 1;
+        let recorded: Vec<Vec<u8>> = sim.wire.drain(..).filter(sent).map(|w| w.1).collect();
+        let cut_ns = sim.now_ns;
+        let mut passed_on = 0;
+        while state(&sim, 0) == LinkState::Up {
+            sim.run(2 * MS);
+            assert!(sim.now_ns - cut_ns <= DETECT + 2 * MS);
+            let now_ns = sim.now_ns;
+            for bytes in &recorded {
+                let _replayed = sim.nodes[0].handle(now_ns, source(1), &mut bytes.clone());
+            }
+            // Another node carries what the link does not.
+            for (_, mut bytes) in sim.wire.drain(..).filter(sent) {
+                bytes[virga_ebpf::header::offset::HOP_COUNT] = hop_count;
+                let taken = sim.nodes[0].handle(now_ns, source(2), &mut bytes);
+                passed_on += u32::from(taken == crate::Handled::Accepted);
+            }
         }
-        // Another node carries what the link does not.
-        for (_, mut bytes) in sim.wire.drain(..).filter(|w| w.0 == 1) {
-            bytes[virga_ebpf::header::offset::HOP_COUNT] = 1;
-            let taken = sim.nodes[0].handle(now_ns, source(2), &mut bytes);
-            passed_on += u32::from(taken == crate::Handled::Accepted);
-        }
+        assert!(passed_on > 3, "{passed_on}");
     }
-    assert!(passed_on > 3, "{passed_on}");
+}
+
+#[test]
+fn a_dead_link_that_is_no_longer_watched_is_not_left_dead() {
+    let mut sim = pair(8, LAN);
+    sim.network.is_cut = true;
+    assert!(sim.run_until(SECOND, |sim| both(sim, LinkState::Silent)));
+    tell(&mut sim);
+    let now_ns = sim.now_ns;
+    sim.nodes[0].watch_links(now_ns, &BTreeSet::new());
+    sim.run(MS);
+    assert_eq!(tell(&mut sim)[0], [LinkState::Unknown]);
 }
 
 #[test]

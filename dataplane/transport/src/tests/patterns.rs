@@ -330,3 +330,50 @@ fn what_overtakes_the_completion_is_sent_again() {
     assert!(sim.run_until(5 * SECOND, is_there));
     talk(&mut sim);
 }
+
+/// XX's first message proves nothing: any member can make one in another's name.
+#[test]
+fn a_live_session_is_not_contradicted_by_what_anybody_can_say() {
+    let policies = [policy(None, Pq::Required); 2];
+    let mut sim = sim(5, policies, &NodeLimits::default(), Weather::CALM);
+    begin(&mut sim, 0);
+    assert!(sim.run_until(10 * SECOND, |sim| sim.is_connected(1, 0)));
+    let mut liar = config(0, 2, 77, &NodeLimits::default());
+    liar.handshake = policy(Some(Pattern::Xx), Pq::Off);
+    let mut liar = Node::new(liar, sim.now_ns).unwrap();
+    liar.connect(sim.now_ns, sim.ids[1]).unwrap();
+    let mut said = Vec::new();
+    liar.poll_transmit(sim.now_ns, &mut said).unwrap();
+    let from = sim.addresses[0];
+    let taken = sim.nodes[1].handle(sim.now_ns, from, &mut said);
+    assert_eq!(taken, Handled::Dropped(DropReason::HandshakePolicy));
+    sim.run(SECOND);
+    assert_eq!(conflicts(&sim, 1), []);
+    assert_eq!(sim.nodes[1].conflicts().count(), 0);
+    talk(&mut sim);
+}
+
+/// A session that a new policy would refuse does not outlive it.
+#[test]
+fn a_changed_policy_is_that_of_the_sessions_there_are() {
+    for is_waiting in [false, true] {
+        let policies = [policy(None, Pq::Off), policy(None, Pq::Preferred)];
+        let mut sim = sim(6, policies, &NodeLimits::default(), Weather::CALM);
+        begin(&mut sim, 0);
+        if is_waiting {
+            sim.transmit();
+        } else {
+            assert!(sim.run_until(10 * SECOND, |sim| sim.is_connected(0, 1)));
+            assert_eq!(state(&sim, 0).map(|s| s.1), Some(false));
+        }
+        let mut peers = config(0, 2, 6, &NodeLimits::default()).peers.clone();
+        for peer in &mut peers {
+            peer.handshake = Some(policy(None, Pq::Required));
+        }
+        let now_ns = sim.now_ns;
+        sim.nodes[0].set_peers(now_ns, &peers).unwrap();
+        let is_hybrid = |sim: &Sim| [0, 1].map(|at| state(sim, at).map(|s| s.1)) == [Some(true); 2];
+        assert!(sim.run_until(120 * SECOND, is_hybrid), "{is_waiting}");
+        talk(&mut sim);
+    }
+}

@@ -256,8 +256,8 @@ impl Sim {
         }
         for (at, node) in self.nodes.iter_mut().enumerate() {
             if node.poll_timeout().is_some_and(|at| at <= next_ns) {
-                node.take_echoes(next_ns, |place, _| {
-                    let heard_ns = self.heard.get(&(at, place)).copied().unwrap_or(0);
+                node.take_echoes(next_ns, |watch| {
+                    let heard_ns = self.heard.get(&(at, watch.place)).copied().unwrap_or(0);
                     match self.echoes {
                         Some(Answers::Nic) => Heard {
                             nic_ns: heard_ns,
