@@ -17,6 +17,8 @@ mod problem;
 mod routing;
 mod rules;
 mod scopes;
+mod secrets;
+pub mod settings;
 mod subnets;
 mod syntax;
 pub(crate) mod values;
@@ -170,6 +172,12 @@ impl Config {
     #[must_use]
     pub fn link_tags(&self, peer: &PeerConfig) -> LinkTags {
         peer.link_tags.unwrap_or(self.forwarding.link_tags)
+    }
+
+    /// How sessions with a peer begin.
+    #[must_use]
+    pub fn handshake_with(&self, peer: &PeerConfig) -> HandshakePolicy {
+        peer.handshake.unwrap_or(self.handshake)
     }
 
     /// Neighbours that link tags are to be agreed on with.
@@ -331,12 +339,18 @@ pub enum LinkTags {
 }
 
 impl LinkTags {
-    /// All of them, as the file spells them.
-    pub const ALL: [(&'static str, Self); 3] = [
-        ("auto", Self::Auto),
-        ("require", Self::Require),
-        ("off", Self::Off),
-    ];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Require, Self::Off];
+
+    /// As the file spells it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Require => "require",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// Which forwarding path is asked for.

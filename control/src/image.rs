@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, net::SocketAddr};
 use virga_ebpf::{
     header::{ChannelHash, Subnet},
     image::{ChannelRules, Image, Link, NextHopKey, Place, Via},
+    limits::PAIRS_MAX,
     tables::{NextHop, Pair},
 };
 
@@ -187,6 +188,15 @@ pub fn configured_pairs(config: &Config) -> impl Iterator<Item = Pair> {
     // Control traffic of every member: sessions between others pass through this node too.
     let members = config.entities.iter().map(|e| e.entity.origin);
     listed.chain(members.map(|origin| Pair::new(origin, ChannelHash(0))))
+}
+
+/// Pairs that the guards have room for beside those of the configuration.
+#[must_use]
+pub fn room(config: &Config) -> usize {
+    let pairs_max = usize::try_from(PAIRS_MAX).unwrap_or(usize::MAX);
+    let listed = config.channels.iter().map(|c| c.publish.named().len());
+    let configured = listed.sum::<usize>() + config.entities.len();
+    pairs_max.saturating_sub(configured)
 }
 
 fn enforced(peer: &PeerConfig) -> Link {

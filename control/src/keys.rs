@@ -29,6 +29,8 @@ pub const DIRECTORY: &str = "/etc/virga";
 const FILE_BYTES_MAX: usize = 256;
 const MODE_PRIVATE: u32 = 0o600;
 const MODE_OTHERS: u32 = 0o077;
+/// Of a credential: the service's own access, which an access list gives, shows as its group's.
+const MODE_OTHERS_CREDENTIAL: u32 = 0o037;
 
 /// Which of the three secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -247,6 +249,18 @@ pub enum KeyError {
 /// # Errors
 /// [`KeyError`]: missing, readable by others, owned by someone else, or not a key of this kind.
 pub fn read(kind: KeyKind, path: &Path) -> Result<Secret, KeyError> {
+    read_within(kind, path, MODE_OTHERS)
+}
+
+/// Reads a key file that the service manager hands over, in a folder that nobody else gets into.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_credential(kind: KeyKind, path: &Path) -> Result<Secret, KeyError> {
+    read_within(kind, path, MODE_OTHERS_CREDENTIAL)
+}
+
+fn read_within(kind: KeyKind, path: &Path, mode_others: u32) -> Result<Secret, KeyError> {
     let io_error = |operation, source| KeyError::Io {
         path: path.into(),
         operation,
@@ -259,7 +273,7 @@ pub fn read(kind: KeyKind, path: &Path) -> Result<Secret, KeyError> {
         },
         _ => io_error("open", error),
     })?;
-    check_private(path, &file)?;
+    check_private(path, &file, mode_others)?;
     // Large enough never to move, which would leave a copy behind.
     let mut text = Zeroizing::new(String::with_capacity(2 * FILE_BYTES_MAX));
     file.take(FILE_BYTES_MAX as u64 + 1)
@@ -273,7 +287,7 @@ pub fn read(kind: KeyKind, path: &Path) -> Result<Secret, KeyError> {
 }
 
 /// Looks at the open file, not at the path, so that nothing can be exchanged in between.
-fn check_private(path: &Path, file: &File) -> Result<(), KeyError> {
+fn check_private(path: &Path, file: &File, mode_others: u32) -> Result<(), KeyError> {
     let path = || path.to_path_buf();
     let metadata = file.metadata().map_err(|source| KeyError::Io {
         path: path(),
@@ -290,7 +304,7 @@ fn check_private(path: &Path, file: &File) -> Result<(), KeyError> {
         });
     }
     let mode = metadata.mode() & 0o7777;
-    if mode & MODE_OTHERS != 0 {
+    if mode & mode_others != 0 {
         return Err(KeyError::Exposed { path: path(), mode });
     }
     Ok(())

@@ -40,6 +40,15 @@ impl Links {
         });
     }
 
+    /// Forgets what was found of these links: whoever watches them finds it anew.
+    pub fn forget(&self, is_over: impl Fn(NodeId) -> bool) {
+        self.0.send_if_modified(|links| {
+            let before = links.len();
+            links.retain(|peer, _| !is_over(*peer));
+            links.len() != before
+        });
+    }
+
     /// Follows all links: of what changes twice between two looks, the latest is seen and the falls are counted.
     #[must_use]
     pub fn follow(&self) -> watch::Receiver<BTreeMap<NodeId, Found>> {

@@ -84,6 +84,7 @@ use tokio::net::UnixStream;
 
 pub mod blocking;
 mod channels;
+mod config;
 mod fan_out;
 mod publisher;
 mod replay;

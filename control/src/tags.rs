@@ -20,7 +20,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
 };
 use virga_ebpf::{hash::keyed, header::NodeId, image::Image, tables::NextHop, tag::TagKey};
@@ -123,24 +123,39 @@ impl Tags {
     pub fn new(config: &Config, seed: [u8; 32]) -> Self {
         let mut tags = Self {
             links: BTreeMap::new(),
-            key_life_ns: u64::from(config.forwarding.link_key_s) * SECOND_NS,
+            key_life_ns: 0,
             seed,
             drawn: 0,
         };
+        tags.follow(config, &BTreeSet::new());
+        tags
+    }
+
+    /// Has the neighbours of another configuration. Those that are `anew` begin as if nothing had been agreed on;
+    /// with the others all stays as it is.
+    pub fn follow(&mut self, config: &Config, anew: &BTreeSet<NodeId>) {
+        self.key_life_ns = u64::from(config.forwarding.link_key_s) * SECOND_NS;
+        let adjacent = config.peers.iter().filter(|peer| peer.is_adjacent());
+        let adjacent: BTreeSet<NodeId> = adjacent.map(|peer| peer.id).collect();
+        self.links
+            .retain(|peer, _| adjacent.contains(peer) && !anew.contains(peer));
         for peer in &config.peers {
             let Reach::Adjacent { address, .. } = &peer.reach else {
                 continue;
             };
+            if self.links.contains_key(&peer.id) {
+                continue;
+            }
             let policy = config.link_tags(peer);
             let link = Link {
                 name: peer.name.clone(),
                 address: *address,
                 policy,
-                shares_with: config.shares_address(peer).map(ToOwned::to_owned),
+                shares_with: None,
                 has_session: false,
                 stage: Stage::Unasked,
                 demands: policy == LinkTags::Require,
-                keys: [tags.draw(), tags.draw()],
+                keys: [self.draw(), self.draw()],
                 latest: 0,
                 latest_since_ns: 0,
                 onward: [TagKey::default(); 2],
@@ -148,9 +163,9 @@ impl Tags {
                 is_unchecked_there: false,
                 to_say: Vec::new(),
             };
-            tags.links.insert(peer.id, link);
+            self.links.insert(peer.id, link);
         }
-        tags
+        self.look_who_shares();
     }
 
     fn draw(&mut self) -> TagKey {
@@ -236,6 +251,10 @@ impl Tags {
         if let Some(link) = self.links.get_mut(&peer) {
             link.address = address;
         }
+        self.look_who_shares();
+    }
+
+    fn look_who_shares(&mut self) {
         let places: Vec<(NodeId, IpAddr, String)> = self
             .links
             .iter()

@@ -114,6 +114,11 @@ impl Store {
         }
     }
 
+    /// Has room for so many pairs from the next [`Self::follow`] on.
+    pub const fn set_room(&mut self, pairs_max: usize) {
+        self.pairs_max = pairs_max;
+    }
+
     /// Goes by where entities are from now on, and by the keys that they have: this node speaks for `own`.
     pub fn follow(
         &mut self,

@@ -132,8 +132,8 @@ impl PolicyView {
 pub(super) async fn get(State(api): State<Arc<Api>>) -> Json<ChannelsView> {
     let listed = api.identity.declared().await;
     let config = api.identity.config();
-    let configured = &api.identity.configured().channels;
-    let configured = configured.iter().map(|channel| ChannelView {
+    let file = api.identity.configured();
+    let configured = file.channels.iter().map(|channel| ChannelView {
         name: channel.name.to_string(),
         owner: None,
         standing: "holds: it is in the configuration file".to_owned(),

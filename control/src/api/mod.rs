@@ -18,6 +18,8 @@
 //! | `POST /channel` | a signed declaration | 204; it holds, is kept and passed on |
 //! | `GET /routes` | | [`routes::RoutesStatus`](crate::routes::RoutesStatus) as JSON: who leads where, and by whose word |
 //! | `GET /trace?to=NAME` or a node's id | | [`trace::Trace`](crate::trace::Trace) as JSON: the way that packets take, link by link |
+//! | `GET /config` | | [`Setting`](crate::config::settings::Setting)s as JSON: what the node runs by, key by key, without secrets |
+//! | `POST /reload` | | the configuration file is read anew; [`Reloaded`](crate::daemon::reload::Reloaded) as JSON: what has changed |
 //! | `POST /link?peer=NAME&state=up` or `down` | | 204 |
 //!
 //! An error is a JSON object with one key, `error`. Who may open the socket may do all of this: its
@@ -25,6 +27,7 @@
 //! [`server`].
 
 pub mod channels;
+mod config;
 pub mod error;
 pub mod fanout;
 pub mod frames;
@@ -40,7 +43,7 @@ mod trace;
 pub mod why;
 
 use crate::{
-    daemon::{identity::Registry, path, rights::Keeper, tracer::Tracer},
+    daemon::{identity::Registry, path, reload::Reloading, rights::Keeper, tracer::Tracer},
     dispatch::Dispatch,
     kept::Kept,
 };
@@ -71,6 +74,8 @@ pub struct Api {
     pub kept: Kept,
     /// The API's own connections.
     pub connections: Arc<server::Connections>,
+    /// What a reload of the configuration replaces beside it.
+    pub reloading: Reloading,
     /// Unix time at the workers' time 0.
     pub unix_zero_ns: u64,
     /// When the daemon started.
@@ -87,6 +92,8 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/subscribe", get(subscribe::get))
         .route("/replay", get(replay::get))
         .route("/link", post(status::link))
+        .route("/config", get(config::get))
+        .route("/reload", post(config::reload))
         .route("/routes", get(status::routes))
         .route("/trace", get(trace::get))
         .route("/channels", get(channels::get))

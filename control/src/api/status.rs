@@ -403,16 +403,15 @@ pub(super) async fn link(
     Query(link): Query<Link>,
 ) -> Result<StatusCode, ApiError> {
     let config = api.identity.config();
-    let peers = &config.peers;
-    let Some(index) = peers.iter().position(|peer| peer.name == link.peer) else {
-        let known: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
+    if config.peer(&link.peer).is_none() {
+        let known: Vec<&str> = config.peers.iter().map(|peer| peer.name.as_str()).collect();
         return Err(ApiError::Missing(format!(
             "there is no peer {:?}; the configuration has: {}",
             link.peer,
             known.join(", ")
         )));
-    };
-    match api.path.set_link(index, link.state).await {
+    }
+    match api.path.set_link(link.peer, link.state).await {
         Some(Ok(())) => Ok(StatusCode::NO_CONTENT),
         Some(Err(error)) => Err(ApiError::Failed(error)),
         None => Err(ApiError::Stopping),

@@ -91,6 +91,16 @@ impl Directory {
 }
 
 impl Directory {
+    /// The same, as if these nodes had never been peers: their sessions end at once.
+    #[must_use]
+    pub fn without(&self, ended: &BTreeSet<NodeId>) -> Self {
+        let mut directory = self.clone();
+        directory
+            .homes
+            .retain(|home| !ended.contains(&home.node_key.id()));
+        directory
+    }
+
     /// Whether it says anything that the configuration does not.
     #[must_use]
     pub fn is_changed(&self) -> bool {
@@ -130,7 +140,7 @@ pub(crate) fn nodes(config: &Config, former: &[(NodeId, [u8; 32])]) -> Vec<PeerC
         nodes.extend(entities.map(|&entity_key| PeerConfig {
             node_key: node_key.into(),
             entity_key,
-            handshake: peer.handshake,
+            handshake: Some(config.handshake_with(peer)),
         }));
     }
     for &(id, entity_key) in former {
@@ -138,7 +148,7 @@ pub(crate) fn nodes(config: &Config, former: &[(NodeId, [u8; 32])]) -> Vec<PeerC
         nodes.extend(peer.map(|peer| PeerConfig {
             node_key: peer.node_key.into(),
             entity_key,
-            handshake: peer.handshake,
+            handshake: Some(config.handshake_with(peer)),
         }));
     }
     nodes.truncate(PEERS_MAX);
@@ -210,6 +220,20 @@ impl<O: Outlet> ChannelService<O> {
         self.review(now_ns, node);
     }
 
+    /// Ends the sessions with these peers, and forgets what was found of their links; [`Self::follow`] says with whom
+    /// another one begins.
+    pub fn leave(&mut self, now_ns: u64, node: &mut Node, peers: &BTreeSet<NodeId>) {
+        let share = self.share;
+        for &peer in peers.iter().filter(|peer| share.owns(**peer)) {
+            self.on_closed(now_ns, node, peer);
+            node.close(now_ns, peer);
+            self.costs.remove(&peer);
+            for wanted in self.wanted.values_mut() {
+                wanted.asked.remove(&peer);
+            }
+        }
+    }
+
     /// Whether an entity is believed at a peer; nobody is while this node speaks for no entity itself.
     pub(crate) fn lives_at(&self, peer: NodeId, entity: &[u8; 32]) -> bool {
         let entities = self.peers.get(&peer);
@@ -261,6 +285,12 @@ impl<O: Outlet> ChannelService<O> {
             session.shown_again_ns = now_ns;
             self.show_identities(now_ns, node, peer);
         }
+    }
+
+    /// Has all peers show again what they know.
+    pub fn ask_all_to_show(&mut self, now_ns: u64, node: &mut Node) {
+        let peers: Vec<NodeId> = self.sessions.keys().copied().collect();
+        self.ask_to_show(now_ns, node, &peers);
     }
 
     /// Has peers show again what found no room.

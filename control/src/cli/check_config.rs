@@ -1,9 +1,14 @@
-//! `virga check-config`: everything that is wrong with a configuration file.
+//! `virga check-config`: everything that is wrong with a configuration file, and what of it a running node has
+//! otherwise.
 
-use super::{Failure, print_json};
+use super::{Failure, block_on, print_json};
 use crate::{
     cause,
-    config::{Config, Listed, Problem, Reach},
+    config::{
+        Config, Listed, Problem, Reach,
+        settings::{self, Change, Effect},
+    },
+    mesh::{Mesh, MeshError},
 };
 use std::{
     io::{self, Write as _},
@@ -24,26 +29,64 @@ struct Verdict<'a> {
     ok: bool,
     error: Option<String>,
     problems: &'a [Problem],
+    /// What differs from the node that runs by its socket; none where no node answers there.
+    differs: Option<Vec<Change>>,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     match (Config::load(&arguments.file), arguments.json) {
-        (Ok(_), true) => print_json(&Verdict {
-            ok: true,
-            error: None,
-            problems: &[],
+        (Ok(config), true) => block_on(async {
+            print_json(&Verdict {
+                ok: true,
+                error: None,
+                problems: &[],
+                differs: differs(&config).await.ok(),
+            })
         }),
-        (Ok(config), false) => Ok(describe(&config)?),
+        (Ok(config), false) => {
+            describe(&config)?;
+            block_on(async { Ok(compare(&config).await?) })
+        }
         (Err(error), true) => {
             let problems = error.problems();
             print_json(&Verdict {
                 ok: false,
                 error: Some(cause::chain(&error)),
                 problems,
+                differs: None,
             })?;
             Err(Failure::Told(2))
         }
         (Err(error), false) => Err(error.into()),
+    }
+}
+
+/// What the node that listens on the file's socket has otherwise.
+async fn differs(config: &Config) -> Result<Vec<Change>, MeshError> {
+    let running = Mesh::open(&config.node.socket).await?.settings().await?;
+    Ok(settings::changes(&running, &settings::of(config)))
+}
+
+async fn compare(config: &Config) -> io::Result<()> {
+    let differs = differs(config).await;
+    let mut out = io::stdout().lock();
+    let changes = match differs {
+        Ok(changes) => changes,
+        Err(error) => return writeln!(out, "not compared with a running node: {error}"),
+    };
+    if changes.is_empty() {
+        return writeln!(out, "the running node has it just so");
+    }
+    writeln!(out, "the running node differs:")?;
+    for change in &changes {
+        writeln!(out, "  {change}")?;
+    }
+    let is_fixed = changes
+        .iter()
+        .any(|change| change.effect == Effect::Restart);
+    match is_fixed {
+        true => writeln!(out, "it takes a restart: a reload changes nothing"),
+        false => writeln!(out, "`virga reload` applies all of it"),
     }
 }
 

@@ -22,6 +22,7 @@ mod metrics;
 mod node;
 mod peers;
 mod publish;
+mod reload;
 mod routes;
 mod sink;
 mod status;
@@ -99,7 +100,9 @@ enum Command {
     Metrics,
     /// Show how packets get to each peer, and what is known of the links to neighbours.
     Peers(peers::Arguments),
-    /// Check a configuration file, and list everything that is wrong with it.
+    /// Have a running node read its configuration file anew: all that has changed counts, or nothing does.
+    Reload(reload::Arguments),
+    /// Check a configuration file, list everything that is wrong with it, and what a running node has otherwise.
     CheckConfig(check_config::Arguments),
     /// Check this machine, and print the line that fixes what it lacks.
     Doctor(doctor::Arguments),
@@ -195,6 +198,7 @@ pub fn main() -> ExitCode {
         Command::Drops(arguments) => drops::run(&arguments),
         Command::Metrics => metrics::run(),
         Command::Peers(arguments) => peers::run(&arguments),
+        Command::Reload(arguments) => reload::run(&arguments),
         Command::CheckConfig(arguments) => check_config::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Tune(arguments) => tune::run(&arguments),

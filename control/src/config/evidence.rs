@@ -6,6 +6,8 @@ use super::{
     file::Texts,
     peers::Roster,
     problem::{Report, Section},
+    rules::Checker,
+    secrets,
 };
 use crate::{
     capability::{Filter, Statements},
@@ -35,7 +37,11 @@ pub(super) fn tokens(
     let mut tokens = Vec::new();
     for file in files.into_iter().flat_map(Spanned::into_inner) {
         let span = file.span();
-        let path = directory.join(file.into_inner());
+        let mut check = Checker { section, report };
+        let named = check.text("tokens", Some(file), |text| secrets::file(directory, text));
+        let Some(path) = named.map(|named| named.path) else {
+            continue;
+        };
         let chain = rights_file::read_token(&path).map_err(|error| cause::chain(&error));
         let token = chain.and_then(|chain| {
             let authentic = chain.authenticate();
@@ -69,7 +75,13 @@ pub(super) fn statements(
     let mut statements = Statements::default();
     for file in files.into_iter().flat_map(Spanned::into_inner) {
         let span = file.span();
-        let path = directory.join(file.into_inner());
+        let mut check = Checker { section, report };
+        let named = check.text("capabilities", Some(file), |text| {
+            secrets::file(directory, text)
+        });
+        let Some(path) = named.map(|named| named.path) else {
+            continue;
+        };
         let key = section.key("capabilities");
         let statement = match rights_file::read_statement(&path) {
             Ok(statement) => statement,
@@ -108,7 +120,13 @@ pub(super) fn memberships(
     let mut memberships = Memberships::default();
     for file in files.into_iter().flat_map(Spanned::into_inner) {
         let span = file.span();
-        let path = directory.join(file.into_inner());
+        let mut check = Checker { section, report };
+        let named = check.text("memberships", Some(file), |text| {
+            secrets::file(directory, text)
+        });
+        let Some(path) = named.map(|named| named.path) else {
+            continue;
+        };
         let key = section.key("memberships");
         let membership = match rights_file::read_membership(&path) {
             Ok(membership) => membership,

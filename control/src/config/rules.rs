@@ -5,7 +5,7 @@ use super::{
     LINK_KEY_S_MIN, LinkTags, NamedEntity, NodeSection, SOCKET_DIRECTORY, STATE_DIRECTORY, Workers,
     ZeroCopy, authorities, channels, evidence, file, handshake, metrics, peers,
     problem::{Report, Section, suggest},
-    routing, scopes, subnets,
+    routing, scopes, secrets, subnets,
     values::{self, Fault},
 };
 use crate::cause;
@@ -225,8 +225,13 @@ fn resolve_node(
     let mut key_path = |key, value: Option<Spanned<String>>, kind: KeyKind| {
         let example = format!("\"{}/{}\"", keys::DIRECTORY, kind.file_name());
         let value = report.required(&section, key, value, &example)?;
-        let (span, path) = (value.span(), directory.join(value.into_inner()));
-        Some((section.key(key), span, path))
+        let mut check = Checker {
+            section: &section,
+            report,
+        };
+        let span = value.span();
+        let named = check.text(key, Some(value), |text| secrets::file(directory, text))?;
+        Some((section.key(key), span, named))
     };
     let files = [
         key_path("node_key_file", node.node_key_file, KeyKind::Node),
@@ -260,7 +265,7 @@ fn resolve_node(
                 i64::from(u16::MAX),
             )
             .unwrap_or_default(),
-        files: files.map(|file| file.map(|(_, _, path)| path)),
+        files: files.map(|file| file.map(|(_, _, named)| named.path)),
         listen: check.text("listen", listen, values::listen),
         subnet: check
             .text("subnet", node.subnet, values::subnet)
@@ -372,13 +377,17 @@ fn resolve_workers(
     Workers::Cores(places)
 }
 
-type KeyPath = Option<(String, Range<usize>, PathBuf)>;
+type KeyPath = Option<(String, Range<usize>, secrets::Named)>;
 
 /// Reads all three files, so that all three can be complained about.
 fn read_keys(files: &[KeyPath; 3], report: &mut Report<'_>) -> Option<Keys> {
     let mut read = |kind: KeyKind, file: &KeyPath| -> Option<Secret> {
-        let (key, span, path) = file.as_ref()?;
-        match keys::read(kind, path) {
+        let (key, span, named) = file.as_ref()?;
+        let secret = match named.is_credential {
+            true => keys::read_credential(kind, &named.path),
+            false => keys::read(kind, &named.path),
+        };
+        match secret {
             Ok(secret) => Some(secret),
             Err(error) => {
                 let fix = match cause::is_not_permitted(&error) {

@@ -15,6 +15,7 @@ mod metrics;
 mod routing;
 mod rules;
 mod scopes;
+mod settings;
 mod subnets;
 mod three_hosts;
 mod written;

@@ -113,11 +113,11 @@ pub(super) fn subnet(text: &str) -> Result<Subnet, Fault> {
 }
 
 pub(super) fn link_tags(text: &str) -> Result<LinkTags, Fault> {
-    match LinkTags::ALL.iter().find(|(name, _)| *name == text) {
-        Some((_, link_tags)) => Ok(*link_tags),
+    match LinkTags::ALL.into_iter().find(|one| one.name() == text) {
+        Some(link_tags) => Ok(link_tags),
         None => fault(
             format!("{text:?} does not say whether there are link tags"),
-            suggest(text, LinkTags::ALL.map(|(name, _)| name)),
+            suggest(text, LinkTags::ALL.map(LinkTags::name)),
         ),
     }
 }
@@ -195,6 +195,11 @@ pub(crate) const fn visibility_word(visibility: Visibility) -> &'static str {
         Visibility::Exported => "exported",
         Visibility::Global => "global",
     }
+}
+
+/// A subnet's levels, as files have them.
+pub(crate) fn subnet_word(subnet: Subnet) -> String {
+    Ipv4Addr::from_bits(subnet.0).to_string()
 }
 
 /// A subnet with its length, as files have it.

@@ -31,13 +31,15 @@ impl Embedded {
         let (ready, is_ready) = oneshot::channel();
         let (stop, stopped) = oneshot::channel::<()>();
         let (connections, local) = mpsc::channel(CONNECTIONS_WAITING);
+        // No signal of the program's is the node's.
+        let (_, reloads) = mpsc::channel(1);
         let until = async {
             // Told, or nobody can any more.
             let _either = stopped.await;
         };
         let thread = std::thread::Builder::new()
             .name("virga-node".into())
-            .spawn(move || serve_on(config, async { Ok(until) }, local, ready))
+            .spawn(move || serve_on(config, async { Ok(until) }, (local, reloads), ready))
             .map_err(system("start the node's thread"))?;
         let running = Running { stop, thread };
         if is_ready.await.is_err() {

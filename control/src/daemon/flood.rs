@@ -16,6 +16,7 @@ use crate::{
     dispatch::{Dispatch, Ended},
     filters::{FiltersStatus, held::Crossing},
     identity::Present,
+    image,
     rights::{
         Authentic, List,
         file::{self, FileError},
@@ -34,7 +35,7 @@ use tokio::{
     task::block_in_place,
     time::Instant,
 };
-use virga_ebpf::{header::NodeId, limits, tables::Pair};
+use virga_ebpf::{header::NodeId, tables::Pair};
 use waiting::Waiting;
 pub use waiting::{Confirmation, PRESENT_WAIT};
 
@@ -189,11 +190,7 @@ fn now_s() -> u64 {
 /// What the node knew when it last ran, less what has ended since.
 pub(super) fn recall(present: &Present, lists: &[Vec<u8>]) -> Store {
     let config = &present.config;
-    let pairs_max = usize::try_from(limits::PAIRS_MAX).unwrap_or(usize::MAX);
-    let listed = config.channels.iter().map(|c| c.publish.named().len());
-    let configured = listed.sum::<usize>() + config.entities.len();
-    let room = pairs_max.saturating_sub(configured);
-    let mut store = Store::new(None, &config.channels, room);
+    let mut store = Store::new(None, &config.channels, image::room(config));
     follow(&mut store, present);
     // All of them were verified when they were read.
     for list in lists.iter().filter_map(|signed| List::parse(signed).ok()) {
@@ -228,6 +225,7 @@ fn follow(store: &mut Store, present: &Present) {
     // Another node's packets come by here once the entity is there.
     let is_here = config.absence.is_none();
     let own = is_here.then_some(config.keys.entity.public);
+    store.set_room(image::room(config));
     store.follow(own, &config.channels, present.retired.clone(), now_s());
 }
 
@@ -508,7 +506,12 @@ impl Flood {
                 let mut before = std::mem::replace(&mut self.peers, peers(&present.config));
                 for (id, peer) in &mut self.peers {
                     if let Some(known) = before.remove(id) {
-                        *peer = known;
+                        let (name, is_neighbour) = (peer.name.clone(), peer.is_neighbour);
+                        *peer = Peer {
+                            name,
+                            is_neighbour,
+                            ..known
+                        };
                     }
                 }
                 let _given_up = reply.send(());

@@ -8,7 +8,7 @@
 use super::{DaemonError, declared, flood, path, unix_ns};
 use crate::{
     channel::{follow::Directory, reason::Reason},
-    config::Config,
+    config::{Config, PeerConfig, Reach},
     dispatch::{Dispatch, Ended, Service},
     hex,
     identity::{self, Book, Learned, Present, Rejected},
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -43,7 +43,7 @@ pub struct Registry(Arc<Shared>);
 
 struct Shared {
     /// As the file says.
-    configured: Arc<Config>,
+    configured: Mutex<Arc<Config>>,
     /// One change at a time.
     state: tokio::sync::Mutex<State>,
     /// As it is now.
@@ -174,7 +174,7 @@ impl Registry {
         (path, flood): (path::Asker, flood::Asker),
     ) -> Self {
         Self(Arc::new(Shared {
-            configured: start.configured,
+            configured: Mutex::new(start.configured),
             state: tokio::sync::Mutex::new(start.state),
             config: Mutex::new(Arc::new(start.present.config)),
             dispatch,
@@ -200,13 +200,14 @@ impl Registry {
         let mut state = self.0.state.lock().await;
         let mut next = state.book.clone();
         let mut new = Vec::new();
+        let configured = self.configured();
         for claim in claims {
-            if next.learn(&self.0.configured, claim)? == Learned::New {
+            if next.learn(&configured, claim)? == Learned::New {
                 new.push(claim);
             }
         }
         for claim in &new {
-            file::keep_identity(&self.0.configured.node.state, claim)?;
+            file::keep_identity(&configured.node.state, claim)?;
         }
         if new.is_empty() {
             return Ok(Learned::Known);
@@ -218,8 +219,9 @@ impl Registry {
 
     /// As the file says.
     #[must_use]
-    pub fn configured(&self) -> &Config {
-        &self.0.configured
+    pub fn configured(&self) -> Arc<Config> {
+        let configured = self.0.configured.lock();
+        Arc::clone(&configured.unwrap_or_else(PoisonError::into_inner))
     }
 
     /// All that has been signed and counts; nothing else changes while it is held.
@@ -227,9 +229,69 @@ impl Registry {
         self.0.state.lock().await
     }
 
+    /// Goes by another configuration file from now on; where the forwarding path does not take it, by the one before.
+    /// Sessions with peers that are gone from it, or are others by it, end.
+    pub(super) async fn reload(&self, next: Config) -> Result<(), NotFollowed> {
+        let mut state = self.0.state.lock().await;
+        let before = self.configured();
+        let next = Arc::new(next);
+        let others = others(&before, &next);
+        let followed = self.change(&mut state, &next, &others).await;
+        if let Err(NotFollowed::Path(_)) = &followed {
+            // It is logged; the path tries again by itself.
+            let _logged = self.log(self.change(&mut state, &before, &others).await);
+        }
+        followed
+    }
+
+    async fn change(
+        &self,
+        state: &mut State,
+        to: &Arc<Config>,
+        others: &BTreeSet<String>,
+    ) -> Result<(), NotFollowed> {
+        let claims = state.book.claims().into_iter().cloned().collect();
+        state.book = identity::book(to, claims);
+        let authorities = to.channel_authorities.clone();
+        state.catalogue.configure(to.channels.clone(), authorities);
+        let configured = self.0.configured.lock();
+        *configured.unwrap_or_else(PoisonError::into_inner) = Arc::clone(to);
+        self.follow_anew(state, others).await?;
+        // What was refused before, for want of a name or an authority, may count now.
+        let ask = |now_ns, parts: &mut Parts<Service>| {
+            let (service, node) = (&mut parts.service, &mut parts.node);
+            service.ask_all_to_show(now_ns, node);
+        };
+        self.0.dispatch.with_all(ask).await?;
+        Ok(())
+    }
+
     /// Brings workers and the forwarding path to what is known now.
     pub(super) async fn follow(&self, state: &mut State) -> Result<(), NotFollowed> {
-        let present = state.present(&self.0.configured);
+        self.follow_anew(state, &BTreeSet::new()).await
+    }
+
+    /// The same; of peers of these names nothing counts that was learned before, and their sessions end.
+    async fn follow_anew(
+        &self,
+        state: &mut State,
+        others: &BTreeSet<String>,
+    ) -> Result<(), NotFollowed> {
+        let before = self.config();
+        let present = state.present(&self.configured());
+        let both = before.peers.iter().chain(&present.config.peers);
+        let ended = both.filter(|peer| others.contains(&peer.name));
+        let ended: Arc<BTreeSet<NodeId>> = Arc::new(ended.map(|peer| peer.id).collect());
+        state.directory = Arc::new(state.directory.without(&ended));
+        if !ended.is_empty() {
+            // By the routes that there are: the peers hear of it.
+            let ended = Arc::clone(&ended);
+            let leave = move |now_ns, parts: &mut Parts<Service>| {
+                let (service, node) = (&mut parts.service, &mut parts.node);
+                service.leave(now_ns, node, &ended);
+            };
+            self.0.dispatch.with_all(leave).await?;
+        }
         if let Some(why) = &present.config.absence {
             tracing::warn!(%why, "this node forwards, and speaks for no entity");
         }
@@ -241,10 +303,13 @@ impl Registry {
         *shown.unwrap_or_else(PoisonError::into_inner) = Arc::clone(&config);
         // New routes first: workers greet whoever has come.
         let retired = present.retired;
-        let path = self.0.path.set_config(config, retired).await;
+        let anew = ended.as_ref().clone();
+        let path = self.0.path.set_config(config, retired, anew).await;
         let path = path.ok_or(Ended)?;
         let follow = move |now_ns, parts: &mut Parts<Service>| {
             let (service, node) = (&mut parts.service, &mut parts.node);
+            // A peer may have begun another session meanwhile.
+            service.leave(now_ns, node, &ended);
             service.follow(now_ns, node, &directory);
         };
         self.0.dispatch.with_all(follow).await?;
@@ -319,13 +384,13 @@ impl Registry {
     ) -> Result<bool, Reason> {
         let claim = Claim::parse(signed).map_err(|error| reason(&Rejected::Broken(error)))?;
         let mut next = state.book.clone();
-        match next.learn(&self.0.configured, &claim) {
+        match next.learn(&self.configured(), &claim) {
             Ok(Learned::Known) => return Ok(false),
             Ok(Learned::New) => {}
             Err(error) => return Err(reason(&error)),
         }
-        let state_folder = &self.0.configured.node.state;
-        if let Err(error) = block_in_place(|| file::keep_identity(state_folder, &claim)) {
+        let state_folder = self.configured().node.state.clone();
+        if let Err(error) = block_in_place(|| file::keep_identity(&state_folder, &claim)) {
             tracing::error!(
                 error = crate::cause::chain(&error),
                 "where an entity is now, or which key it has, does not count, because it cannot be kept"
@@ -392,6 +457,29 @@ impl Registry {
             }
         }
     }
+}
+
+/// Names of peers that only one of two configurations has, or that are others by the other one: a session with
+/// them begins anew.
+fn others(before: &Config, now: &Config) -> BTreeSet<String> {
+    let is_same = |peer: &PeerConfig| {
+        let (Some(one), Some(other)) = (before.peer(&peer.name), now.peer(&peer.name)) else {
+            return false;
+        };
+        let reach = match (&one.reach, &other.reach) {
+            (Reach::Adjacent { address, .. }, Reach::Adjacent { address: at, .. }) => address == at,
+            (Reach::Via { .. }, Reach::Via { .. }) | (Reach::Learned, Reach::Learned) => true,
+            _ => false,
+        };
+        let keys = |peer: &PeerConfig| (peer.node_key, peer.entity_key, peer.subnet);
+        reach
+            && keys(one) == keys(other)
+            && before.link_tags(one) == now.link_tags(other)
+            && before.handshake_with(one) == now.handshake_with(other)
+    };
+    let peers = before.peers.iter().chain(&now.peers);
+    let others = peers.filter(|peer| !is_same(peer));
+    others.map(|peer| peer.name.clone()).collect()
 }
 
 fn reason(rejected: &Rejected) -> Reason {

@@ -9,7 +9,9 @@ pub(crate) mod embedded;
 mod facts;
 pub mod flood;
 pub mod identity;
+pub mod lock;
 pub mod path;
+pub mod reload;
 pub mod rights;
 pub mod tracer;
 mod workers;
@@ -25,7 +27,6 @@ use crate::{
     dispatch::{Dispatch, Ended},
     doctor,
     kept::{self, KeptError},
-    metrics,
     notices::Notices,
     rights::file::FileError,
     signing::Signing,
@@ -34,6 +35,7 @@ use crate::{
 use flood::Flood;
 use identity::{Registry, Start};
 use path::{Path, PathError};
+use reload::Reloading;
 use rights::Keeper;
 use std::{
     io,
@@ -57,6 +59,9 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// Why the daemon did not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
+    /// Another daemon runs the node.
+    #[error(transparent)]
+    Taken(#[from] lock::Taken),
     /// The local API's socket.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -133,19 +138,27 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
     // Nobody connects but by the socket, and nobody waits for the start.
     let (_, local) = mpsc::channel(1);
     let (ready, _) = oneshot::channel();
+    // One that comes while another is under way is not lost, and more would read the same file.
+    let (reload, reloads) = mpsc::channel(1);
     let signals = async {
         let mut signals = Signals::new().map_err(system("listen for signals"))?;
-        Ok(async move { signals.stop().await })
+        Ok(async move { signals.stop(&reload).await })
     };
-    serve_on(config, signals, local, ready)
+    serve_on(config, signals, (local, reloads), ready)
 }
 
-/// Runs a node on this thread and some more, until what `until` gives is over. `local` brings connections
-/// to its API beside those of its socket; `ready` is told once it answers.
+/// Connections to the API beside those of its socket, and demands to read the configuration anew.
+type Asked = (
+    mpsc::Receiver<std::os::unix::net::UnixStream>,
+    mpsc::Receiver<()>,
+);
+
+/// Runs a node on this thread and some more, until what `until` gives is over; `ready` is told once its API
+/// answers.
 fn serve_on<U: Future<Output = ()>>(
     config: Config,
     until: impl Future<Output = Result<U, DaemonError>>,
-    local: mpsc::Receiver<std::os::unix::net::UnixStream>,
+    asked: Asked,
     ready: oneshot::Sender<()>,
 ) -> Result<(), DaemonError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -156,7 +169,7 @@ fn serve_on<U: Future<Output = ()>>(
         .map_err(system("start the control plane's threads"))?;
     let result = runtime.block_on(async {
         let until = until.await?;
-        serve(config, until, local, ready).await
+        serve(config, until, asked, ready).await
     });
     runtime.shutdown_timeout(FAREWELL);
     result
@@ -178,16 +191,18 @@ fn start_log() {
 async fn serve(
     config: Config,
     until: impl Future<Output = ()>,
-    local: mpsc::Receiver<std::os::unix::net::UnixStream>,
+    (local, reloads): Asked,
     ready: oneshot::Sender<()>,
 ) -> Result<(), DaemonError> {
     let start = Start::read(config)?;
     let config = Arc::new(start.present.config.clone());
+    let _lock = lock::take(&config)?;
     let socket = socket::listen(&Place {
         path: config.node.socket.clone(),
         group: config.node.socket_group.clone(),
     })?;
-    let metrics = listen_for_metrics(&config).await?;
+    let metrics = reload::listen(config.metrics).await;
+    let metrics = metrics.map_err(|(address, source)| DaemonError::Metrics { address, source })?;
     // Those that were left by a crash are made whole.
     let logs = tokio::task::block_in_place(|| kept::Opened::open(&config))?;
     let revocations = rights::kept(&config.node.state)?;
@@ -232,13 +247,13 @@ async fn serve(
         stopping: api_stopped.clone(),
         kept: logs.kept().clone(),
         connections: Arc::clone(&connections),
+        reloading: Reloading::default(),
         unix_zero_ns: unix_zero_ns(&dispatch).await?,
         started: Instant::now(),
     });
-    if let Some(metrics) = metrics {
-        // Ends with the API.
-        let _metrics = tokio::spawn(metrics.run(Arc::clone(&api), api_stopped.clone()));
-    }
+    Reloading::serve_metrics(&api, metrics).await;
+    // Ends with the runtime.
+    let _reloads = tokio::spawn(reload::by_signal(Arc::clone(&api), reloads));
     let server = Server::new(socket, api::router(api), connections);
     let server = server.map_err(system("serve the socket"))?;
     let server = tokio::spawn(server.run(local, api_stopped));
@@ -271,18 +286,6 @@ async fn serve(
         Err(error) => tracing::error!(%error, "node has ended"),
     }
     result
-}
-
-async fn listen_for_metrics(
-    config: &Config,
-) -> Result<Option<metrics::server::Server>, DaemonError> {
-    let Some(address) = config.metrics else {
-        return Ok(None);
-    };
-    let server = metrics::server::Server::listen(address).await;
-    let server = server.map_err(|source| DaemonError::Metrics { address, source })?;
-    tracing::info!(%address, "metrics and health are to be had");
-    Ok(Some(server))
 }
 
 /// Nobody else could say why sessions do not come up: the kernel of the receiving host drops the packets.
@@ -343,15 +346,17 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal that ends the daemon.
-    async fn stop(&mut self) {
+    /// Waits for a signal that ends the daemon, and passes on those that ask for a reload.
+    async fn stop(&mut self, reload: &mpsc::Sender<()>) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return tracing::info!("SIGTERM: stopping"),
                 _ = self.interrupt.recv() => return tracing::info!("SIGINT: stopping"),
-                _ = self.hang_up.recv() => tracing::warn!(
-                    "SIGHUP: the configuration is read at the start only; restart the node instead"
-                ),
+                _ = self.hang_up.recv() => {
+                    tracing::info!("SIGHUP: reading the configuration anew");
+                    // One that waits already will do.
+                    let _waits = reload.try_send(());
+                }
             }
         }
     }

@@ -548,18 +548,15 @@ impl Path {
             Ask::Config {
                 config,
                 retired,
+                anew,
                 reply,
             } => {
                 self.members.follow(&config, retired);
-                let result = self.follow_config(config, dispatch).await;
+                let result = self.follow_config(config, &anew, dispatch).await;
                 let _given_up = reply.send(result);
             }
-            Ask::Link {
-                index,
-                state,
-                reply,
-            } => {
-                let result = self.set_link(index, state, dispatch).await;
+            Ask::Link { peer, state, reply } => {
+                let result = self.set_link(&peer, state, dispatch).await;
                 let _given_up = reply.send(result);
             }
         }

@@ -188,6 +188,12 @@ impl Catalogue {
         }
     }
 
+    /// Has these channels of the configuration, and these authorities, from now on. What is kept stays: whether it
+    /// holds is judged anew.
+    pub fn configure(&mut self, configured: Vec<ChannelConfig>, authorities: Vec<Authority>) {
+        (self.configured, self.authorities) = (configured, authorities);
+    }
+
     /// Goes by the keys that entities have at this time.
     pub fn follow(&mut self, retired: Retired, now_s: u64) {
         (self.retired, self.now_s) = (retired, now_s);

@@ -19,6 +19,7 @@ mod kept;
 mod links;
 mod metrics;
 mod publishing;
+mod reload;
 mod rights;
 mod roaming;
 mod routes;
@@ -426,6 +427,24 @@ async fn the_socket_is_for_owner_and_group_and_for_one_daemon() {
         .unwrap();
     assert!(!second.status.success());
     let words = String::from_utf8(second.stderr).unwrap();
+    assert!(words.contains("another daemon runs node a"), "{words}");
+    // By another socket it is the same node; by another folder it is the socket that is taken.
+    let folder = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(node.config()).unwrap();
+    let elsewhere = |name: &str| folder.path().join(name).display().to_string();
+    let second = |from: String, to: String| {
+        let config = folder.path().join("second.toml");
+        assert!(text.contains(&from));
+        std::fs::write(&config, text.replace(&from, &to)).unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_virga"));
+        let command = command.args(["node", "run", "--config"]).arg(config);
+        let output = command.output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let words = second(node.socket().display().to_string(), elsewhere("a.sock"));
+    assert!(words.contains("another daemon runs node a"), "{words}");
+    let words = second(node.file("state").display().to_string(), elsewhere("state"));
     assert!(words.contains("is in use by a running node"), "{words}");
     // The first one is none the worse, and a killed one's socket is no obstacle.
     stage.status("a").await;

@@ -53,7 +53,7 @@ pub(crate) fn with_metrics(stage: &Stage, name: &str) -> SocketAddr {
 }
 
 /// A request by hand: the answer's code, head and body.
-fn ask(address: SocketAddr, method: &str, path: &str) -> (u16, String, String) {
+pub(crate) fn ask(address: SocketAddr, method: &str, path: &str) -> (u16, String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let head = format!("{method} {path} HTTP/1.0\r\nhost: node\r\n\r\n");

@@ -14,6 +14,7 @@ pub(super) enum Ask {
     Config {
         config: Arc<Config>,
         retired: Retired,
+        anew: BTreeSet<NodeId>,
         reply: oneshot::Sender<Result<(), String>>,
     },
     Status(oneshot::Sender<ForwardingStatus>),
@@ -36,7 +37,7 @@ pub(super) enum Ask {
     },
     Revoked(Vec<u8>),
     Link {
-        index: usize,
+        peer: String,
         state: LinkState,
         reply: oneshot::Sender<Result<(), String>>,
     },
@@ -99,31 +100,29 @@ impl Asker {
         let _ended = self.0.send(Ask::Revoked(signed)).await;
     }
 
-    /// Goes by another configuration from now on, with the same peers in the same order, and by the keys whose
-    /// place others have taken.
+    /// Goes by another configuration from now on, and by the keys whose place others have taken. Of peers that
+    /// are `anew` nothing counts that was learned before.
     pub async fn set_config(
         &self,
         config: Arc<Config>,
         retired: Retired,
+        anew: BTreeSet<NodeId>,
     ) -> Option<Result<(), String>> {
         let (reply, answer) = oneshot::channel();
         let ask = Ask::Config {
             config,
             retired,
+            anew,
             reply,
         };
         self.0.send(ask).await.ok()?;
         answer.await.ok()
     }
 
-    /// Takes the next hop to a peer (by its index) in or out of use.
-    pub async fn set_link(&self, index: usize, state: LinkState) -> Option<Result<(), String>> {
+    /// Takes the next hop to a peer of that name in or out of use.
+    pub async fn set_link(&self, peer: String, state: LinkState) -> Option<Result<(), String>> {
         let (reply, answer) = oneshot::channel();
-        let ask = Ask::Link {
-            index,
-            state,
-            reply,
-        };
+        let ask = Ask::Link { peer, state, reply };
         self.0.send(ask).await.ok()?;
         answer.await.ok()
     }

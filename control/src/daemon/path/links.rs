@@ -116,11 +116,13 @@ impl Path {
 
     pub(super) async fn set_link(
         &mut self,
-        index: usize,
+        peer: &str,
         state: LinkState,
         dispatch: &Dispatch,
     ) -> Result<(), String> {
-        let peer = &self.config.peers[index];
+        let mut peers = self.config.peers.iter().enumerate();
+        let found = peers.find(|(_, known)| known.name == peer);
+        let (index, peer) = found.ok_or_else(|| format!("there is no peer {peer:?} any more"))?;
         if !matches!(peer.reach, Reach::Adjacent { .. }) {
             return Err(format!(
                 "{} is not adjacent: only next hops can be taken up or down",
