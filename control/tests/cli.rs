@@ -455,3 +455,48 @@ fn a_fifo_in_a_files_place_is_refused_at_once() {
         assert!(message.contains(why), "{message}");
     }
 }
+
+#[test]
+fn keys_come_as_credentials_of_the_service_and_never_in_the_configuration() {
+    let (folder, keys) = keys();
+    let config = write_config(&keys, "");
+    let text = fs::read_to_string(&config).unwrap();
+    let with = |value: &str| text.replace("\"network.psk\"", &format!("{value:?}"));
+    fs::write(&config, with("credential:psk")).unwrap();
+    let message = refused(&["check-config", &config], 2);
+    let say = "node.psk_file: names the credential psk, and this process was given none";
+    assert!(message.contains(say), "{message}");
+
+    // As systemd hands them over: in a folder of the service, read-only, for a group where an access list says so.
+    let credentials = folder.path().join("credentials");
+    fs::create_dir(&credentials).unwrap();
+    let psk = credentials.join("psk");
+    fs::copy(format!("{keys}/network.psk"), &psk).unwrap();
+    let check = |mode| {
+        fs::set_permissions(&psk, fs::Permissions::from_mode(mode)).unwrap();
+        let mut command = Command::new(VIRGA);
+        command.env("CREDENTIALS_DIRECTORY", &credentials);
+        command.args(["check-config", &config]).output().unwrap()
+    };
+    for mode in [0o400, 0o440] {
+        let output = check(mode);
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(stdout(&output).contains("node.toml: valid"));
+    }
+    let output = check(0o444);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("may be read or written by others"));
+
+    // A key where its file's name belongs is not told once more.
+    let key = fs::read_to_string(format!("{keys}/network.psk")).unwrap();
+    let digits = key.trim_end().rsplit(' ').next().unwrap();
+    for value in [digits, key.trim_end()] {
+        fs::write(&config, with(value)).unwrap();
+        let message = refused(&["check-config", &config], 2);
+        assert!(
+            message.contains("node.psk_file: is a key itself"),
+            "{message}"
+        );
+        assert!(!message.contains(&digits[..16]), "{message}");
+    }
+}

@@ -24,9 +24,9 @@ pub struct Taken {
 
 /// Held while the daemon runs.
 #[derive(Debug)]
-pub(super) struct Lock(
-    #[expect(dead_code, reason = "holds the lock until it is closed")] Option<File>,
-);
+pub(super) struct Lock {
+    _file: Option<File>,
+}
 
 /// Takes the node's lock. Where the folder cannot be written, there is none, and nothing can be kept either.
 ///
@@ -35,7 +35,7 @@ pub(super) struct Lock(
 pub(super) fn take(config: &Config) -> Result<Lock, Taken> {
     let folder = config.node.state.as_path();
     match lock(folder) {
-        Ok(Some(file)) => Ok(Lock(Some(file))),
+        Ok(Some(file)) => Ok(Lock { _file: Some(file) }),
         Ok(None) => Err(Taken {
             node: config.node.name.clone(),
             lock: folder.join(FILE),
@@ -43,7 +43,7 @@ pub(super) fn take(config: &Config) -> Result<Lock, Taken> {
         Err(error) => {
             tracing::warn!(folder = %folder.display(), %error,
                 "the folder of what the node keeps cannot be locked: nothing keeps a second daemon of this node away, and what is learned may be forgotten at the next start");
-            Ok(Lock(None))
+            Ok(Lock { _file: None })
         }
     }
 }

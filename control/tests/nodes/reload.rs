@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 use tokio::task::JoinHandle;
-use virga::{api::status::Status, mesh::Mesh};
+use virga::{api::status::Status, config::settings::Setting, mesh::Mesh};
 
 /// Appends to a node's file.
 fn append(node: &Node, text: &str) {
@@ -219,20 +219,22 @@ async fn a_neighbour_whose_address_changes_is_found_there_and_its_session_is_ano
 }
 
 /// What a node runs by and with whom.
-async fn state(
-    stage: &Stage,
-    at: &str,
-) -> (Vec<(String, String)>, BTreeMap<String, String>, String) {
-    let settings = stage.mesh(at).await.settings().await.unwrap();
-    let settings = settings.into_iter().map(|one| (one.key, one.value));
+#[derive(Debug, PartialEq)]
+struct State {
+    settings: Vec<Setting>,
+    sessions: BTreeMap<String, String>,
+    peers: Vec<String>,
+    channels: Vec<String>,
+}
+
+async fn state(stage: &Stage, at: &str) -> State {
     let status = stage.status(at).await;
-    let channels: Vec<_> = status.channels.iter().map(|one| &one.name).collect();
-    let shown = format!(
-        "{:?} {channels:?} {:?}",
-        status.peers.len(),
-        status.forwarding.mode
-    );
-    (settings.collect(), sessions(&status), shown)
+    State {
+        settings: stage.mesh(at).await.settings().await.unwrap(),
+        sessions: sessions(&status),
+        peers: status.peers.into_iter().map(|peer| peer.name).collect(),
+        channels: status.channels.into_iter().map(|one| one.name).collect(),
+    }
 }
 
 /// Has a node read its file by command and by signal: neither changes anything, and both say why.
