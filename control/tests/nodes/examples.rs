@@ -114,7 +114,7 @@ async fn a_node_that_cannot_start_here_says_why_and_a_dropped_one_ends() {
     let first = Mesh::start(config.clone()).await.unwrap();
     let second = Mesh::start(config).await.unwrap_err();
     assert!(
-        second.to_string().contains("is in use by a running node"),
+        second.to_string().contains("another daemon runs node a"),
         "{second}"
     );
     let socket = stage.node("a").socket();
