@@ -378,7 +378,7 @@ fn doctor_sees_what_is_wrong_with_a_veth_and_its_fixes_work() {
 #[test]
 fn a_node_warns_of_a_veth_that_leaves_checksums_unfinished() {
     let (_guard, keys) = keys();
-    let socket = format!("socket = \"{keys}/api.sock\"\n");
+    let socket = format!("socket = \"{keys}/api.sock\"\nstate = \"{keys}/state\"\n");
     let forwarding = "[forwarding]\nmode = \"userspace\"\ninterfaces = [\"va\", \"vb\"]\n";
     let config = write_config(&keys, &(socket + forwarding));
     let script = format!(
