@@ -85,6 +85,7 @@ impl<D: Disk> Replica<D> {
             Part::Follows(_) | Part::Leads(_) | Part::Ended => return,
         }
         self.put_off(now_ns);
+        self.heard_ns = Some(now_ns);
         let Part::Follows(following) = &mut self.part else {
             return;
         };

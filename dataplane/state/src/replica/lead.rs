@@ -41,15 +41,10 @@ struct Peer<D: Disk> {
     heard_ns: u64,
 }
 
-impl<D: Disk> Replica<D> {
-    pub(super) fn lead(&mut self, now_ns: u64, store: &mut Store<'_, D>) {
-        let epoch = self.promise.epoch;
-        self.promise.settled = epoch;
-        if !self.keep() {
-            return;
-        }
-        let peer = |node: &NodeId| Peer {
-            node: *node,
+impl<D: Disk> Peer<D> {
+    const fn new(node: NodeId, heard_ns: u64) -> Self {
+        Self {
+            node,
             durable: 0,
             is_settled: false,
             is_whole: false,
@@ -58,13 +53,33 @@ impl<D: Disk> Replica<D> {
             waiting: None,
             told: None,
             place: None,
-            heard_ns: now_ns,
-        };
+            heard_ns,
+        }
+    }
+}
+
+impl<D: Disk> Replica<D> {
+    /// Another replica was started again: what it has is not known any more.
+    pub(super) fn forget_copy(&mut self, node: NodeId) {
+        if let Part::Leads(leading) = &mut self.part
+            && let Some(peer) = leading.peers.iter_mut().find(|peer| peer.node == node)
+        {
+            *peer = Peer::new(node, peer.heard_ns);
+        }
+    }
+
+    pub(super) fn lead(&mut self, now_ns: u64, store: &mut Store<'_, D>) {
+        let epoch = self.promise.epoch;
+        self.promise.settled = epoch;
+        if !self.keep() {
+            return;
+        }
+        let others = self.group.others.iter();
         self.part = Part::Leads(Box::new(Leading {
             due_ns: now_ns.saturating_add(LEADS_EVERY_NS),
             begin: store.log.end(),
             round: 1,
-            peers: self.group.others.iter().map(peer).collect(),
+            peers: others.map(|node| Peer::new(*node, now_ns)).collect(),
         }));
         self.events.push_back(Event::Leads { epoch });
         let committed = self.committed;
@@ -235,6 +250,6 @@ impl<D: Disk> Replica<D> {
         };
         peers
             .iter()
-            .map(|peer| (peer.node, peer.durable, peer.is_settled))
+            .map(|peer| (peer.node, peer.durable, peer.is_settled && peer.is_whole))
     }
 }

@@ -1,7 +1,7 @@
 //! What replicas of one log tell each other.
 //!
 //! ```text
-//! version 1 | kind 1 | group 8 | epoch 8 | then by kind, big-endian:
+//! version 1 | kind 1 | group 8 | life 8 | to 8 | epoch 8 | then by kind, big-endian:
 //! 1 ask       settled 8 | end 8
 //! 2 vote      granted 1 | whole 1
 //! 3 leads     committed 8
@@ -11,6 +11,10 @@
 //! 7 diverges  at 8 | chain 32
 //! 8 gone      at 8 | chain 32
 //! 9 newer     nothing
+//! 10 try      settled 8 | end 8
+//! 11 would    granted 1 | whole 1
+//! 12 who      number 8
+//! 13 here     number 8
 //! ```
 
 use crate::{
@@ -21,7 +25,7 @@ use crate::{
 use thiserror::Error;
 
 const VERSION: u8 = 1;
-const HEAD_BYTES: usize = 18;
+const HEAD_BYTES: usize = 34;
 /// Bytes of the largest message.
 pub const MESSAGE_BYTES_MAX: usize =
     HEAD_BYTES + 65 + FETCH_BYTES + crate::format::BATCH_HEADER_BYTES + BATCH_BYTES_MAX;
@@ -31,6 +35,10 @@ pub const MESSAGE_BYTES_MAX: usize =
 pub struct Message {
     /// Which nodes hold the log, as the sender has it: a hash.
     pub group: u64,
+    /// Drawn by the sender when it began.
+    pub life: u64,
+    /// The receiver's, as the sender knows it; 0 where it is asked for or told.
+    pub to: u64,
     /// The latest that the sender knows.
     pub epoch: u64,
     /// What it says.
@@ -71,6 +79,24 @@ pub enum Body {
     Gone(Boundary),
     /// There is a newer epoch than that of what was received.
     Newer,
+    /// The sender wants to know whether it would have the receiver's vote if it asked for it.
+    Try {
+        /// As in [`Body::Ask`].
+        settled: u64,
+        /// As in [`Body::Ask`].
+        end: u64,
+    },
+    /// To one who tried.
+    Would {
+        /// Whether it would: the sender knows of no leader.
+        granted: bool,
+        /// As in [`Body::Vote`].
+        is_whole: bool,
+    },
+    /// Which life is the receiver in?
+    Who(u64),
+    /// In this one, with the question's number.
+    Here(u64),
 }
 
 /// See [`Body::Fetch`].
@@ -121,17 +147,20 @@ impl Message {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![VERSION, self.body.kind()];
-        out.extend(self.group.to_be_bytes());
-        out.extend(self.epoch.to_be_bytes());
+        let head = [self.group, self.life, self.to, self.epoch];
+        out.extend(head.into_iter().flat_map(u64::to_be_bytes));
         let boundary = |out: &mut Vec<u8>, at: &Boundary| {
             out.extend(at.offset.to_be_bytes());
             out.extend(at.chain);
         };
         match &self.body {
-            Body::Ask { settled, end } => {
+            Body::Ask { settled, end } | Body::Try { settled, end } => {
                 out.extend([*settled, *end].into_iter().flat_map(u64::to_be_bytes));
             }
-            Body::Vote { granted, is_whole } => out.extend([*granted, *is_whole].map(u8::from)),
+            Body::Vote { granted, is_whole } | Body::Would { granted, is_whole } => {
+                out.extend([*granted, *is_whole].map(u8::from));
+            }
+            Body::Who(number) | Body::Here(number) => out.extend(number.to_be_bytes()),
             Body::Leads { committed } => out.extend(committed.to_be_bytes()),
             Body::Fetch(fetch) => {
                 boundary(&mut out, &fetch.at);
@@ -162,9 +191,9 @@ impl Message {
             .ok_or(Malformed::Length)?;
         let [version, kind] = [head[0], head[1]];
         let fixed = match (version, kind) {
-            (VERSION, 1) => 16,
-            (VERSION, 2) => 2,
-            (VERSION, 3) => 8,
+            (VERSION, 1 | 10) => 16,
+            (VERSION, 2 | 11) => 2,
+            (VERSION, 3 | 12 | 13) => 8,
             (VERSION, 4) => 58,
             (VERSION, 5) => 65,
             (VERSION, 6..=8) => 40,
@@ -210,11 +239,23 @@ impl Message {
             6 => Body::Matches(boundary()),
             7 => Body::Diverges(boundary()),
             8 => Body::Gone(boundary()),
+            10 => Body::Try {
+                settled: number(0),
+                end: number(8),
+            },
+            11 => Body::Would {
+                granted: rest[0] == 1,
+                is_whole: rest[1] == 1,
+            },
+            12 => Body::Who(number(0)),
+            13 => Body::Here(number(0)),
             _ => Body::Newer,
         };
         Ok(Self {
             group: u64_at(head, 2),
-            epoch: u64_at(head, 10),
+            life: u64_at(head, 10),
+            to: u64_at(head, 18),
+            epoch: u64_at(head, 26),
             body,
         })
     }
@@ -232,6 +273,10 @@ impl Body {
             Self::Diverges(_) => 7,
             Self::Gone(_) => 8,
             Self::Newer => 9,
+            Self::Try { .. } => 10,
+            Self::Would { .. } => 11,
+            Self::Who(_) => 12,
+            Self::Here(_) => 13,
         }
     }
 }

@@ -30,12 +30,21 @@
 //! has all that is committed, and the leader has since heard from all replicas in its own epoch, so that no
 //! promise of a later one is forgotten.
 //!
+//! **Trial.** Before a replica asks for votes, it asks whether it would get them, and changes nothing by that. Whoever
+//! has just heard of a leader would not vote: a replica that was cut off does not depose a leader that works
+//! (Ongaro 2014, section 9.6).
+//!
+//! **Lives.** A replica that was started again may have lost what it said before; `life` has what is still on
+//! its way from then not heard.
+//!
 //! [`promise`] is what is kept on disk, [`message`] what is said; `serve` reads a leader's log, `cut` cuts a
 //! follower's, `vote`, `lead` and `follow` are the three roles.
 
 mod cut;
 mod follow;
+mod group;
 mod lead;
+mod life;
 pub mod message;
 pub mod promise;
 mod serve;
@@ -44,6 +53,7 @@ mod tests;
 mod vote;
 
 pub use cut::CutOff;
+pub use group::{Acks, Group, NoGroup, group_hash, log_id};
 
 use crate::{
     Durability, Finding, Log, LogName,
@@ -51,123 +61,17 @@ use crate::{
     disk::{Disk, DiskFile},
     files::Files,
     format::LogId,
-    limits::{EPOCHS_AHEAD_MAX, LEADERLESS_NS_MIN, NOTE_COMMITTED_EVERY, REPLICAS_MAX},
+    limits::{EPOCHS_AHEAD_MAX, LEADERLESS_NS_MIN, NOTE_COMMITTED_EVERY},
     recover,
 };
 use follow::Following;
 use lead::Leading;
+use life::Lives;
 use message::{Body, Message};
 use promise::{Promise, PromiseFile};
-use std::{collections::VecDeque, fmt, io};
-use thiserror::Error;
+use std::{collections::VecDeque, io};
 use virga_ebpf::header::NodeId;
-
-/// When a publisher is told that its events are kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Acks {
-    /// The leader has them on disk: they are lost where it is lost before others have them.
-    Leader,
-    /// Most replicas have them on disk.
-    #[default]
-    Quorum,
-    /// All replicas have them on disk.
-    All,
-}
-
-impl Acks {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Leader, Self::Quorum, Self::All];
-
-    /// Its word in configuration and reports.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Leader => "leader",
-            Self::Quorum => "quorum",
-            Self::All => "all",
-        }
-    }
-}
-
-impl fmt::Display for Acks {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// Which nodes hold a log, and which of them this is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
-    me: NodeId,
-    others: Vec<NodeId>,
-    hash: u64,
-}
-
-/// Nodes that cannot hold a log together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum NoGroup {
-    /// There are none, or more than [`REPLICAS_MAX`].
-    #[error("a log has 1 to {REPLICAS_MAX} replicas, not {0}")]
-    Count(usize),
-    /// One is named twice.
-    #[error("a replica is named twice: {0}")]
-    Twice(NodeId),
-    /// This node is none of them.
-    #[error("this node is none of the replicas")]
-    Stranger,
-}
-
-impl Group {
-    /// Of these nodes, in any order.
-    ///
-    /// # Errors
-    /// See [`NoGroup`].
-    pub fn new(me: NodeId, replicas: &[NodeId]) -> Result<Self, NoGroup> {
-        if !(1..=REPLICAS_MAX).contains(&replicas.len()) {
-            return Err(NoGroup::Count(replicas.len()));
-        }
-        let mut numbers: Vec<u64> = replicas.iter().map(|node| node.0).collect();
-        numbers.sort_unstable();
-        if let Some(twice) = numbers.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(NoGroup::Twice(NodeId(twice[0])));
-        }
-        if !numbers.contains(&me.0) {
-            return Err(NoGroup::Stranger);
-        }
-        let mut hasher = blake3::Hasher::new_derive_key("virga 2026 log replicas v1");
-        for number in &numbers {
-            hasher.update(&number.to_be_bytes());
-        }
-        let hash = crate::format::u64_at(hasher.finalize().as_bytes(), 0);
-        let others = numbers.into_iter().map(NodeId).filter(|node| *node != me);
-        Ok(Self {
-            me,
-            others: others.collect(),
-            hash,
-        })
-    }
-
-    /// How many hold the log.
-    #[must_use]
-    pub const fn count(&self) -> usize {
-        self.others.len() + 1
-    }
-
-    /// How many are enough.
-    #[must_use]
-    pub const fn quorum(&self) -> usize {
-        self.count() / 2 + 1
-    }
-}
-
-/// The id that all replicas of a log have.
-#[must_use]
-pub fn log_id(network: &[u8], name: &LogName) -> LogId {
-    let mut hasher = blake3::Hasher::new_derive_key("virga 2026 replicated log v1");
-    hasher.update(blake3::hash(network).as_bytes());
-    hasher.update(name.as_str().as_bytes());
-    crate::format::array_at(hasher.finalize().as_bytes(), 0)
-}
+use vote::{Asking, Round};
 
 /// The log of a replica, and its files.
 #[derive(Debug)]
@@ -219,7 +123,7 @@ pub enum Role {
 #[derive(Debug)]
 enum Part<D: Disk> {
     Follows(Following),
-    Asks(Vec<(NodeId, bool)>),
+    Asks(Asking),
     Leads(Box<Leading<D>>),
     Ended,
 }
@@ -228,7 +132,7 @@ enum Part<D: Disk> {
 #[derive(Debug)]
 pub struct Replica<D: Disk> {
     group: Group,
-    acks: Acks,
+    lives: Lives,
     name: LogName,
     promise: Promise,
     file: PromiseFile<D>,
@@ -238,19 +142,22 @@ pub struct Replica<D: Disk> {
     everywhere: u64,
     /// When somebody else is to be asked for votes, or asked again.
     due_ns: u64,
+    /// When whoever leads this epoch was heard last.
+    heard_ns: Option<u64>,
     random: u64,
     out: VecDeque<(NodeId, Message)>,
     events: VecDeque<Event>,
 }
 
 impl<D: Disk> Replica<D> {
-    /// Of a log that was opened with [`log_id`]; `seed` is any number that other replicas do not have.
+    /// Of a log that was opened with [`log_id`]; `seed` is a number that no replica and no earlier life of this one
+    /// had.
     ///
     /// # Errors
     /// When the system refuses something, or the log is another than the group's.
     pub fn open(
         now_ns: u64,
-        (group, acks): (Group, Acks),
+        group: Group,
         (name, id): (&LogName, LogId),
         findings: &[Finding],
         seed: u64,
@@ -268,8 +175,8 @@ impl<D: Disk> Replica<D> {
         }
         let (file, promise) = PromiseFile::open(store.files.disk(), id)?;
         let mut replica = Self {
+            lives: Lives::new(seed, &group.others),
             group,
-            acks,
             name: name.clone(),
             committed: promise.committed,
             promise,
@@ -277,6 +184,7 @@ impl<D: Disk> Replica<D> {
             part: Part::Follows(Following::default()),
             everywhere: 0,
             due_ns: 0,
+            heard_ns: None,
             random: seed | 1,
             out: VecDeque::new(),
             events: VecDeque::new(),
@@ -289,6 +197,9 @@ impl<D: Disk> Replica<D> {
             synced.map_err(OpenError::io("the last segment"))?;
         }
         replica.note_ends(store)?;
+        for node in replica.group.others.clone() {
+            replica.ask_life(node);
+        }
         Ok(replica)
     }
 
@@ -371,6 +282,9 @@ impl<D: Disk> Replica<D> {
             self.events.push_back(Event::OtherGroup(from));
             return;
         }
+        if !self.is_of_this_life(from, &message) {
+            return;
+        }
         if message.epoch.saturating_sub(self.promise.epoch) > EPOCHS_AHEAD_MAX {
             let what = format!("{from} speaks of epoch {}, which cannot be", message.epoch);
             self.events.push_back(Event::Trouble(what));
@@ -391,7 +305,13 @@ impl<D: Disk> Replica<D> {
                 self.handle_ask(now_ns, from, message.epoch, (settled, end), store);
             }
             Body::Vote { granted, is_whole } => {
-                self.handle_vote(now_ns, from, granted.then_some(is_whole), store);
+                let vote = granted.then_some(is_whole);
+                self.handle_vote(now_ns, from, (Round::Vote, vote), store);
+            }
+            Body::Try { settled, end } => self.handle_try(now_ns, from, (settled, end), store),
+            Body::Would { granted, is_whole } => {
+                let vote = granted.then_some(is_whole);
+                self.handle_vote(now_ns, from, (Round::Trial, vote), store);
             }
             Body::Fetch(fetch) => self.handle_fetch(now_ns, from, fetch, store),
             Body::Newer => {}
@@ -418,7 +338,9 @@ impl<D: Disk> Replica<D> {
         }
         match &self.part {
             Part::Leads(leading) if now_ns >= leading.due_ns => self.lead_on(now_ns, store),
-            Part::Follows(_) | Part::Asks(_) if now_ns >= self.due_ns => self.ask(now_ns, store),
+            Part::Follows(_) | Part::Asks(_) if now_ns >= self.due_ns => {
+                self.try_out(now_ns, store)
+            }
             Part::Follows(_) => self.follow_on(now_ns, store),
             Part::Leads(_) | Part::Asks(_) | Part::Ended => {}
         }
@@ -471,10 +393,10 @@ impl<D: Disk> Replica<D> {
         self.committed
     }
 
-    /// Where it leads: events below are acknowledged to whoever published them.
+    /// Where it leads: events below are acknowledged to whoever published them, by what that one waits for.
     #[must_use]
-    pub fn acknowledged(&self, log: &Log) -> u64 {
-        match self.acks {
+    pub fn acknowledged(&self, log: &Log, acks: Acks) -> u64 {
+        match acks {
             Acks::Leader => log.acknowledged(),
             Acks::Quorum => self.committed,
             Acks::All => self.everywhere.min(self.committed),
@@ -522,6 +444,9 @@ impl<D: Disk> Replica<D> {
     /// Hears nothing of earlier epochs from now on.
     fn enter(&mut self, now_ns: u64, epoch: u64, voted: Option<NodeId>) -> bool {
         let is_newer = epoch > self.promise.epoch;
+        if is_newer {
+            self.heard_ns = None;
+        }
         (self.promise.epoch, self.promise.voted) = (epoch, voted);
         if is_newer {
             if matches!(self.part, Part::Leads(_)) {
@@ -540,18 +465,17 @@ impl<D: Disk> Replica<D> {
 
     /// Votes are not asked for before another while.
     fn put_off(&mut self, now_ns: u64) {
-        // Xorshift: replicas shall not ask at the same time.
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        let wait_ns = LEADERLESS_NS_MIN + self.random % LEADERLESS_NS_MIN;
+        // Replicas shall not ask at the same time.
+        let wait_ns = LEADERLESS_NS_MIN + self.draw() % LEADERLESS_NS_MIN;
         self.due_ns = now_ns.saturating_add(wait_ns);
     }
 
-    fn say(&mut self, to: NodeId, body: Body) {
-        let (group, epoch) = (self.group.hash, self.promise.epoch);
-        let message = Message { group, epoch, body };
-        self.out.push_back((to, message));
+    /// Xorshift.
+    fn draw(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
     }
 
     fn say_all(&mut self, body: &Body) {

@@ -43,6 +43,13 @@ fn bodies() -> Vec<Body> {
         Body::Diverges(AT),
         Body::Gone(AT),
         Body::Newer,
+        Body::Try { settled: 1, end: 2 },
+        Body::Would {
+            granted: true,
+            is_whole: false,
+        },
+        Body::Who(14),
+        Body::Here(15),
     ]
 }
 
@@ -52,7 +59,9 @@ fn a_message_is_read_as_it_is_written() {
         let is_open = matches!(body, Body::Batches(_));
         let message = Message {
             group: 11,
-            epoch: 12,
+            life: 12,
+            to: 13,
+            epoch: 14,
             body,
         };
         let mut bytes = message.encode();

@@ -162,9 +162,9 @@ impl Cluster {
             files: &mut files,
         };
         let seed = self.random.below(u64::MAX);
-        let (now, acks) = (self.now, self.acks);
+        let now = self.now;
         let name = name();
-        let replica = Replica::open(now, (group, acks), (&name, id), &findings, seed, &mut store);
+        let replica = Replica::open(now, group, (&name, id), &findings, seed, &mut store);
         match replica {
             Ok(replica) => {
                 self.nodes[node].up = Some(Up {
@@ -271,9 +271,17 @@ impl Cluster {
 
     /// Has a node hear something of an epoch.
     pub(super) fn say_of(&mut self, epoch: u64, from: usize, to: usize, body: Body) {
+        let life = self.up(from).replica.lives.own;
+        self.say_in(life, epoch, (from, to), body);
+    }
+
+    /// Has a node hear something that a life of another said.
+    pub(super) fn say_in(&mut self, life: u64, epoch: u64, (from, to): (usize, usize), body: Body) {
         let replica = &self.up(to).replica;
         let message = Message {
             group: replica.group.hash,
+            life,
+            to: replica.lives.own,
             epoch,
             body,
         };
@@ -360,7 +368,7 @@ impl Cluster {
             }
         }
         if up.replica.role() == Role::Leader {
-            let acknowledged = up.replica.acknowledged(&up.log);
+            let acknowledged = up.replica.acknowledged(&up.log, self.acks);
             let later = open.split_off(&acknowledged);
             for (offset, says) in std::mem::replace(open, later) {
                 if self

@@ -3,7 +3,10 @@
 use super::cluster::{Cluster, World};
 use crate::{
     Retention,
-    replica::{Acks, Event, message::Body},
+    replica::{
+        Acks, Event,
+        message::{Body, Fetch},
+    },
 };
 
 /// Has the leader append events, and waits until they are acknowledged.
@@ -49,6 +52,7 @@ fn one_node_alone_is_its_own_quorum() {
 fn a_leader_that_is_alone_commits_nothing_and_its_events_are_kept_aside() {
     let (mut cluster, old) = settled(3, Acks::Quorum);
     publish(&mut cluster, 10);
+    cluster.run(500);
     isolate(&mut cluster, old);
     let acknowledged = cluster.acknowledged.len();
     for _ in 0..5 {
@@ -209,4 +213,56 @@ fn a_follower_that_retention_has_passed_begins_where_the_leader_does() {
     cluster.agree().unwrap();
     let first = |node: usize| cluster.says(node).first().map(|(offset, _)| *offset);
     assert!(first(other) >= Some(100), "{:?}", first(other));
+}
+
+#[test]
+fn a_replica_that_was_cut_off_deposes_nobody() {
+    let (mut cluster, leader) = settled(3, Acks::Quorum);
+    publish(&mut cluster, 5);
+    let epoch = cluster.up(leader).replica.promise().epoch;
+    let lonely = (leader + 1) % 3;
+    isolate(&mut cluster, lonely);
+    cluster.run(20_000);
+    publish(&mut cluster, 5);
+    cluster.cut.clear();
+    cluster.run(5_000);
+    // Of the leader alone: it is heard of by the third.
+    cluster.cut = [(leader.min(lonely), leader.max(lonely))].into();
+    cluster.run(20_000);
+    publish(&mut cluster, 5);
+    cluster.heal().unwrap();
+    assert_eq!(cluster.leader(), Some(leader));
+    let promised = (0..3).map(|node| cluster.up(node).replica.promise().epoch);
+    assert!(promised.into_iter().all(|promised| promised == epoch));
+}
+
+#[test]
+fn what_a_replica_said_before_it_was_started_again_does_not_count() {
+    let (mut cluster, leader) = settled(3, Acks::Quorum);
+    publish(&mut cluster, 5);
+    let (emptied, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let before = cluster.up(emptied).replica.lives.own;
+    isolate(&mut cluster, other);
+    cluster.wipe(emptied);
+    cluster.start(emptied);
+    cluster.run(600);
+    let offset = cluster.publish(leader).unwrap();
+    cluster.run(600);
+    let up = cluster.up(leader);
+    let (epoch, at) = (up.replica.promise().epoch, up.log.boundary());
+    assert!(at.offset > offset);
+    let fetch = Body::Fetch(Fetch {
+        at,
+        settled: epoch,
+        round: 1,
+        is_whole: true,
+        is_probe: false,
+    });
+    cluster.say_in(before, epoch, (emptied, leader), fetch.clone());
+    cluster.run(20);
+    assert!(!cluster.acknowledged.contains_key(&offset));
+    // The same, said by the life that is: it is believed.
+    cluster.say_of(epoch, emptied, leader, fetch);
+    cluster.run(20);
+    assert!(cluster.acknowledged.contains_key(&offset));
 }
