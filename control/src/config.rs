@@ -14,6 +14,7 @@ mod keeping;
 mod metrics;
 mod peers;
 mod problem;
+mod replicas;
 mod routing;
 mod rules;
 mod scopes;
@@ -27,6 +28,7 @@ pub(crate) mod values;
 mod tests;
 
 pub use problem::{ConfigError, Problem};
+pub use replicas::{ReplicaNode, Replicated};
 pub use routing::RoutingSection;
 pub use scopes::ScopeConfig;
 
@@ -81,6 +83,8 @@ pub struct Config {
     pub entities: Vec<NamedEntity>,
     /// Who may publish and subscribe where.
     pub channels: Vec<ChannelConfig>,
+    /// Those of them whose log is on several nodes.
+    pub replicated: Vec<Replicated>,
     /// What holds for whole subtrees of channels, the broadest first; [`Self::channels`] are narrowed by them.
     pub scopes: Vec<ScopeConfig>,
     /// Who vouches for subnets; where there is nobody, what is configured counts.

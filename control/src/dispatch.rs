@@ -4,6 +4,7 @@ use crate::{
     api::outlet::{Drain, Queue, queue},
     channel::{ChannelService, Command, Delivery, Pattern, Presence, SubscribeError, SubscriberId},
     config::ChannelConfig,
+    replicas::Replicas,
     signing::Signing,
 };
 use futures_util::future::try_join_all;
@@ -20,6 +21,7 @@ use virga_transport::{
     worker::{Commander, Parts, Refused, Task, Times},
 };
 
+mod keep;
 mod publish;
 pub use publish::BATCHES_WAITING_MAX;
 use publish::Gate;
@@ -58,6 +60,8 @@ pub struct Dispatch {
     delivery_wait: Arc<Mutex<Times>>,
     /// Where there are channels whose events are signed.
     signing: Option<Signing>,
+    /// Whose logs are on several nodes.
+    replicas: Replicas,
 }
 
 /// A program's subscription at all workers; dropping it ends it.
@@ -111,6 +115,7 @@ impl Dispatch {
             clock,
             delivery_wait: Arc::default(),
             signing: None,
+            replicas: Replicas::default(),
         }
     }
 
@@ -118,6 +123,13 @@ impl Dispatch {
     #[must_use]
     pub fn signing(mut self, signing: Signing) -> Self {
         self.signing = Some(signing);
+        self
+    }
+
+    /// Has what is published on channels whose log is on several nodes kept there first.
+    #[must_use]
+    pub fn replicating(mut self, replicas: Replicas) -> Self {
+        self.replicas = replicas;
         self
     }
 

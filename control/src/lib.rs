@@ -12,6 +12,7 @@
 //! - [`trace`]: the way that packets take, asked from neighbour to neighbour.
 //! - [`tags`]: keys of the link tags, agreed on with each neighbour.
 //! - [`kept`]: channels that have a log on this node's disk.
+//! - [`replicas`]: logs that are on several nodes, and what nodes tell each other about them.
 //! - [`signing`]: what this node's entity signs of what it publishes.
 //! - [`dispatch`]: the node's workers, as all that is above them reaches them.
 //! - [`daemon`]: a running node; [`api`]: its Unix socket; [`mesh`]: the API of programs on this machine.
@@ -51,6 +52,7 @@ pub mod metrics;
 pub mod moves;
 pub mod nic;
 pub mod notices;
+pub mod replicas;
 pub mod rights;
 pub mod routes;
 pub mod signing;

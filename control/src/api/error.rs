@@ -68,8 +68,8 @@ impl From<PublishError> for ApiError {
             PublishError::NotAuthorised(_) | PublishError::Token(..) | PublishError::Absent(_) => {
                 Self::Forbidden(text)
             }
-            PublishError::Quorum(..) => Self::Busy(text),
-            PublishError::Unsigned(..) => Self::Failed(text),
+            PublishError::Quorum(..) | PublishError::NotKept(..) => Self::Busy(text),
+            PublishError::Unsigned(..) | PublishError::Unconfirmed(..) => Self::Failed(text),
             PublishError::Stopping => Self::Stopping,
         }
     }

@@ -11,6 +11,7 @@ use crate::{
     identity::{Book, Present},
     membership::Shown,
     notices,
+    replicas::Replicas,
     rights::{Catalogue, identity::Retired},
 };
 use std::{
@@ -121,14 +122,16 @@ pub(crate) fn neighbours(config: &Config) -> BTreeSet<NodeId> {
     told.map(|peer| peer.id).collect()
 }
 
-/// Those of them that link tags are to be agreed on with.
+/// Those of them that link tags are to be agreed on with, and whoever logs on several nodes are shared with.
 pub(crate) fn kept_up(config: &Config) -> BTreeSet<NodeId> {
     let neighbours = neighbours(config);
+    let replicas = Replicas::kept_up(config);
     if config.routing.is_enabled {
-        return neighbours;
+        return neighbours.into_iter().chain(replicas).collect();
     }
     let tagged = config.tagged();
-    tagged.filter(|id| neighbours.contains(id)).collect()
+    let tagged = tagged.filter(|id| neighbours.contains(id));
+    tagged.chain(replicas).collect()
 }
 
 /// The sessions that a node may have.

@@ -15,6 +15,7 @@
 //! identity                 version 1 | type 1 | placement or succession (see `rights::identity`)
 //! routes                   version 1 | type 1 | items (see `virga_routing::message`)
 //! trace                    version 1 | type 1 | what is asked or answered (see `trace`)
+//! replica                  version 1 | type 1 | part of a message about a log on several nodes (see `replicas::wire`)
 //! again                    version 1 | type 1: of channels and identities some found no room
 //! ```
 //! Big-endian; one way to write each message; what is unknown, too short or too long is refused.
@@ -23,6 +24,7 @@ use crate::{
     admissions::{Publication, wire::PUBLICATION_BYTES_MAX},
     capability::statement::STATEMENT_BYTES_MAX,
     membership::MEMBERSHIP_BYTES,
+    replicas::wire::{self, Part},
     rights::{
         Fault, Refusal, chain::CHAIN_BYTES_MAX, declaration::DECLARATION_BYTES_MAX,
         identity::IDENTITY_BYTES_MAX, revocation::LIST_BYTES_MAX,
@@ -50,6 +52,7 @@ const _: () = assert!(DECLARATION_BYTES_MAX <= LIST_BYTES_MAX);
 const _: () = assert!(IDENTITY_BYTES_MAX <= LIST_BYTES_MAX);
 const _: () = assert!(virga_routing::limits::MESSAGE_BYTES_MAX <= LIST_BYTES_MAX);
 const _: () = assert!(trace::TRACE_BYTES_MAX <= LIST_BYTES_MAX);
+const _: () = assert!(wire::BYTES_MAX <= LIST_BYTES_MAX);
 
 /// Which channels a subscription means.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -219,6 +222,8 @@ pub enum Message {
     Routes(Vec<u8>),
     /// Which way packets go.
     Trace(trace::Said),
+    /// About a log that is on several nodes.
+    Replica(Part),
     /// Show all channels and identities again.
     Again,
 }
@@ -255,6 +260,9 @@ pub enum MessageError {
     /// What it asks or answers about the way of packets has another form.
     #[error("what it says about the way of packets cannot be read")]
     Trace,
+    /// What it says about a log that is on several nodes has another form.
+    #[error("what it says about a log cannot be read")]
+    Replica,
 }
 
 impl Message {
@@ -315,6 +323,10 @@ impl Message {
                 out.push(28);
                 said.write(&mut out);
             }
+            Self::Replica(part) => {
+                out.push(29);
+                part.write(&mut out);
+            }
             Self::LinkTags(said) => {
                 out.push(11);
                 match said {
@@ -372,6 +384,10 @@ impl Message {
             28 => {
                 let said = trace::Said::parse(&rest.all(trace::TRACE_BYTES_MAX)?);
                 Self::Trace(said.ok_or(MessageError::Trace)?)
+            }
+            29 => {
+                let part = Part::parse(&rest.all(wire::BYTES_MAX)?);
+                Self::Replica(part.ok_or(MessageError::Replica)?)
             }
             value => {
                 let field = "type";

@@ -22,6 +22,7 @@
 //! - [`publications`]: what nodes tell each other about who may publish, for forwarders.
 //! - [`subnets`]: where this node and its peers are, as far as issuers vouch for it.
 //! - `trace`: what neighbours ask each other about the way of packets.
+//! - `replicas`: what nodes tell each other about logs that are on several of them.
 //! - `tagging`: what neighbours say of the link tags between them.
 //! - [`setup`]: what it begins with.
 //! - [`follow`]: entities that move or have another key, and what becomes of their sessions.
@@ -43,6 +44,7 @@ pub mod presence;
 pub mod publications;
 pub mod publish;
 pub mod reason;
+mod replicas;
 pub mod report;
 pub mod rights;
 mod roster;

@@ -66,6 +66,10 @@ reasons! {
     ControlFull = "control_full",
     /// A question about the way of packets by a peer that is no neighbour, or by one that asks too often: not followed.
     TraceRefused = "trace_refused",
+    /// Something about a log that is on several nodes, from or to one that holds no copy of it: not looked at.
+    ReplicaStranger = "replica_stranger",
+    /// Something about a log that is on several nodes that found too much else waiting; it is said again.
+    ReplicaFull = "replica_full",
     /// A peer asked for a channel that it may not have, or that is not published here.
     SubscribeRefused = "subscribe_refused",
     /// A peer asked for channels more often than it may: told so, and not looked at.

@@ -24,6 +24,12 @@ pub enum PublishError {
     /// The channel's events are signed, and these could not be.
     #[error("what is published on {0} is signed, and that failed: {1}")]
     Unsigned(ChannelName, String),
+    /// The channel's log is on several nodes, and none of the events is in it.
+    #[error("nothing was published on {0}: the replicas of its log did not take it: {1}")]
+    NotKept(ChannelName, String),
+    /// The same, and nobody knows whether they are.
+    #[error("it is not known whether what was to be published on {0} is in its log: {1}")]
+    Unconfirmed(ChannelName, String),
     /// The node speaks for no entity.
     #[error("this node may not publish: {0}")]
     Absent(String),

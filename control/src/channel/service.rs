@@ -16,7 +16,9 @@ use super::{
     subscribe::{self, Local, Wanted},
     trace::Traces,
 };
-use crate::{admissions::Inbox, links::Links, moves::Moves, notices::Notices, tags::Heard};
+use crate::{
+    admissions::Inbox, links::Links, moves::Moves, notices::Notices, replicas, tags::Heard,
+};
 use bytes::Bytes;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -61,6 +63,13 @@ pub enum Command<O> {
     Drained(SubscriberId),
     /// Unreliable events of which another worker is through with its part wait no more.
     Hurry,
+    /// Say something to a peer about a log that is on several nodes.
+    Replicate {
+        /// Whom.
+        peer: NodeId,
+        /// What.
+        parts: Vec<replicas::wire::Part>,
+    },
     /// No more events.
     Unsubscribe(SubscriberId),
 }
@@ -134,6 +143,7 @@ pub struct ChannelService<O> {
     pub(crate) heard: Heard,
     pub(crate) routes: Routes,
     pub(crate) traces: Traces,
+    pub(crate) replicas: replicas::Replicas,
     /// What each peer may still cost, also over sessions.
     pub(crate) costs: BTreeMap<NodeId, Costs>,
     /// Nothing more is published.
@@ -193,6 +203,7 @@ impl<O: Outlet> ChannelService<O> {
             heard: Heard::default(),
             routes: Routes::default(),
             traces: Traces::default(),
+            replicas: replicas::Replicas::default(),
             costs: BTreeMap::new(),
             is_stopping: false,
         }
@@ -284,6 +295,7 @@ impl<O: Outlet> ChannelService<O> {
             return;
         }
         self.inbox.closed(peer);
+        self.replicas.closed(peer);
         self.heard.session_ended(peer);
         self.routes_ended(peer);
         for index in 0..self.entries.len() {
@@ -336,6 +348,7 @@ impl<O: Outlet> ChannelService<O> {
             Ok(Message::LinkTags(said)) => self.heard.said(peer, said),
             Ok(Message::Routes(items)) => self.on_routes(now_ns, node, peer, items),
             Ok(Message::Trace(said)) => self.on_trace(now_ns, node, peer, said),
+            Ok(Message::Replica(part)) => self.on_replica(now_ns, node, peer, part),
         }
     }
 
@@ -536,6 +549,7 @@ impl<O: Outlet> Service for ChannelService<O> {
             } => {
                 done(self.subscribe(now_ns, node, id, pattern, outlet));
             }
+            Command::Replicate { peer, parts } => self.say_replica(now_ns, node, peer, parts),
             Command::Hurry => self.pump_blocked(now_ns, node),
             Command::Drained(id) => self.drained(now_ns, node, id),
             Command::Unsubscribe(id) => {

@@ -41,6 +41,7 @@ mod declared;
 mod explain;
 mod membership;
 mod publish;
+mod replicas;
 mod rights;
 mod scopes;
 mod slow;

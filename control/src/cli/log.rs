@@ -1,9 +1,10 @@
 //! `virga log`: the logs below a folder, looked into, checked, exported, filled.
 //!
-//! All but `import` only read, also while another process writes the log.
+//! All but `import` only read, also while another process writes the log; `replicas` asks a running node.
 
 mod import;
 mod order;
+mod replicas;
 mod show;
 mod sign;
 mod tail;
@@ -34,6 +35,8 @@ pub(super) enum Command {
     Import(import::Arguments),
     /// Check every byte of a log, and every signature.
     Verify(Which),
+    /// Say how the replicas of a log on several nodes stand, as a running node knows.
+    Replicas(replicas::Arguments),
     /// Say how much a log holds.
     Stats(Stats),
     /// Say which of two signed events was before the other, by what their entities had observed.
@@ -134,6 +137,7 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
         Command::Import(arguments) => import::run(arguments),
         Command::Verify(which) => verify(which),
         Command::Stats(which) => stats(which),
+        Command::Replicas(arguments) => replicas::run(arguments),
         Command::Order(arguments) => order::run(arguments),
     }
 }

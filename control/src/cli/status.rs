@@ -535,10 +535,12 @@ fn write_logs(out: &mut impl Write, logs: &[LogStatus]) -> io::Result<()> {
             0 => String::new(),
             count => format!("; {count} {words}"),
         };
+        let replicas = log.replication.as_ref();
+        let replicas = replicas.map_or_else(String::new, |r| format!(", {}", r.role));
         let problem = log.problem.as_ref();
         let problem = problem.map_or_else(String::new, |problem| format!("; {problem}"));
         format!(
-            "  {} ({}): events {}..{}{}{}{}{}{problem}",
+            "  {} ({}{replicas}): events {}..{}{}{}{}{}{problem}",
             log.channel,
             log.durability,
             log.first,

@@ -1,9 +1,10 @@
 //! The `[[channels]]` blocks: who may publish and subscribe where.
 
 use super::{
-    ChannelConfig, Entity, Listed, ScopeConfig, evidence, file, keeping,
+    ChannelConfig, Entity, Listed, Replicated, ScopeConfig, evidence, file, keeping,
     peers::Roster,
     problem::{Report, Section, suggest},
+    replicas,
     rules::Checker,
     values,
 };
@@ -33,12 +34,14 @@ pub(super) fn resolve(
     scopes: &[ScopeConfig],
     (own_name, roster): (Option<&str>, &Roster),
     report: &mut Report<'_>,
-) -> Vec<ChannelConfig> {
+) -> (Vec<ChannelConfig>, Vec<Replicated>) {
+    let mut replicated = Vec::new();
     let mut channels: Vec<Placed> = Vec::new();
     let mut names: HashMap<ChannelName, Range<usize>> = HashMap::new();
     for (index, block) in blocks.into_iter().enumerate() {
         let section = Section::new(format!("channels[{index}]"), block.span());
-        let (block_span, block) = (block.span(), block.into_inner());
+        let (block_span, mut block) = (block.span(), block.into_inner());
+        let replicas = replicas::Keys::take(&mut block);
         let span = block.name.as_ref().map_or(block_span, Spanned::span);
         let Some(mut channel) = channel(&section, block, own_name, roster, report) else {
             continue;
@@ -54,6 +57,7 @@ pub(super) fn resolve(
             let fix = "let the scope's `subscribe` list name it, or keep the channel elsewhere";
             report.add(span.clone(), section.key("persist"), what, fix);
         }
+        replicated.extend(replicas.resolve(&section, &channel, roster, report));
         match names.get(&channel.name) {
             Some(earlier) => {
                 let name = channel.name.as_str();
@@ -94,7 +98,8 @@ pub(super) fn resolve(
         );
         report.add(0..0, "channels", what, fix);
     }
-    channels.into_iter().map(|placed| placed.channel).collect()
+    let channels = channels.into_iter().map(|placed| placed.channel);
+    (channels.collect(), replicated)
 }
 
 /// A channel and where its name stands.

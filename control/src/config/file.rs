@@ -224,6 +224,8 @@ pub(super) struct Channel {
     pub(super) keep_events: Field<i64>,
     pub(super) keep_bytes: Field<i64>,
     pub(super) keep_for: Field<String>,
+    pub(super) replicas: Field<Names>,
+    pub(super) acks: Field<String>,
 }
 
 /// `[[scopes]]`

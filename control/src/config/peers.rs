@@ -1,7 +1,8 @@
 //! The `[[peers]]` blocks: who the other nodes are and how packets get there.
 
 use super::{
-    Entity, LinkTags, NamedEntity, PeerConfig, PeerSubnet, Reach, RoutingSection, file, handshake,
+    Entity, LinkTags, NamedEntity, PeerConfig, PeerSubnet, Reach, ReplicaNode, RoutingSection,
+    file, handshake,
     problem::{Report, Section, suggest},
     rules::Checker,
     values,
@@ -37,6 +38,8 @@ pub(super) struct Own<'a> {
 /// Everyone that the file names.
 #[derive(Default)]
 pub(super) struct Roster {
+    /// This node; `None` where its name or key is wrong.
+    pub(super) own: Option<ReplicaNode>,
     /// The nodes; complete only when nothing is wrong.
     pub(super) peers: Vec<PeerConfig>,
     /// All entities but this node's own.
@@ -98,7 +101,13 @@ pub(super) fn resolve(
         .enumerate()
         .filter_map(|(place, draft)| Some((draft.name.clone()?, (place, draft.shape))))
         .collect();
-    let mut roster = Roster::default();
+    let mut roster = Roster {
+        own: own.name.zip(own.node).map(|(name, key)| ReplicaNode {
+            node: key.id,
+            name: name.into(),
+        }),
+        ..Roster::default()
+    };
     for draft in &drafts {
         let entity = draft.entity_key.map(Entity::from_key);
         roster

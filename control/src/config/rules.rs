@@ -93,7 +93,7 @@ pub(super) fn resolve(
     let subnet_gateways = subnets::gateways(file.subnet_gateways, &roster, report);
     let name = node.name.as_deref();
     let scopes = scopes::resolve(file.scopes, name, &roster, report);
-    let channels = channels::resolve(file.channels, &scopes, (name, &roster), report);
+    let (channels, replicated) = channels::resolve(file.channels, &scopes, (name, &roster), report);
     let blocks = file.channel_authorities;
     let channel_authorities = authorities::resolve(blocks, name, &roster, report);
     let metrics = metrics::resolve(file.metrics, report);
@@ -117,6 +117,7 @@ pub(super) fn resolve(
         peers: roster.peers,
         entities,
         channels,
+        replicated,
         scopes,
         subnet_issuers,
         subnet_gateways,

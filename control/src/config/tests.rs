@@ -12,6 +12,7 @@ mod gateways;
 mod handshake;
 mod kept;
 mod metrics;
+mod replicas;
 mod routing;
 mod rules;
 mod scopes;

@@ -28,6 +28,7 @@ use crate::{
     doctor,
     kept::{self, KeptError},
     notices::Notices,
+    replicas::Replicas,
     rights::file::FileError,
     signing::Signing,
     trace,
@@ -218,12 +219,13 @@ async fn serve(
     let (notices, inbox) = (Notices::default(), Inbox::default());
     let traces = trace::Inbox::default();
     let signing = Signing::new(&config.node.state, &config.keys.entity);
+    let replicas = Replicas::new(&config, kept::random()?);
     let mut workers = Running::start(
         (&*config, &start.directory),
         &path,
         revocations,
         (&notices, &inbox, &traces),
-        &signing,
+        (&signing, &replicas),
     )?;
     let dispatch = workers.dispatch().clone();
     let (stop_api, api_stopped) = watch::channel(());
@@ -235,7 +237,7 @@ async fn serve(
     let following = (asker.clone(), flood.clone());
     let registry = Registry::new(start, dispatch.clone(), following);
     let logs = logs
-        .run(&dispatch, &signing)
+        .run(&dispatch, &signing, &replicas)
         .map_err(system("start the logs' thread"))?;
     let api = Arc::new(Api {
         identity: registry.clone(),

@@ -10,6 +10,7 @@ use crate::{
     config::{self, Config},
     dispatch::{Dispatch, Service},
     notices::Notices,
+    replicas::Replicas,
     signing::Signing,
     trace,
 };
@@ -41,7 +42,7 @@ impl Running {
         path: &Path,
         revocations: Vec<Vec<u8>>,
         (notices, inbox, traces): (&Notices, &Inbox, &trace::Inbox),
-        signing: &Signing,
+        (signing, replicas): (&Signing, &Replicas),
     ) -> Result<Self, DaemonError> {
         let cores = cores(config)?;
         let shares: Vec<Share> = Share::split(cores.len()).collect();
@@ -75,7 +76,8 @@ impl Running {
                 .hearing(inbox)
                 .tagging(path.heard())
                 .routing(path.routes_inbox())
-                .tracing(traces),
+                .tracing(traces)
+                .replicating(replicas),
             });
         }
         let mut beginnings = beginnings.into_iter();
@@ -94,7 +96,8 @@ impl Running {
         let next = |_| beginnings.next().expect("one for each share");
         let workers = spawn_all(&group, next, tell)?;
         let dispatch = Dispatch::new(workers.commanders().cloned(), presence, workers.clock())
-            .signing(signing.clone());
+            .signing(signing.clone())
+            .replicating(replicas.clone());
         if let Steering::Refused(error) = workers.steering() {
             tracing::warn!(%error, "the kernel does not steer packets to their workers: they hand over");
         }

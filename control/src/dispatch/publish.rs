@@ -91,9 +91,17 @@ impl Dispatch {
         events: Vec<Bytes>,
         too_long: u64,
     ) -> Result<PublishReport, PublishError> {
+        let since = Instant::now();
         let (events, too_large, _turn) = self.sign(channel, events).await?;
-        self.publish_to((channel, within), events, too_long + too_large, None)
-            .await
+        let is_kept = self.keep((channel, within), &events).await?;
+        let within = within.map(|within| within.saturating_sub(since.elapsed()));
+        let published = self.publish_to((channel, within), events, too_long + too_large, None);
+        let mut report = published.await?;
+        if is_kept {
+            // The log heard it.
+            report.unheard = 0;
+        }
+        Ok(report)
     }
 
     /// What is published on a channel, signed where its events are; how many of these are too large, and what the
@@ -110,20 +118,22 @@ impl Dispatch {
         let signing = self.signing.as_ref();
         let signing = signing.ok_or_else(|| failed("this node signs nothing".into()))?;
         // What is refused is not signed: it would be missing from the feed.
-        let name = channel.clone();
-        let allowed = self.with_all(move |now_ns, parts| {
-            let allowed = parts.service.may_publish(now_ns, &name);
-            allowed.is_ok()
-        });
-        let allowed = allowed.await.map_err(|Ended| PublishError::Stopping)?;
-        if allowed.contains(&false) {
-            self.publish_to((channel, None), Vec::new(), 0, None)
-                .await?;
-        }
+        self.may_publish(channel).await?;
         match signing.sign(channel, events).await {
             Ok((messages, too_large, turn)) => Ok((messages, too_large, Some(turn))),
             Err(error) => Err(failed(error.to_string())),
         }
+    }
+
+    /// Whether this node may publish there.
+    pub(super) async fn may_publish(&self, channel: &ChannelName) -> Result<(), PublishError> {
+        let name = channel.clone();
+        let allowed = self.with_all(move |now_ns, parts| {
+            let allowed = parts.service.may_publish(now_ns, &name);
+            allowed.map(|_| ())
+        });
+        let allowed = allowed.await.map_err(|Ended| PublishError::Stopping)?;
+        allowed.into_iter().collect()
     }
 
     /// The same, telling a tally what becomes of it at each node.
@@ -189,6 +199,7 @@ impl Dispatch {
             return Err(PublishError::Quorum(channel, found, wanted));
         }
         let (events, _too_large, _turn) = self.sign(channel, events).await?;
+        self.keep((channel, Some(plan.within)), &events).await?;
         let tally = Arc::new(Tally::new(plan, events.len() as u64, is_reliable));
         let target = (channel, Some(plan.within));
         let failed = async {

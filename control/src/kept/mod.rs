@@ -2,23 +2,28 @@
 //! which others read from any place.
 //!
 //! - [`writer`]: the thread that owns the logs: whatever came for all of them during a sync shares the next.
+//! - [`replicated`]: logs that are on several nodes: this node's replica of each.
 //! - [`follow`]: a reader that goes on where the log goes on, without asking again and again.
 //!
 //! A log that does not get its events to disk holds up reliable channels as any slow subscriber does, and
 //! like one it is let go after the channel's `hold_max_s`: that is logged and counted, and the log subscribes
 //! again. What comes on a channel whose events are signed is checked before it is kept, and the signatures are
-//! kept with it. After a failed write or sync it takes no more until the node is started again.
+//! kept with it. A log that is on several nodes is no subscriber: publishers submit to the one that leads, and what most
+//! replicas have is read. After a failed write or sync it takes no more until the node is started again.
 
 pub mod follow;
+pub mod replicated;
 mod writer;
 
 use crate::{
     channel::Pattern,
     config::{ChannelConfig, Config},
     dispatch::{Dispatch, NoSubscription},
+    replicas::Replicas,
     signing::Signing,
 };
 use follow::Follower;
+use replicated::{ReplicationStatus, Seat};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
 use thiserror::Error;
@@ -26,6 +31,7 @@ use tokio::sync::{mpsc, watch};
 use virga_state::{
     Cursor, Durability, LogName, NameError, OpenError, Options, Reader,
     io::open::{self, OpenLog},
+    replica::NoGroup,
 };
 use virga_transport::ChannelName;
 use writer::{Input, Writer};
@@ -67,6 +73,14 @@ pub enum KeptError {
         /// What is wrong with it.
         source: NameError,
     },
+    /// Nodes cannot hold its log together.
+    #[error("the log of {channel} on several nodes: {source}")]
+    Group {
+        /// Whose log.
+        channel: ChannelName,
+        /// What is wrong.
+        source: NoGroup,
+    },
     /// The system refused something.
     #[error("cannot {operation}: {source}")]
     System {
@@ -102,6 +116,9 @@ pub struct LogStatus {
     pub problem: Option<String>,
     /// Whether it takes no more until the node is started again.
     pub has_ended: bool,
+    /// Of a log that is on several nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication: Option<ReplicationStatus>,
 }
 
 /// What is told of a log, newest first.
@@ -120,6 +137,8 @@ pub struct Opened {
     /// In one order.
     channels: Vec<ChannelName>,
     logs: Vec<OpenLog>,
+    /// Of those that are on several nodes.
+    seats: Vec<Option<Seat>>,
     states: Vec<watch::Sender<LogStatus>>,
 }
 
@@ -127,6 +146,8 @@ pub struct Opened {
 pub struct Running {
     kept: Kept,
     writer: Option<Writer>,
+    /// The writer goes on while there is this, also where no log is a subscriber.
+    inputs: Option<mpsc::Sender<Input>>,
 }
 
 impl Kept {
@@ -179,16 +200,18 @@ impl Opened {
             folder: config.node.logs.clone(),
             channels: Vec::new(),
             logs: Vec::new(),
+            seats: Vec::new(),
             states: Vec::new(),
         };
         let kept = config.channels.iter();
         for (channel, keeping) in kept.filter_map(|c| Some((c, c.keep?))) {
-            let log = open(config, channel, keeping)?;
+            let (log, seat) = open(config, channel, keeping)?;
             opened
                 .states
                 .push(watch::Sender::new(describe(&log, channel)));
             opened.channels.push(channel.name.clone());
             opened.logs.push(log);
+            opened.seats.push(seat);
         }
         Ok(opened)
     }
@@ -197,26 +220,34 @@ impl Opened {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn run(self, dispatch: &Dispatch, signing: &Signing) -> io::Result<Running> {
+    pub fn run(
+        self,
+        dispatch: &Dispatch,
+        signing: &Signing,
+        replicas: &Replicas,
+    ) -> io::Result<Running> {
         let (to, inputs) = mpsc::channel(INPUTS_MAX);
         let mut known = BTreeMap::new();
         for (log, (channel, state)) in self.channels.iter().zip(&self.states).enumerate() {
             let state = state.subscribe();
-            let feed = feed(
-                dispatch.clone(),
-                channel.clone(),
-                state.clone(),
-                log,
-                to.clone(),
-            );
-            tokio::spawn(feed);
+            if self.seats[log].is_none() {
+                let feed = feed(
+                    dispatch.clone(),
+                    channel.clone(),
+                    state.clone(),
+                    log,
+                    to.clone(),
+                );
+                tokio::spawn(feed);
+            }
             known.insert(channel.clone(), state);
         }
         let writer = match self.logs.is_empty() {
             true => None,
             false => Some(Writer::start(
-                (self.logs, self.states),
+                (self.logs, self.seats, self.states),
                 signing.clone(),
+                (replicas.clone(), dispatch.clone()),
                 inputs,
             )?),
         };
@@ -224,7 +255,12 @@ impl Opened {
             folder: Arc::new(self.folder),
             logs: Arc::new(known),
         };
-        Ok(Running { kept, writer })
+        let inputs = writer.is_some().then_some(to);
+        Ok(Running {
+            kept,
+            writer,
+            inputs,
+        })
     }
 }
 
@@ -237,6 +273,7 @@ impl Running {
 
     /// After the workers have ended: writes out what came, and closes the logs.
     pub async fn stop(self) {
+        drop(self.inputs);
         if let Some(writer) = self.writer {
             writer.stop(CLOSING).await;
         }
@@ -251,16 +288,30 @@ fn log_name(channel: &ChannelName) -> Result<LogName, KeptError> {
     })
 }
 
-fn open(config: &Config, channel: &ChannelConfig, keeping: Keeping) -> Result<OpenLog, KeptError> {
-    let name = log_name(&channel.name)?;
-    let mut fresh_id = [0; 16];
-    getrandom::fill(&mut fresh_id).map_err(|error| KeptError::System {
+/// # Errors
+/// When the system has none to give.
+pub(crate) fn random() -> Result<u64, KeptError> {
+    getrandom::u64().map_err(|error| KeptError::System {
         operation: "get random bytes",
         source: io::Error::other(error.to_string()),
-    })?;
+    })
+}
+
+fn open(
+    config: &Config,
+    channel: &ChannelConfig,
+    keeping: Keeping,
+) -> Result<(OpenLog, Option<Seat>), KeptError> {
+    let name = log_name(&channel.name)?;
+    let mut replicated = config.replicated.iter();
+    let replicated = replicated.find(|one| one.channel == channel.name);
+    let fresh_id = match replicated {
+        Some(_) => replicated::id(config, &name),
+        None => (u128::from(random()?) << 64 | u128::from(random()?)).to_be_bytes(),
+    };
     let folder = &config.node.logs;
     let log = OpenLog::open(folder, &name, keeping.options, fresh_id);
-    let log = log.map_err(|source| KeptError::Open {
+    let mut log = log.map_err(|source| KeptError::Open {
         channel: channel.name.clone(),
         folder: folder.clone(),
         source,
@@ -268,7 +319,8 @@ fn open(config: &Config, channel: &ChannelConfig, keeping: Keeping) -> Result<Op
     for finding in &log.findings {
         tracing::warn!(log = %name, "{finding}");
     }
-    Ok(log)
+    let seat = replicated.map(|one| Seat::open(config, (one, &name), &mut log));
+    Ok((log, seat.transpose()?))
 }
 
 fn describe(log: &OpenLog, channel: &ChannelConfig) -> LogStatus {
@@ -285,6 +337,7 @@ fn describe(log: &OpenLog, channel: &ChannelConfig) -> LogStatus {
         interrupted: 0,
         problem: None,
         has_ended: false,
+        replication: None,
     }
 }
 

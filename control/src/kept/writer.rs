@@ -1,12 +1,22 @@
 //! The thread that owns the logs.
 
-use super::LogStatus;
+use super::{
+    LogStatus,
+    replicated::{Drop, Seat},
+};
 use crate::{
     channel::{Delivery, Signature},
+    dispatch::Dispatch,
     hex,
+    replicas::{
+        Heard, Replicas,
+        wire::{Answer, Assembly, Kind, Submission},
+    },
     signing::Signing,
 };
+use bytes::Bytes;
 use std::{
+    collections::BTreeMap,
     io,
     sync::{
         Arc,
@@ -19,7 +29,7 @@ use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
 };
-use virga_ebpf::hash::origin_hash;
+use virga_ebpf::{hash::origin_hash, header::NodeId};
 use virga_state::{
     AppendError, Link,
     batch::BatchError,
@@ -55,6 +65,13 @@ pub(super) enum Input {
     },
 }
 
+/// All logs, the replicas of those that are on several nodes, and where is told how they stand.
+type Logs = (
+    Vec<OpenLog>,
+    Vec<Option<Seat>>,
+    Vec<watch::Sender<LogStatus>>,
+);
+
 /// See the module.
 pub(super) struct Writer {
     thread: JoinHandle<()>,
@@ -64,15 +81,25 @@ pub(super) struct Writer {
 impl Writer {
     /// Starts it; it ends when all senders of `inputs` are gone. Within a runtime.
     pub(super) fn start(
-        (logs, states): (Vec<OpenLog>, Vec<watch::Sender<LogStatus>>),
+        (logs, seats, states): Logs,
         signing: Signing,
+        (replicas, dispatch): (Replicas, Dispatch),
         inputs: mpsc::Receiver<Input>,
     ) -> io::Result<Self> {
         let (runtime, is_late) = (Handle::current(), Arc::new(AtomicBool::new(false)));
+        let is_signed = seats
+            .iter()
+            .map(|seat| seat.as_ref().is_some_and(Seat::is_signed));
+        let is_signed = is_signed.collect();
         let mut thread = Thread {
             logs,
+            seats,
             states,
             signing,
+            replicas,
+            dispatch,
+            begun: BTreeMap::new(),
+            is_signed,
             driver: Driver::open(Way::Auto),
             is_late: Arc::clone(&is_late),
         };
@@ -100,9 +127,16 @@ impl Writer {
 
 struct Thread {
     logs: Vec<OpenLog>,
+    seats: Vec<Option<Seat>>,
+    /// Whether events are signed, of each.
+    is_signed: Vec<bool>,
     states: Vec<watch::Sender<LogStatus>>,
     /// Is told of what is kept.
     signing: Signing,
+    replicas: Replicas,
+    dispatch: Dispatch,
+    /// Of each peer, the message that is not whole.
+    begun: BTreeMap<NodeId, Assembly>,
     driver: Driver,
     /// What a log does not take now is given up.
     is_late: Arc<AtomicBool>,
@@ -113,9 +147,7 @@ impl Thread {
         let mut taken = Vec::with_capacity(TOGETHER_MAX);
         self.settle();
         loop {
-            let more = inputs.recv_many(&mut taken, TOGETHER_MAX);
-            let more = runtime.block_on(async { tokio::time::timeout(LOOK_AGAIN, more).await });
-            if matches!(more, Ok(0)) {
+            if !runtime.block_on(self.wait(&mut inputs, &mut taken)) {
                 break;
             }
             for input in taken.drain(..) {
@@ -125,6 +157,9 @@ impl Thread {
                         self.states[log].send_modify(|state| state.interrupted += 1);
                     }
                 }
+            }
+            for heard in self.replicas.take() {
+                self.hear(heard);
             }
             self.settle();
         }
@@ -136,6 +171,113 @@ impl Thread {
         }
     }
 
+    /// Waits until something came or is due; whether anything more can come.
+    async fn wait(&self, inputs: &mut mpsc::Receiver<Input>, taken: &mut Vec<Input>) -> bool {
+        let seats = self.seats.iter().flatten();
+        let due_ns = seats.map(Seat::due_in_ns).min().unwrap_or(u64::MAX);
+        let due = LOOK_AGAIN.min(Duration::from_nanos(due_ns));
+        tokio::select! {
+            biased;
+            count = inputs.recv_many(taken, TOGETHER_MAX) => count > 0,
+            () = self.replicas.changed() => true,
+            () = tokio::time::sleep(due) => true,
+        }
+    }
+
+    /// A part of what a node says about a log that is on several.
+    fn hear(&mut self, heard: Heard) {
+        let Heard { peer, entity, part } = heard;
+        let mut channels = self.seats.iter().map(|seat| Some(seat.as_ref()?.channel()));
+        let Some(log) = channels.position(|channel| channel == Some(&part.channel)) else {
+            return;
+        };
+        let whole = match self.begun.entry(peer).or_default().take(part) {
+            Ok(None) => return,
+            Ok(Some(whole)) => whole,
+            Err(_) => return self.drop_one(log, Drop::Missing),
+        };
+        self.begun.remove(&peer);
+        match (whole.kind, &mut self.seats[log]) {
+            (Kind::Between, Some(seat)) => seat.handle(peer, &whole.bytes, &mut self.logs[log]),
+            (Kind::Submission, Some(_)) => {
+                let to = (peer, whole.number);
+                if let Some(answer) = self.submit(log, entity, (to, whole.bytes)) {
+                    self.answer(log, to, answer);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn drop_one(&mut self, log: usize, why: Drop) {
+        if let Some(seat) = &mut self.seats[log] {
+            seat.drop_one(why);
+        }
+    }
+
+    fn answer(&mut self, log: usize, to: (NodeId, u64), answer: Answer) {
+        if let Some(seat) = &mut self.seats[log] {
+            seat.answer(to, answer, &self.replicas, &self.dispatch);
+        }
+    }
+
+    /// Appends what a node publishes; an answer where that is known at once.
+    fn submit(
+        &mut self,
+        log: usize,
+        entity: [u8; 32],
+        (to, message): ((NodeId, u64), Vec<u8>),
+    ) -> Option<Answer> {
+        let seat = self.seats[log].as_mut()?;
+        let Some(submission) = Submission::parse(message) else {
+            seat.drop_one(Drop::Malformed);
+            return Some(Answer::Refused("it cannot be read".to_owned()));
+        };
+        if submission.group != seat.group().hash {
+            seat.drop_one(Drop::OtherGroup);
+            return Some(Answer::OtherGroup);
+        }
+        if let Some(answer) = seat.refusal(&self.logs[log]) {
+            return Some(answer);
+        }
+        let before = self.logs[log].log.end();
+        for event in submission.events {
+            if let Err(answer) = self.append_submitted(log, entity, event) {
+                let is_any = self.logs[log].log.end() > before;
+                return Some(if is_any { Answer::Unknown } else { answer });
+            }
+        }
+        let seat = self.seats[log].as_mut()?;
+        seat.wait(&self.logs[log], submission.acks, to);
+        None
+    }
+
+    fn append_submitted(
+        &mut self,
+        log: usize,
+        entity: [u8; 32],
+        event: Bytes,
+    ) -> Result<(), Answer> {
+        loop {
+            let refused = self.states[log].borrow().refused;
+            let appended = match self.is_signed[log] {
+                true => self.append_signed(log, &event),
+                false => self.append_one(log, &entity, &event),
+            };
+            match appended {
+                Ok(()) if self.states[log].borrow().refused > refused => {
+                    let words = "they are not as their entity signed them".to_owned();
+                    return Err(Answer::Refused(words));
+                }
+                Ok(()) => return Ok(()),
+                // The replica hears nothing meanwhile: it leads as before.
+                Err(AppendError::Full) => self.driver.settle(&mut self.logs),
+                Err(AppendError::DiskFull | AppendError::Closing) => return Err(Answer::Full),
+                Err(error) => return Err(Answer::Refused(error.to_string())),
+            }
+        }
+    }
+
     fn append(&mut self, log: usize, deliveries: &[Delivery]) {
         for (at, delivery) in deliveries.iter().enumerate() {
             loop {
@@ -143,7 +285,7 @@ impl Thread {
                     // It comes with the batch's last event, all at once.
                     Signature::Later => break,
                     Signature::Here(message) => self.append_signed(log, message),
-                    Signature::None => self.append_one(log, delivery),
+                    Signature::None => self.append_one(log, &delivery.entity, &delivery.payload),
                 };
                 match appended {
                     Ok(()) => break,
@@ -165,14 +307,19 @@ impl Thread {
     }
 
     /// An event without a link of its own: the log says whose it is.
-    fn append_one(&mut self, log: usize, delivery: &Delivery) -> Result<(), AppendError> {
+    fn append_one(
+        &mut self,
+        log: usize,
+        entity: &[u8; 32],
+        payload: &[u8],
+    ) -> Result<(), AppendError> {
         let link = Link {
-            entity: origin_hash(&delivery.entity),
+            entity: origin_hash(entity),
             observed: 0,
             parent: 0,
         };
         let log = &mut self.logs[log].log;
-        let appended = log.append(clock::now_unix_ns(), &link, &delivery.payload);
+        let appended = log.append(clock::now_unix_ns(), &link, payload);
         appended.map(|_offset| ())
     }
 
@@ -222,20 +369,51 @@ impl Thread {
     /// Does all that is to be done now, and tells of it.
     fn settle(&mut self) {
         self.driver.settle(&mut self.logs);
-        for (open, state) in self.logs.iter().zip(&self.states) {
+        if self.seats.iter().any(Option::is_some) {
+            self.settle_replicas();
+        }
+        let own = self.replicas.own();
+        for ((open, seat), state) in self.logs.iter().zip(&self.seats).zip(&self.states) {
             let log = &open.log;
             let is_full = log.is_disk_full();
             let full = is_full.then_some("the disk is full: make room, the log goes on by itself");
-            let problem = log.failure().or(full).map(str::to_owned);
-            let has_ended = log.failure().is_some();
+            let ended = seat.as_ref().and_then(Seat::failure);
+            let problem = log.failure().or(ended).or(full).map(str::to_owned);
+            let has_ended = log.failure().or(ended).is_some();
+            let readable = seat
+                .as_ref()
+                .map_or(log.readable(), |seat| seat.readable(open));
+            let replication = seat.as_ref().map(|seat| seat.status(open, own));
             state.send_if_modified(|state| {
                 let is_same = (state.first, state.end, state.readable)
-                    == (log.first(), log.end(), log.readable())
-                    && state.problem == problem;
-                (state.first, state.end, state.readable) = (log.first(), log.end(), log.readable());
+                    == (log.first(), log.end(), readable)
+                    && state.problem == problem
+                    && state.replication == replication;
+                (state.first, state.end, state.readable) = (log.first(), log.end(), readable);
                 (state.problem, state.has_ended) = (problem, has_ended);
+                state.replication = replication;
                 !is_same
             });
+        }
+    }
+
+    /// What replicas append is written before they go on; then they speak.
+    fn settle_replicas(&mut self) {
+        loop {
+            for (seat, open) in self.seats.iter_mut().zip(&mut self.logs) {
+                if let Some(seat) = seat {
+                    seat.go_on(open);
+                }
+            }
+            if !self.driver.round(&mut self.logs) {
+                break;
+            }
+            self.driver.settle(&mut self.logs);
+        }
+        for (seat, open) in self.seats.iter_mut().zip(&self.logs) {
+            if let Some(seat) = seat {
+                seat.speak(open, &self.replicas, &self.dispatch);
+            }
         }
     }
 }

@@ -85,6 +85,7 @@ mod tests {
             forks: 0,
             problem: Some("no space left on device".into()),
             has_ended: true,
+            replication: None,
         };
         not.logs = vec![log];
         assert_eq!(shown(&not), ["the log of a/b: no space left on device"]);

@@ -20,6 +20,7 @@ mod links;
 mod metrics;
 mod publishing;
 mod reload;
+mod replicas;
 mod rights;
 mod roaming;
 mod routes;

@@ -3,7 +3,7 @@
 use crate::{
     api::status::Status,
     channel::status::{ChannelStatus, SubscriberStatus},
-    kept::LogStatus,
+    kept::{LogStatus, replicated::ReplicationStatus},
     metrics::{Rows, Series, Value, quantiles, seconds},
 };
 
@@ -221,7 +221,93 @@ pub(super) const SERIES: &[Series] = &[
         "1 if a channel's log takes no more until the node is started again, else 0.",
         |status, rows| each_log(status, rows, |log| log.has_ended.into()),
     ),
+    Series::gauge(
+        "virga_log_leader",
+        "none",
+        &["channel"],
+        "1 while this node leads a channel's log that is on several nodes, else 0.",
+        |status, rows| each_replica(status, rows, |r| (r.role == "leader").into()),
+    ),
+    Series::gauge(
+        "virga_log_leader_known",
+        "none",
+        &["channel"],
+        "1 while this node knows who leads a channel's log that is on several nodes, else 0: nothing is appended.",
+        |status, rows| each_replica(status, rows, |r| r.leader.is_some().into()),
+    ),
+    Series::gauge(
+        "virga_log_epoch",
+        "none",
+        &["channel"],
+        "Counts the leaders of a channel's log that is on several nodes.",
+        |status, rows| each_replica(status, rows, |r| r.epoch.into()),
+    ),
+    Series::gauge(
+        "virga_log_committed_offset",
+        "events",
+        &["channel"],
+        "Events of a channel's log below this offset are at most of its replicas, as this node knows.",
+        |status, rows| each_replica(status, rows, |r| r.committed.into()),
+    ),
+    Series::gauge(
+        "virga_log_whole",
+        "none",
+        &["channel"],
+        "1 while this node's copy of a channel's log counts; 0 until one that had lost something has all again.",
+        |status, rows| each_replica(status, rows, |r| r.is_whole.into()),
+    ),
+    Series::gauge(
+        "virga_log_replica_lag",
+        "events",
+        &["channel", "replica"],
+        "Where this node leads: events that another replica does not have yet.",
+        |status, rows| {
+            for (channel, replica) in replicated(status) {
+                for copy in &replica.copies {
+                    rows.put([channel, &copy.node], copy.lag);
+                }
+            }
+        },
+    ),
+    Series::counter(
+        "virga_log_submissions_total",
+        "submissions",
+        &["channel"],
+        "What publishers had this node append to a channel's log that is on several nodes.",
+        |status, rows| each_replica(status, rows, |r| r.submissions.into()),
+    ),
+    Series::counter(
+        "virga_log_cut_events_total",
+        "events",
+        &["channel"],
+        "Events that this node's copy of a channel's log had and the leader's had not: kept aside.",
+        |status, rows| each_replica(status, rows, |r| r.cut_events.into()),
+    ),
+    Series::counter(
+        "virga_log_replica_drops_total",
+        "messages",
+        &["channel", "reason"],
+        "What was said of a channel's log that is on several nodes, and was not taken.",
+        |status, rows| {
+            for (channel, replica) in replicated(status) {
+                for (reason, count) in &replica.dropped {
+                    rows.put([channel, reason.as_str()], *count);
+                }
+            }
+        },
+    ),
 ];
+
+fn replicated(status: &Status) -> impl Iterator<Item = (&str, &ReplicationStatus)> {
+    let logs = status.logs.iter();
+    logs.filter_map(|log| Some((log.channel.as_str(), log.replication.as_ref()?)))
+}
+
+fn each_replica(status: &Status, rows: &mut Rows, value: fn(&ReplicationStatus) -> Value) {
+    for (channel, replica) in replicated(status) {
+        rows.put([channel], value(replica));
+    }
+}
 
 fn each_channel(status: &Status, rows: &mut Rows, value: fn(&ChannelStatus) -> Value) {
     for channel in &status.channels {

@@ -64,6 +64,7 @@ impl<D: Disk> Replica<D> {
                     other.life = Some(message.life);
                     if !is_known {
                         self.forget_copy(from);
+                        self.try_again();
                     }
                 }
                 false

@@ -39,6 +39,13 @@ impl<D: Disk> Replica<D> {
         self.count_votes(now_ns, store);
     }
 
+    /// One more can be asked now: a trial that is under way is due again.
+    pub(super) fn try_again(&mut self) {
+        if matches!(&self.part, Part::Asks(asking) if asking.round == Round::Trial) {
+            self.due_ns = 0;
+        }
+    }
+
     fn begin(&mut self, round: Round) {
         let votes = vec![(self.group.me, self.promise.is_whole)];
         self.part = Part::Asks(Asking { round, votes });

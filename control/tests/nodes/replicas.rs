@@ -1,0 +1,245 @@
+//! A log on three nodes: what was acknowledged survives the loss of any of them.
+
+use crate::stage::{Channel, Stage, eventually, in_time};
+use std::{collections::BTreeSet, process::Command};
+use virga::{
+    kept::{LogStatus, replicated::ReplicationStatus},
+    mesh::{Cursor, MeshError, Replayed},
+};
+
+const NAMES: [&str; 3] = ["a", "router", "b"];
+const LOG: Channel = Channel {
+    name: "test/replicated",
+    reliable: true,
+    hold_max_s: 30,
+    publish: &NAMES,
+    subscribe: &NAMES,
+};
+
+/// All are next to each other and hold the log.
+fn stage() -> Stage {
+    let stage = Stage::new(&[LOG]);
+    for (name, other) in [("a", "b"), ("b", "a")] {
+        let address = format!("address = \"{}\"", stage.node(other).listen);
+        stage.edit(name, "via = [\"router\"]", &address);
+    }
+    for name in NAMES {
+        let line = "name = \"test/replicated\"\n";
+        let keys = "persist = true\nreplicas = [\"a\", \"router\", \"b\"]\n";
+        stage.edit(name, line, &format!("{line}{keys}"));
+    }
+    stage
+}
+
+async fn start(stage: &mut Stage) {
+    for name in NAMES {
+        stage.start(name).await;
+    }
+}
+
+async fn log(stage: &Stage, name: &str) -> Option<(LogStatus, ReplicationStatus)> {
+    let log = stage.status(name).await.logs.into_iter().next()?;
+    let replication = log.replication.clone()?;
+    Some((log, replication))
+}
+
+/// Waits until one of these leads and the others follow it.
+async fn leader(stage: &Stage, names: &[&'static str]) -> &'static str {
+    eventually("one leads and the others follow", async || {
+        let mut leaders = BTreeSet::new();
+        for name in names {
+            leaders.insert(log(stage, name).await?.1.leader?);
+        }
+        let leader = leaders.pop_first().filter(|_| leaders.is_empty())?;
+        names.iter().copied().find(|name| **name == *leader)
+    })
+    .await
+}
+
+/// What one publisher was told.
+#[derive(Default)]
+struct Told {
+    acknowledged: Vec<String>,
+    /// Whether they are in the log nobody knows.
+    unknown: BTreeSet<String>,
+    next: u32,
+}
+
+impl Told {
+    /// Publishes events one after the other until so many are acknowledged.
+    async fn publish(&mut self, stage: &Stage, name: &str, count: usize) {
+        let mesh = stage.mesh(name).await;
+        let wanted = self.acknowledged.len() + count;
+        while self.acknowledged.len() < wanted {
+            self.next += 1;
+            let event = format!("event {} of {name}", self.next);
+            let published = mesh.publish(LOG.name, event.as_bytes());
+            match in_time("publishing", published).await {
+                Ok(published) => {
+                    assert_eq!(published.published, 1);
+                    self.acknowledged.push(event);
+                }
+                Err(MeshError::Refused { message, .. }) if message.contains("not known") => {
+                    self.unknown.insert(event);
+                }
+                Err(MeshError::Refused { message, .. }) => {
+                    assert!(message.contains("did not take it"), "{message}");
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+}
+
+async fn events(stage: &Stage, name: &str, count: u64) -> Vec<String> {
+    let mesh = stage.mesh(name).await;
+    let mut replay = mesh.replay(LOG.name, Cursor::Start).await.unwrap();
+    let mut events = Vec::new();
+    for offset in 0..count {
+        let next = in_time("the log's next event", replay.next_kept()).await;
+        match next.unwrap().unwrap() {
+            Replayed::Event(event) => {
+                assert_eq!(event.offset, offset);
+                events.push(String::from_utf8(event.payload.to_vec()).unwrap());
+            }
+            Replayed::Gap(why) => panic!("{why}"),
+        }
+    }
+    events
+}
+
+/// Waits until all three have the same, whole, and looks whether every acknowledged event is there, in order, once.
+async fn look(stage: &Stage, told: &[&Told]) {
+    let count = eventually("all have the same", async || {
+        let mut ends = BTreeSet::new();
+        for name in NAMES {
+            let (log, replication) = log(stage, name).await?;
+            assert_eq!(log.problem, None);
+            let is_whole = replication.is_whole && log.readable == log.end;
+            ends.insert((log.end, is_whole));
+        }
+        let (end, is_whole) = ends.pop_first()?;
+        (ends.is_empty() && is_whole).then_some(end)
+    })
+    .await;
+    let all = events(stage, "a", count).await;
+    for name in ["router", "b"] {
+        assert_eq!(events(stage, name, count).await, all, "{name} has others");
+    }
+    let unknown: BTreeSet<&String> = told.iter().flat_map(|one| &one.unknown).collect();
+    let distinct: BTreeSet<&String> = all.iter().collect();
+    assert_eq!(distinct.len(), all.len(), "an event is there twice");
+    for one in told {
+        let of = |event: &&String| one.acknowledged.contains(event);
+        assert!(all.iter().filter(of).eq(&one.acknowledged), "{all:?}");
+    }
+    let is_told = |event: &&String| {
+        unknown.contains(event) || told.iter().any(|one| one.acknowledged.contains(event))
+    };
+    assert!(all.iter().all(|event| is_told(&event)));
+}
+
+fn others(leader: &str) -> Vec<&'static str> {
+    NAMES.into_iter().filter(|name| *name != leader).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_acknowledged_survives_the_leader() {
+    let mut stage = stage();
+    start(&mut stage).await;
+    let first = leader(&stage, &NAMES).await;
+    let rest = others(first);
+    let (mut one, mut own) = (Told::default(), Told::default());
+    own.publish(&stage, first, 20).await;
+    one.publish(&stage, rest[0], 30).await;
+    stage.kill(first);
+    one.publish(&stage, rest[0], 30).await;
+    let second = leader(&stage, &rest).await;
+    assert_ne!(second, first);
+    stage.start(first).await;
+    one.publish(&stage, rest[0], 10).await;
+    look(&stage, &[&one, &own]).await;
+    // One that stood still while others elected thinks that it leads.
+    let second = leader(&stage, &NAMES).await;
+    let rest = others(second);
+    stage.signal(second, "-STOP");
+    let mut two = Told::default();
+    two.publish(&stage, rest[0], 20).await;
+    stage.signal(second, "-CONT");
+    let mut late = Told::default();
+    late.publish(&stage, second, 5).await;
+    look(&stage, &[&one, &own, &two, &late]).await;
+    let status = stage.node(second).run(&["log", "replicas", LOG.name]);
+    let text = String::from_utf8(status.stdout).unwrap();
+    assert!(status.status.success() && text.contains("led by"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_minority_acknowledges_nothing_and_an_emptied_copy_is_filled() {
+    let mut stage = stage();
+    start(&mut stage).await;
+    let leads = leader(&stage, &NAMES).await;
+    let rest = others(leads);
+    let mut told = Told::default();
+    told.publish(&stage, rest[0], 20).await;
+    // Emptied while the others go on.
+    stage.kill(rest[1]);
+    std::fs::remove_dir_all(stage.node(rest[1]).file("state/logs")).unwrap();
+    told.publish(&stage, rest[0], 20).await;
+    stage.start(rest[1]).await;
+    look(&stage, &[&told]).await;
+    // Nobody but the one that leads.
+    let leads = leader(&stage, &NAMES).await;
+    let rest = others(leads);
+    for name in &rest {
+        stage.kill(name);
+    }
+    let before = log(&stage, leads).await.unwrap().1.committed;
+    let published = stage.mesh(leads).await;
+    let published = in_time("publishing", published.publish(LOG.name, b"alone")).await;
+    assert!(
+        matches!(published, Err(MeshError::Refused { .. })),
+        "{published:?}"
+    );
+    let (status, replication) = log(&stage, leads).await.unwrap();
+    assert_eq!((status.readable, replication.committed), (before, before));
+    told.unknown.insert("alone".into());
+    for name in rest {
+        stage.start(name).await;
+    }
+    leader(&stage, &NAMES).await;
+    told.publish(&stage, leads, 5).await;
+    look(&stage, &[&told]).await;
+    stage.terminate(leads);
+    let logs = stage.node(leads).file("state/logs");
+    let logs = logs.to_str().unwrap();
+    let verified = ["log", "verify", LOG.name, "--logs", logs];
+    let verified = Command::new(env!("CARGO_BIN_EXE_virga"))
+        .args(verified)
+        .output()
+        .unwrap();
+    assert!(verified.status.success(), "{verified:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_disagree_on_the_replicas_refuse_each_other() {
+    let mut stage = stage();
+    let all = "replicas = [\"a\", \"router\", \"b\"]\n";
+    stage.edit("b", all, "replicas = [\"a\", \"b\"]\n");
+    stage.edit("router", &format!("persist = true\n{all}"), "");
+    start(&mut stage).await;
+    // b means a and itself alone; a means the router too, which holds no log.
+    let mesh = stage.mesh("b").await;
+    let published = in_time("publishing", mesh.publish(LOG.name, b"x")).await;
+    assert!(
+        matches!(published, Err(MeshError::Refused { .. })),
+        "{published:?}"
+    );
+    eventually("they are counted", async || {
+        let (_, replication) = log(&stage, "a").await?;
+        let stranger = stage.status("router").await.channel_reasons["replica_stranger"];
+        (replication.dropped["other_group"] > 0 && stranger > 0).then_some(())
+    })
+    .await;
+    assert_eq!(log(&stage, "b").await.unwrap().0.end, 0);
+}
