@@ -232,6 +232,14 @@ pub fn valid_address(text: &str) -> Result<SocketAddr, String> {
     values::address(text).map_err(|fault| fault.to_string())
 }
 
+/// An address to listen on, as the command line takes it.
+///
+/// # Errors
+/// What is wrong with it, and what to do.
+pub fn valid_listen(text: &str) -> Result<SocketAddr, String> {
+    values::listen(text).map_err(|fault| fault.to_string())
+}
+
 /// The `[node]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSection {

@@ -1,9 +1,9 @@
 //! Files that an operator named: opened without ever waiting for whatever else stands there.
 
 use std::{
-    fs::{File, FileType, OpenOptions},
+    fs::{self, File, FileType, OpenOptions},
     io,
-    os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, fchown},
     path::Path,
 };
 
@@ -30,6 +30,33 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
     }
 }
 
+/// Gives a new file to whom its folder belongs, when root made it: a service that runs as a user of its own reads it.
+///
+/// # Errors
+/// What the system said.
+pub(crate) fn settle(path: &Path, file: &File) -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    match folder_of(path)? {
+        folder if folder.uid() == 0 => Ok(()),
+        folder => fchown(file, Some(folder.uid()), Some(folder.gid())),
+    }
+}
+
+/// The folder that a file is in.
+fn folder_of(path: &Path) -> io::Result<fs::Metadata> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    fs::metadata(folder.unwrap_or(Path::new(".")))
+}
+
+/// Whether a file belongs to whom its folder does.
+pub(crate) fn is_settled(path: &Path, owner: u32) -> bool {
+    folder_of(path).is_ok_and(|folder| folder.uid() == owner)
+}
+
 fn not_regular(what: &str) -> io::Error {
     io::Error::other(format!("it is {what}, not a regular file"))
 }
@@ -49,6 +76,27 @@ mod tests {
     use super::*;
     use rustix::fs::{CWD, FileType, Mode, mknodat};
     use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn what_root_makes_belongs_to_whom_the_folder_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new");
+        let file = File::create(&path).unwrap();
+        let owner = || fs::metadata(&path).unwrap().uid();
+        let us = rustix::process::geteuid();
+        settle(&path, &file).unwrap();
+        assert_eq!(owner(), us.as_raw());
+        assert!(is_settled(&path, owner()));
+        if !us.is_root() {
+            println!("skipped: only root can give a file away");
+            return;
+        }
+        std::os::unix::fs::chown(folder.path(), Some(1), Some(1)).unwrap();
+        assert!(!is_settled(&path, owner()));
+        settle(&path, &file).unwrap();
+        assert_eq!(owner(), 1);
+        assert!(is_settled(&path, 1));
+    }
 
     #[test]
     fn only_a_regular_file_is_opened_and_nothing_is_waited_for() {

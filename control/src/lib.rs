@@ -2,6 +2,7 @@
 //!
 //! - [`hex`], [`keys`]: the node's secrets and their files.
 //! - [`config`]: the configuration file, checked as a whole and resolved.
+//! - [`enrol`]: how a machine joins a network by one line.
 //! - [`rights`]: signed tokens and revocation lists: who may do what, said by whom.
 //! - [`capability`]: what an entity is and has, and filters over it.
 //! - [`membership`]: which subnet an entity's node may be in, said by issuers.
@@ -35,6 +36,7 @@ pub mod daemon;
 pub mod dispatch;
 pub mod doctor;
 pub mod drops;
+pub mod enrol;
 mod files;
 pub mod filters;
 pub mod generate;

@@ -112,6 +112,25 @@ fn keygen_names_the_folder_and_what_to_do() {
 }
 
 #[test]
+fn init_names_the_folder_and_invite_the_key() {
+    let user = User::new();
+    let locked = user.locked("locked", 0o555);
+    for dir in [&locked, &format!("{locked}/virga")] {
+        let words = user.refused(&["init", "--name", "n", "--dir", dir], 1);
+        assert!(
+            words.contains(dir.as_str()) && words.contains("run as root"),
+            "{words}"
+        );
+    }
+    let config = user.node("");
+    let key = Path::new(&config).with_file_name("network.psk");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o000)).unwrap();
+    let words = user.refused(&["invite", "--config", &config], 2);
+    let place = format!("{}: cannot open: Permission denied", key.display());
+    assert!(words.contains(&place), "{words}");
+}
+
+#[test]
 fn a_key_that_may_not_be_read_is_named() {
     let user = User::new();
     let config = user.node("");

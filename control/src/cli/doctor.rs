@@ -38,7 +38,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
-fn write_table(checks: &[Check]) -> io::Result<()> {
+pub(super) fn write_table(checks: &[Check]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let mut interface = &None;
     for check in checks {

@@ -64,7 +64,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-fn make_folder(folder: &Path) -> Result<(), Failure> {
+pub(super) fn make_folder(folder: &Path) -> Result<(), Failure> {
     const MODE: u32 = 0o755;
     let made = DirBuilder::new().recursive(true).mode(MODE).create(folder);
     made.map_err(|source| {

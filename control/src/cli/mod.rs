@@ -15,6 +15,8 @@ mod fan_out;
 mod fold;
 mod generate;
 mod id;
+mod init;
+mod invite;
 mod keygen;
 mod lines;
 mod log;
@@ -24,6 +26,7 @@ mod peers;
 mod publish;
 mod reload;
 mod routes;
+mod service;
 mod sink;
 mod status;
 mod subnet;
@@ -53,6 +56,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make a node on this machine: keys, configuration, service; alone, or by another node's invitation.
+    Init(init::Arguments),
+    /// Let one machine join: print the line to run there, and wait for it.
+    Invite(invite::Arguments),
     /// Make a node's keys (and the network's pre-shared key).
     Keygen(keygen::Arguments),
     /// Print this node's public keys, and the [[peers]] block to give to others.
@@ -178,6 +185,8 @@ impl From<MeshError> for Failure {
 #[must_use]
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Init(arguments) => init::run(&arguments),
+        Command::Invite(arguments) => invite::run(&arguments),
         Command::Keygen(arguments) => keygen::run(&arguments),
         Command::Id(arguments) => id::run(&arguments),
         Command::Token(command) => token::run(&command),
@@ -245,7 +254,7 @@ fn counted<N: std::fmt::Display + PartialEq + From<u8>>(count: N, thing: &str) -
 }
 
 /// Runs a client of the local API.
-fn block_on<F: Future<Output = Result<(), Failure>>>(future: F) -> Result<(), Failure> {
+fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -12,6 +12,7 @@ mod admissions;
 mod doctor;
 mod drivers;
 mod every_driver;
+mod enrol;
 mod failover;
 mod gateways;
 mod hostile;
