@@ -20,6 +20,7 @@
 //! - [`metrics`]: the node's figures and its health, over HTTP.
 //! - [`drops`]: what the node drops, why, and what to do about it.
 //! - [`doctor`]: what this machine lacks, with the line that fixes it.
+//! - [`bundle`]: all of that in one archive, for whoever helps.
 //! - [`hw`]: what is known of network drivers, each fact with its source.
 //! - [`tune`]: host settings of a router, with reasons and their undoing.
 //! - [`cli`]: the `virga` command.
@@ -27,6 +28,7 @@
 
 pub mod admissions;
 pub mod api;
+pub mod bundle;
 pub mod capability;
 mod cause;
 pub mod channel;

@@ -22,10 +22,18 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
 };
 use virga_ebpf::{hash::keyed, header::NodeId, image::Image, tables::NextHop, tag::TagKey};
 
 const SECOND_NS: u64 = 1_000_000_000;
+
+/// Where a node with this socket keeps the keys of its links: beside it, gone with the machine's next start.
+#[must_use]
+pub fn file(socket: &Path) -> PathBuf {
+    socket.with_extension("links")
+}
+
 /// How long untagged packets may be under way after a neighbour has said that it sends none any more.
 pub const SETTLE_NS: u64 = 2 * SECOND_NS;
 /// What was said and not answered is said again after so long: it may have found no room.

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 it failed while running, 2 wrong usage or configuration. Errors go to
 //! standard error as `virga: …`, with their causes.
 
+mod bundle;
 mod capability;
 mod channel;
 mod check_config;
@@ -113,6 +114,8 @@ enum Command {
     CheckConfig(check_config::Arguments),
     /// Check this machine, and print the line that fixes what it lacks.
     Doctor(doctor::Arguments),
+    /// Write an archive for support: what the node is told, does and runs on, without its keys.
+    Bundle(bundle::Arguments),
     /// Print the host settings that a router wants of an interface, and why; apply or undo them.
     Tune(tune::Arguments),
     Gen(generate::Arguments),
@@ -210,6 +213,7 @@ pub fn main() -> ExitCode {
         Command::Reload(arguments) => reload::run(&arguments),
         Command::CheckConfig(arguments) => check_config::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Bundle(arguments) => bundle::run(&arguments),
         Command::Tune(arguments) => tune::run(&arguments),
         Command::Gen(arguments) => generate::run(&arguments),
         Command::Sink(arguments) => sink::run(&arguments),

@@ -3,6 +3,7 @@
 //! - [`maps`]: the object, loaded; its maps as a [`virga_ebpf::publish::Store`].
 //! - [`pins`]: where both outlive the daemon.
 //! - `start`: which interfaces can be attached to, and when a node starts without one of them.
+//! - [`fill`]: how full its maps are.
 //! - [`echoes`]: what it notes of links, for the workers.
 //! - [`xsk`]: AF_XDP sockets on the queues of its interfaces.
 //! - [`kernel`]: interfaces, addresses and neighbours as the kernel knows them, by netlink.
@@ -33,6 +34,7 @@ use crate::{
 };
 
 pub mod echoes;
+pub mod fill;
 pub mod kernel;
 mod links;
 pub mod maps;

@@ -5,6 +5,7 @@
 mod admissions;
 mod api;
 mod blocking;
+mod bundle;
 mod capabilities;
 mod declared;
 mod driver;

@@ -4,14 +4,13 @@ use super::Path;
 use crate::{
     config::Config,
     dispatch::{Dispatch, Service},
-    tags::{Heard, Tags, TagsStatus},
+    tags::{self, Heard, Tags, TagsStatus},
 };
 use std::{
     fs,
     future::pending,
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
-    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -43,18 +42,13 @@ impl Default for Listening {
     }
 }
 
-/// Where the keys are kept: beside the socket, gone with the machine's next start.
-fn file(config: &Config) -> PathBuf {
-    config.node.socket.with_extension("links")
-}
-
 /// Goes on with the keys of an earlier daemon.
 pub(super) fn restore(config: &Config, tags: &mut Tags) {
-    match fs::read_to_string(file(config)) {
+    let path = tags::file(&config.node.socket);
+    match fs::read_to_string(&path) {
         Ok(saved) => tags.restore(&saved),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => {
-            let path = file(config);
             tracing::warn!(path = %path.display(), %error,
                 "the keys of link tags cannot be read: neighbours are asked anew");
         }
@@ -63,7 +57,8 @@ pub(super) fn restore(config: &Config, tags: &mut Tags) {
 
 /// Keeps the keys for a next daemon. Where that cannot be done, a restart asks neighbours anew.
 pub(super) fn save(config: &Config, tags: &Tags) {
-    let new = file(config).with_extension("links.new");
+    let path = tags::file(&config.node.socket);
+    let new = path.with_extension("links.new");
     let written = fs::remove_file(&new)
         .or_else(|error| match error.kind() {
             io::ErrorKind::NotFound => Ok(()),
@@ -74,7 +69,7 @@ pub(super) fn save(config: &Config, tags: &Tags) {
             options.write(true).create_new(true).mode(0o600);
             options.open(&new)?.write_all(tags.saved().as_bytes())
         })
-        .and_then(|()| fs::rename(&new, file(config)));
+        .and_then(|()| fs::rename(&new, &path));
     if let Err(error) = written {
         tracing::warn!(path = %new.display(), %error,
             "the keys of link tags cannot be kept: after a restart, neighbours are asked anew");
