@@ -21,6 +21,7 @@
 //! - [`drops`]: what the node drops, why, and what to do about it.
 //! - [`doctor`]: what this machine lacks, with the line that fixes it.
 //! - [`bundle`]: all of that in one archive, for whoever helps.
+//! - [`dissector`]: what shows mesh headers in Wireshark.
 //! - [`hw`]: what is known of network drivers, each fact with its source.
 //! - [`tune`]: host settings of a router, with reasons and their undoing.
 //! - [`cli`]: the `virga` command.
@@ -36,6 +37,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod dispatch;
+pub mod dissector;
 pub mod doctor;
 pub mod drops;
 pub mod enrol;

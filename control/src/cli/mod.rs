@@ -9,6 +9,7 @@ mod channel;
 mod check_config;
 mod client;
 mod confirmations;
+mod dissector;
 mod doctor;
 mod drops;
 mod entity;
@@ -118,6 +119,8 @@ enum Command {
     Bundle(bundle::Arguments),
     /// Print the host settings that a router wants of an interface, and why; apply or undo them.
     Tune(tune::Arguments),
+    /// Print a dissector that shows mesh headers in Wireshark and tshark.
+    Dissector(dissector::Arguments),
     Gen(generate::Arguments),
     Sink(sink::Arguments),
 }
@@ -215,6 +218,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Bundle(arguments) => bundle::run(&arguments),
         Command::Tune(arguments) => tune::run(&arguments),
+        Command::Dissector(arguments) => dissector::run(&arguments),
         Command::Gen(arguments) => generate::run(&arguments),
         Command::Sink(arguments) => sink::run(&arguments),
     };
