@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
+    collections::HashSet,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -97,6 +98,21 @@ fn assert_links(document: &str) -> usize {
     links.len()
 }
 
+/// The documents in a folder and those below it, as paths from the root.
+fn documents(folder: &str) -> Vec<String> {
+    let entries = fs::read_dir(root().join(folder)).unwrap();
+    let paths = entries.map(|entry| {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        format!("{folder}/{name}")
+    });
+    paths
+        .flat_map(|path| match root().join(&path).is_dir() {
+            true => documents(&path),
+            false => vec![path],
+        })
+        .collect()
+}
+
 #[test]
 fn what_the_documents_link_to_exists() {
     assert!(
@@ -105,9 +121,7 @@ fn what_the_documents_link_to_exists() {
     );
     assert!(assert_links("hw/README.md") >= 3);
     assert!(assert_links("control/metrics/README.md") >= 4);
-    let guides = fs::read_dir(root().join("docs")).unwrap();
-    let guides = guides.map(|guide| guide.unwrap().file_name().into_string().unwrap());
-    let guides: Vec<String> = guides.map(|name| format!("docs/{name}")).collect();
+    let guides = documents("docs");
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     for guide in &guides {
         assert!(assert_links(guide) >= 1, "{guide} names what it is about");
@@ -117,6 +131,56 @@ fn what_the_documents_link_to_exists() {
         );
     }
     assert!(guides.len() >= 6);
+}
+
+/// Names of the functions that are tests.
+fn tests() -> HashSet<String> {
+    let mut names = HashSet::new();
+    for path in sources() {
+        let text = fs::read_to_string(path).unwrap();
+        let mut is_test = false;
+        for line in text.lines().map(str::trim) {
+            let declared = line.trim_start_matches("async ").strip_prefix("fn ");
+            if line == "#[test]" || line.starts_with("#[tokio::test") {
+                is_test = true;
+            } else if let Some(rest) = declared {
+                let name = rest.split(['(', '<']).next().unwrap();
+                if is_test {
+                    names.insert(name.to_owned());
+                }
+                is_test = false;
+            }
+        }
+    }
+    assert!(names.len() > 500);
+    names
+}
+
+#[test]
+fn every_promise_of_the_security_statement_has_its_tests() {
+    let statement = fs::read_to_string(root().join("docs/security.md")).unwrap();
+    let tests = tests();
+    let mut promises = 0;
+    for row in statement.lines().filter(|line| line.starts_with("| S")) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        promises += 1;
+        assert_eq!(cells[1], format!("S{promises}"), "in order, without a gap");
+        let named: Vec<&str> = cells[3].split_whitespace().collect();
+        assert!(!named.is_empty(), "{}", cells[1]);
+        for name in named {
+            let name = name.trim_matches('`');
+            assert!(tests.contains(name), "{}: {name} is no test", cells[1]);
+        }
+    }
+    assert!(promises >= 30);
+    // Whoever is sent to a promise finds it.
+    for rest in statement.split(['(', ' ']) {
+        let number = rest.strip_prefix('S').and_then(|rest| {
+            let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+            digits.parse::<usize>().ok()
+        });
+        assert!(number.is_none_or(|number| number <= promises), "{rest}");
+    }
 }
 
 #[test]

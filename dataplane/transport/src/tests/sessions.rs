@@ -77,6 +77,7 @@ fn a_relay_sees_headers_and_forwards_a_handshake() {
         );
         assert_eq!(header.origin_hash, sim.nodes[from].origin());
         assert!(!datagram.windows(8).any(|w| w == b"the word"));
+        assert!(!datagram.windows(6).any(|w| w == b"secret"), "the channel");
         // A relay changes these three; nobody else may.
         let mut relayed = datagram.clone();
         relayed[5] -= 1;
