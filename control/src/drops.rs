@@ -1,6 +1,7 @@
 //! What a node drops: where, why and how often, and what to do about it.
 
 mod advice;
+pub mod page;
 
 use crate::api::status::{Count, Status};
 use serde::Serialize;

@@ -6,7 +6,7 @@ use super::{
     print_json,
 };
 use crate::{
-    drops::{self, Kind},
+    drops::{self, Kind, page},
     mesh::Mesh,
 };
 use serde::Serialize;
@@ -27,6 +27,9 @@ pub(super) struct Arguments {
     /// Print what was dropped since the node's start, and end.
     #[arg(long, conflicts_with = "seconds")]
     once: bool,
+    /// Print every reason that there is, what it means and what to do about it, as a page; asks no node.
+    #[arg(long, conflicts_with_all = ["once", "seconds", "json", "socket", "node"])]
+    reasons: bool,
     /// Watch for so long. Default: until it is stopped.
     #[arg(long, value_name = "N")]
     seconds: Option<u64>,
@@ -71,6 +74,9 @@ impl<'a> Row<'a> {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    if arguments.reasons {
+        return Ok(io::stdout().lock().write_all(page::page().as_bytes())?);
+    }
     block_on(async {
         let mesh = arguments.target.open().await?;
         match arguments.once {

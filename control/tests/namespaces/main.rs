@@ -15,6 +15,7 @@ mod every_driver;
 mod enrol;
 mod failover;
 mod gateways;
+mod guides;
 mod hostile;
 mod identity;
 mod interfaces;
