@@ -103,7 +103,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let refused = |path: &Path| open(path).unwrap_err().to_string();
-        std::fs::write(at("file"), "text").unwrap();
+        fs::write(at("file"), "text").unwrap();
         assert!(open(&at("file")).is_ok());
         let mode = Mode::RUSR | Mode::WUSR;
         mknodat(CWD, at("fifo"), FileType::Fifo, mode, 0).unwrap();

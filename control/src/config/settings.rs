@@ -3,7 +3,7 @@
 
 use super::{
     CapabilityRules, ChannelConfig, Config, Entity, LinkTags, Listed, PeerConfig, Reach,
-    ScopeConfig, Workers, ZeroCopy, values,
+    Replicated, ScopeConfig, Workers, ZeroCopy, values,
 };
 use crate::{capability::Statement, hex, kept::Keeping, keys::Secret, membership::Membership};
 use serde::{Deserialize, Serialize};
@@ -132,6 +132,8 @@ pub const KEYS: &[(&str, Effect, &[&str])] = &[
             "keep_events",
             "keep_bytes",
             "keep_for",
+            "replicas",
+            "acks",
         ],
     ),
     (
@@ -241,6 +243,9 @@ pub fn of(config: &Config) -> Vec<Setting> {
     }
     for channel in &config.channels {
         all.channel(channel);
+    }
+    for replicated in &config.replicated {
+        all.replicated(replicated);
     }
     for scope in &config.scopes {
         all.scope(scope);
@@ -465,6 +470,13 @@ impl Writer<'_> {
         self.put_some(block, "keep_bytes", retention.bytes_max);
         let age = retention.age_ns_max.map(Duration::from_nanos);
         self.put_some(block, "keep_for", age.map(humantime::format_duration));
+    }
+
+    fn replicated(&mut self, replicated: &Replicated) {
+        let block = Block("channels", Some(replicated.channel.as_str()));
+        let nodes = replicated.replicas.iter().map(|replica| &replica.name);
+        self.put(&block, "replicas", list(nodes));
+        self.put(&block, "acks", replicated.acks);
     }
 
     fn scope(&mut self, scope: &ScopeConfig) {

@@ -67,7 +67,7 @@ fn blocks_are_added_where_they_keep_the_file_a_configuration_and_all_else_stays(
     let config = new.write_config(&text, keys()).unwrap();
     new.keep();
     let path = folder.path().join(NODE_FILE);
-    let mode = std::fs::Permissions::from_mode(0o640);
+    let mode = fs::Permissions::from_mode(0o640);
     fs::set_permissions(&path, mode.clone()).unwrap();
     let link = folder.path().join("link");
     std::os::unix::fs::symlink(&path, &link).unwrap();
