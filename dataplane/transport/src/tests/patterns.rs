@@ -343,7 +343,7 @@ fn a_live_session_is_not_contradicted_by_what_anybody_can_say() {
     let mut liar = Node::new(liar, sim.now_ns).unwrap();
     liar.connect(sim.now_ns, sim.ids[1]).unwrap();
     let mut said = Vec::new();
-    liar.poll_transmit(sim.now_ns, &mut said).unwrap();
+    let _sent = liar.poll_transmit(sim.now_ns, &mut said).unwrap();
     let from = sim.addresses[0];
     let taken = sim.nodes[1].handle(sim.now_ns, from, &mut said);
     assert_eq!(taken, Handled::Dropped(DropReason::HandshakePolicy));
