@@ -1,6 +1,6 @@
 //! `virga invite`: a line that lets one machine join, and the wait for it.
 
-use super::{Failure, block_on, service};
+use super::{Failure, block_on, client::Target};
 use crate::{
     cause,
     config::{Config, valid_address, valid_name},
@@ -236,7 +236,7 @@ impl Host {
         }
         // It is a peer whether it hears this or not.
         let told = ready.tell(Ok(())).await;
-        let mut out = io::stdout().lock();
+        let mut out = io::stdout();
         writeln!(
             out,
             "{} has joined, at {}: {}",
@@ -250,7 +250,7 @@ impl Host {
                 "it may not know that yet ({error}); its files are there"
             )?;
         }
-        self.follow(&mut out)?;
+        self.follow(&mut out).await?;
         Ok(true)
     }
 
@@ -332,12 +332,24 @@ impl Host {
     }
 
     /// Has the node read its file, where it runs.
-    fn follow(&self, out: &mut impl io::Write) -> Result<(), Failure> {
-        if service::runs(&self.config.path) && service::is_active() {
-            service::restart()?;
-            writeln!(out, "the node has read its file again (virga.service)")?;
-        } else if std::os::unix::net::UnixStream::connect(&self.config.node.socket).is_ok() {
-            writeln!(out, "the node runs: restart it, and it knows the new peer")?;
+    async fn follow(&self, out: &mut impl io::Write) -> Result<(), Failure> {
+        let socket = &self.config.node.socket;
+        if std::os::unix::net::UnixStream::connect(socket).is_err() {
+            return Ok(());
+        }
+        let target = Target {
+            socket: Some(socket.clone()),
+            node: None,
+        };
+        match target.open().await?.reload().await {
+            Ok(_) => writeln!(out, "the node has read its file again")?,
+            Err(error) => {
+                let why = cause::chain(&error);
+                writeln!(
+                    out,
+                    "the node did not take up its file: {why}; restart it, and it knows the new peer"
+                )?;
+            }
         }
         Ok(())
     }

@@ -19,19 +19,9 @@ pub(super) fn runs(config: &Path) -> bool {
     is_usual && Path::new("/run/systemd/system").is_dir() && is_quiet(&["cat", UNIT])
 }
 
-/// Whether it is running now.
-pub(super) fn is_active() -> bool {
-    is_quiet(&["is-active", UNIT])
-}
-
 /// Has it run, now and from each start of the machine on.
 pub(super) fn enable() -> Result<(), Failure> {
     done(&["enable", "--now", UNIT])
-}
-
-/// Has it read its configuration again.
-pub(super) fn restart() -> Result<(), Failure> {
-    done(&["restart", UNIT])
 }
 
 fn systemctl(arguments: &[&str]) -> Command {

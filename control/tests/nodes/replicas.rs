@@ -1,7 +1,11 @@
 //! A log on three nodes: what was acknowledged survives the loss of any of them.
 
 use crate::stage::{Channel, Stage, eventually, in_time};
-use std::{collections::BTreeSet, process::Command};
+use std::{
+    collections::BTreeSet,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
 use virga::{
     kept::{LogStatus, replicated::ReplicationStatus},
     mesh::{Cursor, MeshError, Replayed},
@@ -56,13 +60,15 @@ async fn leader(stage: &Stage, names: &[&'static str]) -> &'static str {
     .await
 }
 
+/// Numbers of the events: no two are the same.
+static EVENTS: AtomicU32 = AtomicU32::new(0);
+
 /// What one publisher was told.
 #[derive(Default)]
 struct Told {
     acknowledged: Vec<String>,
     /// Whether they are in the log nobody knows.
     unknown: BTreeSet<String>,
-    next: u32,
 }
 
 impl Told {
@@ -71,8 +77,8 @@ impl Told {
         let mesh = stage.mesh(name).await;
         let wanted = self.acknowledged.len() + count;
         while self.acknowledged.len() < wanted {
-            self.next += 1;
-            let event = format!("event {} of {name}", self.next);
+            let number = EVENTS.fetch_add(1, Ordering::Relaxed);
+            let event = format!("event {number} by {name}");
             let published = mesh.publish(LOG.name, event.as_bytes());
             match in_time("publishing", published).await {
                 Ok(published) => {

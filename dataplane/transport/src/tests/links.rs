@@ -222,7 +222,7 @@ fn a_dead_link_that_is_no_longer_watched_is_not_left_dead() {
     tell(&mut sim);
     let now_ns = sim.now_ns;
     sim.nodes[0].watch_links(now_ns, &BTreeSet::new());
-    sim.run(MS);
+    sim.listen();
     assert_eq!(tell(&mut sim)[0], [LinkState::Unknown]);
 }
 
