@@ -150,7 +150,8 @@ async fn pins_have_readable_names_and_detach_removes_them() {
         let text = text.replace("\"native\"", &format!("\"{mode}\""));
         let text = text
             .replace("0.0.0.0:4783", "0.0.0.0:4799")
-            .replace("router.sock", "second.sock");
+            .replace("router.sock", "second.sock")
+            .replace("/state\"", "/second-state\"");
         std::fs::write(&second, text).unwrap();
         let run = ["node", "run", "--config", &second.to_string_lossy()].map(str::to_owned);
         let run: Vec<&str> = run.iter().map(String::as_str).collect();
