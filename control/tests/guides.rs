@@ -12,8 +12,8 @@ use virga_ebpf::limits::{
     DESTINATIONS_MAX, FILTERS_MAX, NEIGHBOURS_MAX, NEXT_HOPS_MAX, PAIRS_MAX, PORTS_MAX, ROUTES_MAX,
 };
 
-/// What is behind `sh`: nothing where the commands are typed by a test; else where they are: `scripts/test` builds, the package's
-/// own test has the service, and what is elsewhere needs a second machine or a capture.
+/// What is behind `sh`: nothing where the commands are typed by a test; else why no test types them: `scripts/test` builds, a
+/// service wants a service manager, and what is elsewhere needs a second machine or a capture.
 const CLASSES: [&str; 4] = ["", "build", "service", "elsewhere"];
 
 fn root() -> &'static Path {
