@@ -52,7 +52,10 @@ fn run() -> Outcome<f64> {
             let mut database = rusqlite::Connection::open(folder.join("events.db"))?;
             database.pragma_update(None, "journal_mode", "wal")?;
             database.pragma_update(None, "synchronous", "full")?;
-            database.execute("create table events (number integer primary key, payload blob)", ())?;
+            database.execute(
+                "create table events (number integer primary key, payload blob)",
+                (),
+            )?;
             rate(together, time, |numbers| {
                 let transaction = database.transaction()?;
                 {

@@ -118,7 +118,10 @@ impl Authority for Trusting {
     }
     fn knows(&self, speaker: &Speaker) -> Result<(), Doubt> {
         let knows = |node: &u8| self.0 >> (node % 16) & 1 == 1;
-        match (0..NODES).filter(knows).any(|node| key(node) == speaker.node_key) {
+        match (0..NODES)
+            .filter(knows)
+            .any(|node| key(node) == speaker.node_key)
+        {
             true => Ok(()),
             false => Err(Doubt::Stranger),
         }
