@@ -23,8 +23,10 @@ use virga_transport::{
 
 mod keep;
 mod publish;
+mod read;
 pub use publish::BATCHES_WAITING_MAX;
 use publish::Gate;
+pub use read::Reached;
 
 /// The service that each worker runs.
 pub type Service = ChannelService<Queue>;

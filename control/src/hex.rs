@@ -47,6 +47,14 @@ pub fn decode(text: &str) -> Result<[u8; 32], HexError> {
     Ok(key)
 }
 
+/// Reads exactly 32 hex digits of either case; none where it is anything else.
+#[must_use]
+pub fn decode_id(text: &str) -> Option<[u8; 16]> {
+    let digits: &[u8; 32] = text.as_bytes().try_into().ok()?;
+    let is_hex = digits.iter().all(u8::is_ascii_hexdigit);
+    is_hex.then(|| std::array::from_fn(|at| digit(digits[2 * at]) << 4 | digit(digits[2 * at + 1])))
+}
+
 /// 64 lower-case hex digits.
 #[must_use]
 pub fn encode(key: &[u8; 32]) -> String {
@@ -83,6 +91,17 @@ mod tests {
         let text = encode(&key);
         assert_eq!(decode(&text).unwrap(), key);
         assert_eq!(decode(&text.to_uppercase()).unwrap(), key);
+    }
+
+    #[test]
+    fn an_id_has_32_digits() {
+        let id: [u8; 16] = std::array::from_fn(|i| u8::try_from(i * 17).unwrap());
+        let text = encode_bytes(&id);
+        assert_eq!(decode_id(&text), Some(id));
+        assert_eq!(decode_id(&text.to_uppercase()), Some(id));
+        for wrong in [&text[1..], &format!("{text}0"), &text.replace('f', "g")] {
+            assert_eq!(decode_id(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -58,6 +58,7 @@ pub mod metrics;
 pub mod moves;
 pub mod nic;
 pub mod notices;
+pub mod reading;
 pub mod replicas;
 pub mod rights;
 pub mod routes;

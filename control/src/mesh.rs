@@ -90,10 +90,10 @@ mod publisher;
 mod replay;
 mod rights;
 
-pub use crate::api::frames::KeptEvent;
+pub use crate::api::frames::{KeptEvent, LogOpened};
 pub use fan_out::{ChannelPublisher, FanOutError};
 pub use publisher::{Publisher, TryPublishError};
-pub use replay::{Replay, Replayed};
+pub use replay::{Replay, Replayed, Which};
 pub use virga_state::Cursor;
 
 /// One event as a subscriber gets it.

@@ -5,15 +5,17 @@
 //! delivered   length 4 | name length 1 | name | entity 32 | sequence 8 | received 8 | event
 //! kept        length 4 | 1 1 | name length 1 | name | origin 8 | offset 8 | time 8 | event
 //! gap         length 4 | 2 1 | which kept events are not given, and why
+//! opened      length 4 | 3 1 | name length 1 | name | log 16 | node 8
 //! ended       length 4 | 0 1 | why the node ended the subscription, or the replay
 //! ```
 //! `length` counts what follows it; `received` and `time` are Unix time in nanoseconds. A replay has the
-//! frames `kept`, `gap` and `ended`, a subscription the others.
+//! frames `opened`, `kept`, `gap` and `ended`, a subscription the others. `opened` says whose log the events of a
+//! channel are from then on. Nodes give each other events of logs in the same frames.
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use thiserror::Error;
-use virga_ebpf::header::OriginHash;
-use virga_state::limits::EVENT_BYTES_MAX;
+use virga_ebpf::header::{NodeId, OriginHash};
+use virga_state::{format::LogId, limits::EVENT_BYTES_MAX};
 use virga_transport::{ChannelName, limits::MESSAGE_BYTES_MAX};
 
 /// Bytes of a length.
@@ -29,6 +31,7 @@ const KEPT_BYTES: usize = 1 + 1 + 8 + 8 + 8;
 const ENDED: u8 = 0;
 const KEPT: u8 = 1;
 const GAP: u8 = 2;
+const OPENED: u8 = 3;
 
 const _: () = assert!(MESSAGE_BYTES_MAX + DELIVERED_BYTES + 255 <= FRAME_BYTES_MAX);
 const _: () = assert!(EVENT_BYTES_MAX + KEPT_BYTES + 255 <= FRAME_BYTES_MAX);
@@ -230,9 +233,52 @@ impl KeptEvent {
     }
 }
 
+/// Which log a channel's events come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogOpened {
+    /// The channel's full name.
+    pub channel: ChannelName,
+    /// The log's id: another log of the same channel has another.
+    pub log: LogId,
+    /// The node that it is read at.
+    pub node: NodeId,
+}
+
+impl LogOpened {
+    /// Appends it as a frame.
+    pub(crate) fn write(&self, out: &mut BytesMut) {
+        let name = self.channel.as_str().as_bytes();
+        let bytes = 1 + 1 + name.len() + 16 + 8;
+        out.put_u32(u32::try_from(bytes).unwrap_or(u32::MAX));
+        out.put_u8(OPENED);
+        out.put_u8(u8::try_from(name.len()).unwrap_or(u8::MAX));
+        out.extend_from_slice(name);
+        out.extend_from_slice(&self.log);
+        out.put_u64(self.node.0);
+    }
+
+    /// Reads a frame, without its length and kind.
+    fn parse(mut frame: Bytes) -> Option<Self> {
+        let name_bytes = usize::from(frame.try_get_u8().ok()?);
+        if frame.len() != name_bytes + 16 + 8 {
+            return None;
+        }
+        let name = frame.split_to(name_bytes);
+        let channel = ChannelName::parse(std::str::from_utf8(&name).ok()?).ok()?;
+        let mut log = LogId::default();
+        frame.try_copy_to_slice(&mut log).ok()?;
+        Some(Self {
+            channel,
+            log,
+            node: NodeId(frame.try_get_u64().ok()?),
+        })
+    }
+}
+
 /// A frame of a replay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ReplayFrame {
+    Opened(LogOpened),
     Kept(KeptEvent),
     Gap(String),
     Ended(String),
@@ -248,6 +294,10 @@ impl ReplayFrame {
         match frame.try_get_u8() {
             Ok(ENDED) => Ok(Self::Ended(words(&frame))),
             Ok(GAP) => Ok(Self::Gap(words(&frame))),
+            Ok(OPENED) => {
+                let opened = LogOpened::parse(frame).ok_or(FrameError::Delivery)?;
+                Ok(Self::Opened(opened))
+            }
             Ok(KEPT) => {
                 let event = KeptEvent::parse(frame).ok_or(FrameError::Delivery)?;
                 Ok(Self::Kept(event))
@@ -308,13 +358,28 @@ mod tests {
             link,
             payload: b"payload",
         };
+        let opened = LogOpened {
+            channel: channel.clone(),
+            log: [7; 16],
+            node: NodeId(1),
+        };
         let mut all = BytesMut::new();
+        opened.write(&mut all);
         KeptEvent::write(&mut all, &channel, &event);
         write_gap(&mut all, "gap");
         write_end(&mut all, "end");
         let mut frames = Frames::default();
         frames.extend(&all);
         let mut next = || frames.next_frame().unwrap().unwrap();
+        let first = next();
+        assert_eq!(
+            ReplayFrame::parse(first.clone()),
+            Ok(ReplayFrame::Opened(opened))
+        );
+        for cut in 0..first.len() {
+            let cut = ReplayFrame::parse(first.slice(..cut));
+            assert!(!matches!(cut, Ok(ReplayFrame::Opened(_))));
+        }
         let kept = next();
         let read = KeptEvent {
             channel,

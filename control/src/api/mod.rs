@@ -7,7 +7,7 @@
 //! | `POST /publish?channel=NAME` | events, each after its length | [`publish::Published`] as JSON, once the body ends |
 //! | `POST /fanout?channel=NAME` and `policy`, `quorum`, `in_flight`, `within_ms` | a few events, each after its length | [`fanout::Report`] as JSON, once it is known |
 //! | `GET /subscribe?channel=NAME` or `?prefix=NAME` | | deliveries, without end: [`frames`] |
-//! | `GET /replay?channel=NAME` or `?prefix=NAME`, and `from=CURSOR` | | what is kept from there on, and on with what comes, without end: [`frames`] |
+//! | `GET /replay?channel=NAME` or `?prefix=NAME`, `from=CURSOR`, and where one of several is meant `at=NAME` and `log=ID` | | what is kept here, or at another node, from there on, and on with what comes, without end: [`frames`] |
 //! | `POST /token` | a token's chain | it is held and shown to all peers; [`Given`](crate::channel::explain::Given) as JSON: what it gives here, and what the neighbours made of it |
 //! | `POST /statement` | a signed statement about this node's entity | the same |
 //! | `GET /capabilities` | | [`rights::NamedStatement`]s as JSON: what is said of this node's entity and of peers |
@@ -46,6 +46,7 @@ use crate::{
     daemon::{identity::Registry, path, reload::Reloading, rights::Keeper, tracer::Tracer},
     dispatch::Dispatch,
     kept::Kept,
+    reading::Reading,
 };
 use axum::{
     Router,
@@ -72,6 +73,8 @@ pub struct Api {
     pub stopping: watch::Receiver<()>,
     /// Channels that are kept.
     pub kept: Kept,
+    /// How logs of other nodes are read.
+    pub reading: Reading,
     /// The API's own connections.
     pub connections: Arc<server::Connections>,
     /// What a reload of the configuration replaces beside it.

@@ -1,13 +1,19 @@
 //! `GET /replay`: what logs hold from a place on, and on with what comes, as the body of an answer that
-//! does not end.
+//! does not end. What this node does not keep is read at a node that does.
 
 use super::{
     Api,
     error::{ApiError, Query},
-    frames::write_end,
+    frames::{LogOpened, write_end},
     subscribe::pattern,
+    trace::node,
 };
-use crate::kept::follow::Follower;
+use crate::{
+    channel::Pattern,
+    hex,
+    kept::follow::Follower,
+    reading::remote::{NoLog, Remote},
+};
 use axum::{
     body::Body,
     extract::State,
@@ -15,13 +21,18 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::{Bytes, BytesMut};
+use futures_util::future::join_all;
 use serde::Deserialize;
-use std::{convert::Infallible, sync::Arc};
-use tokio::sync::mpsc;
-use virga_state::Cursor;
+use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
+use tokio::{sync::mpsc, time::timeout};
+use virga_ebpf::header::NodeId;
+use virga_state::{Cursor, format::LogId};
+use virga_transport::ChannelName;
 
 /// Chunks that wait for the reader: what is read ahead of it.
 const CHUNKS_MAX: usize = 2;
+/// How long the answer waits for nodes that may keep a log to say so; then it begins, and they are waited for.
+const LOOK: Duration = Duration::from_secs(3);
 
 /// Which channels, and from where on.
 #[derive(Debug, Deserialize)]
@@ -30,6 +41,17 @@ pub(super) struct Wanted {
     channel: Option<String>,
     prefix: Option<String>,
     from: String,
+    /// The node whose log is meant: a peer's name, this node's, or an id in hex.
+    at: Option<String>,
+    /// The id of the log that is meant, in hex.
+    log: Option<String>,
+}
+
+/// Which log is meant, where there may be several.
+#[derive(Clone, Copy)]
+struct Which {
+    at: Option<NodeId>,
+    log: Option<LogId>,
 }
 
 impl Wanted {
@@ -44,6 +66,31 @@ impl Wanted {
             _ => Ok(cursor),
         }
     }
+
+    fn which(&self, api: &Api) -> Result<Which, ApiError> {
+        let config = api.identity.config();
+        let at = self.at.as_deref().map(|name| node(&config, name));
+        let log = match (&self.log, &self.prefix) {
+            (None, _) => None,
+            (Some(_), Some(_)) => {
+                let words = "log=ID means one log: say no prefix with it";
+                return Err(ApiError::Request(words.into()));
+            }
+            (Some(text), None) => {
+                let log = hex::decode_id(text);
+                let words = || ApiError::Request("log=ID is 32 hex digits".into());
+                Some(log.ok_or_else(words)?)
+            }
+        };
+        let at = at.transpose()?;
+        Ok(Which { at, log })
+    }
+}
+
+/// A log that is read.
+enum Source {
+    Here(Box<Follower>, LogOpened),
+    There(Box<Remote>),
 }
 
 pub(super) async fn get(
@@ -51,25 +98,15 @@ pub(super) async fn get(
     Query(wanted): Query<Wanted>,
 ) -> Result<Response, ApiError> {
     let pattern = pattern(wanted.channel.as_deref(), wanted.prefix.as_deref())?;
-    let cursor = wanted.cursor()?;
-    let channels = api.kept.matching(&pattern);
-    if channels.is_empty() {
-        let words = format!(
-            "no log of {} {} is kept here: add persist = true to the channel",
-            pattern.kind(),
-            pattern.name()
-        );
-        return Err(ApiError::Missing(words));
+    let (cursor, which) = (wanted.cursor()?, wanted.which(&api)?);
+    let mut sources = Vec::new();
+    for channel in channels(&api, &pattern).await? {
+        sources.push(source(&api, channel, cursor, which).await?);
     }
+    let sources = find(&pattern, sources).await?;
     let (to, chunks) = mpsc::channel(CHUNKS_MAX);
-    for channel in channels {
-        let kept = api.kept.clone();
-        // Looking for the place reads files.
-        let opening = tokio::task::spawn_blocking(move || kept.follow(&channel, cursor));
-        let opened = opening.await.map_err(failed)?.map_err(failed)?;
-        if let Some(follower) = opened {
-            tokio::spawn(pass_on(follower, to.clone()));
-        }
+    for source in sources {
+        tokio::spawn(source.pass_on(to.clone()));
     }
     drop(to);
     let state = (chunks, api.stopping.clone());
@@ -84,24 +121,134 @@ pub(super) async fn get(
     Ok((kind, Body::from_stream(chunks)).into_response())
 }
 
-/// Until whoever reads is gone, the node stops, or the log cannot be read on.
-async fn pass_on(mut follower: Follower, to: mpsc::Sender<Bytes>) {
-    loop {
-        let chunk = tokio::select! {
-            chunk = follower.next_chunk() => chunk,
-            () = to.closed() => return,
+/// Of many those that this node keeps, or may have.
+async fn channels(api: &Api, pattern: &Pattern) -> Result<BTreeSet<ChannelName>, ApiError> {
+    if let Pattern::Channel(name) = pattern {
+        return Ok([name.clone()].into());
+    }
+    let mut channels: BTreeSet<_> = api.kept.matching(pattern).into_iter().collect();
+    channels.extend(api.dispatch.subscribable(pattern).await?);
+    match channels.is_empty() {
+        true => Err(nothing(pattern)),
+        false => Ok(channels),
+    }
+}
+
+fn nothing(pattern: &Pattern) -> ApiError {
+    ApiError::Missing(format!(
+        "no log of {} {} is kept here, or to be had: add persist = true to the channel, here or at a peer whose entity may subscribe",
+        pattern.kind(),
+        pattern.name()
+    ))
+}
+
+/// This node's log, or else another's, where nothing is asked yet.
+async fn source(
+    api: &Api,
+    channel: ChannelName,
+    cursor: Cursor,
+    which: Which,
+) -> Result<Source, ApiError> {
+    let config = api.identity.config();
+    let own = config.node.id;
+    let is_here = which.at.is_none_or(|at| at == own);
+    let is_meant = |log: &LogId| which.log.is_none_or(|meant| meant == *log);
+    if let Some(log) = api.kept.id(&channel).filter(|_| is_here).filter(is_meant) {
+        let kept = api.kept.clone();
+        let opened = LogOpened {
+            channel: channel.clone(),
+            log,
+            node: own,
         };
-        let (chunk, is_last) = match chunk {
-            Ok(Some(chunk)) => (chunk, false),
-            Ok(None) => return,
-            Err(why) => {
-                let mut end = BytesMut::new();
-                write_end(&mut end, &why);
-                (end.freeze(), true)
+        // Looking for the place reads files.
+        let opening = tokio::task::spawn_blocking(move || kept.follow(&channel, cursor));
+        let follower = opening.await.map_err(failed)?.map_err(failed)?;
+        let follower = follower.ok_or_else(|| failed("the log is gone"))?;
+        return Ok(Source::Here(Box::new(follower), opened));
+    }
+    if which.at == Some(own) {
+        let words = format!("this node keeps no log of {channel}, or another one than is meant");
+        return Err(ApiError::Missing(words));
+    }
+    let of = (channel, cursor);
+    let remote = Remote::new(
+        (&api.dispatch, &api.reading),
+        &config,
+        of,
+        (which.at, which.log),
+    );
+    Ok(Source::There(Box::new(remote)))
+}
+
+/// Looks for those that other nodes keep; those of many that nobody keeps are left out.
+async fn find(pattern: &Pattern, mut sources: Vec<Source>) -> Result<Vec<Source>, ApiError> {
+    let looks = sources.iter_mut().map(|source| async {
+        match source {
+            Source::Here(..) => Ok(()),
+            // Those that did not answer yet may still come up.
+            Source::There(remote) => timeout(LOOK, remote.find()).await.unwrap_or(Ok(())),
+        }
+    });
+    let found = join_all(looks).await;
+    let is_one = matches!(pattern, Pattern::Channel(_));
+    let mut errors = found.iter().filter_map(|found| found.as_ref().err());
+    if let Some(error) = errors.find(|error| is_one || !error.is_kept_nowhere()) {
+        return Err(error.clone().into());
+    }
+    let found = sources.into_iter().zip(found);
+    let found = found.filter(|(_, found)| found.is_ok());
+    let found: Vec<Source> = found.map(|(source, _)| source).collect();
+    match found.is_empty() {
+        true => Err(nothing(pattern)),
+        false => Ok(found),
+    }
+}
+
+impl From<NoLog> for ApiError {
+    fn from(error: NoLog) -> Self {
+        let words = error.to_string();
+        match error {
+            NoLog::Subscription(error) => error.into(),
+            NoLog::Nowhere(_) | NoLog::Refused(..) => Self::Missing(words),
+            NoLog::TooMany => Self::Busy(words),
+        }
+    }
+}
+
+impl Source {
+    /// Until whoever reads is gone, the node stops, or the log cannot be read on.
+    async fn pass_on(mut self, to: mpsc::Sender<Bytes>) {
+        if let Self::Here(_, opened) = &self {
+            let mut chunk = BytesMut::new();
+            opened.write(&mut chunk);
+            if to.send(chunk.freeze()).await.is_err() {
+                return;
             }
-        };
-        if to.send(chunk).await.is_err() || is_last {
-            return;
+        }
+        loop {
+            let chunk = tokio::select! {
+                chunk = self.next_chunk() => chunk,
+                () = to.closed() => return,
+            };
+            let (chunk, is_last) = match chunk {
+                Ok(Some(chunk)) => (chunk, false),
+                Ok(None) => return,
+                Err(why) => {
+                    let mut end = BytesMut::new();
+                    write_end(&mut end, &why);
+                    (end.freeze(), true)
+                }
+            };
+            if to.send(chunk).await.is_err() || is_last {
+                return;
+            }
+        }
+    }
+
+    async fn next_chunk(&mut self) -> Result<Option<Bytes>, String> {
+        match self {
+            Self::Here(follower, _) => follower.next_chunk().await,
+            Self::There(remote) => remote.next_chunk().await.map(Some),
         }
     }
 }

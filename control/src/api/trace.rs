@@ -4,7 +4,10 @@ use super::{
     Api,
     error::{ApiError, Query},
 };
-use crate::trace::{Trace, TraceHop};
+use crate::{
+    config::Config,
+    trace::{Trace, TraceHop},
+};
 use axum::{Json, extract::State};
 use serde::Deserialize;
 use std::sync::Arc;
@@ -17,26 +20,31 @@ pub(super) struct Question {
     to: String,
 }
 
+/// The node that is meant by its name, or by its id in hex.
+pub(super) fn node(config: &Config, to: &str) -> Result<NodeId, ApiError> {
+    let named = config.peers.iter().find(|peer| peer.name == to);
+    let by_id = || {
+        let is_id = to.len() == 16 && to.bytes().all(|b| b.is_ascii_hexdigit());
+        let id = u64::from_str_radix(to, 16).ok().filter(|_| is_id)?;
+        Some(NodeId(id))
+    };
+    let own = (config.node.name == to).then_some(config.node.id);
+    let found = named.map(|peer| peer.id).or(own).or_else(by_id);
+    found.ok_or_else(|| {
+        let known: Vec<&str> = config.peers.iter().map(|peer| &*peer.name).collect();
+        ApiError::Missing(format!(
+            "there is no peer {to:?}, and a node's id has 16 hex digits; the configuration has: {}",
+            known.join(", ")
+        ))
+    })
+}
+
 pub(super) async fn get(
     State(api): State<Arc<Api>>,
     Query(Question { to }): Query<Question>,
 ) -> Result<Json<Trace>, ApiError> {
     let config = api.identity.config();
-    let named = config.peers.iter().find(|peer| peer.name == to);
-    let by_id = || {
-        let is_id = to.len() == 16 && to.bytes().all(|b| b.is_ascii_hexdigit());
-        let id = u64::from_str_radix(&to, 16).ok().filter(|_| is_id)?;
-        Some(NodeId(id))
-    };
-    let own = (config.node.name == to).then_some(config.node.id);
-    let destination = named.map(|peer| peer.id).or(own).or_else(by_id);
-    let Some(destination) = destination else {
-        let known: Vec<&str> = config.peers.iter().map(|peer| &*peer.name).collect();
-        return Err(ApiError::Missing(format!(
-            "there is no peer {to:?}, and a node's id has 16 hex digits; the configuration has: {}",
-            known.join(", ")
-        )));
-    };
+    let destination = node(&config, &to)?;
     let way = api.tracer.trace(destination).await;
     let name = |id: NodeId| {
         let peer = config.peers.iter().find(|peer| peer.id == id);

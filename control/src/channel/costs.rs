@@ -14,6 +14,11 @@ pub(crate) const ASKS_MAX: u32 = 8_192;
 /// See [`ASKS_MAX`].
 pub(crate) const ASK_EACH_NS: u64 = SECOND_NS / 512;
 
+/// Questions of one peer for events of logs in one go, and one more each [`READ_EACH_NS`]: each reads files.
+pub(crate) const READS_MAX: u32 = 4_096;
+/// See [`READS_MAX`].
+pub(crate) const READ_EACH_NS: u64 = SECOND_NS / 4_096;
+
 /// So many in one go, and one more each while.
 #[derive(Debug)]
 pub(crate) struct Budget {
@@ -54,6 +59,8 @@ pub(crate) struct Costs {
     pub(crate) looks: Budget,
     /// Subscriptions that it asks for.
     pub(crate) asks: Budget,
+    /// Events of logs that it asks for.
+    pub(crate) reads: Budget,
 }
 
 impl Default for Costs {
@@ -61,6 +68,7 @@ impl Default for Costs {
         Self {
             looks: Budget::new(LOOKS_MAX, LOOK_EACH_NS),
             asks: Budget::new(ASKS_MAX, ASK_EACH_NS),
+            reads: Budget::new(READS_MAX, READ_EACH_NS),
         }
     }
 }

@@ -15,7 +15,7 @@
 //! identity                 version 1 | type 1 | placement or succession (see `rights::identity`)
 //! routes                   version 1 | type 1 | items (see `virga_routing::message`)
 //! trace                    version 1 | type 1 | what is asked or answered (see `trace`)
-//! replica                  version 1 | type 1 | part of a message about a log on several nodes (see `replicas::wire`)
+//! replica                  version 1 | type 1 | part of a message about a log (see `replicas::wire`)
 //! again                    version 1 | type 1: of channels and identities some found no room
 //! ```
 //! Big-endian; one way to write each message; what is unknown, too short or too long is refused.
@@ -222,7 +222,7 @@ pub enum Message {
     Routes(Vec<u8>),
     /// Which way packets go.
     Trace(trace::Said),
-    /// About a log that is on several nodes.
+    /// About a log that several nodes hold or read.
     Replica(Part),
     /// Show all channels and identities again.
     Again,
@@ -260,7 +260,7 @@ pub enum MessageError {
     /// What it asks or answers about the way of packets has another form.
     #[error("what it says about the way of packets cannot be read")]
     Trace,
-    /// What it says about a log that is on several nodes has another form.
+    /// What it says about a log has another form.
     #[error("what it says about a log cannot be read")]
     Replica,
 }

@@ -4,6 +4,7 @@
 //! output of its own. In the order in which an event meets them:
 //!
 //! - [`publish`]: the sending side: one stream a (peer, channel), opened on demand, back-pressure.
+//! - [`command`]: what other threads ask of it.
 //! - [`report`]: what a publisher is told.
 //! - [`tally`]: what becomes of a publish at each subscribing node, for publishers that ask.
 //! - [`message`]: what nodes tell each other on the control stream: subscribe, acknowledge, hold.
@@ -23,6 +24,7 @@
 //! - [`subnets`]: where this node and its peers are, as far as issuers vouch for it.
 //! - `trace`: what neighbours ask each other about the way of packets.
 //! - `replicas`: what nodes tell each other about logs that are on several of them.
+//! - `reading`: what they tell each other about reading logs.
 //! - `tagging`: what neighbours say of the link tags between them.
 //! - [`setup`]: what it begins with.
 //! - [`follow`]: entities that move or have another key, and what becomes of their sessions.
@@ -33,6 +35,7 @@
 //! what was on its way to that subscriber is lost with it; what is published next comes in order again.
 
 pub mod capabilities;
+pub mod command;
 mod costs;
 pub mod declared;
 pub mod delivery;
@@ -43,6 +46,7 @@ pub mod message;
 pub mod presence;
 pub mod publications;
 pub mod publish;
+mod reading;
 pub mod reason;
 mod replicas;
 pub mod report;
@@ -63,13 +67,14 @@ mod trace;
 #[cfg(test)]
 mod tests;
 
+pub use command::Command;
 pub use delivery::{Delivery, Fill, Offer, Outlet, Signature, SubscriberId};
 pub use message::Pattern;
 pub use presence::{Part, Presence};
 pub use publish::Batch;
 pub use report::{PublishError, PublishReport};
 pub use routing::Measured;
-pub use service::{ChannelService, Command};
+pub use service::ChannelService;
 pub use setup::Setup;
 pub(crate) use signed::events_of;
 pub use subnets::Subnets;

@@ -70,6 +70,10 @@ reasons! {
     ReplicaStranger = "replica_stranger",
     /// Something about a log that is on several nodes that found too much else waiting; it is said again.
     ReplicaFull = "replica_full",
+    /// A peer asked for events of a log that it may not have: not read.
+    ReadRefused = "read_refused",
+    /// A peer asked for events of a log when too much else waited; it asks again.
+    ReadFull = "read_full",
     /// A peer asked for a channel that it may not have, or that is not published here.
     SubscribeRefused = "subscribe_refused",
     /// A peer asked for channels more often than it may: told so, and not looked at.

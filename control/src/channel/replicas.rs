@@ -14,7 +14,7 @@ use virga_transport::Node;
 
 /// Control messages towards one peer that may wait before those about logs find no room: a message of the largest
 /// size has fewer parts.
-const WAITING_MAX: usize = 512;
+pub(super) const WAITING_MAX: usize = 512;
 
 impl<O: Outlet> ChannelService<O> {
     /// Tells `replicas` what peers say about logs that are on several nodes.
@@ -28,6 +28,9 @@ impl<O: Outlet> ChannelService<O> {
         let Some(entity) = self.sessions.get(&peer).map(|session| session.entity) else {
             return;
         };
+        if matches!(part.kind, Kind::Read | Kind::Given) {
+            return self.on_reading(now_ns, node, peer, part);
+        }
         let group = self.replicas.group(&part.channel);
         let (is_member, is_of_it) = group.map_or((false, false), |g| (g.is_member, g.has(peer)));
         let (channel, number, kind) = (part.channel.clone(), part.number, part.kind);

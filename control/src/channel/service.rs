@@ -1,23 +1,23 @@
 //! The service on the worker's thread: events of the node in, control messages and deliveries out.
 
 use super::{
+    command::Command,
     costs::Costs,
     delivery::{Delivery, Outlet, Signature, SubscriberId},
     entry::{Entry, Index},
     follow::Directory,
     message::{Answer, Message, Pattern},
     presence::Presence,
-    publish::Batch,
     reason::{Reason, Reasons},
     rights::{Rights, Shown, Taken},
     routing::Routes,
     setup::Setup,
     subnets::Subnets,
-    subscribe::{self, Local, Wanted},
+    subscribe::{Local, Wanted},
     trace::Traces,
 };
 use crate::{
-    admissions::Inbox, links::Links, moves::Moves, notices::Notices, replicas, tags::Heard,
+    admissions::Inbox, links::Links, moves::Moves, notices::Notices, reading::Reading, replicas, tags::Heard,
 };
 use bytes::Bytes;
 use std::{
@@ -38,41 +38,6 @@ const _: () = assert!(PATTERNS_PER_PEER_MAX <= OUTBOX_MAX);
 /// How long subscribers have to connect by themselves before a node that has started does: sessions
 /// begun from both ends at once would replace each other.
 const GREET_AFTER_NS: u64 = 1_000_000_000;
-
-/// What other threads ask of the service.
-pub enum Command<O> {
-    /// Publish a batch on a channel.
-    Publish {
-        /// Full name.
-        channel: ChannelName,
-        /// The events, and whom to tell.
-        batch: Batch,
-    },
-    /// Be given the events of one or many channels.
-    Subscribe {
-        /// What the subscriber is called: the same at all workers of this node.
-        id: SubscriberId,
-        /// Which ones.
-        pattern: Pattern,
-        /// Where they go.
-        outlet: O,
-        /// Whom to tell.
-        done: subscribe::Done,
-    },
-    /// After [`super::Offer::TakenSlow`]: there is room again.
-    Drained(SubscriberId),
-    /// Unreliable events of which another worker is through with its part wait no more.
-    Hurry,
-    /// Say something to a peer about a log that is on several nodes.
-    Replicate {
-        /// Whom.
-        peer: NodeId,
-        /// What.
-        parts: Vec<replicas::wire::Part>,
-    },
-    /// No more events.
-    Unsubscribe(SubscriberId),
-}
 
 /// A proven session.
 pub(crate) struct Session {
@@ -144,6 +109,9 @@ pub struct ChannelService<O> {
     pub(crate) routes: Routes,
     pub(crate) traces: Traces,
     pub(crate) replicas: replicas::Replicas,
+    pub(crate) reading: Reading,
+    /// Peers whose logs are read here, and how often.
+    pub(crate) reached: BTreeMap<NodeId, usize>,
     /// What each peer may still cost, also over sessions.
     pub(crate) costs: BTreeMap<NodeId, Costs>,
     /// Nothing more is published.
@@ -204,6 +172,8 @@ impl<O: Outlet> ChannelService<O> {
             routes: Routes::default(),
             traces: Traces::default(),
             replicas: replicas::Replicas::default(),
+            reading: Reading::default(),
+            reached: BTreeMap::new(),
             costs: BTreeMap::new(),
             is_stopping: false,
         }
@@ -231,7 +201,8 @@ impl<O: Outlet> ChannelService<O> {
     /// Whether this node tries to have a session with a peer: something is wanted of it, or it may
     /// subscribe here.
     pub(crate) fn needs(&self, peer: NodeId) -> bool {
-        let is_asked = self.wanted.values().any(|w| w.asked.contains_key(&peer));
+        let is_asked = self.wanted.values().any(|w| w.asked.contains_key(&peer))
+            || self.reached.contains_key(&peer);
         let entities = self.peers.get(&peer);
         let is_greeted = |key: &[u8; 32]| self.published().any(|e| e.subscribers.contains(key));
         let is_neighbour = self.is_told(peer) || self.kept_up.contains(&peer);
@@ -296,6 +267,7 @@ impl<O: Outlet> ChannelService<O> {
         }
         self.inbox.closed(peer);
         self.replicas.closed(peer);
+        self.reading.closed(peer);
         self.heard.session_ended(peer);
         self.routes_ended(peer);
         for index in 0..self.entries.len() {
@@ -550,6 +522,9 @@ impl<O: Outlet> Service for ChannelService<O> {
                 done(self.subscribe(now_ns, node, id, pattern, outlet));
             }
             Command::Replicate { peer, parts } => self.say_replica(now_ns, node, peer, parts),
+            Command::Read(said) => self.say_reading(now_ns, node, said),
+            Command::Reach(peer) => self.reach(now_ns, node, peer),
+            Command::Leave(peer) => self.let_go(node, peer),
             Command::Hurry => self.pump_blocked(now_ns, node),
             Command::Drained(id) => self.drained(now_ns, node, id),
             Command::Unsubscribe(id) => {

@@ -133,7 +133,7 @@ impl<O: Outlet> ChannelService<O> {
     }
 
     /// Why this node's entity may have none of the channels that a pattern means.
-    fn refusal(&self, now_ns: u64, pattern: Pattern) -> SubscribeError {
+    pub(crate) fn refusal(&self, now_ns: u64, pattern: Pattern) -> SubscribeError {
         let refused = self.listed(&pattern).find_map(|(_, entry)| {
             let refusal = self.may_subscribe(now_ns, entry).err()?;
             Some((entry.name().clone(), refusal))

@@ -1,13 +1,14 @@
 //! Services over real nodes, joined in memory: no clock, no socket, no thread.
 
 use super::{
+    command::Command,
     delivery::{Delivery, Fill, Offer, Outlet, SubscriberId},
     message::{Message, Pattern},
     presence::Presence,
     publish::Batch,
     reason::Reason,
     report::{PublishError, PublishReport},
-    service::{ChannelService, Command},
+    service::ChannelService,
     setup::Setup,
     status::ServiceStatus,
     subnets::Subnets,
@@ -41,6 +42,7 @@ mod declared;
 mod explain;
 mod membership;
 mod publish;
+mod reading;
 mod replicas;
 mod rights;
 mod scopes;

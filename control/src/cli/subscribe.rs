@@ -35,14 +35,18 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
     /// Read the channel's log from there on, and go on with what comes: start, end, an offset,
-    /// after:OFFSET, or time:SECONDS since 1970. For channels that this node keeps.
+    /// after:OFFSET, or time:SECONDS since 1970. Where this node does not keep the channel, a node that does is read.
     #[arg(long, value_name = "CURSOR")]
     from: Option<Cursor>,
     /// The same, from the place that this file holds, which is rewritten with the last event that was
-    /// printed; where there is no such file yet, from --from, or the start. A reader that is killed may
+    /// printed, and its log; where there is no such file yet, from --from, or the start. A reader that is killed may
     /// print the last few events again.
     #[arg(long, value_name = "FILE", conflicts_with = "prefix")]
     position: Option<PathBuf>,
+    /// Read the log that NODE keeps, from --from, or the start: a peer's name, this node's own, or a node's id. Where several nodes keep one,
+    /// any is read without it, and from then on the one that --position tells.
+    #[arg(long, value_name = "NODE", conflicts_with = "prefix")]
+    at: Option<String>,
     /// Print a JSON object a line: channel, entity, sequence, received_unix_ns (of a log: channel, offset,
     /// origin, time_unix_ns), and the event as `text`, or as `hex` when it is not UTF-8.
     #[arg(long, conflicts_with = "raw")]
@@ -56,7 +60,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     block_on(async {
-        match arguments.from.is_some() || arguments.position.is_some() {
+        match arguments.from.is_some() || arguments.position.is_some() || arguments.at.is_some() {
             true => replay::run(arguments).await,
             false => subscribe(arguments).await,
         }

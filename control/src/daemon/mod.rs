@@ -28,6 +28,7 @@ use crate::{
     doctor,
     kept::{self, KeptError},
     notices::Notices,
+    reading::Reading,
     replicas::Replicas,
     rights::file::FileError,
     signing::Signing,
@@ -220,12 +221,13 @@ async fn serve(
     let traces = trace::Inbox::default();
     let signing = Signing::new(&config.node.state, &config.keys.entity);
     let replicas = Replicas::new(&config, kept::random()?);
+    let reading = Reading::default();
     let mut workers = Running::start(
         (&*config, &start.directory),
         &path,
         revocations,
         (&notices, &inbox, &traces),
-        (&signing, &replicas),
+        (&signing, &replicas, &reading),
     )?;
     let dispatch = workers.dispatch().clone();
     let (stop_api, api_stopped) = watch::channel(());
@@ -248,11 +250,14 @@ async fn serve(
         rights: keeper.clone(),
         stopping: api_stopped.clone(),
         kept: logs.kept().clone(),
+        reading: reading.clone(),
         connections: Arc::clone(&connections),
         reloading: Reloading::default(),
         unix_zero_ns: unix_zero_ns(&dispatch).await?,
         started: Instant::now(),
     });
+    // Ends with the runtime.
+    let _reading = tokio::spawn(reading.serve(logs.kept().clone(), dispatch.clone()));
     Reloading::serve_metrics(&api, metrics).await;
     // Ends with the runtime.
     let _reloads = tokio::spawn(reload::by_signal(Arc::clone(&api), reloads));

@@ -10,6 +10,7 @@ use crate::{
     config::{self, Config},
     dispatch::{Dispatch, Service},
     notices::Notices,
+    reading::Reading,
     replicas::Replicas,
     signing::Signing,
     trace,
@@ -42,7 +43,7 @@ impl Running {
         path: &Path,
         revocations: Vec<Vec<u8>>,
         (notices, inbox, traces): (&Notices, &Inbox, &trace::Inbox),
-        (signing, replicas): (&Signing, &Replicas),
+        (signing, replicas, reading): (&Signing, &Replicas, &Reading),
     ) -> Result<Self, DaemonError> {
         let cores = cores(config)?;
         let shares: Vec<Share> = Share::split(cores.len()).collect();
@@ -77,7 +78,8 @@ impl Running {
                 .tagging(path.heard())
                 .routing(path.routes_inbox())
                 .tracing(traces)
-                .replicating(replicas),
+                .replicating(replicas)
+                .reading(reading),
             });
         }
         let mut beginnings = beginnings.into_iter();

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use virga_ebpf::header::NodeId;
-use virga_transport::{ChannelName, Share, limits::MESSAGE_BYTES_MAX};
+use virga_transport::{ChannelName, limits::MESSAGE_BYTES_MAX};
 
 /// How long events wait for the replicas where their publisher does not say: some elections.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -146,9 +146,7 @@ impl Dispatch {
         if to == self.replicas.own() {
             return parts.into_iter().all(|part| self.replicas.hear_own(part));
         }
-        let share = Share::split(self.commanders.len()).next();
-        let worker = share.map_or(0, |share| share.owner_of(to));
-        let Some(commander) = self.commanders.get(usize::from(worker)) else {
+        let Some(commander) = self.commanders.get(self.worker_of(to)) else {
             return false;
         };
         commander

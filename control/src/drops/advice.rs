@@ -187,9 +187,9 @@ fn channel(name: &str) -> Option<&'static str> {
         ChannelReason::StreamSalt | ChannelReason::StreamMode => {
             "write `salt`, `reliable` and `ordered` of the channel alike on all nodes"
         }
-        ChannelReason::StreamPublisher | ChannelReason::SubscribeRefused => {
-            "virga why CHANNEL ENTITY says which check refuses it"
-        }
+        ChannelReason::StreamPublisher
+        | ChannelReason::SubscribeRefused
+        | ChannelReason::ReadRefused => "virga why CHANNEL ENTITY says which check refuses it",
         ChannelReason::SubscribeRate => {
             "see what that node's programs do: they subscribe and unsubscribe without end"
         }

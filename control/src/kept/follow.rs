@@ -28,6 +28,12 @@ impl Follower {
         }
     }
 
+    /// Where the next event is; none after a reading that was given up.
+    #[must_use]
+    pub fn position(&self) -> Option<u64> {
+        self.reader.as_ref().map(Reader::position)
+    }
+
     /// Waits for events, and gives some as frames. None: the node stops.
     ///
     /// # Errors

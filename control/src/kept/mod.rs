@@ -30,6 +30,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use virga_state::{
     Cursor, Durability, LogName, NameError, OpenError, Options, Reader,
+    format::LogId,
     io::open::{self, OpenLog},
     replica::NoGroup,
 };
@@ -124,11 +125,18 @@ pub struct LogStatus {
 /// What is told of a log, newest first.
 type State = watch::Receiver<LogStatus>;
 
+/// A log that readers know.
+#[derive(Clone, Debug)]
+struct Known {
+    state: State,
+    id: LogId,
+}
+
 /// The logs of a node. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Kept {
     folder: Arc<PathBuf>,
-    logs: Arc<BTreeMap<ChannelName, State>>,
+    logs: Arc<BTreeMap<ChannelName, Known>>,
 }
 
 /// The logs, open, while nothing comes yet.
@@ -154,7 +162,7 @@ impl Kept {
     /// How each log stands, by name.
     #[must_use]
     pub fn status(&self) -> Vec<LogStatus> {
-        let states = self.logs.values().map(|state| state.borrow().clone());
+        let states = self.logs.values().map(|log| log.state.borrow().clone());
         states.collect()
     }
 
@@ -163,6 +171,12 @@ impl Kept {
     pub fn matching(&self, pattern: &Pattern) -> Vec<ChannelName> {
         let names = self.logs.keys().filter(|name| pattern.matches(name));
         names.cloned().collect()
+    }
+
+    /// The id of a channel's log; none where the channel is not kept.
+    #[must_use]
+    pub fn id(&self, channel: &ChannelName) -> Option<LogId> {
+        self.logs.get(channel).map(|log| log.id)
     }
 
     /// Reads a channel's log from a place on, and goes on with it. Blocks while it looks for the place.
@@ -174,7 +188,7 @@ impl Kept {
         channel: &ChannelName,
         cursor: Cursor,
     ) -> Result<Option<Follower>, KeptError> {
-        let Some(state) = self.logs.get(channel) else {
+        let Some(Known { state, .. }) = self.logs.get(channel) else {
             return Ok(None);
         };
         let failed = |source| KeptError::Open {
@@ -183,6 +197,11 @@ impl Kept {
             source,
         };
         let name = log_name(channel)?;
+        // Files may have more than can be read yet.
+        let cursor = match cursor {
+            Cursor::End => Cursor::Offset(state.borrow().readable),
+            other => other,
+        };
         let disk = open::read(&self.folder, &name).map_err(failed)?;
         let reader = Reader::open(disk, &name, cursor).map_err(failed)?;
         let follower = Follower::new(channel.clone(), reader, state.clone());
@@ -206,9 +225,11 @@ impl Opened {
         let kept = config.channels.iter();
         for (channel, keeping) in kept.filter_map(|c| Some((c, c.keep?))) {
             let (log, seat) = open(config, channel, keeping)?;
-            opened
-                .states
-                .push(watch::Sender::new(describe(&log, channel)));
+            let mut state = describe(&log, channel);
+            if let Some(seat) = &seat {
+                state.readable = seat.readable(&log);
+            }
+            opened.states.push(watch::Sender::new(state));
             opened.channels.push(channel.name.clone());
             opened.logs.push(log);
             opened.seats.push(seat);
@@ -240,7 +261,8 @@ impl Opened {
                 );
                 tokio::spawn(feed);
             }
-            known.insert(channel.clone(), state);
+            let id = *self.logs[log].log.id();
+            known.insert(channel.clone(), Known { state, id });
         }
         let writer = match self.logs.is_empty() {
             true => None,

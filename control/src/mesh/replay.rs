@@ -26,15 +26,20 @@
 //! ```
 
 use super::{Mesh, MeshError};
-use crate::api::frames::{Frames, KeptEvent, ReplayFrame};
+use crate::{
+    api::frames::{Frames, KeptEvent, LogOpened, ReplayFrame},
+    hex,
+};
 use futures_core::Stream;
 use futures_util::StreamExt as _;
 use hyper::{Method, body::Incoming};
 use std::{
+    collections::BTreeMap,
     pin::Pin,
     task::{Context, Poll},
 };
-use virga_state::Cursor;
+use virga_state::{Cursor, format::LogId};
+use virga_transport::ChannelName;
 
 /// What a log gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,15 +50,40 @@ pub enum Replayed {
     Gap(String),
 }
 
+/// Which log of a channel is meant, where several nodes keep one each; any where nothing is said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Which {
+    /// The node that keeps it, by its name or its id in hex.
+    pub node: Option<String>,
+    /// Its id, as [`Replay::log`] told it before: offsets are places in that log and in no other.
+    pub log: Option<LogId>,
+}
+
 impl Mesh {
     /// Reads a kept channel's log from a place on, and goes on with what comes: each event once, in the
     /// log's order, however slowly it is read. Begin at [`Cursor::After`] the last event that was dealt
     /// with, and nothing is missed or seen twice.
     ///
+    /// Where this node does not keep the channel (`persist = true`), a node is read that does; over restarts of that
+    /// node it goes on where it was.
+    ///
     /// # Errors
-    /// [`MeshError::Refused`] where this node does not keep the channel (`persist = true`).
+    /// [`MeshError::Refused`] where this node's entity may not subscribe, or nobody keeps the channel.
     pub async fn replay(&self, channel: &str, from: Cursor) -> Result<Replay, MeshError> {
-        self.replay_of("channel", channel, from).await
+        self.replay_at(channel, from, &Which::default()).await
+    }
+
+    /// The same of one of several logs.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn replay_at(
+        &self,
+        channel: &str,
+        from: Cursor,
+        which: &Which,
+    ) -> Result<Replay, MeshError> {
+        self.replay_of("channel", channel, from, which).await
     }
 
     /// The same for every kept channel at or below a prefix: of each in its log's order, of several in
@@ -62,16 +92,37 @@ impl Mesh {
     /// # Errors
     /// [`MeshError::Refused`] where there is none, or the place is an offset.
     pub async fn replay_prefix(&self, prefix: &str, from: Cursor) -> Result<Replay, MeshError> {
-        self.replay_of("prefix", prefix, from).await
+        let which = Which::default();
+        self.replay_of("prefix", prefix, from, &which).await
     }
 
-    async fn replay_of(&self, key: &str, name: &str, from: Cursor) -> Result<Replay, MeshError> {
+    async fn replay_of(
+        &self,
+        key: &str,
+        name: &str,
+        from: Cursor,
+        which: &Which,
+    ) -> Result<Replay, MeshError> {
         let name = self.channel_name(name).await?;
-        let uri = format!("/replay?{key}={name}&from={from}");
+        let mut uri = format!("/replay?{key}={name}&from={from}");
+        if let Some(node) = &which.node {
+            let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+            if !node.chars().all(plain) {
+                let message = format!("{node:?} is neither a peer's name nor a node's id");
+                return Err(MeshError::Refused { code: 400, message });
+            }
+            uri += "&at=";
+            uri += node;
+        }
+        if let Some(log) = &which.log {
+            uri += "&log=";
+            uri += &hex::encode_bytes(log);
+        }
         let answer = self.send(Method::GET, uri, super::empty()).await?;
         Ok(Replay {
             body: answer.into_body(),
             frames: Frames::default(),
+            logs: BTreeMap::new(),
             _mesh: self.clone(),
         })
     }
@@ -82,6 +133,8 @@ impl Mesh {
 pub struct Replay {
     body: Incoming,
     frames: Frames,
+    /// Which log each channel's events come from.
+    logs: BTreeMap<ChannelName, LogOpened>,
     /// A node in this process runs as long as it is read from.
     _mesh: Mesh,
 }
@@ -95,6 +148,10 @@ impl Stream for Replay {
             match self.frames.next_frame() {
                 Ok(Some(frame)) => {
                     return Poll::Ready(Some(match ReplayFrame::parse(frame) {
+                        Ok(ReplayFrame::Opened(opened)) => {
+                            self.logs.insert(opened.channel.clone(), opened);
+                            continue;
+                        }
                         Ok(ReplayFrame::Kept(event)) => Ok(Replayed::Event(event)),
                         Ok(ReplayFrame::Gap(why)) => Ok(Replayed::Gap(why)),
                         Ok(ReplayFrame::Ended(why)) => Err(MeshError::Ended(why)),
@@ -118,6 +175,12 @@ impl Stream for Replay {
 }
 
 impl Replay {
+    /// Which log a channel's events came from until now; none before the first.
+    #[must_use]
+    pub fn log(&self, channel: &ChannelName) -> Option<&LogOpened> {
+        self.logs.get(channel)
+    }
+
     /// What comes next; `None` when the node stops.
     ///
     /// # Errors

@@ -1,10 +1,11 @@
-//! What nodes say about logs that are on several of them, in parts that a control message has room for.
+//! What nodes say about logs that several of them hold or read, in parts that a control message has room for.
 //!
 //! ```text
 //! part        kind 1 | name length 1 | name | number 8 | total 4 | at 4 | bytes
 //! kind 0      between replicas: see `virga_state::replica::message`
 //! kind 1      submission: group 8 | acks 1 | events, each: length 4 | bytes
 //! kind 2      answer: code 1 | node 8 | words
+//! kind 3, 4   a reader's question, and what it is given: see `reading::wire`
 //! ```
 //! Big-endian. The parts of a message come one after the other, and those of two never mix: of each peer there is one
 //! that is not whole. A submission's number comes back in its answer.
@@ -40,6 +41,10 @@ pub enum Kind {
     Submission,
     /// A replica to who publishes.
     Answer,
+    /// Who reads a log to who keeps it.
+    Read,
+    /// Who keeps a log to who reads it.
+    Given,
 }
 
 /// A part of a message.
@@ -81,6 +86,8 @@ impl Part {
             0 => Kind::Between,
             1 => Kind::Submission,
             2 => Kind::Answer,
+            3 => Kind::Read,
+            4 => Kind::Given,
             _ => return None,
         };
         let (name, rest) = rest.split_at_checked(length.into())?;

@@ -21,6 +21,7 @@ mod identity;
 mod interfaces;
 mod neighbours;
 mod path_size;
+mod reading;
 mod restart;
 mod roaming;
 mod routes;

@@ -197,10 +197,10 @@ async fn what_is_not_kept_is_refused_and_what_was_removed_is_said() {
         other => panic!("{other:?}"),
     };
     let (code, message) = refusal("a", RELIABLE.name, Cursor::Start).await;
-    assert_eq!(code, 404);
+    assert_eq!(code, 403);
     assert_eq!(
         message,
-        "no log of channel test/reliable is kept here: add persist = true to the channel"
+        "this node's entity may not subscribe to test/reliable: add it to the channel's `subscribe` list"
     );
     let mesh = stage.mesh("b").await;
     let offset = mesh.replay_prefix("test", Cursor::Offset(1)).await;

@@ -20,6 +20,7 @@ mod kept;
 mod links;
 mod metrics;
 mod publishing;
+mod reading;
 mod reload;
 mod replicas;
 mod rights;

@@ -209,12 +209,21 @@ async fn a_minority_acknowledges_nothing_and_an_emptied_copy_is_filled() {
     );
     let (status, replication) = log(&stage, leads).await.unwrap();
     assert_eq!((status.readable, replication.committed), (before, before));
+    assert!(status.end > before, "it is in the leader's log");
     told.unknown.insert("alone".into());
+    // The end of what can be read: behind it is what nobody may read yet.
+    let mesh = stage.mesh(leads).await;
+    let mut from_end = mesh.replay(LOG.name, Cursor::End).await.unwrap();
     for name in rest {
         stage.start(name).await;
     }
     leader(&stage, &NAMES).await;
     told.publish(&stage, leads, 5).await;
+    match in_time("the next event", from_end.next_kept()).await {
+        Some(Ok(Replayed::Event(event))) => assert_eq!(event.offset, before),
+        other => panic!("{other:?}"),
+    }
+    drop(from_end);
     look(&stage, &[&told]).await;
     stage.terminate(leads);
     let logs = stage.node(leads).file("state/logs");

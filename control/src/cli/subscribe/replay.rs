@@ -3,13 +3,15 @@
 use super::{Arguments, Count, Failure, Shown, write_event};
 use crate::{
     cli::client::{ClientError, failed},
-    mesh::{Cursor, KeptEvent, Replay, Replayed},
+    hex,
+    mesh::{Cursor, KeptEvent, Replay, Replayed, Which},
 };
 use std::{
     fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
+use virga_state::{cursor::NoCursor, format::LogId};
 
 /// The place is written after so many events at the latest.
 const PLACE_EVERY: u64 = 1_000;
@@ -22,6 +24,8 @@ struct Place<'a> {
     /// The last event that was dealt with, and is not in the file yet.
     unsaved: Option<u64>,
     events: u64,
+    /// The log that it is a place in.
+    log: Option<LogId>,
 }
 
 pub(super) async fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -30,16 +34,25 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), Failure> {
         file,
         unsaved: None,
         events: 0,
+        log: None,
     });
-    let from = match &place {
+    let from = match &mut place {
         Some(place) => place.load()?.or(arguments.from),
         None => arguments.from,
     };
     let from = from.unwrap_or(Cursor::Start);
-    let mut events = match arguments.prefix {
-        true => mesh.replay_prefix(&arguments.channel, from).await?,
-        false => mesh.replay(&arguments.channel, from).await?,
+    let which = Which {
+        node: arguments.at.clone(),
+        log: place.as_ref().and_then(|place| place.log),
     };
+    let channel = &arguments.channel;
+    let opening = async {
+        match arguments.prefix {
+            true => mesh.replay_prefix(channel, from).await,
+            false => mesh.replay_at(channel, from, &which).await,
+        }
+    };
+    let mut events = opening.await?;
     let ended = follow(&mut events, place.as_mut(), arguments).await;
     // Also where it ended otherwise than asked for.
     let saved = place.as_mut().map_or(Ok(()), Place::save);
@@ -62,6 +75,7 @@ async fn follow(
                 print(&event, arguments)?;
                 count.add();
                 if let Some(place) = &mut place {
+                    place.log = events.log(&event.channel).map(|opened| opened.log);
                     place.note(event.offset)?;
                 }
             }
@@ -87,19 +101,24 @@ async fn next(
 }
 
 impl Place<'_> {
-    fn load(&self) -> Result<Option<Cursor>, ClientError> {
+    fn load(&mut self) -> Result<Option<Cursor>, ClientError> {
         let text = match fs::read_to_string(self.file) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed("read the file of --position")(error)),
         };
-        let cursor = text
-            .trim()
-            .parse()
-            .map_err(|error: virga_state::cursor::NoCursor| {
-                let error = io::Error::new(io::ErrorKind::InvalidData, error);
-                failed("read the file of --position")(error)
-            })?;
+        let wrong = |error: Box<dyn std::error::Error + Send + Sync>| {
+            let error = io::Error::new(io::ErrorKind::InvalidData, error);
+            failed("read the file of --position")(error)
+        };
+        let mut words = text.split_whitespace();
+        let cursor = words.next().unwrap_or_default().parse();
+        let cursor = cursor.map_err(|error: NoCursor| wrong(error.into()))?;
+        if let Some(word) = words.next() {
+            let log = word.strip_prefix("log:").and_then(hex::decode_id);
+            let expected = || wrong("behind the place stands log: and the log's id".into());
+            self.log = Some(log.ok_or_else(expected)?);
+        }
         Ok(Some(cursor))
     }
 
@@ -119,7 +138,12 @@ impl Place<'_> {
         };
         let mut new = PathBuf::from(self.file).into_os_string();
         new.push(".new");
-        let text = format!("{}\n", Cursor::After(offset));
+        let mut text = Cursor::After(offset).to_string();
+        if let Some(log) = &self.log {
+            text += " log:";
+            text += &hex::encode_bytes(log);
+        }
+        text.push('\n');
         fs::write(&new, text)
             .and_then(|()| fs::rename(&new, self.file))
             .map_err(failed("write the file of --position"))

@@ -83,7 +83,9 @@ impl Log {
         self.durable == self.end && self.failure.is_none()
     }
 
-    pub(crate) fn id(&self) -> &LogId {
+    /// What tells it from other logs of the same name.
+    #[must_use]
+    pub const fn id(&self) -> &LogId {
         &self.id
     }
 

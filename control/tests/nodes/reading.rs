@@ -1,0 +1,255 @@
+//! Logs that another node keeps, read over the mesh: a publishes, b keeps, the router reads.
+
+use crate::{
+    numbered,
+    stage::{Channel, Program, RELIABLE, Stage, eventually, in_time},
+};
+use std::{path::Path, time::Duration};
+use virga::mesh::{Cursor, MeshError, Replay, Replayed, Which};
+
+const READ: Channel = Channel {
+    subscribe: &["b", "router"],
+    ..RELIABLE
+};
+/// Nobody keeps it.
+const LIVE: Channel = Channel {
+    name: "test/live",
+    ..READ
+};
+
+/// Has a node keep the channel.
+fn keep(stage: &Stage, name: &str) {
+    let line = "name = \"test/reliable\"\n";
+    stage.edit(name, line, &format!("{line}persist = true\n"));
+}
+
+async fn stage() -> Stage {
+    let mut stage = Stage::new(&[READ, LIVE]);
+    keep(&stage, "b");
+    for name in ["router", "b", "a"] {
+        stage.start(name).await;
+    }
+    is_heard(&stage).await;
+    stage
+}
+
+/// Waits until b's log gets what a publishes, by b's own word: a may still count one that was killed.
+async fn is_heard(stage: &Stage) {
+    eventually("b's log has subscribed", async || {
+        let subscriptions = stage.mesh("b").await.subscriptions().await.unwrap();
+        let mut of_log = subscriptions.iter().filter(|s| s.name == READ.name);
+        of_log.any(|s| s.state == "granted").then_some(())
+    })
+    .await;
+}
+
+async fn publish(stage: &Stage, events: &[Vec<u8>], end: u64) {
+    let mesh = stage.mesh("a").await;
+    let published = in_time("publishing", mesh.publish_batch(READ.name, events)).await;
+    assert_eq!(
+        published.unwrap().published,
+        u64::try_from(events.len()).unwrap()
+    );
+    eventually("b's log has them", async || {
+        let logs = stage.status("b").await.logs;
+        (logs.first()?.readable == end).then_some(())
+    })
+    .await;
+}
+
+async fn events(replay: &mut Replay, count: usize) -> Vec<(u64, Vec<u8>)> {
+    let mut all = Vec::new();
+    while all.len() < count {
+        let next = in_time("the log's next event", replay.next_kept()).await;
+        match next.unwrap().unwrap() {
+            Replayed::Event(event) => all.push((event.offset, event.payload.to_vec())),
+            Replayed::Gap(why) => panic!("{why}"),
+        }
+    }
+    all
+}
+
+fn placed(events: &[Vec<u8>], from: usize) -> Vec<(u64, Vec<u8>)> {
+    (0..).zip(events.iter().cloned()).skip(from).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_of_another_node_is_read_from_any_place_and_on() {
+    let stage = stage().await;
+    let sent = numbered(3_000);
+    publish(&stage, &sent[..2_000], 2_000).await;
+    let mesh = stage.mesh("router").await;
+    let replay = async |from| mesh.replay(READ.name, from).await.unwrap();
+    let mut start = replay(Cursor::Start).await;
+    let mut end = replay(Cursor::End).await;
+    let mut offset = replay(Cursor::Offset(1_500)).await;
+    let mut after = replay(Cursor::After(1_998)).await;
+    let mut time = replay(Cursor::Time(1)).await;
+    let mut future = replay(Cursor::Time(u64::MAX)).await;
+    let mut prefix = mesh.replay_prefix("test", Cursor::End).await.unwrap();
+    assert_eq!(events(&mut start, 2_000).await, placed(&sent[..2_000], 0));
+    assert_eq!(
+        events(&mut offset, 500).await,
+        placed(&sent[..2_000], 1_500)
+    );
+    assert_eq!(events(&mut after, 1).await, placed(&sent[..2_000], 1_999));
+    assert_eq!(events(&mut time, 2_000).await, placed(&sent[..2_000], 0));
+    publish(&stage, &sent[2_000..], 3_000).await;
+    for reader in [&mut start, &mut end, &mut offset, &mut after, &mut prefix] {
+        assert_eq!(events(reader, 1_000).await, placed(&sent, 2_000));
+    }
+    let none = tokio::time::timeout(Duration::from_millis(100), future.next_kept()).await;
+    assert!(none.is_err(), "{none:?}");
+    let channel = virga_transport::ChannelName::parse(READ.name).unwrap();
+    let log = start.log(&channel).unwrap().clone();
+    assert_eq!(log.node, stage.node("b").id);
+    // The same log by its id and its node, and no other.
+    let which = |node: &str, log| Which {
+        node: Some(node.to_owned()),
+        log,
+    };
+    let named = which("b", Some(log.log));
+    let replay = mesh.replay_at(READ.name, Cursor::Start, &named).await;
+    assert_eq!(events(&mut replay.unwrap(), 1).await, placed(&sent[..1], 0));
+    for (which, code) in [
+        (which("b", Some([9; 16])), 404),
+        (which("a", None), 404),
+        (which("router", None), 404),
+        (which("nobody", None), 404),
+    ] {
+        let refused = mesh.replay_at(READ.name, Cursor::Start, &which).await;
+        assert!(
+            matches!(&refused, Err(MeshError::Refused { code: is, .. }) if *is == code),
+            "{which:?}: {refused:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_nowhere_or_for_others_is_refused() {
+    let stage = stage().await;
+    let refusal = async |name: &str, channel: &str| {
+        let mesh = stage.mesh(name).await;
+        let replay = mesh.replay(channel, Cursor::Start);
+        match in_time("the refusal", replay).await {
+            Err(MeshError::Refused { code, message }) => (code, message),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (code, message) = refusal("router", LIVE.name).await;
+    assert_eq!(code, 404);
+    assert!(
+        message.contains("b: it does not keep the channel"),
+        "{message}"
+    );
+    let (code, message) = refusal("a", READ.name).await;
+    assert_eq!(code, 403);
+    assert!(message.contains("may not subscribe"), "{message}");
+    // Who is let in by its own file alone is refused where the log is.
+    let mut stage = stage;
+    stage.terminate("a");
+    stage.edit("a", "[\"b\", \"router\"]", "[\"b\", \"router\", \"a\"]");
+    stage.start("a").await;
+    let mesh = stage.mesh("a").await;
+    let replay = mesh.replay(READ.name, Cursor::Start);
+    match in_time("the refusal", replay).await {
+        Err(MeshError::Refused { code, message }) => {
+            assert_eq!(code, 404);
+            assert!(
+                message.contains("the reader's entity may not subscribe there"),
+                "{message}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    let refused = stage.status("b").await.channel_reasons["read_refused"];
+    assert!(refused > 0);
+}
+
+/// Reads so many events with a file that says where it was.
+fn read(stage: &Stage, place: &Path, count: usize) -> String {
+    let count = count.to_string();
+    let place = place.to_str().unwrap();
+    let arguments = ["sub", READ.name, "--position", place];
+    let more = ["--count", &count, "--timeout", "60"];
+    let output = stage.node("router").run(&[&arguments[..], &more].concat());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn lines(events: &[Vec<u8>]) -> String {
+    let lines = events
+        .iter()
+        .map(|e| format!("{}\n", String::from_utf8_lossy(e)));
+    lines.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_goes_on_over_kills_of_the_keeper_the_reader_and_its_node() {
+    let mut stage = stage().await;
+    let sent = numbered(700);
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("place");
+    publish(&stage, &sent[..100], 100).await;
+    assert_eq!(read(&stage, &place, 60), lines(&sent[..60]));
+    let mesh = stage.mesh("router").await;
+    let mut open = mesh.replay(READ.name, Cursor::Start).await.unwrap();
+    assert_eq!(events(&mut open, 100).await, placed(&sent[..100], 0));
+    // One that waits for what comes, while the node that keeps the log is killed.
+    let position = place.to_str().unwrap();
+    let arguments = ["sub", READ.name, "--position", position];
+    let count = ["--count", "240", "--timeout", "90"];
+    let waiting = [&arguments[..], &count].concat();
+    let mut waiting = Program::start(&mut stage.node("router").command(&waiting));
+    for (from, to) in [(100, 200), (200, 300)] {
+        stage.kill("b");
+        stage.start("b").await;
+        is_heard(&stage).await;
+        publish(&stage, &sent[from..to], u64::try_from(to).unwrap()).await;
+        assert_eq!(events(&mut open, 100).await, placed(&sent[..to], from));
+    }
+    let (status, text, words) = waiting.wait();
+    assert!(status.success(), "{words}");
+    assert_eq!(text, lines(&sent[60..300]));
+    drop(open);
+    // The reader's node is killed, and comes up before the one that keeps the log.
+    stage.kill("router");
+    stage.kill("b");
+    stage.start("router").await;
+    let mut waiting = [&arguments[..], &["--count", "1", "--timeout", "90"]].concat();
+    waiting.push("--json");
+    let mut waiting = Program::start(&mut stage.node("router").command(&waiting));
+    stage.start("b").await;
+    is_heard(&stage).await;
+    publish(&stage, &sent[300..], 700).await;
+    let (status, text, words) = waiting.wait();
+    assert!(status.success(), "{words}");
+    assert!(text.contains("\"offset\":300,"), "{text}");
+    assert_eq!(read(&stage, &place, 399), lines(&sent[301..]));
+    // A log that was begun anew is another one: the place is in none.
+    stage.kill("b");
+    std::fs::remove_dir_all(stage.node("b").file("state/logs")).unwrap();
+    stage.start("b").await;
+    let more = ["--count", "1", "--timeout", "90"];
+    let output = stage.node("router").run(&[&arguments[..], &more].concat());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("another one than what was read"),
+        "{said}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_does_not_read_holds_up_nobody_and_misses_nothing() {
+    let stage = stage().await;
+    let mesh = stage.mesh("router").await;
+    let mut slow = mesh.replay(READ.name, Cursor::Start).await.unwrap();
+    // Far more than is on its way to a reader at a time.
+    let large: Vec<Vec<u8>> = (0..40_u8).map(|n| vec![n; 500_000]).collect();
+    for (n, some) in large.chunks(10).enumerate() {
+        let end = u64::try_from((n + 1) * 10).unwrap();
+        publish(&stage, some, end).await;
+    }
+    assert_eq!(events(&mut slow, 40).await, placed(&large, 0));
+}
