@@ -2,13 +2,16 @@
 
 use crate::{
     api::outlet::{Drain, Queue, queue},
-    channel::{ChannelService, Command, Delivery, Pattern, Presence, SubscribeError, SubscriberId},
+    channel::{
+        ChannelService, Command, Delivery, Pattern, Presence, Rated, SubscribeError, SubscriberId,
+    },
     config::ChannelConfig,
     replicas::Replicas,
     signing::Signing,
 };
 use futures_util::future::try_join_all;
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -17,6 +20,7 @@ use std::{
 };
 use tokio::sync::oneshot;
 use virga_transport::{
+    ChannelName,
     io::clock::Clock,
     worker::{Commander, Parts, Refused, Task, Times},
 };
@@ -64,6 +68,8 @@ pub struct Dispatch {
     signing: Option<Signing>,
     /// Whose logs are on several nodes.
     replicas: Replicas,
+    /// What this node has submitted to them, where channels have a rate.
+    submitted: Arc<Mutex<BTreeMap<ChannelName, Rated>>>,
 }
 
 /// A program's subscription at all workers; dropping it ends it.
@@ -118,6 +124,7 @@ impl Dispatch {
             delivery_wait: Arc::default(),
             signing: None,
             replicas: Replicas::default(),
+            submitted: Arc::default(),
         }
     }
 

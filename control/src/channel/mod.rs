@@ -68,6 +68,7 @@ mod trace;
 mod tests;
 
 pub use command::Command;
+pub(crate) use costs::Rated;
 pub use delivery::{Delivery, Fill, Offer, Outlet, Signature, SubscriberId};
 pub use message::Pattern;
 pub use presence::{Part, Presence};

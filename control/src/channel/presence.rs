@@ -27,6 +27,7 @@ struct Seen {
 struct Channel {
     name: ChannelName,
     mode: Mode,
+    max_rate_pps: Option<u32>,
     workers: Box<[Seen]>,
 }
 
@@ -89,14 +90,18 @@ impl Presence {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         table.names.clear();
         for channel in channels {
-            let mode = channel.mode;
+            let (mode, max_rate_pps) = (channel.mode, channel.max_rate_pps);
             let known = table.channels.iter().position(|c| c.name == channel.name);
             let index = known.unwrap_or(table.channels.len());
             match known {
-                Some(index) => table.channels[index].mode = mode,
+                Some(index) => {
+                    let known = &mut table.channels[index];
+                    (known.mode, known.max_rate_pps) = (mode, max_rate_pps);
+                }
                 None => table.channels.push(Channel {
                     name: channel.name.clone(),
                     mode,
+                    max_rate_pps,
                     workers: (0..self.workers).map(|_| Seen::default()).collect(),
                 }),
             }
@@ -138,6 +143,14 @@ impl Presence {
         let table = self.table();
         let index = *table.names.get(channel)?;
         Some(table.channels[index].mode)
+    }
+
+    /// Packets a second that one publisher may send on a channel at most.
+    #[must_use]
+    pub fn max_rate_pps(&self, channel: &ChannelName) -> Option<u32> {
+        let table = self.table();
+        let index = *table.names.get(channel)?;
+        table.channels[index].max_rate_pps
     }
 
     /// Nodes on a channel's roster, at all workers.

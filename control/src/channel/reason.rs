@@ -70,6 +70,8 @@ reasons! {
     ReplicaStranger = "replica_stranger",
     /// Something about a log that is on several nodes that found too much else waiting; it is said again.
     ReplicaFull = "replica_full",
+    /// A peer submitted more to a log on several nodes than the channel's `max_rate_pps`: told so, and not appended.
+    SubmissionRate = "submission_rate",
     /// A peer asked for events of a log that it may not have: not read.
     ReadRefused = "read_refused",
     /// A peer asked for events of a log when too much else waited; it asks again.

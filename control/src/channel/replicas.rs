@@ -1,7 +1,7 @@
 //! What nodes tell each other about logs that are on several of them: the worker looks whether the sender may, and
 //! passes it on to the thread that owns the logs.
 
-use super::{delivery::Outlet, message::Message, reason::Reason, service::ChannelService};
+use super::{delivery::Outlet, entry::Index, message::Message, reason::Reason, service::ChannelService};
 use crate::{
     replicas::{
         Outcome, Replicas,
@@ -45,7 +45,11 @@ impl<O: Outlet> ChannelService<O> {
             Kind::Between if is_member && is_of_it => None,
             // Of a message whose begin was refused nothing more is taken.
             Kind::Submission if is_member && part.at > 0 => None,
-            Kind::Submission if is_member => self.may_submit(now_ns, peer, &part).err(),
+            Kind::Submission if is_member => {
+                let may = self.may_submit(now_ns, peer, &part);
+                may.and_then(|index| self.rate(now_ns, peer, (index, &part)))
+                    .err()
+            }
             _ => {
                 let words = "that node holds no copy of the channel's log".to_owned();
                 Some((Reason::ReplicaStranger, Answer::Refused(words)))
@@ -66,13 +70,19 @@ impl<O: Outlet> ChannelService<O> {
     }
 
     /// Whether a peer may publish on the channel, and to this node.
-    fn may_submit(&self, now_ns: u64, peer: NodeId, part: &Part) -> Result<(), (Reason, Answer)> {
+    fn may_submit(
+        &self,
+        now_ns: u64,
+        peer: NodeId,
+        part: &Part,
+    ) -> Result<Index, (Reason, Answer)> {
         let refused = |reason: Reason| {
             let words = format!("its entity may not publish there: {}", reason.meaning());
             (reason, Answer::Refused(words))
         };
-        let entry = self.names.get(&part.channel).map(|&i| &self.entries[i]);
-        let entry = entry.ok_or_else(|| refused(Reason::StreamUnknownChannel))?;
+        let index = self.names.get(&part.channel).copied();
+        let index = index.ok_or_else(|| refused(Reason::StreamUnknownChannel))?;
+        let entry = &self.entries[index];
         let session = self.sessions.get(&peer);
         let session = session.ok_or_else(|| refused(Reason::PeerGone))?;
         if !entry.publishers.contains(&session.entity) {
@@ -83,7 +93,28 @@ impl<O: Outlet> ChannelService<O> {
         }
         let rights = &self.rights;
         let right = rights.peer_may(now_ns, entry, session, Operation::Publish);
-        right.map_err(|refusal| refused(refusal.fault().into()))
+        right.map_err(|refusal| refused(refusal.fault().into()))?;
+        Ok(index)
+    }
+
+    /// Whether the channel's rate leaves it room: publishing waits, here as there.
+    fn rate(
+        &mut self,
+        now_ns: u64,
+        peer: NodeId,
+        (index, part): (Index, &Part),
+    ) -> Result<(), (Reason, Answer)> {
+        let config = self.entries[index].config.as_ref();
+        let Some(rate) = config.and_then(|config| config.max_rate_pps) else {
+            return Ok(());
+        };
+        let costs = self.costs.entry(peer).or_default();
+        let rated = costs.submitted.entry(index).or_default();
+        if rated.wait_ns(now_ns) > 0 {
+            return Err((Reason::SubmissionRate, Answer::Full));
+        }
+        rated.note(now_ns, part.total as usize, rate);
+        Ok(())
     }
 
     /// Says something to a peer about a log; what is lost is said again by those who need it.

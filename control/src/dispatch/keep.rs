@@ -10,7 +10,7 @@ use crate::{
     },
 };
 use bytes::Bytes;
-use std::time::Duration;
+use std::{sync::PoisonError, time::Duration};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use virga_ebpf::header::NodeId;
 use virga_transport::{ChannelName, limits::MESSAGE_BYTES_MAX};
@@ -60,7 +60,10 @@ impl Dispatch {
                 events,
             };
             let message = submission.encode();
-            let kept = self.submit(channel, group, &message, until);
+            let kept = async {
+                self.keep_pace(channel, message.len(), until).await?;
+                self.submit(channel, group, &message, until).await
+            };
             kept.await.map_err(|error| match error {
                 PublishError::NotKept(name, why) if is_any_kept => {
                     let why = format!("not all of the events are kept: {why}");
@@ -71,6 +74,38 @@ impl Dispatch {
             is_any_kept = true;
         }
         Ok(true)
+    }
+
+    /// Waits until the channel's rate lets so much go.
+    async fn keep_pace(
+        &self,
+        channel: &ChannelName,
+        bytes: usize,
+        until: Instant,
+    ) -> Result<(), PublishError> {
+        let Some(rate) = self.presence.max_rate_pps(channel) else {
+            return Ok(());
+        };
+        loop {
+            let wait_ns = {
+                let submitted = self.submitted.lock();
+                let mut submitted = submitted.unwrap_or_else(PoisonError::into_inner);
+                let rated = submitted.entry(channel.clone()).or_default();
+                let now_ns = self.clock.now_ns();
+                let wait_ns = rated.wait_ns(now_ns);
+                if wait_ns == 0 {
+                    rated.note(now_ns, bytes, rate);
+                    return Ok(());
+                }
+                wait_ns
+            };
+            let again = Instant::now() + Duration::from_nanos(wait_ns);
+            if again >= until {
+                let why = format!("the channel's max_rate_pps of {rate} does not let them go in time");
+                return Err(PublishError::NotKept(channel.clone(), why));
+            }
+            sleep_until(again).await;
+        }
     }
 
     async fn submit(

@@ -190,6 +190,9 @@ fn channel(name: &str) -> Option<&'static str> {
         ChannelReason::StreamPublisher
         | ChannelReason::SubscribeRefused
         | ChannelReason::ReadRefused => "virga why CHANNEL ENTITY says which check refuses it",
+        ChannelReason::SubmissionRate => {
+            "write `max_rate_pps` of the channel alike on all nodes: publishers then wait by themselves"
+        }
         ChannelReason::SubscribeRate => {
             "see what that node's programs do: they subscribe and unsubscribe without end"
         }

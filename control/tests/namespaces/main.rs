@@ -22,6 +22,7 @@ mod interfaces;
 mod neighbours;
 mod path_size;
 mod reading;
+mod replicas;
 mod restart;
 mod roaming;
 mod routes;

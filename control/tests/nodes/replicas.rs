@@ -1,10 +1,12 @@
 //! A log on three nodes: what was acknowledged survives the loss of any of them.
 
 use crate::stage::{Channel, Stage, eventually, in_time};
+use serde_json::Value;
 use std::{
     collections::BTreeSet,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
 };
 use virga::{
     kept::{LogStatus, replicated::ReplicationStatus},
@@ -22,6 +24,11 @@ const LOG: Channel = Channel {
 
 /// All are next to each other and hold the log.
 fn stage() -> Stage {
+    stage_with("")
+}
+
+/// The same with more keys in the channel's block.
+fn stage_with(more: &str) -> Stage {
     let stage = Stage::new(&[LOG]);
     for (name, other) in [("a", "b"), ("b", "a")] {
         let address = format!("address = \"{}\"", stage.node(other).listen);
@@ -30,7 +37,7 @@ fn stage() -> Stage {
     for name in NAMES {
         let line = "name = \"test/replicated\"\n";
         let keys = "persist = true\nreplicas = [\"a\", \"router\", \"b\"]\n";
-        stage.edit(name, line, &format!("{line}{keys}"));
+        stage.edit(name, line, &format!("{line}{keys}{more}"));
     }
     stage
 }
@@ -66,6 +73,8 @@ static EVENTS: AtomicU32 = AtomicU32::new(0);
 /// What one publisher was told.
 #[derive(Default)]
 struct Told {
+    /// How much longer its events are than what is in them.
+    padding: usize,
     acknowledged: Vec<String>,
     /// Whether they are in the log nobody knows.
     unknown: BTreeSet<String>,
@@ -78,7 +87,8 @@ impl Told {
         let wanted = self.acknowledged.len() + count;
         while self.acknowledged.len() < wanted {
             let number = EVENTS.fetch_add(1, Ordering::Relaxed);
-            let event = format!("event {number} by {name}");
+            let padding = " ".repeat(self.padding);
+            let event = format!("event {number} by {name}{padding}");
             let published = mesh.publish(LOG.name, event.as_bytes());
             match in_time("publishing", published).await {
                 Ok(published) => {
@@ -226,14 +236,155 @@ async fn a_minority_acknowledges_nothing_and_an_emptied_copy_is_filled() {
     drop(from_end);
     look(&stage, &[&told]).await;
     stage.terminate(leads);
-    let logs = stage.node(leads).file("state/logs");
-    let logs = logs.to_str().unwrap();
-    let verified = ["log", "verify", LOG.name, "--logs", logs];
-    let verified = Command::new(env!("CARGO_BIN_EXE_virga"))
-        .args(verified)
+    verify(&stage, leads, &[]);
+}
+
+/// What `virga log verify` says of a node's log.
+fn verify(stage: &Stage, name: &str, arguments: &[&str]) -> Value {
+    let logs = stage.node(name).file("state/logs");
+    let verify = ["log", "verify", LOG.name, "--json", "--logs"];
+    let output = Command::new(env!("CARGO_BIN_EXE_virga"))
+        .args(verify)
+        .arg(logs)
+        .args(arguments)
         .output()
         .unwrap();
-    assert!(verified.status.success(), "{verified:?}");
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Looks whether the three have one log, by the hash over all of it.
+fn are_one(stage: &Stage, arguments: &[&str]) {
+    let one = verify(stage, "a", arguments);
+    assert!(one["chain"].is_string(), "{one}");
+    for name in ["router", "b"] {
+        let other = verify(stage, name, arguments);
+        for key in ["end", "chain", "signed"] {
+            assert_eq!(other[key], one[key], "{name}: {other} is not {one}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_the_leader_needs_no_other() {
+    let mut stage = stage_with("acks = \"leader\"\n");
+    start(&mut stage).await;
+    let leads = leader(&stage, &NAMES).await;
+    let rest = others(leads);
+    let mut told = Told::default();
+    told.publish(&stage, rest[0], 10).await;
+    look(&stage, &[&told]).await;
+    for name in &rest {
+        stage.kill(name);
+    }
+    let before = log(&stage, leads).await.unwrap().0.end;
+    told.publish(&stage, leads, 10).await;
+    eventually("the leader has them", async || {
+        let end = log(&stage, leads).await?.0.end;
+        (end == before + 10).then_some(())
+    })
+    .await;
+    let (status, replication) = log(&stage, leads).await.unwrap();
+    let most_have = (status.readable, replication.committed);
+    assert_eq!(
+        most_have,
+        (before, before),
+        "nobody reads what most have not"
+    );
+    for name in rest {
+        stage.start(name).await;
+    }
+    look(&stage, &[&told]).await;
+    are_one(&stage, &[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_all_is_told_when_all_have_it() {
+    let mut stage = stage_with("acks = \"all\"\n");
+    start(&mut stage).await;
+    let leads = leader(&stage, &NAMES).await;
+    let rest = others(leads);
+    let mut told = Told::default();
+    told.publish(&stage, rest[0], 10).await;
+    for name in NAMES {
+        let on_disk = verify(&stage, name, &[])["end"].as_u64();
+        assert!(on_disk >= Some(10), "{name}: {on_disk:?}");
+    }
+    look(&stage, &[&told]).await;
+    let before = log(&stage, leads).await.unwrap().1.committed;
+    stage.kill(rest[1]);
+    // Most have it, and one has not.
+    let mesh = stage.mesh(rest[0]).await;
+    let publishing = in_time("publishing", mesh.publish(LOG.name, b"most have it"));
+    match publishing.await {
+        Err(MeshError::Refused { message, .. }) => {
+            assert!(message.contains("not known"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+    told.unknown.insert("most have it".into());
+    let (_, replication) = log(&stage, leads).await.unwrap();
+    assert_eq!(replication.committed, before + 1);
+    stage.start(rest[1]).await;
+    told.publish(&stage, rest[0], 10).await;
+    look(&stage, &[&told]).await;
+    are_one(&stage, &[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signed_events_are_kept_as_they_were_signed_over_a_change_of_leader() {
+    let mut stage = stage_with("signed = true\n");
+    start(&mut stage).await;
+    let first = leader(&stage, &NAMES).await;
+    let rest = others(first);
+    let (mut one, mut own) = (Told::default(), Told::default());
+    own.publish(&stage, first, 20).await;
+    one.publish(&stage, rest[0], 20).await;
+    stage.kill(first);
+    one.publish(&stage, rest[0], 20).await;
+    stage.start(first).await;
+    own.publish(&stage, first, 20).await;
+    look(&stage, &[&one, &own]).await;
+    for name in NAMES {
+        assert!(stage.terminate(name).success());
+    }
+    are_one(&stage, &["--signed"]);
+    let signed = verify(&stage, "b", &["--signed"])["signed"].clone();
+    assert_eq!((&signed["bad"], &signed["forks"]), (&0.into(), &0.into()));
+    assert!(signed["events"].as_u64() >= Some(80), "{signed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn submissions_are_under_the_channels_rate() {
+    let mut stage = stage_with("max_rate_pps = 20\n");
+    start(&mut stage).await;
+    let leads = leader(&stage, &NAMES).await;
+    let publisher = others(leads)[0];
+    // By its own file it may send as fast as it can.
+    assert!(stage.terminate(publisher).success());
+    stage.edit(publisher, "max_rate_pps = 20\n", "");
+    stage.start(publisher).await;
+    let leads = leader(&stage, &NAMES).await;
+    // Each as much as three seconds let go, of which one may go ahead.
+    let large = || Told {
+        padding: 64_000,
+        ..Told::default()
+    };
+    let (mut told, mut own) = (large(), large());
+    let least = Duration::from_secs(4);
+    let start = Instant::now();
+    told.publish(&stage, publisher, 3).await;
+    assert_ne!(publisher, leads);
+    assert!(start.elapsed() >= least, "{:?}", start.elapsed());
+    let refused = async || stage.status(leads).await.channel_reasons["submission_rate"];
+    assert!(refused().await > 0);
+    // Who knows the rate waits for it.
+    let before = refused().await;
+    let start = Instant::now();
+    own.publish(&stage, leads, 3).await;
+    assert!(start.elapsed() >= least, "{:?}", start.elapsed());
+    assert_eq!(refused().await, before);
+    look(&stage, &[&told, &own]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
