@@ -17,6 +17,7 @@
 //! verdict is counted by the program itself, and must be the expected one.
 
 mod cases;
+mod sampled;
 
 use std::thread;
 
@@ -28,8 +29,9 @@ use aya::{
 use virga::{
     generate::live::{NULL, OBJECT, REDIRECT as BARE_REDIRECT},
     nic::{
-        FORWARD,
+        FORWARD, SAMPLE,
         maps::{self, Maps},
+        samples::Samples,
     },
 };
 use virga_ebpf::{
@@ -65,6 +67,7 @@ const REPLAY: &str = "virga_replay";
 struct Bench {
     ours: Ebpf,
     maps: Maps,
+    samples: Samples,
     measure: Ebpf,
     replay: Array<MapData, [u64; REPLAY_WORDS]>,
     target: ProgramArray<MapData>,
@@ -78,7 +81,10 @@ impl Bench {
     fn load(image: &Image) -> Result<Self, Skip> {
         let (mut ours, mut maps) =
             maps::load(None, u32::try_from(2 * WALK).unwrap_or(u32::MAX)).map_err(failed)?;
-        maps::program(&mut ours, FORWARD).map_err(failed)?;
+        for name in [FORWARD, SAMPLE] {
+            maps::program(&mut ours, name).map_err(failed)?;
+        }
+        let samples = Samples::take(&mut ours).map_err(failed)?;
         let mut publisher = Publisher::recover(&maps).map_err(failed)?;
         publisher
             .apply(&mut maps, image, world::entropy())
@@ -103,6 +109,7 @@ impl Bench {
         Ok(Self {
             ours,
             maps,
+            samples,
             measure,
             replay,
             target,
@@ -131,7 +138,7 @@ impl Bench {
     }
 
     fn aim(&mut self, program: &'static str) -> Result<(), Skip> {
-        let ebpf = if program == FORWARD {
+        let ebpf = if [FORWARD, SAMPLE].contains(&program) {
             &self.ours
         } else {
             &self.measure
@@ -283,6 +290,8 @@ fn on_this_cpu(rounds: u32) -> Result<Vec<Entry>, Skip> {
             low(figures)
         );
     }
+    let (bench, cases, _) = &mut benches[0];
+    entries.extend(sampled::measure(bench, cases, rounds)?);
     entries.extend(benches[0].0.sizes()?);
     Ok(entries)
 }

@@ -13,6 +13,7 @@
 //! - [`tables`]: all else that the decision reads, as the control plane writes it.
 //! - [`rewrite`]: the outer headers of a packet that is sent on.
 //! - [`reason`]: every drop's number, name and counter.
+//! - [`sample`]: packets that somebody wants to see, with what was decided.
 //! - [`limits`]: every number, with its invariant.
 //! - [`workload`]: packets made for tests and measurements; [`replay`]: one frame again and again; [`sink`]: what is
 //!   measured where they end.
@@ -40,6 +41,7 @@ pub mod publish;
 pub mod reason;
 pub mod replay;
 pub mod rewrite;
+pub mod sample;
 pub mod sink;
 pub mod subnet;
 pub mod tables;

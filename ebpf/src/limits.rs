@@ -112,10 +112,25 @@ pub const TRANSIT_HANDSHAKES_PER_SECOND: u64 = 256;
 /// Handshakes a neighbour may send at once after a pause.
 pub const TRANSIT_HANDSHAKE_BURST: u64 = 64;
 
+/// Bytes of a frame that a sample can keep: a whole one of a usual link.
+pub const SAMPLE_BYTES_MAX: usize = 1_536;
+/// Bytes of the ring that samples are told by; a power of two, of whole pages.
+pub const SAMPLE_RING_BYTES: u32 = 1 << 19;
+/// Samples that may be taken at once after a pause, as a power of two.
+pub const SAMPLE_BURST_SHIFT: u32 = 5;
+/// Samples a second that can be asked for, of each CPU.
+pub const SAMPLES_PER_SECOND_MAX: u32 = 10_000;
+
 /// Changes when a map's layout or the meaning of its values changes; part of the pin path.
 pub const LAYOUT_VERSION: u32 = 7;
 
 const _: () = assert!(HEADER_BYTES.is_power_of_two());
+const _: () =
+    assert!(SAMPLE_RING_BYTES.is_power_of_two() && SAMPLE_RING_BYTES.is_multiple_of(4_096));
+const _: () = assert!(
+    SAMPLE_RING_BYTES as usize >= 2 * SAMPLE_BYTES_MAX << SAMPLE_BURST_SHIFT,
+    "a burst has room"
+);
 const _: () = assert!(SOURCE_PORTS.is_power_of_two());
 const _: () = assert!(SOURCE_PORT_BASE.checked_add(SOURCE_PORTS - 1).is_some());
 const _: () = assert!(GUARD_BANKS_MAX.is_power_of_two() && GUARD_BANKS_MAX <= 1 << 10);

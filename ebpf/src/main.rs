@@ -39,6 +39,7 @@ use virga_ebpf::{
 };
 
 mod packet;
+mod samples;
 use packet::Packet;
 
 /// The map's data starts on a page, so that a line of guard, exact set or directory is one cache line.
@@ -227,6 +228,64 @@ pub(crate) fn virga(ctx: XdpContext) -> u32 {
         }
     };
     count(counter, bytes);
+    action
+}
+
+/// What is left to do with a frame once it is decided upon.
+enum Next<'a> {
+    /// Nothing: the counter, and what the kernel is told.
+    Leave(u32, u32),
+    /// It is for this node.
+    Deliver,
+    /// It is sent on.
+    Send(Outer, &'a NextHop),
+}
+
+/// The same, in its place while somebody asks for samples.
+#[xdp]
+pub(crate) fn virga_sample(ctx: XdpContext) -> u32 {
+    let packet = Packet::new(&ctx);
+    let bytes = packet.len();
+    let ifindex = ctx.ingress_ifindex() as u32;
+    let Some(settings) = SETTINGS.get(0) else {
+        return XDP_ABORTED;
+    };
+    let (header, next) = match frame::parse(&packet, &Maps, settings) {
+        Frame::NotOurs => (None, Next::Leave(Outcome::Pass.counter(), XDP_PASS)),
+        Frame::Malformed(reason) => (None, Next::Leave(reason.counter(), XDP_DROP)),
+        Frame::Mesh(outer, header) => {
+            let arrival = Arrival {
+                ifindex,
+                vlan: outer.vlan,
+                source: outer.source,
+                udp_payload_bytes: u32::from(outer.udp_payload_bytes),
+            };
+            let next = match decide(&Maps, settings, &header, &arrival) {
+                Verdict::Local => Next::Deliver,
+                Verdict::Echo => Next::Leave(Outcome::Echo.counter(), XDP_DROP),
+                Verdict::Drop(reason) => Next::Leave(reason.counter(), XDP_DROP),
+                Verdict::Forward(next_hop) => Next::Send(outer, next_hop),
+            };
+            (Some(header), next)
+        }
+    };
+    let expected = match &next {
+        Next::Leave(counter, _) => *counter,
+        Next::Deliver => Outcome::Local.counter(),
+        Next::Send(_, next_hop) if next_hop.ifindex == ifindex => Outcome::Transmit.counter(),
+        Next::Send(..) => Outcome::Redirect.counter(),
+    };
+    let kept = samples::take(&ctx, bytes, header.as_ref(), expected);
+    let (counter, action) = match (next, &header) {
+        (Next::Leave(counter, action), _) => (counter, action),
+        (Next::Deliver, _) => deliver(&ctx),
+        (Next::Send(outer, next_hop), Some(header)) => send(&ctx, &outer, header, next_hop),
+        (Next::Send(..), None) => (Outcome::Aborted.counter(), XDP_ABORTED),
+    };
+    count(counter, bytes);
+    if kept > 0 {
+        samples::tell(kept, counter);
+    }
     action
 }
 

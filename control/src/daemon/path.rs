@@ -8,6 +8,7 @@ mod links;
 mod members;
 mod moved;
 mod routing;
+mod samples;
 mod status;
 mod tables;
 mod tagging;
@@ -558,6 +559,19 @@ impl Path {
             Ask::Link { peer, state, reply } => {
                 let result = self.set_link(&peer, state, dispatch).await;
                 let _given_up = reply.send(result);
+            }
+            Ask::Interfaces(reply) => {
+                let _given_up = reply.send(self.interfaces());
+            }
+            Ask::Sample { order, reply } => {
+                // Whoever gave it up is not there to end it.
+                if reply.send(self.sample(&order)).is_err() {
+                    self.no_samples();
+                }
+            }
+            Ask::NoSamples(reply) => {
+                self.no_samples();
+                let _given_up = reply.send(());
             }
         }
     }

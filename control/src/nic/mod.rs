@@ -5,6 +5,7 @@
 //! - `start`: which interfaces can be attached to, and when a node starts without one of them.
 //! - [`fill`]: how full its maps are.
 //! - [`echoes`]: what it notes of links, for the workers.
+//! - [`samples`]: packets that somebody wants to see, with what it decided.
 //! - [`xsk`]: AF_XDP sockets on the queues of its interfaces.
 //! - [`kernel`]: interfaces, addresses and neighbours as the kernel knows them, by netlink.
 //!
@@ -16,7 +17,7 @@ use std::{
     fmt, fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use aya::{Ebpf, programs::XdpMode};
@@ -40,6 +41,7 @@ mod links;
 pub mod maps;
 pub mod pins;
 pub mod pod;
+pub mod samples;
 mod start;
 pub mod xsk;
 
@@ -47,10 +49,13 @@ use self::{
     kernel::{Facts, Interface},
     maps::Maps,
     pins::Pins,
+    samples::Samples,
 };
 
 /// The program that forwards.
 pub const FORWARD: &str = "virga";
+/// The same, taking samples of what it decides.
+pub const SAMPLE: &str = "virga_sample";
 /// The program that lets everything through.
 pub const PASS: &str = "virga_pass";
 /// Largest MTU that native XDP takes without fragments support: a page less headroom and tail.
@@ -140,7 +145,7 @@ pub struct Attached {
     pub ifindex: u32,
     /// `native` or `generic`.
     pub xdp_mode: &'static str,
-    /// [`FORWARD`] or [`PASS`].
+    /// [`FORWARD`], [`SAMPLE`] or [`PASS`].
     pub program: &'static str,
 }
 
@@ -163,6 +168,9 @@ pub struct Nic {
     publisher: Publisher,
     egress: BTreeMap<u32, u32>,
     attached: BTreeMap<u32, (Attached, PathBuf)>,
+    /// What interfaces that forward run: [`FORWARD`] or [`SAMPLE`].
+    forward: &'static str,
+    samples: Arc<Mutex<Samples>>,
     /// Interfaces that AF_XDP sockets were opened on.
     ports: Vec<xsk::Port>,
     /// Held while this daemon runs.
@@ -253,7 +261,7 @@ impl Nic {
         for name in &config.forwarding.interfaces {
             let done = start::attachable(facts, name).and_then(|interface| {
                 wanted.push(interface);
-                self.ensure(interface, FORWARD)
+                self.ensure(interface, self.forward)
             });
             match done {
                 Ok(one) => update.attached.extend(one),
@@ -317,6 +325,7 @@ impl Nic {
         pins.create(destinations_max)
             .map_err(|e| pin_error(pins.root(), e))?;
         let (mut ebpf, maps) = maps::load(Some(&pins.maps(destinations_max)), destinations_max)?;
+        let samples = Arc::new(Mutex::new(Samples::take(&mut ebpf)?));
         let publisher = Publisher::recover(&maps).map_err(NicError::Recover)?;
         let layout = maps.settings().map_err(NicError::Recover)?.layout;
         if layout != 0 && layout != LAYOUT_VERSION {
@@ -351,6 +360,8 @@ impl Nic {
             publisher,
             egress,
             attached,
+            forward: FORWARD,
+            samples,
             ports: Vec::new(),
             _lock: lock,
         })
@@ -359,7 +370,7 @@ impl Nic {
     /// Forgets interfaces that are no more or run something else, and the places of redirect targets
     /// that are no more.
     fn forget_gone(&mut self, facts: &Facts) {
-        let ids = [FORWARD, PASS].map(|name| maps::program_id(&self.ebpf, name));
+        let ids = [FORWARD, SAMPLE, PASS].map(|name| maps::program_id(&self.ebpf, name));
         let runs_ours = |i: &Interface| i.xdp_program.is_some() && ids.contains(&i.xdp_program);
         self.attached
             .retain(|ifindex, _| facts.interfaces.get(ifindex).is_some_and(runs_ours));
@@ -426,7 +437,7 @@ impl Nic {
     #[must_use]
     pub fn forwarding(&self) -> Vec<String> {
         let all = self.attached.values().map(|(attached, _)| attached);
-        all.filter(|one| one.program == FORWARD)
+        all.filter(|one| one.program != PASS)
             .map(|one| one.interface.clone())
             .collect()
     }

@@ -3,6 +3,7 @@
 
 use virga_ebpf::{
     reason::Counter,
+    sample::{Order, Tally},
     sink::Counts,
     subnet::Exports,
     tables::{
@@ -37,6 +38,8 @@ plain!(
     Route,
     NextHop,
     XskPort,
+    Order,
+    Tally,
     Counter,
     Workload,
     Lane,

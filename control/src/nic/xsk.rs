@@ -15,7 +15,7 @@ use virga_transport::io::xsk::{
     queue::{Copying, Queue, QueueConfig},
 };
 
-use super::{FORWARD, Nic, NicError, kernel::Facts};
+use super::{Nic, NicError, PASS, kernel::Facts};
 use crate::{cause, config::ZeroCopy, doctor, hw};
 
 /// Places that an interface's queues have in the map of sockets.
@@ -66,7 +66,7 @@ impl Nic {
         let mut opened = Opened::default();
         for one in self.attached() {
             let is_known = self.ports.iter().any(|p| p.ifindex == one.ifindex);
-            if one.program != FORWARD || is_known {
+            if one.program == PASS || is_known {
                 continue;
             }
             let Some(interface) = facts.interfaces.get(&one.ifindex) else {

@@ -10,6 +10,7 @@ mod fixtures;
 mod frames;
 mod object;
 mod paths;
+mod samples;
 mod verifier;
 mod world;
 

@@ -7,9 +7,10 @@ use aya::{
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
 use virga::nic::{
-    FORWARD,
+    FORWARD, SAMPLE,
     maps::{self, Maps},
     pod::Plain,
+    samples::Samples,
 };
 use virga_ebpf::{
     decide::{Arrival, Verdict, decide, find},
@@ -150,6 +151,7 @@ impl Memory {
 
 /// The loaded program. Its thread is pinned to a core, as flows and duplicates are per CPU.
 pub struct Kernel {
+    program: &'static str,
     ebpf: Ebpf,
     maps: Maps,
     handshake_buckets: Array<MapData, u64>,
@@ -159,6 +161,17 @@ pub struct Kernel {
 impl Kernel {
     /// `None` with the reason printed where BPF programs cannot be loaded.
     pub fn new(image: &Image) -> Option<Self> {
+        Self::running(FORWARD, image)
+    }
+
+    /// The program that takes samples, and those.
+    pub fn sampling(image: &Image) -> Option<(Self, Samples)> {
+        let mut kernel = Self::running(SAMPLE, image)?;
+        let samples = Samples::take(&mut kernel.ebpf).unwrap();
+        Some((kernel, samples))
+    }
+
+    fn running(program: &'static str, image: &Image) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             println!("skipped: loading a BPF program needs root");
             return None;
@@ -167,7 +180,7 @@ impl Kernel {
         cpus.set(0);
         rustix::thread::sched_setaffinity(None, &cpus).unwrap();
         let (mut ebpf, mut maps) = maps::load(None, DESTINATIONS_MAX).unwrap();
-        maps::program(&mut ebpf, FORWARD).unwrap();
+        maps::program(&mut ebpf, program).unwrap();
         let mut publisher = Publisher::recover(&maps).unwrap();
         publisher.apply(&mut maps, image, world::entropy()).unwrap();
         // The device map wants an interface that exists; a test run does not send.
@@ -175,6 +188,7 @@ impl Kernel {
         let handshake_buckets = ebpf.take_map("hs_buckets").unwrap().try_into().unwrap();
         let echoes = ebpf.take_map("echoes").unwrap().try_into().unwrap();
         Some(Self {
+            program,
             ebpf,
             maps,
             handshake_buckets,
@@ -210,7 +224,7 @@ impl Kernel {
     }
 
     fn test_run(&mut self, frame: &[u8]) -> (u32, Vec<u8>) {
-        let xdp: &Xdp = self.ebpf.program(FORWARD).unwrap().try_into().unwrap();
+        let xdp: &Xdp = self.ebpf.program(self.program).unwrap().try_into().unwrap();
         let mut out = vec![0; frame.len() + 128];
         let options = TestRunOptions {
             data_in: Some(frame),

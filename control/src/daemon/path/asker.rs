@@ -2,12 +2,15 @@
 
 use super::ForwardingStatus;
 use crate::{
-    api::status::LinkState, config::Config, filters::Foreign, rights::identity::Retired,
-    routes::RoutesStatus,
+    api::status::LinkState, config::Config, filters::Foreign, nic::samples::Samples,
+    rights::identity::Retired, routes::RoutesStatus,
 };
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+};
 use tokio::sync::{mpsc, oneshot};
-use virga_ebpf::{header::NodeId, tables::Pair};
+use virga_ebpf::{header::NodeId, sample::Order, tables::Pair};
 
 /// What the task is asked.
 pub(super) enum Ask {
@@ -41,6 +44,12 @@ pub(super) enum Ask {
         state: LinkState,
         reply: oneshot::Sender<Result<(), String>>,
     },
+    Interfaces(oneshot::Sender<BTreeMap<u32, String>>),
+    Sample {
+        order: Order,
+        reply: oneshot::Sender<Result<Option<Arc<Mutex<Samples>>>, String>>,
+    },
+    NoSamples(oneshot::Sender<()>),
 }
 
 /// How others reach the task.
@@ -117,6 +126,32 @@ impl Asker {
         };
         self.0.send(ask).await.ok()?;
         answer.await.ok()
+    }
+
+    /// Names of the kernel's interfaces, by their indexes.
+    pub async fn interfaces(&self) -> Option<BTreeMap<u32, String>> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Ask::Interfaces(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Has the NIC path take samples, where there is one, until [`Asker::no_samples`].
+    pub async fn sample(
+        &self,
+        order: Order,
+    ) -> Option<Result<Option<Arc<Mutex<Samples>>>, String>> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Ask::Sample { order, reply }).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Has the NIC path take no samples any more.
+    pub async fn no_samples(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.0.send(Ask::NoSamples(reply)).await.is_ok() {
+            // With the task, the daemon ends.
+            let _ended = answer.await;
+        }
     }
 
     /// Takes the next hop to a peer of that name in or out of use.
