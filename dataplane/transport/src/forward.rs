@@ -4,7 +4,10 @@
 //! differs: the kernel has read the outer headers and writes new ones. A neighbour is known by its
 //! interface, or by its address alone where the image names interface 0.
 
-use crate::event::{Heard, Watch};
+use crate::{
+    event::{Heard, Watch},
+    tap::Tap,
+};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
@@ -79,6 +82,8 @@ pub struct Forwarder {
     adjacent: BTreeMap<NodeId, SocketAddr>,
     /// The links to them.
     links: BTreeMap<NodeId, NextHop>,
+    /// While somebody asks for samples.
+    tap: Option<Box<Tap>>,
 }
 
 impl Forwarder {
@@ -105,7 +110,18 @@ impl Forwarder {
             moved: BTreeMap::new(),
             adjacent: BTreeMap::new(),
             links: BTreeMap::new(),
+            tap: None,
         }
+    }
+
+    /// Has samples taken of what is decided from now on, or no more.
+    pub fn set_tap(&mut self, tap: Option<Box<Tap>>) {
+        self.tap = tap;
+    }
+
+    /// What takes samples now.
+    pub fn tap_mut(&mut self) -> Option<&mut Tap> {
+        self.tap.as_deref_mut()
     }
 
     /// Brings the tables to `image`. `entropy` gives 64 random bits a call.
@@ -179,7 +195,16 @@ impl Forwarder {
     ) -> Forwarding {
         self.tables.set_now(now_ns);
         let bytes = datagram.len();
+        // What is sent on is rewritten in place.
+        let is_tapped = self.tap.is_some();
+        let came = is_tapped.then(|| datagram.first_chunk::<HEADER_BYTES>().copied());
         let (counter, forwarding) = self.decide(ingress_ifindex, source, datagram);
+        if let (Some(tap), Some(header)) = (&mut self.tap, came) {
+            let arrival = (now_ns, ingress_ifindex, source);
+            if !tap.note(arrival, (header.as_ref(), datagram), counter) {
+                self.tap = None;
+            }
+        }
         let counter = &mut self.counters[counter as usize];
         counter.packets += 1;
         counter.bytes += bytes as u64;

@@ -52,6 +52,7 @@ pub mod share;
 pub mod sim;
 mod skipped;
 mod stream;
+pub mod tap;
 pub mod times;
 pub mod worker;
 

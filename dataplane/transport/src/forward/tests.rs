@@ -3,11 +3,13 @@
 use virga_ebpf::{
     header::{ChannelHash, Flags, OriginHash, SessionId, StreamId},
     image::{Link, Place, Via},
+    sample::{ANY_CHANNEL, Order},
     tables::Pair,
     tag::{TagKey, link_tag},
 };
 
 use super::*;
+use crate::tap;
 
 const HERE: NodeId = NodeId(1);
 const THERE: NodeId = NodeId(2);
@@ -134,6 +136,52 @@ fn a_short_datagram_is_truncated_and_a_stranger_is_no_neighbour() {
     let stranger = "127.0.0.9:4783".parse().unwrap();
     let verdict = f.handle(1, 0, stranger, &mut datagram(0));
     assert_eq!(verdict, Forwarding::Drop(Reason::Neighbour));
+}
+
+#[test]
+fn a_tap_has_each_datagram_as_it_came_and_goes_when_nobody_takes() {
+    let order = Order {
+        until_ns: u64::MAX,
+        counters: u64::MAX,
+        channel: ANY_CHANNEL,
+        bytes: 70,
+        ..Order::default()
+    };
+    let mut f = forwarder(&image(NextHop::ALIVE, 0));
+    let (mut taps, taken) = tap::taps(&order, 1, 7);
+    f.set_tap(taps.pop().map(Box::new));
+    let came = datagram(5);
+    let mut sent = came.clone();
+    let forwarded = f.handle(9, 3, neighbour(), &mut sent);
+    assert!(matches!(forwarded, Forwarding::Forward { .. }));
+    assert_ne!(sent, came);
+    let seen = taken.next().unwrap();
+    assert_eq!(seen.sample.bytes[..seen.kept], came[..70]);
+    let head = seen.sample.head;
+    assert_eq!((head.at_ns, head.ifindex, head.frame_bytes), (9, 3, 80));
+    assert_eq!(head.counter, Outcome::Redirect.counter());
+    assert_eq!(seen.source, neighbour());
+    // What has no header has no origin: it is told where any is asked for.
+    let dropped = f.handle(10, 3, neighbour(), &mut [1; 3]);
+    assert_eq!(dropped, Forwarding::Drop(Reason::Truncated));
+    assert_eq!(taken.next().unwrap().kept, 3);
+    let one = Order {
+        origin: OriginHash(99),
+        ..order
+    };
+    f.tap_mut().unwrap().set_order(&one);
+    assert!(matches!(
+        f.handle(11, 3, neighbour(), &mut datagram(6)),
+        Forwarding::Forward { .. }
+    ));
+    assert!(taken.next().is_none());
+    assert_eq!((taken.tally().matched, taken.tally().taken), (2, 2));
+    f.tap_mut().unwrap().set_order(&order);
+    drop(taken);
+    for sequence in 7..9 {
+        let _forwarded = f.handle(12, 3, neighbour(), &mut datagram(sequence));
+    }
+    assert!(f.tap_mut().is_none());
 }
 
 const IN: [TagKey; 2] = [TagKey([1, 2]), TagKey([3, 4])];
