@@ -73,6 +73,17 @@ pub fn encode_bytes(bytes: &[u8]) -> String {
         })
 }
 
+/// Reads two hex digits a byte; none where there is anything else.
+#[must_use]
+pub fn decode_bytes(text: &str) -> Option<Vec<u8>> {
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else {
+        return None;
+    };
+    let is_hex = |pair: &[u8; 2]| pair.iter().all(u8::is_ascii_hexdigit);
+    let byte = |pair: &[u8; 2]| is_hex(pair).then(|| digit(pair[0]) << 4 | digit(pair[1]));
+    pairs.iter().map(byte).collect()
+}
+
 const fn digit(character: u8) -> u8 {
     match character {
         b'0'..=b'9' => character - b'0',
@@ -102,6 +113,16 @@ mod tests {
         for wrong in [&text[1..], &format!("{text}0"), &text.replace('f', "g")] {
             assert_eq!(decode_id(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn bytes_are_read_as_they_were_written_and_nothing_else_is() {
+        assert_eq!(
+            decode_bytes(&encode_bytes(b"\x00\xfe ")),
+            Some(b"\x00\xfe ".to_vec())
+        );
+        assert_eq!(decode_bytes(""), Some(Vec::new()));
+        assert_eq!((decode_bytes("abc"), decode_bytes("+1")), (None, None));
     }
 
     #[test]

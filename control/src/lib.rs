@@ -18,6 +18,7 @@
 //! - [`dispatch`]: the node's workers, as all that is above them reaches them.
 //! - [`daemon`]: a running node; [`api`]: its Unix socket; [`mesh`]: the API of programs on this machine.
 //! - [`metrics`]: the node's figures and its health, over HTTP.
+//! - [`capture`]: packets as they are decided upon, while somebody asks.
 //! - [`drops`]: what the node drops, why, and what to do about it.
 //! - [`doctor`]: what this machine lacks, with the line that fixes it.
 //! - [`bundle`]: all of that in one archive, for whoever helps.
@@ -31,6 +32,7 @@ pub mod admissions;
 pub mod api;
 pub mod bundle;
 pub mod capability;
+pub mod capture;
 mod cause;
 pub mod channel;
 pub mod cli;

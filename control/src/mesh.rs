@@ -83,6 +83,7 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 
 pub mod blocking;
+mod capture;
 mod channels;
 mod config;
 mod fan_out;
@@ -91,6 +92,7 @@ mod replay;
 mod rights;
 
 pub use crate::api::frames::{KeptEvent, LogOpened};
+pub use capture::Capture;
 pub use fan_out::{ChannelPublisher, FanOutError};
 pub use publisher::{Publisher, TryPublishError};
 pub use replay::{Replay, Replayed, Which};

@@ -18,6 +18,8 @@
 //! | `POST /channel` | a signed declaration | 204; it holds, is kept and passed on |
 //! | `GET /routes` | | [`routes::RoutesStatus`](crate::routes::RoutesStatus) as JSON: who leads where, and by whose word |
 //! | `GET /trace?to=NAME` or a node's id | | [`trace::Trace`](crate::trace::Trace) as JSON: the way that packets take, link by link |
+//! | `GET /capture` and what of [`capture::asked`](crate::capture::asked) | | packets as they are decided upon, a line of JSON each ([`Line`](crate::capture::line::Line)), until the connection ends |
+//! | `POST /capture` | | 204; the capture that goes on ends, with its last line |
 //! | `GET /config` | | [`Setting`](crate::config::settings::Setting)s as JSON: what the node runs by, key by key, without secrets |
 //! | `POST /reload` | | the configuration file is read anew; [`Reloaded`](crate::daemon::reload::Reloaded) as JSON: what has changed |
 //! | `POST /link?peer=NAME&state=up` or `down` | | 204 |
@@ -26,6 +28,7 @@
 //! directory and its mode are the permission ([`socket`]). How many connections, and for how long:
 //! [`server`].
 
+mod capture;
 pub mod channels;
 mod config;
 pub mod error;
@@ -43,6 +46,7 @@ mod trace;
 pub mod why;
 
 use crate::{
+    capture::run::Captures,
     daemon::{identity::Registry, path, reload::Reloading, rights::Keeper, tracer::Tracer},
     dispatch::Dispatch,
     kept::Kept,
@@ -67,6 +71,8 @@ pub struct Api {
     pub path: path::Asker,
     /// What follows the way of packets.
     pub tracer: Tracer,
+    /// What shows packets as they are decided upon.
+    pub captures: Captures,
     /// What keeps tokens and revocation lists.
     pub rights: Keeper,
     /// Its sender is dropped when the daemon stops.
@@ -99,6 +105,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/reload", post(config::reload))
         .route("/routes", get(status::routes))
         .route("/trace", get(trace::get))
+        .route("/capture", get(capture::get).post(capture::stop))
         .route("/channels", get(channels::get))
         .route("/channel", post(channels::post))
         .route("/token", post(rights::token))

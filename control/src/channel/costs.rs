@@ -69,7 +69,8 @@ pub(crate) struct Rated {
 impl Rated {
     /// In how many nanoseconds the next may go.
     pub(crate) const fn wait_ns(&self, now_ns: u64) -> u64 {
-        self.free_ns.saturating_sub(now_ns.saturating_add(SECOND_NS))
+        self.free_ns
+            .saturating_sub(now_ns.saturating_add(SECOND_NS))
     }
 
     /// Notes what goes now, in the packets that it fills.

@@ -1,7 +1,9 @@
 //! What nodes tell each other about logs that are on several of them: the worker looks whether the sender may, and
 //! passes it on to the thread that owns the logs.
 
-use super::{delivery::Outlet, entry::Index, message::Message, reason::Reason, service::ChannelService};
+use super::{
+    delivery::Outlet, entry::Index, message::Message, reason::Reason, service::ChannelService,
+};
 use crate::{
     replicas::{
         Outcome, Replicas,

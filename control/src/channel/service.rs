@@ -17,7 +17,8 @@ use super::{
     trace::Traces,
 };
 use crate::{
-    admissions::Inbox, links::Links, moves::Moves, notices::Notices, reading::Reading, replicas, tags::Heard,
+    admissions::Inbox, links::Links, moves::Moves, notices::Notices, reading::Reading, replicas,
+    tags::Heard,
 };
 use bytes::Bytes;
 use std::{

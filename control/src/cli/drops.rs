@@ -1,5 +1,7 @@
 //! `virga drops`: what a node drops while one looks, by reason, and what to do about it.
 
+mod origins;
+
 use super::{
     Failure, block_on,
     client::{ClientError, Target},
@@ -30,6 +32,9 @@ pub(super) struct Arguments {
     /// Print every reason that there is, what it means and what to do about it, as a page; asks no node.
     #[arg(long, conflicts_with_all = ["once", "seconds", "json", "socket", "node"])]
     reasons: bool,
+    /// Show who the drops are of, by samples of them: each second a table of the origins with the most.
+    #[arg(long, conflicts_with_all = ["once", "reasons"])]
+    origins: bool,
     /// Watch for so long. Default: until it is stopped.
     #[arg(long, value_name = "N")]
     seconds: Option<u64>,
@@ -79,9 +84,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     block_on(async {
         let mesh = arguments.target.open().await?;
-        match arguments.once {
-            true => once(&mesh, arguments.json).await,
-            false => watch(&mesh, arguments).await,
+        match (arguments.once, arguments.origins) {
+            (true, _) => once(&mesh, arguments.json).await,
+            (_, true) => origins::watch(&mesh, (arguments.seconds, arguments.json)).await,
+            _ => watch(&mesh, arguments).await,
         }
     })
 }

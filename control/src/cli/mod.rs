@@ -5,6 +5,7 @@
 
 mod bundle;
 mod capability;
+mod capture;
 mod channel;
 mod check_config;
 mod client;
@@ -105,6 +106,8 @@ enum Command {
     Status(status::Arguments),
     /// Show what a running node drops, by reason, and what to do about it.
     Drops(drops::Arguments),
+    /// Show packets as a running node decides upon them, or write them to a file for Wireshark.
+    Capture(capture::Arguments),
     /// List the series that a node with [metrics] gives to Prometheus.
     Metrics,
     /// Show how packets get to each peer, and what is known of the links to neighbours.
@@ -211,6 +214,7 @@ pub fn main() -> ExitCode {
         Command::Top(arguments) => top::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Drops(arguments) => drops::run(&arguments),
+        Command::Capture(arguments) => capture::run(&arguments),
         Command::Metrics => metrics::run(),
         Command::Peers(arguments) => peers::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),

@@ -23,6 +23,7 @@ use crate::{
         server::{Connections, Server},
         socket::{self, Place, SocketError},
     },
+    capture::run::Captures,
     config::Config,
     dispatch::{Dispatch, Ended},
     doctor,
@@ -246,6 +247,7 @@ async fn serve(
         dispatch: dispatch.clone(),
         steering: workers.steering().why(),
         tracer: Tracer::run(config.node.id, &dispatch, &asker, traces),
+        captures: Captures::new(&dispatch, &asker, &api_stopped),
         path: asker,
         rights: keeper.clone(),
         stopping: api_stopped.clone(),
@@ -310,13 +312,13 @@ fn warn_of_checksums(config: &Config, path: &Path) {
     }
 }
 
-fn unix_ns() -> u64 {
+pub(crate) fn unix_ns() -> u64 {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH);
     unix.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// The kernel's monotonic time, which the NIC path goes by.
-fn monotonic_ns() -> u64 {
+pub(crate) fn monotonic_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let part = |part: i64| u64::try_from(part).unwrap_or(0);
     part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec)

@@ -101,7 +101,8 @@ impl Dispatch {
             };
             let again = Instant::now() + Duration::from_nanos(wait_ns);
             if again >= until {
-                let why = format!("the channel's max_rate_pps of {rate} does not let them go in time");
+                let why =
+                    format!("the channel's max_rate_pps of {rate} does not let them go in time");
                 return Err(PublishError::NotKept(channel.clone(), why));
             }
             sleep_until(again).await;

@@ -9,6 +9,7 @@ mod hosts;
 mod stage;
 
 mod admissions;
+mod capture;
 mod doctor;
 mod drivers;
 mod enrol;

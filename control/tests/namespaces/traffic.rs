@@ -40,7 +40,7 @@ fn joined(addresses: &Addresses) -> Hosts {
 }
 
 /// The same with a node on the router.
-fn line(addresses: &Addresses) -> Hosts {
+pub fn line(addresses: &Addresses) -> Hosts {
     let mut hosts = joined(addresses);
     let next = |name: &str, address: &str| peer(name, &format!("address = \"{}\"", at(address)));
     // Without link tags the router has nothing to say to hosts on which no node runs.

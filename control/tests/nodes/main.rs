@@ -7,6 +7,7 @@ mod api;
 mod blocking;
 mod bundle;
 mod capabilities;
+mod capture;
 mod declared;
 mod driver;
 mod drops;

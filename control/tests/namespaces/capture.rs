@@ -1,0 +1,166 @@
+//! `virga capture` at a router whose NIC path forwards, drops and delivers: what it tells is what the counters say.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    process::{Child, Stdio},
+};
+
+use serde_json::Value;
+use virga::generate::live::{Generator, Until};
+
+use crate::{
+    hosts::{Hosts, eventually},
+    stage::{V4, virga},
+    traffic::{line, plan},
+};
+
+/// The programs on the router's interfaces.
+fn programs(hosts: &Hosts) -> Vec<String> {
+    let status = hosts.status("router").unwrap();
+    let interfaces = status["forwarding"]["interfaces"].as_array().unwrap();
+    let program = |one: &Value| one["program"].as_str().unwrap().to_owned();
+    interfaces.iter().map(program).collect()
+}
+
+/// What the NIC path counts, by name.
+fn counted(hosts: &Hosts) -> BTreeMap<String, u64> {
+    let nic = &hosts.status("router").unwrap()["forwarding"]["nic"];
+    let each = ["outcomes", "drops"].map(|kind| nic[kind].as_object().unwrap().clone());
+    let packets = |(name, count): (String, Value)| (name, count["packets"].as_u64().unwrap());
+    each.into_iter().flatten().map(packets).collect()
+}
+
+/// A capture at the router that has begun, and its output.
+fn capture(hosts: &Hosts, more: &[&str]) -> (Child, PathBuf) {
+    let out = hosts.socket("router").with_extension("capture");
+    let file = fs::File::create(&out).unwrap();
+    let child = hosts
+        .command("router", &virga().to_string_lossy())
+        .args(["capture", "--json"])
+        .args(more)
+        .arg("--socket")
+        .arg(hosts.socket("router"))
+        .stdout(file)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    assert!(eventually(|| fs::read_to_string(&out)
+        .unwrap()
+        .contains("begun")));
+    (child, out)
+}
+
+/// A capture's lines once it was interrupted and has ended.
+fn ended((mut child, out): (Child, PathBuf)) -> Vec<Value> {
+    let id = child.id().to_string();
+    let told = std::process::Command::new("kill")
+        .args(["-INT", &id])
+        .status();
+    assert!(told.unwrap().success());
+    assert!(child.wait().unwrap().success());
+    let lines = fs::read_to_string(out).unwrap();
+    let line = |line: &str| serde_json::from_str(line).unwrap();
+    lines.lines().map(line).collect()
+}
+
+fn generate(hosts: &Hosts, packets: u64, rate: u64) {
+    let plan = virga::generate::live::Plan {
+        flows: 20,
+        hostile_permille: 300,
+        rate: Some(rate),
+        ..plan(hosts, &V4)
+    };
+    hosts
+        .inside("a", || {
+            let mut generator = Generator::new("m0", &plan, &[0]).unwrap();
+            generator.run(Until::Count(packets)).unwrap();
+        })
+        .unwrap();
+}
+
+#[test]
+#[ignore = "needs root: scripts/test runs it"]
+fn what_a_capture_tells_is_what_the_nic_path_counts() {
+    let hosts = line(&V4);
+    assert!(programs(&hosts).contains(&"virga".to_owned()));
+    let all = "forward,local,echo,drop,pass";
+    let running = capture(
+        &hosts,
+        &["--place", "nic", "--verdict", all, "--rate", "10000"],
+    );
+    let while_on = programs(&hosts);
+    assert!(while_on.contains(&"virga_sample".to_owned()));
+    assert!(!while_on.contains(&"virga".to_owned()), "{while_on:?}");
+    let before = counted(&hosts);
+    generate(&hosts, 3_000, 2_000);
+    let after = counted(&hosts);
+    let lines = ended(running);
+
+    let mut told: BTreeMap<String, u64> = BTreeMap::new();
+    for packet in lines.iter().filter(|line| line["kind"] == "packet") {
+        let reason = packet["reason"].as_str().unwrap().to_owned();
+        *told.entry(reason).or_default() += 1;
+        let is_mesh = packet["header"].is_object();
+        // Ethernet, IPv4, UDP and the mesh's header, and nothing after it.
+        assert!(!is_mesh || packet["data"].as_str().unwrap().len() == 2 * (14 + 20 + 8 + 64));
+    }
+    let last = lines.last().unwrap();
+    let count = |name: &str| last["counts"][name].as_u64().unwrap();
+    println!("{told:?}\n{last}");
+    assert_eq!(count("told"), told.values().sum::<u64>());
+    let missed = count("over_rate") + count("no_room") + count("unread");
+    assert_eq!(count("matched"), count("told") + missed);
+    for name in ["redirect", "unauthorised"] {
+        let new = after[name] - before[name];
+        let told = told.get(name).copied().unwrap_or(0);
+        assert!(new >= 800, "{name}: {new}");
+        // A machine that had no time for the generator lets it make up for it: those above the rate are counted.
+        assert!(
+            told <= new && told + missed >= new,
+            "{name}: {told} of {new}"
+        );
+        if missed == 0 {
+            assert_eq!(told, new, "{name}");
+        }
+    }
+    assert!(
+        programs(&hosts).contains(&"virga".to_owned()),
+        "the usual one again"
+    );
+}
+
+#[test]
+#[ignore = "needs root: scripts/test runs it"]
+fn a_capture_whose_asker_or_daemon_is_killed_leaves_the_usual_program() {
+    let mut hosts = line(&V4);
+    let is_usual = |hosts: &Hosts| {
+        let programs = programs(hosts);
+        programs.contains(&"virga".to_owned()) && !programs.contains(&"virga_sample".to_owned())
+    };
+    let (mut child, _) = capture(&hosts, &["--reason", "unauthorised"]);
+    assert!(!is_usual(&hosts));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(eventually(|| is_usual(&hosts)), "the asker was killed");
+
+    let (mut child, _) = capture(&hosts, &["--reason", "unauthorised"]);
+    assert!(!is_usual(&hosts));
+    hosts.kill("router").unwrap();
+    child.wait().unwrap();
+    let before = forwarded(&hosts);
+    generate(&hosts, 1_000, 5_000);
+    hosts.start("router").unwrap();
+    assert!(is_usual(&hosts), "the next daemon has put it back");
+    let through = forwarded(&hosts) - before;
+    assert!(through >= 500, "no packet waits for a daemon: {through}");
+}
+
+/// Packets that the router sent to b, by its interface.
+fn forwarded(hosts: &Hosts) -> u64 {
+    let args = ["-json", "-statistics", "link", "show", "dev", "m0"];
+    let shown = hosts.run("b", "ip", &args).unwrap();
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    shown[0]["stats64"]["rx"]["packets"].as_u64().unwrap()
+}

@@ -1,0 +1,230 @@
+//! `virga capture` and `virga drops --origins` at running nodes, which forward in user space.
+
+use crate::stage::{Node, Program, RELIABLE, Stage, eventually};
+use serde_json::Value;
+use std::{fs, net::UdpSocket, path::Path, process::Command};
+
+/// Sends datagrams that are no packets of the mesh.
+fn send_garbage(node: &Node, count: usize) {
+    let socket = UdpSocket::bind(("127.0.0.7", 0)).unwrap();
+    for _ in 0..count {
+        socket.send_to(&[0x41; 100], node.listen).unwrap();
+    }
+}
+
+/// Packets of the mesh's form, of one origin that nobody knows.
+fn send_strange(node: &Node, origin: u64, count: u64) {
+    let socket = UdpSocket::bind(("127.0.0.7", 0)).unwrap();
+    for sequence in 0..count {
+        let header = virga_ebpf::header::Header {
+            destination: node.id,
+            origin_hash: virga_ebpf::header::OriginHash(origin),
+            channel_hash: virga_ebpf::header::ChannelHash(9),
+            payload_len: 16,
+            sequence,
+            ..Default::default()
+        };
+        let mut bytes = header.encode().to_vec();
+        bytes.extend([0x42; 16]);
+        socket.send_to(&bytes, node.listen).unwrap();
+    }
+}
+
+/// Drops that a node counts for a reason.
+async fn dropped(stage: &Stage, name: &str, reason: &str) -> u64 {
+    stage.status(name).await.userspace.drops[reason].packets
+}
+
+/// A capture that has begun: its file is begun with its first line.
+async fn begun(node: &Node, file: &Path, more: &[&str]) -> Program {
+    let mut command = node.command(&["capture"]);
+    command.args(more).arg("-w").arg(file);
+    let program = Program::start(&mut command);
+    eventually("the capture begins", async || {
+        let is_begun = fs::metadata(file).is_ok_and(|file| file.len() > 0);
+        is_begun.then_some(())
+    })
+    .await;
+    program
+}
+
+fn tshark(lua: &Path, file: &Path, fields: &[&str]) -> Vec<String> {
+    let mut command = Command::new("tshark");
+    command.args(["-X", &format!("lua_script:{}", lua.display())]);
+    command.args(["-T", "fields"]).arg("-r").arg(file);
+    for field in fields {
+        command.args(["-e", field]);
+    }
+    let output = command.output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    lines.lines().map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_has_every_drop_that_is_counted_and_ends_with_what_there_was() {
+    let stage = Stage::running(&[RELIABLE]).await;
+    let router = stage.node("router");
+    let file = router.file("drops.pcapng");
+    let mut capture = begun(router, &file, &["--verdict", "drop", "--rate", "10000"]).await;
+    let before = dropped(&stage, "router", "magic").await;
+    send_garbage(router, 50);
+    send_strange(router, 0xabcd, 30);
+    eventually("the drops", async || {
+        (dropped(&stage, "router", "magic").await == before + 50).then_some(())
+    })
+    .await;
+    capture.signal("-INT");
+    let (status, _, told) = capture.wait();
+    assert!(status.success(), "{told}");
+    assert!(
+        told.contains("80 packets captured of 80 that were asked for\n"),
+        "{told}"
+    );
+
+    if Command::new("tshark").arg("--version").output().is_err() {
+        println!("skipped: there is no tshark to read the capture with");
+        return;
+    }
+    let lua = router.file("virga.lua");
+    let printed = Command::new(env!("CARGO_BIN_EXE_virga"))
+        .arg("dissector")
+        .output();
+    fs::write(&lua, printed.unwrap().stdout).unwrap();
+    let fields = [
+        "frame.comment",
+        "ip.src",
+        "virga.origin_hash",
+        "frame.interface_name",
+    ];
+    let lines = tshark(&lua, &file, &fields);
+    assert_eq!(lines.len(), 80, "{lines:?}");
+    let of = |wanted: &str| lines.iter().filter(|line| *line == wanted).count();
+    let magic = lines
+        .iter()
+        .filter(|l| l.starts_with("drop magic, userspace\t"));
+    assert_eq!(magic.count(), 50, "{lines:?}");
+    let strange = lines
+        .iter()
+        .filter(|l| l.contains("\t0x000000000000abcd\t"));
+    assert_eq!(strange.count(), 30, "{lines:?}");
+    assert_eq!(of(""), 0);
+    // Headers alone: of what is none, as many bytes as a header has.
+    let capture = fs::read(&file).unwrap();
+    assert!(!capture.windows(65).any(|bytes| bytes == [0x41; 65]));
+    assert!(!capture.windows(16).any(|bytes| bytes == [0x42; 16]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_asker_that_is_killed_and_one_whose_disk_is_full_leave_the_node_as_it_was() {
+    let stage = Stage::running(&[RELIABLE]).await;
+    let router = stage.node("router");
+    let mut capture = begun(router, &router.file("killed.pcapng"), &[]).await;
+    let refused = router.run(&["capture", "--seconds", "1"]);
+    let words = String::from_utf8(refused.stderr).unwrap();
+    assert!(words.contains("another capture goes on"), "{words}");
+    capture.signal("-KILL");
+    capture.wait();
+    eventually("its place is free", async || {
+        let other = router.run(&["capture", "--seconds", "1"]);
+        other.status.success().then_some(())
+    })
+    .await;
+
+    // A device that takes nothing, as a full disk does.
+    let full = router.run(&["capture", "-w", "/dev/full"]);
+    let told = String::from_utf8(full.stderr).unwrap();
+    assert_eq!(full.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains("cannot write /dev/full: No space left"),
+        "{told}"
+    );
+    let stopped = eventually("the capture has ended", async || {
+        let output = router.run(&["capture", "--stop"]);
+        let words = String::from_utf8(output.stderr).unwrap();
+        words
+            .contains("no capture goes on")
+            .then_some(output.status)
+    })
+    .await;
+    assert_eq!(stopped.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_for_and_not_there_is_told_and_limits_hold() {
+    let stage = Stage::running(&[RELIABLE]).await;
+    let router = stage.node("router");
+    for (arguments, expected) in [
+        (["--reason", "magick"], "there is no reason"),
+        (["--verdict", "dropped"], "there is no verdict"),
+        (["--channel", "none/such"], "knows no channel none/such"),
+        (["--origin", "nobody"], "neither an entity"),
+        (["--interface", "none0"], "there is no interface none0"),
+        (["--rate", "10001"], "from 1 to 10000"),
+        (["--session", "7"], "no session's id"),
+    ] {
+        let output = router.run(&[&["capture"][..], &arguments].concat());
+        let words = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            !output.status.success() && words.contains(expected),
+            "{words}"
+        );
+    }
+    let capture = [
+        "capture",
+        "--json",
+        "--reason",
+        "magic",
+        "--rate",
+        "40",
+        "--seconds",
+        "5",
+    ];
+    let mut capture = Program::start(&mut router.command(&capture));
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    send_garbage(router, 2_000);
+    let (status, lines, told) = capture.wait();
+    assert!(status.success(), "{told}");
+    let lines: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let packets = lines.iter().filter(|line| line["kind"] == "packet").count();
+    let last = lines.last().unwrap();
+    assert_eq!(last["kind"], "ended", "{last}");
+    let count = |name: &str| last["counts"][name].as_u64().unwrap();
+    assert_eq!(count("told"), packets as u64);
+    // The burst, and what the seconds give; whatever the machine lost never came.
+    assert!((1..=240).contains(&packets), "{packets}");
+    assert!(count("matched") > 240, "{last}");
+    assert_eq!(
+        count("matched"),
+        count("told") + count("over_rate") + count("no_room")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drops_are_told_by_origin() {
+    let stage = Stage::running(&[RELIABLE]).await;
+    let router = stage.node("router");
+    let watch = ["drops", "--origins", "--json", "--seconds", "5"];
+    let mut watching = Program::start(&mut router.command(&watch));
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    send_strange(router, 0xaaaa, 90);
+    send_strange(router, 0xbbbb, 10);
+    let (status, lines, told) = watching.wait();
+    assert!(status.success(), "{told}");
+    let of = |origin: &str| -> u64 {
+        let tables = lines
+            .lines()
+            .map(|l| serde_json::from_str::<Value>(l).unwrap());
+        let rows = tables.flat_map(|table| table["origins"].as_array().unwrap().clone());
+        rows.filter(|row| row["origin"] == origin)
+            .map(|row| row["packets"].as_u64().unwrap())
+            .sum()
+    };
+    // Fewer than the rate in all: every one is seen.
+    assert_eq!(of("000000000000aaaa"), 90, "{lines}");
+    assert_eq!(of("000000000000bbbb"), 10, "{lines}");
+}
