@@ -496,6 +496,8 @@ impl<O: Outlet> Service for ChannelService<O> {
                 self.on_refused(peer, stream);
                 self.pump_blocked(now_ns, node);
             }
+            // This node has the peers of its file, and no others.
+            Event::Introduced { .. } => {}
             Event::AddressChanged { peer, address } => self.moves.tell(peer, address),
             Event::Link {
                 peer,

@@ -7,7 +7,8 @@ use crate::{
     keys::{first_16, same},
     limits::{
         ADMISSION_SLOTS, COOKIE_SECRET_NS, COOKIES_PER_SECOND, COOKIES_PER_SECOND_PER_SOURCE,
-        RESETS_PER_SECOND, RESETS_PER_SECOND_PER_SOURCE,
+        INTRODUCTIONS_PER_SECOND, INTRODUCTIONS_PER_SECOND_PER_SOURCE, RESETS_PER_SECOND,
+        RESETS_PER_SECOND_PER_SOURCE,
     },
     random::Generator,
     share::Share,
@@ -80,6 +81,8 @@ pub(crate) struct Gate {
     sources: Vec<Bucket>,
     cookies: Bucket,
     cookies_by_source: Vec<Bucket>,
+    introductions: Bucket,
+    introductions_by_source: Vec<Bucket>,
     resets: Bucket,
     resets_by_source: Vec<Bucket>,
     slot_key: [u8; 32],
@@ -101,6 +104,8 @@ impl Gate {
             sources: by_source(Bucket::full(per_source, now_ns)),
             cookies: part(COOKIES_PER_SECOND),
             cookies_by_source: by_source(part(COOKIES_PER_SECOND_PER_SOURCE)),
+            introductions: part(INTRODUCTIONS_PER_SECOND),
+            introductions_by_source: by_source(part(INTRODUCTIONS_PER_SECOND_PER_SOURCE)),
             resets: part(RESETS_PER_SECOND),
             resets_by_source: by_source(part(RESETS_PER_SECOND_PER_SOURCE)),
             slot_key: generator.bytes_32(),
@@ -139,6 +144,12 @@ impl Gate {
         } else {
             Admission::Refuse
         }
+    }
+
+    /// Whether one more introduction of a source is listened to.
+    pub(crate) fn admit_introduction(&mut self, now_ns: u64, source: IpAddr) -> bool {
+        let slot = self.slot(source);
+        self.introductions_by_source[slot].take(now_ns) && self.introductions.take(now_ns)
     }
 
     /// Whether one more reset may go to a source.

@@ -152,6 +152,13 @@ pub enum Event {
         /// Where it is.
         address: SocketAddr,
     },
+    /// Somebody who knows the network's key says who it is; nothing of that is proven. It may be no peer.
+    Introduced {
+        /// Where that came from.
+        source: SocketAddr,
+        /// What [`crate::Node::introduce`] was given there.
+        words: Bytes,
+    },
     /// The state of a watched link has changed; see [`crate::Node::watch_links`].
     Link {
         /// The neighbour.

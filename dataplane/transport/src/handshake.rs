@@ -4,13 +4,14 @@
 //! ```text
 //!  mesh header   64   flags handshake, priority 7, destination, origin; session_id is the
 //!                     receiver's (0 in an initiation, a cookie reply's is the initiator's)
-//!  type           1   1 initiation, 2 response, 3 cookie reply, 4 reset, 5 completion, 6 refusal
+//!  type           1   1 initiation, 2 response, 3 cookie reply, 4 reset, 5 completion, 6 refusal,
+//!                     7 introduction
 //!  suite          1   1 NKpsk0, 2 IKpsk1, 3 XXpsk3
 //!  generation     2   of the network's pre-shared key
 //!  sender         8   node id
 //!  session        8   the sender's session_id (in a reset: the one it no longer knows)
 //!  body           …   initiation: 8 time, Noise message · response, completion: Noise message ·
-//!                     cookie: nothing · reset: 16 token · refusal: 1 offer
+//!                     cookie: nothing · reset: 16 token · refusal: 1 offer · introduction: 1 to 640
 //!  cookie        16   zero if none
 //!  tag           16   keyed BLAKE2s over everything before it
 //! ```
@@ -22,6 +23,7 @@
 //! zeros, so that no response is larger than what asked for it. Only XX has a completion: its third message.
 //!
 //! A refusal says why there is no session, for people: any member could have made it, so nothing follows from it.
+//! An introduction says who the sender is to whoever does not have it among its peers; it is answered by nothing.
 
 use crate::{
     keys::{Epoch, Role, first_16, same},
@@ -29,7 +31,7 @@ use crate::{
     random::{Generator, SeededResolver},
     reason::DropReason,
 };
-use core::ops::Range;
+use core::ops::{Range, RangeInclusive};
 use snow::{Builder, HandshakeState};
 use virga_ebpf::{
     hash::keyed,
@@ -49,12 +51,15 @@ const SEAL_BYTES: usize = 16;
 /// Largest Noise message.
 const NOISE_BYTES_MAX: usize = DH_BYTES + SEALED_KEY_BYTES + OFFER_BYTES + SEAL_BYTES;
 const FOOT_BYTES: usize = 32;
+/// Bytes of the longest introduction.
+pub const INTRODUCTION_BYTES_MAX: usize = 640;
 /// Where the sender's node id is, in the clear.
 pub(crate) const SENDER_AT: usize = HEADER_BYTES + 4;
 const BODY_AT: usize = HEADER_BYTES + PREFIX_BYTES;
 
 const _: () = assert!(
-    BODY_AT + TIME_BYTES + NOISE_BYTES_MAX + FOOT_BYTES <= crate::limits::DATAGRAM_BYTES_MIN,
+    BODY_AT + TIME_BYTES + NOISE_BYTES_MAX + FOOT_BYTES <= crate::limits::DATAGRAM_BYTES_MIN
+        && BODY_AT + INTRODUCTION_BYTES_MAX + FOOT_BYTES <= crate::limits::DATAGRAM_BYTES_MIN,
     "a handshake fits the smallest path"
 );
 
@@ -70,6 +75,7 @@ pub(crate) enum Kind {
     Reset,
     Completion,
     Refusal,
+    Introduction,
 }
 
 impl Kind {
@@ -81,6 +87,7 @@ impl Kind {
             Self::Reset => 4,
             Self::Completion => 5,
             Self::Refusal => 6,
+            Self::Introduction => 7,
         }
     }
 
@@ -92,11 +99,21 @@ impl Kind {
             4 => Some(Self::Reset),
             5 => Some(Self::Completion),
             6 => Some(Self::Refusal),
+            7 => Some(Self::Introduction),
             _ => None,
         }
     }
 
-    /// Bytes of its body; none where the pattern has no such message.
+    /// Whether a body may have so many bytes.
+    fn fits(self, pattern: Pattern, bytes: usize) -> bool {
+        const INTRODUCTION: RangeInclusive<usize> = 1..=INTRODUCTION_BYTES_MAX;
+        match self {
+            Self::Introduction => INTRODUCTION.contains(&bytes),
+            _ => self.body_bytes(pattern) == Some(bytes),
+        }
+    }
+
+    /// Bytes of its body; none where the pattern has no such message, or they are not always the same.
     const fn body_bytes(self, pattern: Pattern) -> Option<usize> {
         let short = DH_BYTES + OFFER_BYTES + SEAL_BYTES;
         Some(match (self, pattern) {
@@ -104,7 +121,7 @@ impl Kind {
             (Self::Initiation, Pattern::Ik | Pattern::Xx) => TIME_BYTES + NOISE_BYTES_MAX,
             (Self::Response, Pattern::Nk | Pattern::Ik) => short,
             (Self::Response, Pattern::Xx) => NOISE_BYTES_MAX,
-            (Self::Completion, Pattern::Nk | Pattern::Ik) => return None,
+            (Self::Completion, Pattern::Nk | Pattern::Ik) | (Self::Introduction, _) => return None,
             (Self::Completion, Pattern::Xx) => SEALED_KEY_BYTES + SEAL_BYTES,
             (Self::Cookie, _) => 0,
             (Self::Reset, _) => TOKEN_BYTES,
@@ -196,13 +213,14 @@ pub(crate) fn parse(
         && header.priority == PRIORITY_CONTROL
         && (header.channel_hash.0, header.stream_id.0, header.sequence) == (0, 0, 0)
         && (header.key_phase, header.subprotocol, header.event_count) == (0, 0, 0)
-        && (header.session_id.0 == 0) == matches!(kind, Kind::Initiation | Kind::Reset);
+        && (header.session_id.0 == 0)
+            == matches!(kind, Kind::Initiation | Kind::Reset | Kind::Introduction);
     if !header_fits {
         return Err(malformed);
     }
     let pattern = Pattern::from_suite(bytes[HEADER_BYTES + 1]).ok_or(DropReason::HandshakeSuite)?;
-    let body_bytes = kind.body_bytes(pattern).ok_or(malformed)?;
-    if bytes.len() != BODY_AT + body_bytes + FOOT_BYTES {
+    let body_bytes = bytes.len() - BODY_AT - FOOT_BYTES;
+    if !kind.fits(pattern, body_bytes) {
         return Err(malformed);
     }
     if bytes[HEADER_BYTES + 2..HEADER_BYTES + 4] != network.psk_generation.to_be_bytes() {

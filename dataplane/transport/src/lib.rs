@@ -63,6 +63,7 @@ pub use event::{
     OpenError, PathStatus, Payload, Receipt, SendError, SessionState, SessionStatus, StreamSpec,
     Taken, Toward, Transmit, Watch,
 };
+pub use handshake::INTRODUCTION_BYTES_MAX;
 pub use name::{ChannelName, NameError};
 pub use node::Node;
 pub use policy::{Conflict, HandshakePolicy, Pattern, PeerKey, Pq};

@@ -212,6 +212,10 @@ pub const COOKIE_SECRET_NS: u64 = 60_000_000_000;
 pub const RESETS_PER_SECOND: u64 = 1_024;
 /// Resets sent per second to one ingress source: the others find some left.
 pub const RESETS_PER_SECOND_PER_SOURCE: u64 = 16;
+/// Introductions that a node listens to in a second: whoever has a network's key can make any number.
+pub const INTRODUCTIONS_PER_SECOND: u64 = 128;
+/// Those of one source address (a slot: [`ADMISSION_SLOTS`]); several nodes may share it.
+pub const INTRODUCTIONS_PER_SECOND_PER_SOURCE: u64 = 32;
 /// Longest network id in bytes.
 pub const NETWORK_ID_BYTES_MAX: usize = 255;
 /// Longest configurable duration, a year: sums with the clock cannot overflow.
@@ -267,6 +271,7 @@ const _: () = assert!(LINK_IN_ROW_MIN <= LINK_IN_ROW_MAX);
 const _: () = assert!(LINK_SEARCHES * LINK_SEARCH_EVERY_NS < LINK_UNSPOKEN_NS);
 const _: () = assert!(COOKIES_PER_SECOND_PER_SOURCE < COOKIES_PER_SECOND);
 const _: () = assert!(RESETS_PER_SECOND_PER_SOURCE < RESETS_PER_SECOND);
+const _: () = assert!(INTRODUCTIONS_PER_SECOND_PER_SOURCE < INTRODUCTIONS_PER_SECOND);
 const _: () = assert!(ADMISSION_SLOTS.is_power_of_two());
 const _: () = assert!(WINDOW_SEGMENTS_MIN <= WINDOW_SEGMENTS_INITIAL);
 const _: () = assert!(WINDOW_SEGMENTS_INITIAL * DATAGRAM_BYTES_MAX as u64 <= WINDOW_BYTES_MAX);

@@ -2,6 +2,7 @@
 
 mod completions;
 mod handshakes;
+mod introductions;
 mod links;
 mod peers;
 mod streams;

@@ -54,6 +54,9 @@ impl Node {
         datagram: &[u8],
     ) -> Result<(), DropReason> {
         let message = parse(&self.network, &self.tag_key, header, datagram)?;
+        if message.kind == Kind::Introduction {
+            return self.on_introduction(now_ns, source, &datagram[message.body]);
+        }
         let known = self
             .peers
             .get(&message.sender)
@@ -69,6 +72,8 @@ impl Node {
             Kind::Reset => self.on_reset(now_ns, &message, body),
             Kind::Completion => self.on_completion(now_ns, header.session_id, &message, body),
             Kind::Refusal => self.on_refusal(header.session_id, &message, body),
+            // It was taken above.
+            Kind::Introduction => Ok(()),
         }
     }
 

@@ -7,6 +7,7 @@ mod crossing;
 mod delivery;
 mod endings;
 mod hostile;
+mod introductions;
 mod links;
 mod lives;
 mod outsiders;
