@@ -1,12 +1,12 @@
 //! A node's configuration file: read, checked as a whole, and resolved into typed values.
 //!
-//! [`Config::load`] reads the TOML file and the three key files it names. Every rule is checked
-//! here and every broken one is reported, each with its line and what to do, so that whatever
-//! comes later can take a [`Config`] at its word: names refer to something, keys are valid points,
-//! routes lead over a peer that has an address, no two channels share a hash.
+//! [`Config::load`] reads the TOML file and the three key files it names. Every rule is checked here and every
+//! broken one is reported, each with its line and what to do, so that whatever comes later can take a [`Config`] at its
+//! word: names refer to something, keys are valid points, routes lead over a peer that has an address, no two channels share a hash.
 
 mod authorities;
 mod channels;
+pub(crate) mod discovery;
 mod evidence;
 mod file;
 mod handshake;
@@ -27,6 +27,7 @@ pub(crate) mod values;
 #[cfg(test)]
 mod tests;
 
+pub use discovery::{Admit, DiscoverySection};
 pub use problem::{ConfigError, Problem};
 pub use replicas::{ReplicaNode, Replicated};
 pub use routing::RoutingSection;
@@ -74,6 +75,8 @@ pub struct Config {
     pub forwarding: ForwardingSection,
     /// Whether this node learns from its neighbours who leads where.
     pub routing: RoutingSection,
+    /// Whether nodes that the file does not name are looked for; `None`: they are not.
+    pub discovery: Option<DiscoverySection>,
     /// How sessions begin, with peers that say nothing else.
     pub handshake: HandshakePolicy,
     /// The other nodes, in the file's order; [`Reach::Via`] holds indices into this.

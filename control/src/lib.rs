@@ -38,6 +38,7 @@ pub mod channel;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod discovery;
 pub mod dispatch;
 pub mod dissector;
 pub mod doctor;

@@ -344,6 +344,18 @@ const NUMBERS: [[&str; 4]; 16] = [
     ],
     [
         "docs/mesh.md",
+        "A record counts for half an hour",
+        "control/discovery/src/limits.rs",
+        "LIFETIME_S: u32 = 1_800;",
+    ],
+    [
+        "docs/mesh.md",
+        "Clocks may differ by five minutes",
+        "control/discovery/src/limits.rs",
+        "CLOCK_SKEW_S: u64 = 300;",
+    ],
+    [
+        "docs/mesh.md",
         "or for 3 s",
         "control/src/daemon/path/routing.rs",
         "QUIET: Duration = Duration::from_secs(3);",

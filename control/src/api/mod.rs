@@ -47,7 +47,10 @@ pub mod why;
 
 use crate::{
     capture::run::Captures,
-    daemon::{identity::Registry, path, reload::Reloading, rights::Keeper, tracer::Tracer},
+    daemon::{
+        discovery::Finder, identity::Registry, path, reload::Reloading, rights::Keeper,
+        tracer::Tracer,
+    },
     dispatch::Dispatch,
     kept::Kept,
     reading::Reading,
@@ -69,6 +72,8 @@ pub struct Api {
     pub steering: String,
     /// What owns the forwarding path.
     pub path: path::Asker,
+    /// What looks for other nodes.
+    pub finder: Finder,
     /// What follows the way of packets.
     pub tracer: Tracer,
     /// What shows packets as they are decided upon.

@@ -9,6 +9,7 @@ use crate::{
     channel::status::{ChannelStatus, ServiceStatus, SubscriberStatus, SubscriptionStatus},
     config::Config,
     daemon::{flood::AdmissionsStatus, path::ForwardingStatus},
+    discovery::DiscoveryStatus,
     hex,
     kept::LogStatus,
     routes::RoutesStatus,
@@ -60,6 +61,9 @@ pub struct Status {
     /// Every configured peer.
     #[serde(default)]
     pub peers: Vec<PeerStatus>,
+    /// Nodes that were looked for, and which members live.
+    #[serde(default)]
+    pub discovery: DiscoveryStatus,
     /// Every session.
     pub sessions: Vec<SessionStatus>,
     /// Every channel.
@@ -266,9 +270,11 @@ pub(crate) async fn of(api: &Api) -> Result<Status, ApiError> {
     }
     let all = all.unwrap_or_default();
     let service = ServiceStatus::of_node(services);
-    let peers = peers::of(config, &ways, (&forwarding, &sessions));
+    let discovery = api.finder.status(config);
+    let peers = peers::of(config, &ways, (&forwarding, &sessions), &discovery);
     Ok(Status {
         peers,
+        discovery,
         node: NodeStatus {
             name: config.node.name.clone(),
             id: config.node.id.to_string(),

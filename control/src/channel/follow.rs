@@ -126,6 +126,9 @@ pub(crate) fn neighbours(config: &Config) -> BTreeSet<NodeId> {
 pub(crate) fn kept_up(config: &Config) -> BTreeSet<NodeId> {
     let neighbours = neighbours(config);
     let replicas = Replicas::kept_up(config);
+    if config.discovery.is_some() {
+        return peers(config).into_keys().collect();
+    }
     if config.routing.is_enabled {
         return neighbours.into_iter().chain(replicas).collect();
     }

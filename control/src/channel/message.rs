@@ -16,6 +16,7 @@
 //! routes                   version 1 | type 1 | items (see `virga_routing::message`)
 //! trace                    version 1 | type 1 | what is asked or answered (see `trace`)
 //! replica                  version 1 | type 1 | part of a message about a log (see `replicas::wire`)
+//! discovery                version 1 | type 1 | what is said of other nodes (see `virga_discovery::wire`)
 //! again                    version 1 | type 1: of channels and identities some found no room
 //! ```
 //! Big-endian; one way to write each message; what is unknown, too short or too long is refused.
@@ -51,6 +52,7 @@ const _: () = assert!(PUBLICATION_BYTES_MAX <= LIST_BYTES_MAX);
 const _: () = assert!(DECLARATION_BYTES_MAX <= LIST_BYTES_MAX);
 const _: () = assert!(IDENTITY_BYTES_MAX <= LIST_BYTES_MAX);
 const _: () = assert!(virga_routing::limits::MESSAGE_BYTES_MAX <= LIST_BYTES_MAX);
+const _: () = assert!(virga_discovery::wire::MESSAGE_BYTES_MAX <= LIST_BYTES_MAX);
 const _: () = assert!(trace::TRACE_BYTES_MAX <= LIST_BYTES_MAX);
 const _: () = assert!(wire::BYTES_MAX <= LIST_BYTES_MAX);
 
@@ -220,6 +222,8 @@ pub enum Message {
     Identity(Vec<u8>),
     /// What a neighbour says about routes.
     Routes(Vec<u8>),
+    /// Which other nodes there are, and who of them lives.
+    Discovery(Vec<u8>),
     /// Which way packets go.
     Trace(trace::Said),
     /// About a log that several nodes hold or read.
@@ -318,6 +322,10 @@ impl Message {
                 out.push(24);
                 out.extend(items);
             }
+            Self::Discovery(said) => {
+                out.push(30);
+                out.extend(said);
+            }
             Self::Again => out.push(19),
             Self::Trace(said) => {
                 out.push(28);
@@ -380,6 +388,7 @@ impl Message {
             10 => Self::Channel(rest.all(DECLARATION_BYTES_MAX)?),
             16 => Self::Identity(rest.all(IDENTITY_BYTES_MAX)?),
             24 => Self::Routes(rest.all(virga_routing::limits::MESSAGE_BYTES_MAX)?),
+            30 => Self::Discovery(rest.all(virga_discovery::wire::MESSAGE_BYTES_MAX)?),
             19 => Self::Again,
             28 => {
                 let said = trace::Said::parse(&rest.all(trace::TRACE_BYTES_MAX)?);

@@ -39,6 +39,7 @@ pub mod command;
 mod costs;
 pub mod declared;
 pub mod delivery;
+mod discovery;
 pub mod entry;
 pub mod explain;
 pub mod follow;

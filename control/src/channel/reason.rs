@@ -66,6 +66,8 @@ reasons! {
     ControlFull = "control_full",
     /// A question about the way of packets by a peer that is no neighbour, or by one that asks too often: not followed.
     TraceRefused = "trace_refused",
+    /// An introduction of a node, or what a peer says of other nodes, that this node does not look for (without `[discovery]`) or has no room for.
+    DiscoveryRefused = "discovery_refused",
     /// Something about a log that is on several nodes, from or to one that holds no copy of it: not looked at.
     ReplicaStranger = "replica_stranger",
     /// Something about a log that is on several nodes that found too much else waiting; it is said again.

@@ -6,7 +6,10 @@ use super::{
     reason::Reason,
     service::{ChannelService, OUTBOX_MAX},
 };
-use crate::routes::{Heard, Inbox};
+use crate::{
+    discovery,
+    routes::{Heard, Inbox},
+};
 use virga_ebpf::header::NodeId;
 use virga_transport::{Node, SessionState};
 
@@ -15,6 +18,8 @@ use virga_transport::{Node, SessionState};
 pub(crate) struct Routes {
     /// None where this node learns no routes.
     inbox: Option<Inbox>,
+    /// None where this node looks for no others; all peers are told of there, neighbours or not.
+    pub(crate) discovery: Option<discovery::Inbox>,
     last_session: u64,
 }
 
@@ -54,10 +59,12 @@ impl<O: Outlet> ChannelService<O> {
     pub(crate) fn routes_began(&self, peer: NodeId) {
         let session = self.routes.last_session;
         let _always_room = self.told(peer, Heard::Began { session });
+        self.discovery_began(peer, session);
     }
 
     pub(crate) fn routes_ended(&self, peer: NodeId) {
         let _always_room = self.told(peer, Heard::Ended);
+        self.discovery_ended(peer);
     }
 
     pub(crate) fn on_routes(&mut self, now_ns: u64, node: &mut Node, peer: NodeId, items: Vec<u8>) {

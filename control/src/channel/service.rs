@@ -320,6 +320,7 @@ impl<O: Outlet> ChannelService<O> {
             Ok(Message::Again) => self.on_again(now_ns, node, peer),
             Ok(Message::LinkTags(said)) => self.heard.said(peer, said),
             Ok(Message::Routes(items)) => self.on_routes(now_ns, node, peer, items),
+            Ok(Message::Discovery(said)) => self.on_discovery(peer, said),
             Ok(Message::Trace(said)) => self.on_trace(now_ns, node, peer, said),
             Ok(Message::Replica(part)) => self.on_replica(now_ns, node, peer, part),
         }
@@ -496,8 +497,7 @@ impl<O: Outlet> Service for ChannelService<O> {
                 self.on_refused(peer, stream);
                 self.pump_blocked(now_ns, node);
             }
-            // This node has the peers of its file, and no others.
-            Event::Introduced { .. } => {}
+            Event::Introduced { source, words } => self.on_introduced(source, words),
             Event::AddressChanged { peer, address } => self.moves.tell(peer, address),
             Event::Link {
                 peer,

@@ -48,6 +48,12 @@ fn write(out: &mut impl Write, peer: &PeerStatus) -> io::Result<()> {
         "{} {}: {path}; {session}{rtt}{lost}",
         peer.name, peer.id
     )?;
+    if let Some(state) = &peer.member {
+        writeln!(out, "  member: {state} for {} s", peer.member_s)?;
+    }
+    if let Some(origin) = &peer.found {
+        writeln!(out, "  found: {origin}")?;
+    }
     if let Some(found) = &peer.link {
         writeln!(out, "  link: {}", link(found))?;
     }

@@ -41,6 +41,7 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) channel_authorities: Vec<Spanned<ChannelAuthority>>,
     pub(super) metrics: Field<Metrics>,
+    pub(super) discovery: Field<Discovery>,
 }
 
 /// `[node]`
@@ -175,6 +176,18 @@ pub(super) struct SubnetGateway {
     pub(super) subnet: Field<String>,
 }
 
+/// `[discovery]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "the section [discovery]")]
+pub(super) struct Discovery {
+    pub(super) admit: Field<String>,
+    pub(super) seeds: Field<Names>,
+    pub(super) exchange: Field<bool>,
+    pub(super) file: Field<String>,
+    pub(super) advertise: Field<Names>,
+    pub(super) max_peers: Field<i64>,
+}
+
 /// `[metrics]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "the section [metrics]")]
@@ -273,7 +286,7 @@ pub(super) fn read(text: &str, report: &mut Report<'_>) -> Option<File> {
                     return None;
                 };
                 let fix = match key.as_str() {
-                    "node" | "forwarding" | "routing" | "handshake" | "metrics" => {
+                    "node" | "forwarding" | "routing" | "handshake" | "metrics" | "discovery" => {
                         format!("begin the section with a line [{key}]")
                     }
                     "peers" | "channels" | "scopes" | "channel_authorities" | "subnet_gateways" => {
@@ -324,6 +337,7 @@ fn take_unknown(table: &mut DeTable<'_>, report: &mut Report<'_>) {
             "routing" => fields::<Routing>(),
             "handshake" => fields::<Handshake>(),
             "metrics" => fields::<Metrics>(),
+            "discovery" => fields::<Discovery>(),
             "peers" => fields::<Peer>(),
             "scopes" => fields::<Scope>(),
             "channel_authorities" => fields::<ChannelAuthority>(),

@@ -3,7 +3,7 @@
 use super::{
     Config, DETECT_MULTIPLIER, Entity, ForwardingMode, ForwardingSection, KEEPALIVE_MS, LINK_KEY_S,
     LINK_KEY_S_MIN, LinkTags, NamedEntity, NodeSection, SOCKET_DIRECTORY, STATE_DIRECTORY, Workers,
-    ZeroCopy, authorities, channels, evidence, file, handshake, metrics, peers,
+    ZeroCopy, authorities, channels, discovery, evidence, file, handshake, metrics, peers,
     problem::{Report, Section, suggest},
     routing, scopes, secrets, subnets,
     values::{self, Fault},
@@ -97,6 +97,7 @@ pub(super) fn resolve(
     let blocks = file.channel_authorities;
     let channel_authorities = authorities::resolve(blocks, name, &roster, report);
     let metrics = metrics::resolve(file.metrics, report);
+    let discovery = discovery::resolve(file.discovery, directory, node.listen, report);
     if !report.is_clean() {
         return None;
     }
@@ -113,6 +114,7 @@ pub(super) fn resolve(
         node,
         forwarding,
         routing,
+        discovery,
         handshake,
         peers: roster.peers,
         entities,

@@ -80,6 +80,18 @@ pub const KEYS: &[(&str, Effect, &[&str])] = &[
     ),
     ("forwarding", Effect::Reload, &["link_tags", "link_key_s"]),
     ("routing", Effect::Restart, &["enabled", "by_subnet"]),
+    (
+        "discovery",
+        Effect::Restart,
+        &[
+            "admit",
+            "seeds",
+            "exchange",
+            "file",
+            "advertise",
+            "max_peers",
+        ],
+    ),
     ("handshake", Effect::Reload, &["pattern", "pq"]),
     ("metrics", Effect::Reload, &["listen"]),
     ("subnets", Effect::Restart, &["issuers", "filter_life_s"]),
@@ -361,11 +373,32 @@ impl Writer<'_> {
         self.put(&block, "enabled", config.routing.is_enabled);
         let is_by_subnet = config.routing.aggregation == Aggregation::BySubnet;
         self.put(&block, "by_subnet", is_by_subnet);
+        self.discovery();
         self.handshake(&Block("handshake", None), config.handshake);
         self.put_some(&Block("metrics", None), "listen", config.metrics);
         let block = Block("subnets", None);
         self.put(&block, "issuers", self.names(&config.subnet_issuers));
         self.put(&block, "filter_life_s", config.filter_life_s);
+    }
+
+    fn discovery(&mut self) {
+        let Some(discovery) = &self.config.discovery else {
+            return;
+        };
+        let block = Block("discovery", None);
+        self.put(&block, "admit", discovery.admit.name());
+        let seeds = discovery.seeds.iter().map(|seed| {
+            let addresses = seed.addresses.iter().map(ToString::to_string);
+            let addresses = addresses.collect::<Vec<_>>().join(" ");
+            let keys = [&seed.node_key, &seed.entity_key].map(|key| hex::encode(key));
+            format!("{} {} {addresses}", seed.name, keys.join(" "))
+        });
+        self.put(&block, "seeds", list(seeds));
+        self.put(&block, "exchange", discovery.exchange);
+        let file = discovery.file.as_ref().map(|file| file.display());
+        self.put_some(&block, "file", file);
+        self.put(&block, "advertise", list(&discovery.advertise));
+        self.put(&block, "max_peers", discovery.peers_max);
     }
 
     fn handshake(&mut self, block: &Block<'_>, policy: HandshakePolicy) {

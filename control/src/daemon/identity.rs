@@ -23,12 +23,13 @@ use crate::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
-use tokio::{sync::MutexGuard, task::block_in_place};
+use tokio::task::block_in_place;
+use virga_discovery::Adopted;
 use virga_ebpf::header::NodeId;
 use virga_transport::worker::Parts;
 
@@ -43,6 +44,8 @@ pub struct Registry(Arc<Shared>);
 
 struct Shared {
     /// As the file says.
+    filed: Mutex<Arc<Config>>,
+    /// The same with the nodes that were found.
     configured: Mutex<Arc<Config>>,
     /// One change at a time.
     state: tokio::sync::Mutex<State>,
@@ -53,6 +56,7 @@ struct Shared {
     flood: flood::Asker,
     /// How many declarations count and are not on disk.
     unwritten: AtomicUsize,
+    found: Mutex<Vec<Adopted>>,
 }
 
 /// All that has been signed and counts, and what the workers were told of it last.
@@ -131,6 +135,10 @@ pub enum NotFollowed {
     Ended(#[from] Ended),
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn now_s() -> u64 {
     unix_ns() / 1_000_000_000
 }
@@ -174,6 +182,7 @@ impl Registry {
         (path, flood): (path::Asker, flood::Asker),
     ) -> Self {
         Self(Arc::new(Shared {
+            filed: Mutex::new(Arc::clone(&start.configured)),
             configured: Mutex::new(start.configured),
             state: tokio::sync::Mutex::new(start.state),
             config: Mutex::new(Arc::new(start.present.config)),
@@ -181,6 +190,7 @@ impl Registry {
             path,
             flood,
             unwritten: AtomicUsize::new(0),
+            found: Mutex::default(),
         }))
     }
 
@@ -219,13 +229,18 @@ impl Registry {
 
     /// As the file says.
     #[must_use]
+    pub fn filed(&self) -> Arc<Config> {
+        Arc::clone(&locked(&self.0.filed))
+    }
+
+    /// The same with the nodes that were found.
+    #[must_use]
     pub fn configured(&self) -> Arc<Config> {
-        let configured = self.0.configured.lock();
-        Arc::clone(&configured.unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&locked(&self.0.configured))
     }
 
     /// All that has been signed and counts; nothing else changes while it is held.
-    pub(super) async fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) async fn state(&self) -> tokio::sync::MutexGuard<'_, State> {
         self.0.state.lock().await
     }
 
@@ -234,14 +249,31 @@ impl Registry {
     pub(super) async fn reload(&self, next: Config) -> Result<(), NotFollowed> {
         let mut state = self.0.state.lock().await;
         let before = self.configured();
-        let next = Arc::new(next);
+        let filed = Arc::new(next);
+        let next = Arc::new(filed.with_found(&locked(&self.0.found)));
         let others = others(&before, &next);
         let followed = self.change(&mut state, &next, &others).await;
         if let Err(NotFollowed::Path(_)) = &followed {
             // It is logged; the path tries again by itself.
             let _logged = self.log(self.change(&mut state, &before, &others).await);
+        } else {
+            *locked(&self.0.filed) = filed;
         }
+        self.ask_all_to_show().await?;
         followed
+    }
+
+    /// Has these nodes, which were found, as peers beside those of the file from now on.
+    pub(super) async fn set_found(&self, found: Vec<Adopted>) -> Result<(), Ended> {
+        let mut state = self.0.state.lock().await;
+        let before = self.configured();
+        let next = Arc::new(self.filed().with_found(&found));
+        *locked(&self.0.found) = found;
+        if before.peers == next.peers {
+            return Ok(());
+        }
+        let others = others(&before, &next);
+        self.log(self.change(&mut state, &next, &others).await)
     }
 
     async fn change(
@@ -254,16 +286,17 @@ impl Registry {
         state.book = identity::book(to, claims);
         let authorities = to.channel_authorities.clone();
         state.catalogue.configure(to.channels.clone(), authorities);
-        let configured = self.0.configured.lock();
-        *configured.unwrap_or_else(PoisonError::into_inner) = Arc::clone(to);
-        self.follow_anew(state, others).await?;
-        // What was refused before, for want of a name or an authority, may count now.
+        *locked(&self.0.configured) = Arc::clone(to);
+        self.follow_anew(state, others).await
+    }
+
+    /// What was refused before, for want of a name or an authority, may count now.
+    async fn ask_all_to_show(&self) -> Result<(), Ended> {
         let ask = |now_ns, parts: &mut Parts<Service>| {
             let (service, node) = (&mut parts.service, &mut parts.node);
             service.ask_all_to_show(now_ns, node);
         };
-        self.0.dispatch.with_all(ask).await?;
-        Ok(())
+        self.0.dispatch.with_all(ask).await.map(drop)
     }
 
     /// Brings workers and the forwarding path to what is known now.

@@ -4,6 +4,7 @@
 //! detach` removes it.
 
 pub mod declared;
+pub mod discovery;
 mod down;
 pub(crate) mod embedded;
 mod facts;
@@ -35,6 +36,7 @@ use crate::{
     signing::Signing,
     trace,
 };
+use discovery::Finder;
 use flood::Flood;
 use identity::{Registry, Start};
 use path::{Path, PathError};
@@ -220,6 +222,10 @@ async fn serve(
 
     let (notices, inbox) = (Notices::default(), Inbox::default());
     let traces = trace::Inbox::default();
+    let discovered = config
+        .discovery
+        .as_ref()
+        .map(|_| crate::discovery::Inbox::default());
     let signing = Signing::new(&config.node.state, &config.keys.entity);
     let replicas = Replicas::new(&config, kept::random()?);
     let reading = Reading::default();
@@ -228,6 +234,7 @@ async fn serve(
         &path,
         revocations,
         (&notices, &inbox, &traces),
+        discovered.as_ref(),
         (&signing, &replicas, &reading),
     )?;
     let dispatch = workers.dispatch().clone();
@@ -239,6 +246,8 @@ async fn serve(
     let keeper = Keeper::new(dispatch.clone(), state, flood.clone(), asker.clone());
     let following = (asker.clone(), flood.clone());
     let registry = Registry::new(start, dispatch.clone(), following);
+    let finder = Finder::run(discovered, &dispatch, &registry);
+    let finder = finder.map_err(system("begin to look for other nodes"))?;
     let logs = logs
         .run(&dispatch, &signing, &replicas)
         .map_err(system("start the logs' thread"))?;
@@ -249,6 +258,7 @@ async fn serve(
         tracer: Tracer::run(config.node.id, &dispatch, &asker, traces),
         captures: Captures::new(&dispatch, &asker, &api_stopped),
         path: asker,
+        finder,
         rights: keeper.clone(),
         stopping: api_stopped.clone(),
         kept: logs.kept().clone(),

@@ -118,7 +118,7 @@ pub(super) async fn listen(
 /// What the node runs by, key by key, as its file said it.
 #[must_use]
 pub fn running(identity: &Registry) -> Vec<Setting> {
-    settings::of(&identity.configured())
+    settings::of(&identity.filed())
 }
 
 /// Reads the node's file anew and applies it; logs what became of it.
@@ -149,7 +149,7 @@ pub async fn reload(api: &Arc<Api>) -> Result<Reloaded, NotReloaded> {
 async fn apply(api: &Arc<Api>) -> Result<Reloaded, NotReloaded> {
     // One at a time.
     let mut serving = api.reloading.0.lock().await;
-    let before = api.identity.configured();
+    let before = api.identity.filed();
     let next = block_in_place(|| Config::load(&before.path))?;
     let changes = settings::changes(&settings::of(&before), &settings::of(&next));
     let (fixed, changes): (Vec<Change>, Vec<Change>) = changes

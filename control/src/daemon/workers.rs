@@ -8,6 +8,7 @@ use crate::{
         follow::{self, Directory},
     },
     config::{self, Config},
+    discovery,
     dispatch::{Dispatch, Service},
     notices::Notices,
     reading::Reading,
@@ -43,6 +44,7 @@ impl Running {
         path: &Path,
         revocations: Vec<Vec<u8>>,
         (notices, inbox, traces): (&Notices, &Inbox, &trace::Inbox),
+        discovery: Option<&discovery::Inbox>,
         (signing, replicas, reading): (&Signing, &Replicas, &Reading),
     ) -> Result<Self, DaemonError> {
         let cores = cores(config)?;
@@ -78,6 +80,7 @@ impl Running {
                 .tagging(path.heard())
                 .routing(path.routes_inbox())
                 .tracing(traces)
+                .discovering(discovery)
                 .replicating(replicas)
                 .reading(reading),
             });

@@ -1,6 +1,7 @@
 //! Every series there is, by what it is about.
 
 mod channel;
+mod discovery;
 mod forwarding;
 mod link;
 mod node;
@@ -31,6 +32,10 @@ pub const GROUPS: &[Group] = &[
     Group {
         title: "Links to neighbours",
         series: link::SERIES,
+    },
+    Group {
+        title: "Nodes that were found, and members",
+        series: discovery::SERIES,
     },
     Group {
         title: "Sessions",

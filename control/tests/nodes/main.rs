@@ -9,6 +9,7 @@ mod bundle;
 mod capabilities;
 mod capture;
 mod declared;
+mod discovery;
 mod driver;
 mod drops;
 mod examples;

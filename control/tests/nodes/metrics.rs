@@ -207,6 +207,12 @@ fn every_figure_is_in_a_scrape(status: &Status) {
     for key in ["slow_ms", "unread_ms"] {
         marked["subscribers"][0][key] = 0.into();
     }
+    marked["discovery"]["nodes"] = json!([{
+        "name": "c", "id": "c", "origin": "seed", "stage": "proven", "address": null, "is_twin": false,
+    }]);
+    marked["discovery"]["members"] =
+        json!([{"name": "c", "id": "c", "state": "alive", "since_s": 0}]);
+    marked["discovery"]["refused"] = json!({"malformed": 0});
     marked["channels"][0]["paused_ms"] = 0.into();
     let mut places = BTreeMap::new();
     mark(&mut marked, String::new(), &mut places);

@@ -4,10 +4,12 @@ use super::SessionStatus;
 use crate::{
     config::{Config, Reach},
     daemon::path::{ForwardingStatus, KeepaliveStatus},
+    discovery::DiscoveryStatus,
     tags::TagsStatus,
 };
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
+use virga_discovery::Origin;
 
 /// One configured peer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -30,6 +32,15 @@ pub struct PeerStatus {
     pub link: Option<KeepaliveStatus>,
     /// Link tags, where it is a neighbour.
     pub tags: Option<TagsStatus>,
+    /// Where it was found, where the file does not name it: see [`crate::discovery::FoundStatus::origin`].
+    #[serde(default)]
+    pub found: Option<String>,
+    /// `alive`, `suspect` or `dead`, as members find out; none: it does not say who lives, or nobody asks.
+    #[serde(default)]
+    pub member: Option<String>,
+    /// Seconds since it is so.
+    #[serde(default)]
+    pub member_s: u64,
 }
 
 /// All peers; `ways` says where packets to each go now.
@@ -37,6 +48,7 @@ pub(super) fn of(
     config: &Config,
     ways: &[Option<SocketAddr>],
     (forwarding, sessions): (&ForwardingStatus, &[SessionStatus]),
+    discovery: &DiscoveryStatus,
 ) -> Vec<PeerStatus> {
     let peers = config.peers.iter().zip(ways);
     let one = |(peer, way): (&crate::config::PeerConfig, &Option<SocketAddr>)| {
@@ -44,9 +56,13 @@ pub(super) fn of(
         let next = way.and_then(|at| neighbour_at(config, at));
         let own = sessions.iter().filter(|s| s.name == peer.name);
         let session = own.max_by_key(|s| (s.state == "established", s.received_packets));
+        let id = peer.id.to_string();
+        let mut found = discovery.nodes.iter();
+        let found = found.find(|node| node.id == id && node.origin != Origin::Configured.name());
+        let member = discovery.members.iter().find(|member| member.id == id);
         PeerStatus {
             name: peer.name.clone(),
-            id: peer.id.to_string(),
+            id: id.clone(),
             path: match next {
                 Some(next) if next == peer.name => "direct",
                 Some(_) => "relayed",
@@ -59,6 +75,9 @@ pub(super) fn of(
             lost_ppm: session.map(lost_ppm),
             link: link.map(|link| link.keepalive.clone()),
             tags: link.map(|link| link.tags.clone()),
+            found: found.map(|found| found.origin.clone()),
+            member: member.map(|member| member.state.clone()),
+            member_s: member.map_or(0, |member| member.since_s),
         }
     };
     peers.map(one).collect()

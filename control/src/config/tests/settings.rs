@@ -13,6 +13,7 @@ fn keys_of_the_file() -> BTreeSet<(&'static str, &'static str)> {
         ("forwarding", file::fields::<file::Forwarding>()),
         ("routing", file::fields::<file::Routing>()),
         ("handshake", file::fields::<file::Handshake>()),
+        ("discovery", file::fields::<file::Discovery>()),
         ("metrics", file::fields::<file::Metrics>()),
         ("subnets", file::fields::<file::Subnets>()),
         ("subnet_gateways", file::fields::<file::SubnetGateway>()),

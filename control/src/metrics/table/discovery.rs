@@ -1,0 +1,100 @@
+//! Nodes that were found, and which members of the mesh live.
+
+use crate::metrics::Series;
+use std::collections::BTreeMap;
+
+pub(super) const SERIES: &[Series] = &[
+    Series::gauge(
+        "virga_discovery_nodes",
+        "nodes",
+        &["stage"],
+        "Nodes that are known beside those that the file names, by how far this node is with them: waiting, dialling, proven (there is a session), lost.",
+        |status, rows| {
+            let mut stages: BTreeMap<&str, u64> = BTreeMap::new();
+            for node in &status.discovery.nodes {
+                *stages.entry(&node.stage).or_default() += 1;
+            }
+            for (stage, count) in stages {
+                rows.put([stage], count);
+            }
+        },
+    ),
+    Series::gauge(
+        "virga_discovery_twins",
+        "nodes",
+        &[],
+        "Nodes of which another one that runs has the keys: both are refused.",
+        |status, rows| {
+            let nodes = status.discovery.nodes.iter();
+            rows.put([], nodes.filter(|node| node.is_twin).count());
+        },
+    ),
+    Series::counter(
+        "virga_discovery_messages_total",
+        "messages",
+        &[],
+        "Messages about other nodes that were sent in sessions.",
+        |status, rows| rows.put([], status.discovery.messages),
+    ),
+    Series::counter(
+        "virga_discovery_introductions_total",
+        "messages",
+        &[],
+        "Introductions to nodes that there is no session with.",
+        |status, rows| rows.put([], status.discovery.introductions),
+    ),
+    Series::counter(
+        "virga_discovery_refused_total",
+        "records",
+        &["reason"],
+        "What was found or said of other nodes and not taken, by reason.",
+        |status, rows| {
+            for (reason, &count) in &status.discovery.refused {
+                rows.put([reason], count);
+            }
+        },
+    ),
+    Series::gauge(
+        "virga_member_state",
+        "none",
+        &["peer", "state"],
+        "1 for what members have found of another one: alive, suspect or dead.",
+        |status, rows| {
+            for member in &status.discovery.members {
+                rows.put([&member.name, &member.state], 1_u32);
+            }
+        },
+    ),
+    Series::gauge(
+        "virga_member_state_age_seconds",
+        "seconds",
+        &["peer"],
+        "How long it is so.",
+        |status, rows| {
+            for member in &status.discovery.members {
+                rows.put([&member.name], member.since_s);
+            }
+        },
+    ),
+    Series::gauge(
+        "virga_members_slowness",
+        "none",
+        &[],
+        "0 while this node answers and asks in time; higher, up to 8: it gives others more time before it judges them.",
+        |status, rows| rows.put([], status.discovery.slowness),
+    ),
+    Series::counter(
+        "virga_members_refuted_total",
+        "times",
+        &[],
+        "How often this node had to say that it lives.",
+        |status, rows| rows.put([], status.discovery.refuted),
+    ),
+    Series::counter(
+        "virga_members_ignored_total",
+        "updates",
+        &[],
+        "What was said about members, and was about none here or could not be true.",
+        |status, rows| rows.put([], status.discovery.ignored),
+    ),
+];
