@@ -9,6 +9,7 @@ mod capture;
 mod channel;
 mod check_config;
 mod client;
+mod completions;
 mod confirmations;
 mod dissector;
 mod doctor;
@@ -23,6 +24,7 @@ mod invite;
 mod keygen;
 mod lines;
 mod log;
+mod man;
 mod metrics;
 mod node;
 mod peers;
@@ -126,6 +128,12 @@ enum Command {
     Dissector(dissector::Arguments),
     Gen(generate::Arguments),
     Sink(sink::Arguments),
+    /// Write the manual's pages into a folder.
+    #[command(hide = true)]
+    Man(man::Arguments),
+    /// Print what has a shell complete this command's words.
+    #[command(hide = true)]
+    Completions(completions::Arguments),
 }
 
 /// How a command ended when it did not succeed.
@@ -225,6 +233,8 @@ pub fn main() -> ExitCode {
         Command::Dissector(arguments) => dissector::run(&arguments),
         Command::Gen(arguments) => generate::run(&arguments),
         Command::Sink(arguments) => sink::run(&arguments),
+        Command::Man(arguments) => man::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
     };
     match result.and_then(|()| Ok(io::stdout().flush()?)) {
         Ok(()) => ExitCode::SUCCESS,
