@@ -39,7 +39,7 @@ impl Embedded {
         };
         let thread = std::thread::Builder::new()
             .name("virga-node".into())
-            .spawn(move || serve_on(config, async { Ok(until) }, (local, reloads), ready))
+            .spawn(move || serve_on((config, None), async { Ok(until) }, (local, reloads), ready))
             .map_err(system("start the node's thread"))?;
         let running = Running { stop, thread };
         if is_ready.await.is_err() {

@@ -11,7 +11,9 @@ mod facts;
 pub mod flood;
 pub mod identity;
 pub mod lock;
+mod notify;
 pub mod path;
+mod privileges;
 pub mod reload;
 pub mod rights;
 pub mod tracer;
@@ -40,6 +42,7 @@ use discovery::Finder;
 use flood::Flood;
 use identity::{Registry, Start};
 use path::{Path, PathError};
+use privileges::Privileges;
 use reload::Reloading;
 use rights::Keeper;
 use std::{
@@ -149,7 +152,8 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         let mut signals = Signals::new().map_err(system("listen for signals"))?;
         Ok(async move { signals.stop(&reload).await })
     };
-    serve_on(config, signals, (local, reloads), ready)
+    let own = Some(Privileges::all());
+    serve_on((config, own), signals, (local, reloads), ready)
 }
 
 /// Connections to the API beside those of its socket, and demands to read the configuration anew.
@@ -159,22 +163,30 @@ type Asked = (
 );
 
 /// Runs a node on this thread and some more, until what `until` gives is over; `ready` is told once its API
-/// answers.
+/// answers. In a process of its own there are privileges to give up, and a service manager that may wait for news.
 fn serve_on<U: Future<Output = ()>>(
-    config: Config,
+    (config, own): (Config, Option<Privileges>),
     until: impl Future<Output = Result<U, DaemonError>>,
     asked: Asked,
     ready: oneshot::Sender<()>,
 ) -> Result<(), DaemonError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime
         .worker_threads(CONTROL_THREADS)
         .thread_name("virga-control")
-        .enable_all()
+        .enable_all();
+    if let Some(privileges) = own.clone() {
+        let begun = privileges.clone();
+        runtime
+            .on_thread_start(move || begun.follow())
+            .on_thread_unpark(move || privileges.follow());
+    }
+    let runtime = runtime
         .build()
         .map_err(system("start the control plane's threads"))?;
     let result = runtime.block_on(async {
         let until = until.await?;
-        serve(config, until, asked, ready).await
+        serve((config, own), until, asked, ready).await
     });
     runtime.shutdown_timeout(FAREWELL);
     result
@@ -194,7 +206,7 @@ fn start_log() {
 }
 
 async fn serve(
-    config: Config,
+    (config, own): (Config, Option<Privileges>),
     until: impl Future<Output = ()>,
     (local, reloads): Asked,
     ready: oneshot::Sender<()>,
@@ -218,6 +230,10 @@ async fn serve(
     let foreign = filtering.as_ref().map(|one| one.foreign().clone());
     let path = Path::start(Arc::clone(&config), (admitted, foreign), known).await?;
     tracing::info!(mode = path.mode(), why = path.why(), "forwarding path");
+    let (mode, has_nic) = (path.mode(), path.has_nic());
+    if let Some(privileges) = &own {
+        privileges.loaded();
+    }
     warn_of_checksums(&config, &path);
 
     let (notices, inbox) = (Notices::default(), Inbox::default());
@@ -238,6 +254,10 @@ async fn serve(
         (&signing, &replicas, &reading),
     )?;
     let dispatch = workers.dispatch().clone();
+    if let Some(privileges) = own.clone() {
+        privileges.opened(&config, has_nic);
+        dispatch.with_all(move |_, _| privileges.follow()).await?;
+    }
     let (stop_api, api_stopped) = watch::channel(());
     let connections = Arc::new(Connections::default());
     let asker = path.run(dispatch.clone());
@@ -271,6 +291,7 @@ async fn serve(
     // Ends with the runtime.
     let _reading = tokio::spawn(reading.serve(logs.kept().clone(), dispatch.clone()));
     Reloading::serve_metrics(&api, metrics).await;
+    let watched = Arc::clone(&api);
     // Ends with the runtime.
     let _reloads = tokio::spawn(reload::by_signal(Arc::clone(&api), reloads));
     let server = Server::new(socket, api::router(api), connections);
@@ -284,13 +305,20 @@ async fn serve(
         node = %config.node.name, id = %config.node.id, listen = %workers.address(),
         socket = %config.node.socket.display(), "node is running"
     );
-    // A daemon's start is waited for by nobody.
+    // A daemon's start is waited for by its service manager alone.
     let _unheard = ready.send(());
+    if own.is_some() {
+        notify::ready(mode);
+        let _signs = tokio::spawn(notify::watch(watched));
+    }
 
     let ended = tokio::select! {
         exit = workers.ended() => Some(exit),
         () = until => None,
     };
+    if own.is_some() {
+        notify::stopping();
+    }
     drop(stop_api);
     let result = match ended {
         Some(exit) => Err(DaemonError::Ended(describe(exit))),

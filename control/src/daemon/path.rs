@@ -260,8 +260,11 @@ impl Path {
                 }
                 self.note(problem);
             }
-            // Another daemon of this name is no reason for user space: two would share one identity.
-            Err(source @ NicError::Running(_)) => return Err(PathError::Nic { mode, source }),
+            // Another daemon of this name is no reason for user space: two would share one identity. Nor is a NIC
+            // path of another version's, which would end with it.
+            Err(source @ (NicError::Running(_) | NicError::Layout { .. })) => {
+                return Err(PathError::Nic { mode, source });
+            }
             Err(error) if mode == ForwardingMode::Auto => self.fall_back(&error),
             Err(source) => return Err(PathError::Nic { mode, source }),
         }
@@ -323,6 +326,12 @@ impl Path {
             true => "until a configured interface runs the XDP program: none does now",
             false => &self.why,
         }
+    }
+
+    /// Whether there is a NIC path, which neighbours are kept resolved for.
+    #[must_use]
+    pub fn has_nic(&self) -> bool {
+        self.nic.is_some()
     }
 
     /// Whether there is a NIC path that runs on no interface yet, or no more.

@@ -79,7 +79,8 @@ pub enum NicError {
     #[error("pin {}: {}", path.display(), refused(source))]
     Pin { path: PathBuf, source: io::Error },
     #[error(
-        "pinned maps are of layout {found}, this program's is {LAYOUT_VERSION}: run `virga node detach` and start again"
+        "the pinned maps are of layout {found}, and this version's are of {LAYOUT_VERSION}: what is attached goes on forwarding as \
+         it is; start the version that made them, or run `virga node detach NODE` and start again"
     )]
     Layout { found: u32 },
     #[error("cannot attach to {interface} ({mode}): {source}; {fix}")]
@@ -216,6 +217,13 @@ impl Nic {
         let lock = lock.ok_or_else(|| NicError::Running(config.node.name.clone()))?;
         // Nobody else changes the pins from here on.
         let lock = Arc::new(lock);
+        if let Some(newer) = pins.newer_layout() {
+            tracing::warn!(
+                newer,
+                own = LAYOUT_VERSION,
+                "a newer version's maps are pinned: its program goes on until this version's own maps are filled"
+            );
+        }
         let (is_new, before) = (pins.is_empty(), pins.links());
         let opened = Self::open(config, pins.clone(), Arc::clone(&lock));
         let started = opened.and_then(|mut nic| {

@@ -160,6 +160,17 @@ impl Pins {
         Ok(())
     }
 
+    /// The newest layout of pinned maps, where this version does not know it yet.
+    #[must_use]
+    pub fn newer_layout(&self) -> Option<u32> {
+        let newest = entries(&self.root).into_iter().filter_map(|folder| {
+            let name = folder.file_name()?.to_str()?;
+            let (layout, _) = name.strip_prefix("maps-v")?.split_once('-')?;
+            layout.parse().ok()
+        });
+        newest.max().filter(|layout| *layout > LAYOUT_VERSION)
+    }
+
     /// Removes maps of other layouts and sizes: nothing refers to them once all links are updated.
     ///
     /// # Errors
@@ -189,22 +200,28 @@ impl Pins {
             fs::remove_file(link)?;
         }
         remove_tree(&self.root)?;
-        // The parent goes with its last node; another node's folder keeps it.
-        if let Some(parent) = self.root.parent() {
-            match fs::remove_dir(parent) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
-                Err(error) => return Err(error),
+        // The parent goes with its last node; another node's folder keeps it, and a service's stays its own.
+        if let Some(parent) = self.root.parent()
+            && is_own(&fs::metadata(parent)?)
+        {
+            use io::ErrorKind::{DirectoryNotEmpty, PermissionDenied, ResourceBusy};
+            match fs::remove_dir(parent).map_err(|error| (error.kind(), error)) {
+                Ok(()) | Err((DirectoryNotEmpty | PermissionDenied | ResourceBusy, _)) => {}
+                Err((_, error)) => return Err(error),
             }
         }
         Ok(true)
     }
 }
 
-/// Whether a BPF file system is mounted where pins go.
+/// Whether a BPF file system is mounted where pins go; a service may have the folder of nodes alone.
 #[must_use]
 pub fn is_mounted() -> bool {
-    rustix::fs::statfs(BPFFS).is_ok_and(|s| u64::try_from(s.f_type) == Ok(BPFFS_MAGIC))
+    let is_bpffs = |path: &Path| {
+        rustix::fs::statfs(path).is_ok_and(|s| u64::try_from(s.f_type) == Ok(BPFFS_MAGIC))
+    };
+    let root = Path::new(BPFFS);
+    is_bpffs(root) || is_bpffs(&root.join("virga"))
 }
 
 /// Why there is no BPF file system where pins go.
@@ -283,17 +300,24 @@ fn remove_tree(folder: &Path) -> io::Result<()> {
     fs::remove_dir(folder)
 }
 
+fn is_own(there: &fs::Metadata) -> bool {
+    there.uid() == rustix::process::geteuid().as_raw()
+}
+
 /// Makes a folder that is this user's alone. bpffs lets anyone write into its root: what somebody else
 /// put there is refused, and a link to elsewhere is not followed.
 fn make_own(folder: &Path) -> io::Result<()> {
     let refused = |why: String| {
-        let text = format!("{} {why}: remove it", folder.display());
+        let text = format!("{} {why} remove it", folder.display());
         Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
     };
     match fs::symlink_metadata(folder) {
-        Ok(there) if !there.is_dir() => return refused("is no folder".to_owned()),
-        Ok(there) if there.uid() != rustix::process::geteuid().as_raw() => {
-            return refused(format!("belongs to user {}", there.uid()));
+        Ok(there) if !there.is_dir() => return refused("is no folder:".to_owned()),
+        Ok(there) if !is_own(&there) => {
+            return refused(format!(
+                "belongs to user {}: run as that user, or",
+                there.uid()
+            ));
         }
         Ok(_) => {}
         Err(_) => fs::create_dir(folder)?,
