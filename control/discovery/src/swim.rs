@@ -321,7 +321,8 @@ impl Swim {
     fn apply_own(&mut self, update: &Update) {
         let is_accused = update.state != MemberState::Alive;
         let is_outdone = update.incarnation > self.incarnation;
-        if !is_outdone && !(is_accused && update.incarnation == self.incarnation) {
+        let is_meant = is_accused && update.incarnation == self.incarnation;
+        if !is_outdone && !is_meant {
             return;
         }
         self.incarnation = update.incarnation + 1;
