@@ -128,7 +128,7 @@ const _: () = assert!(HEADER_BYTES.is_power_of_two());
 const _: () =
     assert!(SAMPLE_RING_BYTES.is_power_of_two() && SAMPLE_RING_BYTES.is_multiple_of(4_096));
 const _: () = assert!(
-    SAMPLE_RING_BYTES as usize >= 2 * SAMPLE_BYTES_MAX << SAMPLE_BURST_SHIFT,
+    SAMPLE_RING_BYTES as usize >= (2 * SAMPLE_BYTES_MAX) << SAMPLE_BURST_SHIFT,
     "a burst has room"
 );
 const _: () = assert!(SOURCE_PORTS.is_power_of_two());

@@ -156,7 +156,7 @@ mod tests {
         let packets = 100_000_u64;
         for n in 0..packets {
             state = state.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
-            if u64::from(state) * 10 >> 32 == 0 {
+            if (u64::from(state) * 10) >> 32 == 0 {
                 origins.note(&packet(if n % 10 < 7 { 1 } else { 2 }, 10));
                 picked += 1;
             }

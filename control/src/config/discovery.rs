@@ -257,7 +257,7 @@ mod tests {
     }
 
     fn line(number: u8) -> String {
-        let keys = [&node(number).public, &entity(number).public].map(|key| hex::encode(key));
+        let keys = [&node(number).public, &entity(number).public].map(hex::encode);
         format!("n{number} {} 10.0.0.{number}:4783", keys.join(" "))
     }
 

@@ -390,7 +390,7 @@ impl Writer<'_> {
         let seeds = discovery.seeds.iter().map(|seed| {
             let addresses = seed.addresses.iter().map(ToString::to_string);
             let addresses = addresses.collect::<Vec<_>>().join(" ");
-            let keys = [&seed.node_key, &seed.entity_key].map(|key| hex::encode(key));
+            let keys = [&seed.node_key, &seed.entity_key].map(hex::encode);
             format!("{} {} {addresses}", seed.name, keys.join(" "))
         });
         self.put(&block, "seeds", list(seeds));

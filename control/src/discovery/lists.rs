@@ -93,9 +93,7 @@ mod tests {
         assert_eq!(file.poll(9), [], "it is not there");
         let node = NodeKey::from(Secret::new([5; 32]));
         let entity = EntityKey::from(Secret::new([6; 32]));
-        let keys = [&node.public, &entity.public]
-            .map(|key| hex::encode(key))
-            .join(" ");
+        let keys = [&node.public, &entity.public].map(hex::encode).join(" ");
         fs::write(
             &path,
             format!("# nodes\nnonsense\nhub {keys} 10.0.0.1:4783 # it\n"),

@@ -106,7 +106,9 @@ pub(crate) fn setup(number: u16, address: SocketAddr, now: Now) -> Setup {
         name: format!("n{number}"),
         subnet: Subnet(0),
         addresses: vec![address],
-        instance: u64::from(number) << 32 | now.ns / STEP_NS | u64::from(address.port()) << 16,
+        instance: (u64::from(number) << 32)
+            | (now.ns / STEP_NS)
+            | (u64::from(address.port()) << 16),
         started_ms: now.unix_s * 1_000 + now.ns / 1_000_000 % 1_000,
         exchanges: true,
         is_ipv4: true,
