@@ -349,6 +349,10 @@ impl Nic {
                 .pin(&pin)
                 .map_err(|e| pin_error(&pin, io::Error::other(e)))?;
         }
+        // Now, as the daemon soon gives up what loading takes. A kernel that refuses it forwards all the same.
+        if let Err(error) = maps::program(&mut ebpf, SAMPLE) {
+            tracing::warn!(%error, "the NIC path shows no packets to captures");
+        }
         let mode = match config.forwarding.mode {
             ForwardingMode::Generic => XdpMode::Skb,
             _ => XdpMode::Driver,

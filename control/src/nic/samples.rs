@@ -8,7 +8,6 @@ use super::{FORWARD, Nic, NicError, PASS, SAMPLE, kernel::Facts, pod::Plain};
 use aya::{
     Ebpf,
     maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf},
-    programs::Xdp,
     util::nr_cpus,
 };
 use std::{
@@ -172,10 +171,6 @@ impl Nic {
         let ended = lock(&self.samples).set_order(&Order::default());
         self.forward = FORWARD;
         self.swap(facts)?;
-        // What no interface runs need not stay in the kernel.
-        if let Some(Ok(program)) = self.ebpf.program_mut(SAMPLE).map(<&mut Xdp>::try_from) {
-            let _not_loaded = program.unload();
-        }
         ended
     }
 

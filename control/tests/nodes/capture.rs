@@ -2,13 +2,17 @@
 
 use crate::stage::{Node, Program, RELIABLE, Stage, eventually};
 use serde_json::Value;
-use std::{fs, net::UdpSocket, path::Path, process::Command};
+use std::{fs, net::UdpSocket, path::Path, process::Command, time::Duration};
+
+/// Between two packets: a sample's rate lets a burst of 32 through at once, and then one each interval.
+const APART: Duration = Duration::from_millis(3);
 
 /// Sends datagrams that are no packets of the mesh.
 fn send_garbage(node: &Node, count: usize) {
     let socket = UdpSocket::bind(("127.0.0.7", 0)).unwrap();
     for _ in 0..count {
         socket.send_to(&[0x41; 100], node.listen).unwrap();
+        std::thread::sleep(APART);
     }
 }
 
@@ -27,6 +31,7 @@ fn send_strange(node: &Node, origin: u64, count: u64) {
         let mut bytes = header.encode().to_vec();
         bytes.extend([0x42; 16]);
         socket.send_to(&bytes, node.listen).unwrap();
+        std::thread::sleep(APART);
     }
 }
 
@@ -89,7 +94,7 @@ async fn a_capture_has_every_drop_that_is_counted_and_ends_with_what_there_was()
     }
     let lua = router.file("virga.lua");
     let printed = Command::new(env!("CARGO_BIN_EXE_virga"))
-        .arg("dissector")
+        .args(["dissector", "--port", &router.listen.port().to_string()])
         .output();
     fs::write(&lua, printed.unwrap().stdout).unwrap();
     let fields = [
@@ -182,8 +187,8 @@ async fn what_is_asked_for_and_not_there_is_told_and_limits_hold() {
         "5",
     ];
     let mut capture = Program::start(&mut router.command(&capture));
-    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
-    send_garbage(router, 2_000);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    send_garbage(router, 500);
     let (status, lines, told) = capture.wait();
     assert!(status.success(), "{told}");
     let lines: Vec<Value> = lines
@@ -210,7 +215,7 @@ async fn drops_are_told_by_origin() {
     let router = stage.node("router");
     let watch = ["drops", "--origins", "--json", "--seconds", "5"];
     let mut watching = Program::start(&mut router.command(&watch));
-    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     send_strange(router, 0xaaaa, 90);
     send_strange(router, 0xbbbb, 10);
     let (status, lines, told) = watching.wait();
