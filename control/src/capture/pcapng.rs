@@ -1,5 +1,5 @@
-//! Packets as a pcapng file (draft-ietf-opsawg-pcapng), each with what became of it as its comment. Written here: of
-//! the format's many blocks it takes four, and the crates that write it leave out comments or statistics.
+//! Packets as a pcapng file (draft-ietf-opsawg-pcapng), each with what became of it as its comment. Written here, as
+//! it takes four of the format's many blocks.
 //!
 //! Frames of the NIC path have the link type Ethernet. What a worker saw has no outer headers, as the kernel keeps
 //! them; it is written as Wireshark's exported PDU (link type 252), which says so, and where it came from.
