@@ -98,11 +98,14 @@ pub(crate) fn tell(kept: usize, counter: u32) {
     }
 }
 
-/// At least one byte and no more than there is room for, in words that also an older verifier follows: it learns no
-/// lower bound from a comparison with 0.
+/// At least one byte and no more than there is room for, in words that the verifier follows.
 #[inline(always)]
 fn bounded(bytes: usize) -> usize {
-    let more =
-        bytes.min(SAMPLE_BYTES_MAX).wrapping_sub(1) & (SAMPLE_BYTES_MAX.next_power_of_two() - 1);
-    if more < SAMPLE_BYTES_MAX { more + 1 } else { 1 }
+    if bytes == 0 {
+        1
+    } else if bytes > SAMPLE_BYTES_MAX {
+        SAMPLE_BYTES_MAX
+    } else {
+        bytes
+    }
 }
