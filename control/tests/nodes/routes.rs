@@ -8,6 +8,7 @@ use crate::{
     town::Town,
 };
 use virga::{
+    daemon::tracer::FOLLOWED_HERE_MAX,
     routes::RouteStatus,
     trace::{End, Trace},
 };
@@ -194,15 +195,22 @@ async fn whoever_asks_for_ways_too_often_is_told_so_and_it_is_counted() {
         (mesh.trace("c").await.ok()?.end == End::Arrived).then_some(())
     })
     .await;
-    let mut ends = Vec::new();
-    for _ in 0..200 {
-        ends.push(mesh.trace("c").await.unwrap().end);
+    // As many at once as a node follows for its programs: one after the other may be slower than what is let through.
+    let busy = eventually("more are asked than one may", async || {
+        let asked = (0..FOLLOWED_HERE_MAX).map(|_| mesh.trace("c"));
+        let ways = futures_util::future::join_all(asked).await;
+        let is_busy = |way: &&Trace| way.end == End::Busy;
+        let busy = ways.iter().flatten().filter(is_busy).count() as u64;
+        (busy > 0).then_some(busy)
+    })
+    .await;
+    // What one after the other lets through just so may be too much for the one behind it.
+    let mut counted = 0;
+    for node in ["b", "c"] {
+        let status = town.mesh(node).await.status().await.unwrap();
+        counted += status.channel_reasons["trace_refused"];
     }
-    let busy = ends.iter().filter(|&&end| end == End::Busy).count();
-    assert!((1..200).contains(&busy), "{busy}");
-    let status = town.mesh("b").await.status().await.unwrap();
-    let counted = status.channel_reasons["trace_refused"];
-    assert!(counted >= busy as u64, "{counted} {busy}");
+    assert!(counted >= busy, "{counted} {busy}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
