@@ -6,11 +6,12 @@
 //! - [`lossy`]: two nodes over a simulated path.
 //! - [`load`]: a worker over a real socket, with an application on its thread that offers, takes or answers.
 //! - [`rounds`]: the median of alternating rounds.
-//! - [`report`]: the table, the JSON; [`page`]: the results page, and `way`: what it says is left.
+//! - [`report`]: the table, the JSON; [`page`]: the results page, and `way`: what it says is left; [`plot`]: its plots.
 
 pub mod load;
 pub mod lossy;
 pub mod page;
+pub mod plot;
 pub mod report;
 pub mod rounds;
 pub mod sealed;

@@ -2,17 +2,11 @@
 
 use std::{fmt::Write as _, fs, path::Path, process::Command};
 
-use plotters::prelude::*;
-
 use crate::{
+    plot::bars,
     report::{Entry, Skip, cell, failed, number, percent, remarks},
     way,
 };
-
-/// Pixels of a plot's width, of one bar, and of what surrounds the bars.
-const WIDTH: u32 = 760;
-const BAR: u32 = 26;
-const AROUND: u32 = 90;
 
 /// Writes `results.md` and its plots into a folder; `notes` are what holds for all figures.
 ///
@@ -48,7 +42,7 @@ pub fn write(
         let _ = writeln!(page, "\n## In {unit}\n");
         if of_unit.len() > 1 {
             let file = format!("figures-{}.svg", n + 1);
-            plot(&folder.join(&file), &of_unit, unit)
+            bars(&folder.join(&file), &of_unit, unit)
                 .map_err(|e| failed(format!("{}: {e}", folder.join(&file).display())))?;
             let _ = writeln!(page, "![{unit}]({file})\n");
         }
@@ -99,7 +93,8 @@ fn sweep(folder: &Path) -> Result<(), Skip> {
 }
 
 /// Where it was measured.
-fn machine() -> Vec<(&'static str, String)> {
+#[must_use]
+pub fn machine() -> Vec<(&'static str, String)> {
     let said = |program: &str, args: &[&str]| {
         let output = Command::new(program).args(args).output().ok();
         let text = output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned());
@@ -130,55 +125,4 @@ fn machine() -> Vec<(&'static str, String)> {
                 .to_owned(),
         ),
     ]
-}
-
-/// Bars of ours, and of the reference where there is one.
-fn plot(file: &Path, entries: &[&Entry], unit: &str) -> Result<(), Box<dyn std::error::Error>> {
-    let bars: Vec<(String, f64, RGBColor)> = entries
-        .iter()
-        .flat_map(|e| {
-            let ours = (e.name.to_owned(), e.ours, RGBColor(40, 110, 180));
-            let reference = e
-                .reference
-                .map(|r| (String::from("reference"), r, RGBColor(170, 170, 170)));
-            [Some(ours), reference]
-        })
-        .flatten()
-        .collect();
-    let count = u32::try_from(bars.len())?;
-    let most = bars.iter().map(|b| b.1).fold(0.0, f64::max);
-    let area = SVGBackend::new(file, (WIDTH, AROUND + BAR * count)).into_drawing_area();
-    area.fill(&WHITE)?;
-    let rows = i32::try_from(count)?;
-    let mut chart = ChartBuilder::on(&area)
-        .margin(12)
-        .x_label_area_size(36)
-        .y_label_area_size(230)
-        .build_cartesian_2d(0.0..most * 1.05, (0..rows).into_segmented())?;
-    let name = |row: &SegmentValue<i32>| match row {
-        SegmentValue::CenterOf(n) => usize::try_from(rows - 1 - n)
-            .ok()
-            .and_then(|n| bars.get(n))
-            .map_or_else(String::new, |b| b.0.clone()),
-        _ => String::new(),
-    };
-    chart
-        .configure_mesh()
-        .disable_y_mesh()
-        .y_labels(bars.len())
-        .y_label_formatter(&name)
-        .x_desc(unit)
-        .draw()?;
-    chart.draw_series(bars.iter().zip(0..).map(|((_, figure, colour), n)| {
-        let row = rows - 1 - n;
-        let corners = [
-            (0.0, SegmentValue::Exact(row)),
-            (*figure, SegmentValue::Exact(row + 1)),
-        ];
-        let mut bar = Rectangle::new(corners, colour.filled());
-        bar.set_margin(4, 4, 0, 0);
-        bar
-    }))?;
-    area.present()?;
-    Ok(())
 }

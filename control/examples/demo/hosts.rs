@@ -10,7 +10,7 @@
 
 use std::{
     fs, io,
-    os::fd::AsFd as _,
+    os::{fd::AsFd as _, unix::process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread,
@@ -320,6 +320,8 @@ impl Hosts {
         let child = command(self, host, &virga)
             .args(["node", "run", "--config"])
             .arg(config)
+            // An interrupt at the terminal is for whoever runs the hosts.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
