@@ -2,34 +2,43 @@
 
 mod cores;
 mod frame;
+mod view;
 
 use super::{Failure, block_on, client::ClientError, client::Target};
 use crate::{api::status::Status, mesh::Mesh, routes::RoutesStatus};
 use cores::Core;
-use ratatui::{
-    buffer::Buffer,
-    crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers},
-    layout::Rect,
-};
+use ratatui::{buffer::Buffer, crossterm::event, layout::Rect};
 use std::{
     io::{self, IsTerminal, Write},
     time::{Duration, Instant},
 };
+use view::{Next, View};
 
-/// How often the node is asked.
+/// How often the node is asked, where it is not said.
 const EVERY: Duration = Duration::from_secs(1);
 /// A node that answers at all has done so by then.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Columns of a frame that is printed.
 const ONCE_WIDTH: u16 = 120;
 
+/// Keys: space stops and goes on, `s` sorts the peers by another column, arrows and page keys scroll them, `q` ends.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// Print one frame of a second as text, and end.
     #[arg(long)]
     once: bool,
+    /// Ask the node each so many seconds.
+    #[arg(long, value_name = "SECONDS", conflicts_with = "once", value_parser = seconds)]
+    every: Option<Duration>,
     #[command(flatten)]
     target: Target,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: Option<f64> = text.parse().ok();
+    let seconds = seconds.filter(|seconds| (0.1..=3_600.0).contains(seconds));
+    let seconds = seconds.ok_or("not a number of seconds from 0.1 to 3600")?;
+    Ok(Duration::from_secs_f64(seconds))
 }
 
 /// What there was to see at one time.
@@ -79,7 +88,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             }
             false => {
                 let mut terminal = ratatui::try_init()?;
-                let ended = watch(&mesh, before, &mut terminal).await;
+                let every = arguments.every.unwrap_or(EVERY);
+                let ended = watch(&mesh, before, every, &mut terminal).await;
                 // Whatever ended it, the terminal is as it was.
                 let restored = ratatui::try_restore();
                 ended?;
@@ -91,9 +101,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 /// A frame as lines.
 fn text(before: &Sample, now: &Sample) -> String {
+    let view = View::default();
     let area = Rect::new(0, 0, ONCE_WIDTH, frame::lines(before, now));
     let mut buffer = Buffer::empty(area);
-    frame::draw(before, now, area, &mut buffer);
+    frame::draw(before, now, &view, area, &mut buffer);
     let mut text = String::new();
     for y in 0..area.height {
         let line: String = (0..area.width).map(|x| buffer[(x, y)].symbol()).collect();
@@ -106,36 +117,37 @@ fn text(before: &Sample, now: &Sample) -> String {
 async fn watch(
     mesh: &Mesh,
     mut before: Sample,
+    every: Duration,
     terminal: &mut ratatui::DefaultTerminal,
 ) -> Result<(), Failure> {
     let mut now = before.clone();
+    let mut view = View {
+        is_live: true,
+        ..View::default()
+    };
     loop {
-        let until = Instant::now() + EVERY;
+        let until = Instant::now() + every;
         loop {
-            terminal.draw(|shown| frame::draw(&before, &now, shown.area(), shown.buffer_mut()))?;
+            terminal.draw(|shown| {
+                frame::draw(&before, &now, &view, shown.area(), shown.buffer_mut())
+            })?;
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() || !event::poll(left)? {
                 break;
             }
             // Anything else, such as another size, is shown at once.
-            if is_end(&event::read()?) {
+            if view.take(&event::read()?) == Next::End {
                 return Ok(());
             }
         }
-        let next = Sample::take(mesh).await?;
-        (before, now) = (now, next);
-    }
-}
-
-fn is_end(event: &Event) -> bool {
-    let Event::Key(key) = event else {
-        return false;
-    };
-    let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
-    key.kind == KeyEventKind::Press
-        && match key.code {
-            KeyCode::Char('q') | KeyCode::Esc => true,
-            KeyCode::Char('c') => is_control,
-            _ => false,
+        match Sample::take(mesh).await {
+            _ if view.is_paused => {}
+            Ok(next) => {
+                view.silent = None;
+                (before, now) = (now, next);
+            }
+            // It is being started again, perhaps: what was seen last stays, and it is asked on.
+            Err(error) => view.silent = Some(error.to_string()),
         }
+    }
 }

@@ -101,6 +101,91 @@ fn a_daemon_that_began_anew_shows_nothing_absurd_and_a_small_terminal_a_part() {
     assert!(text.contains(" 0 % "), "{text}");
     for (width, height) in [(0, 0), (1, 1), (30, 4), (200, 100)] {
         let area = Rect::new(0, 0, width, height);
-        draw(&before, &now, area, &mut Buffer::empty(area));
+        for is_live in [false, true] {
+            let view = View {
+                is_live,
+                ..View::default()
+            };
+            draw(&before, &now, &view, area, &mut Buffer::empty(area));
+        }
     }
+}
+
+/// What stands on a screen of so many lines.
+fn screen(view: &View, peers: u16, lines: u16) -> Vec<String> {
+    let at = Instant::now();
+    let many = |packets: u64| {
+        let mut sample = sample(at, packets, 0, 0);
+        sample.routes.routes = (0..peers)
+            .map(|n| route(&format!("n{n}"), &format!("{n:016x}"), "learned"))
+            .collect();
+        sample.status.sessions = (0..peers)
+            .map(|n| SessionStatus {
+                peer: format!("{n:016x}"),
+                rtt_us: Some(u64::from(n % 7)),
+                ..session(packets * u64::from(n))
+            })
+            .collect();
+        sample
+    };
+    let area = Rect::new(0, 0, 120, lines);
+    let mut buffer = Buffer::empty(area);
+    let (before, mut now) = (many(1), many(2));
+    now.at += Duration::from_secs(1);
+    draw(&before, &now, view, area, &mut buffer);
+    let line = |y| (0..area.width).map(|x| buffer[(x, y)].symbol()).collect();
+    (0..lines).map(line).collect()
+}
+
+#[test]
+fn of_many_peers_a_part_is_shown_and_scrolled_through_and_the_rest_keeps_its_place() {
+    let mut view = View {
+        is_live: true,
+        ..View::default()
+    };
+    let begins = |screen: &[String]| {
+        let head = screen
+            .iter()
+            .position(|line| line.starts_with("peer "))
+            .unwrap();
+        screen[head + 1]
+            .split_whitespace()
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    let top = screen(&view, 300, 40);
+    let title = top.iter().find(|line| line.starts_with("Peers")).unwrap();
+    assert!(title.contains("of 300)"), "{title}");
+    assert_eq!(begins(&top), "n0");
+    for block in ["Drops by reason", "Workers", "q end"] {
+        assert!(
+            top.iter().any(|line| line.starts_with(block)),
+            "{block}: {top:#?}"
+        );
+    }
+    view.past = 5;
+    assert_eq!(begins(&screen(&view, 300, 40)), "n5");
+    // However far: the last page.
+    view.past = usize::MAX;
+    let end = screen(&view, 300, 40);
+    assert!(end.iter().any(|line| line.starts_with("n299 ")), "{end:#?}");
+    (view.past, view.order) = (0, Order::Sent);
+    assert_eq!(begins(&screen(&view, 300, 40)), "n299");
+    view.order = Order::RoundTrip;
+    assert_eq!(begins(&screen(&view, 300, 40)), "n6");
+    assert_eq!(begins(&screen(&view, 3, 40)), "n2");
+}
+
+#[test]
+fn a_node_that_gives_no_answer_is_said_to_and_times_are_those_of_people() {
+    let mut view = View {
+        silent: Some("cannot reach the node".into()),
+        ..View::default()
+    };
+    assert!(screen(&view, 1, 30)[1].starts_with("no answer, asking on: cannot reach the node"));
+    (view.silent, view.is_paused) = (None, true);
+    assert!(screen(&view, 1, 30)[1].starts_with("stopped"));
+    let said = [7, 67, 3_725, 90_000].map(time);
+    assert_eq!(said, ["7 s", "1 min 7 s", "1 h 2 min", "1 d 1 h"]);
 }
