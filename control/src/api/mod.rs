@@ -48,8 +48,8 @@ pub mod why;
 use crate::{
     capture::run::Captures,
     daemon::{
-        discovery::Finder, identity::Registry, path, reload::Reloading, rights::Keeper,
-        tracer::Tracer,
+        clock::Clock, discovery::Finder, identity::Registry, path, reload::Reloading,
+        rights::Keeper, tracer::Tracer,
     },
     dispatch::Dispatch,
     kept::Kept,
@@ -90,8 +90,8 @@ pub struct Api {
     pub connections: Arc<server::Connections>,
     /// What a reload of the configuration replaces beside it.
     pub reloading: Reloading,
-    /// Unix time at the workers' time 0.
-    pub unix_zero_ns: u64,
+    /// Unix time, by the workers' time.
+    pub clock: Clock,
     /// When the daemon started.
     pub started: std::time::Instant,
 }

@@ -88,7 +88,7 @@ impl Subscription {
                 channel: delivery.channel,
                 entity: delivery.entity,
                 sequence: delivery.sequence,
-                received_unix_ns: self.api.unix_zero_ns.saturating_add(delivery.received_ns),
+                received_unix_ns: self.api.clock.unix_ns(delivery.received_ns),
                 payload: delivery.payload,
             };
             delivered.write(&mut chunk);

@@ -3,6 +3,7 @@
 //! A daemon that ends leaves the NIC path as it is, so packets of others still pass; `virga node
 //! detach` removes it.
 
+pub mod clock;
 pub mod declared;
 pub mod discovery;
 mod down;
@@ -38,6 +39,7 @@ use crate::{
     signing::Signing,
     trace,
 };
+use clock::Clock;
 use discovery::Finder;
 use flood::Flood;
 use identity::{Registry, Start};
@@ -263,7 +265,9 @@ async fn serve(
     let asker = path.run(dispatch.clone());
     let flood = Flood::run((store, filtering), &config, &inbox, &dispatch, &asker);
     let state = &config.node.state;
-    let keeper = Keeper::new(dispatch.clone(), state, flood.clone(), asker.clone());
+    let clock = Clock::new(unix_zero_ns(&dispatch).await?);
+    let follow = (flood.clone(), asker.clone(), clock.clone());
+    let keeper = Keeper::new(dispatch.clone(), state, follow);
     let following = (asker.clone(), flood.clone());
     let registry = Registry::new(start, dispatch.clone(), following);
     let finder = Finder::run(discovered, &dispatch, &registry);
@@ -285,7 +289,7 @@ async fn serve(
         reading: reading.clone(),
         connections: Arc::clone(&connections),
         reloading: Reloading::default(),
-        unix_zero_ns: unix_zero_ns(&dispatch).await?,
+        clock,
         started: Instant::now(),
     });
     // Ends with the runtime.

@@ -5,6 +5,7 @@
 //! them a restarted node would believe an old list that is sent to it again.
 
 use super::{
+    clock::Clock,
     flood::{self, AdmissionsStatus},
     path, unix_ns,
 };
@@ -40,6 +41,7 @@ pub struct Keeper {
     folder: PathBuf,
     flood: flood::Asker,
     path: path::Asker,
+    clock: Clock,
     writing: Arc<Mutex<()>>,
 }
 
@@ -106,13 +108,13 @@ impl Keeper {
     pub(super) fn new(
         dispatch: Dispatch,
         state: &Path,
-        flood: flood::Asker,
-        path: path::Asker,
+        (flood, path, clock): (flood::Asker, path::Asker, Clock),
     ) -> Self {
         Self {
             dispatch,
             flood,
             path,
+            clock,
             folder: folder(state),
             writing: Arc::default(),
         }
@@ -273,9 +275,15 @@ impl Keeper {
 
     async fn set_clock(&self) -> Result<(), Ended> {
         let set = self.dispatch.with_all(|now_ns, parts| {
-            parts.service.set_clock(unix_ns().saturating_sub(now_ns));
+            let unix_zero_ns = unix_ns().saturating_sub(now_ns);
+            parts.service.set_clock(unix_zero_ns);
+            unix_zero_ns
         });
-        set.await.map(|_| ())
+        // All workers count from the same time.
+        if let Some(&unix_zero_ns) = set.await?.first() {
+            self.clock.follow(unix_zero_ns);
+        }
+        Ok(())
     }
 
     async fn follow(&self, notices: &Notices) -> Result<(), Ended> {

@@ -125,6 +125,14 @@ impl Writer {
     }
 }
 
+/// Tells of what keeps a log from taking events, or of its end.
+fn tell(channel: &str, problem: Option<&str>) {
+    match problem {
+        Some(problem) => tracing::warn!(%channel, %problem, "the log takes no events for now"),
+        None => tracing::info!(%channel, "the log takes events again"),
+    }
+}
+
 struct Thread {
     logs: Vec<OpenLog>,
     seats: Vec<Option<Seat>>,
@@ -390,6 +398,10 @@ impl Thread {
                     && state.problem == problem
                     && state.replication == replication;
                 (state.first, state.end, state.readable) = (log.first(), log.end(), readable);
+                // One that has ended is told of by who brings it events.
+                if state.problem != problem && !has_ended {
+                    tell(&state.channel, problem.as_deref());
+                }
                 (state.problem, state.has_ended) = (problem, has_ended);
                 state.replication = replication;
                 !is_same
