@@ -33,6 +33,7 @@ mod tags;
 mod three_hosts;
 mod traffic;
 mod transit;
+mod trouble;
 mod tune;
 mod virtio;
 mod xsk;
