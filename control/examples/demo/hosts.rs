@@ -29,7 +29,7 @@ const STACK: [(&str, &str, &str); 4] = [
 ];
 
 /// How long a node may take to start or stop.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// One host.
 pub struct Host {
