@@ -61,7 +61,12 @@ pub(crate) static DAEMON: [Figure; 16] = [
         "open descriptors",
         Rule::Hourly(2.0),
     ),
-    figure("threads", "threads", "threads, idle ones of a pool too", Rule::Hourly(4.0)),
+    figure(
+        "threads",
+        "threads",
+        "threads, idle ones of a pool too",
+        Rule::Hourly(4.0),
+    ),
     figure(
         "cpu_s",
         "s",
