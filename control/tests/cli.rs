@@ -386,7 +386,11 @@ fn a_node_warns_of_a_veth_that_leaves_checksums_unfinished() {
          ip link set lo up
          ip link add va type veth peer name vb
          ethtool -K vb tx off >/dev/null
-         timeout 2 {VIRGA} node run --config {config} || true"
+         {VIRGA} node run --config {config} 2>{keys}/log & daemon=$!
+         for _ in $(seq 600); do grep -q 'node is running' {keys}/log && break; sleep 0.1; done
+         kill $daemon
+         wait $daemon || true
+         cat {keys}/log >&2"
     );
     let output = Command::new("unshare")
         .args(["--net", "sh", "-c", &script])

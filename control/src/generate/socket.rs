@@ -183,8 +183,10 @@ mod tests {
     #[test]
     fn packets_arrive() {
         let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let report = run(&plan(Kind::Plain, receiver.local_addr().unwrap())).unwrap();
-        assert!(report.sent > 0);
+        let to = receiver.local_addr().unwrap();
+        // On a busy machine a run's time may pass before it sends anything.
+        let has_sent = (0..10).any(|_| run(&plan(Kind::Plain, to)).unwrap().sent > 0);
+        assert!(has_sent, "ten runs sent nothing");
         let mut buffer = [0; 2048];
         assert_eq!(receiver.recv(&mut buffer).unwrap(), HEADER_BYTES + 58);
     }

@@ -102,5 +102,5 @@ async fn a_grant_passes_the_router_when_it_is_acknowledged_and_a_revocation_ends
     assert!(eventually(|| pairs(&hosts) == 0));
     let took = start.elapsed();
     println!("revoked at b, out of the router's guard after {took:?}");
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(took < Duration::from_secs(8), "{took:?}");
 }

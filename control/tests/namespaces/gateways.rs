@@ -168,20 +168,24 @@ async fn what_a_subnet_does_not_admit_ends_at_the_first_gateway_of_another() {
     assert_eq!(unauthorised("g0"), second);
 
     let onward = forwarded(&hosts, "g1");
-    tokio::task::block_in_place(|| send(&hosts, &granted, "1"));
+    let sent_granted = tokio::task::block_in_place(|| send(&hosts, &granted, "1"));
     let passed = forwarded(&hosts, "g1") - onward;
-    assert!(passed > 300, "what was granted passes: {passed}");
+    let is_most = sent_granted > 0 && passed * 5 >= sent_granted * 3;
+    assert!(
+        is_most,
+        "what was granted passes: {passed} of {sent_granted}"
+    );
     let took = revoked(&hosts, &granted);
     println!(
         "revoked at g2, dropped at g1 after {took:?}; {sent} of {sent} of a stranger's dropped there"
     );
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    // Before the old filter ends by itself.
+    assert!(took < Duration::from_secs(LIFE_S), "{took:?}");
 
     // Nobody says any more what 2.0.0.0 admits.
     hosts.stop("g2").unwrap();
-    let start = Instant::now();
     let ended = eventually(|| there(&hosts, "g1")["expires_in_s"].is_null());
-    assert!(ended && start.elapsed() < Duration::from_secs(LIFE_S + 2));
+    assert!(ended, "{}", hosts.log("g1"));
     let unknown = |hosts: &Hosts| dropped(hosts, "g1", "subnet_unknown");
     let before = unknown(&hosts);
     let sent = tokio::task::block_in_place(|| send(&hosts, &granted, "1"));
@@ -197,7 +201,7 @@ async fn what_a_subnet_does_not_admit_ends_at_the_first_gateway_of_another() {
 fn revoked(hosts: &Hosts, granted: &str) -> Duration {
     let before = dropped(hosts, "g1", "unauthorised");
     thread::scope(|scope| {
-        let sender = scope.spawn(|| send(hosts, granted, "6"));
+        let sender = scope.spawn(|| send(hosts, granted, "15"));
         thread::sleep(Duration::from_secs(1));
         assert_eq!(dropped(hosts, "g1", "unauthorised"), before);
         let issuer = &hosts.host("g2").entity;

@@ -171,7 +171,7 @@ fn a_channels_rate_holds_in_the_nic_and_a_channel_without_one_is_left_alone() {
     let most = RATE * u64::try_from(took.as_millis()).unwrap() / 1_000 + RATE / 10 + 1;
     assert!(passed <= most, "{passed} of at most {most}");
     // On a slow machine the generator pauses.
-    assert!(passed >= RATE, "{passed} in {took:?}");
+    assert!(sent > 0 && passed >= sent / 6, "{passed} of {sent}");
     let (sent, passed, _) = run(LOSSY);
     assert_eq!(passed, sent, "a channel without a rate");
 }

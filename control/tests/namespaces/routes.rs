@@ -1,6 +1,7 @@
 //! Routes that are learned, in the NIC path: nobody's file says `via`.
 
 use crate::{
+    hosts::eventually,
     stage::{RELIABLE, Sink, assert_complete, forwarded, peer, publishing, virga},
     transit::diamond_of,
 };
@@ -39,8 +40,13 @@ async fn what_was_learned_is_forwarded_in_the_nic_and_a_link_that_goes_down_give
     };
     // It fails as long as not all on the way know it.
     let asked = ["trace", "b", "--json", "--socket", &socket];
-    let trace = std::iter::repeat_with(|| hosts.run("r1", &program, &asked));
-    let trace = trace.take(20).find_map(Result::ok).unwrap();
+    let mut trace = None;
+    let is_found = eventually(|| {
+        trace = hosts.run("r1", &program, &asked).ok();
+        trace.is_some()
+    });
+    assert!(is_found, "{}", hosts.log("r1"));
+    let trace = trace.unwrap();
     let trace: serde_json::Value = serde_json::from_slice(&trace.stdout).unwrap();
     assert_eq!(trace["end"], "arrived", "{trace}");
     assert_eq!(trace["hops"][0]["name"], *primary, "{trace}");

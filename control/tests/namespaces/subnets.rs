@@ -332,7 +332,7 @@ async fn without_a_membership_a_neighbours_events_end_in_the_nic_and_with_it_the
     assert!(eventually(|| subnet(&hosts) > 0), "{}", hosts.log("router"));
     let nobody = unvouched(&hosts);
     assert_eq!(nobody.as_deref(), Some("nobody has vouched for its subnet"));
-    vouch(&hosts, "a", 6).await;
+    vouch(&hosts, "a", 30).await;
     let count = published.await.unwrap();
     assert_complete(&sink.numbers().await, count);
     let before = subnet(&hosts);

@@ -1,6 +1,6 @@
 //! Events cross the router, and only its NIC path sees them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::stage::{
     LOSSY, RELIABLE, Sink, V4, V6, assert_complete, forwarded, line, line_keyed, number, peer,
@@ -148,7 +148,7 @@ pub fn diamond_of(head: &str, via: impl Fn(&str, &str) -> String) -> Hosts {
 async fn traffic_goes_on_over_the_backup_next_hop() {
     let mut hosts = diamond();
     let sink = Sink::subscribe(&hosts, LOSSY).await;
-    let publishing = publishing(&hosts, LOSSY, 1_000, Duration::from_secs(6));
+    let publishing = publishing(&hosts, LOSSY, 1_000, Duration::from_secs(25));
     let pause = |ms| tokio::time::sleep(Duration::from_millis(ms));
     let program = virga().to_string_lossy().into_owned();
     let socket = hosts.socket("r1").to_string_lossy().into_owned();
@@ -163,23 +163,25 @@ async fn traffic_goes_on_over_the_backup_next_hop() {
     assert!(forwarded(&hosts, "r2") > r2, "the primary carries traffic");
     link(&hosts, "down");
     pause(100).await;
-    // Its links' echoes go on.
+    // Packets a second; its links' echoes go on.
     let carried = async |hosts: &Hosts| {
+        let start = Instant::now();
         let before = forwarded(hosts, "r2");
         pause(500).await;
-        forwarded(hosts, "r2") - before
+        let moved = forwarded(hosts, "r2") - before;
+        moved * 1_000 / u64::try_from(start.elapsed().as_millis()).unwrap()
     };
     let idle = carried(&hosts).await;
-    assert!(idle < 250, "the primary carries none: {idle}");
+    assert!(idle < 400, "the primary carries none: {idle}");
     assert!(forwarded(&hosts, "r3") > r3 + 100, "the backup carries it");
     hosts.stop("r1").unwrap();
     hosts.start("r1").unwrap();
     let idle = carried(&hosts).await;
-    assert!(idle < 250, "also after a restart of the daemon: {idle}");
+    assert!(idle < 400, "also after a restart of the daemon: {idle}");
     link(&hosts, "up");
     pause(100).await;
     let again = carried(&hosts).await;
-    assert!(again > 250, "the primary carries it again: {again}");
+    assert!(again > 400, "the primary carries it again: {again}");
     let count = publishing.await.unwrap();
     assert_complete(&sink.numbers().await, count);
     println!("{count} events on an unreliable stream, none lost");

@@ -102,7 +102,7 @@ async fn what_neighbours_have_confirmed_passes_and_what_is_revoked_does_not() {
         "revoked at b, out of the router's guard {} ms later",
         took.as_millis()
     );
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(took < Duration::from_secs(8), "{took:?}");
 }
 
 /// a and b require nothing: a sender and a receiver that skip their own checks.

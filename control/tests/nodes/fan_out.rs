@@ -97,7 +97,7 @@ async fn a_quorum_does_not_wait_for_a_node_that_stands_still() {
     assert_eq!(of("router").acknowledged, 1);
     assert_eq!(of("b").acknowledged, 0);
     for policy in [Policy::Quorum(2), Policy::FailFast] {
-        let all = a.channel_publisher(TO_BOTH.name, plan(policy, 1));
+        let all = a.channel_publisher(TO_BOTH.name, plan(policy, 5));
         let not_met = in_time("publishing", all.await.unwrap().publish(b"z")).await;
         let Err(FanOutError::NotMet(report)) = not_met else {
             panic!("{not_met:?}");
@@ -114,7 +114,7 @@ async fn a_quorum_does_not_wait_for_a_node_that_stands_still() {
         "--quorum",
         "2",
         "--deadline",
-        "1s",
+        "5s",
     ]);
     let words = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
