@@ -87,7 +87,9 @@ pub fn has<T: Tables>(tables: &T, settings: &Settings, pair: &Pair) -> bool {
 }
 
 #[cfg(not(target_arch = "bpf"))]
-pub(crate) use build::{all_of, build, half_of, live};
+pub use build::{all_of, half_of};
+#[cfg(not(target_arch = "bpf"))]
+pub(crate) use build::{build, live};
 
 #[cfg(not(target_arch = "bpf"))]
 mod build {
@@ -111,12 +113,13 @@ mod build {
     }
 
     /// The half that the settings name, and its lines' number.
-    pub(crate) fn half_of(live: u32) -> (usize, u32) {
+    #[must_use]
+    pub fn half_of(live: u32) -> (usize, u32) {
         (usize::from(live & SECOND != 0), (live & !SECOND) + 1)
     }
 
     /// The pairs of some lines.
-    pub(crate) fn all_of(lines: &[Line]) -> impl Iterator<Item = Pair> + '_ {
+    pub fn all_of(lines: &[Line]) -> impl Iterator<Item = Pair> + '_ {
         let entries = |line| (0..ENTRIES).filter_map(move |n| pair(line, n));
         lines.iter().flat_map(entries)
     }

@@ -9,10 +9,10 @@ use serde::Serialize;
 use std::{collections::BTreeSet, path::Path};
 use virga_ebpf::{
     directory,
-    limits::ROUTES_MAX,
+    limits::{PAIR_LINES_MAX, PAIRS_MAX, ROUTES_MAX},
     pair_set,
     subnet::Exports,
-    tables::{ChannelPolicy, Filter, Neighbour, NextHop},
+    tables::{ChannelPolicy, Filter, Neighbour, NextHop, Settings},
 };
 
 /// One map.
@@ -39,7 +39,7 @@ pub fn of(node: &str, destinations_max: u32) -> Result<Vec<Fill>, NicError> {
         count::<Plain<ChannelPolicy>>(folder, "channels", |v| v.0 == ChannelPolicy::default())?,
         count::<Plain<Filter>>(folder, "filters", |v| v.0 == Filter::default())?,
         count::<Plain<Exports>>(folder, "exports", |v| v.0 == Exports::default())?,
-        count::<pair_set::Line>(folder, "pairs", |v| *v == pair_set::Line::default())?,
+        pairs(folder)?,
         destinations,
         routes,
         count::<Plain<NextHop>>(folder, "next_hops", |v| v.0 == NextHop::default())?,
@@ -72,6 +72,27 @@ fn ways(folder: &Path) -> Result<(Fill, Fill), NicError> {
         entries: ROUTES_MAX,
     };
     Ok((destinations, routes))
+}
+
+/// Pairs of the live set; beside it stands the one before, which nobody reads.
+fn pairs(folder: &Path) -> Result<Fill, NicError> {
+    let map = "pairs";
+    let settings: Array<MapData, Plain<Settings>> = open(folder, "settings")?;
+    let settings = settings.get(&0, 0);
+    let settings = settings.map_err(|e| NicError::Map("settings", e))?.0;
+    let (half, count) = pair_set::half_of(settings.pairs);
+    let lines: Array<MapData, pair_set::Line> = open(folder, map)?;
+    let from = if half == 0 { 0 } else { PAIR_LINES_MAX };
+    let mut used = 0;
+    for place in from..from.saturating_add(count).min(lines.len()) {
+        let line = lines.get(&place, 0).map_err(|e| NicError::Map(map, e))?;
+        used += pair_set::all_of(&[line]).count();
+    }
+    Ok(Fill {
+        map,
+        used: u32::try_from(used).unwrap_or(u32::MAX),
+        entries: PAIRS_MAX,
+    })
 }
 
 fn open<V: Pod>(folder: &Path, map: &'static str) -> Result<Array<MapData, V>, NicError> {
