@@ -4,7 +4,7 @@
 //! estimate of its drops; its error is that of a poll. Samples of origins beyond the places that there are, as a
 //! flood of made-up ones gives, are counted together.
 
-use super::line::{Packet, Place};
+use super::line::{Counts, Packet, Place};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -35,8 +35,38 @@ pub struct Share {
     pub samples: u64,
     /// How many packets they stand for.
     pub packets: u64,
-    /// 95 of 100 times it is no further from the truth than this; 0 where every packet was seen.
-    pub error: u64,
+    /// 95 of 100 times it is no further from the truth than this; 0 where every packet was seen. None where packets
+    /// were missed: each CPU and worker has a rate of its own, so that those of a busy one stand for too few.
+    pub error: Option<u64>,
+}
+
+/// How many of the packets of some time samples were picked out of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Each one is a sample.
+    All,
+    /// Others were passed over or missed.
+    Some {
+        /// Packets in all,
+        matched: u64,
+        /// and those that nothing was drawn for.
+        missed: u64,
+    },
+}
+
+impl Seen {
+    /// Of what was counted since `before`.
+    #[must_use]
+    pub fn between(before: &Counts, now: &Counts) -> Self {
+        let missed = now.missed().saturating_sub(before.missed());
+        match now.passed_over == before.passed_over && missed == 0 {
+            true => Self::All,
+            false => Self::Some {
+                matched: now.matched.saturating_sub(before.matched),
+                missed,
+            },
+        }
+    }
 }
 
 /// Drops of some time.
@@ -72,12 +102,11 @@ impl Origins {
         share.packets += u64::from(packet.one_in);
     }
 
-    /// Those with the most, the most first; of all together there were `matched`, if every one was counted.
+    /// Those with the most, the most first.
     #[must_use]
-    pub fn top(&self, many: usize, matched: u64) -> Vec<(Who, Share)> {
-        let is_whole = self.samples == matched;
+    pub fn top(&self, many: usize, seen: Seen) -> Vec<(Who, Share)> {
         let mut all: Vec<(Who, Share)> = (self.all.iter())
-            .map(|(who, share)| (who.clone(), self.scaled(*share, matched, is_whole)))
+            .map(|(who, share)| (who.clone(), self.scaled(*share, seen)))
             .collect();
         all.sort_by_key(|(_, share)| std::cmp::Reverse(share.packets));
         all.truncate(many);
@@ -91,16 +120,22 @@ impl Origins {
         clippy::cast_sign_loss,
         reason = "an estimate, far below 2^52"
     )]
-    fn scaled(&self, share: Share, matched: u64, is_whole: bool) -> Share {
-        if is_whole || self.packets == 0 {
-            return share;
-        }
-        let part = share.packets as f64 / self.packets as f64;
-        let deviation = (part * (1.0 - part) / self.samples as f64).sqrt();
+    fn scaled(&self, share: Share, seen: Seen) -> Share {
+        let Seen::Some { matched, missed } = seen else {
+            // As many as there are, whatever an order that had none passed over would have had them stand for.
+            return Share {
+                packets: share.samples,
+                error: Some(0),
+                ..share
+            };
+        };
+        let part = share.packets as f64 / self.packets.max(1) as f64;
+        let deviation = (part * (1.0 - part) / self.samples.max(1) as f64).sqrt();
+        let error = DEVIATIONS * deviation * matched as f64;
         Share {
             samples: share.samples,
             packets: (part * matched as f64).round() as u64,
-            error: (DEVIATIONS * deviation * matched as f64).ceil() as u64,
+            error: (missed == 0).then_some(error.ceil() as u64),
         }
     }
 }
@@ -142,11 +177,33 @@ mod tests {
         for origin in [1, 1, 2, 1] {
             origins.note(&packet(origin, 1));
         }
-        let top = origins.top(5, 4);
+        // A packet that came after the last look is counted before its sample is read.
+        let now = Counts {
+            matched: 5,
+            ..Counts::default()
+        };
+        let seen = Seen::between(&Counts::default(), &now);
+        let top = origins.top(5, seen);
         let told: Vec<_> = top.iter().map(|(_, s)| (s.packets, s.error)).collect();
-        assert_eq!(told, [(3, 0), (1, 0)]);
+        assert_eq!(told, [(3, Some(0)), (1, Some(0))]);
         assert_eq!(top[0].0.channel.as_deref(), Some("metrics"));
-        assert_eq!(origins.top(1, 4).len(), 1);
+        assert_eq!(origins.top(1, seen).len(), 1);
+    }
+
+    #[test]
+    fn no_error_is_told_where_packets_were_missed() {
+        let mut origins = Origins::default();
+        for origin in [1, 1, 2, 1] {
+            origins.note(&packet(origin, 1));
+        }
+        let now = Counts {
+            matched: 8,
+            over_rate: 4,
+            ..Counts::default()
+        };
+        let top = origins.top(5, Seen::between(&Counts::default(), &now));
+        let told: Vec<_> = top.iter().map(|(_, s)| (s.packets, s.error)).collect();
+        assert_eq!(told, [(6, None), (2, None)]);
     }
 
     #[test]
@@ -162,15 +219,21 @@ mod tests {
             }
         }
         assert!(picked > 9_000);
-        for (who, share) in origins.top(2, packets) {
+        let now = Counts {
+            matched: packets,
+            passed_over: packets - picked,
+            ..Counts::default()
+        };
+        for (who, share) in origins.top(2, Seen::between(&Counts::default(), &now)) {
+            let error = share.error.unwrap();
             let truth = if who.origin.as_deref() == Some("0000000000000001") {
                 70_000
             } else {
                 30_000
             };
             let off = share.packets.abs_diff(truth);
-            assert!(off <= 2 * share.error, "{share:?} instead of {truth}");
-            assert!(share.error < 1_200, "{share:?}");
+            assert!(off <= 2 * error, "{share:?} instead of {truth}");
+            assert!(error < 1_200, "{share:?}");
         }
     }
 

@@ -467,7 +467,8 @@ impl Capture {
             return false;
         }
         let matched = self.counts().matched;
-        let came = matched - std::mem::replace(&mut self.matched, matched);
+        // What cannot be read for once counts as none.
+        let came = matched.saturating_sub(std::mem::replace(&mut self.matched, matched));
         let one_in = came.div_ceil(self.limits.rate).max(1);
         let one_in = u32::try_from(one_in).unwrap_or(u32::MAX);
         std::mem::replace(&mut self.order.one_in, one_in) != one_in

@@ -5,7 +5,7 @@ use crate::{
     capture::{
         asked::{Asked, RATE},
         line::{Counts, Line},
-        origins::{Origins, Share, Who},
+        origins::{Origins, Seen, Share, Who},
     },
     cli::{client::ClientError, print_json},
     mesh::Mesh,
@@ -88,9 +88,11 @@ pub(super) async fn watch(
                 seconds: tables,
                 dropped,
                 missed: now.missed().saturating_sub(before.missed()),
-                origins: (origins.top(ORIGINS_SHOWN, dropped).into_iter())
-                    .map(|(who, share)| Row { who, share })
-                    .collect(),
+                origins: (origins
+                    .top(ORIGINS_SHOWN, Seen::between(&before, &now))
+                    .into_iter())
+                .map(|(who, share)| Row { who, share })
+                .collect(),
                 without_place: origins.without_place,
             };
             match is_json {
@@ -117,8 +119,9 @@ fn print(table: &Table) -> Result<(), Failure> {
         let name = who.origin_name.as_ref().or(who.origin.as_ref());
         let name = name.map_or("no header", String::as_str);
         let error = match share.error {
-            0 => String::new(),
-            error => format!(" +- {error}"),
+            Some(0) => String::new(),
+            Some(error) => format!(" +- {error}"),
+            None => " +- ?".to_owned(),
         };
         writeln!(
             text,
