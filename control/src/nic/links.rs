@@ -25,7 +25,8 @@ const RELEASE_PAUSE: Duration = Duration::from_millis(10);
 /// is made. Returns its pin.
 ///
 /// # Errors
-/// When the kernel refuses, with the likeliest reason and its fix.
+/// When the kernel refuses, with the likeliest reason and its fix. An interface that takes the program in no other
+/// mode than that of its earlier link has it in that one.
 pub(super) fn attach(
     pins: &Pins,
     program: &mut Xdp,
@@ -38,15 +39,15 @@ pub(super) fn attach(
         attempts = RELEASE_ATTEMPTS;
         fs::remove_file(pin).map_err(|e| pin_error(pin, e))
     };
-    for other in ["native", "generic"]
-        .into_iter()
-        .filter(|m| *m != mode_name(mode))
-    {
-        // A link keeps the mode that it was made in, and an interface takes one mode at a time.
-        let pin = pins.link(name, ifindex, other);
-        if pin.exists() {
-            remove(&pin)?;
-        }
+    // A link keeps the mode that it was made in, and an interface takes one mode at a time.
+    let other = match mode {
+        XdpMode::Skb => XdpMode::Driver,
+        _ => XdpMode::Skb,
+    };
+    let earlier = pins.link(name, ifindex, mode_name(other));
+    let had_other = earlier.exists();
+    if had_other {
+        remove(&earlier)?;
     }
     let pin = pins.link(name, ifindex, mode_name(mode));
     if pin.exists() {
@@ -55,12 +56,28 @@ pub(super) fn attach(
         }
         remove(&pin)?;
     }
-    let id = attach_anew(program, ifindex, mode, attempts)
+    let attached = attach_pinned(program, interface, mode, (&pin, attempts));
+    if attached.is_err() && had_other {
+        // The first error is the one worth telling.
+        let _told = attach_pinned(program, interface, other, (&earlier, RELEASE_ATTEMPTS));
+    }
+    attached.map(|()| pin)
+}
+
+/// Makes a link and its pin.
+fn attach_pinned(
+    program: &mut Xdp,
+    interface: &Interface,
+    mode: XdpMode,
+    (pin, attempts): (&Path, u32),
+) -> Result<(), NicError> {
+    let id = attach_anew(program, interface.ifindex, mode, attempts)
         .map_err(|source| explain(interface, mode, source))?;
-    let link = into_fd(program, id).map_err(|e| pin_error(&pin, std::io::Error::other(e)))?;
-    link.pin(&pin)
-        .map_err(|e| pin_error(&pin, std::io::Error::other(e)))?;
-    Ok(pin)
+    let failed = |e| pin_error(pin, std::io::Error::other(e));
+    let link = into_fd(program, id).map_err(failed)?;
+    let pinned = link.pin(pin);
+    pinned.map_err(|e| pin_error(pin, std::io::Error::other(e)))?;
+    Ok(())
 }
 
 /// The kernel lets go of a link some time after its last pin is removed: until then it is busy.

@@ -174,3 +174,24 @@ async fn what_comes_in_where_another_program_runs_is_forwarded_in_user_space() {
     let count = publish(&hosts, RELIABLE, 200, Duration::from_secs(1)).await;
     assert_complete(&sink.numbers().await, count);
 }
+
+#[test]
+#[ignore = "needs root: scripts/test runs it"]
+fn an_interface_that_refuses_another_mode_keeps_the_earlier_one() {
+    let mut hosts = line("generic", &V4);
+    hosts.add("c").unwrap();
+    third_link(&hosts);
+    // Above what native XDP takes.
+    set_mtu(&hosts, "9000");
+    restart(&mut hosts, "generic", "\"mc\"").unwrap();
+    let shown = |hosts: &Hosts| {
+        let shown = hosts.run("router", "ip", &["link", "show", "dev", "mc"]);
+        String::from_utf8(shown.unwrap().stdout).unwrap()
+    };
+    assert!(shown(&hosts).contains("xdpgeneric"), "{}", shown(&hosts));
+    let refused = restart(&mut hosts, "native", "\"mc\"").unwrap_err();
+    assert!(refused.to_string().contains("MTU of 9000"), "{refused}");
+    assert!(shown(&hosts).contains("xdpgeneric"), "{}", shown(&hosts));
+    restart(&mut hosts, "generic", "\"mc\"").unwrap();
+    assert!(is_forwarding(&hosts, "mc"));
+}
