@@ -72,11 +72,23 @@ fn the_service_is_no_more_exposed_than_the_documents_say() {
         return;
     };
     let told = text(&output);
+    if told.contains("unrecognized option '--offline") {
+        println!(
+            "skipped: this machine's systemd-analyze takes no unit that is not installed: {told}"
+        );
+        return;
+    }
     let (_, rest) = told
         .split_once("exposure level for virga.service: ")
         .expect(&told);
     let exposure = rest.split(' ').next().unwrap();
     assert!(exposure.parse::<f64>().unwrap() <= EXPOSURE_MAX, "{told}");
+    // Other versions of systemd weigh by other tables.
+    let version = text(&run("systemctl", &["--version"]).unwrap());
+    if !version.starts_with("systemd 252") {
+        println!("skipped: docs/operating.md has the figure of systemd 252, and this is {version}");
+        return;
+    }
     let operating = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operating.md");
     let operating = fs::read_to_string(operating).unwrap();
     let words = format!("systemd-analyze security` gives it {exposure}");
