@@ -120,8 +120,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         // Ctrl-C ends it with what there was; before the node is asked, so that none comes too early.
         let interrupt = signal(SignalKind::interrupt())?;
         let terminate = signal(SignalKind::terminate())?;
-        let mut out = Out::open(arguments)?;
+        // A file of before is left as it is where there is no capture.
         let capture = mesh.capture(&arguments.asked()).await?;
+        let mut out = Out::open(arguments)?;
         let followed = follow(&mesh, capture, (interrupt, terminate), &mut out).await;
         if let (Err(_), Out::File { packets, path, .. }) = (&followed, &out) {
             let told = counted(*packets, "packet");
