@@ -32,7 +32,7 @@ use crate::{
     links::Links,
     moves::Moves,
     nic::{
-        Nic, NicError, Update,
+        self, Nic, NicError, Update,
         kernel::{Facts, KernelError},
         xsk::Opened,
     },
@@ -41,6 +41,7 @@ use crate::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    error::Error,
     fmt, io,
     sync::{Arc, Mutex},
     time::Duration,
@@ -78,6 +79,12 @@ pub enum PathError {
         /// What is in the way.
         source: KernelError,
     },
+    /// An earlier run's NIC path is attached, and cannot be taken over.
+    #[error(
+        "the NIC path of an earlier run cannot be taken over: {1}; what is attached goes on forwarding as it is; \
+         `virga node detach {0}` gives it up"
+    )]
+    Attached(String, #[source] Box<dyn Error + Send + Sync>),
     /// There are no keys for link tags.
     #[error("the system gives no random numbers: {0}")]
     Random(io::Error),
@@ -167,17 +174,14 @@ impl Path {
     /// Sets up what the configuration asks for; in mode `auto` user space where there is no NIC path.
     ///
     /// # Errors
-    /// When a mode was asked for by name and cannot be had.
+    /// When a mode was asked for by name and cannot be had, or what an earlier run attached not be taken over.
     pub async fn start(
         config: Arc<Config>,
         (admitted, foreign): (BTreeSet<Pair>, Option<Foreign>),
         (revocations, retired): (&[Vec<u8>], &Retired),
     ) -> Result<Self, PathError> {
         let mode = config.forwarding.mode;
-        let must = matches!(
-            config.forwarding.mode,
-            ForwardingMode::Native | ForwardingMode::Generic
-        );
+        let must = matches!(mode, ForwardingMode::Native | ForwardingMode::Generic);
         let down = down::read(&config);
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| PathError::Random(io::Error::other(error)))?;
@@ -217,7 +221,7 @@ impl Path {
                 path.why = "the configuration names no interfaces for the NIC path".into();
             }
             // Its tables are made of what the kernel knows.
-            (_, Err(error)) => path.fall_back(&error),
+            (_, Err(error)) => path.fall_back(error)?,
             (asked, Ok(())) => path.start_nic(asked)?,
         }
         path.warn_of_missing_interfaces();
@@ -265,17 +269,23 @@ impl Path {
             Err(source @ (NicError::Running(_) | NicError::Layout { .. })) => {
                 return Err(PathError::Nic { mode, source });
             }
-            Err(error) if mode == ForwardingMode::Auto => self.fall_back(&error),
+            Err(error) if mode == ForwardingMode::Auto => self.fall_back(error)?,
             Err(source) => return Err(PathError::Nic { mode, source }),
         }
         Ok(())
     }
 
     /// Mode `auto` with interfaces, and no NIC path to be had: that is slower than what was hoped for.
-    fn fall_back(&mut self, error: &(dyn std::error::Error + 'static)) {
-        let why = format!("no NIC path: {}", cause::chain(error));
+    /// What an earlier run has attached is not given up for that: it forwards, and this may be mended.
+    fn fall_back(&mut self, source: impl Error + Send + Sync + 'static) -> Result<(), PathError> {
+        let (node, source) = (self.config.node.name.clone(), Box::new(source));
+        if nic::is_attached(&node) {
+            return Err(PathError::Attached(node, source));
+        }
+        let why = format!("no NIC path: {}", cause::chain(&*source));
         tracing::warn!(%why, "mode \"auto\" forwards in user space; `virga doctor --config FILE` tells more");
         self.why = why;
+        Ok(())
     }
 
     /// Neighbours whose interface is not there are reached once it is.

@@ -489,6 +489,12 @@ fn redirect_targets<'a>(config: &Config, facts: &'a Facts, image: &Image) -> Vec
     targets
 }
 
+/// Whether an earlier daemon's programs are attached, or this one's.
+#[must_use]
+pub fn is_attached(node: &str) -> bool {
+    !Pins::of(node).links().is_empty()
+}
+
 /// Detaches a node's programs and removes its pins. True if there was something.
 ///
 /// # Errors

@@ -169,6 +169,35 @@ fn each_right_that_the_nic_path_lacks_is_named_and_auto_mode_goes_on_without() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn auto_mode_that_cannot_take_over_what_is_attached_leaves_it_forwarding() {
+    let mut hosts = line("auto", &V4);
+    assert_eq!(of_router(&hosts, "mode"), "native");
+    let sink = Sink::subscribe(&hosts, LOSSY).await;
+    let published = publishing(&hosts, LOSSY, 1_000, Duration::from_secs(4));
+    hosts.stop("router").unwrap();
+    let without = ["--bounding-set=-bpf,-sys_admin", "--inh-caps=-all"];
+    let refused = hosts.start_under("router", "setpriv", &without);
+    let refused = refused.unwrap_err().to_string();
+    let name = hosts.node_name("router");
+    for words in [
+        "goes on forwarding",
+        "CAP_BPF",
+        &format!("virga node detach {name}"),
+    ] {
+        assert!(refused.contains(words), "{words}: {refused}");
+    }
+    assert_complete(&sink.numbers().await, published.await.unwrap());
+    let detach = ["node", "detach", &name];
+    hosts
+        .run("router", &virga().to_string_lossy(), &detach)
+        .unwrap();
+    hosts.start_under("router", "setpriv", &without).unwrap();
+    assert_eq!(of_router(&hosts, "mode"), "userspace");
+    crosses(&hosts).await;
+}
+
 fn filled(hosts: &Hosts) -> Vec<Fill> {
     fill::of(&hosts.node_name("router"), 65_536).unwrap()
 }
