@@ -104,6 +104,8 @@ pub enum NicError {
     Ports,
     #[error("the system gives no random numbers: {0}")]
     Random(io::Error),
+    #[error("the NIC path shows no packets to captures on this kernel: {0}")]
+    NoSamples(String),
     #[error("{0}")]
     Publish(#[from] PublishError<maps::StoreError>),
     #[error("maps could not be read back: {0}")]
@@ -172,6 +174,8 @@ pub struct Nic {
     /// What interfaces that forward run: [`FORWARD`] or [`SAMPLE`].
     forward: &'static str,
     samples: Arc<Mutex<Samples>>,
+    /// Why the kernel has not loaded [`SAMPLE`].
+    no_samples: Option<String>,
     /// Interfaces that AF_XDP sockets were opened on.
     ports: Vec<xsk::Port>,
     /// Held while this daemon runs.
@@ -350,7 +354,9 @@ impl Nic {
                 .map_err(|e| pin_error(&pin, io::Error::other(e)))?;
         }
         // Now, as the daemon soon gives up what loading takes. A kernel that refuses it forwards all the same.
-        if let Err(error) = maps::program(&mut ebpf, SAMPLE) {
+        let no_samples = maps::program(&mut ebpf, SAMPLE).err();
+        let no_samples = no_samples.map(|error| error.to_string());
+        if let Some(error) = &no_samples {
             tracing::warn!(%error, "the NIC path shows no packets to captures");
         }
         let mode = match config.forwarding.mode {
@@ -374,6 +380,7 @@ impl Nic {
             attached,
             forward: FORWARD,
             samples,
+            no_samples,
             ports: Vec::new(),
             _lock: lock,
         })

@@ -153,6 +153,9 @@ impl Nic {
         facts: &Facts,
         order: &Order,
     ) -> Result<Arc<Mutex<Samples>>, NicError> {
+        if let Some(why) = &self.no_samples {
+            return Err(NicError::NoSamples(why.clone()));
+        }
         lock(&self.samples).begin(order)?;
         self.forward = SAMPLE;
         if let Err(error) = self.swap(facts) {
