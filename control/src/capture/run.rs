@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, futures::OwnedNotified, mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use virga_ebpf::{
@@ -110,6 +110,8 @@ impl Captures {
     ) -> Result<mpsc::Receiver<Bytes>, NoCapture> {
         let place = Arc::clone(&self.place);
         let place = place.try_acquire_owned().map_err(|_| NoCapture::Busy)?;
+        // Whoever ends it may do so before it is on.
+        let end = Arc::clone(&self.end).notified_owned();
         let interfaces = self.path.interfaces().await.ok_or(dispatch::Ended)?;
         let order = asked.order(config, &interfaces);
         let order = order.map_err(NoCapture::Asked)?;
@@ -119,7 +121,7 @@ impl Captures {
         let (begun, answer) = oneshot::channel();
         let task = self
             .clone()
-            .run((asked, order), (names, port), (to, begun), place);
+            .run((asked, order), (names, port), (to, begun), (place, end));
         // Whoever asked may be gone before it is on: what is turned on is turned off all the same.
         tokio::spawn(task);
         answer.await.map_err(|_| dispatch::Ended)??;
@@ -131,18 +133,19 @@ impl Captures {
         (asked, order): (Asked, Order),
         (names, port): (Names, u16),
         (to, begun): (mpsc::Sender<Bytes>, oneshot::Sender<Result<(), NoCapture>>),
-        _place: OwnedSemaphorePermit,
+        (place, end): (OwnedSemaphorePermit, OwnedNotified),
     ) {
         let mut capture = match self.turn_on(asked, order, (names, port), to).await {
             Ok(capture) => capture,
             Err(error) => {
                 self.turn_off().await;
+                drop(place);
                 let _gone = begun.send(Err(error));
                 return;
             }
         };
         let _gone = begun.send(Ok(()));
-        let why = self.follow(&mut capture).await;
+        let why = self.follow(&mut capture, end).await;
         capture.end_order();
         // The workers let go of what tells their samples when it is gone; this is sooner.
         let _ended = self.untap().await;
@@ -150,7 +153,10 @@ impl Captures {
         capture.look(self.dispatch.now_ns());
         self.turn_off().await;
         tracing::info!(%why, told = capture.told, "a capture has ended");
-        capture.say_goodbye(why).await;
+        capture.conclude(why);
+        // Whoever reads the last line may begin another one.
+        drop(place);
+        capture.say_goodbye().await;
     }
 
     async fn turn_on(
@@ -244,9 +250,8 @@ impl Captures {
     }
 
     /// Tells what there is, until it is over; why.
-    async fn follow(&self, capture: &mut Capture) -> String {
+    async fn follow(&self, capture: &mut Capture, end: OwnedNotified) -> String {
         let mut stopping = self.stopping.clone();
-        let end = self.end.notified();
         tokio::pin!(end);
         let began = Instant::now();
         let (mut counted, mut renewed) = (began, began);
@@ -488,9 +493,13 @@ impl Capture {
         }
     }
 
-    async fn say_goodbye(mut self, why: String) {
+    /// The last line. The next capture counts anew.
+    fn conclude(&mut self, why: String) {
         let counts = self.counts();
         self.push(&Line::Ended(Ended { why, counts }));
+    }
+
+    async fn say_goodbye(mut self) {
         let lines = Bytes::from(std::mem::take(&mut self.lines));
         // Nobody may be there any more.
         let _gone = self.to.send_timeout(lines, FAREWELL).await;

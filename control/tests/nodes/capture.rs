@@ -259,3 +259,22 @@ async fn drops_are_told_by_origin() {
     assert_eq!(of("000000000000aaaa"), 90, "{lines}");
     assert_eq!(of("000000000000bbbb"), 10, "{lines}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_that_is_stopped_while_it_begins_ends_and_the_next_finds_its_place_free() {
+    let stage = Stage::running(&[RELIABLE]).await;
+    let router = stage.node("router");
+    for _ in 0..20 {
+        let asked = ["capture", "--json", "--seconds", "60"];
+        let mut capture = Program::start(&mut router.command(&asked));
+        eventually("there is one to stop", async || {
+            let stopped = router.run(&["capture", "--stop"]);
+            stopped.status.success().then_some(())
+        })
+        .await;
+        let (status, lines, told) = capture.wait();
+        assert!(status.success(), "{told}");
+        let last: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+        assert_eq!(last["why"], "it was stopped", "{last}");
+    }
+}
