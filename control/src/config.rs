@@ -8,6 +8,7 @@ mod authorities;
 mod channels;
 pub(crate) mod discovery;
 mod evidence;
+mod fallback;
 mod file;
 mod handshake;
 mod keeping;
@@ -27,7 +28,9 @@ pub(crate) mod values;
 #[cfg(test)]
 mod tests;
 
+pub use authorities::Authority;
 pub use discovery::{Admit, DiscoverySection};
+pub use fallback::FallbackSection;
 pub use problem::{ConfigError, Problem};
 pub use replicas::{ReplicaNode, Replicated};
 pub use routing::RoutingSection;
@@ -100,6 +103,8 @@ pub struct Config {
     pub channel_authorities: Vec<Authority>,
     /// TCP address that answers for metrics and health; `None`: none does.
     pub metrics: Option<SocketAddr>,
+    /// What carries packets where UDP does not get through.
+    pub fallback: FallbackSection,
     /// The secrets of the three key files.
     pub keys: Keys,
     /// Why this node does not speak for its entity; a file says nothing of that, but an entity moves
@@ -405,6 +410,8 @@ pub struct PeerConfig {
     pub link_tags: Option<LinkTags>,
     /// How sessions with it begin; `None`: as those with all.
     pub handshake: Option<HandshakePolicy>,
+    /// Where this neighbour is dialled when UDP does not get through, the best first.
+    pub fallback: Vec<virga_carrier::Target>,
 }
 
 impl PeerConfig {
@@ -541,15 +548,6 @@ impl Listed {
             Self::Only(entities) => entities,
         }
     }
-}
-
-/// One `[[channel_authorities]]` block: whose signed channels count.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Authority {
-    /// Who signs.
-    pub entity: Entity,
-    /// The channel, with all below it, that it may declare; none where it may declare any.
-    pub within: Option<ChannelName>,
 }
 
 /// One `[[channels]]` block.

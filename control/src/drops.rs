@@ -20,6 +20,8 @@ pub enum Place {
     Userspace,
     /// Between the NIC and the sessions, or the sessions and the NIC.
     Sockets,
+    /// Connections that carry packets where UDP does not get through.
+    Carriers,
     /// Sessions and handshakes.
     Sessions,
     /// Channels and their subscribers.
@@ -36,6 +38,7 @@ impl Place {
             Self::Nic => "nic",
             Self::Userspace => "userspace",
             Self::Sockets => "sockets",
+            Self::Carriers => "carriers",
             Self::Sessions => "sessions",
             Self::Channels => "channels",
             Self::Logs => "logs",
@@ -104,6 +107,9 @@ pub fn counts(status: &Status) -> BTreeMap<Kind, u64> {
     }
     for (reason, count) in status.lost() {
         note(Place::Sockets, &reason, None, count);
+    }
+    for (reason, count) in &status.fallback.dropped {
+        note(Place::Carriers, reason, None, *count);
     }
     for (reason, count) in &status.transport.drops {
         note(Place::Sessions, reason, None, *count);

@@ -52,6 +52,10 @@ pub fn of_nic<E>(
         let Reach::Adjacent { address, .. } = &peer.reach else {
             continue;
         };
+        // One that is carried is reached through a worker: no frame of the NIC's gets there.
+        if address.ip().is_loopback() {
+            continue;
+        }
         let mut next_hop = NextHop {
             target: address.ip().into(),
             port: address.port(),

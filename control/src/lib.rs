@@ -16,6 +16,7 @@
 //! - [`replicas`]: logs that are on several nodes, and what nodes tell each other about them.
 //! - [`signing`]: what this node's entity signs of what it publishes.
 //! - [`dispatch`]: the node's workers, as all that is above them reaches them.
+//! - [`fallback`]: neighbours that are carried over TCP or WebSocket, where UDP does not get through.
 //! - [`daemon`]: a running node; [`api`]: its Unix socket; [`mesh`]: the API of programs on this machine.
 //! - [`metrics`]: the node's figures and its health, over HTTP.
 //! - [`capture`]: packets as they are decided upon, while somebody asks.
@@ -44,6 +45,7 @@ pub mod dissector;
 pub mod doctor;
 pub mod drops;
 pub mod enrol;
+pub mod fallback;
 mod files;
 pub mod filters;
 pub mod generate;

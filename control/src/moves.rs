@@ -1,12 +1,13 @@
 //! Neighbours that answer from another address than the configuration says: the workers tell, the
-//! forwarding path follows.
+//! forwarding path follows. And those that are carried, for as long as they are.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::sync::Notify;
+use virga_carrier::relay::is_relays;
 use virga_ebpf::header::NodeId;
 
 /// What has been told and not yet followed; the newest address of each neighbour.
@@ -15,16 +16,128 @@ pub struct Moves(Arc<Told>);
 
 #[derive(Debug, Default)]
 struct Told {
-    moved: Mutex<BTreeMap<NodeId, SocketAddr>>,
+    inner: Mutex<Inner>,
     changed: Notify,
+    reached: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    moved: BTreeMap<NodeId, SocketAddr>,
+    /// Where each that is carried was before, once that is known.
+    carried: BTreeMap<NodeId, Option<SocketAddr>>,
+    /// The relay that each was at last.
+    relays: BTreeMap<NodeId, SocketAddr>,
+    /// Interfaces that the configuration names for those that are, or were, carried.
+    interfaces: BTreeMap<NodeId, String>,
+    /// Carried ones that have answered by UDP, and where.
+    reached: BTreeMap<NodeId, SocketAddr>,
+}
+
+/// Where a neighbour is, and the interface that the configuration names for it.
+pub(crate) type Before = (SocketAddr, Option<String>);
+
+impl Inner {
+    fn is_relay_of(&self, peer: NodeId, address: SocketAddr) -> bool {
+        // IPv6 has no addresses that only relays have.
+        is_relays(address) || self.relays.get(&peer) == Some(&address)
+    }
 }
 
 impl Moves {
-    /// A neighbour is at another address.
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A neighbour is at another address. One that is carried stays where its carrier is.
     pub fn tell(&self, peer: NodeId, address: SocketAddr) {
-        let mut moved = self.0.moved.lock().unwrap_or_else(PoisonError::into_inner);
-        moved.insert(peer, address);
+        let mut inner = self.inner();
+        // The workers go by the tables again where one is carried, or is carried no more.
+        if !inner.carried.contains_key(&peer) && !inner.is_relay_of(peer, address) {
+            inner.moved.insert(peer, address);
+        }
         self.0.changed.notify_one();
+    }
+
+    /// A neighbour is carried from now on: the workers find it at `relay`.
+    pub fn carry(&self, peer: NodeId, relay: SocketAddr) {
+        let mut inner = self.inner();
+        inner.carried.entry(peer).or_default();
+        inner.relays.insert(peer, relay);
+        inner.reached.remove(&peer);
+        inner.moved.insert(peer, relay);
+        self.0.changed.notify_one();
+    }
+
+    /// A neighbour is carried no more; where it is now: at `address`, or where it was before.
+    pub fn release(&self, peer: NodeId, address: Option<SocketAddr>) -> Option<SocketAddr> {
+        let mut inner = self.inner();
+        let before = inner.carried.remove(&peer)?;
+        inner.moved.remove(&peer);
+        inner.reached.remove(&peer);
+        let now = address.or(before);
+        if let Some(now) = now {
+            inner.moved.insert(peer, now);
+        }
+        self.0.changed.notify_one();
+        now
+    }
+
+    /// What was known of these neighbours counts no more.
+    pub fn forget(&self, peers: &BTreeSet<NodeId>) {
+        let mut inner = self.inner();
+        inner.carried.retain(|peer, _| !peers.contains(peer));
+        inner.moved.retain(|peer, _| !peers.contains(peer));
+        inner.interfaces.retain(|peer, _| !peers.contains(peer));
+        inner.relays.retain(|peer, _| !peers.contains(peer));
+        inner.reached.retain(|peer, _| !peers.contains(peer));
+    }
+
+    /// Whether `address` is a relay's that carries the neighbour no more.
+    #[must_use]
+    pub(crate) fn is_past(&self, peer: NodeId, address: SocketAddr) -> bool {
+        let inner = self.inner();
+        !inner.carried.contains_key(&peer) && inner.is_relay_of(peer, address)
+    }
+
+    /// Whether a neighbour is carried.
+    #[must_use]
+    pub fn is_carried(&self, peer: NodeId) -> bool {
+        self.inner().carried.contains_key(&peer)
+    }
+
+    /// Where a neighbour that is carried was before.
+    #[must_use]
+    pub fn before(&self, peer: NodeId) -> Option<SocketAddr> {
+        *self.inner().carried.get(&peer)?
+    }
+
+    /// Notes where a neighbour that is carried is, by address and interface, when it is first found to be.
+    pub(crate) fn note_before(&self, peer: NodeId, (address, interface): Before) {
+        let mut inner = self.inner();
+        if let Some(before) = inner.carried.get_mut(&peer)
+            && before.is_none()
+        {
+            *before = Some(address);
+            inner.interfaces.extend(interface.map(|name| (peer, name)));
+        }
+    }
+
+    /// The interface that a neighbour was behind before it was carried, if the configuration names one; asked once.
+    pub(crate) fn take_interface(&self, peer: NodeId) -> Option<String> {
+        self.inner().interfaces.remove(&peer)
+    }
+
+    /// A neighbour has answered from the address that was asked about.
+    pub fn tell_reached(&self, peer: NodeId, address: SocketAddr) {
+        self.inner().reached.insert(peer, address);
+        self.0.reached.notify_one();
+    }
+
+    /// Waits until one has.
+    pub async fn reached(&self) -> BTreeMap<NodeId, SocketAddr> {
+        self.0.reached.notified().await;
+        std::mem::take(&mut self.inner().reached)
     }
 
     /// Waits until something was told.
@@ -35,6 +148,62 @@ impl Moves {
     /// What was told since the last time.
     #[must_use]
     pub fn take(&self) -> BTreeMap<NodeId, SocketAddr> {
-        std::mem::take(&mut *self.0.moved.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.inner().moved)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: NodeId = NodeId(1);
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_carried_neighbour_stays_at_its_carrier_and_is_where_it_was_afterwards() {
+        let (moves, relay, udp) = (Moves::default(), at("127.86.0.1:9"), at("10.0.0.2:4783"));
+        moves.carry(PEER, relay);
+        assert_eq!(moves.take(), [(PEER, relay)].into());
+        moves.note_before(PEER, (udp, Some("eth0".into())));
+        moves.note_before(PEER, (relay, None));
+        moves.tell(PEER, at("10.0.0.3:1"));
+        assert!(moves.take().is_empty() && moves.is_carried(PEER));
+        assert_eq!(moves.before(PEER), Some(udp));
+        assert_eq!(moves.release(PEER, None), Some(udp));
+        assert_eq!(moves.take(), [(PEER, udp)].into());
+        assert_eq!(moves.take_interface(PEER).as_deref(), Some("eth0"));
+        // What a worker says too late leads nowhere.
+        moves.tell(PEER, relay);
+        assert!(moves.take().is_empty() && !moves.is_carried(PEER));
+        assert!(moves.is_past(PEER, relay) && !moves.is_past(PEER, udp));
+        assert_eq!(moves.release(PEER, None), None);
+    }
+
+    #[test]
+    fn a_relay_on_the_one_loopback_address_of_ipv6_is_told_apart_as_well() {
+        let (moves, relay) = (Moves::default(), at("[::1]:9"));
+        moves.carry(PEER, relay);
+        assert_eq!(
+            moves.release(PEER, Some(at("[fd00::2]:1"))),
+            Some(at("[fd00::2]:1"))
+        );
+        moves.tell(PEER, relay);
+        assert_eq!(moves.take(), [(PEER, at("[fd00::2]:1"))].into());
+        moves.tell(PEER, at("[::1]:8"));
+        assert_eq!(moves.take(), [(PEER, at("[::1]:8"))].into());
+    }
+
+    #[test]
+    fn one_that_is_released_before_anybody_followed_has_not_moved() {
+        let moves = Moves::default();
+        moves.carry(PEER, at("127.86.0.1:9"));
+        assert_eq!(moves.release(PEER, None), None);
+        assert!(moves.take().is_empty());
+        moves.carry(PEER, at("127.86.0.1:9"));
+        moves.forget(&[PEER].into());
+        assert!(!moves.is_carried(PEER) && moves.take().is_empty());
     }
 }

@@ -52,6 +52,7 @@ use crate::{
         rights::Keeper, tracer::Tracer,
     },
     dispatch::Dispatch,
+    fallback::Shown,
     kept::Kept,
     reading::Reading,
 };
@@ -74,6 +75,8 @@ pub struct Api {
     pub path: path::Asker,
     /// What looks for other nodes.
     pub finder: Finder,
+    /// What carries neighbours that UDP does not reach.
+    pub fallback: Shown,
     /// What follows the way of packets.
     pub tracer: Tracer,
     /// What shows packets as they are decided upon.

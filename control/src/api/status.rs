@@ -10,6 +10,7 @@ use crate::{
     config::Config,
     daemon::{flood::AdmissionsStatus, path::ForwardingStatus},
     discovery::DiscoveryStatus,
+    fallback::FallbackStatus,
     hex,
     kept::LogStatus,
     routes::RoutesStatus,
@@ -72,6 +73,9 @@ pub struct Status {
     pub subscriptions: Vec<SubscriptionStatus>,
     /// Programs on this node that have subscribed.
     pub subscribers: Vec<SubscriberStatus>,
+    /// What carries neighbours that UDP does not reach.
+    #[serde(default)]
+    pub fallback: FallbackStatus,
     /// Channels that this node keeps.
     #[serde(default)]
     pub logs: Vec<LogStatus>,
@@ -271,8 +275,10 @@ pub(crate) async fn of(api: &Api) -> Result<Status, ApiError> {
     let all = all.unwrap_or_default();
     let service = ServiceStatus::of_node(services);
     let discovery = api.finder.status(config);
-    let peers = peers::of(config, &ways, (&forwarding, &sessions), &discovery);
+    let told = (&forwarding, sessions.as_slice());
+    let peers = peers::of((config, &api.fallback), &ways, told, &discovery);
     Ok(Status {
+        fallback: api.fallback.status(),
         peers,
         discovery,
         node: NodeStatus {

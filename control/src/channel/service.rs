@@ -499,6 +499,7 @@ impl<O: Outlet> Service for ChannelService<O> {
             }
             Event::Introduced { source, words } => self.on_introduced(source, words),
             Event::AddressChanged { peer, address } => self.moves.tell(peer, address),
+            Event::Reached { peer, address } => self.moves.tell_reached(peer, address),
             Event::Link {
                 peer,
                 state,

@@ -48,6 +48,9 @@ fn write(out: &mut impl Write, peer: &PeerStatus) -> io::Result<()> {
         "{} {}: {path}; {session}{rtt}{lost}",
         peer.name, peer.id
     )?;
+    if let (Some(transport), Some(why)) = (&peer.transport, &peer.transport_why) {
+        writeln!(out, "  carried by {transport}: {why}")?;
+    }
     if let Some(state) = &peer.member {
         writeln!(out, "  member: {state} for {} s", peer.member_s)?;
     }

@@ -1,7 +1,7 @@
 //! The `[[channel_authorities]]` blocks: whose signed channels count, beside those of the file.
 
 use super::{
-    Authority, channels, file,
+    Entity, channels, file,
     peers::Roster,
     problem::{Report, Section},
     rules::Checker,
@@ -9,6 +9,15 @@ use super::{
 };
 use toml::Spanned;
 use virga_transport::ChannelName;
+
+/// One `[[channel_authorities]]` block: whose signed channels count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authority {
+    /// Who signs.
+    pub entity: Entity,
+    /// The channel, with all below it, that it may declare; none where it may declare any.
+    pub within: Option<ChannelName>,
+}
 
 /// Applies every rule to the blocks; complete only when nothing is wrong.
 pub(super) fn resolve(

@@ -216,6 +216,7 @@ impl Config {
                 });
             }
             config.peers.push(PeerConfig {
+                fallback: Vec::new(),
                 name,
                 node_key: one.node_key,
                 id: one.node,

@@ -42,6 +42,7 @@ pub(super) struct File {
     pub(super) channel_authorities: Vec<Spanned<ChannelAuthority>>,
     pub(super) metrics: Field<Metrics>,
     pub(super) discovery: Field<Discovery>,
+    pub(super) fallback: Field<Fallback>,
 }
 
 /// `[node]`
@@ -195,6 +196,19 @@ pub(super) struct Metrics {
     pub(super) listen: Field<String>,
 }
 
+/// `[fallback]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "the section [fallback]")]
+pub(super) struct Fallback {
+    pub(super) listen_tcp: Field<String>,
+    pub(super) listen_ws: Field<String>,
+    pub(super) certificate: Field<String>,
+    pub(super) certificate_key: Field<String>,
+    pub(super) trust: Field<String>,
+    pub(super) after_ms: Field<i64>,
+    pub(super) probe_s: Field<i64>,
+}
+
 /// `[[peers]]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a block [[peers]]")]
@@ -209,6 +223,7 @@ pub(super) struct Peer {
     pub(super) pattern: Field<String>,
     pub(super) pq: Field<String>,
     pub(super) via: Field<Names>,
+    pub(super) fallback: Field<Names>,
 }
 
 /// `[[channels]]`
@@ -286,7 +301,8 @@ pub(super) fn read(text: &str, report: &mut Report<'_>) -> Option<File> {
                     return None;
                 };
                 let fix = match key.as_str() {
-                    "node" | "forwarding" | "routing" | "handshake" | "metrics" | "discovery" => {
+                    "node" | "forwarding" | "routing" | "handshake" | "metrics" | "discovery"
+                    | "fallback" => {
                         format!("begin the section with a line [{key}]")
                     }
                     "peers" | "channels" | "scopes" | "channel_authorities" | "subnet_gateways" => {
@@ -338,6 +354,7 @@ fn take_unknown(table: &mut DeTable<'_>, report: &mut Report<'_>) {
             "handshake" => fields::<Handshake>(),
             "metrics" => fields::<Metrics>(),
             "discovery" => fields::<Discovery>(),
+            "fallback" => fields::<Fallback>(),
             "peers" => fields::<Peer>(),
             "scopes" => fields::<Scope>(),
             "channel_authorities" => fields::<ChannelAuthority>(),

@@ -2,7 +2,7 @@
 
 use super::{
     Entity, LinkTags, NamedEntity, PeerConfig, PeerSubnet, Reach, ReplicaNode, RoutingSection,
-    file, handshake,
+    fallback, file, handshake,
     problem::{Report, Section, suggest},
     rules::Checker,
     values,
@@ -15,6 +15,7 @@ use std::{
     ops::Range,
 };
 use toml::Spanned;
+use virga_carrier::Target;
 use virga_ebpf::{hash, limits};
 use virga_transport::HandshakePolicy;
 
@@ -61,6 +62,7 @@ struct Draft {
     link_tags: Option<LinkTags>,
     handshake: Option<HandshakePolicy>,
     via: Option<Spanned<Vec<Spanned<String>>>>,
+    fallback: Vec<Target>,
     /// What the block says it is, whether or not its values are right.
     shape: Shape,
 }
@@ -142,6 +144,8 @@ fn draft(
         "\"<64 hex digits>\"",
     );
     let spans = [&name, &peer.node_key, &entity_key].map(|value| value.as_ref().map(Spanned::span));
+    let is_adjacent = peer.address.is_some();
+    let fallback = fallback::targets(&section, peer.fallback, is_adjacent, report);
     let mut check = Checker {
         section: &section,
         report,
@@ -159,6 +163,7 @@ fn draft(
         link_tags: check.text("link_tags", peer.link_tags, values::link_tags),
         handshake: handshake::of_peer(&mut check, (peer.pattern, peer.pq), own.handshake),
         via: peer.via,
+        fallback,
         section,
         span,
         shape,
@@ -354,6 +359,7 @@ fn finish(
         subnet: draft.subnet,
         link_tags: draft.link_tags,
         handshake: draft.handshake,
+        fallback: draft.fallback,
     });
 }
 

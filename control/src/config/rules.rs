@@ -3,7 +3,8 @@
 use super::{
     Config, DETECT_MULTIPLIER, Entity, ForwardingMode, ForwardingSection, KEEPALIVE_MS, LINK_KEY_S,
     LINK_KEY_S_MIN, LinkTags, NamedEntity, NodeSection, SOCKET_DIRECTORY, STATE_DIRECTORY, Workers,
-    ZeroCopy, authorities, channels, discovery, evidence, file, handshake, metrics, peers,
+    ZeroCopy, authorities, channels, discovery, evidence, fallback, file, handshake, metrics,
+    peers,
     problem::{Report, Section, suggest},
     routing, scopes, secrets, subnets,
     values::{self, Fault},
@@ -98,6 +99,7 @@ pub(super) fn resolve(
     let channel_authorities = authorities::resolve(blocks, name, &roster, report);
     let metrics = metrics::resolve(file.metrics, report);
     let discovery = discovery::resolve(file.discovery, directory, node.listen, report);
+    let fallback = fallback::resolve(file.fallback, (directory, node.listen), report);
     if !report.is_clean() {
         return None;
     }
@@ -126,6 +128,7 @@ pub(super) fn resolve(
         filter_life_s,
         channel_authorities,
         metrics,
+        fallback,
         keys,
         absence: None,
     };

@@ -2,8 +2,8 @@
 //! says of it, as the node understands it: defaults filled in, names resolved, secrets as fingerprints.
 
 use super::{
-    CapabilityRules, ChannelConfig, Config, Entity, LinkTags, Listed, PeerConfig, Reach,
-    Replicated, ScopeConfig, Workers, ZeroCopy, values,
+    CapabilityRules, ChannelConfig, Config, Entity, FallbackSection, LinkTags, Listed, PeerConfig,
+    Reach, Replicated, ScopeConfig, Workers, ZeroCopy, values,
 };
 use crate::{capability::Statement, hex, kept::Keeping, keys::Secret, membership::Membership};
 use serde::{Deserialize, Serialize};
@@ -94,6 +94,19 @@ pub const KEYS: &[(&str, Effect, &[&str])] = &[
     ),
     ("handshake", Effect::Reload, &["pattern", "pq"]),
     ("metrics", Effect::Reload, &["listen"]),
+    (
+        "fallback",
+        Effect::Restart,
+        &[
+            "listen_tcp",
+            "listen_ws",
+            "certificate",
+            "certificate_key",
+            "trust",
+            "after_ms",
+            "probe_s",
+        ],
+    ),
     ("subnets", Effect::Restart, &["issuers", "filter_life_s"]),
     ("subnet_gateways", Effect::Restart, &["entity", "subnet"]),
     (
@@ -110,6 +123,7 @@ pub const KEYS: &[(&str, Effect, &[&str])] = &[
             "pattern",
             "pq",
             "via",
+            "fallback",
         ],
     ),
     (
@@ -376,6 +390,7 @@ impl Writer<'_> {
         self.discovery();
         self.handshake(&Block("handshake", None), config.handshake);
         self.put_some(&Block("metrics", None), "listen", config.metrics);
+        self.fallback(&Block("fallback", None), &config.fallback);
         let block = Block("subnets", None);
         self.put(&block, "issuers", self.names(&config.subnet_issuers));
         self.put(&block, "filter_life_s", config.filter_life_s);
@@ -399,6 +414,18 @@ impl Writer<'_> {
         self.put_some(&block, "file", file);
         self.put(&block, "advertise", list(&discovery.advertise));
         self.put(&block, "max_peers", discovery.peers_max);
+    }
+
+    fn fallback(&mut self, block: &Block<'_>, fallback: &FallbackSection) {
+        self.put_some(block, "listen_tcp", fallback.listen_tcp);
+        self.put_some(block, "listen_ws", fallback.listen_ws);
+        if let Some((certificate, key)) = &fallback.certificate {
+            self.put(block, "certificate", certificate.display());
+            self.put(block, "certificate_key", key.display());
+        }
+        self.put(block, "trust", &fallback.trust);
+        self.put(block, "after_ms", fallback.pace.after.as_millis());
+        self.put(block, "probe_s", fallback.pace.probe_every.as_secs());
     }
 
     fn handshake(&mut self, block: &Block<'_>, policy: HandshakePolicy) {
@@ -459,6 +486,9 @@ impl Writer<'_> {
         }
         self.put_some(&block, "subnet", peer.subnet);
         self.put_some(&block, "link_tags", peer.link_tags.map(LinkTags::name));
+        if !peer.fallback.is_empty() {
+            self.put(&block, "fallback", list(&peer.fallback));
+        }
         if let Some(policy) = peer.handshake {
             self.handshake(&block, policy);
         }

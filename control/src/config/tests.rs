@@ -8,6 +8,7 @@ use crate::{
 use virga_transport::io::driver::Choice;
 
 mod capabilities;
+mod fallback;
 mod gateways;
 mod handshake;
 mod kept;
@@ -125,6 +126,7 @@ fn the_example_is_valid_and_shows_every_key() {
         ("routing", file::fields::<file::Routing>()),
         ("handshake", file::fields::<file::Handshake>()),
         ("metrics", file::fields::<file::Metrics>()),
+        ("fallback", file::fields::<file::Fallback>()),
     ] {
         for key in keys {
             assert!(table[section].get(key).is_some(), "{section}.{key}");

@@ -31,6 +31,7 @@ use crate::{
     config::Config,
     dispatch::{Dispatch, Ended},
     doctor,
+    fallback::{self, ListenError, Parted},
     kept::{self, KeptError},
     notices::Notices,
     reading::Reading,
@@ -112,6 +113,9 @@ pub enum DaemonError {
         /// What the system said.
         source: io::Error,
     },
+    /// Nothing can listen for fallback transports.
+    #[error(transparent)]
+    Fallback(#[from] ListenError),
     /// The operating system refused something.
     #[error("cannot {operation}: {source}")]
     System {
@@ -222,6 +226,7 @@ async fn serve(
     })?;
     let metrics = reload::listen(config.metrics).await;
     let metrics = metrics.map_err(|(address, source)| DaemonError::Metrics { address, source })?;
+    let carriers = fallback::listen(&config.fallback).await?;
     // Those that were left by a crash are made whole.
     let logs = tokio::task::block_in_place(|| kept::Opened::open(&config))?;
     let revocations = rights::kept(&config.node.state)?;
@@ -262,6 +267,7 @@ async fn serve(
     }
     let (stop_api, api_stopped) = watch::channel(());
     let connections = Arc::new(Connections::default());
+    let (moves, links) = (path.moves().clone(), path.found().follow());
     let asker = path.run(dispatch.clone());
     let flood = Flood::run((store, filtering), &config, &inbox, &dispatch, &asker);
     let state = &config.node.state;
@@ -275,7 +281,14 @@ async fn serve(
     let logs = logs
         .run(&dispatch, &signing, &replicas)
         .map_err(system("start the logs' thread"))?;
+    let parted = Parted {
+        registry: registry.clone(),
+        dispatch: dispatch.clone(),
+        moves,
+        links,
+    };
     let api = Arc::new(Api {
+        fallback: fallback::run(carriers, parted),
         identity: registry.clone(),
         dispatch: dispatch.clone(),
         steering: workers.steering().why(),

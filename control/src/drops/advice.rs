@@ -2,6 +2,7 @@
 
 use super::{NOT_DELIVERED, Place};
 use crate::channel::reason::Reason as ChannelReason;
+use virga_carrier::Reason as Carrier;
 use virga_ebpf::reason::Reason;
 use virga_transport::DropReason;
 
@@ -9,6 +10,7 @@ pub(super) fn meaning(place: Place, reason: &str) -> Option<&'static str> {
     match place {
         Place::Nic | Place::Userspace => Some(forwarder(reason)?.0),
         Place::Sockets => Some(socket(reason)?.0),
+        Place::Carriers => Some(carrier(reason)?.0),
         Place::Sessions => {
             let known = DropReason::ALL.iter().find(|r| r.name() == reason);
             known.map(|reason| reason.meaning())
@@ -28,6 +30,7 @@ pub(super) fn fix(place: Place, reason: &str) -> Option<&'static str> {
     match place {
         Place::Nic | Place::Userspace => Some(forwarder(reason)?.1),
         Place::Sockets => Some(socket(reason)?.1),
+        Place::Carriers => Some(carrier(reason)?.1),
         Place::Sessions => session(reason),
         Place::Channels => channel(reason),
         Place::Logs => Some("see the daemon's log: a full disk, often; then start the node again"),
@@ -148,6 +151,57 @@ fn socket(name: &str) -> Option<(&'static str, &'static str)> {
             "virga status shows the next hops; a second name in `via` is a backup",
         ),
         _ => return None,
+    })
+}
+
+fn carrier(name: &str) -> Option<(&'static str, &'static str)> {
+    const ALIEN: &str = "something else connects to the ports of [fallback]: find it by its address (ss -tn), or let a firewall keep it away";
+    let reason = Carrier::ALL.iter().find(|reason| reason.name() == name)?;
+    Some(match reason {
+        Carrier::Full => (
+            "Connections: too many at once had not proven whose they are, all or from one source.",
+            ALIEN,
+        ),
+        Carrier::Slow => (
+            "Connections: they had not proven whose they are in time.",
+            ALIEN,
+        ),
+        Carrier::Garbage => (
+            "Connections: what they said first is not what a carrier says.",
+            ALIEN,
+        ),
+        Carrier::Stranger => (
+            "Connections: of no neighbour here, or of one that could not prove it.",
+            "give the node that dials a [[peers]] block with an `address` here, and both the same network.psk: virga id, typed there",
+        ),
+        Carrier::Second => (
+            "Connections: both ends had dialled, and one of the two is enough.",
+            "nothing: a few are normal",
+        ),
+        Carrier::Broken => (
+            "Connections: they were cut, or silent for too long.",
+            "see what is on the way: proxies and firewalls cut connections that last",
+        ),
+        Carrier::Malformed => (
+            "Connections: something came over them that is no mesh packet.",
+            "the two nodes differ in their version of virga: virga --version on both",
+        ),
+        Carrier::Useless => (
+            "Connections: no session came up over them.",
+            "virga status at both ends says what handshakes are refused for",
+        ),
+        Carrier::Queue => (
+            "Packets: a connection took less than was sent.",
+            "nothing: sessions send slower then; reliable data travels again",
+        ),
+        Carrier::Rate => (
+            "Packets: more came over one connection a second than it may bring.",
+            "see what that neighbour sends",
+        ),
+        Carrier::Local => (
+            "Packets: this node's own UDP port took no more.",
+            "see socket_lost: the workers do not keep up",
+        ),
     })
 }
 

@@ -3,6 +3,7 @@
 use super::{NOT_DELIVERED, Place, advice};
 use crate::{api::status::Status, channel::reason::Reason as ChannelReason};
 use std::fmt::Write as _;
+use virga_carrier::Reason as Carrier;
 use virga_ebpf::reason::Reason;
 use virga_transport::DropReason;
 
@@ -17,7 +18,7 @@ virga drops --once --json   # for machines
 ```
 
 Start with the place where the count grows: `nic` and `userspace` are the forwarder, on the NIC and over the socket; `sockets`
-is between the NIC and the sessions; `sessions` are handshakes and encryption; `channels` are rights and slow subscribers;
+is between the NIC and the sessions; `carriers` are TCP and WebSocket in place of UDP; `sessions` are handshakes and encryption; `channels` are rights and slow subscribers;
 `logs` are kept channels. [`control/metrics/series.md`](../../control/metrics/series.md) has the same counts for Prometheus.
 Where nothing is said to be done, the packets are somebody else's fault, or a few of them are normal.
 ";
@@ -27,6 +28,7 @@ Where nothing is said to be done, the packets are somebody else's fault, or a fe
 pub fn page() -> String {
     let forwarder: Vec<String> = Reason::ALL.iter().map(|r| r.name().to_owned()).collect();
     let sockets: Vec<String> = Status::default().lost().into_keys().collect();
+    let carriers = Carrier::ALL.map(|r| r.name().to_owned()).to_vec();
     let sessions: Vec<String> = DropReason::ALL
         .iter()
         .map(|r| r.name().to_owned())
@@ -37,6 +39,7 @@ pub fn page() -> String {
     for (title, place, reasons) in [
         ("Forwarder (`nic`, `userspace`)", Place::Nic, forwarder),
         ("Sockets (`sockets`)", Place::Sockets, sockets),
+        ("Carriers (`carriers`)", Place::Carriers, carriers),
         ("Sessions (`sessions`)", Place::Sessions, sessions),
         ("Channels (`channels`)", Place::Channels, channels),
         ("Logs (`logs`)", Place::Logs, vec!["lost".to_owned()]),

@@ -15,6 +15,7 @@ mod drivers;
 mod enrol;
 mod every_driver;
 mod failover;
+mod fallback;
 mod gateways;
 mod guides;
 mod hostile;

@@ -13,6 +13,7 @@ mod discovery;
 mod driver;
 mod drops;
 mod examples;
+mod fallback;
 mod fan_out;
 mod gateways;
 mod handshakes;

@@ -179,6 +179,7 @@ fn every_figure_is_in_a_scrape(status: &Status) {
     session["state"] = "established".into();
     session["rtt_us"] = 0.into();
     session["path"]["rtt_least_us"] = 0.into();
+    marked["peers"][0]["transport"] = "udp".into();
     marked["admissions"]["filters"]["filters"] = json!([{
         "subnet": "2.0.0.0/8", "gateway": "g", "is_used": true, "is_own": false, "version": 0,
         "expires_in_s": 0, "banks": 0, "fill": 0.5, "false_positive_rate": 0.5, "withdrawn": 0,

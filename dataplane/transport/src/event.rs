@@ -159,6 +159,14 @@ pub enum Event {
         /// What [`crate::Node::introduce`] was given there.
         words: Bytes,
     },
+    /// A peer has answered from the address that [`crate::Node::probe`] asked about: packets pass both ways between
+    /// it and this node.
+    Reached {
+        /// Which one.
+        peer: NodeId,
+        /// Where.
+        address: SocketAddr,
+    },
     /// The state of a watched link has changed; see [`crate::Node::watch_links`].
     Link {
         /// The neighbour.

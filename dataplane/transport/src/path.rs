@@ -22,7 +22,7 @@ pub(crate) use rate::Departure;
 use rate::Meter;
 pub(crate) use round_trip::RoundTrip;
 use std::net::SocketAddr;
-pub(crate) use validation::Validation;
+pub(crate) use validation::{Aside, Validation};
 
 /// What an acknowledgement, or a turn of loss detection, has brought so far.
 #[derive(Clone, Copy, Debug, Default)]

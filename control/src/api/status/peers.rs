@@ -2,9 +2,10 @@
 
 use super::SessionStatus;
 use crate::{
-    config::{Config, Reach},
+    config::{Config, PeerConfig, Reach},
     daemon::path::{ForwardingStatus, KeepaliveStatus},
     discovery::DiscoveryStatus,
+    fallback::Shown,
     tags::TagsStatus,
 };
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,13 @@ pub struct PeerStatus {
     pub id: String,
     /// `direct`: packets go straight to it; `relayed`: over a neighbour; `none`: no live next hop leads there.
     pub path: String,
+    /// What carries packets to it, where it is a neighbour that something else than UDP could reach: `udp`, `tcp`, `ws` or
+    /// `wss`.
+    #[serde(default)]
+    pub transport: Option<String>,
+    /// Why that.
+    #[serde(default)]
+    pub transport_why: Option<String>,
     /// That neighbour.
     pub over: Option<String>,
     /// How far the session with it is; none: there is none.
@@ -45,15 +53,16 @@ pub struct PeerStatus {
 
 /// All peers; `ways` says where packets to each go now.
 pub(super) fn of(
-    config: &Config,
+    (config, carried): (&Config, &Shown),
     ways: &[Option<SocketAddr>],
     (forwarding, sessions): (&ForwardingStatus, &[SessionStatus]),
     discovery: &DiscoveryStatus,
 ) -> Vec<PeerStatus> {
     let peers = config.peers.iter().zip(ways);
-    let one = |(peer, way): (&crate::config::PeerConfig, &Option<SocketAddr>)| {
+    let one = |(peer, way): (&PeerConfig, &Option<SocketAddr>)| {
         let link = forwarding.links.iter().find(|link| link.peer == peer.name);
-        let next = way.and_then(|at| neighbour_at(config, at));
+        let next = way.and_then(|at| neighbour_at(config, carried, at));
+        let by = carried.of(peer.id);
         let own = sessions.iter().filter(|s| s.name == peer.name);
         let session = own.max_by_key(|s| (s.state == "established", s.received_packets));
         let id = peer.id.to_string();
@@ -69,6 +78,8 @@ pub(super) fn of(
                 None => "none",
             }
             .to_owned(),
+            transport: by.as_ref().map(|(transport, _)| (*transport).to_owned()),
+            transport_why: by.map(|(_, why)| why),
             over: next.filter(|next| *next != peer.name).map(str::to_owned),
             session: session.map(|s| s.state.clone()),
             rtt_us: session.and_then(|s| s.rtt_us),
@@ -83,12 +94,15 @@ pub(super) fn of(
     peers.map(one).collect()
 }
 
-fn neighbour_at(config: &Config, at: SocketAddr) -> Option<&str> {
-    let peer = config
-        .peers
-        .iter()
-        .find(|peer| matches!(&peer.reach, Reach::Adjacent { address, .. } if *address == at))?;
-    Some(&peer.name)
+fn neighbour_at<'a>(config: &'a Config, carried: &Shown, at: SocketAddr) -> Option<&'a str> {
+    let carried = carried.at(at);
+    let is_there = |peer: &&PeerConfig| match &peer.reach {
+        _ if carried.is_some() => carried == Some(peer.id),
+        Reach::Adjacent { address, .. } => *address == at,
+        Reach::Via { .. } | Reach::Learned => false,
+    };
+    let found = config.peers.iter().find(is_there)?;
+    Some(&found.name)
 }
 
 /// Packets that only came late are not lost.

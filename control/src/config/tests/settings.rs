@@ -15,6 +15,7 @@ fn keys_of_the_file() -> BTreeSet<(&'static str, &'static str)> {
         ("handshake", file::fields::<file::Handshake>()),
         ("discovery", file::fields::<file::Discovery>()),
         ("metrics", file::fields::<file::Metrics>()),
+        ("fallback", file::fields::<file::Fallback>()),
         ("subnets", file::fields::<file::Subnets>()),
         ("subnet_gateways", file::fields::<file::SubnetGateway>()),
         ("peers", file::fields::<file::Peer>()),

@@ -39,13 +39,17 @@ impl Path {
                 continue;
             };
             ids.push((earlier.id, peer.id));
-            if let (Reach::Adjacent { address, .. }, Reach::Adjacent { address: at, .. }) =
+            if let (Reach::Adjacent { address, interface }, Reach::Adjacent { address: at, .. }) =
                 (&mut peer.reach, &earlier.reach)
             {
                 *address = *at;
+                if self.moves.is_carried(peer.id) {
+                    *interface = None;
+                }
             }
         }
         self.config = config;
+        self.moves.forget(anew);
         self.tags.renamed(&ids);
         self.tags.follow(&self.config, anew);
         self.forget_links(anew);
@@ -106,18 +110,32 @@ impl Path {
         let moved = self.moves.take();
         let config = Arc::make_mut(&mut self.config);
         for peer in &mut config.peers {
-            if let Some(&now) = moved.get(&peer.id)
-                && let Reach::Adjacent { address, .. } = &mut peer.reach
-            {
-                if !self.tags.may_move(peer.id, now) {
-                    tracing::warn!(peer = %peer.name, from = %address, to = %now,
-                        "a neighbour moved to the IP address of another, and link tags could not tell their packets apart: its packets in transit are looked for where it was");
-                    continue;
-                }
-                tracing::info!(peer = %peer.name, from = %address, to = %now, "a neighbour has moved");
-                *address = now;
-                self.tags.moved(peer.id, now);
+            let (Some(&now), Reach::Adjacent { address, interface }) =
+                (moved.get(&peer.id), &mut peer.reach)
+            else {
+                continue;
+            };
+            // One that was given back meanwhile is told once more.
+            if *address == now || self.moves.is_past(peer.id, now) {
+                continue;
             }
+            if !self.tags.may_move(peer.id, now) {
+                tracing::warn!(peer = %peer.name, from = %address, to = %now,
+                    "a neighbour moved to the IP address of another, and link tags could not tell their packets apart: its packets in transit are looked for where it was");
+                continue;
+            }
+            if self.moves.is_carried(peer.id) {
+                // No interface but loopback leads there.
+                self.moves
+                    .note_before(peer.id, (*address, interface.take()));
+            } else {
+                tracing::info!(peer = %peer.name, from = %address, to = %now, "a neighbour has moved");
+                if let Some(name) = self.moves.take_interface(peer.id) {
+                    *interface = Some(name);
+                }
+            }
+            *address = now;
+            self.tags.moved(peer.id, now);
         }
         if let Err(error) = self.read_facts().await {
             return self.note(Some(Problem::retried(error)));

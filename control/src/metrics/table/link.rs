@@ -19,6 +19,51 @@ pub(super) const SERIES: &[Series] = &[
         },
     ),
     Series::gauge(
+        "virga_peer_transport",
+        "none",
+        &["peer", "transport"],
+        "1 for what carries packets to a neighbour that something else than UDP could reach: udp, tcp, ws or wss.",
+        |status, rows| {
+            for peer in &status.peers {
+                if let Some(transport) = &peer.transport {
+                    rows.put([&peer.name, transport], 1_u32);
+                }
+            }
+        },
+    ),
+    Series::gauge(
+        "virga_fallback_carried",
+        "neighbours",
+        &["transport"],
+        "Neighbours that a connection carries now, dialled from here or there.",
+        |status, rows| {
+            for (transport, count) in &status.fallback.carried {
+                rows.put([transport], *count);
+            }
+        },
+    ),
+    Series::counter(
+        "virga_fallback_packets_total",
+        "packets",
+        &["direction"],
+        "Packets that such connections carried: sent, or received and passed on.",
+        |status, rows| {
+            rows.put(["sent"], status.fallback.sent);
+            rows.put(["received"], status.fallback.received);
+        },
+    ),
+    Series::counter(
+        "virga_fallback_drops_total",
+        "drops",
+        &["reason"],
+        "Connections that were closed (full, slow, garbage, stranger, second, broken, malformed, useless), and packets that connections dropped (queue, rate, local).",
+        |status, rows| {
+            for (reason, count) in &status.fallback.dropped {
+                rows.put([reason], *count);
+            }
+        },
+    ),
+    Series::gauge(
         "virga_link_state_age_seconds",
         "seconds",
         &["peer"],

@@ -11,7 +11,10 @@ use crate::{
     session::Queued,
 };
 use ed25519_dalek::VerifyingKey;
-use std::collections::{BTreeMap, VecDeque, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, VecDeque, btree_map::Entry},
+    net::SocketAddr,
+};
 use virga_ebpf::{
     hash,
     header::{NodeId, OriginHash, SessionId},
@@ -374,6 +377,42 @@ impl Node {
             Attempt::Proving(..) => self.repeat_completion(now_ns, peer),
             Attempt::None => self.set_peer_timer(peer, None),
         }
+    }
+
+    /// The owner knows that `peer` is at `address` from now on, and nobody needs to be asked: a session goes by it at
+    /// once, and an attempt to have one goes on without waiting.
+    pub fn moved(&mut self, now_ns: u64, peer: NodeId, address: SocketAddr) {
+        if let Some(id) = self.live(peer) {
+            self.with_session(now_ns, id, |session, ctx| session.set_address(ctx, address));
+            return self.settle(now_ns, id, self.events.len());
+        }
+        let Some(known) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        match &known.attempt {
+            Attempt::Waiting(_) => self.send_initiation(now_ns, peer),
+            Attempt::None if known.is_wanted => {
+                known.attempts_failed = 0;
+                self.seek(now_ns, peer);
+            }
+            Attempt::None | Attempt::Proving(..) => {}
+        }
+    }
+
+    /// Whether there is a session with `peer`, proven by both.
+    #[must_use]
+    pub fn has_session(&self, peer: NodeId) -> bool {
+        self.live(peer).is_some()
+    }
+
+    /// Asks a peer that there is a session with to answer from `address`: [`Event::Reached`] tells when it does. What
+    /// the two exchange goes the usual way meanwhile, and afterwards.
+    pub fn probe(&mut self, now_ns: u64, peer: NodeId, address: SocketAddr) {
+        let Some(id) = self.live(peer) else { return };
+        self.with_session(now_ns, id, |session, ctx| {
+            session.probe_address(ctx, address);
+        });
+        self.settle(now_ns, id, self.events.len());
     }
 
     /// Waits with capped, jittered back-off before the next attempt, if one is wanted.

@@ -42,6 +42,29 @@ pub(crate) struct Validation {
     challenge_at_ns: u64,
     /// The token of a challenge of the peer's that is to be answered.
     answer: Option<[u8; 8]>,
+    /// The same, where it came from another address than the known one.
+    answer_there: Option<(SocketAddr, [u8; 8])>,
+    /// Another address that the owner asks about, and whether its challenge is still to be sent.
+    probe: Option<Probe>,
+    /// It has answered.
+    reached: Option<SocketAddr>,
+}
+
+/// An address that the owner wants to know of.
+#[derive(Clone, Copy, Debug)]
+struct Probe {
+    address: SocketAddr,
+    token: [u8; 8],
+    is_due: bool,
+}
+
+/// What is to be sent to one address, beside all that goes the usual way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Aside {
+    /// A challenge.
+    Challenge([u8; 8]),
+    /// The answer to the peer's.
+    Response([u8; 8]),
 }
 
 impl Validation {
@@ -85,8 +108,50 @@ impl Validation {
         }
     }
 
-    /// When [`Validation::challenge`] or [`Validation::follow`] is due.
+    /// The owner knows that the peer is at `address`; where it was known to be.
+    pub(crate) const fn set_known(
+        &mut self,
+        now_ns: u64,
+        address: SocketAddr,
+    ) -> Option<SocketAddr> {
+        self.candidate = None;
+        // The peer's packets may come from where it was for a moment.
+        self.challenge_at_ns = now_ns + MOVE_INTERVAL_NS;
+        self.known.replace(address)
+    }
+
+    /// Finds out whether the peer answers from `address`.
+    pub(crate) const fn probe(&mut self, address: SocketAddr, token: [u8; 8]) {
+        self.probe = Some(Probe {
+            address,
+            token,
+            is_due: true,
+        });
+    }
+
+    /// The address that was asked about, once, if it has answered.
+    pub(crate) const fn take_reached(&mut self) -> Option<SocketAddr> {
+        self.reached.take()
+    }
+
+    /// What is to go to one address now.
+    pub(crate) fn aside(&mut self, now_ns: u64, wait_ns: u64) -> Option<(SocketAddr, Aside)> {
+        if let Some((address, token)) = self.answer_there.take() {
+            return Some((address, Aside::Response(token)));
+        }
+        if let Some(probe) = self.probe.as_mut().filter(|probe| probe.is_due) {
+            probe.is_due = false;
+            return Some((probe.address, Aside::Challenge(probe.token)));
+        }
+        let (address, token) = self.challenge(now_ns, wait_ns)?;
+        Some((address, Aside::Challenge(token)))
+    }
+
+    /// When [`Validation::aside`] or [`Validation::follow`] is due.
     pub(crate) fn due_ns(&self) -> Option<u64> {
+        if self.answer_there.is_some() || self.probe.is_some_and(|probe| probe.is_due) {
+            return Some(0);
+        }
         let candidate = self.candidate?;
         if candidate.is_before_due {
             return Some(0);
@@ -95,7 +160,7 @@ impl Validation {
     }
 
     /// The challenge to send now, and where to. After the last the candidate is given up.
-    pub(crate) fn challenge(&mut self, now_ns: u64, wait_ns: u64) -> Option<(SocketAddr, [u8; 8])> {
+    fn challenge(&mut self, now_ns: u64, wait_ns: u64) -> Option<(SocketAddr, [u8; 8])> {
         let candidate = self.candidate.as_mut()?;
         if std::mem::take(&mut candidate.is_before_due) {
             return Some((self.known?, candidate.before_token));
@@ -113,9 +178,11 @@ impl Validation {
         Some((candidate.address, candidate.token))
     }
 
-    /// The peer challenges: the answer goes the usual way.
-    pub(crate) const fn on_challenge(&mut self, token: [u8; 8]) {
+    /// The peer challenges: the answer goes the usual way, and to where the challenge came from.
+    pub(crate) fn on_challenge(&mut self, token: [u8; 8]) {
         self.answer = Some(token);
+        let elsewhere = self.arrival.filter(|_| self.arrival != self.known);
+        self.answer_there = elsewhere.map(|address| (address, token));
     }
 
     pub(crate) const fn has_answer(&self) -> bool {
@@ -128,6 +195,11 @@ impl Validation {
 
     /// An answer to a challenge, which took `wait_ns` at most unless it was lost.
     pub(crate) fn on_response(&mut self, now_ns: u64, wait_ns: u64, token: [u8; 8]) {
+        let is_probes = |probe: &Probe| probe.token == token && self.arrival == Some(probe.address);
+        if let Some(probe) = self.probe.take_if(|probe| is_probes(probe)) {
+            self.reached = Some(probe.address);
+            return;
+        }
         let Some(candidate) = &mut self.candidate else {
             return;
         };
@@ -241,6 +313,54 @@ mod tests {
         let mut v = moved();
         v.on_packet(Some(at(1)), true, || [3; 8]);
         assert_eq!(v.due_ns(), None, "the peer is where it was");
+    }
+
+    #[test]
+    fn a_probed_address_has_answered_once_its_own_answer_comes_from_there() {
+        let mut v = Validation::default();
+        v.on_packet(Some(at(1)), true, || [1; 8]);
+        v.probe(at(2), [9; 8]);
+        assert_eq!(v.due_ns(), Some(0));
+        assert_eq!(v.aside(0, 1), Some((at(2), Aside::Challenge([9; 8]))));
+        assert_eq!((v.aside(0, 1), v.due_ns()), (None, None), "once");
+        for (from, token) in [(at(1), 9), (at(2), 8), (at(3), 9)] {
+            v.on_packet(Some(from), false, || [7; 8]);
+            v.on_response(1, 1, [token; 8]);
+            assert_eq!(v.take_reached(), None, "{from}, {token}");
+        }
+        v.on_packet(Some(at(2)), false, || [7; 8]);
+        v.on_response(1, 1, [9; 8]);
+        assert_eq!(v.take_reached(), Some(at(2)));
+        assert_eq!((v.take_reached(), v.known()), (None, Some(at(1))));
+    }
+
+    #[test]
+    fn what_the_owner_knows_needs_no_challenge() {
+        let mut v = moved();
+        assert_eq!(v.set_known(5, at(2)), Some(at(1)));
+        assert_eq!((v.known(), v.due_ns()), (Some(at(2)), None));
+        // One that was on its way still.
+        v.on_packet(Some(at(1)), true, tokens(7));
+        assert_eq!(v.challenge(5 + MOVE_INTERVAL_NS - 1, 1), None);
+        v.on_packet(Some(at(2)), true, || [1; 8]);
+        assert_eq!(v.due_ns(), None);
+    }
+
+    #[test]
+    fn a_challenge_from_elsewhere_is_answered_there_too() {
+        let mut v = Validation::default();
+        v.on_packet(Some(at(1)), true, || [1; 8]);
+        v.on_challenge([5; 8]);
+        assert_eq!((v.aside(0, 1), v.take_answer()), (None, Some([5; 8])));
+        v.on_packet(Some(at(2)), false, || [1; 8]);
+        v.on_challenge([6; 8]);
+        assert_eq!(v.due_ns(), Some(0));
+        assert_eq!(v.aside(0, 1), Some((at(2), Aside::Response([6; 8]))));
+        assert_eq!((v.aside(0, 1), v.take_answer()), (None, Some([6; 8])));
+        // One that others forwarded shows no address.
+        v.on_packet(None, true, || [1; 8]);
+        v.on_challenge([7; 8]);
+        assert_eq!(v.aside(0, 1), None);
     }
 
     #[test]

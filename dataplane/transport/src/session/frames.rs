@@ -7,7 +7,7 @@ use crate::{
     reason::DropReason,
     recovery::{Matter, Standing},
 };
-use std::collections::VecDeque;
+use std::{collections::VecDeque, net::SocketAddr};
 use virga_ebpf::header::{Flags, Header, StreamId};
 use zeroize::Zeroizing;
 
@@ -135,6 +135,11 @@ impl Session {
                 Frame::PathResponse { token } => {
                     let wait_ns = self.path.round_trip().probe_ns();
                     self.validation.on_response(ctx.now_ns, wait_ns, token);
+                    if let Some(address) = self.validation.take_reached() {
+                        let peer = self.ends.peer;
+                        let event = Event::Reached { peer, address };
+                        ctx.events.push_back(Queued::new(self.ends.own, event));
+                    }
                 }
                 Frame::Link(link) => self.link_heard = Some(link),
                 Frame::Close => self.end(ctx, CloseReason::Peer),
@@ -172,6 +177,14 @@ impl Session {
             self.close(ctx, CloseReason::Violation);
         }
         verdict
+    }
+
+    /// The owner knows that the peer is at `address` from now on.
+    pub(crate) fn set_address(&mut self, ctx: &Context<'_>, address: SocketAddr) {
+        let before = self.validation.set_known(ctx.now_ns, address);
+        if before.is_none_or(|before| before.ip() != address.ip()) {
+            self.path = new_path(ctx.limits, ctx.now_ns, self.sequence);
+        }
     }
 
     /// Follows a peer that is proven to be at another address. All that was known of the path is void,
@@ -294,6 +307,12 @@ impl Session {
     /// Finds out whether the peer still knows this session.
     pub(crate) fn probe(&mut self) {
         self.standing.insert(Standing::PING);
+    }
+
+    /// Finds out whether packets pass between this node and the peer at `address`.
+    pub(crate) fn probe_address(&mut self, ctx: &mut Context<'_>, address: SocketAddr) {
+        let token = ctx.generator.number().to_be_bytes();
+        self.validation.probe(address, token);
     }
 
     /// The owner wants no more of a stream that the peer opened.

@@ -92,7 +92,7 @@ impl Session {
             self.check_epoch(ctx);
             self.streams.expire(ctx, &self.ends);
         }
-        if let Some(run) = self.build_challenge(ctx, out) {
+        if let Some(run) = self.build_aside(ctx, out) {
             return Some(run);
         }
         if let Some(bytes) = self.build_control(ctx, out) {

@@ -1,7 +1,9 @@
 //! What sessions make of their paths: goodput under loss and reordering, packet sizes.
 
 use super::sim::{MS, SECOND, Sim, Weather, source, spec};
-use crate::{Congestion, Event, Mode, NodeLimits, SendError, event::PathStatus, limits};
+use crate::{
+    Congestion, Event, Handled, Mode, NodeLimits, SendError, Toward, event::PathStatus, limits,
+};
 use std::net::SocketAddr;
 use virga_ebpf::header::StreamId;
 
@@ -356,4 +358,40 @@ fn what_came_before_a_silence_is_not_taken_for_lost_after_it() {
         lost <= in_silence,
         "{lost} of {in_silence}: others had arrived"
     );
+}
+
+/// A probe finds whether packets pass between two addresses that the session does not use, and moves nobody.
+#[test]
+fn a_probed_address_is_told_when_the_peer_answers_from_there() {
+    let mut sim = Sim::pair(&NodeLimits::default());
+    sim.open(0, 1, &spec("c", Mode::Ordered));
+    sim.run(SECOND);
+    let (elsewhere, peer) = (SocketAddr::from(([172, 16, 0, 1], 4783)), sim.ids[1]);
+    let now_ns = sim.now_ns;
+    sim.nodes[0].probe(now_ns, peer, elsewhere);
+    let mut buffer = Vec::new();
+    let sent = sim.nodes[0].poll_transmit(now_ns, &mut buffer).unwrap();
+    assert_eq!(sent.toward, Toward::Address(elsewhere));
+    // It gets there from another address than the known one, and is answered to that one.
+    let ours = SocketAddr::from(([172, 16, 0, 9], 4783));
+    assert!(matches!(
+        sim.nodes[1].handle(now_ns, ours, &mut buffer),
+        Handled::Accepted
+    ));
+    let answer = loop {
+        let mut buffer = Vec::new();
+        let sent = sim.nodes[1].poll_transmit(now_ns, &mut buffer).unwrap();
+        if sent.toward == Toward::Address(ours) && buffer.len() < 200 {
+            break buffer;
+        }
+    };
+    let _ = sim.nodes[0].handle(now_ns, elsewhere, &mut answer.clone());
+    let mut told = Vec::new();
+    while let Some(event) = sim.nodes[0].poll() {
+        if let Event::Reached { peer, address } = event {
+            told.push((peer, address));
+        }
+    }
+    assert_eq!(told, [(peer, elsewhere)]);
+    assert_eq!(path(&sim, 0).address, Some(source(1)), "nobody has moved");
 }

@@ -5,21 +5,26 @@ use super::{Label, Run, begin, pad};
 use crate::{
     event::Toward,
     frame::{Frame, LinkFrame, PADDING},
+    path::Aside,
     recovery::Content,
     session::{Context, Session},
 };
 use virga_ebpf::{header::PRIORITY_CONTROL, limits::TAG_BYTES};
 
 impl Session {
-    /// Asks whether the peer is where its newest packet came from.
-    pub(super) fn build_challenge(&mut self, ctx: &Context<'_>, out: &mut Vec<u8>) -> Option<Run> {
+    /// Asks whether the peer is where its newest packet came from, or at another address; and answers the peer
+    /// that asks the same.
+    pub(super) fn build_aside(&mut self, ctx: &Context<'_>, out: &mut Vec<u8>) -> Option<Run> {
         if !self.is_established() {
             return None;
         }
         let wait_ns = self.path.round_trip().probe_ns();
-        let (address, token) = self.validation.challenge(ctx.now_ns, wait_ns)?;
+        let (address, aside) = self.validation.aside(ctx.now_ns, wait_ns)?;
         let start = begin(out);
-        Frame::PathChallenge { token }.write(out);
+        match aside {
+            Aside::Challenge(token) => Frame::PathChallenge { token }.write(out),
+            Aside::Response(token) => Frame::PathResponse { token }.write(out),
+        }
         let bytes = self.seal(ctx, out, start, &Label::CONTROL);
         Some(Run {
             toward: Toward::Address(address),
