@@ -268,9 +268,10 @@ async fn an_idle_node_takes_little_memory() {
     let stage = Stage::running(&CHANNELS).await;
     let process = stage.process("a");
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let resident = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    // Without the pages of the binary, which is large without optimisation: `scripts/bench transport` has all of a release.
+    let resident = status.lines().find_map(|l| l.strip_prefix("RssAnon:"));
     let kib = resident.and_then(|r| r.trim().strip_suffix(" kB"));
     let kib: u32 = kib.unwrap().parse().unwrap();
     println!("{} MiB resident", kib / 1024);
-    assert!(kib < 48 * 1024, "{kib} KiB");
+    assert!(kib < 24 * 1024, "{kib} KiB");
 }
