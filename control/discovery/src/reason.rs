@@ -42,8 +42,6 @@ reasons! {
     TellerFull = "teller_full",
     /// A peer says more than is looked at.
     Busy = "busy",
-    /// What is said is about a member that is not known here.
-    UnknownMember = "unknown_member",
 }
 
 /// How often each.

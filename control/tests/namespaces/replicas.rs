@@ -1,6 +1,9 @@
 //! A log on three hosts, each joined to both others: what leads is cut off, and comes back.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 use virga::mesh::{Mesh, MeshError};
@@ -12,6 +15,8 @@ use crate::{
 
 const NAMES: [&str; 3] = ["one", "two", "three"];
 const LOG: &str = "test/log";
+/// Far above what publishing takes until so many are acknowledged.
+const PUBLISHED_WITHIN: Duration = Duration::from_secs(300);
 
 /// The network of a link, by its ends' places.
 fn address(own: usize, other: usize) -> String {
@@ -94,11 +99,17 @@ fn leader(hosts: &Hosts, names: &[&'static str]) -> &'static str {
 /// Publishes numbers one by one until so many are acknowledged; the others may be in the log.
 async fn publish(hosts: &Hosts, name: &str, next: &mut u64, count: usize) -> Vec<String> {
     let mesh = Mesh::open(hosts.socket(name)).await.unwrap();
-    let mut told = Vec::new();
+    let (start, mut told) = (Instant::now(), Vec::new());
     while told.len() < count {
+        let missing = count - told.len();
+        assert!(start.elapsed() < PUBLISHED_WITHIN, "{missing} are missing");
         let event = format!("event {next}");
         *next += 1;
-        match mesh.publish(LOG, event.as_bytes()).await {
+        let published = mesh.publish(LOG, event.as_bytes());
+        match tokio::time::timeout(PUBLISHED_WITHIN, published)
+            .await
+            .unwrap()
+        {
             Ok(_) => told.push(event),
             Err(MeshError::Refused { .. }) => {}
             Err(other) => panic!("{other}"),

@@ -22,6 +22,11 @@ const LOG: Channel = Channel {
     subscribe: &NAMES,
 };
 
+/// How often a test tries again what a change of leader came between.
+const ROUNDS: usize = 5;
+/// Far above what publishing takes until so many are acknowledged.
+const PUBLISHED_WITHIN: Duration = Duration::from_secs(300);
+
 /// All are next to each other and hold the log.
 fn stage() -> Stage {
     stage_with("")
@@ -83,27 +88,40 @@ struct Told {
 impl Told {
     /// Publishes events one after the other until so many are acknowledged.
     async fn publish(&mut self, stage: &Stage, name: &str, count: usize) {
-        let mesh = stage.mesh(name).await;
+        let start = Instant::now();
         let wanted = self.acknowledged.len() + count;
         while self.acknowledged.len() < wanted {
+            let missing = wanted - self.acknowledged.len();
+            assert!(start.elapsed() < PUBLISHED_WITHIN, "{missing} are missing");
+            self.publish_at_once(stage, name, 1).await;
+        }
+    }
+
+    /// Publishes events as one batch; whether they are acknowledged.
+    async fn publish_at_once(&mut self, stage: &Stage, name: &str, count: usize) -> bool {
+        let mesh = stage.mesh(name).await;
+        let event = |_| {
             let number = EVENTS.fetch_add(1, Ordering::Relaxed);
             let padding = " ".repeat(self.padding);
-            let event = format!("event {number} by {name}{padding}");
-            let published = mesh.publish(LOG.name, event.as_bytes());
-            match in_time("publishing", published).await {
-                Ok(published) => {
-                    assert_eq!(published.published, 1);
-                    self.acknowledged.push(event);
-                }
-                Err(MeshError::Refused { message, .. }) if message.contains("not known") => {
-                    self.unknown.insert(event);
-                }
-                Err(MeshError::Refused { message, .. }) => {
-                    assert!(message.contains("did not take it"), "{message}");
-                }
-                Err(other) => panic!("{other}"),
+            format!("event {number} by {name}{padding}")
+        };
+        let events: Vec<String> = (0..count).map(event).collect();
+        let published = mesh.publish_batch(LOG.name, &events);
+        match in_time("publishing", published).await {
+            Ok(published) => {
+                assert_eq!(usize::try_from(published.published), Ok(count));
+                self.acknowledged.extend(events);
+                return true;
             }
+            Err(MeshError::Refused { message, .. }) if message.contains("not known") => {
+                self.unknown.extend(events);
+            }
+            Err(MeshError::Refused { message, .. }) => {
+                assert!(message.contains("did not take it"), "{message}");
+            }
+            Err(other) => panic!("{other}"),
         }
+        false
     }
 }
 
@@ -205,22 +223,8 @@ async fn a_minority_acknowledges_nothing_and_an_emptied_copy_is_filled() {
     stage.start(rest[1]).await;
     look(&stage, &[&told]).await;
     // Nobody but the one that leads.
-    let leads = leader(&stage, &NAMES).await;
+    let (leads, before) = alone(&mut stage, &mut told).await;
     let rest = others(leads);
-    for name in &rest {
-        stage.kill(name);
-    }
-    let before = log(&stage, leads).await.unwrap().1.committed;
-    let published = stage.mesh(leads).await;
-    let published = in_time("publishing", published.publish(LOG.name, b"alone")).await;
-    assert!(
-        matches!(published, Err(MeshError::Refused { .. })),
-        "{published:?}"
-    );
-    let (status, replication) = log(&stage, leads).await.unwrap();
-    assert_eq!((status.readable, replication.committed), (before, before));
-    assert!(status.end > before, "it is in the leader's log");
-    told.unknown.insert("alone".into());
     // The end of what can be read: behind it is what nobody may read yet.
     let mesh = stage.mesh(leads).await;
     let mut from_end = mesh.replay(LOG.name, Cursor::End).await.unwrap();
@@ -237,6 +241,37 @@ async fn a_minority_acknowledges_nothing_and_an_emptied_copy_is_filled() {
     look(&stage, &[&told]).await;
     stage.terminate(leads);
     verify(&stage, leads, &[]);
+}
+
+/// Leaves the leader alone with an event that nobody else has; who that is, and how many events most have.
+async fn alone(stage: &mut Stage, told: &mut Told) -> (&'static str, u64) {
+    for round in 0..ROUNDS {
+        let leads = leader(stage, &NAMES).await;
+        let before = log(stage, leads).await.unwrap().1.committed;
+        let rest = others(leads);
+        for name in &rest {
+            stage.kill(name);
+        }
+        let event = format!("alone {round}");
+        let mesh = stage.mesh(leads).await;
+        let published = in_time("publishing", mesh.publish(LOG.name, event.as_bytes())).await;
+        assert!(
+            matches!(published, Err(MeshError::Refused { .. })),
+            "{published:?}"
+        );
+        told.unknown.insert(event);
+        let (status, replication) = log(stage, leads).await.unwrap();
+        assert_eq!((status.readable, replication.committed), (before, before));
+        if status.end > before {
+            return (leads, before);
+        }
+        // Without the others it leads for some seconds, which were over.
+        for name in rest {
+            stage.start(name).await;
+        }
+        look(stage, &[told]).await;
+    }
+    panic!("no leader took an event while it was alone");
 }
 
 /// What `virga log verify` says of a node's log.
@@ -269,16 +304,27 @@ fn are_one(stage: &Stage, arguments: &[&str]) {
 async fn who_waits_for_the_leader_needs_no_other() {
     let mut stage = stage_with("acks = \"leader\"\n");
     start(&mut stage).await;
-    let leads = leader(&stage, &NAMES).await;
-    let rest = others(leads);
     let mut told = Told::default();
-    told.publish(&stage, rest[0], 10).await;
+    told.publish(&stage, "a", 10).await;
     look(&stage, &[&told]).await;
-    for name in &rest {
-        stage.kill(name);
-    }
-    let before = log(&stage, leads).await.unwrap().0.end;
-    told.publish(&stage, leads, 10).await;
+    let mut round = 0;
+    let (leads, before) = loop {
+        assert!(round < ROUNDS, "no leader took events while it was alone");
+        round += 1;
+        let leads = leader(&stage, &NAMES).await;
+        let before = log(&stage, leads).await.unwrap().0.end;
+        for name in others(leads) {
+            stage.kill(name);
+        }
+        if told.publish_at_once(&stage, leads, 10).await {
+            break (leads, before);
+        }
+        // Without the others it leads for some seconds, which were over.
+        for name in others(leads) {
+            stage.start(name).await;
+        }
+        look(&stage, &[&told]).await;
+    };
     eventually("the leader has them", async || {
         let end = log(&stage, leads).await?.0.end;
         (end == before + 10).then_some(())
@@ -291,9 +337,13 @@ async fn who_waits_for_the_leader_needs_no_other() {
         (before, before),
         "nobody reads what most have not"
     );
-    for name in rest {
-        stage.start(name).await;
-    }
+    // Of two, one of which has more, that one leads: the other one alone could not.
+    let [second, third] = others(leads)[..] else {
+        panic!("there are three");
+    };
+    stage.start(second).await;
+    leader(&stage, &[leads, second]).await;
+    stage.start(third).await;
     look(&stage, &[&told]).await;
     are_one(&stage, &[]);
 }
@@ -311,6 +361,8 @@ async fn who_waits_for_all_is_told_when_all_have_it() {
         assert!(on_disk >= Some(10), "{name}: {on_disk:?}");
     }
     look(&stage, &[&told]).await;
+    let leads = leader(&stage, &NAMES).await;
+    let rest = others(leads);
     let before = log(&stage, leads).await.unwrap().1.committed;
     stage.kill(rest[1]);
     // Most have it, and one has not.
@@ -323,8 +375,11 @@ async fn who_waits_for_all_is_told_when_all_have_it() {
         other => panic!("{other:?}"),
     }
     told.unknown.insert("most have it".into());
-    let (_, replication) = log(&stage, leads).await.unwrap();
-    assert_eq!(replication.committed, before + 1);
+    eventually("most have it for good", async || {
+        let (_, replication) = log(&stage, leads).await?;
+        (replication.committed == before + 1).then_some(())
+    })
+    .await;
     stage.start(rest[1]).await;
     told.publish(&stage, rest[0], 10).await;
     look(&stage, &[&told]).await;
@@ -364,7 +419,6 @@ async fn submissions_are_under_the_channels_rate() {
     assert!(stage.terminate(publisher).success());
     stage.edit(publisher, "max_rate_pps = 20\n", "");
     stage.start(publisher).await;
-    let leads = leader(&stage, &NAMES).await;
     // Each as much as three seconds let go, of which one may go ahead.
     let large = || Told {
         padding: 64_000,
@@ -372,19 +426,47 @@ async fn submissions_are_under_the_channels_rate() {
     };
     let (mut told, mut own) = (large(), large());
     let least = Duration::from_secs(4);
-    let start = Instant::now();
-    told.publish(&stage, publisher, 3).await;
-    assert_ne!(publisher, leads);
-    assert!(start.elapsed() >= least, "{:?}", start.elapsed());
-    let refused = async || stage.status(leads).await.channel_reasons["submission_rate"];
-    assert!(refused().await > 0);
-    // Who knows the rate waits for it.
-    let before = refused().await;
-    let start = Instant::now();
-    own.publish(&stage, leads, 3).await;
-    assert!(start.elapsed() >= least, "{:?}", start.elapsed());
-    assert_eq!(refused().await, before);
+    let mut round = 0;
+    loop {
+        assert!(round < ROUNDS, "no leader stayed one for long enough");
+        round += 1;
+        let leads = leader(&stage, &NAMES).await;
+        if leads == publisher {
+            stage.kill(publisher);
+            leader(&stage, &others(publisher)).await;
+            stage.start(publisher).await;
+            continue;
+        }
+        let epoch = log(&stage, leads).await.unwrap().1.epoch;
+        let before = refused(&stage).await;
+        let start = Instant::now();
+        told.publish(&stage, publisher, 3).await;
+        let of_stranger = (start.elapsed(), refused(&stage).await);
+        // Who knows the rate waits for it.
+        let start = Instant::now();
+        own.publish(&stage, leads, 3).await;
+        let of_leader = (start.elapsed(), refused(&stage).await);
+        // Each leader counts for itself.
+        let later = leader(&stage, &NAMES).await;
+        let epoch_later = log(&stage, later).await.unwrap().1.epoch;
+        if (later, epoch_later) != (leads, epoch) {
+            continue;
+        }
+        assert!(of_stranger.0 >= least && of_stranger.1 > before);
+        assert!(of_leader.0 >= least, "{of_leader:?}");
+        assert_eq!(of_leader.1, of_stranger.1);
+        break;
+    }
     look(&stage, &[&told, &own]).await;
+}
+
+/// Submissions that all of them refused for the rate.
+async fn refused(stage: &Stage) -> u64 {
+    let mut all = 0;
+    for name in NAMES {
+        all += stage.status(name).await.channel_reasons["submission_rate"];
+    }
+    all
 }
 
 #[tokio::test(flavor = "multi_thread")]

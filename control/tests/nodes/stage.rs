@@ -76,15 +76,24 @@ pub(crate) struct Stage {
 }
 
 /// Waits until `look` gives something.
-pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+    within(PATIENCE, what, look).await
+}
+
+/// The same where it may take so long.
+pub(crate) async fn within<T>(
+    patience: Duration,
+    what: &str,
+    mut look: impl AsyncFnMut() -> Option<T>,
+) -> T {
     let start = Instant::now();
-    while start.elapsed() < PATIENCE {
+    while start.elapsed() < patience {
         if let Some(found) = look().await {
             return found;
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
-    panic!("{what}: not within {PATIENCE:?}");
+    panic!("{what}: not within {patience:?}");
 }
 
 /// Within a time that only a failure takes.
