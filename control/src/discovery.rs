@@ -16,15 +16,26 @@ use std::{
 };
 use tokio::sync::Notify;
 
+/// Messages of one peer that wait: what it may say at once, twice.
+const SAID_MAX: usize = 512;
 /// Introductions that wait.
 const INTRODUCTIONS_MAX: usize = 256;
 
 /// What waits to be followed. Cheap to clone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Inbox {
     /// What peers say, in their sessions.
     pub sessions: routes::Inbox,
     introduced: Arc<Introduced>,
+}
+
+impl Default for Inbox {
+    fn default() -> Self {
+        Self {
+            sessions: routes::Inbox::with_room(SAID_MAX),
+            introduced: Arc::default(),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -116,6 +127,16 @@ pub struct MemberStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routes::Heard;
+    use virga_ebpf::header::NodeId;
+
+    #[test]
+    fn what_one_peer_says_takes_so_much_room_and_no_more() {
+        let inbox = Inbox::default();
+        let say = |peer| inbox.sessions.tell(NodeId(peer), Heard::Said(Vec::new()));
+        assert_eq!((0..2 * SAID_MAX).filter(|_| say(1)).count(), SAID_MAX);
+        assert!(say(2));
+    }
 
     #[test]
     fn a_flood_of_introductions_takes_so_much_room_and_no_more() {

@@ -12,7 +12,7 @@ use virga_ebpf::header::NodeId;
 
 /// Messages that wait.
 const WAITING_MAX: usize = 65_536;
-/// Those of one neighbour: all that it can say of a full table fits, twice.
+/// Those of one neighbour, unless told otherwise: all that it can say of a full table fits, twice.
 const WAITING_OF_ONE_MAX: usize = 8_192;
 /// So many of each find room, however much others say.
 const WAITING_OF_EACH: usize = 64;
@@ -26,6 +26,8 @@ pub enum Heard {
     Began {
         /// What is meant for another one is not said in it.
         session: u64,
+        /// The entity that the neighbour has shown.
+        entity: [u8; 32],
     },
     /// A message of it.
     Said(Vec<u8>),
@@ -37,10 +39,21 @@ pub enum Heard {
 #[derive(Clone, Debug, Default)]
 pub struct Inbox(Arc<Told>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Told {
     waiting: Mutex<Waiting>,
     changed: Notify,
+    of_one_max: usize,
+}
+
+impl Default for Told {
+    fn default() -> Self {
+        Self {
+            waiting: Mutex::default(),
+            changed: Notify::new(),
+            of_one_max: WAITING_OF_ONE_MAX,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -53,9 +66,9 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn has_room(&self, peer: NodeId) -> bool {
+    fn has_room(&self, peer: NodeId, of_one_max: usize) -> bool {
         let own = self.of.get(&peer).map_or(0, VecDeque::len);
-        own < WAITING_OF_EACH || own < WAITING_OF_ONE_MAX && self.count < WAITING_MAX
+        own < WAITING_OF_EACH || own < of_one_max && self.count < WAITING_MAX
     }
 
     /// Of whoever's turn it is.
@@ -75,6 +88,15 @@ impl Waiting {
 }
 
 impl Inbox {
+    /// One in which so many messages of one neighbour wait at most.
+    #[must_use]
+    pub fn with_room(of_one_max: usize) -> Self {
+        Self(Arc::new(Told {
+            of_one_max,
+            ..Told::default()
+        }))
+    }
+
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.0
             .waiting
@@ -87,7 +109,7 @@ impl Inbox {
     pub fn tell(&self, peer: NodeId, heard: Heard) -> bool {
         let mut waiting = self.waiting();
         match &heard {
-            Heard::Said(_) if !waiting.has_room(peer) => return false,
+            Heard::Said(_) if !waiting.has_room(peer, self.0.of_one_max) => return false,
             Heard::Said(_) => {}
             // What was said before, in a session that is over, counts no more.
             Heard::Began { .. } | Heard::Ended => {
@@ -186,20 +208,20 @@ mod tests {
         let inbox = Inbox::default();
         let [one, two] = [NodeId(1), NodeId(2)];
         let said = |byte: u8| Heard::Said(vec![byte]);
+        let began = |session| Heard::Began {
+            session,
+            entity: [1; 32],
+        };
         for (peer, heard) in [
-            (one, Heard::Began { session: 1 }),
+            (one, began(1)),
             (one, said(1)),
             (two, said(2)),
-            (one, Heard::Began { session: 2 }),
+            (one, began(2)),
             (one, said(3)),
         ] {
             assert!(inbox.tell(peer, heard));
         }
-        let all = [
-            (one, Heard::Began { session: 2 }),
-            (two, said(2)),
-            (one, said(3)),
-        ];
+        let all = [(one, began(2)), (two, said(2)), (one, said(3))];
         assert!(std::iter::from_fn(|| inbox.pop()).eq(all));
     }
 

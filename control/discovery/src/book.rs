@@ -6,7 +6,7 @@ use crate::{
     record::Record,
     source::{Origin, Teller},
 };
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 use virga_ebpf::header::NodeId;
 
 /// How far this node is with another one.
@@ -52,8 +52,8 @@ pub struct Known {
     pub(crate) entity_key: [u8; 32],
     pub(crate) name: String,
     pub(crate) origin: Origin,
-    /// By the operator's word; empty where it is not pinned.
-    pub(crate) pinned: Vec<SocketAddr>,
+    /// By the operator's word, and where that is; empty where it is not pinned.
+    pub(crate) pinned: BTreeMap<Origin, Vec<SocketAddr>>,
     pub(crate) record: Option<Record>,
     pub(crate) seen_at: Option<SocketAddr>,
     pub(crate) teller: Option<Teller>,
@@ -88,7 +88,7 @@ impl Known {
             entity_key,
             name: name.to_owned(),
             origin,
-            pinned: Vec::new(),
+            pinned: BTreeMap::new(),
             record: None,
             seen_at: None,
             teller: None,
@@ -160,7 +160,8 @@ impl Known {
         let said = record.map(|record| &record.claim().addresses[..]);
         let said = said.unwrap_or_default().iter();
         let mut all: Vec<SocketAddr> = Vec::new();
-        for &address in said.chain(&self.pinned).chain(&self.seen_at) {
+        let pinned = self.pinned.values().flatten();
+        for &address in said.chain(pinned).chain(&self.seen_at) {
             if !all.contains(&address) && all.len() < ADDRESSES_MAX {
                 all.push(address);
             }
@@ -192,6 +193,13 @@ impl Known {
         };
         let is_trusted = self.is_pinned() || self.proven_ns.is_some();
         is_trusted || self.failures < rounds.saturating_mul(ROUNDS_MAX)
+    }
+
+    /// It cannot be dialled now, and that is not its fault.
+    pub(crate) fn put_off(&mut self, now_ns: u64, random: &mut Random) {
+        self.stage = Stage::Waiting {
+            at_ns: now_ns + random.jittered(REDIAL_NS),
+        };
     }
 
     /// Waits for it where it was.

@@ -126,6 +126,8 @@ pub enum Notice {
 /// A peer that there is a session with.
 #[derive(Debug)]
 struct Session {
+    /// The entity that the peer has shown.
+    entity_key: [u8; 32],
     records: Allowance,
     messages: Allowance,
     /// Whether it has said who it is here: only then it speaks this.
@@ -210,6 +212,7 @@ impl<A: Authority> Discovery<A> {
         self.authority = authority;
         self.setup.configured = configured;
         self.is_changed = true;
+        self.forget_unnamed();
     }
 
     /// Every node that is known.
@@ -284,7 +287,7 @@ impl<A: Authority> Discovery<A> {
     pub fn found(&mut self, now: Now, origin: Origin, found: Found) {
         match found {
             Found::Pinned(pinned) => self.pin(now, origin, pinned),
-            Found::Unpinned(node) => self.unpin(node),
+            Found::Unpinned(node) => self.unpin(origin, node),
             Found::Record {
                 record,
                 seen_at,
@@ -309,9 +312,10 @@ impl<A: Authority> Discovery<A> {
         self.found(now, Origin::Introduction, found);
     }
 
-    /// There is a session with a node.
-    pub fn session_began(&mut self, now: Now, node: NodeId) {
+    /// There is a session with a node, that of such an entity.
+    pub fn session_began(&mut self, now: Now, node: NodeId, entity_key: [u8; 32]) {
         let session = Session {
+            entity_key,
             records: Allowance::new(RECORDS_BURST, RECORDS_PAUSE_NS),
             messages: Allowance::new(RECORDS_BURST, RECORDS_PAUSE_NS),
             has_spoken: false,
@@ -324,13 +328,13 @@ impl<A: Authority> Discovery<A> {
 
     /// A session is over.
     pub fn session_ended(&mut self, now: Now, node: NodeId) {
-        self.sessions.remove(&node);
         if let Some(known) = self.dialled_mut(node)
             && known.stage == Stage::Proven
         {
             known.proven_ns = Some(now.ns);
             known.lose(now.ns);
         }
+        self.sessions.remove(&node);
     }
 
     /// A peer has said something in its session.
@@ -447,10 +451,13 @@ impl<A: Authority> Discovery<A> {
         }
     }
 
-    /// Of those that claim a node, the one that is dialled or was reached.
+    /// Of those that claim a node, the one that is dialled or was reached; where there is a session, the one that it proves.
     fn dialled_mut(&mut self, node: NodeId) -> Option<&mut Known> {
-        let mut all = self.book.values_mut();
-        all.find(|known| known.node == node && !matches!(known.stage, Stage::Waiting { .. }))
+        let shown = self.sessions.get(&node).map(|session| session.entity_key);
+        let is_shown = |known: &Known| shown.is_none_or(|key| key == known.entity_key);
+        let all = self.book.values_mut();
+        let mut all = all.filter(|known| known.node == node && is_shown(known));
+        all.find(|known| !matches!(known.stage, Stage::Waiting { .. }))
     }
 }
 

@@ -63,7 +63,7 @@ pub const ASK_SOON_NS: u64 = SECOND_NS;
 /// The pause between two questions otherwise.
 pub const ASK_NS: u64 = 20 * SECOND_NS;
 /// Nodes that one question names: those that are known already.
-pub const ASKED_MAX: usize = 512;
+pub const ASKED_MAX: usize = 400;
 /// Records of one message.
 pub const RECORDS_MAX: usize = 16;
 /// Messages of one answer.

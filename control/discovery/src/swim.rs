@@ -303,6 +303,7 @@ impl Swim {
             member.accusers.clear();
             if update.state == MemberState::Suspect {
                 member.accusers.insert(update.by);
+                member.since_ns = now.ns;
             }
         }
         member.incarnation = update.incarnation;

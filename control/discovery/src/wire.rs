@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! records   1 | 1 to 16, each: length 2 | record (see `record`)
-//! ask       2 | from 8 | to 8 | up to 512, each: node 8 | sequence 8, nodes ascending, from..=to
+//! ask       2 | from 8 | to 8 | up to 400, each: node 8 | sequence 8, nodes ascending, from..=to
 //! swim      3 | see `swim`
 //! ```
 //! Big-endian; one way to write each message. Whoever is asked answers with the records of nodes from..=to that it
@@ -18,7 +18,7 @@ use virga_ebpf::header::NodeId;
 /// Bytes of the longest message.
 pub const MESSAGE_BYTES_MAX: usize = 1 + RECORDS_MAX * (2 + RECORD_BYTES_MAX);
 
-const _: () = assert!(1 + 16 + 16 * ASKED_MAX <= 2 * MESSAGE_BYTES_MAX);
+const _: () = assert!(1 + 16 + 16 * ASKED_MAX <= MESSAGE_BYTES_MAX);
 const _: () = assert!(1 + swim::HEAD_BYTES + UPDATES_MAX * swim::UPDATE_BYTES <= MESSAGE_BYTES_MAX);
 
 /// Which nodes are known already, of a range of ids.

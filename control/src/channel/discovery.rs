@@ -15,9 +15,9 @@ impl<O: Outlet> ChannelService<O> {
         self
     }
 
-    pub(crate) fn discovery_began(&self, peer: NodeId, session: u64) {
+    pub(crate) fn discovery_began(&self, peer: NodeId, began: Heard) {
         if let Some(inbox) = &self.routes.discovery {
-            let _always_room = inbox.sessions.tell(peer, Heard::Began { session });
+            let _always_room = inbox.sessions.tell(peer, began);
         }
     }
 

@@ -57,9 +57,15 @@ impl<O: Outlet> ChannelService<O> {
     }
 
     pub(crate) fn routes_began(&self, peer: NodeId) {
-        let session = self.routes.last_session;
-        let _always_room = self.told(peer, Heard::Began { session });
-        self.discovery_began(peer, session);
+        let Some(session) = self.sessions.get(&peer) else {
+            return;
+        };
+        let began = Heard::Began {
+            session: session.number,
+            entity: session.entity,
+        };
+        let _always_room = self.told(peer, began.clone());
+        self.discovery_began(peer, began);
     }
 
     pub(crate) fn routes_ended(&self, peer: NodeId) {

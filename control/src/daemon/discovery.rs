@@ -14,6 +14,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+use tokio::task::JoinHandle;
 use virga_discovery::{
     Authority, Claim, Discovery, Found, MemberState, Notice, Now, Origin, Reason, Setup, Source,
     discovery::Configured, source::Listed,
@@ -66,6 +67,8 @@ struct Task {
     filed: Arc<Config>,
     followed: tokio::time::Instant,
     is_behind: bool,
+    /// Peers become what was found, for as long as that takes: members are answered meanwhile.
+    following: Option<JoinHandle<Result<(), Ended>>>,
 }
 
 fn now() -> Now {
@@ -148,6 +151,7 @@ impl Finder {
             filed,
             followed: tokio::time::Instant::now(),
             is_behind: false,
+            following: None,
         };
         tokio::spawn(task.run());
         Ok(Self(Some(finder)))
@@ -229,7 +233,7 @@ impl Task {
                 break;
             };
             match heard {
-                Heard::Began { .. } => discovery.session_began(now(), peer),
+                Heard::Began { entity, .. } => discovery.session_began(now(), peer, entity),
                 Heard::Said(said) => discovery.handle(now(), peer, &said),
                 Heard::Ended => discovery.session_ended(now(), peer),
             }
@@ -271,6 +275,11 @@ impl Task {
 
     /// Has peers and words follow what was found.
     async fn say(&mut self) -> Result<(), Ended> {
+        if let Some(followed) = self.following.take_if(|task| task.is_finished()) {
+            // One that panicked is begun again when there is something new.
+            followed.await.unwrap_or(Ok(()))?;
+            self.followed = tokio::time::Instant::now();
+        }
         let (mut said, mut introduced, mut notices) = (Vec::new(), Vec::new(), Vec::new());
         let (words, found) = {
             let mut discovery = locked(&self.finder);
@@ -281,10 +290,12 @@ impl Task {
                 notices.push(notice);
             }
             self.is_behind |= discovery.has_changed();
-            let is_due = self.is_behind && self.followed.elapsed() >= FOLLOW_EVERY;
+            let is_following = self.following.is_some();
+            let is_due = self.is_behind && !is_following && self.followed.elapsed() >= FOLLOW_EVERY;
             let found = is_due.then(|| discovery.adopted());
             // To whom they are has to be a peer by then.
-            while (is_due || !self.is_behind)
+            while !self.is_behind
+                && !is_following
                 && let Some(node) = discovery.poll_introduction()
             {
                 introduced.push(node);
@@ -296,8 +307,9 @@ impl Task {
         }
         if let Some(found) = found {
             self.is_behind = false;
-            self.registry.set_found(found).await?;
-            self.followed = tokio::time::Instant::now();
+            let registry = self.registry.clone();
+            let follow = async move { registry.set_found(found).await };
+            self.following = Some(tokio::spawn(follow));
         }
         if said.is_empty() && introduced.is_empty() {
             return Ok(());

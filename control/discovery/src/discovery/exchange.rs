@@ -53,18 +53,18 @@ impl<A: Authority> Discovery<A> {
 
     /// A peer that the configuration has is not dialled here: its session proves it.
     fn meet_configured(&mut self, now: Now, from: NodeId) {
+        let Some(session) = self.sessions.get(&from) else {
+            return;
+        };
         if !self.setup.configured.contains_key(&from) {
             return;
         }
-        let mut is_new = false;
-        for known in self.book.values_mut().filter(|known| known.node == from) {
-            if known.stage != Stage::Proven {
-                known.stage = Stage::Proven;
-                known.proven_ns = Some(now.ns);
-                is_new = true;
-            }
-        }
-        if is_new {
+        let known = self.book.get_mut(&session.entity_key);
+        if let Some(known) = known.filter(|known| known.node == from)
+            && known.stage != Stage::Proven
+        {
+            known.stage = Stage::Proven;
+            known.proven_ns = Some(now.ns);
             self.announce(from);
         }
     }
@@ -89,7 +89,13 @@ impl<A: Authority> Discovery<A> {
                 lacking.push(record.clone());
             }
         }
-        lacking.truncate(ANSWERS_MAX * RECORDS_MAX);
+        let most = ANSWERS_MAX * RECORDS_MAX;
+        if lacking.len() > most {
+            // The asker may take none of the first ones, each time.
+            let first = self.random.below(lacking.len());
+            lacking.rotate_left(first);
+            lacking.truncate(most);
+        }
         for part in lacking.chunks(RECORDS_MAX) {
             self.say(from, &Message::Records(part.to_vec()));
         }

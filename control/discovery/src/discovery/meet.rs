@@ -27,16 +27,33 @@ impl<A: Authority> Discovery<A> {
             self.is_changed |= known.is_adopted();
             *known = Known::new(keys, &pinned.name, origin, now.ns);
         }
-        known.pinned = pinned.addresses;
+        known.pinned.insert(origin, pinned.addresses);
         if let Stage::Waiting { at_ns } = &mut known.stage {
             *at_ns = now.ns;
         }
     }
 
     /// It is known on, as any other is, while its own word counts.
-    pub(super) fn unpin(&mut self, node: NodeId) {
+    pub(super) fn unpin(&mut self, origin: Origin, node: NodeId) {
         for known in self.book.values_mut().filter(|known| known.node == node) {
-            known.pinned = Vec::new();
+            known.pinned.remove(&origin);
+        }
+        self.forget_unnamed();
+    }
+
+    /// Forgets those of whom the operator says nothing more, and whose own word, if there is one, admits them no more.
+    pub(super) fn forget_unnamed(&mut self) {
+        let configured = &self.setup.configured;
+        let is_named = |known: &Known| {
+            let peer = configured.get(&known.node);
+            let is_peer = peer.is_some_and(|peer| peer.entities.contains(&known.entity_key));
+            let record = known.record.as_ref();
+            let is_admitted = || record.is_some_and(|r| self.authority.admits(r.claim()));
+            known.is_pinned() || is_peer || is_admitted()
+        };
+        let gone = self.book.iter().filter(|(_, known)| !is_named(known));
+        for entity_key in gone.map(|(&key, _)| key).collect::<Vec<_>>() {
+            self.forget(entity_key);
         }
     }
 
@@ -93,7 +110,7 @@ impl<A: Authority> Discovery<A> {
         self.is_changed |= was_adopted != is_adopted;
         match done {
             Ok(()) if is_proven && is_news => self.announce(node),
-            Err(Reason::Twin) => self.tear(now, node),
+            Err(Reason::Twin) => self.tear(now, entity_key),
             _ => {}
         }
         done
@@ -207,16 +224,27 @@ impl<A: Authority> Discovery<A> {
     }
 
     /// Two nodes have these keys: nobody has sessions with either, for some time.
-    fn tear(&mut self, now: Now, node: NodeId) {
-        for known in self.book.values_mut().filter(|known| known.node == node) {
-            known.torn_until_ns = Some(now.ns + TORN_NS);
-            known.life_before = None;
-            known.stage = Stage::Waiting {
-                at_ns: now.ns + TORN_NS,
-            };
-        }
+    fn tear(&mut self, now: Now, entity_key: [u8; 32]) {
+        let Some(known) = self.book.get_mut(&entity_key) else {
+            return;
+        };
+        known.torn_until_ns = Some(now.ns + TORN_NS);
+        known.life_before = None;
+        known.stage = Stage::Waiting {
+            at_ns: now.ns + TORN_NS,
+        };
+        let node = known.node;
         self.is_changed = true;
-        self.swim.forget(node);
+        // Anybody may claim a node's key: whoever else does may be its holder.
+        if self
+            .book
+            .values()
+            .filter(|known| known.node == node)
+            .count()
+            == 1
+        {
+            self.swim.forget(node);
+        }
         self.notice(Notice::Twins {
             node,
             is_own: false,
@@ -326,10 +354,17 @@ impl<A: Authority> Discovery<A> {
             let Some(known) = self.book.get_mut(&entity_key) else {
                 continue;
             };
-            let mut free = known.addresses();
-            free.retain(|address| address.is_ipv4() == is_ipv4 && !addresses.contains(address));
-            if nodes.contains(&known.node) || !known.dial(now.ns, &free) {
+            let mut all = known.addresses();
+            all.retain(|address| address.is_ipv4() == is_ipv4);
+            let mut free = all.clone();
+            free.retain(|address| !addresses.contains(address));
+            let is_elsewhere = free.is_empty() && !all.is_empty();
+            if is_elsewhere || nodes.contains(&known.node) {
                 // Another one claims its key or its address: that shows itself first.
+                known.put_off(now.ns, &mut self.random);
+                continue;
+            }
+            if !known.dial(now.ns, &free) {
                 if !known.failed(now.ns, &mut self.random) {
                     self.forget(entity_key);
                 }

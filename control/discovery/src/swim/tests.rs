@@ -198,3 +198,19 @@ fn who_was_not_run_for_a_while_judges_nobody_by_that_time() {
     assert!((2..=4).all(|node| state(&swim, node) == MemberState::Alive));
     assert_eq!(swim.health(), 1);
 }
+
+#[test]
+fn who_has_said_that_it_lives_and_is_suspected_again_has_all_the_time_again() {
+    let mut swim = member(4);
+    let suspected = |ms, incarnation, swim: &mut Swim| {
+        let update = update(2, MemberState::Suspect, incarnation, 3);
+        swim.handle(at(ms), NodeId(3), &said(Kind::Nack, 0, &[update]));
+    };
+    suspected(1, 5, &mut swim);
+    let lasts_ms = swim.suspicion_ns(1) / 1_000_000;
+    // What it said in between came to others, and not here.
+    suspected(lasts_ms, 6, &mut swim);
+    swim.handle_timeout(at(lasts_ms + 100));
+    assert_eq!(state(&swim, 2), MemberState::Suspect);
+    assert_eq!(swim.members()[&NodeId(2)].since_ns, lasts_ms * 1_000_000);
+}

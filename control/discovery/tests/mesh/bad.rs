@@ -1,10 +1,13 @@
 //! Liars, floods, and two nodes with one key.
 
-use crate::world::{World, address, claim, entity, id, node_key, setup, signed};
+use crate::world::{
+    Keys, World, address, claim, entity, entity_key, id, node_key, pinned, setup, signed,
+};
 use ed25519_dalek::Signer as _;
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 use virga_discovery::{
-    Discovery, Found, Notice, Origin, Reason, Record, Stage, source::Teller, wire::Message,
+    Discovery, Found, Notice, Origin, Reason, Record, Stage, discovery::Configured, source::Teller,
+    wire::Message,
 };
 use virga_ebpf::header::NodeId;
 
@@ -58,7 +61,7 @@ fn nobody_speaks_for_another_and_old_words_never_win() {
 fn who_is_not_admitted_is_not_dialled() {
     let mut world = World::default();
     let at = world.start(1, &[]);
-    let keys = crate::world::Keys {
+    let keys = Keys {
         key: entity(1),
         admits: |claim| claim.name != "n2",
     };
@@ -70,6 +73,66 @@ fn who_is_not_admitted_is_not_dialled() {
     world.run(1);
     assert_eq!(world.nodes[at].core.refused(Reason::Unnamed), 1);
     assert!(world.nodes[at].adopted.keys().eq([&id(3)]));
+}
+
+/// The keys of node 1, which admits nobody of whom its file says nothing.
+fn unnamed() -> Keys {
+    Keys {
+        key: entity(1),
+        admits: |_| false,
+    }
+}
+
+#[test]
+fn a_seed_or_a_line_of_a_list_that_is_taken_away_is_not_dialled_again() {
+    let mut world = World::default();
+    let at = world.start(1, &[2]);
+    world.nodes[at].core.configure(unnamed(), BTreeMap::new());
+    world.start(2, &[1]);
+    world.run_until("both have a session", 30, World::is_whole);
+    let now = world.now();
+    let core = &mut world.nodes[at].core;
+    core.found(now, Origin::File, Found::Pinned(pinned(2)));
+    core.found(now, Origin::File, Found::Unpinned(id(2)));
+    world.run(30);
+    assert!(world.is_whole(), "it is a seed still");
+    let now = world.now();
+    let core = &mut world.nodes[at].core;
+    core.found(now, Origin::Seed, Found::Unpinned(id(2)));
+    world.run(600);
+    assert_eq!(world.nodes[at].core.known().count(), 0);
+    assert!(world.nodes[at].adopted.is_empty() && world.nodes[at].sessions.is_empty());
+    assert!(world.nodes[at].core.refused(Reason::Unnamed) > 0);
+}
+
+/// A peer of the file, which was reached.
+fn with_peer(world: &mut World, at: usize, number: u16) {
+    let now = world.now();
+    let peer = Configured {
+        entities: vec![entity_key(number)],
+        address: Some(address(number)),
+    };
+    let core = &mut world.nodes[at].core;
+    core.configure(unnamed(), [(id(number), peer)].into());
+    core.session_began(now, id(number), entity_key(number));
+    let words = Message::Records(vec![signed(&claim(number, now, 5), number)]);
+    core.handle(now, id(number), &words.encode());
+    assert!(core.known().all(|known| known.stage() == Stage::Proven));
+}
+
+#[test]
+fn a_peer_that_is_taken_out_of_the_file_is_not_dialled_again() {
+    let mut world = World::default();
+    let at = world.start(1, &[]);
+    with_peer(&mut world, at, 3);
+    assert_eq!(world.nodes[at].core.known().count(), 1);
+    let now = world.now();
+    let core = &mut world.nodes[at].core;
+    core.configure(unnamed(), BTreeMap::new());
+    core.session_ended(now, id(3));
+    world.run(60);
+    assert_eq!(world.nodes[at].core.known().count(), 0);
+    assert!(world.nodes[at].adopted.is_empty());
 }
 
 /// Each of a hundred tellers makes up a thousand nodes.
@@ -215,6 +278,76 @@ fn a_key_that_somebody_else_claims_is_its_holders() {
     assert!(world.is_whole());
 }
 
+/// By a record that claims another one's node key.
+fn stolen(world: &World, number: u16, instance: u64, sequence: u64) -> Record {
+    let mut stolen = claim(9, world.now(), sequence);
+    (stolen.node_key, stolen.instance) = (node_key(number), instance);
+    signed(&stolen, 9)
+}
+
+#[test]
+fn who_claims_anothers_key_and_two_lives_is_refused_alone() {
+    let mut world = World::default();
+    let at = world.start(1, &[]);
+    let now = world.now();
+    tell(&mut world, at, 7, signed(&claim(2, now, 5), 2));
+    for (instance, sequence) in [(1, 5), (2, 6), (1, 7)] {
+        let record = stolen(&world, 2, instance, sequence);
+        tell(&mut world, at, 9, record);
+    }
+    let core = &world.nodes[at].core;
+    assert_eq!(core.refused(Reason::Twin), 1);
+    let torn = core.known().filter(|known| known.is_torn()).count();
+    assert_eq!((core.known().count(), torn), (2, 1));
+    world.start(2, &[]);
+    world.run_until("its holder is reached", 60, |world| {
+        world.nodes[at].sessions.len() == 1
+    });
+}
+
+#[test]
+fn a_session_proves_the_entity_that_was_shown_in_it_and_no_other() {
+    let mut world = World::default();
+    let at = world.start(1, &[]);
+    let record = stolen(&world, 2, 1, 5);
+    tell(&mut world, at, 9, record);
+    world.run(1);
+    let now = world.now();
+    let core = &mut world.nodes[at].core;
+    let is_dialled =
+        |known: &virga_discovery::Known| matches!(known.stage(), Stage::Dialling { .. });
+    assert!(core.known().all(is_dialled));
+    core.session_began(now, id(2), entity_key(2));
+    assert!(core.known().all(is_dialled));
+    core.session_began(now, id(2), entity_key(9));
+    assert!(core.known().all(|known| known.stage() == Stage::Proven));
+}
+
+#[test]
+fn a_node_at_whose_address_another_one_is_is_tried_when_that_is_gone() {
+    let mut world = World::default();
+    let at = world.start(1, &[]);
+    let any = || Keys {
+        key: entity(1),
+        admits: |_| true,
+    };
+    let peer = Configured {
+        entities: vec![entity_key(3)],
+        address: Some(address(2)),
+    };
+    world.nodes[at]
+        .core
+        .configure(any(), [(id(3), peer)].into());
+    let now = world.now();
+    tell(&mut world, at, 9, signed(&claim(2, now, 5), 2));
+    world.run(300);
+    assert_eq!(world.nodes[at].core.known().count(), 1);
+    assert!(world.nodes[at].adopted.is_empty());
+    world.nodes[at].core.configure(any(), BTreeMap::new());
+    world.run(5);
+    assert!(world.nodes[at].adopted.contains_key(&id(2)));
+}
+
 fn claim_of(mut claim: virga_discovery::Claim, sequence: u64) -> virga_discovery::Claim {
     claim.sequence = sequence;
     claim
@@ -226,7 +359,7 @@ fn an_address_that_nobody_can_be_at_makes_no_record() {
     for bad in ["0.0.0.0:1", "224.0.0.1:1", "10.0.0.1:0", "[fe80::1]:1"] {
         let mut setup = setup(1, address(1), world.now());
         setup.addresses = vec![bad.parse::<SocketAddr>().unwrap()];
-        let keys = crate::world::Keys {
+        let keys = Keys {
             key: entity(1),
             admits: |_| true,
         };

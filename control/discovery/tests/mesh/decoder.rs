@@ -1,11 +1,11 @@
 //! What is read is written the same, and nothing that is read makes anything fail.
 
-use crate::world::{World, claim, id, signed};
+use crate::world::{World, claim, entity_key, id, signed};
 use proptest::prelude::*;
 use virga_discovery::{
-    MemberState, Record,
+    MemberState, Record, limits,
     swim::{Kind, Said, Update},
-    wire::{Ask, Message},
+    wire::{Ask, MESSAGE_BYTES_MAX, Message},
 };
 use virga_ebpf::header::NodeId;
 
@@ -47,7 +47,7 @@ fn message() -> impl Strategy<Value = Message> {
             updates,
         })
     });
-    let known = prop::collection::btree_map(any::<u64>(), any::<u64>(), 0..=512);
+    let known = prop::collection::btree_map(any::<u64>(), any::<u64>(), 0..=limits::ASKED_MAX);
     let ask = known.prop_map(|known| {
         Message::Ask(Ask {
             from: 0,
@@ -70,6 +70,7 @@ proptest! {
     #[test]
     fn what_is_written_is_read_and_is_written_the_same(message in message()) {
         let bytes = message.encode();
+        prop_assert!(bytes.len() <= MESSAGE_BYTES_MAX);
         prop_assert_eq!(Message::parse(&bytes), Some(message));
     }
 
@@ -95,7 +96,7 @@ proptest! {
         let mut world = World::default();
         world.start(1, &[]);
         let now = world.now();
-        world.nodes[0].core.session_began(now, id(2));
+        world.nodes[0].core.session_began(now, id(2), entity_key(2));
         for mut bytes in all {
             let _ = Record::parse(&bytes);
             world.nodes[0].core.introduced(now, "10.0.0.9:1".parse().unwrap(), &bytes);

@@ -76,6 +76,10 @@ pub(crate) fn entity(number: u16) -> SigningKey {
     SigningKey::from_bytes(&seed)
 }
 
+pub(crate) fn entity_key(number: u16) -> [u8; 32] {
+    entity(number).verifying_key().to_bytes()
+}
+
 pub(crate) fn node_key(number: u16) -> [u8; 32] {
     hash::keyed(b"test node", &[&number.to_be_bytes()])
 }
@@ -93,7 +97,7 @@ pub(crate) fn pinned(number: u16) -> Pinned {
     Pinned {
         name: format!("n{number}"),
         node_key: node_key(number),
-        entity_key: entity(number).verifying_key().to_bytes(),
+        entity_key: entity_key(number),
         addresses: vec![address(number)],
     }
 }
@@ -101,7 +105,7 @@ pub(crate) fn pinned(number: u16) -> Pinned {
 pub(crate) fn setup(number: u16, address: SocketAddr, now: Now) -> Setup {
     Setup {
         node_key: node_key(number),
-        entity_key: entity(number).verifying_key().to_bytes(),
+        entity_key: entity_key(number),
         network: record::network("test"),
         name: format!("n{number}"),
         subnet: Subnet(0),
@@ -122,7 +126,7 @@ pub(crate) fn setup(number: u16, address: SocketAddr, now: Now) -> Setup {
 pub(crate) fn claim(number: u16, now: Now, sequence: u64) -> Claim {
     Claim {
         node_key: node_key(number),
-        entity_key: entity(number).verifying_key().to_bytes(),
+        entity_key: entity_key(number),
         network: record::network("test"),
         subnet: Subnet(0),
         instance: 1,
@@ -175,7 +179,7 @@ impl World {
         }
         self.nodes.push(Node {
             id: id(number),
-            entity_key: entity(number).verifying_key().to_bytes(),
+            entity_key: entity_key(number),
             address,
             core,
             adopted: BTreeMap::new(),
@@ -264,7 +268,8 @@ impl World {
                     self.dialled += 1;
                     for (at, other) in [(a, b), (b, a)] {
                         // A new session takes an old one's place.
-                        let node = self.nodes[other].id;
+                        let (node, entity_key) =
+                            (self.nodes[other].id, self.nodes[other].entity_key);
                         let twins: Vec<usize> = self.nodes[at]
                             .sessions
                             .iter()
@@ -276,7 +281,7 @@ impl World {
                             self.end(at, twin);
                         }
                         self.nodes[at].sessions.insert(other);
-                        self.nodes[at].core.session_began(now, node);
+                        self.nodes[at].core.session_began(now, node, entity_key);
                     }
                 }
             }

@@ -202,7 +202,7 @@ impl Routing {
             && let Some((peer, heard)) = self.inbox.pop()
         {
             match heard {
-                Heard::Began { session } => {
+                Heard::Began { session, .. } => {
                     let cost = LinkCost::new(RTT_NS, 0);
                     let subnet = config.peers.iter().find(|known| known.id == peer);
                     let subnet = subnet.map(|known| known.place().subnet).unwrap_or_default();
