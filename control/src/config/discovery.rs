@@ -8,13 +8,13 @@ use super::{
     values::{self, Fault},
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 use toml::Spanned;
 use virga_discovery::{Adopted, Pinned, limits::PEERS_MAX};
-use virga_ebpf::{hash, limits};
+use virga_ebpf::{hash, header::NodeId, limits};
 
 /// Half of the neighbours that a node can have: the file's own find room.
 const PEERS_MAX_MAX: i64 = 512;
@@ -172,6 +172,15 @@ pub(super) fn resolve(
 }
 
 impl Config {
+    /// Those that are peers already come first, in the same order: who is found later takes no name from them.
+    #[must_use]
+    pub fn peers_first(&self, mut found: Vec<Adopted>) -> Vec<Adopted> {
+        let peers = self.peers.iter().enumerate();
+        let places: BTreeMap<NodeId, usize> = peers.map(|(n, peer)| (peer.id, n)).collect();
+        found.sort_by_key(|one| places.get(&one.node).copied().unwrap_or(usize::MAX));
+        found
+    }
+
     /// The same with nodes that were found as peers. What the file says comes first: nobody takes a name, a key, an
     /// address or room from its peers.
     #[must_use]
@@ -368,5 +377,17 @@ mod tests {
         assert_eq!(now.entities.len(), config.entities.len() + 2);
         assert_eq!(now.peers[3].place().subnet, Subnet(0x0100_0000));
         assert_eq!(config.with_found(&[]).peers, config.peers);
+    }
+
+    #[test]
+    fn who_is_found_later_takes_no_name_from_who_is_a_peer() {
+        let config = parse("10.0.0.1:4783", "").unwrap();
+        let [five, six, seven] = [5, 6, 7].map(|number| adopted(number, "hub"));
+        let before = config.with_found(&[six.clone(), seven.clone()]);
+        assert_eq!(before.peers[0].name, "hub");
+        let found = before.peers_first(vec![five, seven, six]);
+        let now = config.with_found(&found);
+        assert_eq!(now.peers[..2], before.peers[..]);
+        assert_ne!(now.peers[2].name, "hub");
     }
 }

@@ -267,6 +267,7 @@ impl Registry {
     pub(super) async fn set_found(&self, found: Vec<Adopted>) -> Result<(), Ended> {
         let mut state = self.0.state.lock().await;
         let before = self.configured();
+        let found = before.peers_first(found);
         let next = Arc::new(self.filed().with_found(&found));
         *locked(&self.0.found) = found;
         if before.peers == next.peers {
