@@ -103,7 +103,12 @@ pub(super) async fn get(
     for channel in channels(&api, &pattern).await? {
         sources.push(source(&api, channel, cursor, which).await?);
     }
-    let sources = find(&pattern, sources).await?;
+    // Of one log the end is known when the answer begins: what comes after that is given, however late it is found.
+    let look = match (cursor, &pattern) {
+        (Cursor::End, Pattern::Channel(_)) => None,
+        _ => Some(LOOK),
+    };
+    let sources = find(&pattern, sources, look).await?;
     let (to, chunks) = mpsc::channel(CHUNKS_MAX);
     for source in sources {
         tokio::spawn(source.pass_on(to.clone()));
@@ -181,12 +186,19 @@ async fn source(
 }
 
 /// Looks for those that other nodes keep; those of many that nobody keeps are left out.
-async fn find(pattern: &Pattern, mut sources: Vec<Source>) -> Result<Vec<Source>, ApiError> {
+async fn find(
+    pattern: &Pattern,
+    mut sources: Vec<Source>,
+    look: Option<Duration>,
+) -> Result<Vec<Source>, ApiError> {
     let looks = sources.iter_mut().map(|source| async {
         match source {
             Source::Here(..) => Ok(()),
-            // Those that did not answer yet may still come up.
-            Source::There(remote) => timeout(LOOK, remote.find()).await.unwrap_or(Ok(())),
+            Source::There(remote) => match look {
+                // Those that did not answer yet may still come up.
+                Some(look) => timeout(look, remote.find()).await.unwrap_or(Ok(())),
+                None => remote.find().await,
+            },
         }
     });
     let found = join_all(looks).await;

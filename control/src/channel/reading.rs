@@ -99,10 +99,15 @@ impl<O: Outlet> ChannelService<O> {
         let Some(session) = self.sessions.get(&peer) else {
             return done(Sent::NoSession);
         };
-        if session.outbox.len() >= WAITING_MAX {
+        // Refusals, and that a reader is gone, are few and short.
+        let first = parts.first();
+        let has_to_wait = first.is_some_and(|part| match part.kind {
+            Kind::Given => Given::has_events(&part.bytes),
+            _ => Ask::parse(&part.bytes).is_some_and(|ask| ask.want != Want::End),
+        });
+        if has_to_wait && session.outbox.len() >= WAITING_MAX {
             return done(Sent::NoRoom(parts));
         }
-        let first = parts.first();
         if let Some(part) = first.filter(|part| Given::has_events(&part.bytes))
             && part.kind == Kind::Given
             && let Err((reason, refusal, words)) = self.may_read(now_ns, peer, &part.channel)

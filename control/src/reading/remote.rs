@@ -21,6 +21,10 @@ use virga_transport::ChannelName;
 
 /// How long it is waited before a node is asked again that there is no session with, or that has no room.
 const AGAIN: Duration = Duration::from_millis(100);
+/// The longest such pause: each one doubles it.
+const AGAIN_MAX: Duration = Duration::from_secs(5);
+/// How often a node that has no room is asked before the reader is told so, unless it was let in before.
+const FULL_MAX: usize = 5;
 
 /// Why no log is read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -165,18 +169,25 @@ impl Remote {
             reader: self.reading.next_number(),
             _reached: reached.map_err(NoSubscription::from)?,
         };
+        let (mut pause, mut full) = (AGAIN, 0);
         loop {
             match self.ask(&keeper, Want::Open).await {
                 Outcome::Given(Given::Events { log, next, .. }) => {
                     return Ok(Looked::Opened(Box::new(keeper), log, next));
                 }
-                Outcome::Given(Given::Refused(Refusal::Full, _)) | Outcome::Lost => {}
+                Outcome::Lost => {}
+                Outcome::Given(Given::Refused(Refusal::Full, _))
+                    if self.told.is_some() || full < FULL_MAX =>
+                {
+                    full += 1;
+                }
                 Outcome::Given(Given::Refused(_, words)) => {
                     let words = format!("{}: {words}", self.name(node));
                     return Ok(Looked::Refused(words));
                 }
             }
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(AGAIN_MAX);
             // The right to it may have ended meanwhile, or the node be about to.
             self.dispatch.keepers(&self.channel).await?;
         }

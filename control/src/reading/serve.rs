@@ -11,7 +11,7 @@ use crate::{
 };
 use bytes::Bytes;
 use std::{collections::BTreeMap, time::Duration};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 use virga_ebpf::header::NodeId;
 use virga_state::{Cursor, format::LogId};
 use virga_transport::ChannelName;
@@ -22,6 +22,8 @@ pub const READERS_PER_PEER_MAX: usize = 64;
 pub const READERS_MAX: usize = 256;
 /// Questions of one reader that wait; it asks the next when it has the answer to the last.
 const ASKS_MAX: usize = 4;
+/// How long a reader keeps its place without asking anything.
+const IDLE_MAX: Duration = Duration::from_secs(60);
 /// How long it is waited while there is no room on the way to a peer.
 const ROOM_PAUSE: Duration = Duration::from_millis(20);
 
@@ -136,10 +138,38 @@ impl Seat {
             let Some(given) = given else {
                 return;
             };
-            if !self.say(number, &given).await {
+            next = tokio::select! {
+                is_said = self.say(number, &given) => {
+                    if !is_said {
+                        return;
+                    }
+                    // What it reads ahead waits only in memory that it has a place for.
+                    drop(given);
+                    match timeout(IDLE_MAX, asks.recv()).await {
+                        Ok(next) => next,
+                        Err(_) => return self.leave(asks).await,
+                    }
+                }
+                // The session, or the reader, has ended, or it waits for another answer.
+                newer = asks.recv() => {
+                    self.open = None;
+                    newer
+                }
+            };
+        }
+    }
+
+    /// Gives up the place of a reader that asks nothing; what it asked at the last moment it asks again.
+    async fn leave(self, mut asks: mpsc::Receiver<Numbered>) {
+        asks.close();
+        while let Some((number, _)) = asks.recv().await {
+            let words = "it asked nothing for too long".to_owned();
+            if !self
+                .say(number, &Given::Refused(Refusal::Full, words))
+                .await
+            {
                 return;
             }
-            next = asks.recv().await;
         }
     }
 

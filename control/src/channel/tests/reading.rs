@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    channel::{message::Message, replicas::WAITING_MAX},
     reading::{
         Heard, Outcome, Question, Said, Sent,
         wire::{Ask, Given, Refusal, Want},
@@ -159,4 +160,35 @@ fn there_is_a_session_while_somebody_reads() {
     service.let_go(node, id(1));
     service.let_go(node, id(1));
     assert!(!service.needs(id(1)));
+}
+
+#[test]
+fn events_wait_for_room_on_the_way_and_refusals_and_ends_do_not() {
+    let mut net = net();
+    let end = Ask {
+        want: Want::End,
+        ..opening()
+    };
+    let ends = || split(Kind::Read, &name("log"), 1, &end.encode());
+    let fill = |net: &mut Net| {
+        let messages = ends().into_iter().map(Message::Replica);
+        let bytes: Vec<_> = messages.map(|message| message.encode()).collect();
+        let session = net.sides[1].service.sessions.get_mut(&id(2)).unwrap();
+        let many = std::iter::repeat_n(bytes, WAITING_MAX).flatten();
+        session.outbox.extend(many);
+    };
+    let mut asked = net.sides[2].service.reading.ask(id(1), &name("log"));
+    let number = asked.number;
+    fill(&mut net);
+    assert!(matches!(give(&mut net, number), Sent::NoRoom(_)));
+    fill(&mut net);
+    let opens = split(Kind::Read, &name("log"), 2, &opening().encode());
+    assert!(matches!(say(&mut net, 1, 2, opens), Sent::NoRoom(_)));
+    fill(&mut net);
+    assert!(matches!(say(&mut net, 1, 2, ends()), Sent::Taken));
+    fill(&mut net);
+    let given = Given::Refused(Refusal::NotKept, "it is not there".into());
+    let parts = split(Kind::Given, &name("log"), number, &given.encode());
+    assert!(matches!(say(&mut net, 1, 2, parts), Sent::Taken));
+    assert_eq!(refusal(&mut asked), Refusal::NotKept);
 }
