@@ -69,6 +69,8 @@ struct Task {
     is_behind: bool,
     /// Peers become what was found, for as long as that takes: members are answered meanwhile.
     following: Option<JoinHandle<Result<(), Ended>>>,
+    /// To whom this node is introduced when they are peers.
+    introduced: Vec<NodeId>,
 }
 
 fn now() -> Now {
@@ -152,6 +154,7 @@ impl Finder {
             followed: tokio::time::Instant::now(),
             is_behind: false,
             following: None,
+            introduced: Vec::new(),
         };
         tokio::spawn(task.run());
         Ok(Self(Some(finder)))
@@ -275,12 +278,14 @@ impl Task {
 
     /// Has peers and words follow what was found.
     async fn say(&mut self) -> Result<(), Ended> {
+        let mut introduced = Vec::new();
         if let Some(followed) = self.following.take_if(|task| task.is_finished()) {
             // One that panicked is begun again when there is something new.
             followed.await.unwrap_or(Ok(()))?;
             self.followed = tokio::time::Instant::now();
+            introduced = std::mem::take(&mut self.introduced);
         }
-        let (mut said, mut introduced, mut notices) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut said, mut notices) = (Vec::new(), Vec::new());
         let (words, found) = {
             let mut discovery = locked(&self.finder);
             while let Some(one) = discovery.poll_transmit() {
@@ -294,11 +299,13 @@ impl Task {
             let is_due = self.is_behind && !is_following && self.followed.elapsed() >= FOLLOW_EVERY;
             let found = is_due.then(|| discovery.adopted());
             // To whom they are has to be a peer by then.
-            while !self.is_behind
-                && !is_following
+            while (is_due || !self.is_behind && !is_following)
                 && let Some(node) = discovery.poll_introduction()
             {
-                introduced.push(node);
+                match is_due {
+                    true => self.introduced.push(node),
+                    false => introduced.push(node),
+                }
             }
             (discovery.own().bytes().to_vec(), found)
         };
