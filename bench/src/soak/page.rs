@@ -41,7 +41,11 @@ impl Outcome {
             ""
         };
         match (names.is_empty(), self.failures.1) {
-            _ if self.findings.is_empty() => format!("nothing to judge by{end}"),
+            (true, 0) if self.findings.is_empty() => {
+                format!(
+                    "nothing lost and nothing failed{end}; too short to say whether anything grows"
+                )
+            }
             (true, 0) => format!("flat{end}: {} series", self.findings.len()),
             (true, failed) => format!("{failed} failures{end}"),
             (false, failed) => format!("grows{end}: {}; {failed} failures", names.join(", ")),

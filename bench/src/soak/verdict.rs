@@ -7,6 +7,8 @@ use crate::sample::Series;
 /// The first part of a run says nothing: this share of it, and no more than so many seconds.
 const WARM_UP_SHARE: f64 = 0.25;
 const WARM_UP_S: f64 = 600.0;
+/// In a shorter run, caches that fill would look like growth.
+const JUDGED_FROM_S: f64 = 600.0;
 const HOUR_S: f64 = 3_600.0;
 /// A run needs so many points after the warm-up to be judged by.
 const POINTS_MIN: usize = 4;
@@ -193,8 +195,12 @@ pub(crate) fn warm_up_s(ran_s: f64) -> f64 {
     (ran_s * WARM_UP_SHARE).min(WARM_UP_S)
 }
 
-/// Judges a series of a run that took so many seconds; none where nothing is asked, or too little was seen.
+/// Judges a series of a run that took so many seconds; none where nothing is asked, too little was seen, or the run is
+/// shorter than ten minutes.
 pub(crate) fn judge(series: &Series, ran_s: f64) -> Option<Finding> {
+    if ran_s < JUDGED_FROM_S {
+        return None;
+    }
     let warm_s = warm_up_s(ran_s);
     let from = series.points.partition_point(|point| point.0 < warm_s);
     let points = &series.points[from..];
@@ -326,18 +332,19 @@ mod tests {
     }
 
     #[test]
-    fn a_run_of_seconds_may_climb_by_what_an_hour_may() {
+    fn a_run_of_minutes_may_climb_by_what_an_hour_may_and_a_shorter_one_says_nothing() {
         let short = |climb: f64| Series {
             subject: "a",
             figure: named("descriptors"),
             points: (0..20)
-                .map(|n| (f64::from(n), 20.0 + climb * f64::from(n)))
+                .map(|n| (f64::from(n) * 30.0, 20.0 + climb * f64::from(n)))
                 .collect(),
         };
-        assert!(judge(&short(0.1), 20.0).unwrap().is_met);
-        assert!(!judge(&short(0.5), 20.0).unwrap().is_met);
+        assert!(judge(&short(0.1), 600.0).unwrap().is_met);
+        assert!(!judge(&short(0.5), 600.0).unwrap().is_met);
+        assert_eq!(judge(&short(0.5), 599.0), None);
         let mut few = short(0.5);
         few.points.truncate(7);
-        assert_eq!(judge(&few, 20.0), None);
+        assert_eq!(judge(&few, 600.0), None);
     }
 }
