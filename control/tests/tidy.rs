@@ -124,7 +124,11 @@ fn what_the_documents_link_to_exists() {
     let guides = documents("docs");
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     for guide in &guides {
-        assert!(assert_links(guide) >= 1, "{guide} names what it is about");
+        let is_text = guide.ends_with(".md");
+        assert!(
+            !is_text || assert_links(guide) >= 1,
+            "{guide} names what it is about"
+        );
         assert!(
             readme.contains(&format!("]({guide})")),
             "README names {guide}"
