@@ -4,7 +4,6 @@ mod exchange;
 mod meet;
 
 use crate::{
-    allowance::Allowance,
     book::{Known, Stage},
     limits::{
         ASK_SOON_NS, INTRODUCE_NS, INTRODUCE_NS_MAX, LIFETIME_S, RECORDS_BURST, RECORDS_PAUSE_NS,
@@ -22,6 +21,7 @@ use std::{
     net::SocketAddr,
 };
 use virga_ebpf::header::{NodeId, Subnet};
+use virga_routing::allowance::Allowance;
 
 /// Notices that wait to be read.
 const NOTICES_MAX: usize = 64;

@@ -26,7 +26,6 @@
 //! of nodes, and not with its square.
 #![deny(unsafe_code)]
 
-mod allowance;
 pub mod book;
 pub mod discovery;
 pub mod limits;

@@ -2,7 +2,7 @@
 
 /// See the [module](self).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Allowance {
+pub struct Allowance {
     left: u32,
     most: u32,
     pause_ns: u64,
@@ -11,7 +11,9 @@ pub(crate) struct Allowance {
 }
 
 impl Allowance {
-    pub(crate) const fn new(most: u32, pause_ns: u64) -> Self {
+    /// As many as may be, at first.
+    #[must_use]
+    pub const fn new(most: u32, pause_ns: u64) -> Self {
         Self {
             left: most,
             most,
@@ -28,7 +30,7 @@ impl Allowance {
     }
 
     /// Whether it may happen now; it then counts as having happened.
-    pub(crate) fn take(&mut self, now_ns: u64) -> bool {
+    pub fn take(&mut self, now_ns: u64) -> bool {
         self.count(now_ns);
         let may = self.left > 0;
         self.left -= u32::from(may);
@@ -36,7 +38,7 @@ impl Allowance {
     }
 
     /// When it may happen next.
-    pub(crate) fn next_ns(&mut self, now_ns: u64) -> u64 {
+    pub fn next_ns(&mut self, now_ns: u64) -> u64 {
         self.count(now_ns);
         match self.left {
             0 => self.counted_ns.saturating_add(self.pause_ns),
@@ -60,5 +62,8 @@ mod tests {
         assert_eq!(taken(90_000), 3);
         assert_eq!(allowance.next_ns(90_010), 90_100);
         assert_eq!(allowance.next_ns(90_150), 90_150);
+        // Asking often earns no less.
+        let mut often = Allowance::new(1, 100);
+        assert_eq!((20_000..20_800).step_by(50).filter(|&at| often.take(at)).count(), 8);
     }
 }

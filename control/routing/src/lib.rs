@@ -33,7 +33,7 @@
 //! ([`Aggregation::follows`]): announcements and messages are few by that, such tables are not smaller.
 #![deny(unsafe_code)]
 
-mod allowance;
+pub mod allowance;
 pub mod announcement;
 mod ask;
 pub mod cost;

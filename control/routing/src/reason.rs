@@ -1,5 +1,7 @@
 //! Why something that a neighbour said was not taken; each is counted.
 
+/// Reasons by name, and a counter of each: an enum `Reason`, and a struct `Reasons` beside it.
+#[macro_export]
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])* $name:ident = $word:literal,)*) => {
         /// Why something was not taken.
@@ -14,6 +16,20 @@ macro_rules! reasons {
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$name => $word,)* }
+            }
+        }
+
+        /// How often each.
+        #[derive(Clone, Debug, Default)]
+        pub(crate) struct Reasons([u64; Reason::ALL.len()]);
+
+        impl Reasons {
+            pub(crate) fn add(&mut self, reason: Reason) {
+                self.0[reason as usize] += 1;
+            }
+
+            pub(crate) fn count(&self, reason: Reason) -> u64 {
+                self.0[reason as usize]
             }
         }
     };
@@ -48,18 +64,4 @@ reasons! {
     Muted = "muted",
     /// There is nobody to ask.
     NowhereToAsk = "nowhere_to_ask",
-}
-
-/// How often each.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Reasons([u64; Reason::ALL.len()]);
-
-impl Reasons {
-    pub(crate) fn add(&mut self, reason: Reason) {
-        self.0[reason as usize] += 1;
-    }
-
-    pub(crate) fn count(&self, reason: Reason) -> u64 {
-        self.0[reason as usize]
-    }
 }

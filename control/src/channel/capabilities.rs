@@ -95,7 +95,7 @@ impl<O: Outlet> ChannelService<O> {
             return Ok(false);
         };
         let shown = &mut session.shown;
-        if !self.costs.entry(peer).or_default().looks.takes(now_ns) {
+        if !self.costs.entry(peer).or_default().looks.take(now_ns) {
             return Err(Reason::CapabilitiesFull);
         }
         let read = Statement::parse(bytes).map_err(|_| Reason::CapabilityMalformed)?;

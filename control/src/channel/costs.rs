@@ -3,6 +3,7 @@
 
 use super::entry::Index;
 use std::collections::BTreeMap;
+use virga_routing::allowance::Allowance;
 
 /// Bytes of what is published that a packet carries, as submissions are counted.
 const PACKET_BYTES: usize = 1_024;
@@ -24,39 +25,6 @@ pub(crate) const ASK_EACH_NS: u64 = SECOND_NS / 512;
 pub(crate) const READS_MAX: u32 = 4_096;
 /// See [`READS_MAX`].
 pub(crate) const READ_EACH_NS: u64 = SECOND_NS / 4_096;
-
-/// So many in one go, and one more each while.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    left: u32,
-    most: u32,
-    each_ns: u64,
-    /// Until when it has been filled up.
-    full_ns: u64,
-}
-
-impl Budget {
-    pub(crate) const fn new(most: u32, each_ns: u64) -> Self {
-        Self {
-            left: most,
-            most,
-            each_ns,
-            full_ns: 0,
-        }
-    }
-
-    /// Whether there is one left, and takes it.
-    pub(crate) fn takes(&mut self, now_ns: u64) -> bool {
-        let earned = now_ns.saturating_sub(self.full_ns) / self.each_ns;
-        // What is not a whole one yet counts on.
-        self.full_ns += earned * self.each_ns;
-        let earned = u32::try_from(earned).unwrap_or(u32::MAX);
-        self.left = self.left.saturating_add(earned).min(self.most);
-        let is_left = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        is_left
-    }
-}
 
 /// What a channel's `max_rate_pps` leaves of what one publisher submits to a log that is on several nodes: as many packets
 /// a second, and a second's worth at once.
@@ -85,11 +53,11 @@ impl Rated {
 #[derive(Debug)]
 pub(crate) struct Costs {
     /// Signed objects that it shows.
-    pub(crate) looks: Budget,
+    pub(crate) looks: Allowance,
     /// Subscriptions that it asks for.
-    pub(crate) asks: Budget,
+    pub(crate) asks: Allowance,
     /// Events of logs that it asks for.
-    pub(crate) reads: Budget,
+    pub(crate) reads: Allowance,
     /// What it submits to logs that are on several nodes, by channel.
     pub(crate) submitted: BTreeMap<Index, Rated>,
 }
@@ -97,9 +65,9 @@ pub(crate) struct Costs {
 impl Default for Costs {
     fn default() -> Self {
         Self {
-            looks: Budget::new(LOOKS_MAX, LOOK_EACH_NS),
-            asks: Budget::new(ASKS_MAX, ASK_EACH_NS),
-            reads: Budget::new(READS_MAX, READ_EACH_NS),
+            looks: Allowance::new(LOOKS_MAX, LOOK_EACH_NS),
+            asks: Allowance::new(ASKS_MAX, ASK_EACH_NS),
+            reads: Allowance::new(READS_MAX, READ_EACH_NS),
             submitted: BTreeMap::new(),
         }
     }
@@ -128,20 +96,5 @@ mod tests {
             goes
         });
         assert_eq!(at_once.count(), 101);
-    }
-
-    #[test]
-    fn so_many_at_once_and_one_more_each_while() {
-        let mut budget = Budget::new(64, SECOND_NS);
-        let mut now_ns = 5;
-        let all = |budget: &mut Budget, now_ns| (0..100).filter(|_| budget.takes(now_ns)).count();
-        assert_eq!(all(&mut budget, now_ns), 64);
-        now_ns += SECOND_NS;
-        assert_eq!(all(&mut budget, now_ns), 1);
-        // Asking often earns no less.
-        let halves = (1..=8).map(|half| now_ns + half * SECOND_NS / 2);
-        assert_eq!(halves.filter(|&at| budget.takes(at)).count(), 4);
-        now_ns += 1_000 * SECOND_NS;
-        assert_eq!(all(&mut budget, now_ns), 64);
     }
 }

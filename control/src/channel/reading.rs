@@ -52,7 +52,7 @@ impl<O: Outlet> ChannelService<O> {
             let costs = self.costs.entry(peer).or_default();
             let asked = (number, ask);
             let is_heard =
-                costs.reads.takes(now_ns) && self.reading.hear(peer, channel.clone(), asked);
+                costs.reads.take(now_ns) && self.reading.hear(peer, channel.clone(), asked);
             let words = || "it has too much else to do".to_owned();
             is_heard
                 .then_some(())

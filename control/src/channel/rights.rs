@@ -312,7 +312,7 @@ impl<O: Outlet> ChannelService<O> {
         if shown.tokens.iter().any(|token| *token.chain() == chain) {
             return;
         }
-        if !self.costs.entry(peer).or_default().looks.takes(now_ns) {
+        if !self.costs.entry(peer).or_default().looks.take(now_ns) {
             return self.reasons.add(Reason::TokensFull);
         }
         match chain.authenticate() {

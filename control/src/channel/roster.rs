@@ -26,7 +26,7 @@ impl<O: Outlet> ChannelService<O> {
             let is_meant = |index: &Index| pattern.matches(entries[*index].name());
             session.declined.retain(|index| !is_meant(index));
         }
-        if !self.costs.entry(peer).or_default().asks.takes(now_ns) {
+        if !self.costs.entry(peer).or_default().asks.take(now_ns) {
             self.reasons.add(Reason::SubscribeRate);
             let answer = Answer::TooOften;
             return self.tell(now_ns, node, peer, &Message::Ack { request, answer });

@@ -171,7 +171,7 @@ impl<O: Outlet> ChannelService<O> {
             return Ok(None);
         };
         let shown = &mut session.shown;
-        if !self.costs.entry(peer).or_default().looks.takes(now_ns) {
+        if !self.costs.entry(peer).or_default().looks.take(now_ns) {
             return Err(Reason::MembershipsFull);
         }
         let read = Membership::parse(bytes).map_err(|_| Reason::MembershipMalformed)?;

@@ -5,6 +5,7 @@ use super::{delivery::Outlet, message::Message, reason::Reason, service::Channel
 use crate::trace::{End, Inbox, Said, Way};
 use std::collections::BTreeMap;
 use virga_ebpf::header::NodeId;
+use virga_routing::allowance::Allowance;
 use virga_transport::Node;
 
 /// Questions of one neighbour, all at once.
@@ -17,20 +18,14 @@ const ASKED_PAUSE_NS: u64 = 100_000_000;
 pub(crate) struct Traces {
     /// None where nobody follows it.
     inbox: Option<Inbox>,
-    /// How many questions each has left, and until when its pauses are counted.
-    left: BTreeMap<NodeId, (u32, u64)>,
+    /// How often each may ask.
+    left: BTreeMap<NodeId, Allowance>,
 }
 
 impl Traces {
     fn may_ask(&mut self, now_ns: u64, peer: NodeId) -> bool {
-        let (left, counted_ns) = self.left.entry(peer).or_insert((ASKED_BURST, now_ns));
-        let pauses = now_ns.saturating_sub(*counted_ns) / ASKED_PAUSE_NS;
-        *counted_ns += pauses * ASKED_PAUSE_NS;
-        let more = u32::try_from(pauses).unwrap_or(u32::MAX);
-        *left = left.saturating_add(more).min(ASKED_BURST);
-        let may = *left > 0;
-        *left -= u32::from(may);
-        may
+        let fresh = || Allowance::new(ASKED_BURST, ASKED_PAUSE_NS);
+        self.left.entry(peer).or_insert_with(fresh).take(now_ns)
     }
 }
 
