@@ -17,7 +17,7 @@ use std::{
 use virga::mesh::blocking::{Mesh, Subscription};
 
 use crate::{
-    diamond::{CHANNEL, Hand, Middle, between, diamond, found_dead, missing},
+    diamond::{CHANNEL, Hand, Middle, detected, diamond, missing},
     forward::virga,
     hosts::Hosts,
     interrupt,
@@ -31,11 +31,9 @@ const ROUNDS_MAX: u32 = 9;
 const PERIOD: Duration = Duration::from_millis(1);
 /// How long traffic passes before the cut, and how long nobody mends it.
 const BEFORE: Duration = Duration::from_millis(500);
-const CUT: Duration = Duration::from_millis(700);
+const CUT: Duration = Duration::from_millis(3_000);
 /// Far above what anything here takes; only a failure waits so long.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How often a cut may end before it is found, where the machine itself stands still.
-const TRIES: u32 = 5;
 /// What a dead link may cost.
 const LIMIT_MS: f64 = 50.0;
 
@@ -64,16 +62,7 @@ pub(crate) fn measure(rounds: u32) -> Result<Vec<Entry>, Skip> {
     let mut all = Vec::new();
     for _ in 0..rounds.min(ROUNDS_MAX) {
         interrupt::check()?;
-        let mut more = 0..TRIES - 1;
-        let one = loop {
-            match round(&hosts, &mut hand, &publisher, &mut events) {
-                Err(Skip::Failed(why)) if more.next().is_some() => {
-                    eprintln!("failover: once more: {why}");
-                }
-                other => break other?,
-            }
-        };
-        all.push(one);
+        all.push(round(&hosts, &mut hand, &publisher, &mut events)?);
     }
     remark(
         "failover.detect_ms",
@@ -120,14 +109,14 @@ fn round(
         let (longest, lost) = missing(&numbers, count);
         let gap = taken.windows(2).find(|w| w[1].0 - w[0].0 == longest + 1);
         let after = gap.filter(|_| longest > 0).map(|w| w[1].1);
-        let (Some(after), Some(found)) = (after, found_dead(hosts)) else {
+        let (Some(after), Some(found)) = (after, detected(hosts, cut)) else {
             let log = hosts.log("r1");
             return Err(Skip::Failed(format!("the cut did nothing; r1:\n{log}")));
         };
         let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
         let lost = f64::from(u32::try_from(lost).unwrap_or(u32::MAX));
         Ok(Round {
-            detect_ms: ms(between(cut, found)),
+            detect_ms: ms(found),
             switch_ms: ms(after.saturating_sub(cut)),
             lost,
         })

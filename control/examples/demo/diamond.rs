@@ -228,7 +228,7 @@ impl Drop for Hand {
 
 /// When r1 last found a link dead, by its log, in the day.
 #[must_use]
-pub fn found_dead(hosts: &Hosts) -> Option<Duration> {
+fn found_dead(hosts: &Hosts) -> Option<Duration> {
     let log = hosts.log("r1");
     let line = log.lines().rfind(|line| line.contains("a link is dead"))?;
     let (_, time) = line.split_whitespace().next()?.split_once('T')?;
@@ -240,9 +240,16 @@ pub fn found_dead(hosts: &Hosts) -> Option<Duration> {
     ))
 }
 
+/// How long after a cut it was found; none where it was not yet, and what the log has is of an earlier one.
+#[must_use]
+pub fn detected(hosts: &Hosts, cut: Duration) -> Option<Duration> {
+    let took = between(cut, found_dead(hosts)?);
+    (took < Duration::from_secs(3_600)).then_some(took)
+}
+
 /// From a moment of the Unix time to a later one in the day.
 #[must_use]
-pub fn between(from: Duration, to_in_day: Duration) -> Duration {
+fn between(from: Duration, to_in_day: Duration) -> Duration {
     const DAY: Duration = Duration::from_secs(86_400);
     let in_day = from.as_nanos() % DAY.as_nanos();
     let to = to_in_day.as_nanos()

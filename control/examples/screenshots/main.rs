@@ -37,11 +37,17 @@ const FLOOD_RATE: &str = "3000";
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// A picture: its file, the host, rows, and what is typed there.
-const PICTURES: [(&str, &str, u16, &[&str]); 3] = [
-    ("top-router", "r1", 30, &["top"]),
-    ("top-edge", "a", 28, &["top"]),
-    ("drops", "r1", 14, &["drops"]),
+/// A picture: its file, the host, rows, what is typed there, and words that it has to show.
+const PICTURES: [(&str, &str, u16, &[&str], &str); 3] = [
+    (
+        "top-router",
+        "r1",
+        30,
+        &["top"],
+        "Peers and the ways to them",
+    ),
+    ("top-edge", "a", 28, &["top"], "Peers and the ways to them"),
+    ("drops", "r1", 14, &["drops"], "in all"),
 ];
 
 /// Writes pictures of a running mesh's `virga top` and `virga drops`.
@@ -92,8 +98,8 @@ fn take_all(arguments: &Arguments) -> Result<()> {
     thread::spawn(move || publish(&publisher));
     let floods = [flood(&hosts, "unauthorised")?, flood(&hosts, "malformed")?];
     fs::create_dir_all(&arguments.folder)?;
-    for (name, host, rows, typed) in PICTURES {
-        let drawn = take(&hosts, host, rows, typed)?;
+    for (name, host, rows, typed, shows) in PICTURES {
+        let drawn = take(&hosts, (host, rows), typed, shows)?;
         let file = arguments.folder.join(format!("{name}.svg"));
         fs::write(&file, drawn)?;
         println!("{}", file.display());
@@ -141,7 +147,7 @@ fn path(path: &Path) -> Result<&str> {
 }
 
 /// Runs `virga` on a host in a terminal of so many rows, and draws what stands there after a while.
-fn take(hosts: &Hosts, host: &str, rows: u16, typed: &[&str]) -> Result<String> {
+fn take(hosts: &Hosts, (host, rows): (&str, u16), typed: &[&str], shows: &str) -> Result<String> {
     let socket = hosts.socket(host);
     let line = format!(
         "stty rows {rows} cols {COLUMNS}; exec {} {} --socket {}",
@@ -175,8 +181,9 @@ fn take(hosts: &Hosts, host: &str, rows: u16, typed: &[&str]) -> Result<String> 
     let mut terminal = vt100::Parser::new(height, width, 0);
     terminal.process(shown);
     let text = terminal.screen().contents();
-    if !text.contains(typed[0]) && text.trim().is_empty() {
-        return Err(format!("virga {} on {host} has shown nothing", typed.join(" ")).into());
+    if !text.contains(shows) {
+        let typed = typed.join(" ");
+        return Err(format!("virga {typed} on {host} does not show {shows:?}:\n{text}").into());
     }
     Ok(svg::draw(terminal.screen(), (rows, COLUMNS)))
 }

@@ -40,10 +40,7 @@ pub(super) fn attach(
         fs::remove_file(pin).map_err(|e| pin_error(pin, e))
     };
     // A link keeps the mode that it was made in, and an interface takes one mode at a time.
-    let other = match mode {
-        XdpMode::Skb => XdpMode::Driver,
-        _ => XdpMode::Skb,
-    };
+    let other = other(mode);
     let earlier = pins.link(name, ifindex, mode_name(other));
     let had_other = earlier.exists();
     if had_other {
@@ -62,6 +59,14 @@ pub(super) fn attach(
         let _told = attach_pinned(program, interface, other, (&earlier, RELEASE_ATTEMPTS));
     }
     attached.map(|()| pin)
+}
+
+/// The mode that an earlier link may have instead.
+pub(super) const fn other(mode: XdpMode) -> XdpMode {
+    match mode {
+        XdpMode::Skb => XdpMode::Driver,
+        _ => XdpMode::Skb,
+    }
 }
 
 /// Makes a link and its pin.

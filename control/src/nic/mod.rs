@@ -232,7 +232,10 @@ impl Nic {
         let opened = Self::open(config, pins.clone(), Arc::clone(&lock));
         let started = opened.and_then(|mut nic| {
             let update = nic.update(config, facts, down, learned, entropy)?;
-            let is_forwarding = !nic.forwarding().is_empty();
+            // What goes on in the mode that it had is not what is asked for.
+            let asked = mode_name(nic.mode);
+            let mut attached = nic.attached.values().map(|(attached, _)| attached);
+            let is_forwarding = attached.any(|one| one.program != PASS && one.xdp_mode == asked);
             let update = start::judge(
                 config.forwarding.mode,
                 is_forwarding,
@@ -431,16 +434,28 @@ impl Nic {
             return Ok(None);
         }
         let xdp = maps::program(&mut self.ebpf, program)?;
-        let pin = links::attach(&self.pins, xdp, interface, self.mode)?;
+        let done = links::attach(&self.pins, xdp, interface, self.mode);
+        let (pin, mode) = match &done {
+            Ok(pin) => (pin.clone(), self.mode),
+            // It goes on in the mode that it had, and is not taken off that again and again.
+            Err(_) => {
+                let other = links::other(self.mode);
+                let (name, ifindex) = (&interface.name, interface.ifindex);
+                (self.pins.link(name, ifindex, mode_name(other)), other)
+            }
+        };
+        if !pin.exists() {
+            return done.map(|_| None);
+        }
         let attached = Attached {
             interface: interface.name.clone(),
             ifindex: interface.ifindex,
-            xdp_mode: mode_name(self.mode),
+            xdp_mode: mode_name(mode),
             program,
         };
         self.attached
             .insert(interface.ifindex, (attached.clone(), pin));
-        Ok(Some(attached))
+        done.map(|_| Some(attached))
     }
 
     /// What runs where.

@@ -139,6 +139,8 @@ impl Seat {
                 return;
             };
             next = tokio::select! {
+                // An answer that went is not thrown away for the question that it led to.
+                biased;
                 is_said = self.say(number, &given) => {
                     if !is_said {
                         return;

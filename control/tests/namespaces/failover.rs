@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    diamond::{Hand, Middle, Ways, between, diamond, diamond_by, found_dead, missing},
+    diamond::{Hand, Middle, Ways, detected, diamond, diamond_by, missing},
     hosts::{Hosts, eventually},
     stage::{LOSSY, Sink, V4, forwarded, line_keyed, publishing, virga},
 };
@@ -68,7 +68,7 @@ async fn a_link_that_falls_silent_gives_way_to_the_backup_and_comes_back() {
     assert!(carries, "the backup carries it");
     assert!(eventually(|| link(&hosts, "r1", "r2")["state"] == "silent"));
     assert!(detections() > before);
-    let detect = between(cut_at, found_dead(&hosts).unwrap());
+    let detect = detected(&hosts, cut_at).unwrap();
     hand.mend().unwrap();
     assert!(eventually(|| is_up(&hosts, "r1", "r2")));
     let r2 = forwarded(&hosts, "r2");

@@ -14,8 +14,9 @@ use ratatui::{
     layout::{Constraint, Layout, Rect},
     style::{Color, Modifier, Style},
     text::Line,
-    widgets::{Cell, Paragraph, Row, Table, Widget},
+    widgets::{self, Paragraph, Row, Table, Widget},
 };
+use std::cell::Cell;
 
 /// Kinds of drops that are shown.
 const DROPS_MAX: usize = 12;
@@ -39,12 +40,12 @@ struct Block {
 }
 
 /// Text in a style.
-fn cell(text: impl Into<String>, style: Style) -> Cell<'static> {
-    Cell::from(text.into()).style(style)
+fn cell(text: impl Into<String>, style: Style) -> widgets::Cell<'static> {
+    widgets::Cell::from(text.into()).style(style)
 }
 
 /// Text as it is.
-fn plain(text: impl Into<String>) -> Cell<'static> {
+fn plain(text: impl Into<String>) -> widgets::Cell<'static> {
     cell(text, Style::new())
 }
 
@@ -68,7 +69,7 @@ pub(super) fn draw(before: &Sample, now: &Sample, view: &View, area: Rect, buffe
     let keys = u16::from(view.is_live);
     let others: u16 = blocks[1..].iter().map(Block::lines).sum();
     let room = area.height.saturating_sub(others + 2 + keys + 3);
-    scroll(&mut blocks[0], view.past, room.max(PEERS_MIN));
+    scroll(&mut blocks[0], &view.past, room.max(PEERS_MIN));
     let heights = blocks.iter().map(|block| Constraint::Length(block.lines()));
     let heights: Vec<Constraint> = std::iter::once(Constraint::Length(2))
         .chain(heights)
@@ -95,13 +96,14 @@ pub(super) fn draw(before: &Sample, now: &Sample, view: &View, area: Rect, buffe
     }
 }
 
-/// Leaves so many rows of the peers, and says which where that is not all.
-fn scroll(peers: &mut Block, past: usize, room: u16) {
+/// Leaves so many rows of the peers, and says which where that is not all. Nothing is scrolled past the last.
+fn scroll(peers: &mut Block, past: &Cell<usize>, room: u16) {
     let (all, room) = (peers.rows.len(), usize::from(room));
+    past.set(past.get().min(all.saturating_sub(room)));
     if all <= room {
         return;
     }
-    let past = past.min(all - room);
+    let past = past.get();
     peers.rows.drain(..past);
     peers.rows.truncate(room);
     peers.title += &format!(" ({} to {} of {all})", past + 1, past + room);
@@ -268,7 +270,7 @@ fn dropped(before: &Sample, now: &Sample) -> Block {
     }
 }
 
-fn bar(hundredths: u64) -> Cell<'static> {
+fn bar(hundredths: u64) -> widgets::Cell<'static> {
     let full = usize::try_from(hundredths).unwrap_or(100).min(100) * BAR / 100;
     let style = match hundredths {
         0..60 => GOOD,

@@ -1,6 +1,7 @@
 //! How one looks at it: what the keys change.
 
 use ratatui::crossterm::event::{Event, KeyCode, KeyEventKind, KeyModifiers};
+use std::cell::Cell;
 
 /// Rows that a page key scrolls by.
 const PAGE: usize = 10;
@@ -57,8 +58,8 @@ pub(super) struct View {
     /// What is shown stays.
     pub(super) is_paused: bool,
     pub(super) order: Order,
-    /// Peers that are scrolled past; more than there are counts as all.
-    pub(super) past: usize,
+    /// Peers that are scrolled past; whoever draws brings it down to as many as can be.
+    pub(super) past: Cell<usize>,
     /// Why the node gave no answer the last time.
     pub(super) silent: Option<String>,
 }
@@ -78,12 +79,12 @@ impl View {
             KeyCode::Char('c') if is_control => return Next::End,
             KeyCode::Char(' ') => self.is_paused = !self.is_paused,
             KeyCode::Char('s') => self.order = self.order.next(),
-            KeyCode::Up | KeyCode::Char('k') => self.past = self.past.saturating_sub(1),
-            KeyCode::Down | KeyCode::Char('j') => self.past = self.past.saturating_add(1),
-            KeyCode::PageUp => self.past = self.past.saturating_sub(PAGE),
-            KeyCode::PageDown => self.past = self.past.saturating_add(PAGE),
-            KeyCode::Home => self.past = 0,
-            KeyCode::End => self.past = usize::MAX,
+            KeyCode::Up | KeyCode::Char('k') => self.past.set(self.past.get().saturating_sub(1)),
+            KeyCode::Down | KeyCode::Char('j') => self.past.set(self.past.get().saturating_add(1)),
+            KeyCode::PageUp => self.past.set(self.past.get().saturating_sub(PAGE)),
+            KeyCode::PageDown => self.past.set(self.past.get().saturating_add(PAGE)),
+            KeyCode::Home => self.past.set(0),
+            KeyCode::End => self.past.set(usize::MAX),
             _ => {}
         }
         Next::Draw
@@ -112,7 +113,7 @@ mod tests {
             (KeyCode::Home, 0),
         ] {
             assert_eq!(press(&mut view, code), Next::Draw);
-            assert_eq!(view.past, past, "{code:?}");
+            assert_eq!(view.past.get(), past, "{code:?}");
         }
         press(&mut view, KeyCode::Char(' '));
         press(&mut view, KeyCode::Char('s'));

@@ -164,13 +164,18 @@ fn of_many_peers_a_part_is_shown_and_scrolled_through_and_the_rest_keeps_its_pla
             "{block}: {top:#?}"
         );
     }
-    view.past = 5;
+    view.past.set(5);
     assert_eq!(begins(&screen(&view, 300, 40)), "n5");
     // However far: the last page.
-    view.past = usize::MAX;
+    view.past.set(usize::MAX);
     let end = screen(&view, 300, 40);
     assert!(end.iter().any(|line| line.starts_with("n299 ")), "{end:#?}");
-    (view.past, view.order) = (0, Order::Sent);
+    // And from there one up is one up.
+    let last = begins(&end);
+    view.past.set(view.past.get() - 1);
+    assert_ne!(begins(&screen(&view, 300, 40)), last);
+    view.past.set(0);
+    view.order = Order::Sent;
     assert_eq!(begins(&screen(&view, 300, 40)), "n299");
     view.order = Order::RoundTrip;
     assert_eq!(begins(&screen(&view, 300, 40)), "n6");
