@@ -64,6 +64,12 @@ mod tests {
         assert_eq!(allowance.next_ns(90_150), 90_150);
         // Asking often earns no less.
         let mut often = Allowance::new(1, 100);
-        assert_eq!((20_000..20_800).step_by(50).filter(|&at| often.take(at)).count(), 8);
+        assert_eq!(
+            (20_000..20_800)
+                .step_by(50)
+                .filter(|&at| often.take(at))
+                .count(),
+            8
+        );
     }
 }

@@ -190,11 +190,17 @@ fn serve_on<U: Future<Output = ()>>(
     let runtime = runtime
         .build()
         .map_err(system("start the control plane's threads"))?;
+    let is_process = own.is_some();
     let result = runtime.block_on(async {
         let until = until.await?;
         serve((config, own), until, asked, ready).await
     });
-    runtime.shutdown_timeout(FAREWELL);
+    if is_process {
+        // Its threads end with the process: a task that is polled while a runtime shuts down may panic at its timer.
+        std::mem::forget(runtime);
+    } else {
+        runtime.shutdown_timeout(FAREWELL);
+    }
     result
 }
 

@@ -36,7 +36,7 @@ struct Block {
     title: String,
     head: Vec<&'static str>,
     widths: Vec<u16>,
-    rows: Vec<Vec<Cell<'static>>>,
+    rows: Vec<Vec<widgets::Cell<'static>>>,
 }
 
 /// Text in a style.
