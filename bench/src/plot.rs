@@ -143,9 +143,27 @@ mod tests {
         .unwrap();
         let drawn = std::fs::read_to_string(&file).unwrap();
         assert!(drawn.contains("many") && drawn.contains("few") && drawn.contains("minutes"));
-        assert_eq!(
-            drawn.matches("<polyline").count() - drawn.matches("stroke=\"#000000\"").count().min(2),
-            2
-        );
+        let heights = |colour: RGBColor| -> Vec<i32> {
+            let stroke = format!(
+                "stroke=\"#{:02X}{:02X}{:02X}\"",
+                colour.0, colour.1, colour.2
+            );
+            let is_it = |line: &&str| line.contains("<polyline") && line.contains(&stroke);
+            let line = drawn.lines().find(is_it).unwrap();
+            let (_, points) = line.split_once("points=\"").unwrap();
+            let (points, _) = points.split_once('"').unwrap();
+            let pairs = points.split_whitespace();
+            pairs
+                .map(|pair| pair.split_once(',').unwrap().1.parse().unwrap())
+                .collect()
+        };
+        let many = heights(COLOURS[0]);
+        assert!(many.len() <= POINTS_MAX && many.len() > POINTS_MAX / 4);
+        // Heights are counted from above: one peak at the top, all else at the bottom.
+        let (top, bottom) = (many.iter().min().unwrap(), many.iter().max().unwrap());
+        let height = i32::try_from(HEIGHT).unwrap();
+        assert!(*top < height / 5 && *bottom > height / 2, "{many:?}");
+        assert_eq!(many.iter().filter(|y| *y < &(height / 5)).count(), 1);
+        assert_eq!(heights(COLOURS[1]).len(), 2);
     }
 }
