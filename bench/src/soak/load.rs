@@ -339,7 +339,10 @@ pub(crate) fn start<'scope>(
             b.clone()
         };
         scope.spawn(move || {
-            if let Err(error) = publish(shared, &mesh, plan) {
+            // Once all has arrived the nodes end, and whoever still says so is told that.
+            if let Err(error) = publish(shared, &mesh, plan)
+                && !shared.is_gone()
+            {
                 shared.fail(format!("{}: publishing: {error}", plan.name));
             }
         });
