@@ -28,18 +28,18 @@ fn restart(hosts: &mut Hosts, mode: &str, interfaces: &str) -> std::io::Result<(
     hosts.start("router")
 }
 
-fn of_router(hosts: &Hosts, name: &str) -> Value {
+pub(crate) fn of_router(hosts: &Hosts, name: &str) -> Value {
     hosts.status("router").unwrap()["forwarding"][name].clone()
 }
 
-fn problem(hosts: &Hosts) -> String {
+pub(crate) fn problem(hosts: &Hosts) -> String {
     of_router(hosts, "problem")
         .as_str()
         .unwrap_or("")
         .to_owned()
 }
 
-fn is_forwarding(hosts: &Hosts, interface: &str) -> bool {
+pub(crate) fn is_forwarding(hosts: &Hosts, interface: &str) -> bool {
     let all = of_router(hosts, "interfaces");
     let all = all.as_array().unwrap();
     all.iter()

@@ -17,25 +17,8 @@ use crate::{
         LOSSY, RELIABLE, Sink, V4, assert_complete, at, channels, dropped, forwarding,
         is_subscribed, line, line_with, peer, publish, publishing, virga,
     },
+    starting::{is_forwarding, of_router, problem},
 };
-
-fn of_router(hosts: &Hosts, name: &str) -> Value {
-    hosts.status("router").unwrap()["forwarding"][name].clone()
-}
-
-fn problem(hosts: &Hosts) -> String {
-    of_router(hosts, "problem")
-        .as_str()
-        .unwrap_or("")
-        .to_owned()
-}
-
-fn is_forwarding(hosts: &Hosts, interface: &str) -> bool {
-    let all = of_router(hosts, "interfaces");
-    let all = all.as_array().unwrap();
-    all.iter()
-        .any(|i| i["interface"] == interface && i["program"] == "virga")
-}
 
 /// Events cross, each once and in order.
 async fn crosses(hosts: &Hosts) {
