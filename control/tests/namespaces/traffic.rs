@@ -156,7 +156,9 @@ fn every_generated_packet_is_received_or_counted_where_it_was_refused() {
         let full = refused(&hosts, "router", "mb");
         assert_eq!(forwarded, measured.received + full);
         assert!(measured.received + measured.lost <= sent.authorised);
-        assert_eq!((measured.strangers, measured.others), (0, 0));
+        assert_eq!(measured.strangers, 0);
+        // The hosts' own kernels look for routers and neighbours meanwhile.
+        assert!(measured.others < 100, "{measured:?}");
         if sent.refused + full == 0 {
             assert_eq!((forwarded, unauthorised), (70_000, 30_000));
             assert_eq!((measured.lost, measured.reordered), (0, 0));
