@@ -13,6 +13,7 @@ use std::{
     os::{fd::AsFd as _, unix::process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -59,7 +60,10 @@ impl Hosts {
     /// prefix left.
     pub fn new(prefix: &str, virga: &Path) -> io::Result<Self> {
         sweep(prefix, virga);
-        let prefix = format!("{prefix}-{}", std::process::id());
+        // A process may have several at a time.
+        static STAGES: AtomicU32 = AtomicU32::new(0);
+        let stage = STAGES.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("{prefix}-{}-{stage}", std::process::id());
         let folder = std::env::temp_dir().join(&prefix);
         fs::create_dir_all(&folder)?;
         let (virga, psk) = (virga.to_path_buf(), Secret::generate()?);
