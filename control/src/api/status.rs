@@ -105,6 +105,9 @@ pub struct NodeStatus {
     /// Peers' declarations of channels that count, and that a restart would forget: they could not be written yet.
     #[serde(default)]
     pub unwritten: usize,
+    /// Lines of its log that could not be written since it started.
+    #[serde(default)]
+    pub log_lines_lost: u64,
 }
 
 /// Packets and bytes.
@@ -291,6 +294,7 @@ pub(crate) async fn of(api: &Api) -> Result<Status, ApiError> {
             pid: std::process::id(),
             uptime_s: api.started.elapsed().as_secs(),
             unwritten: api.identity.unwritten(),
+            log_lines_lost: crate::daemon::log::lost(),
         },
         api: api.connections.status(),
         forwarding,

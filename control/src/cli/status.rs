@@ -83,6 +83,13 @@ fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
             counted(node.unwritten, "declared channel")
         )?;
     }
+    if node.log_lines_lost > 0 {
+        writeln!(
+            out,
+            "  problem: {} lines of its log could not be written: its disk is full, or whoever read them is gone",
+            node.log_lines_lost
+        )?;
+    }
     writeln!(
         out,
         "driver: {} ({})",

@@ -12,6 +12,7 @@ mod facts;
 pub mod flood;
 pub mod identity;
 pub mod lock;
+pub mod log;
 mod notify;
 pub mod path;
 mod privileges;
@@ -144,7 +145,7 @@ fn system(operation: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
 /// # Errors
 /// See [`DaemonError`]; the NIC path, where it was set up, goes on forwarding.
 pub fn run(config: Config) -> Result<(), DaemonError> {
-    start_log();
+    log::start();
     // Tables are mostly zeros, of which huge pages would make all resident: some 40 MiB of an idle node.
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
         tracing::warn!("cannot do without huge pages, the node takes more memory: {error}");
@@ -202,19 +203,6 @@ fn serve_on<U: Future<Output = ()>>(
         runtime.shutdown_timeout(FAREWELL);
     }
     result
-}
-
-/// Lines to standard error; `RUST_LOG` says how many.
-fn start_log() {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter);
-    // A second daemon in one process (a test) keeps the first one's log.
-    let _already_started = builder
-        .with_writer(io::stderr)
-        .with_target(false)
-        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-        .try_init();
 }
 
 async fn serve(

@@ -20,6 +20,7 @@ mod handshakes;
 mod hostile;
 mod identity;
 mod kept;
+mod lines;
 mod links;
 mod metrics;
 mod publishing;

@@ -27,6 +27,13 @@ pub(super) const SERIES: &[Series] = &[
         "Peers' declarations of channels that count and could not be written yet: a restart would forget them.",
         |status, rows| rows.put([], status.node.unwritten),
     ),
+    Series::counter(
+        "virga_log_lines_lost_total",
+        "lines",
+        &[],
+        "Lines of the daemon's log that could not be written: the disk is full, or whoever read them is gone.",
+        |status, rows| rows.put([], status.node.log_lines_lost),
+    ),
     Series::gauge(
         "virga_api_connections",
         "connections",
