@@ -21,6 +21,11 @@ pub const PART_BYTES_MAX: usize = 4 << 20;
 /// Bytes of all parts together, before they are compressed.
 pub const BUNDLE_BYTES_MAX: usize = 32 << 20;
 
+/// Bytes at the beginning of a log's end in which a secret may lie that begins before them; they go.
+const CUT_BYTES_MAX: usize = 4 << 10;
+/// Bytes that are read of a log's end.
+const LOG_BYTES_MAX: usize = PART_BYTES_MAX + CUT_BYTES_MAX;
+
 const _: () = assert!(PART_BYTES_MAX < BUNDLE_BYTES_MAX);
 
 /// Which end of a part that is too long stays.
@@ -46,6 +51,8 @@ pub struct Bundle {
     parts: Vec<Part>,
     lacks: Vec<String>,
     bytes: usize,
+    /// Why logs stay out.
+    unsearched: Option<String>,
 }
 
 impl Bundle {
@@ -54,12 +61,35 @@ impl Bundle {
         &mut self.redactor
     }
 
+    /// Leaves logs out from now on: a secret that may be in them is not known here.
+    pub fn distrust_logs(&mut self, why: &str) {
+        self.unsearched.get_or_insert_with(|| why.to_owned());
+    }
+
+    /// Adds the end of a log, of which [`LOG_BYTES_MAX`] were read.
+    pub fn add_log(&mut self, name: &str, content: &[u8]) {
+        if let Some(why) = &self.unsearched {
+            let why = format!("left out, as a key that may be in it cannot be looked for: {why}");
+            return self.lack(name, why);
+        }
+        let mut cleaned = self.redactor.clean(content);
+        let is_cut = content.len() >= LOG_BYTES_MAX;
+        if is_cut {
+            drop(cleaned.drain(..CUT_BYTES_MAX.min(cleaned.len())));
+        }
+        self.put(name, cleaned, (Keep::End, is_cut));
+    }
+
     /// Adds a part.
     pub fn add(&mut self, name: &str, content: &[u8], keep: Keep) {
-        let room = PART_BYTES_MAX.min(BUNDLE_BYTES_MAX - self.bytes);
         // Cleaned before it is cut, so that no cut goes through a key.
-        let mut content = self.redactor.clean(content);
-        let is_cut = content.len() > room;
+        let cleaned = self.redactor.clean(content);
+        self.put(name, cleaned, (keep, false));
+    }
+
+    fn put(&mut self, name: &str, mut content: Vec<u8>, (keep, is_cut): (Keep, bool)) {
+        let room = PART_BYTES_MAX.min(BUNDLE_BYTES_MAX - self.bytes);
+        let is_cut = is_cut || content.len() > room;
         match keep {
             Keep::Beginning => content.truncate(room),
             Keep::End => drop(content.drain(..content.len().saturating_sub(room))),

@@ -19,7 +19,7 @@ mod replicas;
 mod routing;
 mod rules;
 mod scopes;
-mod secrets;
+pub(crate) mod secrets;
 pub mod settings;
 mod subnets;
 mod syntax;

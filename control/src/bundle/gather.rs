@@ -4,7 +4,7 @@ use super::{Bundle, Keep, redact};
 use crate::{
     api::status::Status,
     cause,
-    config::{Config, FILE_BYTES_MAX, SOCKET_DIRECTORY},
+    config::{Config, FILE_BYTES_MAX, SOCKET_DIRECTORY, secrets},
     doctor, drops, files, hex,
     keys::{self, KeyKind},
     metrics,
@@ -18,6 +18,7 @@ use std::{
     process::Command,
 };
 use virga_ebpf::limits::LAYOUT_VERSION;
+use zeroize::Zeroizing;
 
 /// Bytes of one of the kernel's files.
 const KERNEL_FILE_BYTES_MAX: u64 = 256 << 10;
@@ -74,6 +75,7 @@ pub fn configuration(bundle: &mut Bundle, path: &Path) -> Option<Config> {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(error) => {
             bundle.lack(NAME, format_args!("{}: {error}", path.display()));
+            bundle.distrust_logs("the configuration that names the keys cannot be read");
             return None;
         }
     };
@@ -85,11 +87,38 @@ pub fn configuration(bundle: &mut Bundle, path: &Path) -> Option<Config> {
         (KeyKind::Entity, "entity_key_file"),
         (KeyKind::Psk, "psk_file"),
     ] {
-        let Some(file) = text_of(key) else { continue };
-        match keys::read(kind, &folder.join(file)) {
+        let learned = text_of(key)
+            .ok_or_else(|| format!("{} names none by `{key}`", path.display()))
+            .and_then(|file| secrets::file(folder, file).map_err(|fault| fault.to_string()))
+            .and_then(|named| {
+                let secret = match named.is_credential {
+                    true => keys::read_credential(kind, &named.path),
+                    false => keys::read(kind, &named.path),
+                };
+                secret.map_err(|error| cause::chain(&error))
+            });
+        match learned {
             Ok(secret) => bundle.redactor().learn(secret.expose()),
-            // It is in no part by itself: what is lost is that it is looked for in the others.
-            Err(error) => bundle.lack("a key to look for", cause::chain(&error)),
+            Err(why) => bundle.distrust_logs(&why),
+        }
+    }
+    let carried = table
+        .get("fallback")
+        .and_then(|it| it.get("certificate_key"));
+    if let Some(file) = carried.and_then(toml::Value::as_str) {
+        let text = secrets::file(folder, file)
+            .map_err(|fault| fault.to_string())
+            .and_then(|named| {
+                let bytes = read(&named.path, FILE_BYTES_MAX, Keep::Beginning);
+                bytes.map_err(|error| format!("{}: {error}", named.path.display()))
+            });
+        match text {
+            Ok(bytes) => {
+                let text = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
+                let lines = text.lines().filter(|line| !line.starts_with("-----"));
+                lines.for_each(|line| bundle.redactor().learn_text(line.trim()));
+            }
+            Err(why) => bundle.distrust_logs(&why),
         }
     }
     let usual = |name| Path::new(SOCKET_DIRECTORY).join(format!("{name}.sock"));
@@ -172,8 +201,8 @@ pub fn running(bundle: &mut Bundle, status: &Status) {
 pub fn log(bundle: &mut Bundle, path: &Path) {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let name = format!("log/{name}");
-    match read(path, super::PART_BYTES_MAX as u64, Keep::End) {
-        Ok(bytes) => bundle.add(&name, &bytes, Keep::End),
+    match read(path, super::LOG_BYTES_MAX as u64, Keep::End) {
+        Ok(bytes) => bundle.add_log(&name, &bytes),
         Err(error) => bundle.lack(&name, format_args!("{}: {error}", path.display())),
     }
 }
@@ -188,7 +217,7 @@ pub fn journal(bundle: &mut Bundle) {
         "_COMM=virga",
     ];
     match Command::new("journalctl").args(arguments).output() {
-        Ok(output) if output.status.success() => bundle.add(NAME, &output.stdout, Keep::End),
+        Ok(output) if output.status.success() => bundle.add_log(NAME, &output.stdout),
         Ok(output) => bundle.lack(NAME, String::from_utf8_lossy(&output.stderr).trim()),
         Err(error) => bundle.lack(NAME, format_args!("journalctl: {error}")),
     }

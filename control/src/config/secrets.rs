@@ -11,24 +11,24 @@ use std::{
 const CREDENTIAL: &str = "credential:";
 /// Where systemd says that the service's credentials are (systemd.exec(5), `LoadCredential=`).
 const DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+/// Where they are for others: an operator who checks a file, reloads, or makes a bundle.
+const OF_SERVICE: &str = "/run/credentials/virga.service";
 /// Digits of a key.
 const KEY_DIGITS: usize = 64;
 
 /// A file that the configuration names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Named {
-    pub(super) path: PathBuf,
+pub(crate) struct Named {
+    pub(crate) path: PathBuf,
     /// Whether the service manager keeps others from it.
-    pub(super) is_credential: bool,
+    pub(crate) is_credential: bool,
 }
 
 /// The file that a value names: relative to the configuration's folder, or `credential:NAME`.
-pub(super) fn file(directory: &Path, text: &str) -> Result<Named, Fault> {
-    named(
-        directory,
-        env::var_os(DIRECTORY).as_ref().map(Path::new),
-        text,
-    )
+pub(crate) fn file(directory: &Path, text: &str) -> Result<Named, Fault> {
+    let own = env::var_os(DIRECTORY).map(PathBuf::from);
+    let service = || Some(PathBuf::from(OF_SERVICE)).filter(|folder| folder.is_dir());
+    named(directory, own.or_else(service).as_deref(), text)
 }
 
 fn named(directory: &Path, credentials: Option<&Path>, text: &str) -> Result<Named, Fault> {
@@ -60,7 +60,8 @@ fn named(directory: &Path, credentials: Option<&Path>, text: &str) -> Result<Nam
         }),
         None => values::fault(
             format!(
-                "names the credential {name}, and this process was given none: {DIRECTORY} is not set"
+                "names the credential {name}, and this process was given none: {DIRECTORY} is not set, and {OF_SERVICE} is \
+                 not there for it"
             ),
             format!(
                 "run it as a service with LoadCredential={name}:PATH, or set {DIRECTORY} to the folder where it is"

@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use zeroize::Zeroizing;
 
 /// What every line begins with; the digit is the version of the exchange.
-const LABEL: &str = "virga1:";
+pub(crate) const LABEL: &str = "virga1:";
 const BYTES: usize = 94;
 const CHECKED: usize = BYTES - 4;
 /// Base64 has four characters for three bytes, and no padding here.

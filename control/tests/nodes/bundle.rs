@@ -88,16 +88,29 @@ fn secrets(file: &Path) -> Vec<Vec<u8>> {
     keys
 }
 
-/// Each way to write a secret.
+/// Ways to write a secret.
 fn forms(secret: &[u8]) -> Vec<Vec<u8>> {
     let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-    vec![
+    let apart: Vec<String> = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    let numbers: Vec<String> = secret.iter().map(u8::to_string).collect();
+    let mut within = [&b"k="[..], secret].concat();
+    within.push(b';');
+    // Of base64, the digits that say nothing of what stands beside.
+    let within = STANDARD_NO_PAD.encode(within);
+    let certain = 3..(2 + secret.len()) * 8 / 6;
+    let mut forms = vec![
+        within.as_bytes()[certain].to_vec(),
+        apart.join(":").into_bytes(),
+        numbers.join(", ").into_bytes(),
+    ];
+    forms.extend([
         secret.to_vec(),
         hex.to_uppercase().into_bytes(),
         hex.into_bytes(),
         STANDARD_NO_PAD.encode(secret).into_bytes(),
         URL_SAFE_NO_PAD.encode(secret).into_bytes(),
-    ]
+    ]);
+    forms
 }
 
 fn holds(content: &[u8], form: &[u8]) -> bool {
@@ -109,7 +122,7 @@ async fn a_bundle_of_a_running_node_says_what_it_does_and_has_no_key_in_it() {
     let mut stage = Stage::new(&[RELIABLE]);
     // What is commented out is nobody's to know.
     let psk = secrets(&stage.node("a").file("network.psk")).remove(0);
-    let commented = String::from_utf8(forms(&psk).remove(2)).unwrap();
+    let commented: String = psk.iter().map(|byte| format!("{byte:02x}")).collect();
     stage.edit("a", "[node]\n", &format!("# psk = {commented}\n[node]\n"));
     for name in ["router", "b", "a"] {
         stage.start(name).await;
@@ -198,6 +211,51 @@ async fn a_bundle_of_a_running_node_says_what_it_does_and_has_no_key_in_it() {
     );
     let contents = text("README.txt");
     assert!(contents.contains("not there: maps.json: ") && contents.contains("\nstatus.json: "));
+}
+
+/// A log of which the end alone is taken, and that end begins anywhere within a key.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_cut_goes_through_a_key() {
+    let stage = Stage::new(&[RELIABLE]);
+    let a = stage.node("a");
+    let psk = secrets(&a.file("network.psk")).remove(0);
+    let hex: String = psk.iter().map(|byte| format!("{byte:02x}")).collect();
+    let log = a.file("long.log");
+    let taken = (4 << 20) + (4 << 10);
+    for end in [taken - 9, taken - 40, (4 << 20) - 20] {
+        let mut text = hex.clone().into_bytes();
+        text.resize(64 + end, b'.');
+        fs::write(&log, &text).unwrap();
+        let made = made(&stage, "a", &["--log", log.to_str().unwrap()]);
+        let part = &made.parts["log/long.log"];
+        let others: Vec<u8> = part.iter().copied().filter(|byte| *byte != b'.').collect();
+        let said = String::from_utf8_lossy(&others);
+        assert!(others.is_empty() || said == "[left out]", "{end}: {said}");
+        assert!(part.ends_with(b"....") && part.len() <= 4 << 20);
+        assert!(part.len() > (4 << 20) - (8 << 10), "{}", part.len());
+    }
+}
+
+/// A key that cannot be read cannot be looked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_stay_out_where_a_key_is_not_known() {
+    let stage = Stage::new(&[RELIABLE]);
+    let a = stage.node("a");
+    let psk = secrets(&a.file("network.psk")).remove(0);
+    let hex: String = psk.iter().map(|byte| format!("{byte:02x}")).collect();
+    let log = a.file("careless.log");
+    fs::write(&log, format!("it is {hex}")).unwrap();
+    let given = ["--log", log.to_str().unwrap()];
+    let file = fs::read_to_string(a.config()).unwrap();
+    let line = file.lines().find(|line| line.starts_with("psk_file"));
+    stage.edit("a", line.unwrap(), "psk_file = \"credential:psk\"");
+    let made = made(&stage, "a", &given);
+    for content in made.everything() {
+        assert!(!holds(&content, hex.as_bytes()));
+    }
+    let said = "not there: log/careless.log: left out, as a key";
+    assert!(made.said.contains(said), "{}", made.said);
+    assert!(made.said.contains("CREDENTIALS_DIRECTORY"), "{}", made.said);
 }
 
 #[tokio::test(flavor = "multi_thread")]
