@@ -28,9 +28,12 @@ use virga_transport::{
 mod keep;
 mod publish;
 mod read;
+mod timing;
 pub use publish::BATCHES_WAITING_MAX;
 use publish::Gate;
 pub use read::Reached;
+pub use timing::Timed;
+use timing::Timing;
 
 /// The service that each worker runs.
 pub type Service = ChannelService<Queue>;
@@ -64,6 +67,7 @@ pub struct Dispatch {
     last_subscriber: Arc<AtomicU64>,
     clock: Clock,
     delivery_wait: Arc<Mutex<Times>>,
+    timing: Timing,
     /// Where there are channels whose events are signed.
     signing: Option<Signing>,
     /// Whose logs are on several nodes.
@@ -122,6 +126,7 @@ impl Dispatch {
             last_subscriber: Arc::default(),
             clock,
             delivery_wait: Arc::default(),
+            timing: Timing::default(),
             signing: None,
             replicas: Replicas::default(),
             submitted: Arc::default(),
@@ -209,6 +214,17 @@ impl Dispatch {
         self.clock.now_ns()
     }
 
+    /// The clock that their time is of.
+    #[must_use]
+    pub const fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Times batches of a channel, and events of it that programs take; or none any more.
+    pub fn time(&self, timed: Option<Timed>) {
+        self.timing.set(timed);
+    }
+
     /// Reads how long events waited from their arrival at a worker until a program's subscription had
     /// taken them.
     pub fn delivery_wait<T>(&self, read: impl FnOnce(&Times) -> T) -> T {
@@ -223,6 +239,8 @@ impl Dispatch {
         for delivery in deliveries {
             times.record(now_ns.saturating_sub(delivery.received_ns));
         }
+        drop(times);
+        self.timing.taken(now_ns, deliveries);
     }
 
     /// Tells a worker something; while it is busy, until it takes that.

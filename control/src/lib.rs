@@ -20,6 +20,7 @@
 //! - [`daemon`]: a running node; [`api`]: its Unix socket; [`mesh`]: the API of programs on this machine.
 //! - [`metrics`]: the node's figures and its health, over HTTP.
 //! - [`capture`]: packets as they are decided upon, while somebody asks.
+//! - [`flow`]: how long a channel's events stay in each stage of their way through the node, while somebody asks.
 //! - [`drops`]: what the node drops, why, and what to do about it.
 //! - [`doctor`]: what this machine lacks, with the line that fixes it.
 //! - [`bundle`]: all of that in one archive, for whoever helps.
@@ -48,6 +49,7 @@ pub mod enrol;
 pub mod fallback;
 mod files;
 pub mod filters;
+pub mod flow;
 pub mod generate;
 pub mod hex;
 pub mod hw;

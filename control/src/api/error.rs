@@ -20,7 +20,7 @@ pub struct ErrorBody {
 }
 
 /// What there is to ask.
-const REQUESTS: &str = "there are GET /status, GET /subscriptions, GET /capabilities, GET /channels, GET /why, POST /publish, POST /fanout, GET /subscribe, GET /replay, GET /capture, POST /capture, GET /config, POST /reload, POST /link, POST /token, POST /statement, POST /revocations, POST /identity, POST /channel";
+const REQUESTS: &str = "there are GET /status, GET /subscriptions, GET /capabilities, GET /channels, GET /why, POST /publish, POST /fanout, GET /subscribe, GET /replay, GET /flow, GET /capture, POST /capture, GET /config, POST /reload, POST /link, POST /token, POST /statement, POST /revocations, POST /identity, POST /channel";
 
 /// Why a request was refused.
 #[derive(Debug, thiserror::Error)]

@@ -18,6 +18,7 @@
 //! | `POST /channel` | a signed declaration | 204; it holds, is kept and passed on |
 //! | `GET /routes` | | [`routes::RoutesStatus`](crate::routes::RoutesStatus) as JSON: who leads where, and by whose word |
 //! | `GET /trace?to=NAME` or a node's id | | [`trace::Trace`](crate::trace::Trace) as JSON: the way that packets take, link by link |
+//! | `GET /flow?channel=NAME` and what of [`Asked`](crate::flow::Asked) | | how long the channel's events stay in each stage here, a line of JSON now and then ([`Report`](crate::flow::Report)), until the connection ends |
 //! | `GET /capture` and what of [`capture::asked`](crate::capture::asked) | | packets as they are decided upon, a line of JSON each ([`Line`](crate::capture::line::Line)), until the connection ends |
 //! | `POST /capture` | | 204; the capture that goes on ends, with its last line |
 //! | `GET /config` | | [`Setting`](crate::config::settings::Setting)s as JSON: what the node runs by, key by key, without secrets |
@@ -33,6 +34,7 @@ pub mod channels;
 mod config;
 pub mod error;
 pub mod fanout;
+mod flow;
 pub mod frames;
 pub mod outlet;
 pub mod publish;
@@ -53,6 +55,7 @@ use crate::{
     },
     dispatch::Dispatch,
     fallback::Shown,
+    flow::run::Flows,
     kept::Kept,
     reading::Reading,
 };
@@ -81,6 +84,8 @@ pub struct Api {
     pub tracer: Tracer,
     /// What shows packets as they are decided upon.
     pub captures: Captures,
+    /// What times events of a channel, stage by stage.
+    pub flows: Flows,
     /// What keeps tokens and revocation lists.
     pub rights: Keeper,
     /// Its sender is dropped when the daemon stops.
@@ -113,6 +118,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/reload", post(config::reload))
         .route("/routes", get(status::routes))
         .route("/trace", get(trace::get))
+        .route("/flow", get(flow::get))
         .route("/capture", get(capture::get).post(capture::stop))
         .route("/channels", get(channels::get))
         .route("/channel", post(channels::post))

@@ -169,6 +169,7 @@ mod tests {
             entity: [0; 32],
             sequence: 0,
             received_ns: 0,
+            queued_ns: 0,
             payload: Bytes::from(vec![0; bytes]),
         }
     }

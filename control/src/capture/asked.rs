@@ -141,6 +141,25 @@ fn number(text: &str) -> Option<u64> {
     u64::from_str_radix(text, 16).ok().filter(|_| is_hex)
 }
 
+/// What headers call an entity: by its name, its key, or just that.
+pub(crate) fn origin(text: &str, config: &Config) -> Result<OriginHash, String> {
+    let named = config.entities.iter().find(|named| named.name == *text);
+    let by_name = named.map(|named| named.entity.origin);
+    let own = (config.node.name == *text).then_some(config.node.origin);
+    let key = || crate::hex::decode(text).ok();
+    let by_key = || key().map(|key| virga_ebpf::hash::origin_hash(&key));
+    let by_hash = || number(text).map(OriginHash);
+    let found = own.or(by_name).or_else(by_hash).or_else(by_key);
+    found.ok_or_else(|| {
+        let names: Vec<&str> = config.entities.iter().map(|e| &*e.name).collect();
+        format!(
+            "{text:?} is neither an entity that this node's configuration names ({}), nor its key of 64 hex digits, \
+             nor the 16 that headers call it by",
+            names.join(", ")
+        )
+    })
+}
+
 impl Asked {
     /// The order that asks for it; `interfaces` are the kernel's. It has no end yet.
     ///
@@ -204,21 +223,7 @@ impl Asked {
         let Some(text) = &self.origin else {
             return Ok(OriginHash(0));
         };
-        let named = config.entities.iter().find(|named| named.name == *text);
-        let by_name = named.map(|named| named.entity.origin);
-        let own = (config.node.name == *text).then_some(config.node.origin);
-        let key = || crate::hex::decode(text).ok();
-        let by_key = || key().map(|key| virga_ebpf::hash::origin_hash(&key));
-        let by_hash = || number(text).map(OriginHash);
-        let found = own.or(by_name).or_else(by_hash).or_else(by_key);
-        found.ok_or_else(|| {
-            let names: Vec<&str> = config.entities.iter().map(|e| &*e.name).collect();
-            format!(
-                "{text:?} is neither an entity that this node's configuration names ({}), nor its key of 64 hex \
-                 digits, nor the 16 that headers call it by",
-                names.join(", ")
-            )
-        })
+        origin(text, config)
     }
 
     fn destination(&self, config: &Config) -> Result<NodeId, String> {

@@ -19,6 +19,8 @@ pub struct Delivery {
     pub sequence: u64,
     /// When it arrived, on the node's own clock.
     pub received_ns: u64,
+    /// When it was queued for programs, likewise; 0 where nobody asks how long it waits.
+    pub queued_ns: u64,
     /// What was published.
     pub payload: Bytes,
     /// What its entity signed.

@@ -22,6 +22,7 @@
 //! - [`explain`]: who may do what and why not, in words.
 //! - [`publications`]: what nodes tell each other about who may publish, for forwarders.
 //! - [`subnets`]: where this node and its peers are, as far as issuers vouch for it.
+//! - `timed`: what is timed of one channel's events while somebody asks.
 //! - `trace`: what neighbours ask each other about the way of packets.
 //! - `replicas`: what nodes tell each other about logs that are on several of them.
 //! - `reading`: what they tell each other about reading logs.
@@ -63,6 +64,7 @@ pub mod subnets;
 pub mod subscribe;
 mod tagging;
 pub mod tally;
+mod timed;
 mod trace;
 
 #[cfg(test)]
@@ -82,3 +84,4 @@ pub(crate) use signed::events_of;
 pub use subnets::Subnets;
 pub use subscribe::SubscribeError;
 pub use tally::{FanOut, Plan, Policy, Tally};
+pub use timed::BatchTimes;

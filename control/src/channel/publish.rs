@@ -13,6 +13,7 @@ use super::{
     service::ChannelService,
     signed::{event_bytes_max, events_of},
     tally::{Tallied, Tally},
+    timed::{self, BatchTimes},
 };
 use crate::rights::Refusal;
 use bytes::Bytes;
@@ -25,7 +26,9 @@ use std::{
     time::Duration,
 };
 use virga_ebpf::header::{NodeId, StreamId};
-use virga_transport::{ChannelName, Mode, Node, OpenError, SendError, limits::MESSAGE_BYTES_MAX};
+use virga_transport::{
+    ChannelName, Mode, Node, OpenError, SendError, flow::Stage, limits::MESSAGE_BYTES_MAX,
+};
 
 /// Tells a publisher what became of its batch; called exactly once.
 pub type Done = Box<dyn FnOnce(Result<PublishReport, PublishError>) + Send>;
@@ -46,6 +49,8 @@ pub struct Batch {
     /// Where it is told what becomes of it at each node.
     tally: Option<Arc<Tally>>,
     tallied: Option<Tallied>,
+    /// While somebody asks how long it takes.
+    pub(super) times: Option<BatchTimes>,
 }
 
 impl Batch {
@@ -63,6 +68,7 @@ impl Batch {
             deadline_ns: None,
             tally: None,
             tallied: None,
+            times: None,
         }
     }
 
@@ -102,6 +108,7 @@ impl Batch {
         self.tell_expired(roster, messages.len() as u64);
         let events = messages.map(|message| events_of(self.mode, &message)).sum();
         self.report.expired += events;
+        self.times = None;
         events
     }
 
@@ -128,10 +135,13 @@ impl Batch {
     }
 
     /// Tells its publisher what became of it.
-    fn answer(mut self, subscribers: usize) {
+    fn answer(mut self, now_ns: u64, subscribers: usize) {
         self.report.event_bytes_max = event_bytes_max(self.mode);
         if self.report.published == 0 {
             self.report.subscribers = subscribers;
+        }
+        if let Some(times) = &mut self.times {
+            times.passed(Stage::Admit, now_ns);
         }
         (self.done)(Ok(self.report));
     }
@@ -199,6 +209,9 @@ impl<O: Outlet> ChannelService<O> {
             }
         };
         let entry = &mut self.entries[index];
+        if let Some(times) = &mut batch.times {
+            times.passed(Stage::HandOver, now_ns);
+        }
         batch.mode = entry.spec.mode;
         self.reasons
             .add_many(Reason::TooLarge, batch.report.refused);
@@ -284,7 +297,7 @@ impl<O: Outlet> ChannelService<O> {
                 entry.counters.dropped += events;
                 self.reasons.add_many(Reason::Expired, events);
                 let subscribers = entry.subscribers_of(batch.part);
-                batch.answer(subscribers);
+                batch.answer(now_ns, subscribers);
             }
         }
         self.pump_blocked(now_ns, node);
@@ -319,7 +332,7 @@ impl<O: Outlet> ChannelService<O> {
             if batch.is_withheld() || batch.events.as_slice().is_empty() {
                 if let Some(batch) = entry.waiting.pop_front() {
                     let subscribers = entry.subscribers_of(batch.part);
-                    batch.answer(subscribers);
+                    batch.answer(now_ns, subscribers);
                 }
                 continue;
             }
@@ -436,6 +449,7 @@ impl<O: Outlet> ChannelService<O> {
                 entity: self.entity,
                 sequence: before + u64::from(signed.is_none()),
                 received_ns: now_ns,
+                queued_ns: timed::stays(node, now_ns, &entry.spec.name),
                 payload: sent.event,
                 signature: Signature::None,
             };

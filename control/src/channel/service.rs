@@ -14,6 +14,7 @@ use super::{
     setup::Setup,
     subnets::Subnets,
     subscribe::{Local, Wanted},
+    timed,
     trace::Traces,
 };
 use crate::{
@@ -379,6 +380,7 @@ impl<O: Outlet> ChannelService<O> {
         };
         let (index, before) = (inbound.index, inbound.sequence);
         let entry = &mut self.entries[index];
+        let came_ns = timed::came(node, now_ns, (&entry.spec.name, &entity));
         let signed = match entry.spec.mode {
             Mode::Signed => match entry.open(&event, &entity) {
                 Some(events) => Some(events),
@@ -397,6 +399,7 @@ impl<O: Outlet> ChannelService<O> {
             entity,
             sequence: before + u64::from(signed.is_none()),
             received_ns: now_ns,
+            queued_ns: timed::checked(node, came_ns),
             payload: event,
             signature: Signature::None,
         };

@@ -62,6 +62,8 @@ impl<O: Outlet> ChannelService<O> {
                     false => Signature::Later,
                 },
                 payload,
+                // Of a batch the last one is timed.
+                queued_ns: if number == last { begin.queued_ns } else { 0 },
                 ..begin.clone()
             };
             let (here, full) = self.deliver(now_ns, node, index, &delivery);

@@ -1,13 +1,22 @@
-//! `virga trace`: the way that packets for a node take, and how each link on it is doing.
+//! `virga trace`: the way that packets for a node take, and how each link on it is doing; or how long a channel's
+//! events stay in each stage of their way through the node.
 
 use super::{Failure, block_on, client::Target, print_json};
 use crate::trace::{End, Trace, TraceHop};
 use std::io::{self, Write};
 
+mod flow;
+
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "With --flow, events are timed while it runs, at a bounded rate, and a table is printed at its end (Ctrl-C ends it, too). Times are differences of this host's own clock: clocks of different hosts are never compared. One flow is timed at a time, and none costs nothing."
+)]
 pub(super) struct Arguments {
     /// A peer's name, or a node's id.
-    destination: String,
+    #[arg(required_unless_present = "flow", conflicts_with = "flow")]
+    destination: Option<String>,
+    #[command(flatten)]
+    flow: flow::FlowArguments,
     /// Print a JSON object.
     #[arg(long)]
     json: bool,
@@ -17,9 +26,12 @@ pub(super) struct Arguments {
 
 /// Ends with 1 where the way does not lead there.
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let Some(destination) = &arguments.destination else {
+        return flow::run(&arguments.flow, &arguments.target, arguments.json);
+    };
     block_on(async {
         let mesh = arguments.target.open().await?;
-        let trace = mesh.trace(&arguments.destination).await?;
+        let trace = mesh.trace(destination).await?;
         match arguments.json {
             true => print_json(&trace)?,
             false => {

@@ -4,7 +4,8 @@ use super::{Dispatch, Ended, Service, answered, command};
 use crate::{
     api::outlet::Queue,
     channel::{
-        Batch, Command, FanOut, Plan, Policy, PublishError, PublishReport, Tally, events_of,
+        Batch, BatchTimes, Command, FanOut, Plan, Policy, PublishError, PublishReport, Tally,
+        events_of,
     },
     signing::Turn,
 };
@@ -92,10 +93,12 @@ impl Dispatch {
         too_long: u64,
     ) -> Result<PublishReport, PublishError> {
         let since = Instant::now();
+        let times = self.times(channel, &events);
         let (events, too_large, _turn) = self.sign(channel, events).await?;
         let is_kept = self.keep((channel, within), &events).await?;
         let within = within.map(|within| within.saturating_sub(since.elapsed()));
-        let published = self.publish_to((channel, within), events, too_long + too_large, None);
+        let events = (events, too_long + too_large);
+        let published = self.publish_to((channel, within), events, None, times);
         let mut report = published.await?;
         if is_kept {
             // The log heard it.
@@ -140,9 +143,9 @@ impl Dispatch {
     async fn publish_to(
         &self,
         (channel, within): (&ChannelName, Option<Duration>),
-        events: Vec<Bytes>,
-        too_long: u64,
+        (events, too_long): (Vec<Bytes>, u64),
         tally: Option<&Arc<Tally>>,
+        times: Option<BatchTimes>,
     ) -> Result<PublishReport, PublishError> {
         let unknown = || PublishError::UnknownChannel(channel.clone());
         let gate = self.presence.index(channel).ok_or_else(unknown)?;
@@ -163,7 +166,7 @@ impl Dispatch {
             (channel, within),
             (events, too_long),
             &is_late,
-            tally,
+            (tally, times),
             place,
         );
         let (parts, answers) = prepared.ok_or_else(unknown)?;
@@ -198,12 +201,14 @@ impl Dispatch {
             let channel = channel.clone();
             return Err(PublishError::Quorum(channel, found, wanted));
         }
+        let times = self.times(channel, &events);
         let (events, _too_large, _turn) = self.sign(channel, events).await?;
         self.keep((channel, Some(plan.within)), &events).await?;
         let tally = Arc::new(Tally::new(plan, events.len() as u64, is_reliable));
         let target = (channel, Some(plan.within));
         let failed = async {
-            match self.publish_to(target, events, 0, Some(&tally)).await {
+            let published = self.publish_to(target, (events, 0), Some(&tally), times);
+            match published.await {
                 Ok(_) => {
                     tally.handed_out();
                     std::future::pending().await
@@ -216,6 +221,15 @@ impl Dispatch {
             error = failed => Err(error),
             result = tally.decided() => Ok(result),
             () = tokio::time::sleep(plan.within) => Ok(tally.now()),
+        }
+    }
+
+    /// A batch begins its way: where that is timed.
+    fn times(&self, channel: &ChannelName, events: &[Bytes]) -> Option<BatchTimes> {
+        // Without any event it only asks whether it may.
+        match events {
+            [] => None,
+            _ => self.timing.batch(channel),
         }
     }
 
@@ -234,9 +248,12 @@ impl Dispatch {
         (channel, within): (&ChannelName, Option<Duration>),
         (events, too_long): (Vec<Bytes>, u64),
         is_late: &Arc<AtomicBool>,
-        tally: Option<&Arc<Tally>>,
+        (tally, mut times): (Option<&Arc<Tally>>, Option<BatchTimes>),
         place: OwnedSemaphorePermit,
     ) -> Option<(Parts, Vec<Answer>)> {
+        if let Some(times) = &mut times {
+            times.handed();
+        }
         let targets = self.presence.targets(channel)?;
         // Given back when the last worker is through with its part.
         let place = Arc::new(place);
@@ -251,7 +268,8 @@ impl Dispatch {
             });
             let mut batch = Batch::new(events.clone(), done)
                 .within(within)
-                .tallied(tally.cloned());
+                .tallied(tally.cloned())
+                .timed(times.clone());
             if targets.len() > 1 {
                 batch = batch.with_part(target.part, Arc::clone(is_late));
             }

@@ -36,7 +36,7 @@ impl Mesh {
 }
 
 /// Whatever is asked for, as the end of a URI.
-fn query(asked: &Asked) -> Result<String, MeshError> {
+pub(super) fn query(asked: &impl serde::Serialize) -> Result<String, MeshError> {
     let value = serde_json::to_value(asked).map_err(|e| MeshError::Answer(e.to_string()))?;
     let mut text = String::new();
     for (key, value) in value.as_object().into_iter().flatten() {

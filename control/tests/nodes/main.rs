@@ -15,6 +15,7 @@ mod drops;
 mod examples;
 mod fallback;
 mod fan_out;
+mod flow;
 mod gateways;
 mod handshakes;
 mod hostile;

@@ -13,7 +13,7 @@
 //!   `recovery`: what was lost goes again; `path`: round trip, congestion control, pacing, packet size.
 //! - `link`: whether the link to a neighbour carries packets.
 //! - [`event`], [`config`], [`name`], [`reason`]: the words of its interface.
-//! - [`times`]: histograms of how long things take.
+//! - [`times`]: histograms of how long things take; [`flow`]: how long one channel's messages take, while somebody asks.
 //! - [`forward`]: forwarding in user space, by the NIC path's own decision.
 //! - [`share`]: which worker a peer and its datagrams belong to.
 //! - [`worker`]: the thread that owns all of it; [`io`]: the system's clock, sockets and waiting.
@@ -25,6 +25,7 @@ mod classes;
 pub mod config;
 mod cookie;
 pub mod event;
+pub mod flow;
 pub mod forward;
 pub mod frame;
 mod handshake;

@@ -13,6 +13,7 @@ use crate::{
     config::{ConfigError, NodeConfig, NodeLimits},
     cookie::Gate,
     event::{CloseReason, ConnectError, Event, Handled, SessionState, SessionStatus},
+    flow::Flow,
     handshake::{Network, parse},
     keys::ResetKey,
     limits::NETWORK_ID_BYTES_MAX,
@@ -84,6 +85,8 @@ pub struct Node {
     turn: Turn,
     events: VecDeque<Queued>,
     counters: NodeCounters,
+    /// While somebody asks how long a channel's messages take.
+    flow: Option<Box<Flow>>,
     /// No session begins any more.
     is_stopping: bool,
 }
@@ -139,6 +142,7 @@ impl Node {
             turn: Turn::Handshakes,
             events: VecDeque::new(),
             counters: NodeCounters::default(),
+            flow: None,
             is_stopping: false,
         })
     }
@@ -239,6 +243,7 @@ impl Node {
             generator: &mut self.generator,
             events: &mut self.events,
             counters: &mut self.counters,
+            flow: self.flow.as_deref_mut(),
         };
         Some(call(session, &mut ctx))
     }
@@ -425,6 +430,16 @@ impl Node {
     #[must_use]
     pub fn counters(&self) -> &NodeCounters {
         &self.counters
+    }
+
+    /// Times messages from now on, or none any more; gives back what was there.
+    pub fn set_flow(&mut self, flow: Option<Box<Flow>>) -> Option<Box<Flow>> {
+        std::mem::replace(&mut self.flow, flow)
+    }
+
+    /// What times messages, where something does.
+    pub fn flow_mut(&mut self) -> Option<&mut Flow> {
+        self.flow.as_deref_mut()
     }
 }
 

@@ -98,6 +98,7 @@ pub(crate) struct Context<'a> {
     pub(crate) generator: &'a mut Generator,
     pub(crate) events: &'a mut VecDeque<Queued>,
     pub(crate) counters: &'a mut NodeCounters,
+    pub(crate) flow: Option<&'a mut crate::flow::Flow>,
 }
 
 /// Who is at the other end, and how this session came about.

@@ -117,13 +117,26 @@ struct Followed {
     /// Where it ends: in bytes of a reliable stream, in messages of another.
     end: u64,
     since_ns: u64,
+    /// When all of it was sent, once that is so; of one that was not followed until then it stays unknown.
+    sent_ns: Option<u64>,
+}
+
+/// How long a message was on its way that was followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Acked {
+    pub(crate) after_ns: u64,
+    /// When all of it was sent, where that is known.
+    pub(crate) sent_ns: Option<u64>,
 }
 
 impl Followed {
-    /// How long it took, once everything up to `to` has got there.
-    fn arrived(followed: &mut Option<Self>, to: u64, now_ns: u64) -> Option<u64> {
-        let one = followed.take_if(|one| one.end <= to)?;
-        Some(now_ns.saturating_sub(one.since_ns))
+    /// It, once everything up to `to` has got there.
+    fn arrived(followed: &mut Option<Self>, to: u64) -> Option<Self> {
+        followed.take_if(|one| one.end <= to)
+    }
+
+    fn after_ns(&self, now_ns: u64) -> u64 {
+        now_ns.saturating_sub(self.since_ns)
     }
 }
 
@@ -157,6 +170,7 @@ impl SendStream {
         let followed = Followed {
             end,
             since_ns: now_ns,
+            sent_ns: None,
         };
         self.unsent.get_or_insert(followed);
         if is_acked {
@@ -170,15 +184,23 @@ impl SendStream {
             Outgoing::Reliable(bytes) => bytes.sent_to(),
             Outgoing::Events(events) => events.sent_to(),
         };
-        Followed::arrived(&mut self.unsent, to, now_ns)
+        let sent = Followed::arrived(&mut self.unsent, to)?;
+        if let Some(same) = self.unacked.as_mut().filter(|one| one.end == sent.end) {
+            same.sent_ns = Some(now_ns);
+        }
+        Some(sent.after_ns(now_ns))
     }
 
     /// The same until the peer had it.
-    pub(crate) fn acked_after(&mut self, now_ns: u64) -> Option<u64> {
+    pub(crate) fn acked_after(&mut self, now_ns: u64) -> Option<Acked> {
         let Outgoing::Reliable(bytes) = &self.outgoing else {
             return None;
         };
-        Followed::arrived(&mut self.unacked, bytes.acked_to(), now_ns)
+        let acked = Followed::arrived(&mut self.unacked, bytes.acked_to())?;
+        Some(Acked {
+            after_ns: acked.after_ns(now_ns),
+            sent_ns: acked.sent_ns,
+        })
     }
 
     /// Whether it takes messages.

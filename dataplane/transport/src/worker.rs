@@ -414,7 +414,12 @@ impl<S: Service> Worker<S> {
         self.is_blocked = last == Some(Step::NoRoom);
         let more = last.is_none();
         // Where there is still no room for all of it, the wait ends once there is.
-        let has_room = self.parts.driver.flush() && self.parts.driver.room().is_some();
+        let Parts { node, driver, .. } = &mut self.parts;
+        let has_flushed = driver.flush();
+        if let (true, Some(flow)) = (has_flushed, node.flow_mut()) {
+            flow.flushed();
+        }
+        let has_room = has_flushed && driver.room().is_some();
         if self.is_blocked && has_room {
             self.is_blocked = false;
             return true;

@@ -17,7 +17,9 @@ use std::{
 
 use virga_ebpf::{hash, header::Header};
 use virga_transport::{
-    Mode, NodeLimits,
+    ChannelName, Mode, NodeLimits,
+    flow::{Flow, Wanted, notes},
+    io::clock::Clock,
     worker::{Parts, WorkerHandle},
 };
 
@@ -83,12 +85,30 @@ fn allocated(
     panic!("{} of {enough}", look(worker, done));
 }
 
+/// Times what both ends send and receive, as often as anything happens; nobody reads it.
+fn time(worker: &WorkerHandle<Application>) {
+    let (notes, noted) = notes(Clock::start());
+    let wanted = Wanted {
+        channel: ChannelName::parse("a").unwrap(),
+        entity: None,
+        is_own: true,
+        interval_ns: 0,
+    };
+    let flow = Some(Box::new(Flow::new(wanted, notes)));
+    assert!(look(worker, move |parts| parts.node.set_flow(flow)).is_none());
+    std::mem::forget(noted);
+}
+
 /// What sending and receiving allocate once both ends are warm, in hundredths of an allocation an event.
-fn session(mode: Mode) -> (u64, u64) {
+fn session(mode: Mode, is_timed: bool) -> (u64, u64) {
     let [source, sink] =
         [(1, 2), (2, 1)].map(|(own, other)| spawn(own, other, mode, NodeLimits::default()));
     route(&source, 1, 2, sink.address());
     route(&sink, 2, 1, source.address());
+    if is_timed {
+        time(&source);
+        time(&sink);
+    }
     let received = |parts: &mut Parts<Application>| parts.service.received;
     let taken = |parts: &mut Parts<Application>| u64::from(parts.service.to_send == 0);
     let mut made = [0; 2];
@@ -112,9 +132,16 @@ fn session(mode: Mode) -> (u64, u64) {
 
 #[test]
 fn a_warm_session_allocates_no_more_than_its_events() {
-    for mode in [Mode::Ordered, Mode::Unreliable] {
-        let (sending, receiving) = session(mode);
-        println!("{mode:?}: {sending} and {receiving} hundredths of an allocation an event");
+    for (mode, is_timed) in [
+        (Mode::Ordered, false),
+        (Mode::Unreliable, false),
+        (Mode::Ordered, true),
+        (Mode::Unreliable, true),
+    ] {
+        let (sending, receiving) = session(mode, is_timed);
+        println!(
+            "{mode:?}, timed {is_timed}: {sending} and {receiving} hundredths of an allocation an event"
+        );
         assert!(sending <= 10, "{mode:?}: {sending} hundredths an event out");
         assert!(
             receiving <= 110,

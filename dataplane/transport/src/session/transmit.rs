@@ -344,6 +344,9 @@ impl Session {
             events: filled.events,
         };
         let after_ns = s.sent_after(ctx.now_ns);
+        if let (Some(after_ns), Some(flow)) = (after_ns, &mut ctx.flow) {
+            flow.sent(&s.spec.name, ctx.now_ns, ctx.now_ns - after_ns);
+        }
         let (sequence, content) = (self.sequence, filled.content);
         let bytes = self.seal(ctx, out, start, &label);
         let classes = &mut ctx.counters.classes;

@@ -295,7 +295,15 @@ impl Streams {
             }
         }
         self.receive_highest = session_end;
-        self.deliver(ctx.events, ends, stream)
+        let delivered = self.deliver(ctx.events, ends, stream);
+        if let Some(flow) = &mut ctx.flow
+            && let Some(s) = self.receiving.get(&stream)
+            && s.mode.is_ordered()
+            && flow.is_heard(&s.name, &ends.peer_entity)
+        {
+            flow.came(ctx.now_ns, (ends.own, stream), (end, s.bytes.base()));
+        }
+        delivered
     }
 
     /// The peer's end of a stream, after its last byte or (`is_reset`) instead of the rest.

@@ -378,8 +378,12 @@ impl Streams {
                 tell_receipts(ctx, ends, content.stream, receipts, Fate::Acknowledged);
                 self.held_bytes[usize::from(s.spec.priority)] -= held - bytes.held();
             }
-            let (class, after_ns) = (s.spec.priority, s.acked_after(ctx.now_ns));
+            let (class, acked) = (s.spec.priority, s.acked_after(ctx.now_ns));
+            let after_ns = acked.map(|acked| acked.after_ns);
             ctx.counters.classes.acked_after(class, after_ns);
+            if let (Some(sent_ns), Some(flow)) = (acked.and_then(|a| a.sent_ns), &mut ctx.flow) {
+                flow.acknowledged(&s.spec.name, ctx.now_ns, sent_ns);
+            }
             if content.fin {
                 s.end = End::Acked;
             }

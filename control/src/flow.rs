@@ -1,0 +1,255 @@
+//! How long events of one channel stay in each stage of their way through this node: while somebody asks, on the
+//! publishing and on the receiving side.
+//!
+//! - [`Asked`]: which channel, and for how long.
+//! - [`Report`]: what is told of it, stage by stage.
+//! - [`run`]: the daemon's side: it has the workers and the API take times, and turns that off when the asker is gone.
+//!
+//! What takes the times: [`virga_transport::flow`]. All are differences of this host's one monotonic clock; clocks of
+//! different hosts are never compared.
+
+pub mod run;
+
+use crate::config::Config;
+use serde::{Deserialize, Serialize};
+use virga_transport::{
+    flow::Stage,
+    times::{Times, TimesSummary},
+};
+
+/// Times of each stage that a worker takes a second, where nobody says how many.
+pub const RATE: u32 = 200;
+/// More cannot be asked for.
+pub const RATE_MAX: u32 = 2_000;
+
+/// A request; what is not said is not asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Asked {
+    /// Events of this channel.
+    pub channel: String,
+    /// Only what this entity has published: a name, its key, or what headers call it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// Each worker times a stage at most so often a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u32>,
+    /// End once a stage has so many times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+    /// End after so long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u64>,
+}
+
+/// What is known so far; told again and again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Since it began.
+    pub elapsed_ms: u64,
+    /// Events that programs on this node have published meanwhile.
+    pub published: u64,
+    /// Times that one of them was queued for another node.
+    pub sent: u64,
+    /// Events that have come from other nodes.
+    pub received: u64,
+    /// Stages of what is published here, in order.
+    pub publishing: Vec<StageTimes>,
+    /// Stages of what arrives.
+    pub receiving: Vec<StageTimes>,
+    /// What is outside this node: the paths to the nodes that subscribe or publish, as the sessions know them.
+    pub paths: Vec<Path>,
+    /// Why it is over, once it is.
+    pub ended: Option<String>,
+}
+
+/// How long one stage takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageTimes {
+    /// Its name.
+    pub stage: String,
+    /// Times that were taken.
+    pub count: u64,
+    /// Events that passed it and were not timed; none where what passes is not events one by one.
+    pub not_timed: Option<u64>,
+    /// Half of them were at most this.
+    pub p50_ns: u64,
+    /// 99 of 100.
+    pub p99_ns: u64,
+    /// All of them.
+    pub max_ns: u64,
+}
+
+/// The way to another node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Path {
+    /// The node's id.
+    pub node: String,
+    /// Its name, where the configuration here has one.
+    pub name: Option<String>,
+    /// Smoothed round trip of the session's path.
+    pub rtt_us: Option<u64>,
+}
+
+/// A stage's name.
+#[must_use]
+pub const fn name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Accept => "accept",
+        Stage::HandOver => "hand_over",
+        Stage::Admit => "admit",
+        Stage::Queue => "queue",
+        Stage::Send => "send",
+        Stage::Acknowledge => "acknowledge",
+        Stage::Order => "order",
+        Stage::Open => "open",
+        Stage::Check => "check",
+        Stage::Deliver => "deliver",
+    }
+}
+
+/// What a stage is, for people.
+#[must_use]
+pub const fn meaning(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Accept => "batch read from the program, signed and kept where it is to be, its turn",
+        Stage::HandOver => "batch in the worker's queue",
+        Stage::Admit => "batch waits until every subscriber's stream has room for it",
+        Stage::Queue => "event in the stream's queue, until its packet is made",
+        Stage::Send => "packets sealed and given to the kernel or the NIC's queue",
+        Stage::Acknowledge => "from that packet's making to the peer's acknowledgement",
+        Stage::Order => "packet waits for what was sent before it, or the rest of its event",
+        Stage::Open => "batch of packets read from the driver, opened, event told",
+        Stage::Check => "rights, and the signature where there is one",
+        Stage::Deliver => "event in the program's queue, until its connection takes it",
+    }
+}
+
+/// The stages of what is published; the others are of what arrives.
+const fn is_publishing(stage: Stage) -> bool {
+    (stage as usize) <= Stage::Acknowledge as usize
+}
+
+impl Asked {
+    /// Between two times of a stage at one worker.
+    fn interval_ns(&self) -> Result<u64, String> {
+        let rate = self.rate.unwrap_or(RATE);
+        match (1..=RATE_MAX).contains(&rate) {
+            true => Ok(1_000_000_000 / u64::from(rate)),
+            false => Err(format!(
+                "a rate of {rate} times a second: from 1 to {RATE_MAX} can be had"
+            )),
+        }
+    }
+
+    /// The key of the entity that is meant.
+    fn entity(&self, config: &Config) -> Result<Option<[u8; 32]>, String> {
+        let Some(text) = &self.origin else {
+            return Ok(None);
+        };
+        let origin = crate::capture::asked::origin(text, config)?;
+        let peers = config.peers.iter().flat_map(|peer| &peer.entities);
+        let mut known = config
+            .entities
+            .iter()
+            .map(|named| &named.entity.key)
+            .chain(peers);
+        let found = known.find(|key| virga_ebpf::hash::origin_hash(*key) == origin);
+        found.copied().map(Some).ok_or_else(|| {
+            format!("{text:?} is no entity of this node or of a peer: nothing of it arrives")
+        })
+    }
+}
+
+/// Times of all stages so far.
+#[derive(Debug, Default)]
+struct Histograms([Times; Stage::ALL.len()]);
+
+impl Histograms {
+    fn record(&mut self, stage: Stage, ns: u64) {
+        self.0[stage as usize].record(ns);
+    }
+
+    fn summary(&self, stage: Stage) -> TimesSummary {
+        self.0[stage as usize].summary()
+    }
+
+    /// Times of the stage that has most.
+    fn most(&self) -> u64 {
+        let counts = Stage::ALL.into_iter().map(|s| self.summary(s).count);
+        counts.max().unwrap_or(0)
+    }
+
+    /// Brings a report's stages up to date with the times, and with its own totals.
+    fn tell(&self, report: &mut Report) {
+        let (sent, received) = (report.sent, report.received);
+        let row = |stage: &Stage| {
+            let summary = self.summary(*stage);
+            let passed = match stage {
+                Stage::Queue => Some(sent),
+                Stage::Open | Stage::Check => Some(received),
+                _ => None,
+            };
+            StageTimes {
+                stage: name(*stage).to_owned(),
+                count: summary.count,
+                not_timed: passed.map(|passed| passed.saturating_sub(summary.count)),
+                p50_ns: summary.p50_ns,
+                p99_ns: summary.p99_ns,
+                max_ns: summary.max_ns,
+            }
+        };
+        let of = |publishing| {
+            let stages = Stage::ALL.iter();
+            let wanted = stages.filter(|stage| is_publishing(**stage) == publishing);
+            wanted.map(row).collect()
+        };
+        (report.publishing, report.receiving) = (of(true), of(false));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_has_each_stage_once_in_order_and_counts_what_was_not_timed() {
+        let mut times = Histograms::default();
+        for _ in 0..3 {
+            times.record(Stage::Queue, 5_000);
+            times.record(Stage::Deliver, 7_000);
+        }
+        times.record(Stage::Open, 1_000);
+        assert_eq!(times.most(), 3);
+        let mut report = Report {
+            sent: 10,
+            received: 5,
+            ..Report::default()
+        };
+        times.tell(&mut report);
+        let names = |stages: &[StageTimes]| -> Vec<String> {
+            stages.iter().map(|one| one.stage.clone()).collect()
+        };
+        let all = [names(&report.publishing), names(&report.receiving)].concat();
+        assert_eq!(all, Stage::ALL.map(name));
+        assert_eq!(report.publishing.len(), 6);
+        let queue = &report.publishing[3];
+        assert_eq!((queue.count, queue.not_timed), (3, Some(7)));
+        assert!(queue.p50_ns.abs_diff(5_000) < 100 && queue.max_ns >= queue.p99_ns);
+        let open = &report.receiving[1];
+        assert_eq!((open.count, open.not_timed), (1, Some(4)));
+        assert_eq!(report.receiving[3].not_timed, None);
+    }
+
+    #[test]
+    fn a_rate_has_its_bounds() {
+        let asked = |rate| Asked {
+            rate,
+            ..Asked::default()
+        };
+        assert_eq!(asked(None).interval_ns(), Ok(5_000_000));
+        assert_eq!(asked(Some(RATE_MAX)).interval_ns(), Ok(500_000));
+        assert!(asked(Some(0)).interval_ns().is_err());
+        assert!(asked(Some(RATE_MAX + 1)).interval_ns().is_err());
+    }
+}
