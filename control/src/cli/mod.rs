@@ -100,7 +100,7 @@ enum Command {
     Sub(subscribe::Arguments),
     /// Show which neighbour leads to which node, and by whose word.
     Routes(routes::Arguments),
-    /// Show the way that packets for a node take, and how each link on it is doing.
+    /// Show the way that packets for a node take, link by link; or time a channel's events, stage by stage.
     Trace(trace::Arguments),
     /// Watch a running node: its peers, links, drops and workers.
     Top(top::Arguments),
