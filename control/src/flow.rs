@@ -154,7 +154,7 @@ impl Asked {
             .iter()
             .map(|named| &named.entity.key)
             .chain(peers);
-        let found = known.find(|key| virga_ebpf::hash::origin_hash(*key) == origin);
+        let found = known.find(|key| virga_ebpf::hash::origin_hash(key) == origin);
         found.copied().map(Some).ok_or_else(|| {
             format!("{text:?} is no entity of this node or of a peer: nothing of it arrives")
         })
