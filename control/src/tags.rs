@@ -243,10 +243,16 @@ impl Tags {
     }
 
     /// Whether a neighbour may be taken to be at another address: not at that of another whose packets are
-    /// checked, since nobody could tell the two apart, and what was checked would be no more.
+    /// checked, since nobody could tell the two apart, and what was checked would be no more. On loopback, where
+    /// IPv6 has one address for all that are carried, only what the configuration requires stands in the way:
+    /// a neighbour that nothing reaches is of less use than one whose packets are not checked.
     #[must_use]
     pub fn may_move(&self, peer: NodeId, address: SocketAddr) -> bool {
-        let is_strict = |link: &Link| link.can_check() && link.demands;
+        let is_loopback = address.ip().is_loopback();
+        let is_strict = |link: &Link| match is_loopback {
+            true => link.policy == LinkTags::Require,
+            false => link.can_check() && link.demands,
+        };
         let own = self.links.get(&peer);
         let must_check = own.is_some_and(|link| link.policy == LinkTags::Require);
         let others = self.links.iter().filter(|(other, _)| **other != peer);
@@ -271,7 +277,13 @@ impl Tags {
         for (id, link) in &mut self.links {
             let others = places.iter().filter(|(other, ..)| other != id);
             let mut there = others.filter(|(_, ip, _)| *ip == link.address.ip());
-            link.shares_with = there.next().map(|(.., name)| name.clone());
+            let shared = there.next().map(|(.., name)| name.clone());
+            let before = std::mem::replace(&mut link.shares_with, shared);
+            // Of a session that began meanwhile nothing was asked.
+            let is_due = link.has_session && link.stage == Stage::Unasked;
+            if before.is_some() && is_due && link.can_check() {
+                link.stage = Stage::asked(0);
+            }
         }
     }
 
@@ -422,6 +434,10 @@ impl Link {
             self.stage = Stage::asked(now_ns);
             self.ask();
         } else {
+            // The neighbour sends no tags from now on: they are agreed on anew once it can be told from others.
+            if self.policy == LinkTags::Auto {
+                (self.stage, self.demands) = (Stage::Unasked, false);
+            }
             self.to_say.push(Said::Unchecked);
         }
     }

@@ -430,30 +430,37 @@ fn what_is_required_stays_demanded_of_one_that_does_not_answer() {
     assert!(us.status(id(1)).checked);
 }
 
+/// Another neighbour beside the one.
+const OTHER: NodeId = NodeId(77);
+
+/// Two neighbours at addresses of their own.
+fn between_two() -> Tags {
+    let mut us = Tags::new(&config(0, ""), [1; 32]);
+    let link = Link {
+        name: "other".into(),
+        address: "10.0.0.9:4783".parse().unwrap(),
+        policy: LinkTags::Auto,
+        shares_with: None,
+        has_session: false,
+        stage: Stage::Unasked,
+        demands: false,
+        keys: [TagKey::default(); 2],
+        latest: 0,
+        latest_since_ns: 0,
+        onward: [TagKey::default(); 2],
+        sends: None,
+        is_unchecked_there: false,
+        to_say: Vec::new(),
+    };
+    us.links.insert(OTHER, link);
+    us
+}
+
 #[test]
 fn a_neighbour_does_not_take_over_the_place_of_one_that_is_checked() {
-    let mut us = Tags::new(&config(0, ""), [1; 32]);
+    let mut us = between_two();
     let there: SocketAddr = format!("{}:9", ADDRESSES[1]).parse().unwrap();
-    let other = NodeId(77);
-    us.links.insert(
-        other,
-        Link {
-            name: "other".into(),
-            address: "10.0.0.9:4783".parse().unwrap(),
-            policy: LinkTags::Auto,
-            shares_with: None,
-            has_session: false,
-            stage: Stage::Unasked,
-            demands: false,
-            keys: [TagKey::default(); 2],
-            latest: 0,
-            latest_since_ns: 0,
-            onward: [TagKey::default(); 2],
-            sends: None,
-            is_unchecked_there: false,
-            to_say: Vec::new(),
-        },
-    );
+    let other = OTHER;
     assert!(us.may_move(other, there));
     us.links.get_mut(&id(1)).unwrap().demands = true;
     assert!(!us.may_move(other, there));
@@ -465,4 +472,50 @@ fn a_neighbour_does_not_take_over_the_place_of_one_that_is_checked() {
     assert_eq!(shared(&us, other), "them is at the same IP address");
     us.moved(other, "10.0.0.8:1".parse().unwrap());
     assert_eq!(shared(&us, id(1)), "there was no session with it yet");
+}
+
+#[test]
+fn neighbours_that_are_carried_share_the_loopback_address_of_ipv6_unless_tags_are_required() {
+    let mut us = between_two();
+    let peers = [id(1), OTHER];
+    let relays: [SocketAddr; 2] = ["[::1]:1001".parse().unwrap(), "[::1]:1002".parse().unwrap()];
+    let udp: [SocketAddr; 2] = peers.map(|peer| us.links[&peer].address);
+    for peer in peers {
+        us.links.get_mut(&peer).unwrap().demands = true;
+    }
+    for (peer, relay) in peers.into_iter().zip(relays) {
+        assert!(us.may_move(peer, relay));
+        us.moved(peer, relay);
+    }
+    for peer in peers {
+        let status = us.status(peer);
+        assert!(!status.checked, "{status:?}");
+        let why = status.checked_why.unwrap();
+        assert!(why.contains("at the same IP address"), "{why}");
+    }
+    // A session that begins now agrees on nothing; what was agreed on with the other counts when both are back.
+    let began = News {
+        session: Some(true),
+        ..News::default()
+    };
+    us.hear(5, OTHER, &began);
+    assert_eq!(us.take_said(), [(OTHER, Said::Unchecked)]);
+    for (peer, at) in peers.into_iter().zip(udp) {
+        assert!(us.may_move(peer, at));
+        us.moved(peer, at);
+    }
+    assert!(us.status(id(1)).checked && !us.status(OTHER).checked);
+    us.handle_timeout(ASK_AGAIN_NS);
+    let said = us.take_said();
+    assert!(
+        matches!(said[..], [(OTHER, Said::Check { .. })]),
+        "it is asked now: {said:?}"
+    );
+    // Of those of which tags are required, one alone is there.
+    for required in peers {
+        let mut us = between_two();
+        us.links.get_mut(&required).unwrap().policy = LinkTags::Require;
+        us.moved(peers[0], relays[0]);
+        assert!(!us.may_move(peers[1], relays[1]));
+    }
 }
