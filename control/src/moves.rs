@@ -62,7 +62,10 @@ impl Moves {
     /// A neighbour is carried from now on: the workers find it at `relay`.
     pub fn carry(&self, peer: NodeId, relay: SocketAddr) {
         let mut inner = self.inner();
-        inner.carried.entry(peer).or_default();
+        // Where it was told to be and nobody has followed yet is where it was.
+        let told = inner.moved.get(&peer).copied();
+        let told = told.filter(|at| !inner.is_relay_of(peer, *at));
+        inner.carried.entry(peer).or_insert(told);
         inner.relays.insert(peer, relay);
         inner.reached.remove(&peer);
         inner.moved.insert(peer, relay);
@@ -115,12 +118,15 @@ impl Moves {
     /// Notes where a neighbour that is carried is, by address and interface, when it is first found to be.
     pub(crate) fn note_before(&self, peer: NodeId, (address, interface): Before) {
         let mut inner = self.inner();
-        if let Some(before) = inner.carried.get_mut(&peer)
-            && before.is_none()
-        {
-            *before = Some(address);
-            inner.interfaces.extend(interface.map(|name| (peer, name)));
+        // The path may not have followed from one relay to the next.
+        let is_relay = inner.is_relay_of(peer, address);
+        let Some(before) = inner.carried.get_mut(&peer) else {
+            return;
+        };
+        if !is_relay {
+            before.get_or_insert(address);
         }
+        inner.interfaces.extend(interface.map(|name| (peer, name)));
     }
 
     /// The interface that a neighbour was behind before it was carried, if the configuration names one; asked once.
@@ -194,6 +200,29 @@ mod tests {
         assert_eq!(moves.take(), [(PEER, at("[fd00::2]:1"))].into());
         moves.tell(PEER, at("[::1]:8"));
         assert_eq!(moves.take(), [(PEER, at("[::1]:8"))].into());
+    }
+
+    #[test]
+    fn one_that_is_carried_again_before_anybody_followed_is_where_it_was() {
+        let (moves, udp) = (Moves::default(), at("10.0.0.2:4783"));
+        for (first, second) in [("127.86.0.1:9", "127.86.0.2:9"), ("[::1]:8", "[::1]:9")] {
+            moves.carry(PEER, at(first));
+            assert_eq!(moves.take(), [(PEER, at(first))].into());
+            moves.note_before(PEER, (udp, None));
+            assert_eq!(moves.release(PEER, None), Some(udp));
+            moves.carry(PEER, at(second));
+            // The path was at the first one all the while.
+            assert_eq!(moves.take(), [(PEER, at(second))].into());
+            assert_eq!(moves.before(PEER), Some(udp));
+            moves.note_before(PEER, (at(first), None));
+            assert_eq!(moves.before(PEER), Some(udp));
+            assert_eq!(moves.release(PEER, None), Some(udp));
+            let _followed = moves.take();
+        }
+        // Not even the first relay is taken for its place where nothing else was told.
+        moves.carry(PEER, at("127.86.0.1:9"));
+        moves.note_before(PEER, (at("127.86.0.3:9"), None));
+        assert_eq!(moves.before(PEER), None);
     }
 
     #[test]
