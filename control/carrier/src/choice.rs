@@ -57,16 +57,30 @@ enum State {
     Udp {
         bad_since: Option<Instant>,
         not_before: Option<Instant>,
+        /// A connection that carried was cut: UDP did not work, whatever is seen of the session so soon.
+        redial: bool,
     },
     Dialling,
     Carried {
+        since: Instant,
         probe_at: Instant,
         had_session: bool,
-        /// Since when there is no session.
+        /// The link was seen alive over this connection: only then does its death tell something.
+        has_lived: bool,
+        /// Since when there is no session, or a dead link.
         bare_since: Instant,
     },
     /// UDP works; the other end is told.
     Leaving,
+}
+
+impl State {
+    /// Nothing is wrong with UDP.
+    const UDP: Self = Self::Udp {
+        bad_since: None,
+        not_before: None,
+        redial: false,
+    };
 }
 
 /// The way to one neighbour.
@@ -90,10 +104,7 @@ impl Choice {
             pace,
             targets,
             next: 0,
-            state: State::Udp {
-                bad_since: None,
-                not_before: None,
-            },
+            state: State::UDP,
             failures: 0,
             probe_wait: pace.probe_every,
             left_at: None,
@@ -107,9 +118,9 @@ impl Choice {
             State::Udp {
                 bad_since,
                 not_before,
-                ..
+                redial,
             } => {
-                if !is_bad {
+                if !is_bad && !*redial {
                     *bad_since = None;
                     self.failures = 0;
                     return Act::Nothing;
@@ -135,16 +146,20 @@ impl Choice {
             State::Carried {
                 probe_at,
                 had_session,
+                has_lived,
                 bare_since,
+                ..
             } => {
-                if !seen.has_session {
-                    return match now.duration_since(*bare_since) >= SESSION_TIME {
-                        true => Act::GiveUp,
-                        false => Act::Nothing,
-                    };
+                *has_lived |= !is_bad;
+                *had_session |= seen.has_session;
+                let is_bare = !seen.has_session || (seen.is_dead && *has_lived);
+                if !is_bare {
+                    *bare_since = now;
                 }
-                (*had_session, *bare_since) = (true, now);
-                if now < *probe_at {
+                if now.duration_since(*bare_since) >= SESSION_TIME {
+                    return Act::GiveUp;
+                }
+                if !seen.has_session || now < *probe_at {
                     return Act::Nothing;
                 }
                 *probe_at = now + jittered(self.probe_wait, jitter);
@@ -157,31 +172,36 @@ impl Choice {
     /// The neighbour is connected.
     pub fn on_connected(&mut self, now: Instant, jitter: u32) {
         self.state = State::Carried {
+            since: now,
             probe_at: now + jittered(self.probe_wait, jitter),
             had_session: false,
+            has_lived: false,
             bare_since: now,
         };
     }
 
-    /// There is no connection, or it was lost or given up. One that had a session is dialled again at once; else the
-    /// next target is, after a while that doubles.
+    /// There is no connection, or it was lost or given up. One that had a session is dialled again at once, if it did
+    /// not end at once; else the next target is, after a while that doubles.
     pub fn on_lost(&mut self, now: Instant, jitter: u32) {
-        let wait = match self.state {
+        let (wait, redial) = match self.state {
             State::Carried {
-                had_session: true, ..
+                had_session: true,
+                since,
+                ..
             } => {
                 self.next = self.next.saturating_sub(1);
-                Duration::ZERO
+                (BACKOFF_MIN.saturating_sub(now.duration_since(since)), true)
             }
             _ => {
                 let doubled = BACKOFF_MIN.saturating_mul(1 << self.failures.min(6));
                 self.failures = self.failures.saturating_add(1);
-                jittered(doubled.min(BACKOFF_MAX), jitter)
+                (jittered(doubled.min(BACKOFF_MAX), jitter), false)
             }
         };
         self.state = State::Udp {
             bad_since: Some(now.checked_sub(self.pace.after).unwrap_or(now)),
             not_before: Some(now + wait),
+            redial,
         };
     }
 
@@ -199,18 +219,12 @@ impl Choice {
         self.failures = 0;
         self.next = self.next.saturating_sub(1);
         self.left_at = Some(now);
-        self.state = State::Udp {
-            bad_since: None,
-            not_before: None,
-        };
+        self.state = State::UDP;
     }
 
     /// The neighbour has dialled this node: nothing is to be dialled meanwhile.
     pub const fn on_other(&mut self) {
-        self.state = State::Udp {
-            bad_since: None,
-            not_before: None,
-        };
+        self.state = State::UDP;
     }
 }
 
@@ -326,6 +340,45 @@ mod tests {
         choice.on_lost(now, 500);
         let (act, wait) = until(&mut choice, &mut now, NONE);
         assert_eq!((act, wait), (Act::Dial(1), BACKOFF_MIN));
+    }
+
+    #[test]
+    fn a_connection_that_is_cut_is_dialled_again_before_anybody_has_found_the_link_dead() {
+        let (mut choice, mut now) = (Choice::new(PACE, 2), Instant::now());
+        assert_eq!(until(&mut choice, &mut now, DEAD).0, Act::Dial(0));
+        choice.on_connected(now, 500);
+        assert_eq!(until(&mut choice, &mut now, GOOD).0, Act::Probe);
+        choice.on_lost(now, 500);
+        let again = until(&mut choice, &mut now, GOOD);
+        assert_eq!(again, (Act::Dial(0), Duration::ZERO));
+        // One that ends at once is dialled again no more often than the other end takes it.
+        choice.on_connected(now, 500);
+        assert_eq!(choice.step(now, GOOD, 500), Act::Nothing);
+        choice.on_lost(now, 500);
+        let again = until(&mut choice, &mut now, GOOD);
+        assert_eq!(again, (Act::Dial(0), BACKOFF_MIN));
+        // Where it cannot be had any more, what is seen counts again.
+        choice.on_lost(now, 500);
+        assert_eq!(until(&mut choice, &mut now, GOOD).0, Act::Nothing);
+    }
+
+    #[test]
+    fn a_connection_over_which_the_link_dies_is_given_up() {
+        let (mut choice, mut now) = (Choice::new(PACE, 1), Instant::now());
+        assert_eq!(until(&mut choice, &mut now, DEAD).0, Act::Dial(0));
+        choice.on_connected(now, 500);
+        // A link that was not heard over this connection yet is judged by its session alone.
+        for _ in 0..100 {
+            let act = choice.step(now, DEAD, 500);
+            assert!(matches!(act, Act::Nothing | Act::Probe), "{act:?}");
+            now += 1_000 * MS;
+        }
+        assert_ne!(choice.step(now, GOOD, 500), Act::GiveUp);
+        let lived = now;
+        while choice.step(now, DEAD, 500) != Act::GiveUp {
+            now += 100 * MS;
+        }
+        assert_eq!(now.duration_since(lived), SESSION_TIME);
     }
 
     #[test]
