@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Why something did not pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// A connection: too many at once had not proven who they are, all or from its source.
+    /// A connection: too many at once had not proven who they are, most of them from its source; it was the oldest.
     Full,
     /// A connection: it has not proven who it is in time.
     Slow,
@@ -13,17 +13,17 @@ pub enum Reason {
     Garbage,
     /// A connection: no neighbour of the configuration, or it could not prove to be that one.
     Stranger,
-    /// A connection: the neighbour is reached by another one.
+    /// A connection: the neighbour is reached by another one, or was a moment ago.
     Second,
     /// A connection: it was cut, or silent for too long.
     Broken,
-    /// A connection: a frame that is no mesh packet, or larger than one.
+    /// A connection: a frame that is no mesh packet, or larger than one, or that is not said twice.
     Malformed,
     /// A connection: no session came up over it.
     Useless,
     /// A packet: the connection takes less than the session sends.
     Queue,
-    /// A packet: more a second than one connection may bring.
+    /// A packet, or an empty frame: more a second than one connection may bring.
     Rate,
     /// A packet: this node's own socket took no more.
     Local,

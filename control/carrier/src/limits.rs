@@ -5,10 +5,8 @@ use virga_ebpf::limits::HEADER_BYTES;
 
 /// Largest frame: the largest datagram that a node sends or opens, what UDP over IPv4 carries.
 pub const FRAME_BYTES_MAX: usize = 65_507;
-/// Connections at once that have not proven who they are.
+/// Connections at once that have not proven who they are: with one more, the oldest of the source with most ends.
 pub const UNPROVEN_MAX: usize = 64;
-/// Of those, from one source.
-pub const UNPROVEN_PER_SOURCE_MAX: usize = 8;
 /// How long a connection may take to prove who it is, TLS and WebSocket included.
 pub const HELLO_TIME: Duration = Duration::from_secs(5);
 /// How long TCP may take to connect.

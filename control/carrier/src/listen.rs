@@ -1,13 +1,15 @@
-//! Takes connections and finds out whose they are: so many at once, of one source so many, each in a bounded time.
-//! Nothing is kept of one that does not prove itself but a count.
+//! Takes connections and finds out whose they are: so many at once, each in a bounded time. Where there are as many as
+//! may be, a new one ends the oldest of the source that has most: who comes to prove itself is not kept out by those
+//! that wait. Nothing is kept of one that does not prove itself but a count.
 
 use crate::{
     Counters, Keyring, Kind, Reason,
     hello::{FIRST_BYTES, HelloError, THIRD_BYTES},
-    limits::{BREATH, HELLO_TIME, UNPROVEN_MAX, UNPROVEN_PER_SOURCE_MAX},
+    limits::{BREATH, HELLO_TIME, UNPROVEN_MAX},
     wire::{Bottom, Wire, WireError, websocket_bounds},
 };
 use bytes::Bytes;
+use futures_util::future::{AbortHandle, AbortRegistration, Abortable, Aborted};
 use std::{
     collections::BTreeMap,
     io,
@@ -37,41 +39,60 @@ pub struct Proven {
     pub from: SocketAddr,
 }
 
-/// Those that have not proven themselves yet, by source.
+/// Those that have not proven themselves yet.
 #[derive(Debug, Default)]
-struct Unproven(Mutex<BTreeMap<IpAddr, usize>>);
+struct Unproven(Mutex<Waiting>);
+
+/// In the order in which they came, each with its source and what ends it.
+#[derive(Debug, Default)]
+struct Waiting {
+    came: u64,
+    all: BTreeMap<u64, (IpAddr, AbortHandle)>,
+}
+
+impl Waiting {
+    /// The oldest of the source that has most, with one more of `newcomer`'s.
+    fn surplus(&self, newcomer: IpAddr) -> Option<u64> {
+        let mut held = BTreeMap::from([(newcomer, 1_usize)]);
+        for (source, _) in self.all.values() {
+            *held.entry(*source).or_insert(0) += 1;
+        }
+        let most = held.values().copied().max();
+        let mut oldest = self.all.iter();
+        let found = oldest.find(|(_, (source, _))| held.get(source).copied() == most);
+        found.map(|(number, _)| *number)
+    }
+}
 
 /// A place among them, until it is dropped.
 struct Ticket {
     of: Arc<Unproven>,
-    source: IpAddr,
+    number: u64,
 }
 
 impl Unproven {
-    fn enter(self: &Arc<Self>, source: IpAddr) -> Option<Ticket> {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = held.values().sum();
-        let own = held.get(&source).copied().unwrap_or(0);
-        if all >= UNPROVEN_MAX || own >= UNPROVEN_PER_SOURCE_MAX {
-            return None;
+    /// A place, and what ends who has it; another has lost its own for that where there was none left.
+    fn enter(self: &Arc<Self>, source: IpAddr) -> (Ticket, AbortRegistration) {
+        let (ends, ended) = AbortHandle::new_pair();
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.all.len() >= UNPROVEN_MAX
+            && let Some(oldest) = waiting.surplus(source)
+            && let Some((_, ends)) = waiting.all.remove(&oldest)
+        {
+            ends.abort();
         }
-        held.insert(source, own + 1);
-        Some(Ticket {
-            of: Arc::clone(self),
-            source,
-        })
+        let number = waiting.came;
+        waiting.came += 1;
+        waiting.all.insert(number, (source, ends));
+        let of = Arc::clone(self);
+        (Ticket { of, number }, ended)
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let mut held = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = held.get_mut(&self.source) {
-            *own -= 1;
-            if *own == 0 {
-                held.remove(&self.source);
-            }
-        }
+        let mut waiting = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.all.remove(&self.number);
     }
 }
 
@@ -182,17 +203,16 @@ impl Listener {
                 sleep(BREATH).await;
                 continue;
             };
-            let Some(ticket) = judge.unproven.enter(source(from.ip())) else {
-                judge.counters.count(Reason::Full);
-                continue;
-            };
+            let (ticket, ended) = judge.unproven.enter(source(from.ip()));
             let (judge, kind, tls) = (judge.clone(), self.kind, tls.clone());
             tokio::spawn(async move {
                 let opened = open(tcp, from, (kind, tls.as_deref()), &judge);
-                let reason = match timeout(HELLO_TIME, opened).await {
-                    Ok(Ok(())) | Ok(Err(Refusal::Ended)) => None,
-                    Ok(Err(Refusal::Said(reason))) => Some(reason),
-                    Err(_late) => Some(Reason::Slow),
+                let opened = Abortable::new(timeout(HELLO_TIME, opened), ended);
+                let reason = match opened.await {
+                    Ok(Ok(Ok(()) | Err(Refusal::Ended))) => None,
+                    Ok(Ok(Err(Refusal::Said(reason)))) => Some(reason),
+                    Ok(Err(_late)) => Some(Reason::Slow),
+                    Err(Aborted) => Some(Reason::Full),
                 };
                 if let Some(reason) = reason {
                     judge.counters.count(reason);
@@ -257,18 +277,34 @@ mod tests {
     }
 
     #[test]
-    fn one_source_takes_its_share_and_all_take_so_many() {
+    fn who_comes_when_all_places_are_taken_has_that_of_the_oldest_of_whoever_has_most() {
         let unproven = Arc::new(Unproven::default());
         let host = |n: u8| IpAddr::from([10, 0, 0, n]);
-        let mut held: Vec<Ticket> = std::iter::from_fn(|| unproven.enter(host(1))).collect();
-        assert_eq!(held.len(), UNPROVEN_PER_SOURCE_MAX);
-        for n in 2..=u8::MAX {
-            held.extend(std::iter::from_fn(|| unproven.enter(host(n))));
+        let sources = |of: &Unproven| {
+            let waiting = of.0.lock().unwrap();
+            let all = waiting.all.values();
+            all.map(|(source, _)| *source).collect::<Vec<_>>()
+        };
+        // Eight sources that never speak; each has as much.
+        let mut held: Vec<Ticket> = (0..UNPROVEN_MAX)
+            .map(|n| unproven.enter(host(u8::try_from(n % 8).unwrap())).0)
+            .collect();
+        let ends = unproven.0.lock().unwrap().all[&0].1.clone();
+        let (neighbour, kept) = unproven.enter(host(99));
+        assert!(ends.is_aborted(), "the first of the first");
+        for n in 0..2 * UNPROVEN_MAX {
+            held.push(unproven.enter(host(u8::try_from(n % 8).unwrap())).0);
         }
-        assert_eq!(held.len(), UNPROVEN_MAX);
-        held.remove(0);
-        assert!(unproven.enter(host(1)).is_some());
+        let all = sources(&unproven);
+        assert_eq!(all.len(), UNPROVEN_MAX);
+        assert!(all.contains(&host(99)) && !kept.handle().is_aborted());
+        // One source alone, as behind a proxy: its own oldest goes.
         held.clear();
-        assert!(unproven.0.lock().unwrap().is_empty(), "nothing is kept");
+        drop(neighbour);
+        assert!(sources(&unproven).is_empty(), "nothing is kept");
+        held.extend((0..=UNPROVEN_MAX).map(|_| unproven.enter(host(1)).0));
+        assert_eq!(sources(&unproven), [host(1); UNPROVEN_MAX]);
+        held.clear();
+        assert!(sources(&unproven).is_empty(), "nothing is kept");
     }
 }

@@ -149,6 +149,7 @@ impl Relay {
         (tell, leaves): (mpsc::Sender<T>, impl Fn() -> T),
     ) -> Told {
         let mut rate = Rate::new(Instant::now());
+        let mut is_leaving = false;
         loop {
             let frame = match timeout(SILENCE_MAX, reader.frame()).await {
                 Ok(Ok(frame)) => frame,
@@ -158,14 +159,20 @@ impl Relay {
                     return Told::Lost(Reason::Broken, words);
                 }
             };
+            let is_too_many = !rate.takes(Instant::now());
             match frame {
-                Frame::Nothing => {}
+                Frame::Command(Command::Leave) if is_leaving => {
+                    let words = "it has said twice that UDP works".to_owned();
+                    return Told::Lost(Reason::Malformed, words);
+                }
                 Frame::Command(Command::Leave) => {
+                    is_leaving = true;
                     // Nobody listens when the node stops.
                     let _stopping = tell.send(leaves()).await;
                 }
                 Frame::Command(Command::Bye) => return Told::Left,
-                Frame::Packet(_) if !rate.takes(Instant::now()) => counters.count(Reason::Rate),
+                _ if is_too_many => counters.count(Reason::Rate),
+                Frame::Nothing => {}
                 Frame::Packet(packet) => match self.socket.try_send_to(&packet, self.worker) {
                     Ok(_) => counters.count_received(),
                     Err(_) => match self.socket.send_to(&packet, self.worker).await {

@@ -159,7 +159,7 @@ fn carrier(name: &str) -> Option<(&'static str, &'static str)> {
     let reason = Carrier::ALL.iter().find(|reason| reason.name() == name)?;
     Some(match reason {
         Carrier::Full => (
-            "Connections: too many at once had not proven whose they are, all or from one source.",
+            "Connections: too many at once had not proven whose they are; the oldest of the source that had most gave way.",
             ALIEN,
         ),
         Carrier::Slow => (
