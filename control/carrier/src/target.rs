@@ -1,6 +1,8 @@
 //! Where a peer is dialled: `tcp://HOST:PORT`, `ws://HOST[:PORT]/PATH` or `wss://HOST[:PORT]/PATH`.
 
+use rustls::pki_types::ServerName;
 use std::{fmt, net::Ipv6Addr};
+use tokio_tungstenite::tungstenite::http::Uri;
 
 /// Longest host name (RFC 1035).
 const HOST_BYTES_MAX: usize = 253;
@@ -73,6 +75,7 @@ impl Target {
         };
         let (host, port) = split(authority)?;
         let port = match (port, kind.port()) {
+            (Some(port), _) if !port.bytes().all(|b| b.is_ascii_digit()) => None,
             (Some(port), _) => port.parse().ok().filter(|&port| port != 0),
             (None, known) => known,
         };
@@ -81,21 +84,30 @@ impl Target {
         if host.is_empty() || host.len() > HOST_BYTES_MAX || !host.chars().all(is_plain) {
             return Err("has no host that could be looked up".into());
         }
+        if kind == Kind::Wss && ServerName::try_from(host).is_err() {
+            return Err("has no host that a certificate could name".into());
+        }
         let path = match (kind, path) {
             (Kind::Tcp, "") => "",
             (Kind::Tcp, _) => return Err("has a path, which plain TCP does not know".into()),
             (_, "") => "/",
             (_, path) => path,
         };
-        if path.len() > PATH_BYTES_MAX || !path.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
-            return Err("has a path that no request could carry".into());
-        }
-        Ok(Self {
+        // RFC 3986 has these nowhere in a path.
+        let is_sent = |b: u8| b.is_ascii_graphic() && !b"#<>`\\^|".contains(&b);
+        let target = Self {
             kind,
             host: host.to_owned(),
             port,
             path: path.to_owned(),
-        })
+        };
+        let is_carried = path.len() <= PATH_BYTES_MAX && path.bytes().all(is_sent);
+        // As WebSocket's handshake will read it.
+        let is_asked = kind == Kind::Tcp || target.to_string().parse::<Uri>().is_ok();
+        match is_carried && is_asked {
+            true => Ok(target),
+            false => Err("has a path that no request could carry".into()),
+        }
     }
 
     /// Host and port as a request names them.
@@ -188,6 +200,15 @@ mod tests {
             "ws://a/\r\nx",
             "ws://a/#b",
             "ws://[::1]x",
+            "tcp://a:+80",
+            "ws://a:",
+            "ws://a/<b>",
+            "ws://a/`b",
+            "ws://a/b\\c",
+            "ws://a/^b",
+            "ws://a/b|c",
+            "wss://a..b",
+            "wss://-a",
         ] {
             assert!(Target::parse(text).is_err(), "{text}");
         }

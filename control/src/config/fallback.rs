@@ -105,9 +105,20 @@ pub(super) fn resolve(
             false => Ok(address),
         }
     };
+    let listen_tcp = check.text("listen_tcp", file.listen_tcp, listen);
+    let listen_ws = check.text("listen_ws", file.listen_ws, |text| {
+        let address = listen(text)?;
+        match listen_tcp == Some(address) {
+            true => values::fault(
+                format!("{address} is where `listen_tcp` takes plain TCP"),
+                "give it another port",
+            ),
+            false => Ok(address),
+        }
+    });
     FallbackSection {
-        listen_tcp: check.text("listen_tcp", file.listen_tcp, listen),
-        listen_ws: check.text("listen_ws", file.listen_ws, listen),
+        listen_tcp,
+        listen_ws,
         certificate: certificate.zip(key),
         trust: trust.unwrap_or(default.trust),
         pace: Pace {
@@ -154,6 +165,6 @@ pub(super) fn targets(
 fn read(text: &str) -> Result<Target, Fault> {
     Target::parse(text).map_err(|what| Fault {
         what: format!("{text:?} {what}"),
-        fix: "write such as \"tcp://192.0.2.7:4783\" or \"wss://edge.example/virga\"".to_owned(),
+        fix: "write such as \"tcp://192.0.2.7:4784\" or \"wss://edge.example/virga\"".to_owned(),
     })
 }

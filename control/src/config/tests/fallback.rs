@@ -31,6 +31,11 @@ fn nothing_listens_unless_it_is_asked_for() {
             "fallback.listen_ws",
             "another port",
         ),
+        (
+            "listen_tcp = \"[::1]:1\"\nlisten_ws = \"[::1]:1\"",
+            "fallback.listen_ws",
+            "another port",
+        ),
         ("after_ms = 9", "fallback.after_ms", ""),
         ("probe_s = 0", "fallback.probe_s", ""),
         (
