@@ -70,7 +70,7 @@ impl Relay {
         let [high, low] = place.to_be_bytes();
         let (local, any): (IpAddr, IpAddr) = match listen {
             SocketAddr::V4(_) => (
-                Ipv4Addr::new(127, NETWORK, high, low).into(),
+                Ipv4Addr::new(NETWORK[0], NETWORK[1], high, low).into(),
                 Ipv4Addr::LOCALHOST.into(),
             ),
             // IPv6 has one loopback address.
@@ -216,13 +216,13 @@ impl Relay {
     }
 }
 
-/// The second byte of the relays' addresses: 127.86.x.y.
-const NETWORK: u8 = 86;
+/// Where relays' addresses begin: 127.86.x.y.
+pub const NETWORK: [u8; 2] = [127, 86];
 
 /// Whether an address is one that relays have.
 #[must_use]
 pub fn is_relays(address: SocketAddr) -> bool {
-    matches!(address.ip(), IpAddr::V4(ip) if ip.octets()[..2] == [127, NETWORK])
+    matches!(address.ip(), IpAddr::V4(ip) if ip.octets()[..2] == NETWORK)
 }
 
 fn lost(error: &WireError) -> Told {

@@ -2,14 +2,16 @@
 //!
 //! The tables have the same layouts and the decision is the same source ([`virga_ebpf::decide`]). What
 //! differs: the kernel has read the outer headers and writes new ones. A neighbour is known by its
-//! interface, or by its address alone where the image names interface 0.
+//! interface, or by its address alone where the image names interface 0; one that another transport carries by
+//! its port as well, since any program of this machine can have the address.
 
 use crate::{
     event::{Heard, Watch},
+    limits::CARRIED_NETWORK,
     tap::Tap,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
 };
 
@@ -80,6 +82,8 @@ pub struct Forwarder {
     moved: BTreeMap<SocketAddr, SocketAddr>,
     /// The neighbours that are next hops, and where.
     adjacent: BTreeMap<NodeId, SocketAddr>,
+    /// Those places of neighbours where a carrier can be, moved ones too.
+    carried: BTreeSet<SocketAddr>,
     /// The links to them.
     links: BTreeMap<NodeId, NextHop>,
     /// While somebody asks for samples.
@@ -109,6 +113,7 @@ impl Forwarder {
             counters,
             moved: BTreeMap::new(),
             adjacent: BTreeMap::new(),
+            carried: BTreeSet::new(),
             links: BTreeMap::new(),
             tap: None,
         }
@@ -135,6 +140,7 @@ impl Forwarder {
     ) -> Result<(), PublishError<core::convert::Infallible>> {
         self.moved.clear();
         self.adjacent.clone_from(&image.adjacent);
+        self.note_carried();
         self.links = links_of(image);
         self.publisher.apply(&mut self.tables, image, entropy)
     }
@@ -145,7 +151,13 @@ impl Forwarder {
     pub fn follow(&mut self, neighbour: NodeId, address: SocketAddr) {
         if let Some(&told) = self.adjacent.get(&neighbour) {
             self.moved.insert(told, address);
+            self.note_carried();
         }
+    }
+
+    fn note_carried(&mut self) {
+        let places = self.adjacent.values().chain(self.moved.values()).copied();
+        self.carried = places.filter(|at| is_carriers(at.ip())).collect();
     }
 
     /// A neighbour's link is dead: until the next [`Forwarder::apply`] its packets, and those that others send
@@ -211,6 +223,15 @@ impl Forwarder {
         forwarding
     }
 
+    /// Whether another program of this machine sent a packet from the address that a neighbour's carrier has.
+    fn is_impostor(&self, source: SocketAddr) -> bool {
+        let at = |port| SocketAddr::new(source.ip(), port);
+        // Where none is, whoever is at `::1` is no carrier.
+        is_carriers(source.ip())
+            && !self.carried.contains(&at(source.port()))
+            && self.carried.range(at(0)..=at(u16::MAX)).next().is_some()
+    }
+
     fn decide(&self, ifindex: u32, source: SocketAddr, datagram: &mut [u8]) -> (u32, Forwarding) {
         let drop = |reason: Reason| (reason.counter(), Forwarding::Drop(reason));
         let (Some(bytes), Ok(udp_payload_bytes)) = (
@@ -221,6 +242,10 @@ impl Forwarder {
         };
         let header = Header::decode(bytes);
         let settings = self.tables.current();
+        // What is for this node, its sessions judge.
+        if header.destination != settings.node_id && self.is_impostor(source) {
+            return drop(Reason::Neighbour);
+        }
         let source = source.ip().into();
         let is_known_there = find(&self.tables, &settings, ifindex, 0, source).is_some();
         let arrival = Arrival {
@@ -325,6 +350,14 @@ fn links_of(image: &Image) -> BTreeMap<NodeId, NextHop> {
     adjacent
         .filter_map(|(peer, at)| Some((*peer, *link(at)?)))
         .collect()
+}
+
+/// Whether a carrier can be there.
+fn is_carriers(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.octets()[..2] == CARRIED_NETWORK,
+        IpAddr::V6(ip) => ip.is_loopback(),
+    }
 }
 
 fn address_of(next_hop: &NextHop) -> SocketAddr {

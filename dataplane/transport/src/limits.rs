@@ -161,6 +161,10 @@ pub const CHALLENGE_INTERVAL_NS: u64 = 100_000_000;
 /// After a peer was followed to another address, it is not followed again for this long.
 pub const MOVE_INTERVAL_NS: u64 = 1_000_000_000;
 
+/// A neighbour that another transport carries is at an address of this network, or at `::1`: another program of
+/// this machine can be there too, at another port.
+pub const CARRIED_NETWORK: [u8; 2] = [127, 86];
+
 /// Longest time between two frames of a link's keepalive.
 pub const LINK_INTERVAL_NS_MAX: u64 = 10_000_000_000;
 /// Intervals without a word after which a link is silent, at most.

@@ -139,6 +139,53 @@ fn a_short_datagram_is_truncated_and_a_stranger_is_no_neighbour() {
 }
 
 #[test]
+fn another_program_at_the_address_of_a_neighbours_carrier_is_no_neighbour() {
+    for (at, beside) in [
+        ("127.86.0.1:5000", "127.86.0.1:5001"),
+        ("[::1]:5000", "[::1]:5001"),
+    ] {
+        let [at, beside]: [SocketAddr; 2] = [at, beside].map(|text| text.parse().unwrap());
+        let mut image = image(NextHop::ALIVE, 0);
+        let place = Place::new(0, at.ip().into());
+        image.neighbours.insert(place, Link::default());
+        image.adjacent.insert(NEIGHBOUR, at);
+        let mut f = forwarder(&image);
+        let mut sequence = 0;
+        let mut sent = |f: &mut Forwarder, from| {
+            sequence += 1;
+            f.handle(1, 0, from, &mut datagram(sequence))
+        };
+        let dropped = Forwarding::Drop(Reason::Neighbour);
+        assert!(matches!(sent(&mut f, at), Forwarding::Forward { .. }));
+        assert_eq!(sent(&mut f, beside), dropped);
+        // There it is, once it has moved.
+        f.follow(NEIGHBOUR, beside);
+        assert!(matches!(sent(&mut f, beside), Forwarding::Forward { .. }));
+        f.apply(&image, || 7).unwrap();
+        assert_eq!(sent(&mut f, beside), dropped);
+        let counted = f.counters()[Reason::Neighbour.counter() as usize];
+        assert_eq!(counted.packets, 2);
+        // What is for this node itself, a session judges.
+        let header = Header::decode(datagram(9).first_chunk().unwrap());
+        let own = Header {
+            destination: HERE,
+            ..header
+        };
+        let mut own = [&own.encode()[..], &[0; 16]].concat();
+        assert_eq!(f.handle(1, 0, beside, &mut own), Forwarding::Local);
+    }
+    // Elsewhere a neighbour may send from another port than it listens at.
+    let mut image = image(NextHop::ALIVE, 0);
+    let at: SocketAddr = "127.0.0.4:5000".parse().unwrap();
+    let place = Place::new(0, at.ip().into());
+    image.neighbours.insert(place, Link::default());
+    image.adjacent.insert(NEIGHBOUR, at);
+    let beside = SocketAddr::new(at.ip(), 5001);
+    let forwarding = forwarder(&image).handle(1, 0, beside, &mut datagram(1));
+    assert!(matches!(forwarding, Forwarding::Forward { .. }));
+}
+
+#[test]
 fn a_tap_has_each_datagram_as_it_came_and_goes_when_nobody_takes() {
     let order = Order {
         until_ns: u64::MAX,
