@@ -4,21 +4,24 @@
 //! does not reach, and takes those that dial this node. A carried neighbour is at another address for the workers and
 //! the forwarding path ([`crate::moves`]), and back at its own once UDP has answered: the session in between is the same.
 
+mod known;
+mod listening;
 mod shown;
 
+pub use listening::{ListenError, listen};
 pub use shown::{FallbackStatus, Shown};
 
 use crate::{
     cause,
-    config::{Config, FallbackSection, PeerConfig, Reach},
+    config::Config,
     daemon::identity::Registry,
     dispatch::{Dispatch, Service},
     links::Found,
     moves::Moves,
 };
+use known::{address_of, choices, free_place, is_neighbour, keyring, peer_of};
 use std::{
-    collections::BTreeMap,
-    io,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -31,10 +34,9 @@ use virga_carrier::{
     Choice, Keyring, Kind, Reason, Target,
     choice::{Act, Seen},
     dial::{DialError, dial},
-    limits::HELLO_TIME,
+    limits::{BACKOFF_MIN, HELLO_TIME},
     listen::{Judge, Listener, Proven},
     relay::{Ask, Relay, Told},
-    tls::{self, TlsError},
     wire::Wire,
 };
 use virga_ebpf::header::NodeId;
@@ -45,59 +47,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Connections that have proven themselves, and ends of others, that wait for the task.
 const WAITING_MAX: usize = 16;
 
-/// Why a node with `[fallback]` does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum ListenError {
-    /// Nothing can listen there.
-    #[error("cannot listen for {kind} at {address}: {source}; give it another address or port", kind = .kind.name())]
-    Address {
-        /// How.
-        kind: Kind,
-        /// Where.
-        address: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The certificate or its key.
-    #[error("the certificate in [fallback]: {0}")]
-    Tls(#[from] TlsError),
-}
-
-/// Listens where the configuration says.
-///
-/// # Errors
-/// [`ListenError`].
-pub async fn listen(config: &FallbackSection) -> Result<Vec<Listener>, ListenError> {
-    let mut listeners = Vec::new();
-    let acceptor = match &config.certificate {
-        Some((certificate, key)) => Some(tls::acceptor(certificate, key)?),
-        None => None,
-    };
-    let kind_ws = match &acceptor {
-        Some(_) => Kind::Wss,
-        None => Kind::Ws,
-    };
-    for (address, kind, acceptor) in [
-        (config.listen_tcp, Kind::Tcp, None),
-        (config.listen_ws, kind_ws, acceptor),
-    ] {
-        let Some(address) = address else { continue };
-        let bound = Listener::bind(address, kind, acceptor).await;
-        let listener = bound.map_err(|source| ListenError::Address {
-            kind,
-            address,
-            source,
-        })?;
-        tracing::info!(%address, kind = kind.name(), "fallback transport listens");
-        listeners.push(listener);
-    }
-    Ok(listeners)
-}
-
 /// A neighbour's connection.
 struct Carried {
     /// Tells the ends of one connection from those of the next.
     number: u64,
+    /// Tells its relay from those of other neighbours.
+    place: u16,
     is_ours: bool,
     asks: mpsc::Sender<Ask>,
     /// Since when both ends are on their way back to UDP.
@@ -148,14 +103,18 @@ struct Manager {
     shown: Shown,
     choices: BTreeMap<NodeId, Choice>,
     carried: BTreeMap<NodeId, Carried>,
+    /// When a connection of each that has dialled this node was taken last.
+    taken: BTreeMap<NodeId, Instant>,
     connections: u64,
+    /// The relay's place that was given out last.
+    place: u16,
     done: mpsc::Sender<Done>,
 }
 
 /// Carries neighbours until the runtime ends; what it shows.
 #[must_use]
 pub fn run(listeners: Vec<Listener>, by: Parted) -> Shown {
-    let config = by.registry.configured();
+    let config = by.registry.config();
     let shown = Shown::default();
     let (keyring, keys) = watch::channel(keyring(&config));
     let (proven, came) = mpsc::channel(WAITING_MAX);
@@ -171,7 +130,9 @@ pub fn run(listeners: Vec<Listener>, by: Parted) -> Shown {
         keyring,
         shown: shown.clone(),
         carried: BTreeMap::new(),
+        taken: BTreeMap::new(),
         connections: 0,
+        place: 0,
         done,
     };
     manager.show_listed();
@@ -182,26 +143,6 @@ pub fn run(listeners: Vec<Listener>, by: Parted) -> Shown {
         manager.run(came, ended).await;
     });
     shown
-}
-
-fn keyring(config: &Config) -> Keyring {
-    let adjacent = config.peers.iter().filter(|peer| peer.is_adjacent());
-    Keyring::new(
-        (config.node.id, config.keys.node.secret.expose()),
-        (&config.node.network, config.keys.psk.expose()),
-        adjacent.map(|peer| (peer.id, peer.node_key)),
-    )
-}
-
-/// One for each neighbour that can be dialled; those that were there go on.
-fn choices(config: &Config, before: &BTreeMap<NodeId, Choice>) -> BTreeMap<NodeId, Choice> {
-    let dialled = config.peers.iter().filter(|peer| !peer.fallback.is_empty());
-    let one = |peer: &PeerConfig| {
-        let new = || Choice::new(config.fallback.pace, peer.fallback.len());
-        let choice = before.get(&peer.id).cloned().unwrap_or_else(new);
-        (peer.id, choice)
-    };
-    dialled.map(one).collect()
 }
 
 /// A random number of a thousand.
@@ -231,8 +172,11 @@ impl Manager {
     }
 
     fn name(&self, peer: NodeId) -> &str {
-        let found = self.config.peers.iter().find(|one| one.id == peer);
-        found.map_or("a node", |one| &one.name)
+        peer_of(&self.config, peer).map_or("a node", |one| &one.name)
+    }
+
+    fn configured(&self, peer: NodeId) -> Option<SocketAddr> {
+        peer_of(&self.config, peer).and_then(address_of)
     }
 
     fn show_listed(&self) {
@@ -242,9 +186,9 @@ impl Manager {
     }
 
     async fn look(&mut self) {
-        let config = self.by.registry.configured();
+        let config = self.by.registry.config();
         if !Arc::ptr_eq(&config, &self.config) {
-            self.follow(config);
+            self.follow(config).await;
         }
         let now = Instant::now();
         let is_late = |one: &Carried| {
@@ -294,52 +238,74 @@ impl Manager {
                 Act::Dial(target) => self.dial(peer, target),
                 Act::Probe => self.probe(peer).await,
                 Act::GiveUp => {
-                    let words = "no session came up over it".to_owned();
+                    let words = "no session came up over it, or its link died".to_owned();
                     self.lose(peer, Reason::Useless, &words).await;
                 }
             }
         }
     }
 
-    /// Goes by another configuration: neighbours that are none any more are not carried.
-    fn follow(&mut self, config: Arc<Config>) {
+    /// Goes by another configuration: neighbours that are none any more are not carried, nor those that are dialled
+    /// elsewhere, or nowhere, from now on.
+    async fn follow(&mut self, config: Arc<Config>) {
+        if config.peers == self.config.peers && config.fallback == self.config.fallback {
+            self.config = config;
+            return;
+        }
         self.keyring.send_replace(keyring(&config));
+        let before = std::mem::replace(&mut self.config, Arc::clone(&config));
         let targets = |config: &Config, peer: NodeId| {
-            let found = config.peers.iter().find(|one| one.id == peer);
+            let found = peer_of(config, peer);
             found.map(|one| (one.fallback.clone(), one.is_adjacent()))
         };
         let is_as_before = |peer: NodeId| {
-            targets(&config, peer).is_some_and(|now| Some(now) == targets(&self.config, peer))
+            targets(&config, peer).is_some_and(|now| Some(now) == targets(&before, peer))
         };
         self.choices.retain(|peer, _| is_as_before(*peer));
+        let dialled: BTreeSet<NodeId> = self.choices.keys().copied().collect();
         self.choices = choices(&config, &self.choices);
-        self.config = config;
-        let known = |peer: &NodeId| {
-            let mut peers = self.config.peers.iter();
-            peers.any(|one| one.id == *peer && one.is_adjacent())
+        self.taken.retain(|peer, _| is_neighbour(&config, *peer));
+        let is_over = |peer: NodeId, one: &Carried| match is_neighbour(&config, peer) {
+            true => one.is_ours && !is_as_before(peer),
+            false => true,
         };
-        let gone: Vec<NodeId> = self
-            .carried
-            .keys()
-            .filter(|peer| !known(peer))
-            .copied()
-            .collect();
-        for peer in gone {
+        let carried = self.carried.iter();
+        let over = carried.filter(|(peer, one)| is_over(**peer, one));
+        for peer in over.map(|(peer, _)| *peer).collect::<Vec<_>>() {
             self.carried.remove(&peer);
-            self.shown.forget(peer);
+            match is_neighbour(&config, peer) {
+                true => self.free(peer, None).await,
+                false => self.free_renewed(peer, &before).await,
+            }
         }
-        for peer in self
-            .choices
-            .keys()
-            .filter(|peer| !self.carried.contains_key(peer))
-        {
-            self.shown.udp(*peer, "UDP is tried first".to_owned());
+        for peer in &before.peers {
+            if !self.choices.contains_key(&peer.id) && !self.carried.contains_key(&peer.id) {
+                self.shown.forget(peer.id);
+            }
+        }
+        for peer in self.choices.keys() {
+            if !dialled.contains(peer) && !self.carried.contains_key(peer) {
+                self.shown.udp(*peer, "UDP is tried first".to_owned());
+            }
+        }
+    }
+
+    /// One that was carried is no neighbour any more. Where it has another node key since, and so another id, the
+    /// forwarding path may have taken the relay's address for the new one's.
+    async fn free_renewed(&self, peer: NodeId, before: &Config) {
+        let released = self.by.moves.release(peer, None);
+        let named = peer_of(before, peer).and_then(|one| self.config.peer(&one.name));
+        if let Some(renewed) = named.filter(|one| one.id != peer) {
+            let address = released.or_else(|| self.by.moves.release(renewed.id, None));
+            if let Some(address) = address.or_else(|| address_of(renewed)) {
+                self.lead(renewed.id, address).await;
+            }
         }
     }
 
     fn dial(&self, peer: NodeId, number: usize) {
-        let found = self.config.peers.iter().find(|one| one.id == peer);
-        let target: Option<&Target> = found.and_then(|one| one.fallback.get(number));
+        let found = peer_of(&self.config, peer);
+        let target = found.and_then(|one| one.fallback.get(number));
         let Some(target) = target.cloned() else {
             return;
         };
@@ -363,7 +329,8 @@ impl Manager {
     }
 
     async fn probe(&self, peer: NodeId) {
-        let Some(address) = self.by.moves.before(peer) else {
+        let before = self.by.moves.before(peer);
+        let Some(address) = before.or_else(|| self.configured(peer)) else {
             return;
         };
         let ask = move |now_ns: u64, parts: &mut Parts<Service>| {
@@ -380,14 +347,26 @@ impl Manager {
             kind,
             from,
         } = proven;
-        let own = self.config.node.id;
+        if !is_neighbour(&self.config, peer) {
+            // It was one when it proved itself.
+            return self.shown.counters().count(Reason::Stranger);
+        }
+        let (now, own) = (Instant::now(), self.config.node.id);
+        let taken = self.taken.get(&peer);
+        let is_soon = taken.is_some_and(|at| now.duration_since(*at) < BACKOFF_MIN);
         let is_dialled = self.carried.get(&peer).is_some_and(|one| one.is_ours);
-        if is_dialled && own < peer {
-            // Of two that both dialled, the one of the lower node id stays, at both ends.
+        // Of two that both dialled, the one of the lower node id stays, at both ends.
+        if is_soon || (is_dialled && own < peer) {
             return self.shown.counters().count(Reason::Second);
         }
         let why = format!("it has dialled this node, from {from}");
-        self.take(peer, wire, (kind, false), why).await;
+        if !self.take(peer, wire, (kind, false), why).await {
+            return;
+        }
+        self.taken.insert(peer, now);
+        if let Some(choice) = self.choices.get_mut(&peer) {
+            choice.on_other();
+        }
     }
 
     async fn on_done(&mut self, done: Done) {
@@ -399,13 +378,24 @@ impl Manager {
             } => {
                 let own = self.config.node.id;
                 let has_other = self.carried.get(&peer).is_some_and(|one| !one.is_ours);
-                if !self.choices.contains_key(&peer) || (has_other && peer < own) {
+                if has_other && peer < own {
+                    if let Some(choice) = self.choices.get_mut(&peer) {
+                        choice.on_other();
+                    }
+                    return self.shown.counters().count(Reason::Second);
+                }
+                let named = peer_of(&self.config, peer);
+                if !named.is_some_and(|one| one.fallback.contains(&target)) {
+                    // A configuration that was read meanwhile has it no more.
                     return self.shown.counters().count(Reason::Second);
                 }
                 let why = format!("no answer by UDP; over {target}");
-                self.take(peer, wire, (target.kind, true), why).await;
+                let is_taken = self.take(peer, wire, (target.kind, true), why).await;
                 if let Some(choice) = self.choices.get_mut(&peer) {
-                    choice.on_connected(Instant::now(), jitter());
+                    match is_taken {
+                        true => choice.on_connected(Instant::now(), jitter()),
+                        false => choice.on_lost(Instant::now(), jitter()),
+                    }
                 }
             }
             Done::Dialled {
@@ -419,12 +409,14 @@ impl Manager {
                 if let Some(choice) = self.choices.get_mut(&peer) {
                     choice.on_lost(Instant::now(), jitter());
                 }
-                if !self.carried.contains_key(&peer) {
+                if self.choices.contains_key(&peer) && !self.carried.contains_key(&peer) {
                     let why = format!("no answer by UDP, and {target} cannot be had: {error}");
                     self.shown.udp(peer, why);
                 }
             }
-            Done::Leaves { peer, number } if self.is_current(peer, number) => {
+            Done::Leaves { peer, number }
+                if self.is_current(peer, number) && !self.is_leaving(peer) =>
+            {
                 self.free(peer, None).await;
                 if let Some(one) = self.carried.get_mut(&peer) {
                     one.leaving_since = Some(Instant::now());
@@ -451,20 +443,34 @@ impl Manager {
         one.is_some_and(|one| one.leaving_since.is_some())
     }
 
-    /// Carries a neighbour from now on.
-    async fn take(&mut self, peer: NodeId, wire: Wire, (kind, is_ours): (Kind, bool), why: String) {
-        // Its place in the file tells its relay from others'.
-        let place = self.config.peers.iter().position(|one| one.id == peer);
-        let place = place.and_then(|place| u16::try_from(place + 1).ok());
-        let bound = match place {
-            Some(place) => Relay::bind(place, self.config.node.listen).await,
-            None => Err(io::Error::other("there are too many peers")),
+    /// Where a neighbour's relay may be, as no other's is; one that takes the place of another keeps its own.
+    fn next_place(&mut self, peer: NodeId) -> Option<u16> {
+        if let Some(one) = self.carried.get(&peer) {
+            return Some(one.place);
+        }
+        let held: BTreeSet<u16> = self.carried.values().map(|one| one.place).collect();
+        self.place = free_place(self.place, &held)?;
+        Some(self.place)
+    }
+
+    /// Carries a neighbour from now on; whether it is.
+    async fn take(
+        &mut self,
+        peer: NodeId,
+        wire: Wire,
+        (kind, is_ours): (Kind, bool),
+        why: String,
+    ) -> bool {
+        let Some(place) = self.next_place(peer) else {
+            tracing::warn!(peer = self.name(peer), "too many neighbours are carried");
+            return false;
         };
+        let bound = Relay::bind(place, self.config.node.listen).await;
         let relay = match bound {
             Ok(relay) => relay,
             Err(error) => {
                 tracing::warn!(peer = self.name(peer), %error, "no socket on loopback to carry a neighbour by");
-                return;
+                return false;
             }
         };
         self.connections += 1;
@@ -482,12 +488,14 @@ impl Manager {
         self.shown.carried(peer, kind, why, address);
         let carried = Carried {
             number,
+            place,
             is_ours,
             asks,
             leaving_since: None,
             task,
         };
         self.carried.insert(peer, carried);
+        true
     }
 
     /// Has the workers send a neighbour's packets there, and believe that it is there.
@@ -503,14 +511,7 @@ impl Manager {
     /// A neighbour's packets go by UDP from now on: to `address`, or where it was before.
     async fn free(&self, peer: NodeId, address: Option<SocketAddr>) {
         let before = self.by.moves.release(peer, address);
-        let configured = || {
-            let found = self.config.peers.iter().find(|one| one.id == peer)?;
-            match found.reach {
-                Reach::Adjacent { address, .. } => Some(address),
-                Reach::Via { .. } | Reach::Learned => None,
-            }
-        };
-        if let Some(address) = before.or_else(configured) {
+        if let Some(address) = before.or_else(|| self.configured(peer)) {
             self.lead(peer, address).await;
         }
     }

@@ -7,8 +7,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::sync::Notify;
-use virga_carrier::relay::is_relays;
+use virga_carrier::relay::{NETWORK, is_relays};
 use virga_ebpf::header::NodeId;
+use virga_transport::limits::CARRIED_NETWORK;
+
+// The forwarding path knows a relay's address when it sees it.
+const _: () = assert!(NETWORK[0] == CARRIED_NETWORK[0] && NETWORK[1] == CARRIED_NETWORK[1]);
 
 /// What has been told and not yet followed; the newest address of each neighbour.
 #[derive(Clone, Debug, Default)]
@@ -84,6 +88,24 @@ impl Moves {
         }
         self.0.changed.notify_one();
         now
+    }
+
+    /// Neighbours have other node keys, and so other ids: they are where they were.
+    pub(crate) fn renamed(&self, ids: &[(NodeId, NodeId)]) {
+        fn rename<T>(all: &mut BTreeMap<NodeId, T>, ids: &[(NodeId, NodeId)]) {
+            let found = ids.iter().filter(|(before, now)| before != now);
+            let found = found.filter_map(|(before, now)| Some((*now, all.remove(before)?)));
+            let found: Vec<(NodeId, T)> = found.collect();
+            all.extend(found);
+        }
+        let mut inner = self.inner();
+        rename(&mut inner.moved, ids);
+        rename(&mut inner.carried, ids);
+        rename(&mut inner.relays, ids);
+        rename(&mut inner.interfaces, ids);
+        rename(&mut inner.reached, ids);
+        drop(inner);
+        self.0.changed.notify_one();
     }
 
     /// What was known of these neighbours counts no more.
@@ -223,6 +245,21 @@ mod tests {
         moves.carry(PEER, at("127.86.0.1:9"));
         moves.note_before(PEER, (at("127.86.0.3:9"), None));
         assert_eq!(moves.before(PEER), None);
+    }
+
+    #[test]
+    fn one_with_another_node_key_is_given_back_to_where_it_was() {
+        const RENEWED: NodeId = NodeId(PEER.0 + 1);
+        let (moves, relay, udp) = (Moves::default(), at("[::1]:9"), at("10.0.0.2:4783"));
+        moves.carry(PEER, relay);
+        assert_eq!(moves.take(), [(PEER, relay)].into());
+        moves.note_before(PEER, (udp, Some("m0".into())));
+        moves.renamed(&[(PEER, RENEWED), (NodeId(7), NodeId(7))]);
+        assert_eq!(moves.release(PEER, None), None);
+        assert_eq!(moves.release(RENEWED, None), Some(udp));
+        assert_eq!(moves.take(), [(RENEWED, udp)].into());
+        assert!(moves.is_past(RENEWED, relay));
+        assert_eq!(moves.take_interface(RENEWED).as_deref(), Some("m0"));
     }
 
     #[test]

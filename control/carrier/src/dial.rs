@@ -10,7 +10,7 @@ use crate::{
 use bytes::Bytes;
 use rustls::pki_types::ServerName;
 use std::io;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{net::TcpStream, task::spawn_blocking, time::timeout};
 use tokio_tungstenite::client_async_with_config;
 use tokio_util::either::Either;
 use virga_ebpf::header::NodeId;
@@ -70,7 +70,11 @@ async fn dress(tcp: TcpStream, target: &Target, trust: &Trust) -> Result<Wire, D
         Kind::Ws => Either::Left(tcp),
         Kind::Wss => {
             let name = ServerName::try_from(target.host.clone()).map_err(io::Error::other)?;
-            let stream = tls::connector(trust)?.connect(name, tcp).await?;
+            // Roots are files.
+            let trust = trust.clone();
+            let connector = spawn_blocking(move || tls::connector(&trust)).await;
+            let connector = connector.map_err(io::Error::other)??;
+            let stream = connector.connect(name, tcp).await?;
             Either::Right(stream.into())
         }
     };

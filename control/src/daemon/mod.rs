@@ -221,7 +221,7 @@ async fn serve(
     })?;
     let metrics = reload::listen(config.metrics).await;
     let metrics = metrics.map_err(|(address, source)| DaemonError::Metrics { address, source })?;
-    let carriers = fallback::listen(&config.fallback).await?;
+    let carriers = fallback::listen(&config).await?;
     // Those that were left by a crash are made whole.
     let logs = tokio::task::block_in_place(|| kept::Opened::open(&config))?;
     let revocations = rights::kept(&config.node.state)?;

@@ -43,12 +43,14 @@ impl Path {
                 (&mut peer.reach, &earlier.reach)
             {
                 *address = *at;
-                if self.moves.is_carried(peer.id) {
+                let is_carried = |id| self.moves.is_carried(id);
+                if is_carried(earlier.id) || is_carried(peer.id) {
                     *interface = None;
                 }
             }
         }
         self.config = config;
+        self.moves.renamed(&ids);
         self.moves.forget(anew);
         self.tags.renamed(&ids);
         self.tags.follow(&self.config, anew);
