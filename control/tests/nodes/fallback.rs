@@ -5,7 +5,7 @@ use super::{
     stage::{Channel, RELIABLE, Stage, eventually, in_time},
 };
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::{Ipv6Addr, SocketAddr, TcpListener},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -120,6 +120,20 @@ impl Parted {
         }
     }
 
+    /// So many events get from a to the router.
+    async fn events_pass(&self, count: u32) {
+        let mesh = self.stage.mesh("router").await;
+        let mut events = mesh.subscribe(NEAR.name).await.unwrap();
+        self.stage.subscribers(NEAR.name, 1).await;
+        let sent = numbered(count);
+        let publisher = self.stage.publisher(NEAR.name).await;
+        for event in &sent {
+            publisher.publish(event).await.unwrap();
+        }
+        in_time("publishing", publisher.finish()).await.unwrap();
+        assert!(in_time("reading", payloads(&mut events, sent.len())).await == sent);
+    }
+
     async fn dropped(&self, reason: &str) -> u64 {
         self.stage.status("router").await.fallback.dropped[reason]
     }
@@ -136,13 +150,9 @@ impl Parted {
 #[tokio::test(flavor = "multi_thread")]
 async fn fallback_carries_a_stream_and_gives_it_back_to_udp_and_nothing_is_lost() {
     // Nobody takes the first.
-    let parted = Parted::new(|tcp, ws| {
-        format!(
-            "\"tcp://{}:1\", \"ws://{ws}/virga\", \"tcp://{tcp}\"",
-            tcp.ip()
-        )
-    })
-    .await;
+    let dial =
+        |tcp: SocketAddr, ws: SocketAddr| format!("\"tcp://{}:1\", \"ws://{ws}/virga\"", tcp.ip());
+    let parted = Parted::new(dial).await;
     parted.is_carried_by(&["ws"]).await;
     let why = parted
         .peer("a", "router")
@@ -172,17 +182,22 @@ async fn fallback_carries_a_stream_and_gives_it_back_to_udp_and_nothing_is_lost(
     assert!(arrived == sent, "lost, or out of order");
     let a = parted.stage.status("a").await.fallback;
     assert!(a.sent > 0 && a.received > 0);
-    // The other end dies, and comes back: it is dialled again, by what was there first.
+    // The other end dies, and comes back: it is dialled again.
     let mut parted = parted;
     parted.stage.kill("router");
     parted.stage.start("router").await;
-    parted.is_carried_by(&["ws", "tcp"]).await;
+    parted.is_carried_by(&["ws"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fallback_listeners_bear_strangers_and_go_on() {
     let parted = Parted::new(|tcp, _| format!("\"tcp://{tcp}\"")).await;
     parted.is_carried_by(&["tcp"]).await;
+    let ended = async || {
+        let dropped = parted.stage.status("a").await.fallback.dropped;
+        ["broken", "malformed", "useless"].map(|reason| dropped[reason])
+    };
+    let ended_before = ended().await;
     // What is no hello, at once and after a WebSocket that is one.
     for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 64], &[0, 56, 1]] {
         let mut stream = TcpStream::connect(parted.tcp).await.unwrap();
@@ -220,16 +235,106 @@ async fn fallback_listeners_bear_strangers_and_go_on() {
     }
     parted.drops("full", STRANGERS as u64 / 2).await;
     parted.drops("slow", 1).await;
-    // The neighbour is carried all the while, and its events pass.
+    // The neighbour is carried all the while, by one connection, and its events pass.
     parted.is_carried_by(&["tcp"]).await;
-    let mesh = parted.stage.mesh("router").await;
+    assert_eq!(ended().await, ended_before);
+    parted.events_pass(500).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fallback_follows_a_configuration_that_says_other_addresses_or_none() {
+    let parted = Parted::new(|tcp, _| format!("\"tcp://{tcp}\"")).await;
+    parted.is_carried_by(&["tcp"]).await;
+    let [tcp, ws] = [
+        format!("tcp://{}", parted.tcp),
+        format!("ws://{}/", parted.ws),
+    ];
+    let change = |from: &str, to: &str| {
+        parted.stage.edit("a", from, to);
+        let output = parted.stage.node("a").run(&["reload"]);
+        assert!(output.status.success(), "{output:?}");
+    };
+    // UDP stays blocked: nothing else would end the connection.
+    change(&tcp, &ws);
+    parted.is_carried_by(&["ws"]).await;
+    let listed = format!("fallback = [\"{ws}\"]");
+    change(&listed, "");
+    for (at, other) in [("a", "router"), ("router", "a")] {
+        eventually(&format!("{at} by UDP alone"), async || {
+            let by = parted.peer(at, other).await?.transport;
+            by.is_none_or(|by| by == "udp").then_some(())
+        })
+        .await;
+    }
+    let carried = parted.stage.status("a").await.fallback.carried;
+    assert!(carried.values().all(|count| *count == 0), "{carried:?}");
+    // It is at its own address again, where UDP reaches it.
+    parted.block(false);
+    parted.events_pass(200).await;
+    let own = format!("\nname = \"router\"\n");
+    change(&own, &format!("{own}{listed}\n"));
+    parted.block(true);
+    parted.is_carried_by(&["ws"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fallback_carries_two_neighbours_of_a_node_whose_relays_share_one_address() {
+    let mut stage = Stage::new(&[NEAR]);
+    let own = stage.node("router").listen;
+    let listen = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), own.port());
+    let [tcp, _] = free_ports(listen.ip());
+    let takes = format!("[fallback]\nlisten_tcp = \"{tcp}\"\n[[channels]]");
+    for (from, to) in [
+        (
+            format!("listen = \"{own}\""),
+            format!("listen = \"{listen}\""),
+        ),
+        ("[[channels]]".to_owned(), takes),
+    ] {
+        stage.edit("router", &from, &to);
+    }
+    // Nothing gets from one to the other by UDP.
+    for (name, far) in [("a", "[fd00::2]:9"), ("b", "[fd00::4]:9")] {
+        let near = stage.node(name).listen;
+        let address = |at: &str| format!("address = \"{at}\"");
+        stage.edit("router", &address(&near.to_string()), &address(far));
+        let there = address(&own.to_string());
+        let dialled = format!("{there}\nfallback = [\"tcp://{tcp}\"]");
+        stage.edit(name, &there, &dialled);
+        let pace = "[fallback]\nafter_ms = 500\n[[channels]]";
+        stage.edit(name, "[[channels]]", pace);
+    }
+    let peer = async |name: &str, stage: &Stage| {
+        let status = stage.mesh("router").await.status().await.ok()?;
+        let mut peers = status.peers.into_iter();
+        let peer = peers.find(|peer| peer.name == name)?;
+        let is_carried = peer.transport.as_deref() == Some("tcp")
+            && peer.session.as_deref() == Some("established")
+            && peer.path == "direct";
+        is_carried.then_some(peer.tags?.checked)
+    };
+    stage.start("router").await;
+    stage.start("a").await;
+    eventually("a's tags are checked", async || {
+        peer("a", &stage).await.filter(|is_checked| *is_checked)
+    })
+    .await;
+    stage.start("b").await;
+    for name in ["a", "b"] {
+        eventually(&format!("{name} shares an address"), async || {
+            peer(name, &stage).await.filter(|is_checked| !is_checked)
+        })
+        .await;
+    }
+    // What the first of the two sends still passes.
+    let mesh = stage.mesh("router").await;
     let mut events = mesh.subscribe(NEAR.name).await.unwrap();
-    parted.stage.subscribers(NEAR.name, 1).await;
-    let sent = numbered(500);
-    let publisher = parted.stage.publisher(NEAR.name).await;
+    stage.subscribers(NEAR.name, 1).await;
+    let publisher = stage.publisher(NEAR.name).await;
+    let sent = numbered(200);
     for event in &sent {
         publisher.publish(event).await.unwrap();
     }
     in_time("publishing", publisher.finish()).await.unwrap();
-    assert!(in_time("reading", payloads(&mut events, 500)).await == sent);
+    assert!(in_time("reading", payloads(&mut events, sent.len())).await == sent);
 }
