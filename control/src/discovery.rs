@@ -3,7 +3,9 @@
 //!
 //! - [`Inbox`]: what peers and strangers say.
 //! - [`lists`]: a file that lists nodes.
+//! - [`lan`]: what is announced in the LAN.
 
+pub mod lan;
 pub mod lists;
 
 use crate::routes;
@@ -92,6 +94,8 @@ pub struct DiscoveryStatus {
     pub introductions: u64,
     /// What was found or said and not taken, by reason.
     pub refused: BTreeMap<String, u64>,
+    /// The LANs that it is in.
+    pub lan: lan::LanStatus,
 }
 
 /// A node that was found.

@@ -38,6 +38,8 @@ pub struct DiscoverySection {
     pub advertise: Vec<SocketAddr>,
     /// Nodes that are known at a time.
     pub peers_max: usize,
+    /// Whether it is announced in the LAN, and others are looked for there.
+    pub lan: bool,
 }
 
 /// Which nodes that were found are dialled, and let in.
@@ -145,6 +147,7 @@ pub(super) fn resolve(
         peers_max: check
             .number("max_peers", file.max_peers, 1, PEERS_MAX_MAX)
             .unwrap_or(PEERS_MAX),
+        lan: file.lan.is_some_and(Spanned::into_inner),
     };
     let nodes: BTreeSet<_> = resolved.seeds.iter().map(Pinned::node).collect();
     if nodes.len() < resolved.seeds.len() {
@@ -304,6 +307,7 @@ mod tests {
             .unwrap();
         assert_eq!((section.admit, section.exchange), (Admit::Named, true));
         assert_eq!((section.peers_max, section.file), (PEERS_MAX, None));
+        assert!(!section.lan);
         let seeds = format!(
             "[discovery]\nadmit = \"any\"\nseeds = [{:?}]\nfile = \"list\"\n",
             line(2)

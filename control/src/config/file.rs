@@ -187,6 +187,7 @@ pub(super) struct Discovery {
     pub(super) file: Field<String>,
     pub(super) advertise: Field<Names>,
     pub(super) max_peers: Field<i64>,
+    pub(super) lan: Field<bool>,
 }
 
 /// `[metrics]`

@@ -90,6 +90,7 @@ pub const KEYS: &[(&str, Effect, &[&str])] = &[
             "file",
             "advertise",
             "max_peers",
+            "lan",
         ],
     ),
     ("handshake", Effect::Reload, &["pattern", "pq"]),
@@ -414,6 +415,7 @@ impl Writer<'_> {
         self.put_some(&block, "file", file);
         self.put(&block, "advertise", list(&discovery.advertise));
         self.put(&block, "max_peers", discovery.peers_max);
+        self.put(&block, "lan", discovery.lan);
     }
 
     fn fallback(&mut self, block: &Block<'_>, fallback: &FallbackSection) {

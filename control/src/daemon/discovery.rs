@@ -4,7 +4,11 @@
 use super::{identity::Registry, monotonic_ns, unix_ns};
 use crate::{
     config::{Admit, Config, DiscoverySection, Reach},
-    discovery::{DiscoveryStatus, FoundStatus, Inbox, MemberStatus, lists::ListFile},
+    discovery::{
+        DiscoveryStatus, FoundStatus, Inbox, MemberStatus,
+        lan::{self, LanStatus},
+        lists::ListFile,
+    },
     dispatch::{Dispatch, Ended, Service},
     routes::Heard,
 };
@@ -14,12 +18,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 use virga_discovery::{
     Authority, Claim, Discovery, Found, MemberState, Notice, Now, Origin, Reason, Setup, Source,
     discovery::Configured, source::Listed,
 };
 use virga_ebpf::header::NodeId;
+use virga_lan::Lan;
 use virga_transport::worker::Parts;
 
 /// How often sources are asked.
@@ -53,13 +58,18 @@ impl Authority for Keys {
 
 /// What is known. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Finder(Option<Arc<Mutex<Discovery<Keys>>>>);
+pub struct Finder {
+    discovery: Option<Arc<Mutex<Discovery<Keys>>>>,
+    lan: Option<Arc<Mutex<Lan>>>,
+}
 
 /// All that the task has.
 struct Task {
     finder: Arc<Mutex<Discovery<Keys>>>,
     admit: Admit,
     sources: Vec<Box<dyn Source>>,
+    /// Until the node stops.
+    lan: Option<Arc<Mutex<Lan>>>,
     inbox: Inbox,
     dispatch: Dispatch,
     registry: Registry,
@@ -121,6 +131,7 @@ impl Finder {
         inbox: Option<Inbox>,
         dispatch: &Dispatch,
         registry: &Registry,
+        stopping: watch::Receiver<()>,
     ) -> Result<Self, std::io::Error> {
         let filed = registry.filed();
         let (Some(inbox), Some(section)) = (inbox, filed.discovery.clone()) else {
@@ -142,11 +153,20 @@ impl Finder {
         if let Some(path) = &section.file {
             sources.push(Box::new(ListFile::new(path)));
         }
+        let lan = match section.lan {
+            true => {
+                let seed = crate::kept::random().map_err(std::io::Error::other)?;
+                let lan = Lan::new(discovery.own(), lan::addresses(&filed, &section), seed);
+                Some(Arc::new(Mutex::new(lan)))
+            }
+            false => None,
+        };
         let finder = Arc::new(Mutex::new(discovery));
         let task = Task {
             finder: Arc::clone(&finder),
             admit: section.admit,
             sources,
+            lan: lan.clone(),
             inbox,
             dispatch: dispatch.clone(),
             registry: registry.clone(),
@@ -156,16 +176,20 @@ impl Finder {
             following: None,
             introduced: Vec::new(),
         };
-        tokio::spawn(task.run());
-        Ok(Self(Some(finder)))
+        tokio::spawn(task.run(stopping));
+        Ok(Self {
+            discovery: Some(finder),
+            lan,
+        })
     }
 
     /// What is known now; `config` says what members are called.
     #[must_use]
     pub fn status(&self, config: &Config) -> DiscoveryStatus {
-        let Some(finder) = &self.0 else {
+        let Some(finder) = &self.discovery else {
             return DiscoveryStatus::default();
         };
+        let lan = self.lan.as_ref().map(|lan| LanStatus::from(&*locked(lan)));
         let discovery = locked(finder);
         let nodes = discovery.known().map(|known| FoundStatus {
             name: known.name().to_owned(),
@@ -200,20 +224,23 @@ impl Finder {
             refused: refused
                 .map(|&reason| (reason.name().to_owned(), discovery.refused(reason)))
                 .collect(),
+            lan: lan.unwrap_or_default(),
         }
     }
 }
 
-fn locked(finder: &Mutex<Discovery<Keys>>) -> MutexGuard<'_, Discovery<Keys>> {
-    finder.lock().unwrap_or_else(PoisonError::into_inner)
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Task {
-    async fn run(mut self) {
+    async fn run(mut self, mut stopping: watch::Receiver<()>) {
         let mut look = tokio::time::interval(LOOK_EVERY);
         loop {
             let due = {
                 let due_ns = locked(&self.finder).poll_timeout();
+                let lan_ns = self.lan.as_ref().map(|lan| locked(lan).due_ns());
+                let due_ns = due_ns.min(lan_ns.unwrap_or(u64::MAX));
                 Duration::from_nanos(due_ns.saturating_sub(monotonic_ns()))
             };
             tokio::select! {
@@ -221,6 +248,16 @@ impl Task {
                 () = self.inbox.introduced() => self.hear_strangers(),
                 _ = look.tick() => self.look(),
                 () = tokio::time::sleep(due) => {}
+                // Nothing is ever sent: the node stops.
+                _ = stopping.changed(), if self.lan.is_some() => {
+                    if let Some(lan) = self.lan.take() {
+                        locked(&lan).leave();
+                    }
+                }
+            }
+            if let Some(lan) = &self.lan {
+                let own = locked(&self.finder).own().clone();
+                locked(lan).tick(monotonic_ns(), &own);
             }
             locked(&self.finder).handle_timeout(now());
             if self.say().await.is_err() {
@@ -268,8 +305,12 @@ impl Task {
                 .map(|source| (source.origin(), source.poll(FOUND_MAX)))
                 .collect()
         });
+        let heard = self.lan.as_ref().map(|lan| {
+            let mut lan = locked(lan);
+            (lan.origin(), lan.poll(FOUND_MAX))
+        });
         let mut discovery = locked(&self.finder);
-        for (origin, found) in found {
+        for (origin, found) in found.into_iter().chain(heard) {
             for one in found {
                 discovery.found(now(), origin, one);
             }

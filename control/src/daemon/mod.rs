@@ -271,7 +271,7 @@ async fn serve(
     let keeper = Keeper::new(dispatch.clone(), state, follow);
     let following = (asker.clone(), flood.clone());
     let registry = Registry::new(start, dispatch.clone(), following);
-    let finder = Finder::run(discovered, &dispatch, &registry);
+    let finder = Finder::run(discovered, &dispatch, &registry, api_stopped.clone());
     let finder = finder.map_err(system("begin to look for other nodes"))?;
     let logs = logs
         .run(&dispatch, &signing, &replicas)

@@ -21,6 +21,7 @@ mod guides;
 mod hostile;
 mod identity;
 mod interfaces;
+mod lan;
 mod neighbours;
 mod path_size;
 mod reading;

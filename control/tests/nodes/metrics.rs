@@ -214,6 +214,10 @@ fn every_figure_is_in_a_scrape(status: &Status) {
     marked["discovery"]["members"] =
         json!([{"name": "c", "id": "c", "state": "alive", "since_s": 0}]);
     marked["discovery"]["refused"] = json!({"malformed": 0});
+    marked["discovery"]["lan"] = json!({
+        "is_on": true, "places": [{"address": "10.77.1.2", "problem": null}], "nodes": 0,
+        "sent": 0, "heard": 0, "refused": {"busy": 0},
+    });
     marked["channels"][0]["paused_ms"] = 0.into();
     let mut places = BTreeMap::new();
     mark(&mut marked, String::new(), &mut places);

@@ -55,6 +55,45 @@ pub(super) const SERIES: &[Series] = &[
         },
     ),
     Series::gauge(
+        "virga_lan_up",
+        "none",
+        &["address"],
+        "1 where this node is announced in the LAN in which it has this address, 0 where that is not possible: `virga status` says why.",
+        |status, rows| {
+            for place in &status.discovery.lan.places {
+                rows.put([&place.address], u32::from(place.problem.is_none()));
+            }
+        },
+    ),
+    Series::gauge(
+        "virga_lan_nodes",
+        "nodes",
+        &[],
+        "Other nodes whose announcements in the LAN count now, be they true or not.",
+        |status, rows| rows.put([], status.discovery.lan.nodes),
+    ),
+    Series::counter(
+        "virga_lan_messages_total",
+        "messages",
+        &["direction"],
+        "mDNS messages that were sent, and that were heard of whoever speaks it.",
+        |status, rows| {
+            rows.put(["sent"], status.discovery.lan.sent);
+            rows.put(["heard"], status.discovery.lan.heard);
+        },
+    ),
+    Series::counter(
+        "virga_lan_refused_total",
+        "records",
+        &["reason"],
+        "What was heard in the LAN and not taken, by reason.",
+        |status, rows| {
+            for (reason, &count) in &status.discovery.lan.refused {
+                rows.put([reason], count);
+            }
+        },
+    ),
+    Series::gauge(
         "virga_member_state",
         "none",
         &["peer", "state"],
