@@ -83,17 +83,9 @@ fn session(hosts: &Hosts, at: &str, of: &str) -> Option<Value> {
         hosts.status(at).unwrap(),
         hosts.host(of).node.id.to_string(),
     );
-    let peer = status["peers"]
-        .as_array()?
-        .iter()
-        .find(|peer| peer["id"] == id.as_str())?;
-    (peer["session"] == "established").then_some(())?;
-    let sessions = status["sessions"].as_array()?.iter();
-    let name = &peer["name"];
-    sessions
-        .clone()
-        .find(|one| one["peer"] == *name)
-        .map(|one| one["session"].clone())
+    let mut sessions = status["sessions"].as_array()?.iter();
+    let is_it = |one: &&Value| one["peer"] == id.as_str() && one["state"] == "established";
+    sessions.find(is_it).map(|one| one["session"].clone())
 }
 
 /// Waits until a host shows that, and fails with everybody's log.
