@@ -231,14 +231,16 @@ pub(crate) fn virga(ctx: XdpContext) -> u32 {
     action
 }
 
-/// What is left to do with a frame once it is decided upon.
+/// What is left to do with a frame once it is decided upon. Its numbers are none that a packet or a table has: the
+/// compiler would keep one in place of the other, and the verifier of Linux 6.1 does not follow that they are equal.
+#[repr(u32)]
 enum Next<'a> {
     /// Nothing: the counter, and what the kernel is told.
-    Leave(u32, u32),
+    Leave(u32, u32) = 0x100,
     /// It is for this node.
-    Deliver,
+    Deliver = 0x101,
     /// It is sent on.
-    Send(Outer, &'a NextHop),
+    Send(Outer, &'a NextHop) = 0x102,
 }
 
 /// The same, in its place while somebody asks for samples.

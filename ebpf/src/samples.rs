@@ -11,7 +11,7 @@ use aya_ebpf::{
 use virga_ebpf::{
     header::Header,
     limits::{SAMPLE_BYTES_MAX, SAMPLE_RING_BYTES},
-    sample::{Order, Sample, SampleHead, Tally},
+    sample::{Order, SampleHead, Tally},
 };
 
 #[btf_map(name = "sampling")]
@@ -20,13 +20,22 @@ static SAMPLING: Array<Order, 1> = Array::new();
 static SAMPLED: PerCpuArray<Tally, 1> = PerCpuArray::new();
 /// Where a sample is put together: it is too large for the stack.
 #[btf_map(name = "sample_space")]
-static SPACE: PerCpuArray<Sample, 1> = PerCpuArray::new();
+static SPACE: PerCpuArray<Space, 1> = PerCpuArray::new();
 #[btf_map(name = "samples")]
 static SAMPLES: RingBuf<(), { SAMPLE_RING_BYTES as usize }> = RingBuf::new();
 
 /// User space looks by itself: waking it up would cost more than the sample.
 const NO_WAKEUP: u64 = 1;
 const HEAD_BYTES: usize = size_of::<SampleHead>();
+/// Room for a sample's bytes: a power of two, as a mask is what the verifiers of all kernels follow.
+const ROOM: usize = SAMPLE_BYTES_MAX.next_power_of_two();
+
+/// A `Sample`, with more room than it takes.
+#[repr(C)]
+struct Space {
+    head: SampleHead,
+    bytes: [u8; ROOM],
+}
 
 /// Keeps what came, if it is asked for: how many bytes of it, 0 of a packet that is no sample. `counter` is
 /// what it counts at if all goes well.
@@ -59,7 +68,8 @@ pub(crate) fn take(
     if order.until_ns < now_ns || !tally.admits(order, now_ns, random) {
         return 0;
     }
-    let kept = bounded((order.bytes as usize).min(frame_bytes));
+    let asked = (order.bytes as usize).min(SAMPLE_BYTES_MAX);
+    let kept = bounded(asked.min(frame_bytes));
     // SAFETY: `kept` bytes are in the frame and have room; the context is the one that the program was called with.
     let read =
         unsafe { bpf_xdp_load_bytes(ctx.ctx, 0, space.bytes.as_mut_ptr().cast(), kept as u32) };
@@ -98,14 +108,9 @@ pub(crate) fn tell(kept: usize, counter: u32) {
     }
 }
 
-/// At least one byte and no more than there is room for, in words that the verifier follows.
+/// The same number, of 1 to [`ROOM`] bytes, in words that the verifier follows: that of Linux 6.1 learns no lower bound
+/// from a comparison with 0.
 #[inline(always)]
 fn bounded(bytes: usize) -> usize {
-    if bytes == 0 {
-        1
-    } else if bytes > SAMPLE_BYTES_MAX {
-        SAMPLE_BYTES_MAX
-    } else {
-        bytes
-    }
+    (bytes.wrapping_sub(1) & (ROOM - 1)) + 1
 }

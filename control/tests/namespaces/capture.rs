@@ -92,16 +92,6 @@ fn ended((mut child, out): (Child, PathBuf)) -> Vec<Value> {
     lines.lines().map(line).collect()
 }
 
-/// Whether this kernel's verifier refuses the program that takes samples (docs/operating.md says so).
-fn refuses_samples() -> bool {
-    let kernel = rustix::system::uname();
-    let is_refused = kernel.release().to_bytes().starts_with(b"6.1.");
-    if is_refused {
-        println!("skipped: the verifier of Linux 6.1 refuses the program that takes samples");
-    }
-    is_refused
-}
-
 fn generate(hosts: &Hosts, packets: u64, rate: u64) {
     let plan = virga::generate::live::Plan {
         flows: 20,
@@ -120,9 +110,6 @@ fn generate(hosts: &Hosts, packets: u64, rate: u64) {
 #[test]
 #[ignore = "needs root: scripts/test runs it"]
 fn what_a_capture_tells_is_what_the_nic_path_counts() {
-    if refuses_samples() {
-        return;
-    }
     let hosts = line(&V4);
     assert!(programs(&hosts).contains(&"virga".to_owned()));
     let all = "forward,local,echo,drop,pass";
@@ -174,9 +161,6 @@ fn what_a_capture_tells_is_what_the_nic_path_counts() {
 #[test]
 #[ignore = "needs root: scripts/test runs it"]
 fn a_capture_whose_asker_or_daemon_is_killed_leaves_the_usual_program() {
-    if refuses_samples() {
-        return;
-    }
     let mut hosts = line(&V4);
     let is_usual = |hosts: &Hosts| {
         let programs = programs(hosts);

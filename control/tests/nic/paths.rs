@@ -158,25 +158,14 @@ pub struct Kernel {
     echoes: Array<MapData, Plain<Echo>>,
 }
 
-/// Whether this kernel's verifier refuses the program that takes samples (docs/operating.md says so): that of 6.1 does
-/// not follow how many bytes are kept.
-pub fn refuses_samples() -> bool {
-    let kernel = rustix::system::uname();
-    kernel.release().to_bytes().starts_with(b"6.1.")
-}
-
 impl Kernel {
     /// `None` with the reason printed where BPF programs cannot be loaded.
     pub fn new(image: &Image) -> Option<Self> {
         Self::running(FORWARD, image)
     }
 
-    /// The program that takes samples, and those; none where the kernel is known to refuse it.
+    /// The program that takes samples, and those.
     pub fn sampling(image: &Image) -> Option<(Self, Samples)> {
-        if refuses_samples() {
-            println!("skipped: the verifier of Linux 6.1 refuses the program that takes samples");
-            return None;
-        }
         let mut kernel = Self::running(SAMPLE, image)?;
         let samples = Samples::take(&mut kernel.ebpf).unwrap();
         Some((kernel, samples))

@@ -1,11 +1,7 @@
 //! The verifier accepts every program of the committed objects, and its work stays within the recorded budget.
 
-use crate::paths::refuses_samples;
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
-use virga::{
-    generate::live,
-    nic::{SAMPLE, maps},
-};
+use virga::{generate::live, nic::maps};
 use virga_ebpf::limits::DESTINATIONS_MAX;
 
 /// `program series recorded at-most` a line.
@@ -60,8 +56,7 @@ fn every_program(ebpf: &mut Ebpf) -> Vec<(String, Option<u32>, u32)> {
         let info = program.info().unwrap();
         (name, info.verified_instruction_count(), info.size_jitted())
     };
-    let is_for_it = |name: &String| name != SAMPLE || !refuses_samples();
-    names.into_iter().filter(is_for_it).map(accepted).collect()
+    names.into_iter().map(accepted).collect()
 }
 
 #[test]
