@@ -181,6 +181,8 @@ impl Hosts {
     pub fn command(&self, host: &str, program: &str) -> Command {
         // Ends with this process, even if that is killed.
         let mut command = Command::new("setpriv");
+        // An interrupt at the terminal is for whoever runs the hosts.
+        command.process_group(0);
         command.args(["--pdeathsig", "KILL", "--"]);
         if let Some(namespace) = &self.host(host).namespace {
             command
@@ -194,6 +196,7 @@ impl Hosts {
     /// A program run as `ip netns exec` does: with another /sys over the pins.
     pub fn netns_exec(&self, host: &str, program: &str) -> Command {
         let mut command = Command::new("setpriv");
+        command.process_group(0);
         let namespace = self.namespace(host);
         command.args([
             "--pdeathsig",
@@ -324,8 +327,6 @@ impl Hosts {
         let child = command(self, host, &virga)
             .args(["node", "run", "--config"])
             .arg(config)
-            // An interrupt at the terminal is for whoever runs the hosts.
-            .process_group(0)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ExitCode, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use clap::Parser;
@@ -20,6 +20,8 @@ use virga::mesh::blocking::{Mesh, Publisher};
 mod diamond;
 #[path = "../demo/hosts.rs"]
 mod hosts;
+#[path = "../demo/interrupt.rs"]
+mod interrupt;
 mod svg;
 
 use diamond::{Middle, Ways, diamond_by};
@@ -66,6 +68,10 @@ fn main() -> ExitCode {
         println!("skipped: namespaces and XDP need root");
         return ExitCode::from(3);
     }
+    if let Err(error) = interrupt::listen() {
+        eprintln!("screenshots: signals cannot be listened for: {error}");
+        return ExitCode::FAILURE;
+    }
     match take_all(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -82,6 +88,7 @@ fn take_all(arguments: &Arguments) -> Result<()> {
         &arguments.virga,
         Middle::Cable,
     )?;
+    check()?;
     let (a, b) = (
         Mesh::open(hosts.socket("a"))?,
         Mesh::open(hosts.socket("b"))?,
@@ -169,12 +176,13 @@ fn take(hosts: &Hosts, (host, rows): (&str, u16), typed: &[&str], shows: &str) -
         let mut bytes = Vec::new();
         written.read_to_end(&mut bytes).map(|_| bytes)
     });
-    thread::sleep(LOOK);
+    let looked = look();
     // Control-C: both programs take it for their end.
     keys.write_all(b"\x03")?;
     drop(keys);
     child.wait()?;
     let bytes = reading.join().map_err(|_| "the reader has ended")??;
+    looked?;
     // Leaving the alternate screen would show what was there before.
     let shown = before(&bytes, b"\x1b[?1049l");
     let (height, width) = (NonZeroU16::try_from(rows)?, NonZeroU16::try_from(COLUMNS)?);
@@ -186,6 +194,24 @@ fn take(hosts: &Hosts, (host, rows): (&str, u16), typed: &[&str], shows: &str) -
         return Err(format!("virga {typed} on {host} does not show {shows:?}:\n{text}").into());
     }
     Ok(svg::draw(terminal.screen(), (rows, COLUMNS)))
+}
+
+/// Waits for so long as a program is looked at, or until an interrupt comes.
+fn look() -> Result<()> {
+    let begun = Instant::now();
+    while begun.elapsed() < LOOK {
+        check()?;
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// An error once an interrupt has come: whatever returns it takes the mesh away again.
+fn check() -> Result<()> {
+    match interrupt::has_come() {
+        true => Err("interrupted".into()),
+        false => Ok(()),
+    }
 }
 
 /// All before a sequence.

@@ -195,3 +195,19 @@ fn an_interface_that_refuses_another_mode_keeps_the_earlier_one() {
     restart(&mut hosts, "generic", "\"mc\"").unwrap();
     assert!(is_forwarding(&hosts, "mc"));
 }
+
+#[test]
+#[ignore = "needs root: scripts/test runs it"]
+fn an_interrupt_at_the_terminal_does_not_reach_what_runs_on_a_host() {
+    let mut hosts = Hosts::new("virga-test", virga()).unwrap();
+    hosts.add("a").unwrap();
+    for mut command in [hosts.command("a", "sleep"), hosts.netns_exec("a", "sleep")] {
+        let mut child = command.arg("60").spawn().unwrap();
+        let id = i32::try_from(child.id()).unwrap();
+        let group = rustix::process::getpgid(rustix::process::Pid::from_raw(id));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // A terminal's interrupt goes to the group in its foreground: the one that this process is in.
+        assert_eq!(group.unwrap().as_raw_nonzero().get(), id);
+    }
+}
