@@ -12,12 +12,16 @@ use std::{
     io::{self, IsTerminal, Write},
     time::{Duration, Instant},
 };
-use view::{Next, View};
+use view::{Next, Silent, View};
 
 /// How often the node is asked, where it is not said.
 const EVERY: Duration = Duration::from_secs(1);
 /// A node that answers at all has done so by then.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often keys are looked for, whatever the node does, and the screen is drawn.
+const KEYS_EVERY: Duration = Duration::from_millis(100);
+/// An answer that is not there by then is said to be missing.
+const SOON: Duration = Duration::from_secs(1);
 /// Columns of a frame that is printed.
 const ONCE_WIDTH: u16 = 120;
 
@@ -120,34 +124,47 @@ async fn watch(
     every: Duration,
     terminal: &mut ratatui::DefaultTerminal,
 ) -> Result<(), Failure> {
+    let ask = || {
+        Box::pin(async {
+            tokio::time::sleep(every).await;
+            Sample::take(mesh).await
+        })
+    };
     let mut now = before.clone();
     let mut view = View {
         is_live: true,
         ..View::default()
     };
+    let (mut asking, mut why) = (ask(), None);
+    // From when on the node owes an answer.
+    let mut due = Instant::now() + every;
     loop {
-        let until = Instant::now() + every;
-        loop {
-            terminal.draw(|shown| {
-                frame::draw(&before, &now, &view, shown.area(), shown.buffer_mut())
-            })?;
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || !event::poll(left)? {
-                break;
-            }
-            // Anything else, such as another size, is shown at once.
+        let owed = due.elapsed();
+        view.silent = (why.is_some() || owed >= SOON).then(|| Silent {
+            seconds: owed.as_secs(),
+            why: why.clone(),
+        });
+        terminal
+            .draw(|shown| frame::draw(&before, &now, &view, shown.area(), shown.buffer_mut()))?;
+        // Anything else, such as another size, is shown at once.
+        while event::poll(Duration::ZERO)? {
             if view.take(&event::read()?) == Next::End {
                 return Ok(());
             }
         }
-        match Sample::take(mesh).await {
-            _ if view.is_paused => {}
+        let Ok(answer) = tokio::time::timeout(KEYS_EVERY, &mut asking).await else {
+            continue;
+        };
+        asking = ask();
+        match answer {
             Ok(next) => {
-                view.silent = None;
-                (before, now) = (now, next);
+                (why, due) = (None, Instant::now() + every);
+                if !view.is_paused {
+                    (before, now) = (now, next);
+                }
             }
             // It is being started again, perhaps: what was seen last stays, and it is asked on.
-            Err(error) => view.silent = Some(error.to_string()),
+            Err(error) => why = Some(error.to_string()),
         }
     }
 }

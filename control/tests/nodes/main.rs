@@ -36,6 +36,7 @@ mod stage;
 mod stopping;
 mod subnets;
 mod subscribing;
+mod top;
 mod town;
 mod workers;
 

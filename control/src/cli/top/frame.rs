@@ -122,7 +122,12 @@ fn title(now: &Sample, view: &View) -> Vec<Line<'static>> {
         now.routes.routes.len(),
     );
     let (told, style) = match (&view.silent, &now.status.forwarding.problem) {
-        (Some(why), _) => (format!("no answer, asking on: {why}"), BAD),
+        (Some(silent), _) => {
+            let why = silent.why.iter().map(|why| format!(": {why}"));
+            let why: String = why.collect();
+            let text = format!("no answer for {} s, asking on{why}", silent.seconds);
+            (text, BAD)
+        }
         (None, _) if view.is_paused => ("stopped: space goes on".to_owned(), WORTH_A_LOOK),
         (None, Some(problem)) => (problem.clone(), BAD),
         (None, None) => (String::new(), BOLD),

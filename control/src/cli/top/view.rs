@@ -50,6 +50,15 @@ pub(super) enum Next {
     End,
 }
 
+/// An answer that is missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Silent {
+    /// For so long.
+    pub(super) seconds: u64,
+    /// What came in its place.
+    pub(super) why: Option<String>,
+}
+
 /// How one looks at a node.
 #[derive(Clone, Debug, Default)]
 pub(super) struct View {
@@ -60,8 +69,8 @@ pub(super) struct View {
     pub(super) order: Order,
     /// Peers that are scrolled past; whoever draws brings it down to as many as can be.
     pub(super) past: Cell<usize>,
-    /// Why the node gave no answer the last time.
-    pub(super) silent: Option<String>,
+    /// The node owes an answer.
+    pub(super) silent: Option<Silent>,
 }
 
 impl View {

@@ -1,6 +1,6 @@
 //! Frames of samples that are made up: what moves between two looks, and how it is written.
 
-use super::*;
+use super::{super::view::Silent, *};
 use crate::{
     api::status::{NodeStatus, PathStatus, Status},
     cli::top::text,
@@ -185,10 +185,14 @@ fn of_many_peers_a_part_is_shown_and_scrolled_through_and_the_rest_keeps_its_pla
 #[test]
 fn a_node_that_gives_no_answer_is_said_to_and_times_are_those_of_people() {
     let mut view = View {
-        silent: Some("cannot reach the node".into()),
+        silent: Some(Silent {
+            seconds: 7,
+            why: Some("cannot reach the node".into()),
+        }),
         ..View::default()
     };
-    assert!(screen(&view, 1, 30)[1].starts_with("no answer, asking on: cannot reach the node"));
+    let said = "no answer for 7 s, asking on: cannot reach the node";
+    assert!(screen(&view, 1, 30)[1].starts_with(said));
     (view.silent, view.is_paused) = (None, true);
     assert!(screen(&view, 1, 30)[1].starts_with("stopped"));
     let said = [7, 67, 3_725, 90_000].map(time);
