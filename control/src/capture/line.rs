@@ -54,6 +54,9 @@ pub struct Begun {
     pub nic: Vec<String>,
     /// Whether workers tell theirs.
     pub userspace: bool,
+    /// Why the NIC path, which is there, tells nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nic_refused: Option<String>,
     /// The mesh's UDP port.
     pub port: u16,
 }

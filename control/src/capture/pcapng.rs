@@ -50,11 +50,11 @@ pub struct Writer<W> {
 }
 
 impl<W: Write> Writer<W> {
-    /// Begins a file.
+    /// Begins a file, which says of itself what is to be known of all its packets.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn new(out: W, port: u16) -> io::Result<Self> {
+    pub fn new(out: W, port: u16, comment: Option<&str>) -> io::Result<Self> {
         let mut writer = Self {
             out,
             port,
@@ -66,6 +66,9 @@ impl<W: Write> Writer<W> {
         body.extend(0_u16.to_le_bytes());
         // How long the section is, nobody knows yet.
         body.extend(u64::MAX.to_le_bytes());
+        if let Some(comment) = comment {
+            option(&mut body, OPTION_COMMENT, comment.as_bytes());
+        }
         let program = concat!("virga ", env!("CARGO_PKG_VERSION"));
         option(&mut body, SECTION_USER, program.as_bytes());
         option(&mut body, 0, &[]);
@@ -257,7 +260,7 @@ mod tests {
     #[test]
     fn a_file_is_a_section_with_each_interface_once_and_the_statistics_last() {
         let mut file = Vec::new();
-        let mut writer = Writer::new(&mut file, 4783).unwrap();
+        let mut writer = Writer::new(&mut file, 4783, Some("of workers alone")).unwrap();
         let userspace = Packet {
             place: Place::Userspace,
             source: Some("10.0.0.2:5000".parse().unwrap()),
@@ -282,6 +285,9 @@ mod tests {
             SECTION, INTERFACE, PACKET, INTERFACE, PACKET, PACKET, STATISTICS,
         ];
         assert_eq!(kinds, expected);
+        let (_, section) = blocks[0];
+        let said = b"\x01\0\x10\0of workers alone";
+        assert!(section[16..].starts_with(said));
         let (_, first) = blocks[2];
         assert_eq!(
             first[4..12],

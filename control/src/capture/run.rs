@@ -12,7 +12,10 @@ use crate::{
     config::Config,
     daemon::{monotonic_ns, path::Asker, unix_ns},
     dispatch::{self, Dispatch, Service},
-    nic::samples::{self, LEASE, Samples},
+    nic::{
+        NicError,
+        samples::{self, LEASE, Samples},
+    },
 };
 use bytes::Bytes;
 use std::{
@@ -167,17 +170,18 @@ impl Captures {
         to: mpsc::Sender<Bytes>,
     ) -> Result<Capture, NoCapture> {
         let wants = |place| asked.place.is_none_or(|only| only == place);
-        let (mut nic, mut taken) = (None, None);
+        let (mut nic, mut taken, mut nic_refused) = (None, None, None);
         if wants(Place::Nic) {
             let leased = leased(order);
             let sampling = self.path.sample(leased).await.ok_or(dispatch::Ended)?;
             match sampling {
                 Ok(samples) => nic = samples,
-                // The workers are seen all the same, and the first line names no interface.
-                Err(why) if asked.place.is_none() => {
+                // The workers are seen all the same, and the first line says what is not.
+                Err(why @ NicError::NoSamples(_)) if asked.place.is_none() => {
                     tracing::warn!(%why, "a capture goes without the NIC path");
+                    nic_refused = Some(why.to_string());
                 }
-                Err(why) => return Err(NoCapture::Refused(why)),
+                Err(why) => return Err(NoCapture::Refused(why.to_string())),
             }
         }
         if wants(Place::Userspace) {
@@ -191,6 +195,7 @@ impl Captures {
         let begun = Begun {
             nic: nic_interfaces.collect(),
             userspace: taken.is_some(),
+            nic_refused,
             port,
         };
         let mut capture = Capture {
@@ -200,6 +205,7 @@ impl Captures {
             names,
             port,
             nic,
+            nic_tally: Tally::default(),
             taken,
             to,
             told: 0,
@@ -318,6 +324,14 @@ fn leased(order: Order) -> Order {
     }
 }
 
+/// Keeps what was read. What cannot be read for once stays as it was: a count that fell would rise again as if all of
+/// it had come since, and have nearly every packet passed over.
+fn keep<E>(tally: &mut Tally, read: Result<Tally, E>) {
+    if let Ok(read) = read {
+        *tally = read;
+    }
+}
+
 /// When a capture is over by itself, and how many it tells a second.
 #[derive(Debug)]
 struct Limits {
@@ -375,6 +389,8 @@ struct Capture {
     names: Names,
     port: u16,
     nic: Option<Arc<Mutex<Samples>>>,
+    /// What the NIC path had counted when it was last read.
+    nic_tally: Tally,
     taken: Option<Taken>,
     to: mpsc::Sender<Bytes>,
     told: u64,
@@ -461,13 +477,13 @@ impl Capture {
         self.told += 1;
     }
 
-    fn counts(&self) -> Counts {
-        let nic = self.nic.as_ref();
-        // What cannot be read is told with the next line, or the NIC path is at its end.
-        let nic = nic.and_then(|nic| samples::lock(nic).tally().ok());
+    fn counts(&mut self) -> Counts {
+        if let Some(nic) = &self.nic {
+            let read = samples::lock(nic).tally();
+            keep(&mut self.nic_tally, read);
+        }
         let userspace = self.taken.as_ref().map(Taken::tally);
-        let tally = |one: Option<Tally>| one.unwrap_or_default();
-        let mut counts = Counts::of(tally(nic), tally(userspace));
+        let mut counts = Counts::of(self.nic_tally, userspace.unwrap_or_default());
         (counts.told, counts.unread) = (self.told, self.unread);
         counts.over_rate += self.beyond;
         counts
@@ -479,7 +495,6 @@ impl Capture {
             return false;
         }
         let matched = self.counts().matched;
-        // What cannot be read for once counts as none.
         let came = matched.saturating_sub(std::mem::replace(&mut self.matched, matched));
         let one_in = came.div_ceil(self.limits.rate).max(1);
         let one_in = u32::try_from(one_in).unwrap_or(u32::MAX);
@@ -503,5 +518,27 @@ impl Capture {
         let lines = Bytes::from(std::mem::take(&mut self.lines));
         // Nobody may be there any more.
         let _gone = self.to.send_timeout(lines, FAREWELL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tally_that_cannot_be_read_for_once_does_not_fall_and_rise_again() {
+        let counted = |matched| Tally {
+            matched,
+            ..Tally::default()
+        };
+        let mut tally = Tally::default();
+        let mut before = 0;
+        let mut came = |read: Result<Tally, ()>| {
+            keep(&mut tally, read);
+            tally.matched - std::mem::replace(&mut before, tally.matched)
+        };
+        assert_eq!(came(Ok(counted(1_000_000))), 1_000_000);
+        assert_eq!(came(Err(())), 0);
+        assert_eq!(came(Ok(counted(1_000_100))), 100);
     }
 }

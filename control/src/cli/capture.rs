@@ -182,6 +182,9 @@ async fn follow(
                 // Whoever waits for the file to begin sees that it has.
                 out.flush()?;
                 say(&introduction(&begun));
+                if let Some(why) = &begun.nic_refused {
+                    say(why);
+                }
             }
             Line::Packet(_) => {}
             Line::Counts(so_far) => counts = so_far,
@@ -282,7 +285,8 @@ impl Out {
                 Line::Begun(begun),
             ) => {
                 if let Some(to) = to.take() {
-                    let new = Writer::new(BufWriter::new(to), begun.port);
+                    let new =
+                        Writer::new(BufWriter::new(to), begun.port, begun.nic_refused.as_deref());
                     *writer = Some(new.map_err(|error| cannot(path, error))?);
                 }
                 Ok(())

@@ -104,7 +104,7 @@ pub enum NicError {
     Ports,
     #[error("the system gives no random numbers: {0}")]
     Random(io::Error),
-    #[error("the NIC path shows no packets to captures on this kernel: {0}")]
+    #[error("the NIC path shows no packets to captures: {0}; the node's log has all of it")]
     NoSamples(String),
     #[error("{0}")]
     Publish(#[from] PublishError<maps::StoreError>),
@@ -130,6 +130,13 @@ fn refuser(error: &(dyn std::error::Error + 'static)) -> &'static str {
         true => "the kernel does not load",
         false => "the kernel's verifier refuses",
     }
+}
+
+/// A program's error without the verifier's output, which has thousands of lines.
+fn brief(error: &NicError) -> String {
+    let text = error.to_string();
+    let whole = text.split(" Verifier output:").next().unwrap_or_default();
+    whole.trim_end_matches('.').to_owned()
 }
 
 fn pin_error(path: &Path, source: io::Error) -> NicError {
@@ -358,10 +365,10 @@ impl Nic {
         }
         // Now, as the daemon soon gives up what loading takes. A kernel that refuses it forwards all the same.
         let no_samples = maps::program(&mut ebpf, SAMPLE).err();
-        let no_samples = no_samples.map(|error| error.to_string());
-        if let Some(error) = &no_samples {
+        let no_samples = no_samples.map(|error| {
             tracing::warn!(%error, "the NIC path shows no packets to captures");
-        }
+            brief(&error)
+        });
         let mode = match config.forwarding.mode {
             ForwardingMode::Generic => XdpMode::Skb,
             _ => XdpMode::Driver,

@@ -184,3 +184,91 @@ fn a_capture_whose_asker_or_daemon_is_killed_leaves_the_usual_program() {
     let through = counted(&hosts)["redirect"] - before;
     assert!(through >= 500, "no packet waits for a daemon: {through}");
 }
+
+/// What the kernel refuses where it refuses the program that takes samples.
+const REFUSED: &str = "the NIC path shows no packets to captures: the kernel's verifier refuses program `virga_sample`";
+
+/// A library that has the kernel refuse that program and no other to whoever is started with it.
+const REFUSING: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <linux/bpf.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/syscall.h>
+long syscall(long number, ...) {
+    static long (*next)(long, ...);
+    long a[6];
+    va_list list;
+    va_start(list, number);
+    for (int i = 0; i < 6; i++) a[i] = va_arg(list, long);
+    va_end(list);
+    if (number == SYS_bpf && a[0] == BPF_PROG_LOAD) {
+        const union bpf_attr *attr = (const union bpf_attr *)a[1];
+        if (!strncmp(attr->prog_name, "virga_sample", BPF_OBJ_NAME_LEN)) {
+            errno = EINVAL;
+            return -1;
+        }
+    }
+    if (!next) next = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
+    return next(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
+"#;
+
+/// `virga` at the router for a second: what it prints, and what it says.
+fn for_a_second(hosts: &Hosts, arguments: &[&str]) -> (String, String) {
+    let output = hosts
+        .command("router", &virga().to_string_lossy())
+        .args(arguments)
+        .args(["--seconds", "1", "--socket"])
+        .arg(hosts.socket("router"))
+        .output()
+        .unwrap();
+    let [out, said] = [output.stdout, output.stderr].map(|all| String::from_utf8(all).unwrap());
+    assert!(output.status.success(), "{said}");
+    (out, said)
+}
+
+#[test]
+#[ignore = "needs root: scripts/test runs it"]
+fn who_asks_where_the_nic_path_cannot_be_sampled_is_told_why() {
+    let mut hosts = line(&V4);
+    let [source, library] = ["refusing.c", "refusing.so"].map(|name| hosts.folder.join(name));
+    fs::write(&source, REFUSING).unwrap();
+    let mut compiler = std::process::Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-o"]).arg(&library);
+    let compiled = compiler.arg(&source).arg("-ldl").status();
+    assert!(compiled.unwrap().success());
+    hosts.stop("router").unwrap();
+    let preload = format!("LD_PRELOAD={}", library.display());
+    hosts.start_under("router", "env", &[&preload]).unwrap();
+    assert!(programs(&hosts).contains(&"virga".to_owned()));
+
+    let (lines, said) = for_a_second(&hosts, &["capture", "--json"]);
+    let first: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+    assert_eq!(first["nic"].as_array().unwrap().len(), 0, "{first}");
+    assert_eq!(first["userspace"], true, "{first}");
+    let why = first["nic_refused"].as_str().unwrap();
+    assert!(why.starts_with(REFUSED), "{why}");
+    assert!(said.lines().any(|line| line == why), "{said}");
+    let file = hosts.folder.join("headers.pcapng");
+    for_a_second(&hosts, &["capture", "-w", &file.to_string_lossy()]);
+    let bytes = fs::read(&file).unwrap();
+    assert!(bytes.windows(why.len()).any(|part| part == why.as_bytes()));
+    let (_, said) = for_a_second(&hosts, &["drops", "--origins"]);
+    assert!(said.lines().any(|line| line == why), "{said}");
+
+    // Of the NIC path alone there is nothing to begin.
+    let refused = hosts
+        .command("router", &virga().to_string_lossy())
+        .args(["capture", "--place", "nic", "--socket"])
+        .arg(hosts.socket("router"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        !refused.status.success() && said.contains(REFUSED),
+        "{said}"
+    );
+}

@@ -39,6 +39,9 @@ struct Table {
     origins: Vec<Row>,
     /// Samples of origins beyond those that are told apart.
     without_place: u64,
+    /// Why those of the NIC path, which is there, are not among them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nic_refused: Option<String>,
 }
 
 /// Until it is stopped, or so many seconds have passed.
@@ -62,7 +65,7 @@ pub(super) async fn watch(
         let _unheard = writeln!(io::stderr(), "{text}");
     }
     let (mut origins, mut before) = (Origins::default(), Counts::default());
-    let (mut counted, mut tables) = (0, 0);
+    let (mut counted, mut tables, mut nic_refused) = (0, 0, None);
     loop {
         let silent = |_| ClientError::Silent {
             seconds: PATIENCE.as_secs(),
@@ -72,7 +75,14 @@ pub(super) async fn watch(
             return Err(ClientError::Stopped { arrived: 0 }.into());
         };
         let (now, is_last) = match line? {
-            Line::Begun(_) => continue,
+            Line::Begun(begun) => {
+                nic_refused = begun.nic_refused;
+                if let Some(why) = &nic_refused {
+                    // Whoever closed standard error goes without.
+                    let _unheard = writeln!(io::stderr(), "{why}");
+                }
+                continue;
+            }
             Line::Packet(packet) => {
                 origins.note(&packet);
                 continue;
@@ -94,6 +104,7 @@ pub(super) async fn watch(
                 .map(|(who, share)| Row { who, share })
                 .collect(),
                 without_place: origins.without_place,
+                nic_refused: nic_refused.clone(),
             };
             match is_json {
                 _ if table.dropped == 0 => {}

@@ -2,8 +2,12 @@
 
 use super::ForwardingStatus;
 use crate::{
-    api::status::LinkState, config::Config, filters::Foreign, nic::samples::Samples,
-    rights::identity::Retired, routes::RoutesStatus,
+    api::status::LinkState,
+    config::Config,
+    filters::Foreign,
+    nic::{NicError, samples::Samples},
+    rights::identity::Retired,
+    routes::RoutesStatus,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -47,7 +51,7 @@ pub(super) enum Ask {
     Interfaces(oneshot::Sender<BTreeMap<u32, String>>),
     Sample {
         order: Order,
-        reply: oneshot::Sender<Result<Option<Arc<Mutex<Samples>>>, String>>,
+        reply: oneshot::Sender<Result<Option<Arc<Mutex<Samples>>>, NicError>>,
     },
     NoSamples(oneshot::Sender<()>),
 }
@@ -139,7 +143,7 @@ impl Asker {
     pub async fn sample(
         &self,
         order: Order,
-    ) -> Option<Result<Option<Arc<Mutex<Samples>>>, String>> {
+    ) -> Option<Result<Option<Arc<Mutex<Samples>>>, NicError>> {
         let (reply, answer) = oneshot::channel();
         self.0.send(Ask::Sample { order, reply }).await.ok()?;
         answer.await.ok()

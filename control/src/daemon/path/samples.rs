@@ -1,7 +1,7 @@
 //! Samples of what the NIC path decides, while somebody asks for them.
 
 use super::{Path, Problem};
-use crate::nic::samples::Samples;
+use crate::nic::{NicError, samples::Samples};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
@@ -18,12 +18,15 @@ impl Path {
     }
 
     /// Has the interfaces run the program that takes samples; none where there is no NIC path.
-    pub(super) fn sample(&mut self, order: &Order) -> Result<Option<Arc<Mutex<Samples>>>, String> {
+    pub(super) fn sample(
+        &mut self,
+        order: &Order,
+    ) -> Result<Option<Arc<Mutex<Samples>>>, NicError> {
         let Some(nic) = &mut self.nic else {
             return Ok(None);
         };
         let samples = block_in_place(|| nic.sample(&self.facts, order));
-        samples.map(Some).map_err(|error| error.to_string())
+        samples.map(Some)
     }
 
     /// Has them run the usual one again.
