@@ -172,8 +172,11 @@ pub struct LinkStatus {
     pub cost: u32,
     /// Smoothed round-trip time; none before it is measured.
     pub rtt_us: Option<u64>,
-    /// Packets lost of a million.
-    pub loss_ppm: u32,
+    /// Packets of a million that are lost on the way to it; none before it is measured.
+    pub loss_ppm: Option<u32>,
+    /// And on the way back.
+    #[serde(default)]
+    pub loss_back_ppm: Option<u32>,
 }
 
 /// A destination.

@@ -87,25 +87,21 @@ pub struct Hop {
     pub node: NodeId,
     /// Smoothed round-trip time between it and the one before.
     pub rtt_us: Option<u32>,
-    /// Packets of a million that the one before it has lost on the way to it, since their session began.
+    /// Packets of a million that are lost of late on the way to it from the one before.
     pub loss_ppm: Option<u32>,
     /// After this the one before it had the answer from it and from all behind it.
     pub answered_us: Option<u32>,
 }
 
 impl Hop {
-    /// By what a session has counted.
+    /// By what was measured of the link to it.
     #[must_use]
     pub fn new(node: NodeId, measured: Option<Measured>, answered_us: Option<u64>) -> Self {
         let number = |n: u64| u32::try_from(n).unwrap_or(UNKNOWN - 1).min(UNKNOWN - 1);
-        let loss = measured.filter(|m| m.sent > 0).map(|m| {
-            let lost = u128::from(m.lost.min(m.sent)) * 1_000_000 / u128::from(m.sent);
-            u32::try_from(lost).unwrap_or(1_000_000)
-        });
         Self {
             node,
             rtt_us: measured.map(|m| number(m.rtt_us)),
-            loss_ppm: loss,
+            loss_ppm: measured.and_then(|m| m.lost.to_ppm),
             answered_us: answered_us.map(number),
         }
     }

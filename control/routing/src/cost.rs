@@ -1,7 +1,7 @@
 //! What a link costs, from its round-trip time and loss, and when that has changed.
 //!
 //! Every hop costs [`HOP`], and a millisecond of round-trip time 100 more; a packet that is lost in either
-//! direction has to be sent again, so the sum is divided by the squared share that arrives. Measurements are
+//! direction has to be sent again, so the sum is divided by the share that arrives, of each direction. Measurements are
 //! smoothed, and a route changes only if the cost has left a quarter around the one that is used for
 //! [`HOLD_NS`] without a break: what swings does not move traffic to and fro.
 
@@ -24,21 +24,21 @@ pub struct LinkCost {
     since_ns: Option<u64>,
 }
 
-/// The cost of one measurement. `loss_ppm`: how many of a million packets are lost.
+/// The cost of one measurement. `loss_ppm`: how many of a million packets are lost there, and how many back.
 #[must_use]
-pub fn of(rtt_ns: u64, loss_ppm: u32) -> u32 {
+pub fn of(rtt_ns: u64, loss_ppm: [u32; 2]) -> u32 {
     let cost = u64::from(HOP)
         .saturating_add(rtt_ns / 10_000)
         .min(u64::from(COST_MAX));
-    let arrives = MILLION - u64::from(loss_ppm).min(LOSS_MAX);
-    let again = cost * MILLION / arrives * MILLION / arrives;
+    let [there, back] = loss_ppm.map(|ppm| MILLION - u64::from(ppm).min(LOSS_MAX));
+    let again = cost * MILLION / there * MILLION / back;
     u32::try_from(again).unwrap_or(COST_MAX).min(COST_MAX)
 }
 
 impl LinkCost {
     /// By a first measurement.
     #[must_use]
-    pub fn new(rtt_ns: u64, loss_ppm: u32) -> Self {
+    pub fn new(rtt_ns: u64, loss_ppm: [u32; 2]) -> Self {
         let cost = of(rtt_ns, loss_ppm);
         Self {
             used: cost,
@@ -54,7 +54,7 @@ impl LinkCost {
     }
 
     /// Takes another measurement in; the new cost, if it is used from now on.
-    pub fn measured(&mut self, now_ns: u64, rtt_ns: u64, loss_ppm: u32) -> Option<u32> {
+    pub fn measured(&mut self, now_ns: u64, rtt_ns: u64, loss_ppm: [u32; 2]) -> Option<u32> {
         let (before, now) = (u64::from(self.smoothed), u64::from(of(rtt_ns, loss_ppm)));
         self.smoothed = u32::try_from((7 * before + now).div_ceil(8)).unwrap_or(COST_MAX);
         let is_another = self.smoothed.abs_diff(self.used) > self.used / 4;
@@ -79,24 +79,26 @@ mod tests {
 
     #[test]
     fn time_and_loss_cost_and_nothing_costs_more_than_the_most() {
-        assert_eq!(of(0, 0), HOP);
-        assert_eq!(of(10 * MS, 0), HOP + 1_000);
-        assert_eq!(of(0, 500_000), 4 * HOP);
-        assert!(of(0, 1_000_000) <= COST_MAX && of(0, u32::MAX) <= COST_MAX);
-        assert_eq!(of(u64::MAX, 1_000_000), COST_MAX);
+        assert_eq!(of(0, [0; 2]), HOP);
+        assert_eq!(of(10 * MS, [0; 2]), HOP + 1_000);
+        assert_eq!(of(0, [500_000; 2]), 4 * HOP);
+        assert_eq!(of(0, [500_000, 0]), 2 * HOP);
+        assert_eq!(of(0, [0, 500_000]), 2 * HOP);
+        assert!(of(0, [1_000_000; 2]) <= COST_MAX && of(0, [u32::MAX; 2]) <= COST_MAX);
+        assert_eq!(of(u64::MAX, [1_000_000; 2]), COST_MAX);
     }
 
     #[test]
     fn what_swings_changes_nothing_and_what_stays_changes_it_once() {
-        let mut cost = LinkCost::new(10 * MS, 0);
+        let mut cost = LinkCost::new(10 * MS, [0; 2]);
         let used = cost.used();
         for n in 0..1_000 {
             let swing = if n % 20 < 10 { 8 * MS } else { 14 * MS };
-            assert_eq!(cost.measured(n * 100 * MS, swing, 0), None, "{n}");
+            assert_eq!(cost.measured(n * 100 * MS, swing, [0; 2]), None, "{n}");
         }
         let later = |n: u64| (1_000 + n) * 100 * MS;
         let changes: Vec<u64> = (0..100)
-            .filter(|&n| cost.measured(later(n), 40 * MS, 0).is_some())
+            .filter(|&n| cost.measured(later(n), 40 * MS, [0; 2]).is_some())
             .collect();
         assert!(
             matches!(changes[..], [first, ..] if (20..30).contains(&first)),

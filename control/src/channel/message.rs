@@ -17,6 +17,7 @@
 //! trace                    version 1 | type 1 | what is asked or answered (see `trace`)
 //! replica                  version 1 | type 1 | part of a message about a log (see `replicas::wire`)
 //! discovery                version 1 | type 1 | what is said of other nodes (see `virga_discovery::wire`)
+//! lost                     version 1 | type 1 | lost 4: of a million packets of the receiver's keepalive
 //! again                    version 1 | type 1: of channels and identities some found no room
 //! ```
 //! Big-endian; one way to write each message; what is unknown, too short or too long is refused.
@@ -224,6 +225,8 @@ pub enum Message {
     Routes(Vec<u8>),
     /// Which other nodes there are, and who of them lives.
     Discovery(Vec<u8>),
+    /// Of a million packets of the link's keepalive that the receiver sends, so many do not come.
+    Lost(u32),
     /// Which way packets go.
     Trace(trace::Said),
     /// About a log that several nodes hold or read.
@@ -261,6 +264,9 @@ pub enum MessageError {
     /// What it says about evidence has another form.
     #[error("what it says about evidence cannot be read")]
     Publication,
+    /// It says that more was lost than was sent.
+    #[error("{0} of a million packets cannot be lost")]
+    Lost(u32),
     /// What it asks or answers about the way of packets has another form.
     #[error("what it says about the way of packets cannot be read")]
     Trace,
@@ -327,6 +333,10 @@ impl Message {
                 out.extend(said);
             }
             Self::Again => out.push(19),
+            Self::Lost(ppm) => {
+                out.push(31);
+                out.extend(ppm.to_be_bytes());
+            }
             Self::Trace(said) => {
                 out.push(28);
                 said.write(&mut out);
@@ -390,6 +400,10 @@ impl Message {
             24 => Self::Routes(rest.all(virga_routing::limits::MESSAGE_BYTES_MAX)?),
             30 => Self::Discovery(rest.all(virga_discovery::wire::MESSAGE_BYTES_MAX)?),
             19 => Self::Again,
+            31 => match rest.u32()? {
+                ppm @ 0..=1_000_000 => Self::Lost(ppm),
+                more => return Err(MessageError::Lost(more)),
+            },
             28 => {
                 let said = trace::Said::parse(&rest.all(trace::TRACE_BYTES_MAX)?);
                 Self::Trace(said.ok_or(MessageError::Trace)?)

@@ -23,6 +23,7 @@
 //! - [`publications`]: what nodes tell each other about who may publish, for forwarders.
 //! - [`subnets`]: where this node and its peers are, as far as issuers vouch for it.
 //! - `timed`: what is timed of one channel's events while somebody asks.
+//! - `loss`: how much is lost on the links to neighbours.
 //! - `trace`: what neighbours ask each other about the way of packets.
 //! - `replicas`: what nodes tell each other about logs that are on several of them.
 //! - `reading`: what they tell each other about reading logs.
@@ -44,6 +45,7 @@ mod discovery;
 pub mod entry;
 pub mod explain;
 pub mod follow;
+mod loss;
 pub mod message;
 pub mod presence;
 pub mod publications;
@@ -73,6 +75,7 @@ mod tests;
 pub use command::Command;
 pub(crate) use costs::Rated;
 pub use delivery::{Delivery, Fill, Offer, Outlet, Signature, SubscriberId};
+pub use loss::Lost;
 pub use message::Pattern;
 pub use presence::{Part, Presence};
 pub use publish::Batch;

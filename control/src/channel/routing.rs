@@ -1,6 +1,7 @@
 //! What neighbours tell each other about routes: the worker passes it on, whole and in order, or ends the session.
 
 use super::{
+    Lost,
     delivery::Outlet,
     message::Message,
     reason::Reason,
@@ -31,15 +32,13 @@ impl Routes {
     }
 }
 
-/// How a session with a neighbour is doing.
+/// How the link to a neighbour that there is a session with is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Measured {
-    /// Smoothed.
+    /// Smoothed, of the session.
     pub rtt_us: u64,
-    /// Packets since the session began.
-    pub sent: u64,
-    /// Those of them that were lost.
-    pub lost: u64,
+    /// How much is lost on the link.
+    pub lost: Lost,
 }
 
 impl<O: Outlet> ChannelService<O> {
@@ -105,7 +104,7 @@ impl<O: Outlet> ChannelService<O> {
         }
     }
 
-    /// How the sessions with neighbours are doing.
+    /// How the links to neighbours are doing.
     #[must_use]
     pub fn measured(&self, node: &Node) -> Vec<(NodeId, Measured)> {
         let established = |status: &virga_transport::SessionStatus| {
@@ -115,8 +114,7 @@ impl<O: Outlet> ChannelService<O> {
         let measured = sessions.filter_map(|status| {
             let measured = Measured {
                 rtt_us: status.path.rtt_us?,
-                sent: status.sent_packets,
-                lost: status.path.lost_packets,
+                lost: self.lost(status.peer),
             };
             Some((status.peer, measured))
         });

@@ -6,6 +6,7 @@ use super::{
     delivery::{Delivery, Outlet, Signature, SubscriberId},
     entry::{Entry, Index},
     follow::Directory,
+    loss::Losses,
     message::{Answer, Message, Pattern},
     presence::Presence,
     reason::{Reason, Reasons},
@@ -110,6 +111,7 @@ pub struct ChannelService<O> {
     pub(crate) heard: Heard,
     pub(crate) routes: Routes,
     pub(crate) traces: Traces,
+    pub(crate) losses: Losses,
     pub(crate) replicas: replicas::Replicas,
     pub(crate) reading: Reading,
     /// Peers whose logs are read here, and how often.
@@ -173,6 +175,7 @@ impl<O: Outlet> ChannelService<O> {
             heard: Heard::default(),
             routes: Routes::default(),
             traces: Traces::default(),
+            losses: Losses::default(),
             replicas: replicas::Replicas::default(),
             reading: Reading::default(),
             reached: BTreeMap::new(),
@@ -257,6 +260,7 @@ impl<O: Outlet> ChannelService<O> {
         self.routes_began(peer);
         self.inbox.connected(peer);
         self.heard.session_began(peer);
+        self.losses.session_began(peer);
         self.show_identities(now_ns, node, peer);
         self.show_rights(now_ns, node, peer);
         self.ask_all(now_ns, node, peer);
@@ -322,6 +326,7 @@ impl<O: Outlet> ChannelService<O> {
             Ok(Message::LinkTags(said)) => self.heard.said(peer, said),
             Ok(Message::Routes(items)) => self.on_routes(now_ns, node, peer, items),
             Ok(Message::Discovery(said)) => self.on_discovery(peer, said),
+            Ok(Message::Lost(ppm)) => self.on_lost(peer, ppm),
             Ok(Message::Trace(said)) => self.on_trace(now_ns, node, peer, said),
             Ok(Message::Replica(part)) => self.on_replica(now_ns, node, peer, part),
         }
@@ -548,6 +553,7 @@ impl<O: Outlet> Service for ChannelService<O> {
             self.greet_ns,
             self.look_at_slow_ns,
             self.look_at_rights_ns,
+            self.losses.due_ns(),
             self.next_deadline_ns(),
         ];
         timers.into_iter().flatten().min()
@@ -569,6 +575,9 @@ impl<O: Outlet> Service for ChannelService<O> {
         }
         if self.look_at_slow_ns.is_some_and(|due| due <= now_ns) {
             self.look_at_slow(now_ns, node);
+        }
+        if self.losses.due_ns().is_some_and(|due| due <= now_ns) {
+            self.look_at_losses(now_ns, node);
         }
     }
 

@@ -43,6 +43,9 @@ impl<O: Outlet> ChannelService<O> {
         };
         node.watch_links(now_ns, watched);
         self.kept_up.extend(node.links().map(|link| link.peer));
+        if node.links().next().is_some() {
+            self.losses.begin(now_ns);
+        }
     }
 
     /// Tells a neighbour something about link tags; where there is no session, the next one begins with it.

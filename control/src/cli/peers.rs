@@ -1,6 +1,6 @@
 //! `virga peers`: how packets get to each peer, and what is known of the links to neighbours.
 
-use super::{Failure, block_on, client::Target, print_json, status};
+use super::{Failure, block_on, client::Target, percent, print_json, status};
 use crate::{api::status::PeerStatus, daemon::path::KeepaliveStatus};
 use std::io::{self, Write};
 
@@ -40,9 +40,8 @@ fn write(out: &mut impl Write, peer: &PeerStatus) -> io::Result<()> {
     let rtt = peer
         .rtt_us
         .map_or_else(String::new, |us| format!(", round trip {us} us"));
-    let lost = peer.lost_ppm.map_or_else(String::new, |ppm| {
-        format!(", {}.{:02} % lost", ppm / 10_000, ppm % 10_000 / 100)
-    });
+    let lost = peer.lost_ppm.and_then(|ppm| u32::try_from(ppm).ok());
+    let lost = lost.map_or_else(String::new, |ppm| format!(", {} lost", percent(ppm)));
     writeln!(
         out,
         "{} {}: {path}; {session}{rtt}{lost}",
@@ -82,8 +81,11 @@ pub(super) fn link(found: &KeepaliveStatus) -> String {
         0 => String::new(),
         _ => format!(", the last time after {} ms without a packet", found.gap_ms),
     };
+    let back = found
+        .lost_back_ppm
+        .map_or_else(String::new, |ppm| format!(", {} of late", percent(ppm)));
     format!(
-        "{state}; found dead {} times{last}; a packet each {} ms, the {} answers, dead after {} ms; {} of {} missed",
+        "{state}; found dead {} times{last}; a packet each {} ms, the {} answers, dead after {} ms; {} of {} missed{back}",
         found.detections,
         found.interval_ms,
         match found.answers.as_str() {

@@ -1,6 +1,6 @@
 //! `virga routes`: which neighbour leads to which node, and by whose word.
 
-use super::{Failure, block_on, client::Target, counted, print_json};
+use super::{Failure, block_on, client::Target, counted, percent, print_json};
 use crate::routes::{LinkStatus, RouteStatus, RoutesStatus};
 use std::io::{self, Write};
 
@@ -40,10 +40,11 @@ fn write(out: &mut impl Write, status: &RoutesStatus) -> io::Result<()> {
         let rtt = link
             .rtt_us
             .map_or_else(|| "not measured".into(), |us| format!("{us} us"));
+        let lost = |ppm: Option<u32>| ppm.map_or_else(|| "not measured".into(), percent);
+        let (there, back) = (lost(link.loss_ppm), lost(link.loss_back_ppm));
         writeln!(
             out,
-            "link to {peer}: cost {cost}, round trip {rtt}, {} lost of a million",
-            link.loss_ppm
+            "link to {peer}: cost {cost}, round trip {rtt}, lost there {there}, back {back}"
         )?;
     }
     if status.is_quiet {

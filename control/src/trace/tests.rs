@@ -1,6 +1,7 @@
 //! What neighbours say about ways: its bytes, and that there is one form of each.
 
 use super::*;
+use crate::channel::Lost;
 
 const HOP: Hop = Hop {
     node: NodeId(0x0102_0304_0506_0708),
@@ -68,14 +69,20 @@ fn every_end_is_read_and_nothing_is_longer_than_the_longest() {
 
 #[test]
 fn what_is_measured_fits_and_what_is_not_is_not_zero() {
-    let measured = |rtt_us, sent, lost| Some(Measured { rtt_us, sent, lost });
+    let measured = |rtt_us, to_ppm| {
+        let lost = Lost {
+            to_ppm,
+            from_ppm: Some(9),
+        };
+        Some(Measured { rtt_us, lost })
+    };
     let node = NodeId(1);
-    let hop = Hop::new(node, measured(u64::MAX, 1_000, 20), Some(5));
+    let hop = Hop::new(node, measured(u64::MAX, Some(20_000)), Some(5));
     assert_eq!(
         (hop.rtt_us, hop.loss_ppm),
         (Some(UNKNOWN - 1), Some(20_000))
     );
-    assert_eq!(Hop::new(node, measured(7, 0, 0), None).loss_ppm, None);
+    assert_eq!(Hop::new(node, measured(7, None), None).loss_ppm, None);
     assert_eq!(Hop::new(node, None, None).rtt_us, None);
 }
 

@@ -22,6 +22,7 @@ mod hostile;
 mod identity;
 mod interfaces;
 mod lan;
+mod loss;
 mod neighbours;
 mod path_size;
 mod reading;

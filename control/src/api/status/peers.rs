@@ -34,7 +34,8 @@ pub struct PeerStatus {
     pub session: Option<String>,
     /// Smoothed round trip of that.
     pub rtt_us: Option<u64>,
-    /// Packets of the session that were lost, of a million.
+    /// Packets of a million that are lost on the way to it: of a neighbour's link of late, by its word; of others' session
+    /// since it began.
     pub lost_ppm: Option<u64>,
     /// What the keepalive has found of the link to it, where it is a neighbour.
     pub link: Option<KeepaliveStatus>,
@@ -83,7 +84,10 @@ pub(super) fn of(
             over: next.filter(|next| *next != peer.name).map(str::to_owned),
             session: session.map(|s| s.state.clone()),
             rtt_us: session.and_then(|s| s.rtt_us),
-            lost_ppm: session.map(lost_ppm),
+            lost_ppm: match link.map(|link| &link.keepalive) {
+                Some(found) if found.state != "off" => found.lost_ppm.map(u64::from),
+                _ => session.map(lost_ppm),
+            },
             link: link.map(|link| link.keepalive.clone()),
             tags: link.map(|link| link.tags.clone()),
             found: found.map(|found| found.origin.clone()),

@@ -38,6 +38,7 @@ fn one_of_each() -> Vec<Message> {
         Message::LinkTags(Said::Unchecked),
         Message::LinkTags(Said::Tagged { parity: 0 }),
         Message::LinkTags(Said::Untagged),
+        Message::Lost(1_000_000),
     ];
     all.extend(acks);
     all
@@ -73,6 +74,9 @@ fn published_vectors() {
     assert_eq!(Message::Channel(vec![8, 9]).encode(), [1, 10, 8, 9]);
     assert_eq!(Message::Identity(vec![8, 9]).encode(), [1, 16, 8, 9]);
     assert_eq!(Message::Routes(vec![8, 9]).encode(), [1, 24, 8, 9]);
+    assert_eq!(Message::Lost(0x1_0203).encode(), [1, 31, 0, 1, 2, 3]);
+    let more = Message::Lost(1_000_001).encode();
+    assert_eq!(Message::parse(&more), Err(MessageError::Lost(1_000_001)));
     let way = Message::Trace(trace::Said::Answer {
         number: 7,
         way: trace::Way::ends(trace::End::NoRoute),

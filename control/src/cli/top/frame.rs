@@ -218,7 +218,7 @@ fn peers(before: &Sample, now: &Sample, order: Order) -> Block {
             plain(route.by.clone()),
             plain(or_dash(route.metric.or(link.map(|link| link.cost)))),
             plain(or_dash(rtt)),
-            plain(or_dash(link.map(|link| link.loss_ppm))),
+            plain(or_dash(link.and_then(|link| link.loss_ppm))),
             plain(or_dash(sent.map(short))),
             plain(bits(counted(|s| s.sent_bytes))),
             plain(or_dash(received.map(short))),

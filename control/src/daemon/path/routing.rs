@@ -3,6 +3,7 @@
 
 use super::Path;
 use crate::{
+    channel::{Lost, Measured},
     config::{Config, Reach},
     dispatch::{Dispatch, Service},
     routes::{Heard, Inbox, LinkStatus, RouteStatus, RoutesStatus},
@@ -37,8 +38,6 @@ const MEASURE_EVERY: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_secs(3);
 /// Round-trip time of a link that was not measured yet.
 const RTT_NS: u64 = 1_000_000;
-/// Packets that a loss is measured over at least.
-const MEASURED_PACKETS: u64 = 100;
 
 /// Whose word counts: the peers' of the configuration.
 #[derive(Debug)]
@@ -109,9 +108,7 @@ struct Neighbour {
     session: u64,
     cost: LinkCost,
     rtt_us: Option<u64>,
-    loss_ppm: u32,
-    /// Packets sent and lost when it was last measured.
-    counted: (u64, u64),
+    lost: Lost,
 }
 
 /// The router, and what it goes by.
@@ -203,7 +200,7 @@ impl Routing {
         {
             match heard {
                 Heard::Began { session, .. } => {
-                    let cost = LinkCost::new(RTT_NS, 0);
+                    let cost = LinkCost::new(RTT_NS, [0; 2]);
                     let subnet = config.peers.iter().find(|known| known.id == peer);
                     let subnet = subnet.map(|known| known.place().subnet).unwrap_or_default();
                     self.router.neighbour_up(now, peer, subnet, cost.used());
@@ -211,8 +208,7 @@ impl Routing {
                         session,
                         cost,
                         rtt_us: None,
-                        loss_ppm: 0,
-                        counted: (0, 0),
+                        lost: Lost::default(),
                     };
                     self.sessions.insert(peer, neighbour);
                 }
@@ -248,23 +244,19 @@ impl Routing {
         messages
     }
 
-    fn measured(&mut self, peer: NodeId, measured: crate::channel::Measured) {
+    fn measured(&mut self, peer: NodeId, measured: Measured) {
         let now = self.now();
         let Some(neighbour) = self.sessions.get_mut(&peer) else {
             return;
         };
-        let (sent, lost) = neighbour.counted;
-        let sent = measured.sent.saturating_sub(sent);
-        if sent >= MEASURED_PACKETS {
-            let lost = measured.lost.saturating_sub(lost).min(sent);
-            neighbour.loss_ppm = u32::try_from(lost * 1_000_000 / sent).unwrap_or(u32::MAX);
-            neighbour.counted = (measured.sent, measured.lost);
-        }
         neighbour.rtt_us = Some(measured.rtt_us);
+        neighbour.lost = measured.lost;
+        let Lost { to_ppm, from_ppm } = measured.lost;
+        let loss_ppm = [to_ppm, from_ppm].map(Option::unwrap_or_default);
         let rtt_ns = measured.rtt_us.saturating_mul(1_000);
-        let cost = neighbour.cost.measured(now.ns, rtt_ns, neighbour.loss_ppm);
+        let cost = neighbour.cost.measured(now.ns, rtt_ns, loss_ppm);
         if let Some(cost) = cost {
-            tracing::info!(%peer, cost, rtt_us = measured.rtt_us, loss_ppm = neighbour.loss_ppm,
+            tracing::info!(%peer, cost, rtt_us = measured.rtt_us, loss_ppm = loss_ppm[0], loss_back_ppm = loss_ppm[1],
                 "a link's cost has changed");
             self.router.set_cost(now, peer, cost);
         }
@@ -346,7 +338,8 @@ impl Routing {
                 .map_or_else(|| id.to_string(), |&name| name.to_owned()),
             cost: neighbour.cost.used(),
             rtt_us: neighbour.rtt_us,
-            loss_ppm: neighbour.loss_ppm,
+            loss_ppm: neighbour.lost.to_ppm,
+            loss_back_ppm: neighbour.lost.from_ppm,
         });
         RoutesStatus {
             is_enabled: true,

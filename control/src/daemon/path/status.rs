@@ -3,6 +3,7 @@
 use super::Path;
 use crate::{
     api::status::Verdicts,
+    channel::Lost,
     config::Reach,
     dispatch::{Dispatch, Service},
     nic::Nic,
@@ -94,10 +95,16 @@ pub struct KeepaliveStatus {
     pub received: u64,
     /// and that did not come.
     pub missed: u64,
+    /// Packets of a million that are lost on the way to it, of late and by its word; none: not measured.
+    #[serde(default)]
+    pub lost_ppm: Option<u32>,
+    /// And on the way from it.
+    #[serde(default)]
+    pub lost_back_ppm: Option<u32>,
 }
 
 impl KeepaliveStatus {
-    fn of(now_ns: u64, link: &LinkStatusOfWorker) -> Self {
+    fn of(now_ns: u64, link: &LinkStatusOfWorker, lost: Lost) -> Self {
         const MS: u64 = 1_000_000;
         Self {
             state: link.state.name().to_owned(),
@@ -109,6 +116,8 @@ impl KeepaliveStatus {
             gap_ms: link.gap_ns / MS,
             received: link.received,
             missed: link.missed,
+            lost_ppm: lost.to_ppm,
+            lost_back_ppm: lost.from_ppm,
         }
     }
 }
@@ -117,7 +126,10 @@ impl KeepaliveStatus {
 pub(super) async fn watched(dispatch: &Dispatch) -> BTreeMap<NodeId, KeepaliveStatus> {
     let look = |now_ns: u64, parts: &mut Parts<Service>| {
         let links = parts.node.links();
-        let one = |link: LinkStatusOfWorker| (link.peer, KeepaliveStatus::of(now_ns, &link));
+        let one = |link: LinkStatusOfWorker| {
+            let lost = parts.service.lost(link.peer);
+            (link.peer, KeepaliveStatus::of(now_ns, &link, lost))
+        };
         links.map(one).collect::<Vec<_>>()
     };
     // With the workers, the node ends.

@@ -124,6 +124,23 @@ pub(super) const SERIES: &[Series] = &[
         |status, rows| each(status, rows, |found| found.missed.into()),
     ),
     Series::gauge(
+        "virga_link_loss_ratio",
+        "ratio",
+        &["peer", "direction"],
+        "Share of the packets over the link that is lost of late: to the neighbour, by its word, and from it.",
+        |status, rows| {
+            for link in &status.forwarding.links {
+                let found = &link.keepalive;
+                let both = [("to", found.lost_ppm), ("from", found.lost_back_ppm)];
+                for (direction, ppm) in both {
+                    if let Some(ppm) = ppm {
+                        rows.put([&*link.peer, direction], f64::from(ppm) / 1e6);
+                    }
+                }
+            }
+        },
+    ),
+    Series::gauge(
         "virga_peer_path",
         "none",
         &["peer", "path"],

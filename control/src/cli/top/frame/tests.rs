@@ -57,7 +57,8 @@ fn sample(at: Instant, packets: u64, cpu_ns: u64, dropped: u64) -> Sample {
             peer: "b".into(),
             cost: 300,
             rtt_us: Some(120),
-            loss_ppm: 9,
+            loss_ppm: Some(9),
+            loss_back_ppm: None,
         }],
         routes: vec![
             route("b", "00000000000000aa", "adjacent"),
