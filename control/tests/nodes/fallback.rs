@@ -271,8 +271,8 @@ async fn fallback_follows_a_configuration_that_says_other_addresses_or_none() {
     // It is at its own address again, where UDP reaches it.
     parted.block(false);
     parted.events_pass(200).await;
-    let own = format!("\nname = \"router\"\n");
-    change(&own, &format!("{own}{listed}\n"));
+    let own = "\nname = \"router\"\n";
+    change(own, &format!("{own}{listed}\n"));
     parted.block(true);
     parted.is_carried_by(&["ws"]).await;
 }
