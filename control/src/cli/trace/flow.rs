@@ -200,7 +200,7 @@ mod tests {
             .map(|line| line.split_whitespace().take(6).collect())
             .collect();
         assert!(told.starts_with("in 1.2 s 12 events"), "{told}");
-        assert_eq!(lines[3], ["queue", "3", "9", "1.3", "20.0", "0.7"]);
+        assert_eq!(lines[3], ["queue", "3", "9", "1.3", "20.0", "0.1"]);
         assert_eq!(lines[6], ["deliver", "0", "-", "-", "-", "-"]);
         assert!(told.contains("no session"), "{told}");
         report.paths.push(Path {
