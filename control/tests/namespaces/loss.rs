@@ -54,7 +54,7 @@ fn lose_a_quarter(hosts: &Hosts) {
 
 #[test]
 #[ignore = "needs root: scripts/test runs it"]
-fn a_link_that_loses_a_quarter_of_its_packets_costs_more_is_avoided_and_its_loss_is_shown() {
+fn a_link_that_loses_a_quarter_of_its_packets_is_avoided_and_its_loss_is_shown() {
     let hosts = diamond_by(Ways::Learned, "virga-test", virga(), Middle::Switch).unwrap();
     let leads = |primary: &str, backup: &str| {
         eventually(|| {
@@ -75,7 +75,7 @@ fn a_link_that_loses_a_quarter_of_its_packets_costs_more_is_avoided_and_its_loss
         "{:?}",
         both.map(link)
     );
-    let before = (link("cost").unwrap(), to_b(&hosts)["primary"].clone());
+    let before = to_b(&hosts)["primary"].clone();
     lose_a_quarter(&hosts);
     let is_quarter = |ppm: Option<u64>| ppm.is_some_and(|ppm| QUARTER.contains(&ppm));
     assert!(
@@ -91,14 +91,11 @@ fn a_link_that_loses_a_quarter_of_its_packets_costs_more_is_avoided_and_its_loss
         "{}",
         traced()
     );
-    // Twice three quarters arrive: it costs 16 ninths.
-    let is_dearer = || link("cost").is_some_and(|cost| cost * 4 > before.0 * 5);
-    assert!(eventually(is_dearer), "{before:?}, {:?}", link("cost"));
     assert!(leads("r3", "r2"), "{}", to_b(&hosts));
     let clean = named(&shown(&hosts, "r1", &["peers"]), "name", "r3");
     assert!(is_small(clean["lost_ppm"].as_u64()), "{clean}");
     println!(
-        "before: {before:?}; {}",
+        "before over {before}; {}",
         shown(&hosts, "r1", &["routes"])["links"]
     );
 }
