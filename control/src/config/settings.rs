@@ -411,8 +411,7 @@ impl Writer<'_> {
         });
         self.put(&block, "seeds", list(seeds));
         self.put(&block, "exchange", discovery.exchange);
-        let file = discovery.file.as_ref().map(|file| file.display());
-        self.put_some(&block, "file", file);
+        self.put_some(&block, "file", discovery.file.as_ref().map(|f| f.display()));
         self.put(&block, "advertise", list(&discovery.advertise));
         self.put(&block, "max_peers", discovery.peers_max);
         self.put(&block, "lan", discovery.lan);
@@ -522,9 +521,8 @@ impl Writer<'_> {
                 capabilities: &channel.capabilities,
             },
         );
-        if let Some(keeping) = &channel.keep {
-            self.keeping(&block, keeping);
-        }
+        let kept = channel.keep.iter();
+        kept.for_each(|keeping| self.keeping(&block, keeping));
     }
 
     fn keeping(&mut self, block: &Block<'_>, Keeping { options }: &Keeping) {

@@ -180,6 +180,10 @@ fn every_figure_is_in_a_scrape(status: &Status) {
     session["rtt_us"] = 0.into();
     session["path"]["rtt_least_us"] = 0.into();
     marked["peers"][0]["transport"] = "udp".into();
+    let keepalive = &mut marked["forwarding"]["links"][0]["keepalive"];
+    for key in ["lost_ppm", "lost_back_ppm"] {
+        keepalive[key] = 0.into();
+    }
     marked["admissions"]["filters"]["filters"] = json!([{
         "subnet": "2.0.0.0/8", "gateway": "g", "is_used": true, "is_own": false, "version": 0,
         "expires_in_s": 0, "banks": 0, "fill": 0.5, "false_positive_rate": 0.5, "withdrawn": 0,
@@ -244,7 +248,7 @@ fn every_figure_is_in_a_scrape(status: &Status) {
         let scaled = match unit {
             _ if is_reason => number * 1_000_000,
             "ns" => number / 1_000,
-            "us" => *number,
+            "us" | "ppm" => *number,
             "ms" => number * 1_000,
             _ => number * 1_000_000,
         };
