@@ -15,6 +15,8 @@ pub const BUFFER_BYTES: usize = 256 << 10;
 pub const MESSAGE_BYTES_MAX: usize = 9_000;
 /// Questions and records of a message; one with more is not read.
 pub const RECORDS_MAX: usize = 256;
+/// Pointers in a message times its questions and records, at most: a name may lead from one pointer to another.
+pub const HOPS_MAX: usize = 32_768;
 /// Nodes' services of one message that are looked at.
 pub const SERVICES_MAX: usize = 16;
 

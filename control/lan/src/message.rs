@@ -8,7 +8,7 @@
 //! ID: the node's, 16 hexadecimal digits.
 
 use crate::{
-    limits::{HOST_TTL_S, MESSAGE_BYTES_MAX, RECORDS_MAX, SERVICES_MAX, TTL_S},
+    limits::{HOPS_MAX, HOST_TTL_S, MESSAGE_BYTES_MAX, RECORDS_MAX, SERVICES_MAX, TTL_S},
     reason::Reason,
     text,
 };
@@ -116,6 +116,9 @@ pub fn question() -> Option<Vec<u8>> {
     packet.build_bytes_vec_compressed().ok()
 }
 
+/// A pointer to a name begins with such a byte, or a higher one (RFC 1035, section 4.1.4).
+const POINTER: u8 = 0xc0;
+
 /// What somebody said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said {
@@ -138,6 +141,11 @@ pub fn read(own: NodeId, bytes: &[u8]) -> Result<Said, Reason> {
         .map(|two| usize::from(u16::from_be_bytes([two[0], two[1]])))
         .sum();
     if count > RECORDS_MAX || bytes.len() > MESSAGE_BYTES_MAX {
+        return Err(Reason::Malformed);
+    }
+    // A name may lead from pointer to pointer: how many there are, times the names that can begin there, is the work.
+    let pointers = bytes.iter().filter(|byte| **byte >= POINTER).count();
+    if pointers * count > HOPS_MAX {
         return Err(Reason::Malformed);
     }
     let packet = Packet::parse(bytes).map_err(|_| Reason::Malformed)?;
@@ -315,6 +323,26 @@ mod tests {
         let mut all = services_of(&packet.build_bytes_vec_compressed().unwrap());
         assert_eq!(all.pop(), Some(Err(Reason::Busy)));
         assert_eq!(all, vec![Err(Reason::NoRecord); SERVICES_MAX]);
+    }
+
+    #[test]
+    fn a_message_of_names_that_lead_from_pointer_to_pointer_is_not_read() {
+        // A record of an unknown type holds the pointers, each to the one before.
+        let mut bytes = vec![0, 0, 0x84, 0, 0, 0, 0, 200, 0, 0, 0, 0];
+        let chain: Vec<u8> = (0..2_000_u16)
+            .flat_map(|n| (0xc000 | (23 + 2 * n.saturating_sub(1))).to_be_bytes())
+            .collect();
+        bytes.extend([0, 0xff, 0xf0, 0, 1, 0, 0, 0, 1]);
+        bytes.extend(u16::try_from(chain.len()).unwrap().to_be_bytes());
+        bytes.extend(&chain);
+        for _ in 1..200 {
+            // A name: a pointer to the last one.
+            let last = u16::try_from(bytes.len().min(4_000)).unwrap();
+            bytes.extend((0xc000 | last).to_be_bytes());
+            bytes.extend([0, 1, 0, 1, 0, 0, 0, 1, 0, 4, 10, 0, 0, 1]);
+        }
+        assert!(bytes.len() <= MESSAGE_BYTES_MAX);
+        assert_eq!(read(NodeId(1), &bytes), Err(Reason::Malformed));
     }
 
     proptest! {
