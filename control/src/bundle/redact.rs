@@ -46,7 +46,7 @@ enum Kind {
 }
 
 /// Most characters between two bytes of a list.
-const BETWEEN_MAX: usize = 8;
+const BETWEEN_MAX: usize = 64;
 
 /// The secrets that are looked for.
 #[derive(Default)]
@@ -71,6 +71,7 @@ impl Redactor {
         for kind in [Kind::Exact, Kind::Hex, Kind::Decimal] {
             self.put(kind, secret.to_vec());
         }
+        self.put(Kind::Exact, secret.escape_ascii().collect());
         for base64 in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
             self.put(Kind::Wrapped, base64.encode(secret).into_bytes());
             for inner in [secret, digits.as_bytes()] {
@@ -96,16 +97,17 @@ impl Redactor {
             Kind::Hex => format!("{first:02x}").into_bytes(),
             Kind::Decimal => first.to_string().into_bytes(),
         };
-        let cases = [
-            written[0].to_ascii_lowercase(),
-            written[0].to_ascii_uppercase(),
-        ];
-        let firsts = if kind == Kind::Hex {
-            cases
-        } else {
-            [written[0]; 2]
-        };
-        for first in BTreeSet::from(firsts) {
+        let mut firsts = BTreeSet::from([written[0]]);
+        if kind == Kind::Hex {
+            // A small number of a list may have one digit.
+            let digits = &written[..if first < 16 { 2 } else { 1 }];
+            firsts.extend(
+                digits
+                    .iter()
+                    .flat_map(|d| [d.to_ascii_lowercase(), d.to_ascii_uppercase()]),
+            );
+        }
+        for first in firsts {
             self.by_first.entry(first).or_default().push(number);
         }
         let bytes = Zeroizing::new(bytes);
@@ -208,8 +210,17 @@ impl Form {
                 Kind::Exact | Kind::Wrapped => (rest.first()? == byte).then_some(1)?,
                 Kind::Hex => {
                     let digits = format!("{byte:02x}");
-                    let is_it = rest.get(..2)?.eq_ignore_ascii_case(digits.as_bytes());
-                    is_it.then_some(2)?
+                    let begins = |digits: &str| {
+                        let begin = rest.get(..digits.len());
+                        begin.is_some_and(|it| it.eq_ignore_ascii_case(digits.as_bytes()))
+                    };
+                    // In a list, a small number may have one digit.
+                    let is_alone = !rest.get(1).is_some_and(u8::is_ascii_hexdigit);
+                    match begins(&digits) {
+                        true => 2,
+                        false if *byte < 16 && is_alone && begins(&digits[1..]) => 1,
+                        false => return None,
+                    }
                 }
                 Kind::Decimal => {
                     let digits = byte.to_string();
@@ -296,8 +307,18 @@ pub fn without_long_runs(text: &str) -> String {
 mod tests {
     use super::*;
 
+    /// Bytes of every kind: high ones, those with one hex digit, and those that can be printed.
     fn secret() -> [u8; 32] {
-        std::array::from_fn(|n| 0xe0 ^ u8::try_from(n).unwrap())
+        std::array::from_fn(|n| {
+            let n = u8::try_from(n).unwrap();
+            [0xfa, 0x01, 0x41][usize::from(n % 3)] ^ (n / 3)
+        })
+    }
+
+    #[derive(Debug)]
+    #[expect(dead_code, reason = "printed")]
+    struct Held {
+        key: [u8; 32],
     }
 
     fn redactor() -> Redactor {
@@ -338,6 +359,9 @@ mod tests {
         let hex = |byte: &u8| format!("{byte:02x}");
         for written in [
             format!("{secret:?}"),
+            format!("{secret:x?}"),
+            format!("{secret:#x?}"),
+            format!("{:?}", secret.escape_ascii().to_string()).replace("\\\\", "\\"),
             apart(u8::to_string, ",\n    "),
             apart(hex, ":"),
             apart(|byte| format!("{byte:02X}"), " "),
@@ -367,6 +391,8 @@ mod tests {
                 }
             }
         }
+        let cleaned = clean(&format!("{:#?}", [Held { key: secret }]));
+        assert!(cleaned.contains(INSTEAD) && cleaned.len() < 80, "{cleaned}");
         // Other numbers are others' own.
         let mut other = secret;
         other[31] ^= 1;
