@@ -3,7 +3,11 @@
 //!
 //! What did not come while a link was dead is not counted: that is known already, and says nothing of the time after.
 
-use super::{delivery::Outlet, message::Message, service::ChannelService};
+use super::{
+    delivery::Outlet,
+    message::Message,
+    service::{ChannelService, OUTBOX_MAX},
+};
 use std::collections::BTreeMap;
 use virga_ebpf::header::NodeId;
 use virga_transport::{LinkState, LinkStatus, Node};
@@ -59,12 +63,15 @@ impl Link {
             return;
         };
         if last.is_up && look.is_up && last.detections == look.detections {
-            self.received += look.received.saturating_sub(last.received);
-            self.missed += look.missed.saturating_sub(last.missed);
+            let came = look.received.saturating_sub(last.received);
+            let missed = look.missed.saturating_sub(last.missed);
+            self.received = self.received.saturating_add(came);
+            self.missed = self.missed.saturating_add(missed);
         }
-        let packets = self.received + self.missed;
+        let packets = self.received.saturating_add(self.missed);
         if packets >= PACKETS_MIN && now_ns.saturating_sub(self.began_ns) >= WINDOW_NS {
-            self.lost.from_ppm = u32::try_from(self.missed * MILLION / packets).ok();
+            let ppm = u128::from(self.missed) * u128::from(MILLION) / u128::from(packets);
+            self.lost.from_ppm = u32::try_from(ppm).ok();
             (self.received, self.missed, self.began_ns) = (0, 0, now_ns);
         }
     }
@@ -105,7 +112,9 @@ impl<O: Outlet> ChannelService<O> {
     }
 
     pub(crate) fn on_lost(&mut self, peer: NodeId, ppm: u32) {
-        if let Some(link) = self.losses.links.get_mut(&peer) {
+        // What it says may be there before the link was looked at; one that is not watched is forgotten at the next look.
+        if self.losses.look_ns.is_some() && self.sessions.contains_key(&peer) {
+            let link = self.losses.links.entry(peer).or_default();
             link.lost.to_ppm = Some(ppm);
         }
     }
@@ -123,7 +132,10 @@ impl<O: Outlet> ChannelService<O> {
             let lost = link.lost.from_ppm.filter(|_| status.is_spoken);
             if let Some(ppm) = lost
                 && link.said_ppm != Some(ppm)
-                && self.sessions.contains_key(peer)
+                && self
+                    .sessions
+                    .get(peer)
+                    .is_some_and(|session| session.outbox.len() < OUTBOX_MAX)
             {
                 link.said_ppm = Some(ppm);
                 told.push((*peer, ppm));

@@ -84,7 +84,11 @@ fn a_link_that_loses_a_quarter_of_its_packets_is_avoided_and_its_loss_is_shown()
         both.map(link)
     );
     let of_peer = || named(&shown(&hosts, "r1", &["peers"]), "name", "r2");
-    assert!(is_quarter(of_peer()["lost_ppm"].as_u64()), "{}", of_peer());
+    assert!(
+        eventually(|| is_quarter(of_peer()["lost_ppm"].as_u64())),
+        "{}",
+        of_peer()
+    );
     let traced = || shown(&hosts, "r1", &["trace", "r2"])["hops"][0].clone();
     assert!(
         eventually(|| is_quarter(traced()["loss_ppm"].as_u64())),
@@ -92,8 +96,12 @@ fn a_link_that_loses_a_quarter_of_its_packets_is_avoided_and_its_loss_is_shown()
         traced()
     );
     assert!(leads("r3", "r2"), "{}", to_b(&hosts));
-    let clean = named(&shown(&hosts, "r1", &["peers"]), "name", "r3");
-    assert!(is_small(clean["lost_ppm"].as_u64()), "{clean}");
+    let clean = || named(&shown(&hosts, "r1", &["peers"]), "name", "r3");
+    assert!(
+        eventually(|| is_small(clean()["lost_ppm"].as_u64())),
+        "{}",
+        clean()
+    );
     println!(
         "before over {before}; {}",
         shown(&hosts, "r1", &["routes"])["links"]
