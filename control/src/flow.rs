@@ -120,7 +120,9 @@ pub const fn meaning(stage: Stage) -> &'static str {
         Stage::Acknowledge => "from that packet's making to the peer's acknowledgement",
         Stage::Order => "packet waits for what was sent before it, or the rest of its event",
         Stage::Open => "batch of packets read from the driver, opened, event told",
-        Stage::Check => "rights, and the signature where there is one",
+        Stage::Check => {
+            "a signed batch taken apart; rights were checked as the stream began, signatures are by who reads"
+        }
         Stage::Deliver => "event in the program's queue, until its connection takes it",
     }
 }

@@ -19,6 +19,8 @@ pub struct Timed {
     interval_ns: u64,
     /// Before this, batches are passed over.
     next_ns: u64,
+    /// What was queued before is an earlier flow's.
+    since_ns: u64,
     notes: Notes,
 }
 
@@ -31,6 +33,7 @@ impl Timed {
             is_own: wanted.is_own,
             interval_ns: wanted.interval_ns,
             next_ns: 0,
+            since_ns: notes.now_ns(),
             notes,
         }
     }
@@ -81,6 +84,9 @@ impl Timing {
     pub(super) fn taken(&self, now_ns: u64, deliveries: &[Delivery]) {
         for delivery in deliveries.iter().filter(|d| d.queued_ns > 0) {
             self.with(|timed| {
+                if delivery.queued_ns < timed.since_ns {
+                    return None;
+                }
                 let waited_ns = now_ns.saturating_sub(delivery.queued_ns);
                 timed.notes.note(Stage::Deliver, waited_ns);
                 Some(())

@@ -32,7 +32,7 @@ pub enum Stage {
     Order,
     /// The run of packets is read from the driver, until the message is opened and told to the channels' service.
     Open,
-    /// What may not be is refused, and a signature is opened.
+    /// A signed batch is taken apart; its signature is not verified here.
     Check,
     /// It waits for the connection of the program that subscribed, until that takes it.
     Deliver,

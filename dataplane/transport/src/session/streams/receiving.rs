@@ -299,6 +299,7 @@ impl Streams {
         if let Some(flow) = &mut ctx.flow
             && let Some(s) = self.receiving.get(&stream)
             && s.mode.is_ordered()
+            && !s.is_refused
             && flow.is_heard(&s.name, &ends.peer_entity)
         {
             flow.came(ctx.now_ns, (ends.own, stream), (end, s.bytes.base()));
