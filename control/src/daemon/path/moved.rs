@@ -122,6 +122,10 @@ impl Path {
                 continue;
             }
             if !self.tags.may_move(peer.id, now) {
+                if self.moves.is_carried(peer.id) {
+                    // It is looked for there again, whether UDP works.
+                    self.moves.note_before(peer.id, (*address, None));
+                }
                 tracing::warn!(peer = %peer.name, from = %address, to = %now,
                     "a neighbour moved to the IP address of another, and link tags could not tell their packets apart: its packets in transit are looked for where it was");
                 continue;
