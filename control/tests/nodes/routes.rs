@@ -7,6 +7,7 @@ use crate::{
     subnets::vouch,
     town::Town,
 };
+use std::time::Duration;
 use virga::{
     daemon::tracer::FOLLOWED_HERE_MAX,
     routes::RouteStatus,
@@ -140,6 +141,8 @@ async fn a_trace_shows_every_link_on_the_way_and_where_it_breaks() {
     let mut town = Town::running(&["a", "b", "c", "d"], &links, &[]).await;
     let mesh = town.mesh("a").await;
     let trace = eventually("the way to d is known and measured", async || {
+        // Neighbours follow ten a second.
+        tokio::time::sleep(Duration::from_millis(300)).await;
         let trace = mesh.trace("d").await.ok()?;
         let has_both = |hop: &TraceHop| hop.rtt_us.is_some() && hop.loss_ppm.is_some();
         let is_measured = trace.hops.iter().all(has_both);
