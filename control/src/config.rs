@@ -57,7 +57,9 @@ use virga_ebpf::{
     header::{ChannelHash, NodeId, OriginHash, Subnet},
     subnet::{SubnetPrefix, Visibility},
 };
-use virga_transport::{ChannelName, Congestion, HandshakePolicy, Mode, io::driver::DriverConfig};
+use virga_transport::{
+    ChannelName, Congestion, HandshakePolicy, Mode, PeerKey, io::driver::DriverConfig,
+};
 
 /// Where the daemon of a node named NAME listens for `pub`, `sub` and `status`: `NAME.sock` here.
 pub const SOCKET_DIRECTORY: &str = "/run/virga";
@@ -222,7 +224,7 @@ impl Config {
     }
 }
 
-pub(crate) use values::{is_low_order, is_weak};
+pub(crate) use values::{is_low_order, is_weak, read_node_id};
 
 /// A node's name as the command line takes it.
 ///
@@ -392,8 +394,8 @@ pub enum ForwardingMode {
 pub struct PeerConfig {
     /// 1 to 32 of `a-z 0-9 -`, unlike any other name in the file.
     pub name: String,
-    /// X25519 public key, never of low order.
-    pub node_key: [u8; 32],
+    /// X25519 public key, never of low order; or the id alone, before the first contact.
+    pub node_key: PeerKey,
     /// What the header calls this node; unlike any other in the file.
     pub id: NodeId,
     /// ed25519 public key, never weak.

@@ -285,7 +285,7 @@ impl Book {
                 Home::Peer(index) => config.peers[index].entities.push(placement.entity),
                 Home::Renewed(index, node_key) => {
                     let peer = &mut config.peers[index];
-                    (peer.node_key, peer.id) = (node_key, hash::node_id(&node_key));
+                    (peer.node_key, peer.id) = (node_key.into(), hash::node_id(&node_key));
                     peer.entities.push(placement.entity);
                 }
             }
@@ -377,12 +377,13 @@ fn home(configured: &Config, config: &Config, placement: &Placement) -> Home {
     }
     // Also by the key that the file gives, where the node has another one by now.
     let peers = configured.peers.iter().zip(&config.peers);
-    let is_there =
-        |(file, now): (&PeerConfig, &PeerConfig)| file.node_key == *key || now.node_key == *key;
+    let id = hash::node_id(key);
+    let is_key =
+        |peer: &PeerConfig| peer.id == id && peer.node_key.known().is_none_or(|k| k == *key);
+    let is_there = |(file, now): (&PeerConfig, &PeerConfig)| is_key(file) || is_key(now);
     if let Some(index) = peers.map(is_there).position(|is_there| is_there) {
         return Home::Peer(index);
     }
-    let id = hash::node_id(key);
     let is_free = id != config.node.id && config.peers.iter().all(|peer| peer.id != id);
     let mut peers = config.peers.iter();
     match peers.position(|peer| peer.entity_key == placement.entity) {

@@ -5,7 +5,7 @@ use super::{
     error::{ApiError, Query},
 };
 use crate::{
-    config::Config,
+    config::{Config, read_node_id},
     trace::{Trace, TraceHop},
 };
 use axum::{Json, extract::State};
@@ -23,13 +23,11 @@ pub(super) struct Question {
 /// The node that is meant by its name, or by its id in hex.
 pub(super) fn node(config: &Config, to: &str) -> Result<NodeId, ApiError> {
     let named = config.peers.iter().find(|peer| peer.name == to);
-    let by_id = || {
-        let is_id = to.len() == 16 && to.bytes().all(|b| b.is_ascii_hexdigit());
-        let id = u64::from_str_radix(to, 16).ok().filter(|_| is_id)?;
-        Some(NodeId(id))
-    };
     let own = (config.node.name == to).then_some(config.node.id);
-    let found = named.map(|peer| peer.id).or(own).or_else(by_id);
+    let found = named
+        .map(|peer| peer.id)
+        .or(own)
+        .or_else(|| read_node_id(to));
     found.ok_or_else(|| {
         let known: Vec<&str> = config.peers.iter().map(|peer| &*peer.name).collect();
         ApiError::Missing(format!(

@@ -144,7 +144,7 @@ pub(crate) fn nodes(config: &Config, former: &[(NodeId, [u8; 32])]) -> Vec<PeerC
         let node_key = peer.node_key;
         let entities = peer.entities.iter();
         nodes.extend(entities.map(|&entity_key| PeerConfig {
-            node_key: node_key.into(),
+            node_key,
             entity_key,
             handshake: Some(config.handshake_with(peer)),
         }));
@@ -152,7 +152,7 @@ pub(crate) fn nodes(config: &Config, former: &[(NodeId, [u8; 32])]) -> Vec<PeerC
     for &(id, entity_key) in former {
         let peer = config.peers.iter().find(|peer| peer.id == id);
         nodes.extend(peer.map(|peer| PeerConfig {
-            node_key: peer.node_key.into(),
+            node_key: peer.node_key,
             entity_key,
             handshake: Some(config.handshake_with(peer)),
         }));

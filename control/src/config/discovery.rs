@@ -230,7 +230,7 @@ impl Config {
             config.peers.push(PeerConfig {
                 fallback: Vec::new(),
                 name,
-                node_key: one.node_key,
+                node_key: one.node_key.into(),
                 id: one.node,
                 entity_key: one.entity_key,
                 origin,

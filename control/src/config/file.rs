@@ -216,6 +216,7 @@ pub(super) struct Fallback {
 pub(super) struct Peer {
     pub(super) name: Field<String>,
     pub(super) node_key: Field<String>,
+    pub(super) node_id: Field<String>,
     pub(super) entity_key: Field<String>,
     pub(super) address: Field<String>,
     pub(super) interface: Field<String>,

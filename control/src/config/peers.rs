@@ -17,7 +17,7 @@ use std::{
 use toml::Spanned;
 use virga_carrier::Target;
 use virga_ebpf::{hash, limits};
-use virga_transport::HandshakePolicy;
+use virga_transport::{HandshakePolicy, PeerKey};
 
 /// One primary and one backup.
 const VIA_MAX: usize = 2;
@@ -54,7 +54,7 @@ struct Draft {
     section: Section,
     span: Range<usize>,
     name: Option<String>,
-    node_key: Option<[u8; 32]>,
+    node_key: Option<PeerKey>,
     entity_key: Option<[u8; 32]>,
     address: Option<Spanned<SocketAddr>>,
     interface: Option<String>,
@@ -75,7 +75,7 @@ enum Shape {
     Behind,
     /// Has neither, and is found by what neighbours say.
     Learned,
-    /// Has no `node_key`: stands for its entity alone.
+    /// Names no node: stands for its entity alone.
     EntityOnly,
     /// Contradicts itself.
     Broken,
@@ -143,8 +143,15 @@ fn draft(
         peer.entity_key,
         "\"<64 hex digits>\"",
     );
-    let spans = [&name, &peer.node_key, &entity_key].map(|value| value.as_ref().map(Spanned::span));
+    let node = peer.node_key.as_ref().or(peer.node_id.as_ref());
+    let spans = [name.as_ref(), node, entity_key.as_ref()].map(|value| value.map(Spanned::span));
     let is_adjacent = peer.address.is_some();
+    if let (None, Some(fallback)) = (&peer.node_key, &peer.fallback) {
+        let what =
+            "is dialled at a node key, and this peer's is not known before the first contact";
+        let fix = "write its `node_key` in place of `node_id`";
+        report.add(fallback.span(), section.key("fallback"), what, fix);
+    }
     let fallback = fallback::targets(&section, peer.fallback, is_adjacent, report);
     let mut check = Checker {
         section: &section,
@@ -152,7 +159,12 @@ fn draft(
     };
     let draft = Draft {
         name: check.text("name", name, values::name),
-        node_key: check.text("node_key", peer.node_key, values::node_key),
+        node_key: check
+            .text("node_key", peer.node_key, values::node_key)
+            .map(PeerKey::Known)
+            .or(check
+                .text("node_id", peer.node_id, values::node_id)
+                .map(PeerKey::Id)),
         entity_key: check.text("entity_key", entity_key, values::entity_key),
         address: check
             .text("address", peer.address, values::address)
@@ -181,6 +193,7 @@ fn shape(
     routing: RoutingSection,
     report: &mut Report<'_>,
 ) -> Shape {
+    let is_node = peer.node_key.is_some() || peer.node_id.is_some();
     if let (None, Some(interface)) = (&peer.address, &peer.interface) {
         let what = "belongs to a neighbour, and this peer has no address";
         report.add(
@@ -195,14 +208,14 @@ fn shape(
             Some((levels, _)) => (levels, true),
             None => (subnet.get_ref().as_str(), false),
         };
-        let (what, fix) = if peer.node_key.is_none() {
+        let (what, fix) = if !is_node {
             let what = "belongs to a node, and this block gives an entity a name";
             (what, "remove it".to_owned())
         } else {
             let what = "has a /length, which is checked where packets arrive, and none arrive straight from here";
             (what, format!("write \"{levels}\""))
         };
-        if length || peer.node_key.is_none() {
+        if length || !is_node {
             report.add(subnet.span(), section.key("subnet"), what, fix);
         }
     }
@@ -211,11 +224,15 @@ fn shape(
         let fix = "set it on the neighbour that packets come through";
         report.add(link_tags.span(), section.key("link_tags"), what, fix);
     }
-    match (&peer.node_key, &peer.address, &peer.via) {
-        (Some(_), Some(_), None) => return Shape::Adjacent,
-        (Some(_), None, Some(_)) => return Shape::Behind,
-        (None, None, None) => return Shape::EntityOnly,
-        (Some(_), None, None) if routing.is_enabled => return Shape::Learned,
+    if let (Some(_), Some(id)) = (&peer.node_key, &peer.node_id) {
+        let what = "stands beside `node_key`, which says it";
+        report.add(id.span(), section.key("node_id"), what, "remove it");
+    }
+    match (is_node, &peer.address, &peer.via) {
+        (true, Some(_), None) => return Shape::Adjacent,
+        (true, None, Some(_)) => return Shape::Behind,
+        (false, None, None) => return Shape::EntityOnly,
+        (true, None, None) if routing.is_enabled => return Shape::Learned,
         (_, Some(_), Some(via)) => {
             let fix = "keep `address` if it is a neighbour, `via` if others forward to it";
             report.add(
@@ -225,11 +242,11 @@ fn shape(
                 fix,
             );
         }
-        (None, ..) => {
-            let fix = "add the node key that `virga id` prints there, or remove `address` and `via` if only its entity is meant";
+        (false, ..) => {
+            let fix = "add the node key that `virga id` prints there, or its node id as `node_id`, or remove `address` and `via` if only its entity is meant";
             report.add(span.clone(), section.key("node_key"), "is missing", fix);
         }
-        (Some(_), None, None) => {
+        (true, None, None) => {
             let fix = "add `address` if it is a neighbour, `via` if others forward to it, or [routing] with `enabled = true` if neighbours shall say who leads to it; remove `node_key` if only its entity is meant";
             report.add(
                 span.clone(),
@@ -347,7 +364,7 @@ fn finish(
     let Some(node_key) = draft.node_key else {
         return;
     };
-    let id = hash::node_id(&node_key);
+    let id = node_key.id();
     roster.peers.push(PeerConfig {
         name,
         node_key,
@@ -498,12 +515,19 @@ impl Unique {
         const RENEW: &str = "each has its own; `virga id` prints it";
         const REHASH: &str =
             "two keys share a hash by chance; make that one a new key with `virga keygen`";
-        if let Some(key) = draft.node_key {
-            let holder = take(&mut self.node_keys, key, &who);
-            if !complain(&node_span, "node_key", holder, RENEW) {
-                let holder = take(&mut self.nodes, hash::node_id(&key).0, &who);
-                complain(&node_span, "node_key", holder, REHASH);
+        match draft.node_key {
+            Some(PeerKey::Known(key)) => {
+                let holder = take(&mut self.node_keys, key, &who);
+                if !complain(&node_span, "node_key", holder, RENEW) {
+                    let holder = take(&mut self.nodes, hash::node_id(&key).0, &who);
+                    complain(&node_span, "node_key", holder, REHASH);
+                }
             }
+            Some(PeerKey::Id(id)) => {
+                let holder = take(&mut self.nodes, id.0, &who);
+                complain(&node_span, "node_id", holder, RENEW);
+            }
+            None => {}
         }
         if let Some(key) = draft.entity_key {
             let holder = take(&mut self.entity_keys, key, &who);

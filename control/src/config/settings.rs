@@ -14,7 +14,7 @@ use std::{
 };
 use virga_ebpf::hash::keyed;
 use virga_routing::Aggregation;
-use virga_transport::{HandshakePolicy, Mode, Pattern};
+use virga_transport::{HandshakePolicy, Mode, Pattern, PeerKey};
 
 /// What it takes to have a change of a key count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +116,7 @@ pub const KEYS: &[(&str, Effect, &[&str])] = &[
         &[
             "name",
             "node_key",
+            "node_id",
             "entity_key",
             "address",
             "interface",
@@ -480,7 +481,10 @@ impl Writer<'_> {
             }
             Reach::Learned => None,
         };
-        self.put(&block, "node_key", hex::encode(&peer.node_key));
+        match peer.node_key {
+            PeerKey::Known(key) => self.put(&block, "node_key", hex::encode(&key)),
+            PeerKey::Id(id) => self.put(&block, "node_id", id),
+        }
         if let Some((key, value, interface)) = reach {
             self.put(&block, key, value);
             self.put_some(&block, "interface", interface);

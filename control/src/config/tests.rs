@@ -110,7 +110,7 @@ fn the_example_is_valid_and_shows_every_key() {
             config.entities.len(),
             config.channels.len()
         ),
-        (3, 5, 2)
+        (4, 6, 2)
     );
     let table: toml::Table = EXAMPLE.parse().unwrap();
     let blocks = |name: &str| table[name].as_array().unwrap().clone();
@@ -216,7 +216,7 @@ fn everything_is_resolved() {
             backup: Some(1)
         }
     );
-    assert_eq!(far.id, hash::node_id(&far.node_key));
+    assert_eq!(far.id, hash::node_id(&far.node_key.known().unwrap()));
     assert_eq!(far.origin, hash::origin_hash(&far.entity_key));
     let address = "10.0.0.2:4783".parse().unwrap();
     assert_eq!(

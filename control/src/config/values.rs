@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 use virga_ebpf::{
-    header::Subnet,
+    header::{NodeId, Subnet},
     subnet::{SubnetPrefix, Visibility},
 };
 
@@ -249,6 +249,22 @@ pub(super) fn node_key(text: &str) -> Result<[u8; 32], Fault> {
         return fault("is a point of low order, which no honest node has", FIX);
     }
     Ok(key)
+}
+
+/// What headers call a node, for one whose key the first contact tells.
+pub(super) fn node_id(text: &str) -> Result<NodeId, Fault> {
+    const FIX: &str =
+        "paste the node id that `virga id` prints on that node, or its node key as `node_key`";
+    read_node_id(text).map_or_else(|| fault("is not 16 hex digits", FIX), Ok)
+}
+
+/// A node's id, of 16 hex digits.
+pub(crate) fn read_node_id(text: &str) -> Option<NodeId> {
+    let is_id = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    u64::from_str_radix(text, 16)
+        .ok()
+        .filter(|_| is_id)
+        .map(NodeId)
 }
 
 /// Whether no honest node has this X25519 public key.

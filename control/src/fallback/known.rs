@@ -19,7 +19,7 @@ pub(super) fn keyring(config: &Config) -> Keyring {
     Keyring::new(
         (config.node.id, config.keys.node.secret.expose()),
         (&config.node.network, config.keys.psk.expose()),
-        adjacent.map(|peer| (peer.id, peer.node_key)),
+        adjacent.filter_map(|peer| Some((peer.id, peer.node_key.known()?))),
     )
 }
 

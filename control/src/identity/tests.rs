@@ -117,7 +117,10 @@ fn a_node_that_nobody_knows_takes_the_place_of_the_entitys_own() {
     let book = learned(&[placed(2, 9, 1), placed(3, 2, 1)]);
     let present = book.present(&config(), NOW_S);
     let renewed = &present.config.peers[0];
-    assert_eq!((renewed.id, renewed.node_key), (node(9).id, node(9).public));
+    assert_eq!(
+        (renewed.id, renewed.node_key),
+        (node(9).id, node(9).public.into())
+    );
     assert!(matches!(renewed.reach, Reach::Adjacent { .. }));
     // What was placed on it by its old key is there by its new one.
     assert_eq!(homes(&book, NOW_S), [vec![2, 3], vec![]]);

@@ -1,11 +1,15 @@
 //! How sessions between real nodes begin: each pattern with each policy of ML-KEM, and policies that contradict
-//! each other.
+//! each other, and peers that are named by their ids alone.
 
 use crate::{
     payloads,
     stage::{RELIABLE, Stage, eventually},
 };
-use virga::api::status::{SessionStatus, Status};
+use virga::{
+    api::status::{SessionStatus, Status},
+    hex,
+    keys::{EntityKey, Secret},
+};
 
 /// Stops a and b, and starts them with these patterns and policies.
 async fn begin(stage: &mut Stage, policies: [(&str, &str); 2]) {
@@ -128,4 +132,61 @@ async fn policies_that_contradict_each_other_give_no_session_and_both_ends_say_w
     }
     let _events = stage.subscribed(RELIABLE.name).await;
     assert!(session(&stage.status("a").await, "b").unwrap().hybrid);
+}
+
+/// Has a node's file name a peer by its id, or again by its key.
+fn by_id(stage: &Stage, at: &str, peer: &str, is_by_id: bool) {
+    let peer = stage.node(peer);
+    let key = format!("node_key = \"{}\"", peer.node_key);
+    let id = format!("node_id = \"{}\"", peer.id);
+    match is_by_id {
+        true => stage.edit(at, &key, &id),
+        false => stage.edit(at, &id, &key),
+    }
+}
+
+/// The first contact tells the key, and sessions after it use that; an entity that the file does not name gets none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_is_named_by_its_id_proves_its_key_and_its_entity() {
+    let mut stage = Stage::new(&[RELIABLE]);
+    by_id(&stage, "a", "b", true);
+    by_id(&stage, "b", "a", true);
+    for name in ["router", "b", "a"] {
+        stage.start(name).await;
+    }
+    for expected in ["xx", "ik"] {
+        let mut events = stage.subscribed(RELIABLE.name).await;
+        let a = stage.mesh("a").await;
+        a.publish(RELIABLE.name, expected.as_bytes()).await.unwrap();
+        assert_eq!(payloads(&mut events, 1).await, [expected.as_bytes()]);
+        for (at, peer) in [("a", "b"), ("b", "a")] {
+            let live = session(&stage.status(at).await, peer).unwrap();
+            assert_eq!(live.pattern, expected, "{at}");
+        }
+        if expected == "xx" {
+            // b forgets, and is told the key; a goes by what it has learned.
+            drop(events);
+            stage.kill("b");
+            by_id(&stage, "b", "a", false);
+            stage.start("b").await;
+        }
+    }
+    stage.kill("a");
+    let other = EntityKey::from(Secret::generate().unwrap()).public;
+    let theirs = stage.node("b").entity_key.clone();
+    stage.edit("a", &theirs, &hex::encode(&other));
+    stage.start("a").await;
+    let _subscription = stage
+        .mesh("b")
+        .await
+        .subscribe(RELIABLE.name)
+        .await
+        .unwrap();
+    eventually("b's entity is refused", async || {
+        let status = stage.mesh("a").await.status().await.ok()?;
+        assert!(session(&status, "b").is_none());
+        // It is dropped for the entity that it names, before any proof.
+        (status.transport.drops["handshake_peer"] > 0).then_some(())
+    })
+    .await;
 }

@@ -318,6 +318,54 @@ fn rules_of_a_peers_keys() {
 }
 
 #[test]
+fn a_node_can_be_named_by_its_id_until_the_first_contact() {
+    let id = |fill: u8| NodeKey::from(secret(fill)).id;
+    let (entity, id_40) = (entity_key(41), id(40));
+    let block = |id: &str, rest: &str| {
+        mesh()
+            + &format!(
+                "\n[[peers]]\nname = \"e\"\nnode_id = \"{id}\"\nentity_key = \"{entity}\"\n{rest}\n"
+            )
+    };
+    let (text, at) = (id_40.to_string(), "address = \"10.0.0.9:1\"");
+    let config = parse(&block(&text, at)).unwrap();
+    let peer = config.peer("e").unwrap();
+    assert_eq!((peer.id, peer.node_key), (id_40, PeerKey::Id(id_40)));
+    assert!(peer.is_adjacent());
+    let key = node_key(40);
+    for (text, rest, key, say) in [
+        ("12", at.to_owned(), "node_id", "16 hex digits"),
+        (&text, String::new(), "address", "no way leads"),
+        (
+            &text,
+            format!("{at}\nnode_key = \"{key}\""),
+            "node_id",
+            "beside",
+        ),
+        (
+            &text,
+            format!("{at}\nfallback = [\"tcp://10.0.0.9:1\"]"),
+            "fallback",
+            "node key",
+        ),
+        (
+            &id(10).to_string(),
+            at.to_owned(),
+            "node_id",
+            "peer \"one\"",
+        ),
+        (
+            &id(1).to_string(),
+            at.to_owned(),
+            "node_id",
+            "this node itself",
+        ),
+    ] {
+        refused(&block(text, &rest), &format!("peers[3].{key}"), say);
+    }
+}
+
+#[test]
 fn a_block_without_a_node_key_names_an_entity() {
     let entity = entity_key(41);
     let text = mesh() + &format!("\n[[peers]]\nname = \"e\"\nentity_key = \"{entity}\"\n");

@@ -74,7 +74,7 @@ fn misfits(configs: &[Config]) -> Vec<String> {
                 continue;
             };
             let keys = (peer.node_key, peer.entity_key);
-            let theirs = (other.keys.node.public, other.keys.entity.public);
+            let theirs = (other.keys.node.public.into(), other.keys.entity.public);
             expect(keys == theirs, format!("{us}: keys of {them}"));
             if let Reach::Adjacent { address, .. } = &peer.reach {
                 let listen = other.node.listen;

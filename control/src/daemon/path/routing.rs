@@ -25,7 +25,7 @@ use virga_routing::{
     Authority, Destination, Doubt, LinkCost, Liveness, NextHops, Now, Reason, Router, Setup,
     Speaker, limits,
 };
-use virga_transport::worker::Parts;
+use virga_transport::{PeerKey, worker::Parts};
 
 /// What comes within this time is followed in one go: each time, all tables may have to be compared.
 const FOLLOW_EVERY: Duration = Duration::from_millis(10);
@@ -79,19 +79,21 @@ impl Authority for Keys {
 
     fn knows(&self, speaker: &Speaker) -> Result<(), Doubt> {
         let origin = speaker.node();
-        let (node, entity, subnet) = match self.places.get(&origin) {
+        let (node, entity, subnet): (PeerKey, _, _) = match self.places.get(&origin) {
             Some(&place) => {
                 let peer = &self.config.peers[place];
                 (peer.node_key, peer.entity_key, peer.place().subnet)
             }
             // Of this node itself a neighbour may know a higher number than it does.
             None if origin == self.config.node.id => {
-                (self.node_key(), self.entity_key(), self.config.node.subnet)
+                let node = PeerKey::Known(self.node_key());
+                (node, self.entity_key(), self.config.node.subnet)
             }
             None => return Err(Doubt::Stranger),
         };
         // A neighbour may know sooner that another entity is there.
-        if speaker.node_key != node || speaker.entity_key != entity {
+        let is_node = node.known().is_none_or(|key| speaker.node_key == key);
+        if !is_node || speaker.entity_key != entity {
             return Err(Doubt::Stranger);
         }
         match speaker.subnet == subnet {

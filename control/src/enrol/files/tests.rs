@@ -53,7 +53,7 @@ fn a_new_nodes_file_says_what_was_meant_whatever_its_words() {
     assert_eq!(config.forwarding.interfaces, interfaces);
     assert!(config.routing.is_enabled);
     let peer = config.peer("b").unwrap();
-    assert_eq!(peer.node_key, theirs.node.public);
+    assert_eq!(peer.node_key, theirs.node.public.into());
     let at = "192.0.2.7:4783".parse().unwrap();
     assert!(matches!(peer.reach, Reach::Adjacent { address, .. } if address == at));
     assert_eq!(config.channels[0].name.to_string(), channel("a"));
