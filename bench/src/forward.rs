@@ -12,7 +12,8 @@
 //! Hostile packets: generator on one CPU, router and sink on another, a ring of 256 frames between them, so that a
 //! router that is too slow loses packets. In each round the router is flooded with authorised packets: what
 //! arrives is what forwarding alone sustains. Then all arrivals together are held at [`HELD`] of that, and what
-//! counts is the share of the authorised that arrived of those that were sent.
+//! counts is the share of the authorised that arrived of those that were sent. A generator that is kept from its CPU
+//! now and then sends less than it is asked for: it is asked for so much more, [`TRIES`] times.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -38,6 +39,8 @@ const HOSTILE: Until = Until::Elapsed(Duration::from_secs(1));
 const HELD: f64 = 1.0;
 /// Of that again, what must have been reached for a round to count.
 const REACHED: f64 = 0.95;
+/// Runs of a mix in a round, each asked for as much more as the one before fell short.
+const TRIES: usize = 4;
 /// Of a flood, what must have been lost at the least: with less, the router is not what is too slow.
 const FLOODED: f64 = 0.02;
 /// Packets that a late generator makes up for: half of what the ring between it and the router holds.
@@ -256,16 +259,7 @@ fn among_the_hostile(hosts: &Hosts, ours: &mut Chain, rounds: u32) -> Result<Vec
         let target = HELD * flood.rate();
         held.push(million(target));
         for ((_, permille, _), mixed) in MIXES.iter().zip(&mut mixes) {
-            let run = ours.run(hosts, HOSTILE, |plan| Plan {
-                hostile_permille: *permille,
-                rate: Some(whole(target)),
-                burst: Duration::from_secs_f64(BURST / target),
-                ..plan
-            })?;
-            if run.measured.strangers != 0 {
-                let got = run.measured.strangers;
-                return Err(failed(format!("{got} strangers got through")));
-            }
+            let run = held_at(hosts, ours, *permille, target)?;
             mixed.push(&run, target);
         }
     }
@@ -278,6 +272,36 @@ fn among_the_hostile(hosts: &Hosts, ours: &mut Chain, rounds: u32) -> Result<Vec
         (!mixed.figures.ours.is_empty()).then(|| mixed.figures.entry(name, AUTHORISED, *asked))
     });
     Ok(entries.collect())
+}
+
+/// Sends with so many hostile packets of a thousand, all arrivals held at `target` a second: the run that came nearest.
+fn held_at(hosts: &Hosts, ours: &mut Chain, permille: u16, target: f64) -> Result<Run, Skip> {
+    let mut asked = target;
+    let mut nearest: Option<Run> = None;
+    for _ in 0..TRIES {
+        let run = ours.run(hosts, HOSTILE, |plan| Plan {
+            hostile_permille: permille,
+            rate: Some(whole(asked)),
+            burst: Duration::from_secs_f64(BURST / target),
+            ..plan
+        })?;
+        if run.measured.strangers != 0 {
+            let got = run.measured.strangers;
+            return Err(failed(format!("{got} strangers got through")));
+        }
+        asked *= target / run.arrivals();
+        let off = |run: &Run| (run.arrivals() / target - 1.0).abs();
+        if nearest
+            .as_ref()
+            .is_none_or(|nearest| off(&run) < off(nearest))
+        {
+            nearest = Some(run);
+        }
+        if nearest.as_ref().is_some_and(|run| off(run) < 1.0 - REACHED) {
+            break;
+        }
+    }
+    nearest.ok_or_else(|| failed("no run of a mix"))
 }
 
 /// What one mix gave, round by round.
