@@ -27,7 +27,7 @@ use replicated::{ReplicationStatus, Seat};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use virga_state::{
     Cursor, Durability, LogName, NameError, OpenError, Options, Reader,
     format::LogId,
@@ -41,6 +41,10 @@ use writer::{Input, Writer};
 const INPUTS_MAX: usize = 64;
 /// Events of one batch.
 const INPUT_EVENTS_MAX: usize = 512;
+/// Bytes of batches on their way to one log; one batch more may be taken, and waits.
+const INPUT_BYTES_MAX: u32 = 16 * 1024 * 1024;
+/// What an event costs beside its payload.
+const EVENT_BYTES: usize = 128;
 /// How long a log waits before it subscribes again.
 const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(1);
 /// How long writing out may take when the node stops.
@@ -372,6 +376,7 @@ async fn feed(
     to: mpsc::Sender<Input>,
 ) {
     let pattern = Pattern::Channel(channel.clone());
+    let room = Arc::new(Semaphore::new(INPUT_BYTES_MAX as usize));
     loop {
         let mut subscribed = match dispatch.subscribe(&pattern).await {
             Ok(subscribed) => subscribed,
@@ -397,7 +402,20 @@ async fn feed(
             if deliveries.is_empty() {
                 break;
             }
-            if to.send(Input::Events { log, deliveries }).await.is_err() {
+            let bytes: usize = deliveries
+                .iter()
+                .map(|d| EVENT_BYTES + d.payload.len())
+                .sum();
+            let bytes = u32::try_from(bytes).map_or(INPUT_BYTES_MAX, |b| b.min(INPUT_BYTES_MAX));
+            let Ok(room) = Arc::clone(&room).acquire_many_owned(bytes).await else {
+                return;
+            };
+            let events = Input::Events {
+                log,
+                deliveries,
+                room,
+            };
+            if to.send(events).await.is_err() {
                 return;
             }
         }

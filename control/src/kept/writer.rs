@@ -27,7 +27,7 @@ use std::{
 };
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, watch},
+    sync::{OwnedSemaphorePermit, mpsc, watch},
 };
 use virga_ebpf::{hash::origin_hash, header::NodeId};
 use virga_state::{
@@ -57,6 +57,8 @@ pub(super) enum Input {
         log: usize,
         /// What it gets.
         deliveries: Vec<Delivery>,
+        /// Their room, until the log has them.
+        room: OwnedSemaphorePermit,
     },
     /// The channel went on without it.
     Interrupted {
@@ -160,7 +162,14 @@ impl Thread {
             }
             for input in taken.drain(..) {
                 match input {
-                    Input::Events { log, deliveries } => self.append(log, &deliveries),
+                    Input::Events {
+                        log,
+                        deliveries,
+                        room,
+                    } => {
+                        self.append(log, &deliveries);
+                        drop(room);
+                    }
                     Input::Interrupted { log } => {
                         self.states[log].send_modify(|state| state.interrupted += 1);
                     }

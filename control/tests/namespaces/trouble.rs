@@ -338,7 +338,7 @@ async fn a_reload_that_the_nic_path_has_no_room_for_is_taken_back_while_events_c
 
 /// A log that is kept at b on a disk of its own, with room for one segment of 64 MiB and not for another.
 const DISK: &str = "96m";
-/// Events of 900 KiB: more than there is room for on the disk and in the log's queue.
+/// Events of 900 KiB: more than there is room for on the disk and on the way to the log, which is bounded in bytes.
 const EVENTS: usize = 150;
 
 #[tokio::test(flavor = "multi_thread")]
