@@ -8,7 +8,7 @@ mod known;
 mod listening;
 mod shown;
 
-pub use listening::{ListenError, listen};
+pub use listening::{ListenError, files, listen};
 pub use shown::{FallbackStatus, Shown};
 
 use crate::{

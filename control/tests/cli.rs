@@ -1,6 +1,7 @@
 //! The `virga` binary as an operator uses it: keys, identity, configuration, doctor.
 #![allow(clippy::unwrap_used)]
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use std::{
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
@@ -503,4 +504,52 @@ fn keys_come_as_credentials_of_the_service_and_never_in_the_configuration() {
         );
         assert!(!message.contains(&digits[..16]), "{message}");
     }
+}
+
+/// Writes a PEM file.
+fn pem(path: &str, label: &str, der: &[u8]) {
+    let text = STANDARD.encode(der);
+    let pem = format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n");
+    fs::write(path, pem).unwrap();
+}
+
+#[test]
+fn a_certificate_or_key_that_no_node_would_start_with_is_found_before_as_the_start_finds_it() {
+    let (folder, keys) = keys();
+    let made = [0; 2].map(|_| rcgen::generate_simple_self_signed(["us".to_owned()]).unwrap());
+    let [certificate, key] = ["cert.pem", "cert.key"].map(|name| format!("{keys}/{name}"));
+    pem(&certificate, "CERTIFICATE", made[0].cert.der());
+    pem(&key, "PRIVATE KEY", &made[0].signing_key.serialize_der());
+    let config = write_config(
+        &keys,
+        &format!(
+            "socket = \"{0}/us.sock\"\nstate = \"{0}/state\"\n[fallback]\nlisten_ws = \"127.0.0.1:4784\"\n\
+             certificate = \"cert.pem\"\ncertificate_key = \"cert.key\"\n",
+            folder.path().display()
+        ),
+    );
+    assert!(done(&["check-config", &config]).contains("node.toml: valid"));
+    let wrong = |words: &[&str]| {
+        let message = refused(&["check-config", &config], 2);
+        let start = refused(&["node", "run", "--config", &config], 1);
+        let output = virga(&["check-config", &config, "--json"]);
+        assert_eq!(output.status.code(), Some(2));
+        let verdict: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+        assert_eq!(verdict["ok"], false);
+        let told = verdict["error"].as_str().unwrap();
+        for words in words {
+            for said in [&*message, &*start, told] {
+                assert!(said.contains(words), "{words}: {said}");
+            }
+        }
+    };
+    pem(&key, "PRIVATE KEY", &made[1].signing_key.serialize_der());
+    wrong(&[&certificate, &key, "the key that it was made for"]);
+    fs::write(&key, "no key").unwrap();
+    wrong(&["the certificate in [fallback]", &key]);
+    fs::remove_file(&key).unwrap();
+    wrong(&[&key]);
+    pem(&key, "PRIVATE KEY", &made[0].signing_key.serialize_der());
+    fs::write(&certificate, "").unwrap();
+    wrong(&[&certificate, "holds no certificate"]);
 }

@@ -12,7 +12,8 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+pub use tokio_rustls::TlsAcceptor;
+use tokio_rustls::TlsConnector;
 
 /// Whose certificates a dialling node takes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,7 +51,18 @@ pub enum TlsError {
     /// The system has no roots.
     #[error("the system has no root certificates: install ca-certificates, or say another `trust`")]
     NoRoots,
-    /// Certificate and key do not fit, or are of a kind that is not known.
+    /// Certificate and key do not belong together, or are of a kind that is not known.
+    #[error("{} and {}: {source}: name a certificate, with its chain, and the key that it was made for",
+        certificate.display(), key.display())]
+    Pair {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's.
+        key: PathBuf,
+        /// What is wrong.
+        source: rustls::Error,
+    },
+    /// What the library refuses.
     #[error("{0}")]
     Rustls(#[from] rustls::Error),
 }
@@ -75,14 +87,19 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 /// [`TlsError`].
 pub fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
     let chain = certificates(certificate)?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| TlsError::File {
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| TlsError::File {
         path: key.to_owned(),
         what: error.to_string(),
     })?;
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_single_cert(chain, key)?;
+        .with_single_cert(chain, secret)
+        .map_err(|source| TlsError::Pair {
+            certificate: certificate.to_owned(),
+            key: key.to_owned(),
+            source,
+        })?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 

@@ -1,18 +1,19 @@
-//! `virga check-config`: everything that is wrong with a configuration file, and what of it a running node has
-//! otherwise.
+//! `virga check-config`: everything that is wrong with a configuration file and the files that it names, and what of it a
+//! running node has otherwise. Not looked at is `file` of `[discovery]`, which may come and go while a node runs.
 
 use super::{Failure, block_on, print_json};
 use crate::{
     cause,
     config::{
-        Config, Listed, Problem, Reach,
+        Config, ConfigError, Listed, Problem, Reach,
         settings::{self, Change, Effect},
     },
+    fallback,
     mesh::{Mesh, MeshError},
 };
 use std::{
     io::{self, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 #[derive(Debug, clap::Args)]
@@ -33,8 +34,47 @@ struct Verdict<'a> {
     differs: Option<Vec<Change>>,
 }
 
+/// What is in the way of a node with this configuration.
+#[derive(Debug, thiserror::Error)]
+enum Wrong {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The files that `[fallback]` names are read when the node starts, and no reload reads them.
+    #[error("{}: {source}", path.display())]
+    Fallback {
+        path: PathBuf,
+        source: fallback::ListenError,
+    },
+}
+
+impl Wrong {
+    fn problems(&self) -> &[Problem] {
+        match self {
+            Self::Config(error) => error.problems(),
+            Self::Fallback { .. } => &[],
+        }
+    }
+}
+
+impl From<Wrong> for Failure {
+    fn from(wrong: Wrong) -> Self {
+        Self::Usage(wrong.into())
+    }
+}
+
+fn check(file: &Path) -> Result<Config, Wrong> {
+    let config = Config::load(file)?;
+    match fallback::files(&config) {
+        Ok(_) => Ok(config),
+        Err(source) => Err(Wrong::Fallback {
+            path: file.into(),
+            source,
+        }),
+    }
+}
+
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    match (Config::load(&arguments.file), arguments.json) {
+    match (check(&arguments.file), arguments.json) {
         (Ok(config), true) => block_on(async {
             print_json(&Verdict {
                 ok: true,

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr};
 use virga_carrier::{
     Kind,
     listen::Listener,
-    tls::{self, TlsError},
+    tls::{self, TlsAcceptor, TlsError},
 };
 
 /// Why a node with `[fallback]` does not start.
@@ -29,22 +29,30 @@ pub enum ListenError {
     Trust(TlsError),
 }
 
+/// Reads the files that `[fallback]` names: the certificate and its key, and whose certificates are taken where a peer
+/// is dialled by `wss`.
+///
+/// # Errors
+/// [`ListenError::Tls`] and [`ListenError::Trust`].
+pub fn files(config: &Config) -> Result<Option<TlsAcceptor>, ListenError> {
+    let mut targets = config.peers.iter().flat_map(|peer| &peer.fallback);
+    let config = &config.fallback;
+    if targets.any(|target| target.kind == Kind::Wss) {
+        tls::connector(&config.trust).map_err(ListenError::Trust)?;
+    }
+    let named = config.certificate.as_ref();
+    let acceptor = named.map(|(certificate, key)| tls::acceptor(certificate, key));
+    Ok(acceptor.transpose()?)
+}
+
 /// Listens where the configuration says. What would be missing once UDP fails is found now.
 ///
 /// # Errors
 /// [`ListenError`].
 pub async fn listen(config: &Config) -> Result<Vec<Listener>, ListenError> {
-    let mut targets = config.peers.iter().flat_map(|peer| &peer.fallback);
+    let acceptor = tokio::task::block_in_place(|| files(config))?;
     let config = &config.fallback;
-    if targets.any(|target| target.kind == Kind::Wss) {
-        let connector = tokio::task::block_in_place(|| tls::connector(&config.trust));
-        connector.map_err(ListenError::Trust)?;
-    }
     let mut listeners = Vec::new();
-    let acceptor = match &config.certificate {
-        Some((certificate, key)) => Some(tls::acceptor(certificate, key)?),
-        None => None,
-    };
     let kind_ws = match &acceptor {
         Some(_) => Kind::Wss,
         None => Kind::Ws,
