@@ -211,3 +211,47 @@ fn an_interrupt_at_the_terminal_does_not_reach_what_runs_on_a_host() {
         assert_eq!(group.unwrap().as_raw_nonzero().get(), id);
     }
 }
+
+/// NET_ADMIN, NET_RAW, SYS_ADMIN, PERFMON and BPF (linux/capability.h), and of them NET_ADMIN alone.
+const STARTING: u64 = 1 << 12 | 1 << 13 | 1 << 21 | 1 << 38 | 1 << 39;
+const SERVING: u64 = 1 << 12;
+
+/// What threads of a process may do, of what its start took.
+fn capabilities(process: u32) -> Vec<u64> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let all = tasks.filter_map(|task| {
+        // A thread that ends meanwhile is none.
+        let status = std::fs::read_to_string(task.ok()?.path().join("status")).ok()?;
+        let mut lines = status.lines();
+        let set = lines.find_map(|line| line.strip_prefix("CapEff:"))?;
+        Some(u64::from_str_radix(set.trim(), 16).unwrap() & STARTING)
+    });
+    all.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn once_it_is_attached_every_thread_of_a_router_keeps_net_admin_alone() {
+    let mut hosts = line("native", &V4);
+    let keeps = |hosts: &Hosts, capabilities_kept: u64| {
+        eventually(|| {
+            // A thread that sleeps gives up when it wakes.
+            hosts.status("router").unwrap();
+            let all = capabilities(hosts.pid("router").unwrap());
+            all.len() > 2 && all.iter().all(|kept| *kept == capabilities_kept)
+        })
+    };
+    let of = |hosts: &Hosts| capabilities(hosts.pid("router").unwrap());
+    assert!(keeps(&hosts, SERVING), "{:x?}", of(&hosts));
+    // It forwards with what it has kept.
+    assert_crosses(&hosts).await;
+    restart(&mut hosts, "userspace", "").unwrap();
+    assert!(keeps(&hosts, 0), "{:x?}", of(&hosts));
+    assert_crosses(&hosts).await;
+}
+
+async fn assert_crosses(hosts: &Hosts) {
+    let sink = Sink::subscribe(hosts, RELIABLE).await;
+    let count = publish(hosts, RELIABLE, 200, Duration::from_secs(1)).await;
+    assert_complete(&sink.numbers().await, count);
+}
