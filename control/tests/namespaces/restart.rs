@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use virga_ebpf::limits::LAYOUT_VERSION;
+use virga::nic::maps;
+use virga_ebpf::{limits::LAYOUT_VERSION, publish::Store as _};
 
 use crate::{
     hosts::eventually,
@@ -113,7 +114,7 @@ async fn pins_have_readable_names_and_detach_removes_them() {
         Ok(shown) => {
             let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
             assert!(shown.contains("name virga"), "{shown}");
-            for map in virga::nic::maps::MAP_NAMES {
+            for map in maps::MAP_NAMES {
                 let path = folder.join(maps_of(65_536)).join(map);
                 let shown = std::process::Command::new("bpftool")
                     .args(["map", "show", "pinned"])
@@ -217,6 +218,35 @@ async fn another_map_layout_and_back_again_loses_no_transit_packet() {
         hosts.start("router").unwrap();
         assert!(folder.join(maps).exists() && !folder.join(gone).exists());
     }
+    let count = published.await.unwrap();
+    assert_complete(&sink.numbers().await, count);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn an_older_version_over_a_newer_ones_maps_fills_its_own_and_loses_no_transit_packet() {
+    let mut hosts = line("native", &V4);
+    let sink = Sink::subscribe(&hosts, LOSSY).await;
+    let published = publishing(&hosts, LOSSY, 2_000, Duration::from_secs(6));
+    let folder = std::path::Path::new("/sys/fs/bpf/virga").join(hosts.node_name("router"));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    hosts.stop("router").unwrap();
+    // As a version with the next layout leaves it: its program forwards, by maps that are filled and pinned under its name.
+    let newer = folder.join(format!("maps-v{}-65536", LAYOUT_VERSION + 1));
+    std::fs::rename(folder.join(maps_of(65_536)), &newer).unwrap();
+    {
+        let (_ebpf, mut maps) = maps::load(Some(&newer), 65_536).unwrap();
+        let mut settings = maps.settings().unwrap();
+        assert_eq!(settings.layout, LAYOUT_VERSION);
+        settings.layout = LAYOUT_VERSION + 1;
+        maps.set_settings(&settings).unwrap();
+    }
+    let before = program_id(&hosts);
+    hosts.start("router").unwrap();
+    let log = hosts.log("router");
+    assert!(log.contains("a newer version's maps are pinned"), "{log}");
+    assert_ne!(program_id(&hosts), before, "its own program is in place");
+    assert!(folder.join(maps_of(65_536)).exists() && !newer.exists());
     let count = published.await.unwrap();
     assert_complete(&sink.numbers().await, count);
 }
