@@ -55,6 +55,21 @@ fn rules_and_dashboard_name_only_series_that_there_are() {
     assert!(queries().len() >= 25);
 }
 
+#[test]
+fn every_alert_has_a_case_in_which_it_fires() {
+    let rules = read("alerts.yml");
+    let tests = read("alerts.test.yml");
+    let alerts: Vec<&str> = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "))
+        .collect();
+    assert!(alerts.len() >= 15);
+    for alert in alerts {
+        let fires = format!("{{labels: '{{alertname=\"{alert}\", ");
+        assert!(tests.contains(&fires), "{alert}");
+    }
+}
+
 /// A Prometheus of this test's own; whatever happens, it does not outlive it.
 struct Prometheus {
     process: Child,
