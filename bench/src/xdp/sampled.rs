@@ -1,7 +1,7 @@
-//! What forwarding costs while somebody captures: by the program that takes samples. While nobody does, the usual
-//! program runs, whose figure is `xdp.forward_ns`.
+//! What forwarding costs while somebody captures, by the program that takes samples, and beside it, as the reference,
+//! while nobody does: then the usual program runs, in which captures have no code.
 
-use virga::nic::SAMPLE;
+use virga::nic::{FORWARD, SAMPLE};
 use virga_ebpf::{
     reason::Reason,
     sample::{ANY_CHANNEL, Order},
@@ -37,7 +37,7 @@ fn orders() -> [(&'static str, Order); 2] {
     ]
 }
 
-/// Rounds of both, above a program that does nothing.
+/// Rounds of both, above a program that does nothing; each round measures off and on one after the other.
 pub(super) fn measure(bench: &mut Bench, all: &[Case], rounds: u32) -> Result<Vec<Entry>, Skip> {
     let case = all.iter().find(|case| case.name == FORWARD_NS);
     let case = case.ok_or_else(|| failed(FORWARD_NS))?;
@@ -45,13 +45,15 @@ pub(super) fn measure(bench: &mut Bench, all: &[Case], rounds: u32) -> Result<Ve
     let mut entries = Vec::new();
     for (name, order) in orders() {
         bench.samples.begin(&order).map_err(failed)?;
-        let mut figures = Vec::new();
+        let (mut off, mut on) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
             let null = bench.run(&bare, NULL, PASS)?;
-            figures.push(bench.run(case, SAMPLE, case.action)? - null);
+            off.push(bench.run(case, FORWARD, case.action)? - null);
+            on.push(bench.run(case, SAMPLE, case.action)? - null);
         }
         bench.samples.begin(&Order::default()).map_err(failed)?;
-        entries.push(Entry::new(name, "ns above null", median(&figures)).spread(&figures));
+        let entry = Entry::new(name, "ns above null", median(&on)).spread(&on);
+        entries.push(entry.beside(median(&off)));
     }
     Ok(entries)
 }
