@@ -3,14 +3,15 @@
 use std::{
     collections::BTreeMap,
     fs,
-    path::PathBuf,
-    process::{Child, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, Command},
     thread,
     time::Duration,
 };
 
 use serde_json::Value;
-use virga::generate::live::{Generator, Until};
+use virga::generate::live::{Generator, Plan, Until};
+use virga_ebpf::header::OriginHash;
 
 use crate::{
     hosts::{Hosts, eventually},
@@ -50,20 +51,26 @@ fn settled(hosts: &Hosts) -> BTreeMap<String, u64> {
     }
 }
 
-/// A capture at the router that has begun, and its output.
-fn capture(hosts: &Hosts, more: &[&str]) -> (Child, PathBuf) {
+/// `virga` at the router, its output and its words in files.
+fn virga_at_router(hosts: &Hosts, arguments: &[&str]) -> (Child, PathBuf) {
     let out = hosts.socket("router").with_extension("capture");
     let file = fs::File::create(&out).unwrap();
+    let said = fs::File::create(out.with_extension("said")).unwrap();
     let child = hosts
         .command("router", &virga().to_string_lossy())
-        .args(["capture", "--json"])
-        .args(more)
+        .args(arguments)
         .arg("--socket")
         .arg(hosts.socket("router"))
         .stdout(file)
-        .stderr(Stdio::null())
+        .stderr(said)
         .spawn()
         .unwrap();
+    (child, out)
+}
+
+/// A capture at the router that has begun, and its output.
+fn capture(hosts: &Hosts, more: &[&str]) -> (Child, PathBuf) {
+    let (child, out) = virga_at_router(hosts, &[&["capture", "--json"], more].concat());
     assert!(eventually(|| fs::read_to_string(&out)
         .unwrap()
         .contains("begun")));
@@ -71,12 +78,15 @@ fn capture(hosts: &Hosts, more: &[&str]) -> (Child, PathBuf) {
 }
 
 /// A capture's lines once it was interrupted and has ended.
-fn ended((mut child, out): (Child, PathBuf)) -> Vec<Value> {
-    let id = child.id().to_string();
-    let told = std::process::Command::new("kill")
-        .args(["-INT", &id])
-        .status();
+fn ended(running: (Child, PathBuf)) -> Vec<Value> {
+    let id = running.0.id().to_string();
+    let told = Command::new("kill").args(["-INT", &id]).status();
     assert!(told.unwrap().success());
+    finished(running)
+}
+
+/// The lines of what ends by itself.
+fn finished((mut child, out): (Child, PathBuf)) -> Vec<Value> {
     let mut status = None;
     let has_ended = eventually(|| {
         status = child.try_wait().unwrap();
@@ -93,15 +103,19 @@ fn ended((mut child, out): (Child, PathBuf)) -> Vec<Value> {
 }
 
 fn generate(hosts: &Hosts, packets: u64, rate: u64) {
-    let plan = virga::generate::live::Plan {
+    let plan = Plan {
         flows: 20,
         hostile_permille: 300,
         rate: Some(rate),
         ..plan(hosts, &V4)
     };
+    send(hosts, packets, &plan);
+}
+
+fn send(hosts: &Hosts, packets: u64, plan: &Plan) {
     hosts
         .inside("a", || {
-            let mut generator = Generator::new("m0", &plan, &[0]).unwrap();
+            let mut generator = Generator::new("m0", plan, &[0]).unwrap();
             generator.run(Until::Count(packets)).unwrap();
         })
         .unwrap();
@@ -185,6 +199,125 @@ fn a_capture_whose_asker_or_daemon_is_killed_leaves_the_usual_program() {
     assert!(through >= 500, "no packet waits for a daemon: {through}");
 }
 
+/// Fields of each packet of a capture, as tshark shows them with our dissector, a line each.
+fn dissected(hosts: &Hosts, file: &Path, fields: &[&str]) -> Vec<String> {
+    let lua = hosts.folder.join("virga.lua");
+    let printed = Command::new(virga()).arg("dissector").output().unwrap();
+    fs::write(&lua, printed.stdout).unwrap();
+    let mut tshark = Command::new("tshark");
+    tshark.args(["-X", &format!("lua_script:{}", lua.display())]);
+    tshark.args(["-T", "fields"]).arg("-r").arg(file);
+    for field in fields {
+        tshark.args(["-e", field]);
+    }
+    let output = tshark.output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    lines.lines().map(str::to_owned).collect()
+}
+
+#[test]
+#[ignore = "needs root: scripts/test runs it"]
+fn tshark_shows_verdict_reason_and_header_of_what_the_nic_path_decided() {
+    if Command::new("tshark").arg("--version").output().is_err() {
+        return println!("skipped: there is no tshark to read the capture with");
+    }
+    let hosts = line(&V4);
+    let file = hosts.folder.join("nic.pcapng");
+    let asked = "capture --place nic --verdict forward,drop --rate 10000 -w";
+    let mut arguments: Vec<&str> = asked.split(' ').collect();
+    let path = file.to_string_lossy().into_owned();
+    arguments.push(&path);
+    let running = virga_at_router(&hosts, &arguments);
+    assert!(eventually(|| fs::metadata(&file).is_ok_and(|f| f.len() > 0)));
+    let before = counted(&hosts);
+    generate(&hosts, 400, 200);
+    let after = settled(&hosts);
+    let said = running.1.with_extension("said");
+    ended(running);
+
+    let fields = ["frame.comment", "frame.interface_name", "_ws.col.Protocol"];
+    let header = ["virga.origin_hash", "virga.destination", "udp.dstport"];
+    let lines = dissected(&hosts, &file, &[fields, header].concat());
+    let [ours, destination] = [
+        hosts.host("a").entity.origin.to_string(),
+        hosts.host("b").node.id.to_string(),
+    ];
+    let told = |comment: &str, is_ours: bool| {
+        let of_it = lines.iter().filter(|line| {
+            let cells: Vec<&str> = line.split('\t').collect();
+            let is_header = cells[1..3] == ["ma", "Virga"] && cells[5] == "4783";
+            let is_for_b = cells[4] == format!("0x{destination}");
+            cells[0] == comment
+                && is_header
+                && is_for_b
+                && (cells[3] == format!("0x{ours}")) == is_ours
+        });
+        of_it.count() as u64
+    };
+    // Each by what became of it: of the entity that may, forwarded; of strangers, dropped.
+    let forwarded = told("forward redirect, nic", true);
+    let dropped = told("drop unauthorised, nic", false);
+    assert_eq!(forwarded + dropped, lines.len() as u64, "{lines:?}");
+    let said = fs::read_to_string(said).unwrap();
+    let is_whole = said.contains(&format!(
+        "{0} packets captured of {0} that were asked for",
+        lines.len()
+    ));
+    for (name, told) in [("redirect", forwarded), ("unauthorised", dropped)] {
+        let new = after[name] - before[name];
+        assert!(told >= 50 && told <= new, "{name}: {told} of {new}");
+        // A machine that was busy lets the generator make up for it: those above the rate are counted as missed.
+        assert!(!is_whole || told == new, "{name}: {told} of {new}: {said}");
+    }
+}
+
+#[test]
+#[ignore = "needs root: scripts/test runs it"]
+fn drops_of_the_nic_path_are_told_by_origin() {
+    let hosts = line(&V4);
+    let running = virga_at_router(&hosts, &["drops", "--origins", "--json"]);
+    let has_begun = || hosts.log("router").contains("a capture has begun");
+    assert!(eventually(has_begun));
+    let before = counted(&hosts);
+    for (origin, packets) in [(0xaaaa, 300), (0xbbbb, 100)] {
+        let plan = Plan {
+            origin: OriginHash(origin),
+            rate: Some(200),
+            burst: Duration::from_millis(1),
+            ..plan(&hosts, &V4)
+        };
+        send(&hosts, packets, &plan);
+    }
+    let after = settled(&hosts);
+    let socket = hosts.socket("router").to_string_lossy().into_owned();
+    let stop = ["capture", "--stop", "--socket", &socket];
+    hosts
+        .run("router", &virga().to_string_lossy(), &stop)
+        .unwrap();
+    let tables = finished(running);
+    let missed: u64 = (tables.iter())
+        .map(|table| table["missed"].as_u64().unwrap())
+        .sum();
+    let rows: Vec<&Value> = (tables.iter())
+        .flat_map(|table| table["origins"].as_array().unwrap())
+        .filter(|row| row["place"] == "nic" && row["reason"] == "unauthorised")
+        .collect();
+    let told = |origin: &str| -> u64 {
+        let of_it = rows.iter().filter(|row| row["origin"] == origin);
+        of_it.map(|row| row["packets"].as_u64().unwrap()).sum()
+    };
+    let [one, other] = ["000000000000aaaa", "000000000000bbbb"].map(told);
+    let new = after["unauthorised"] - before["unauthorised"];
+    println!("{one} and {other} of {new}, {missed} missed");
+    assert!(one > other && other > 0, "{tables:?}");
+    if missed == 0 {
+        assert_eq!(one + other, new, "{tables:?}");
+        assert!((300..=new - 100).contains(&one), "{tables:?}");
+    }
+}
+
 /// What the kernel refuses where it refuses the program that takes samples.
 const REFUSED: &str = "the NIC path shows no packets to captures: the kernel's verifier refuses program `virga_sample`";
 
@@ -236,7 +369,7 @@ fn who_asks_where_the_nic_path_cannot_be_sampled_is_told_why() {
     let mut hosts = line(&V4);
     let [source, library] = ["refusing.c", "refusing.so"].map(|name| hosts.folder.join(name));
     fs::write(&source, REFUSING).unwrap();
-    let mut compiler = std::process::Command::new("cc");
+    let mut compiler = Command::new("cc");
     compiler.args(["-shared", "-fPIC", "-o"]).arg(&library);
     let compiled = compiler.arg(&source).arg("-ldl").status();
     assert!(compiled.unwrap().success());
