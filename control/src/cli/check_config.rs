@@ -43,7 +43,7 @@ enum Wrong {
     #[error("{}: {source}", path.display())]
     Fallback {
         path: PathBuf,
-        source: fallback::ListenError,
+        source: Box<fallback::ListenError>,
     },
 }
 
@@ -68,7 +68,7 @@ fn check(file: &Path) -> Result<Config, Wrong> {
         Ok(_) => Ok(config),
         Err(source) => Err(Wrong::Fallback {
             path: file.into(),
-            source,
+            source: Box::new(source),
         }),
     }
 }
