@@ -1,5 +1,6 @@
-//! What the guides state is so: their commands exist, their tables are the code's and the profiles'. Those in `sh` blocks are
-//! typed as they are written by the test of the same name in `namespaces/`.
+//! What the guides state is so: their commands exist, their tables are the code's and the profiles'. Those in `sh` and
+//! `sh elsewhere` blocks are typed as they are written by the test of the same name in `namespaces/`, those in `sh service`
+//! blocks by `scripts/package --test`.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::{
@@ -12,9 +13,23 @@ use virga_ebpf::limits::{
     DESTINATIONS_MAX, FILTERS_MAX, NEIGHBOURS_MAX, NEXT_HOPS_MAX, PAIRS_MAX, PORTS_MAX, ROUTES_MAX,
 };
 
-/// What is behind `sh`: nothing where the commands are typed by a test; else why no test types them: `scripts/test` builds, a
-/// service wants a service manager, and what is elsewhere needs a second machine or a capture.
+/// What is behind `sh`, which says where the commands are typed: nothing for the router of the guide, `elsewhere` for a second
+/// machine beside it, `service` for a machine with a service manager. Nobody types `build`: it takes many minutes, and
+/// `scripts/test` and `scripts/package` build by the same lines.
 const CLASSES: [&str; 4] = ["", "build", "service", "elsewhere"];
+/// Lines of `build` blocks that run no script of ours, and where a script has them: the file, and its words.
+const BUILDS: [(&str, &str, &str); 2] = [
+    (
+        "cargo build --release",
+        "environment",
+        "cargo build --quiet --locked --release",
+    ),
+    (
+        "sudo install target/release/virga /usr/local/bin/",
+        "package",
+        "put \"$binary\" /usr/bin/virga 755",
+    ),
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
@@ -95,6 +110,33 @@ fn every_block_says_where_it_is_run_and_every_option_in_it_exists() {
         }
     }
     assert!(commands >= 20, "{commands}");
+}
+
+#[test]
+fn builds_of_the_guides_are_those_of_the_scripts() {
+    let (mut scripts, mut others) = (0, 0);
+    let of_builds = |text: &String| {
+        let blocks = blocks(text).into_iter();
+        let builds = blocks.filter(|(class, _)| class == "build");
+        builds.flat_map(|(_, lines)| lines).collect::<Vec<_>>()
+    };
+    for line in guides().values().flat_map(of_builds) {
+        for step in line.split(" && ") {
+            let named = step.trim_start_matches(". ").strip_prefix("scripts/");
+            let Some(script) = named else {
+                let (_, script, words) = BUILDS.iter().find(|one| one.0 == step).expect(step);
+                let script = fs::read_to_string(root().join("scripts").join(script)).unwrap();
+                assert!(script.contains(words), "{step}: {words}");
+                others += 1;
+                continue;
+            };
+            let path = root().join("scripts").join(script);
+            let checked = Command::new("bash").arg("-n").arg(&path).status().unwrap();
+            assert!(checked.success(), "{}", path.display());
+            scripts += 1;
+        }
+    }
+    assert!(scripts >= 3 && others >= 2, "{scripts} {others}");
 }
 
 /// The cells of a guide's rows that begin so.

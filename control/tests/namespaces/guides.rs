@@ -1,5 +1,5 @@
 //! The guides' commands, typed as they are written, on a machine of their own: a router whose `/etc`, `/run`, `/var/lib`, bpffs
-//! and network are this test's.
+//! and network are this test's. What is for elsewhere is typed at the far end of its first link.
 
 use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
 
@@ -25,7 +25,15 @@ for n in 0 1; do
     ip addr add "10.77.$((n + 1)).1/24" dev "eth$n"
     ip link set "eth$n" up && ip link set "far$n" up
 done
+ip netns add other
+ip link set far0 netns other
+ip addr add 192.0.2.1/24 dev eth0
+nsenter --net=/run/netns/other ip addr add 192.0.2.2/24 dev far0
+nsenter --net=/run/netns/other ip link set far0 up
 sudo() { "$@"; }
+export -f sudo
+elsewhere() { nsenter --net=/run/netns/other bash -euo pipefail -c "$1"; }
+command -v tshark >/dev/null || tshark() { echo "skipped: tshark is not installed"; }
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 "#;
 /// Waits for what was started in the background.
@@ -33,14 +41,24 @@ const STARTED: &str = r#"
 for _ in $(seq 300); do [ -S /run/virga/router.sock ] && break; sleep 0.1; done
 "#;
 
-/// The commands of a guide that are for this machine.
-fn commands(guide: &str) -> Vec<String> {
+/// The commands of a guide that are for this machine, and those for the one beside it, as they are typed.
+fn commands(guide: &str) -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let text = fs::read_to_string(root.join(format!("docs/guides/{guide}.md"))).unwrap();
-    let blocks = text.split("\n```sh\n").skip(1);
-    let blocks = blocks.map(|block| block.split_once("\n```").unwrap().0);
-    let lines = blocks.flat_map(str::lines).map(str::to_owned);
-    lines.filter(|line| !line.is_empty()).collect()
+    let mut found = Vec::new();
+    for block in text.split("\n```sh").skip(1) {
+        let (class, rest) = block.split_once('\n').unwrap();
+        let lines = rest.split_once("\n```").unwrap().0.lines();
+        let lines = lines.filter(|line| !line.is_empty());
+        for line in lines {
+            match class.trim() {
+                "" => found.push((line.to_owned(), line.to_owned())),
+                "elsewhere" => found.push((line.to_owned(), format!("elsewhere '{line}'"))),
+                _ => {}
+            }
+        }
+    }
+    found
 }
 
 /// What the bundle that a guide's command has left says of the maps.
@@ -69,10 +87,10 @@ fn every_command_of_the_guides_works_as_it_is_written() {
     let mut script = MACHINE.to_owned();
     let mut typed = 0;
     for guide in GUIDES {
-        for command in commands(guide) {
+        for (command, typing) in commands(guide) {
             typed += 1;
             script += &format!(
-                "echo \"+ {guide}: {}\"\n{command}\n",
+                "echo \"+ {guide}: {}\"\n{typing}\n",
                 command.replace(['"', '$'], "")
             );
             if command.ends_with('&') {
