@@ -14,6 +14,7 @@ use virga::{
     metrics::{self, table},
 };
 
+mod grafana;
 mod prometheus;
 
 /// Longer than any answer here takes.
