@@ -4,8 +4,13 @@ use crate::stage::{Node, RELIABLE, Stage, eventually, in_time};
 use serde_json::Value;
 use std::{
     fs,
-    io::{Read as _, Write as _},
-    os::unix::net::{UnixListener, UnixStream},
+    io::{self, Read as _, Write as _},
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        net::{UnixListener, UnixStream},
+    },
+    path::Path,
+    thread,
     time::{Duration, Instant},
 };
 use virga::{
@@ -170,4 +175,83 @@ async fn silent_connections_are_few_and_end_and_subscriptions_do_not() {
     a.publish(RELIABLE.name, b"still here").await.unwrap();
     let delivery = in_time("the event", events.next_delivery()).await;
     assert_eq!(delivery.unwrap().unwrap().payload, &b"still here"[..]);
+}
+
+/// The user and the group that own nothing.
+const NOBODY: u32 = 65_534;
+
+/// Connects as that user and as a member of one group, on a thread that is it.
+fn connect_as(user: u32, group: u32, path: &Path) -> io::Result<UnixStream> {
+    let (user, group) = (
+        rustix::process::Uid::from_raw(user),
+        rustix::process::Gid::from_raw(group),
+    );
+    let path = path.to_owned();
+    let other = thread::spawn(move || {
+        rustix::thread::set_thread_groups(&[])?;
+        rustix::thread::set_thread_res_gid(group, group, group)?;
+        rustix::thread::set_thread_res_uid(user, user, user)?;
+        UnixStream::connect(path)
+    });
+    other.join().unwrap()
+}
+
+/// Sockets of a process in one of the kernel's lists: those that listen, or all.
+fn sockets(process: u32, list: &str, is_listening: bool) -> usize {
+    let folder = fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    let targets = folder.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+    let own: Vec<String> = targets.map(|target| target.display().to_string()).collect();
+    let text = fs::read_to_string(format!("/proc/{process}/net/{list}")).unwrap();
+    let rows = text.lines().skip(1).filter(|row| {
+        let cells: Vec<&str> = row.split_whitespace().collect();
+        let is_own = own.contains(&format!("socket:[{}]", cells[9]));
+        is_own && (!is_listening || cells[3] == "0A")
+    });
+    rows.count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_neither_owner_nor_of_the_group_is_not_let_in_and_no_tcp_port_is_open() {
+    let mut stage = Stage::new(&[RELIABLE]);
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root {
+        // Each Debian has it.
+        let node = "[node]\n";
+        stage.edit("a", node, &format!("{node}socket_group = \"daemon\"\n"));
+    }
+    stage.start("a").await;
+    let process = stage.process("a");
+    assert!(
+        sockets(process, "udp", false) > 0,
+        "what it listens on is found"
+    );
+    for list in ["tcp", "tcp6"] {
+        assert_eq!(sockets(process, list, true), 0, "{list}");
+    }
+    if !is_root {
+        return println!("skipped: to be somebody else needs root");
+    }
+
+    let path = stage.node("a").socket();
+    let run = path.parent().unwrap();
+    let group = fs::metadata(&path).unwrap().gid();
+    assert_eq!(fs::metadata(run).unwrap().gid(), group);
+    assert!(group != 0, "the group's, not the owner's");
+    let set = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let refused = |why: &str| {
+        let error = connect_as(NOBODY, NOBODY, &path).expect_err(why);
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{why}");
+    };
+    // The test's own folder is for anybody.
+    set(run.ancestors().nth(2).unwrap(), 0o755);
+    refused("by its folder");
+    let mut member = connect_as(NOBODY, group, &path).unwrap();
+    member.set_read_timeout(Some(PATIENCE)).unwrap();
+    let head = "GET /status HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n";
+    member.write_all(head.as_bytes()).unwrap();
+    assert_eq!(answer(&mut member).0, 200);
+    set(run, 0o755);
+    refused("by its own mode");
 }
