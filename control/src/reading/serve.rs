@@ -23,7 +23,7 @@ pub const READERS_MAX: usize = 256;
 /// Questions of one reader that wait; it asks the next when it has the answer to the last.
 const ASKS_MAX: usize = 4;
 /// How long a reader keeps its place without asking anything.
-const IDLE_MAX: Duration = Duration::from_secs(60);
+pub(super) const IDLE_MAX: Duration = Duration::from_secs(60);
 /// How long it is waited while there is no room on the way to a peer.
 const ROOM_PAUSE: Duration = Duration::from_millis(20);
 
@@ -32,7 +32,7 @@ const _: () = assert!(READERS_PER_PEER_MAX <= READERS_MAX);
 /// A reader: its node, its number there, and which channel it reads.
 type Key = (NodeId, u64, ChannelName);
 /// A question's number, and what is asked.
-type Numbered = (u64, Ask);
+pub(super) type Numbered = (u64, Ask);
 
 impl Reading {
     /// Answers what peers ask, as long as the node runs.
@@ -105,6 +105,23 @@ fn hear(
     tokio::spawn(seat.run(asks));
 }
 
+/// What a reader asks next; none when its session has ended. One that asks nothing for `idle` is heard no more: then what
+/// it asked at the last moment.
+pub(super) async fn next_within(
+    asks: &mut mpsc::Receiver<Numbered>,
+    idle: Duration,
+) -> Result<Option<Numbered>, Vec<Numbered>> {
+    if let Ok(next) = timeout(idle, asks.recv()).await {
+        return Ok(next);
+    }
+    asks.close();
+    let mut late = Vec::new();
+    while let Some(ask) = asks.recv().await {
+        late.push(ask);
+    }
+    Err(late)
+}
+
 /// One reader.
 struct Seat {
     peer: NodeId,
@@ -147,9 +164,9 @@ impl Seat {
                     }
                     // What it reads ahead waits only in memory that it has a place for.
                     drop(given);
-                    match timeout(IDLE_MAX, asks.recv()).await {
+                    match next_within(&mut asks, IDLE_MAX).await {
                         Ok(next) => next,
-                        Err(_) => return self.leave(asks).await,
+                        Err(late) => return self.leave(late).await,
                     }
                 }
                 // The session, or the reader, has ended, or it waits for another answer.
@@ -162,9 +179,8 @@ impl Seat {
     }
 
     /// Gives up the place of a reader that asks nothing; what it asked at the last moment it asks again.
-    async fn leave(self, mut asks: mpsc::Receiver<Numbered>) {
-        asks.close();
-        while let Some((number, _)) = asks.recv().await {
+    async fn leave(self, late: Vec<Numbered>) {
+        for (number, _) in late {
             let words = "it asked nothing for too long".to_owned();
             if !self
                 .say(number, &Given::Refused(Refusal::Full, words))

@@ -1,5 +1,9 @@
-use super::*;
+use super::{
+    serve::{IDLE_MAX, next_within},
+    *,
+};
 use crate::replicas::wire::{PART_BYTES_MAX, split};
+use std::time::Duration;
 use virga_state::Cursor;
 use wire::Want;
 
@@ -94,4 +98,22 @@ fn so_many_read_elsewhere_and_no_more() {
     assert!(reading.place().is_none());
     drop(places);
     assert!(reading.place().is_some());
+}
+
+#[tokio::test]
+async fn a_reader_that_asks_nothing_for_long_gives_up_its_place() {
+    let (to, mut asks) = tokio::sync::mpsc::channel(4);
+    to.try_send((1, ask())).unwrap();
+    let asked = next_within(&mut asks, IDLE_MAX).await;
+    assert!(matches!(asked, Ok(Some((1, _)))), "{asked:?}");
+    assert!(!to.is_closed());
+    let idle = next_within(&mut asks, Duration::from_millis(20)).await;
+    assert!(matches!(&idle, Err(late) if late.is_empty()), "{idle:?}");
+    // Its next question opens another place.
+    assert!(to.is_closed());
+
+    let (to, mut asks) = tokio::sync::mpsc::channel(4);
+    drop::<tokio::sync::mpsc::Sender<serve::Numbered>>(to);
+    let ended = next_within(&mut asks, IDLE_MAX).await;
+    assert!(matches!(ended, Ok(None)), "{ended:?}");
 }
