@@ -238,8 +238,11 @@ impl Reader {
     }
 }
 
-/// The first whole frame of what was read.
-fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, WireError> {
+/// The first whole frame of what was read; none where more is to come.
+///
+/// # Errors
+/// [`WireError::Malformed`] where its length is none of a frame's.
+pub fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, WireError> {
     let Some(length) = buffer.first_chunk::<LENGTH_BYTES>() else {
         return Ok(None);
     };
@@ -254,7 +257,11 @@ fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, WireError> {
     Ok(Some(buffer.split_to(bytes).freeze()))
 }
 
-fn parse(bytes: Bytes) -> Result<Frame, WireError> {
+/// Reads a frame.
+///
+/// # Errors
+/// [`WireError::Malformed`].
+pub fn parse(bytes: Bytes) -> Result<Frame, WireError> {
     match *bytes {
         [] => return Ok(Frame::Nothing),
         [1] => return Ok(Frame::Command(Command::Leave)),

@@ -1,19 +1,74 @@
-//! Nodes that have sessions with each other and a network between them that the fuzzer rules.
+//! What `scripts/fuzz` does with an input, target by target, and what the targets share: nodes that have sessions with
+//! each other and a network between them that the fuzzer rules. `control/tests/corpus.rs` does it with the inputs that
+//! are kept in `corpus/`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use arbitrary::{Arbitrary, Unstructured};
 use ed25519_dalek::SigningKey;
 use virga_ebpf::{
     header::{NodeId, Subnet},
     limits::UDP_PORT,
 };
-use virga_transport::{Event, HandshakePolicy, Node, NodeConfig, NodeLimits, PeerConfig, Share};
+use virga_transport::{
+    DropReason, Event, Handled, HandshakePolicy, Node, NodeConfig, NodeLimits, PeerConfig, Share,
+};
 use x25519_dalek::{PublicKey, StaticSecret};
 
 pub mod disk;
 
 #[path = "../../../../bench/src/world.rs"]
 pub mod world;
+
+#[path = "../targets/carrier.rs"]
+pub mod carrier;
+#[path = "../targets/datagrams.rs"]
+pub mod datagrams;
+#[path = "../targets/discovery.rs"]
+pub mod discovery;
+#[path = "../targets/ethernet.rs"]
+pub mod ethernet;
+#[path = "../targets/frames.rs"]
+pub mod frames;
+#[cfg(fuzzing)]
+#[path = "../targets/handshakes.rs"]
+pub mod handshakes;
+#[path = "../targets/lan.rs"]
+pub mod lan;
+#[cfg(fuzzing)]
+#[path = "../targets/member.rs"]
+pub mod member;
+#[path = "../targets/routing.rs"]
+pub mod routing;
+#[path = "../targets/segments.rs"]
+pub mod segments;
+#[path = "../targets/streams.rs"]
+pub mod streams;
+
+/// What is done with an input.
+pub type Target = fn(&[u8]);
+
+/// Every target and its name. Those that forge what a member seals need what only a build for fuzzing has.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("frames", frames::run),
+    ("ethernet", ethernet::run),
+    ("datagrams", datagrams::run),
+    #[cfg(fuzzing)]
+    ("handshakes", handshakes::run),
+    #[cfg(fuzzing)]
+    ("member", member::run),
+    ("streams", streams::run),
+    ("routing", routing::run),
+    ("segments", segments::run),
+    ("discovery", discovery::run),
+    ("lan", lan::run),
+    ("carrier", carrier::run),
+];
+
+/// What an input says, as libFuzzer's own macro reads it.
+fn read<'a, T: Arbitrary<'a>>(input: &'a [u8]) -> Option<T> {
+    T::arbitrary_take_rest(Unstructured::new(input)).ok()
+}
 
 /// A millisecond.
 pub const MS: u64 = 1_000_000;
@@ -150,9 +205,29 @@ impl Network {
         ))
     }
 
-    /// Hands a datagram over, and reads what the node tells.
+    /// Hands a datagram over, and reads what the node tells; one that is dropped is counted.
     pub fn give(&mut self, from: usize, to: usize, datagram: &mut [u8]) {
-        let _counted = self.nodes[to].handle(self.now_ns, address(from), datagram);
+        let counters = |node: &Node| -> Vec<u64> {
+            let each = DropReason::ALL.iter();
+            each.map(|&reason| node.counters().dropped(reason))
+                .collect()
+        };
+        let node = &mut self.nodes[to];
+        let before = counters(node);
+        let handled = node.handle(self.now_ns, address(from), datagram);
+        let after = counters(node);
+        for ((reason, before), after) in DropReason::ALL.iter().zip(before).zip(after) {
+            // What an accepted packet carries may be dropped for a reason of its own.
+            let is_counted = match handled {
+                Handled::Dropped(of) if of == *reason => after > before,
+                _ => after >= before,
+            };
+            assert!(
+                is_counted,
+                "{handled:?}: {} {before} {after}",
+                reason.name()
+            );
+        }
         self.read(to);
     }
 

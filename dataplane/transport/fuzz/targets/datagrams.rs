@@ -1,12 +1,10 @@
 //! A network that replays, changes and forges datagrams between two honest nodes: nothing panics, nothing
 //! grows, and a message still arrives.
-#![no_main]
 
+use super::{MS, Network, address};
 use arbitrary::Arbitrary;
-use libfuzzer_sys::fuzz_target;
 use virga_ebpf::header::{Flags, Header, SessionId, StreamId};
 use virga_transport::{ChannelName, Event, Mode, StreamSpec};
-use virga_transport_fuzz::{MS, Network, address};
 
 #[derive(Arbitrary, Debug)]
 enum Act {
@@ -43,7 +41,11 @@ fn spec() -> StreamSpec {
     }
 }
 
-fuzz_target!(|acts: Vec<Act>| {
+/// Does what an input says.
+pub fn run(input: &[u8]) {
+    let Some(acts) = super::read::<Vec<Act>>(input) else {
+        return;
+    };
     let mut network = Network::connected(2);
     let (sender, receiver) = (network.id(0), network.id(1));
     let stream = network.nodes[0]
@@ -135,4 +137,4 @@ fuzz_target!(|acts: Vec<Act>| {
         .collect();
     assert_eq!(messages.len(), sent, "each honest message arrives, once");
     assert_eq!(messages.last().map(|m| &m[..]), Some(&b"last"[..]));
-});
+}

@@ -1,13 +1,12 @@
 //! Ethernet frames through what the NIC path is made of: read, decide, rewrite.
-#![no_main]
 
 use std::{
     net::{IpAddr, Ipv6Addr},
     sync::OnceLock,
 };
 
+use super::world::{self, EGRESS, FIRST_DESTINATION, INGRESS};
 use arbitrary::Arbitrary;
-use libfuzzer_sys::fuzz_target;
 use virga_ebpf::{
     decide::{Arrival, Verdict, decide},
     frame::{Frame, Outer, parse},
@@ -18,7 +17,6 @@ use virga_ebpf::{
     rewrite,
     tables::{Address, NextHop, mix},
 };
-use virga_transport_fuzz::world::{self, EGRESS, FIRST_DESTINATION, INGRESS};
 
 /// A frame of the neighbour's, changed here and there, or any bytes.
 #[derive(Arbitrary, Debug)]
@@ -136,7 +134,11 @@ fn frame_of(input: &Input) -> Vec<u8> {
     frame
 }
 
-fuzz_target!(|input: Input| {
+/// Does what an input says.
+pub fn run(input: &[u8]) {
+    let Some(input) = super::read::<Input>(input) else {
+        return;
+    };
     let mut frame = frame_of(&input);
     TABLES.with(|tables| {
         let settings = tables.current();
@@ -190,4 +192,4 @@ fuzz_target!(|input: Input| {
             "no packet goes round for ever"
         );
     });
-});
+}

@@ -1,10 +1,9 @@
 //! Frames of a packet's clear payload: no bytes panic, and what is taken keeps its own rules.
-#![no_main]
 
-use libfuzzer_sys::fuzz_target;
 use virga_transport::frame::{Frame, Frames};
 
-fuzz_target!(|payload: &[u8]| {
+/// Reads such a payload.
+pub fn run(payload: &[u8]) {
     let mut taken = 0;
     for frame in Frames::new(payload) {
         match frame {
@@ -25,4 +24,4 @@ fuzz_target!(|payload: &[u8]| {
         taken += 1;
         assert!(taken <= payload.len(), "every frame takes a byte at least");
     }
-});
+}

@@ -1,13 +1,11 @@
 //! Two nodes that begin sessions by any patterns and policies over a network that loses, repeats, reorders and
 //! changes what it likes, and a member that seals what it likes before a session is established: nothing panics or
 //! grows, no data is taken early, and once the network is honest both ends have a session if their policies let them.
-#![no_main]
 
+use super::{MS, Network};
 use arbitrary::Arbitrary;
-use libfuzzer_sys::fuzz_target;
 use virga_ebpf::header::Flags;
 use virga_transport::{Event, HandshakePolicy, NodeLimits, Pattern, Pq, SessionState};
-use virga_transport_fuzz::{MS, Network};
 
 #[derive(Arbitrary, Debug)]
 enum Act {
@@ -51,7 +49,11 @@ fn agree(policies: [HandshakePolicy; 2]) -> bool {
     !is_refused && (is_taken(0) || is_taken(1))
 }
 
-fuzz_target!(|input: (u8, u8, Vec<Act>)| {
+/// Does what an input says.
+pub fn run(input: &[u8]) {
+    let Some(input) = super::read::<(u8, u8, Vec<Act>)>(input) else {
+        return;
+    };
     let policies = [policy(input.0), policy(input.1)];
     let mut network = Network::apart(&policies, &NodeLimits::default());
     let ids = [network.id(0), network.id(1)];
@@ -134,7 +136,7 @@ fuzz_target!(|input: (u8, u8, Vec<Act>)| {
         network.advance(3 * MS);
     }
     assert_eq!(is_both, agree(policies), "{policies:?}");
-});
+}
 
 /// Seals and delivers a payload of node `from`, if it has a session; whether it had one.
 fn seal(network: &mut Network, from: usize, payload: &[u8]) -> bool {

@@ -1,12 +1,10 @@
 //! A member with a hostile program: authentic packets with any frames. Its session may end; nothing panics
 //! or grows, and another member's session goes on.
-#![no_main]
 
+use super::{MS, Network};
 use arbitrary::Arbitrary;
-use libfuzzer_sys::fuzz_target;
 use virga_ebpf::header::Flags;
 use virga_transport::{ChannelName, Event, Mode, StreamSpec, limits::REASSEMBLY_BYTES_MAX};
-use virga_transport_fuzz::{MS, Network};
 
 #[derive(Arbitrary, Debug)]
 enum Act {
@@ -39,7 +37,11 @@ fn spec(mode: Mode) -> StreamSpec {
     }
 }
 
-fuzz_target!(|acts: Vec<Act>| {
+/// Does what an input says.
+pub fn run(input: &[u8]) {
+    let Some(acts) = super::read::<Vec<Act>>(input) else {
+        return;
+    };
     // Node 0 is the one that is attacked, by node 1; node 2 is honest.
     let mut network = Network::connected(3);
     let ids = [0, 1, 2].map(|index| network.id(index));
@@ -133,4 +135,4 @@ fuzz_target!(|acts: Vec<Act>| {
         network.advance(5 * MS);
     }
     panic!("the honest member's message did not arrive");
-});
+}

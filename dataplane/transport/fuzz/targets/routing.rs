@@ -1,11 +1,9 @@
 //! A router between neighbours who say and do what they like, in any order: what it tells is well formed and goes to
 //! neighbours that are there, what it puts into the tables leads over such too, and its memory has its bounds.
-#![no_main]
 
 use std::collections::BTreeSet;
 
 use arbitrary::Arbitrary;
-use libfuzzer_sys::fuzz_target;
 use virga_ebpf::{
     hash,
     header::{NodeId, Subnet},
@@ -214,7 +212,11 @@ fn said(act: &Act) -> Option<(u8, Item)> {
     })
 }
 
-fuzz_target!(|acts: Vec<Act>| {
+/// Does what an input says.
+pub fn run(input: &[u8]) {
+    let Some(acts) = super::read::<Vec<Act>>(input) else {
+        return;
+    };
     let neighbour = |n: u8| id(n % NEIGHBOURS + 1);
     let mut now = Now {
         ns: 1_000_000_000,
@@ -312,4 +314,4 @@ fuzz_target!(|acts: Vec<Act>| {
         while router.poll_muted().is_some() {}
         assert!(router.routes().count() <= DESTINATIONS_MAX);
     }
-});
+}

@@ -1,12 +1,10 @@
 //! A log whose files are changed behind its back, in any way and in several places: it opens or says why not, and what
 //! it gives is what was appended, in order and once, whatever it also reports; then it goes on.
-#![no_main]
 
+use super::disk::Memory;
 use arbitrary::Arbitrary;
-use libfuzzer_sys::fuzz_target;
 use virga_ebpf::header::OriginHash;
 use virga_state::{Cursor, Link, Log, LogName, Options, Reader, files::Files, recover};
-use virga_transport_fuzz::disk::Memory;
 
 #[derive(Arbitrary, Debug)]
 enum Change {
@@ -179,7 +177,11 @@ fn check(disk: &Memory, name: &LogName) {
     }
 }
 
-fuzz_target!(|case: Case| {
+/// Does what an input says.
+pub fn run(input: &[u8]) {
+    let Some(case) = super::read::<Case>(input) else {
+        return;
+    };
     let name = LogName::parse("a/b").expect("a name");
     let disk = Memory::default();
     append(&disk, &name, u64::from(case.events % 64), case.is_closed).expect("a new log opens");
@@ -190,4 +192,4 @@ fuzz_target!(|case: Case| {
     if append(&disk, &name, 3, true).is_some() {
         check(&disk, &name);
     }
-});
+}
