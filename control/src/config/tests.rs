@@ -13,6 +13,7 @@ mod gateways;
 mod handshake;
 mod kept;
 mod metrics;
+mod peers;
 mod replicas;
 mod routing;
 mod rules;
