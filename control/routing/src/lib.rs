@@ -24,6 +24,12 @@
 //! down; what is sent has arrived, or its stream broken, before [`limits::FORGET_NS`] is over; and a router that
 //! has lost its memory is quiet ([`Setup::quiet_ns`]) until its neighbours know.
 //!
+//! **Why ways that get longer take none away.** By the same number a neighbour whose metric has risen above a
+//! node's feasible distance leads there no more, for that node and for those behind it. So a router whose way got
+//! that much longer asks for a newer number first, and tells what it told before until that has come, or
+//! [`limits::RISE_HELD_NS`] is over. What it told before is no better than its feasible distance, and its next hop
+//! is, so what is said above holds meanwhile.
+//!
 //! **Who is believed.** Only a destination makes its announcement and its sequence number: both are under its
 //! own signature, so a router can invent neither. The metric changes at every hop and is nobody's to sign: a
 //! member that lies about it draws packets to itself, and may drop them. It makes no loop among others.

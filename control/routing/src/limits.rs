@@ -42,6 +42,9 @@ pub const RENUMBER_PAUSE_NS: u64 = 1_000_000_000;
 pub const SWINGS_BURST: u32 = 16;
 /// And then one each.
 pub const SWING_PAUSE_NS: u64 = 500_000_000;
+/// A way that got so much longer that somebody may have to do without it is told as it was for so long: by then the
+/// newer number that is asked for has come, and with it nobody has to.
+pub const RISE_HELD_NS: u64 = 3 * RENUMBER_PAUSE_NS;
 /// Announcements of one destination that are told on, one after another: twice what it may make because others
 /// ask for them.
 pub const NUMBERS_BURST: u32 = 2 * RENUMBER_BURST;
@@ -87,4 +90,5 @@ const _: () = assert!(ALONE < UNREACHABLE / 2 && ALONE >= COST_MAX * HOPS_MAX as
 const _: () = assert!(ASKED_BURST as usize >= DESTINATIONS_MAX);
 const _: () = assert!(ASK_AGAIN_NS > TICK_NS && PASS_ON_AGAIN_NS < ASK_AGAIN_NS);
 const _: () = assert!(RENEW_NS + SKEW_S * 1_000_000_000 < LIFETIME_S * 1_000_000_000);
+const _: () = assert!(RISE_HELD_NS > RENUMBER_PAUSE_NS + SWING_PAUSE_NS);
 const _: () = assert!(NEIGHBOURS_MAX <= 1 << 16);

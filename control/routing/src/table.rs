@@ -3,6 +3,7 @@
 use crate::{
     allowance::Allowance,
     announcement::{Announcement, Destination},
+    cost::HOP,
     limits::{ALONE, NUMBER_PAUSE_NS, NUMBERS_BURST, SWING_PAUSE_NS, SWINGS_BURST, UNREACHABLE},
     message::Number,
     neighbour::{Liveness, Neighbour, Neighbours, Slot},
@@ -83,6 +84,8 @@ pub(crate) struct Entry {
     pub(crate) installed_ns: u64,
     /// What neighbours are told.
     pub(crate) advert: Option<(Arc<Announcement>, u32)>,
+    /// Until when a longer way by this number is told as it was.
+    pub(crate) held: Option<(u64, u64)>,
     /// How often they are told of another metric, or again of what was taken back, by the same announcement.
     pub(crate) swings: Allowance,
     /// How often they are told of another announcement.
@@ -128,6 +131,7 @@ impl Entry {
             installed: None,
             installed_ns: 0,
             advert: None,
+            held: None,
             swings: Allowance::new(SWINGS_BURST, SWING_PAUSE_NS),
             numbers_told: Allowance::new(NUMBERS_BURST, NUMBER_PAUSE_NS),
             feasible: None,
@@ -317,6 +321,16 @@ impl Entry {
         let is_better =
             |best: Distance| seqno > best.seqno || seqno == best.seqno && metric < best.metric;
         !self.feasible.is_none_or(is_better)
+    }
+
+    /// Whether somebody may have to do without this node, told this after what was told by the same announcement.
+    /// Every link costs a hop at least, so that each neighbour's own best is above this node's by that much.
+    pub(crate) fn takes_away(&self, announcement: &Announcement, metric: u32) -> bool {
+        let said = self.advert.as_ref();
+        let is_longer =
+            said.is_some_and(|(told, at)| *at < metric && told.bytes() == announcement.bytes());
+        let best = self.feasible.map_or(u32::MAX, |best| best.metric);
+        is_longer && metric < ALONE && metric >= best.saturating_add(HOP)
     }
 
     /// Someone is told this from now on; whether that may take a neighbour away.

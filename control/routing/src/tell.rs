@@ -2,9 +2,11 @@
 
 use crate::{
     announcement::{Announcement, Authority, Destination},
-    limits::{ALONE, MESSAGE_BYTES_MAX, MESSAGES_PER_TICK, TICK_NS, UNREACHABLE},
-    message::Item,
-    neighbour::Slot,
+    limits::{
+        ALONE, HOPS_MAX, MESSAGE_BYTES_MAX, MESSAGES_PER_TICK, RISE_HELD_NS, TICK_NS, UNREACHABLE,
+    },
+    message::{Item, Number},
+    neighbour::{Request, Slot},
     router::Router,
 };
 use std::sync::Arc;
@@ -47,6 +49,41 @@ impl<A: Authority> Router<A> {
 
     fn settle(&mut self, place: u32) {
         let advert = self.advert(place);
+        match self.held_back(place, &advert) {
+            Some(at_ns) => drop(self.later.insert(place, at_ns)),
+            None => self.settle_advert(place, advert),
+        }
+        for slot in self.neighbours.slots() {
+            self.settle_for(place, slot);
+        }
+    }
+
+    /// Until when it is not told that the way got longer. A newer number is asked for meanwhile: told by that, it takes
+    /// nobody's way away, and those behind them need not ask for it with no way in the meantime.
+    fn held_back(&mut self, place: u32, advert: &Option<(Arc<Announcement>, u32)>) -> Option<u64> {
+        let (proof, metric) = advert.as_ref()?;
+        let (number, now_ns) = (proof.seqno(), self.now.ns);
+        let entry = self.table.at_mut(place)?;
+        if entry.own.is_some() || !entry.takes_away(proof, *metric) {
+            return None;
+        }
+        if let Some((_, until_ns)) = entry.held.filter(|&(of, _)| of == number) {
+            return (until_ns > now_ns).then_some(until_ns);
+        }
+        let until_ns = now_ns.saturating_add(RISE_HELD_NS);
+        entry.held = Some((number, until_ns));
+        let primary = entry.chosen?.primary;
+        let request = Request {
+            hops: HOPS_MAX,
+            number: Number::Higher,
+            proof: Arc::clone(proof),
+        };
+        self.send_request(primary, place, request);
+        Some(until_ns)
+    }
+
+    /// Settles what is told, as far as its pace allows.
+    fn settle_advert(&mut self, place: u32, advert: Option<(Arc<Announcement>, u32)>) {
         let now_ns = self.now.ns;
         let Some(entry) = self.table.at_mut(place) else {
             return;
@@ -71,10 +108,10 @@ impl<A: Authority> Router<A> {
         });
         match held_ns {
             Some(at_ns) => drop(self.later.insert(place, at_ns)),
-            None => entry.advert = advert,
-        }
-        for slot in self.neighbours.slots() {
-            self.settle_for(place, slot);
+            None => {
+                entry.advert = advert;
+                entry.held.take_if(|&mut (_, until_ns)| until_ns <= now_ns);
+            }
         }
     }
 

@@ -38,6 +38,19 @@ pub(crate) fn grid(seed: u64, side: usize) -> World {
     world
 }
 
+/// Two rows, and a rung between each two.
+pub(crate) fn ladder(seed: u64, rungs: usize) -> World {
+    let mut world = World::new(seed, 2 * rungs);
+    for node in 0..rungs {
+        world.add_link(node, rungs + node, MS, COST);
+        if node > 0 {
+            world.add_link(node - 1, node, MS, COST);
+            world.add_link(rungs + node - 1, rungs + node, MS, COST);
+        }
+    }
+    world
+}
+
 /// A tree, and as many links again between random nodes, of random delays and costs.
 pub(crate) fn random(seed: u64, nodes: usize) -> World {
     let mut world = World::new(seed, nodes);

@@ -89,3 +89,36 @@ fn nobody_is_asked_for_a_way_over_a_link_that_is_dead() {
     world.set_liveness(1, 2, Liveness::Alive);
     world.settle(SECOND);
 }
+
+#[test]
+fn a_member_whose_way_gets_longer_again_and_again_makes_nobody_count_faster_than_its_pace() {
+    let mut world = line(44, 6);
+    world.run_for(2 * SECOND);
+    world.nodes[2].is_evil = true;
+    let destination = Destination::Node(world.id(0));
+    let (number_before, said_before) = (number(&world, 1, 0), said(&world, 3));
+    for n in 0..500_u32 {
+        let mut bytes = Vec::new();
+        // As near as it is, and so much farther that node 3 may still use it.
+        let metric = 2 * COST + n % 2 * (COST - 20);
+        Item::Metric {
+            metric,
+            destination,
+        }
+        .write(&mut bytes);
+        world.inject(2, 3, bytes);
+        world.run_for(20 * MS);
+    }
+    let most = u64::from(limits::RENUMBER_BURST) + 11;
+    let counted = number(&world, 1, 0) - number_before;
+    assert!((2..=most).contains(&counted), "{counted} numbers in 10 s");
+    // A question for each number, and what is told by it; and what swings.
+    let said = said(&world, 3) - said_before;
+    let swings = u64::from(limits::SWINGS_BURST) + 10 * SECOND / limits::SWING_PAUSE_NS;
+    assert!(
+        said <= 2 * most + swings,
+        "{said} messages of node 3 in 10 s"
+    );
+    world.run_for(limits::RISE_HELD_NS + SECOND);
+    world.walk(5, 0).unwrap();
+}

@@ -193,6 +193,8 @@ pub(crate) struct World {
     pub(crate) message_bytes: u64,
     pub(crate) last_change_ns: u64,
     pub(crate) is_checked: bool,
+    /// Nodes are late by up to this with what is due.
+    pub(crate) late_ns: u64,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     timers: BTreeMap<usize, u64>,
     sequence: u64,
@@ -236,6 +238,7 @@ impl World {
             message_bytes: 0,
             last_change_ns: 0,
             is_checked: true,
+            late_ns: 0,
             events: BinaryHeap::new(),
             timers: BTreeMap::new(),
             sequence: 0,
@@ -473,8 +476,13 @@ impl World {
                 .get(&index)
                 .is_none_or(|&at| due < at || at <= self.now_ns)
         {
-            self.timers.insert(index, due);
-            self.push(due.max(self.now_ns), Event::Timer { node: index });
+            let late = match self.late_ns {
+                0 => 0,
+                most => self.random.between(0, most),
+            };
+            let at = due.max(self.now_ns) + late;
+            self.timers.insert(index, at);
+            self.push(at, Event::Timer { node: index });
         }
     }
 
