@@ -42,9 +42,10 @@ pub const RENUMBER_PAUSE_NS: u64 = 1_000_000_000;
 pub const SWINGS_BURST: u32 = 16;
 /// And then one each.
 pub const SWING_PAUSE_NS: u64 = 500_000_000;
-/// A way that got so much longer that somebody may have to do without it is told as it was for so long: by then the
-/// newer number that is asked for has come, and with it nobody has to.
-pub const RISE_HELD_NS: u64 = 3 * RENUMBER_PAUSE_NS;
+/// A way that got so much longer that somebody may have to do without it is told as it was for so long at most, until
+/// the newer number has come that is asked for: there and back over a dozen hops of busy machines, and the
+/// destination's pause.
+pub const RISE_HELD_NS: u64 = 10 * RENUMBER_PAUSE_NS;
 /// Announcements of one destination that are told on, one after another: twice what it may make because others
 /// ask for them.
 pub const NUMBERS_BURST: u32 = 2 * RENUMBER_BURST;
