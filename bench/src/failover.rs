@@ -1,9 +1,9 @@
 //! Failover: a link that falls silent while packets pass, and how long it takes until the backup carries them.
 //!
 //! A router has two ways to a node; the first passes through a switch that stops carrying anything, while both ends
-//! keep their carrier. Neighbours hear each other each 9 to 12 ms and are silent after 48 ms, so a dead link is found 36
-//! to 48 ms after it died; then one write of the next hop's liveness has the NIC path use the backup: 0.1 to 1 ms, most
-//! of it until the daemon's thread wakes. What is sent meanwhile is lost: at an event a millisecond some 40 of them.
+//! keep their carrier. Neighbours hear each other each 8 to 10 ms and are silent after 40 ms, so a dead link is found 30
+//! to 40 ms after it died; then one write of the next hop's liveness has the NIC path use the backup: 0.1 to 1 ms, most
+//! of it until the daemon's thread wakes. What is sent meanwhile is lost: at an event a millisecond some 35 of them.
 //! Then, simulated, the whole mesh: [`converge`].
 
 mod converge;

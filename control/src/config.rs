@@ -339,7 +339,7 @@ pub struct ForwardingSection {
 
 /// Milliseconds between two packets of a link's keepalive where the file does not say: with
 /// [`DETECT_MULTIPLIER`] a dead link is found within 50.
-pub const KEEPALIVE_MS: u32 = 12;
+pub const KEEPALIVE_MS: u32 = 10;
 /// See [`ForwardingSection::detect_multiplier`], where the file does not say.
 pub const DETECT_MULTIPLIER: u32 = 4;
 

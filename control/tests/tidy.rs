@@ -366,9 +366,9 @@ const NUMBERS: [[&str; 4]; 18] = [
     ],
     [
         "docs/mesh.md",
-        "`keepalive_ms` (12 ms",
+        "`keepalive_ms` (10 ms",
         "control/src/config.rs",
-        "KEEPALIVE_MS: u32 = 12;",
+        "KEEPALIVE_MS: u32 = 10;",
     ],
     [
         "docs/mesh.md",

@@ -46,7 +46,7 @@ async fn a_neighbour_that_stands_still_is_found_silent_and_comes_back() {
     );
     // Between two that forward in user space their workers answer.
     assert_eq!(near["link"]["answers"], "worker");
-    assert!(near["link"]["detect_ms"].as_u64().unwrap() >= 240, "{near}");
+    assert!(near["link"]["detect_ms"].as_u64().unwrap() >= 200, "{near}");
 
     stage.signal("router", "-STOP");
     is("a", "router", "silent").await;

@@ -308,7 +308,7 @@ async fn what_cannot_be_taken_up_changes_nothing_and_is_said() {
     fs::write(router.config(), fixed.clone() + &other.block()).unwrap();
     let words = [
         "nothing has changed: restart the node",
-        "forwarding.keepalive_ms: 12 -> 500 (restart)",
+        "forwarding.keepalive_ms: 10 -> 500 (restart)",
     ];
     refused(&stage, "router", &words).await;
     let config = router.config().display().to_string();
@@ -323,7 +323,7 @@ async fn what_cannot_be_taken_up_changes_nothing_and_is_said() {
     for line in [
         "the running node differs:\n",
         "  channels[test/other].publish: not set -> a (reload)\n",
-        "  forwarding.keepalive_ms: 12 -> 500 (restart)\n",
+        "  forwarding.keepalive_ms: 10 -> 500 (restart)\n",
         "it takes a restart: a reload changes nothing\n",
     ] {
         assert!(printed.contains(line), "{line} is not in {printed}");

@@ -149,7 +149,7 @@ impl Default for NodeLimits {
             backoff_ns_max: 30 * SECOND_NS,
             keepalive_ns: 10 * SECOND_NS,
             idle_ns_max: 35 * SECOND_NS,
-            link_interval_ns: SECOND_NS * 12 / 1_000,
+            link_interval_ns: SECOND_NS / 100,
             link_misses: 4,
             drain_ns: 3 * SECOND_NS,
             rekey_after_ns: 120 * SECOND_NS,
