@@ -64,9 +64,10 @@ impl Link {
         };
         if last.is_up && look.is_up && last.detections == look.detections {
             let came = look.received.saturating_sub(last.received);
-            let missed = look.missed.saturating_sub(last.missed);
             self.received = self.received.saturating_add(came);
-            self.missed = self.missed.saturating_add(missed);
+            // What was overtaken, and came after all, is missed no more.
+            let missed = self.missed.saturating_add(look.missed);
+            self.missed = missed.saturating_sub(last.missed);
         }
         let packets = self.received.saturating_add(self.missed);
         if packets >= PACKETS_MIN && now_ns.saturating_sub(self.began_ns) >= WINDOW_NS {
@@ -185,8 +186,12 @@ mod tests {
         }
         link.look(6 * SECOND, &status(LinkState::Up, [0, 480, 60]));
         assert_eq!(link.lost.from_ppm, Some(0));
+        // Some were missed at one look and had come at the next.
+        link.look(7 * SECOND, &status(LinkState::Up, [0, 540, 70]));
+        link.look(9 * SECOND, &status(LinkState::Up, [0, 690, 60]));
+        assert_eq!(link.lost.from_ppm, Some(0));
         // Few packets say nothing, however long it takes.
-        link.look(60 * SECOND, &status(LinkState::Up, [0, 500, 159]));
+        link.look(60 * SECOND, &status(LinkState::Up, [0, 710, 159]));
         assert_eq!(link.lost.from_ppm, Some(0));
     }
 

@@ -572,6 +572,6 @@ pub struct LinkStatus {
     pub gap_ns: u64,
     /// Frames of the keepalive that came.
     pub received: u64,
-    /// Frames that did not come, or came late.
+    /// Frames that have not come.
     pub missed: u64,
 }

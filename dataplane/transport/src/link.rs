@@ -65,6 +65,8 @@ pub(crate) struct Link {
     /// How often it fell, less after it stood for a while.
     falls: u32,
     newest: u64,
+    /// The first frame of this session: what was lost before it is not known.
+    first: u64,
     heard_ns: u64,
     /// How much of the time since then this worker ran, as of `looked_ns`.
     quiet_ns: u64,
@@ -101,6 +103,7 @@ impl Link {
             in_row: 0,
             falls: 0,
             newest: 0,
+            first: 0,
             heard_ns: now_ns,
             quiet_ns: 0,
             looked_ns: now_ns,
@@ -282,12 +285,18 @@ impl Link {
     pub(crate) fn on_frame(&mut self, now_ns: u64, heard: LinkFrame) -> Option<Change> {
         self.on_packet(now_ns);
         if heard.number <= self.newest {
-            // Overtaken: what it says is old.
+            // Overtaken: what it says is old, and it was counted as missed. A session opens no packet twice.
+            if heard.number > self.first {
+                self.missed = self.missed.saturating_sub(1);
+                self.received += 1;
+            }
             return None;
         }
         let between = heard.number - self.newest - 1;
-        // What was lost before the first one is not known.
         let is_first = self.their_interval_ns.is_none();
+        if is_first {
+            self.first = heard.number;
+        }
         self.missed = self
             .missed
             .saturating_add(if is_first { 0 } else { between });

@@ -337,6 +337,26 @@ fn a_worker_that_did_not_run_blames_nobody() {
 }
 
 #[test]
+fn frames_that_were_overtaken_have_come_and_what_was_before_the_first_is_not_known() {
+    let mut link = up();
+    let counts = |link: &Link| {
+        let status = link.status(NodeId(1));
+        (status.received, status.missed)
+    };
+    let before = counts(&link);
+    assert_eq!(link.on_frame(MS, said(9)), None);
+    assert_eq!(counts(&link), (before.0 + 1, before.1 + 3));
+    assert_eq!(link.on_frame(2 * MS, said(7)), None);
+    assert_eq!(link.on_frame(2 * MS, said(6)), None);
+    assert_eq!(counts(&link), (before.0 + 3, before.1 + 1));
+    // In the next session.
+    let _forgotten = link.begin(3 * MS);
+    assert_eq!(link.on_frame(3 * MS, said(4)), None);
+    assert_eq!(link.on_frame(3 * MS, said(3)), None);
+    assert_eq!(counts(&link), (before.0 + 4, before.1 + 1));
+}
+
+#[test]
 fn a_neighbour_that_is_overdue_is_asked_more_often_and_answers_at_once() {
     let mut link = up();
     let mut asked = 0;
