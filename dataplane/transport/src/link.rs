@@ -17,14 +17,17 @@
 //! Beside each frame goes an echo ([`virga_ebpf::tables::Echo`]), which the neighbour's NIC path sends back: a link
 //! is heard by those, too. As long as they come, `misses` intervals are the time allowed; where only workers answer,
 //! it is [`LINK_PATIENCE`] times as long, or twice the longest gap of late: a worker that has no processor is silent.
+//! A link that is heard again soon after it was found dead, more than once, is slow and not dead: it is given twice the
+//! longest of these silences for a while, so that it does not come and go.
 
 use crate::{
     event::{Answers, Heard, LinkState, LinkStatus},
     frame::LinkFrame,
     limits::{
         LINK_GAP_WINDOW_NS, LINK_GAPS, LINK_IN_ROW_MAX, LINK_IN_ROW_MIN, LINK_INTERVAL_NS_MAX,
-        LINK_PATIENCE, LINK_PATIENCE_NS_MAX, LINK_POSTPONED_MAX, LINK_SEARCH_EVERY_NS,
-        LINK_SEARCHES, LINK_SLACK_NS, LINK_SLOW_NS, LINK_STEADY_NS, LINK_UNSPOKEN_NS,
+        LINK_LAPSE_NS_MAX, LINK_LAPSES, LINK_PATIENCE, LINK_PATIENCE_NS_MAX, LINK_POSTPONED_MAX,
+        LINK_SEARCH_EVERY_NS, LINK_SEARCHES, LINK_SLACK_NS, LINK_SLOW_NS, LINK_STEADY_NS,
+        LINK_UNSPOKEN_NS,
     },
 };
 use virga_ebpf::header::NodeId;
@@ -43,6 +46,13 @@ pub(crate) struct Change {
     pub(crate) state: LinkState,
     /// How long nothing had been heard.
     pub(crate) gap_ns: u64,
+}
+
+/// Silences longer than a link is allowed, of one whose neighbour's NIC path answers, that were soon over.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lapses {
+    count: u32,
+    longest_ns: u64,
 }
 
 /// The link to one neighbour.
@@ -78,6 +88,7 @@ pub(crate) struct Link {
     echoes: u64,
     /// The longest gaps of this time window and the last, and when this one began.
     gaps_ns: [u64; 2],
+    lapses: [Lapses; 2],
     gaps_from_ns: u64,
     /// When the neighbour is told next.
     send_at_ns: u64,
@@ -111,6 +122,7 @@ impl Link {
             echoed: Heard::default(),
             echoes: 0,
             gaps_ns: [0; 2],
+            lapses: [Lapses::default(); 2],
             gaps_from_ns: now_ns,
             send_at_ns: now_ns,
             sent_ns: 0,
@@ -139,10 +151,23 @@ impl Link {
         }
     }
 
+    fn least_ns(&self) -> u64 {
+        self.interval_ns() * u64::from(self.terms.misses)
+    }
+
+    /// What a link that comes and goes is allowed.
+    fn lapsed_ns(&self) -> u64 {
+        let [now, before] = self.lapses;
+        match now.count.saturating_add(before.count) >= LINK_LAPSES {
+            true => now.longest_ns.max(before.longest_ns) * LINK_GAPS,
+            false => 0,
+        }
+    }
+
     fn detect_ns(&self) -> u64 {
-        let least_ns = self.interval_ns() * u64::from(self.terms.misses);
+        let least_ns = self.least_ns();
         match self.answers() {
-            Answers::Nic => least_ns,
+            Answers::Nic => least_ns.max(self.lapsed_ns()),
             Answers::Worker => {
                 let gap_ns = self.gaps_ns[0].max(self.gaps_ns[1]);
                 let patience_ns = least_ns.saturating_mul(LINK_PATIENCE);
@@ -181,7 +206,7 @@ impl Link {
         (self.is_hearing, self.they_hear, self.is_direct) = (false, false, false);
         (self.in_row, self.newest, self.sent, self.echoes) = (0, 0, 0, 0);
         self.send_at_ns = now_ns;
-        self.hear(now_ns);
+        self.hear(now_ns, self.answers());
         self.forget(now_ns)
     }
 
@@ -219,34 +244,42 @@ impl Link {
         change
     }
 
-    fn hear(&mut self, now_ns: u64) {
-        self.note_gap(
-            now_ns,
-            self.quiet_ns + now_ns.saturating_sub(self.looked_ns),
-        );
+    /// `answers`: what had answered until then.
+    fn hear(&mut self, now_ns: u64, answers: Answers) {
+        let gap_ns = self.quiet_ns + now_ns.saturating_sub(self.looked_ns);
+        self.note_gap(now_ns, gap_ns, answers);
         (self.heard_ns, self.looked_ns) = (now_ns, now_ns);
         (self.quiet_ns, self.postponed) = (0, 0);
     }
 
-    /// Remembers how long an up link was quiet before it was heard again.
-    fn note_gap(&mut self, now_ns: u64, gap_ns: u64) {
+    /// Remembers how long a link was quiet before it was heard again.
+    fn note_gap(&mut self, now_ns: u64, gap_ns: u64, answers: Answers) {
         if now_ns.saturating_sub(self.gaps_from_ns) >= LINK_GAP_WINDOW_NS {
             (self.gaps_from_ns, self.gaps_ns) = (now_ns, [0, self.gaps_ns[0]]);
+            self.lapses = [Lapses::default(), self.lapses[0]];
         }
         if self.state == LinkState::Up {
             self.gaps_ns[0] = self.gaps_ns[0].max(gap_ns);
+        }
+        let is_watched = self.state == LinkState::Up || self.is_fallen();
+        let is_lapse = (self.least_ns()..LINK_LAPSE_NS_MAX).contains(&gap_ns);
+        if is_watched && is_lapse && answers == Answers::Nic {
+            let lapses = &mut self.lapses[0];
+            lapses.count = lapses.count.saturating_add(1);
+            lapses.longest_ns = lapses.longest_ns.max(gap_ns);
         }
     }
 
     /// Echoes came back by then.
     pub(crate) fn on_echo(&mut self, heard: Heard) {
+        let answers = self.answers();
         let last_ns = heard.nic_ns.max(heard.worker_ns);
         let is_new = last_ns > self.echoed.nic_ns.max(self.echoed.worker_ns);
         self.echoed.nic_ns = self.echoed.nic_ns.max(heard.nic_ns);
         self.echoed.worker_ns = self.echoed.worker_ns.max(heard.worker_ns);
         if is_new && last_ns > self.heard_ns {
             let looked_ns = self.looked_ns;
-            self.hear(last_ns);
+            self.hear(last_ns, answers);
             self.looked_ns = last_ns.max(looked_ns);
             self.quiet_ns = looked_ns.saturating_sub(last_ns);
         }
@@ -278,7 +311,7 @@ impl Link {
     /// Any packet that the session opened came straight from the neighbour.
     pub(crate) fn on_packet(&mut self, now_ns: u64) {
         self.is_direct = true;
-        self.hear(now_ns);
+        self.hear(now_ns, self.answers());
     }
 
     /// A frame of the neighbour's came straight from it.
@@ -401,8 +434,7 @@ impl Link {
             return None;
         }
         let asks = self.is_overdue();
-        let least_ns = self.interval_ns() * u64::from(self.terms.misses);
-        let pause_ns = if asks && self.quiet_ns <= least_ns {
+        let pause_ns = if asks && self.quiet_ns <= self.least_ns() {
             self.interval_ns() / 4
         } else {
             let usual_ns = match self.their_interval_ns {

@@ -4,7 +4,9 @@ use super::sim::{MS, SECOND, Sim, Weather, config, source};
 use crate::{
     Answers, Event, Heard, LinkState, LinkStatus, Node, NodeLimits,
     frame::LinkFrame,
-    limits::{LINK_PATIENCE, LINK_PATIENCE_NS_MAX, LINK_POSTPONED_MAX, LINK_SLACK_NS},
+    limits::{
+        LINK_GAP_WINDOW_NS, LINK_PATIENCE, LINK_PATIENCE_NS_MAX, LINK_POSTPONED_MAX, LINK_SLACK_NS,
+    },
     link::{Link, Terms},
 };
 use std::collections::BTreeSet;
@@ -354,6 +356,46 @@ fn frames_that_were_overtaken_have_come_and_what_was_before_the_first_is_not_kno
     assert_eq!(link.on_frame(3 * MS, said(4)), None);
     assert_eq!(link.on_frame(3 * MS, said(3)), None);
     assert_eq!(counts(&link), (before.0 + 4, before.1 + 1));
+}
+
+#[test]
+fn a_link_that_is_slow_again_and_again_is_given_more_time_for_a_while_and_one_that_was_cut_is_not()
+{
+    let mut link = up();
+    let detect_ns = |link: &Link| link.status(NodeId(1)).detect_ns;
+    let (mut now_ns, mut number) = (0, 5);
+    let mut go_on = |link: &mut Link, from_ns: u64, until_ns: u64| {
+        let mut now_ns = from_ns;
+        while now_ns < until_ns || link.state() != LinkState::Up {
+            number += 1;
+            link.on_echo(echoed(now_ns));
+            let _up = link.on_frame(now_ns, said(number));
+            now_ns += 10 * MS;
+        }
+        now_ns - 10 * MS
+    };
+    // Cut for a while, and then slow: once that is an accident.
+    for (silent_ns, allowed_ns) in [(3 * SECOND, DETECT), (60 * MS, DETECT), (70 * MS, 140 * MS)] {
+        assert_eq!(fell_after(&mut link, now_ns, 0), now_ns + DETECT);
+        now_ns = go_on(&mut link, now_ns + silent_ns, 0);
+        assert_eq!(detect_ns(&link), allowed_ns);
+    }
+    // As slow again it stays, and is found dead a little later where it is.
+    let late_ns = now_ns + 90 * MS;
+    let mut due_ns = now_ns;
+    while due_ns < late_ns {
+        assert_eq!(link.on_timeout(due_ns, due_ns), None);
+        let _sent = link.take_frame(due_ns, |_| 0);
+        due_ns = link.timeout().unwrap().max(due_ns);
+    }
+    now_ns = go_on(&mut link, late_ns, late_ns + 1);
+    assert_eq!(detect_ns(&link), 180 * MS);
+    let fell_ns = fell_after(&mut link, now_ns, 0);
+    assert_eq!(fell_ns, now_ns + 180 * MS);
+    now_ns = go_on(&mut link, now_ns + 3 * SECOND, 0);
+    // And once it is as it was, so is the time.
+    let _later = go_on(&mut link, now_ns, now_ns + 2 * LINK_GAP_WINDOW_NS);
+    assert_eq!(detect_ns(&link), DETECT);
 }
 
 #[test]
