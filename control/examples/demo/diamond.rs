@@ -107,7 +107,7 @@ pub fn diamond_by(ways: Ways, prefix: &str, virga: &Path, middle: Middle) -> io:
     let (near, far) = (("r1", "m2", "10.79.2.1/24"), ("r2", "m1", "10.79.2.2/24"));
     match middle {
         Middle::Cable => hosts.join(near, far)?,
-        Middle::Switch => put_switch(&mut hosts, near, far)?,
+        Middle::Switch => put_switch(&mut hosts, "w", near, far)?,
     }
     for (host, rest) in files(ways) {
         let rest = ways.routing().to_owned() + &rest + &channels();
@@ -154,52 +154,81 @@ fn files(ways: Ways) -> [(&'static str, String); 5] {
     ]
 }
 
-fn put_switch(
+/// Joins two hosts by a switch, which is a host too. Each end: host, interface, and address with its prefix length.
+///
+/// # Errors
+/// When the host or a link cannot be had.
+pub fn put_switch(
     hosts: &mut Hosts,
+    switch: &str,
     near: (&str, &str, &str),
     far: (&str, &str, &str),
 ) -> io::Result<()> {
-    hosts.add("w")?;
-    hosts.join(near, ("w", "p1", "10.79.201.1/30"))?;
-    hosts.join(far, ("w", "p2", "10.79.202.1/30"))?;
+    hosts.add(switch)?;
+    hosts.join(near, (switch, "p1", "10.79.201.1/30"))?;
+    hosts.join(far, (switch, "p2", "10.79.202.1/30"))?;
     hosts.ip(
-        "w",
+        switch,
         &["link", "add", "sw", "type", "bridge", "stp_state", "0"],
     )?;
-    hosts.ip("w", &["link", "set", "dev", "sw", "up"])?;
+    hosts.ip(switch, &["link", "set", "dev", "sw", "up"])?;
     for port in ["p1", "p2"] {
-        hosts.ip("w", &["address", "flush", "dev", port])?;
+        hosts.ip(switch, &["address", "flush", "dev", port])?;
         // A veth takes redirected frames where its other end polls.
-        hosts.run("w", "ethtool", &["-K", port, "gro", "on"])?;
-        hosts.ip("w", &["link", "set", "dev", port, "master", "sw"])?;
+        hosts.run(switch, "ethtool", &["-K", port, "gro", "on"])?;
+        hosts.ip(switch, &["link", "set", "dev", port, "master", "sw"])?;
     }
     Ok(())
 }
 
-/// The hand at the switch: a program that has started, so that it acts at once.
+/// The hand at a link: a program that has started, so that it acts at once.
 #[derive(Debug)]
 pub struct Hand {
     ip: Child,
+    /// What cuts the link, and what mends it.
+    lines: [&'static str; 2],
 }
 
 impl Hand {
-    /// Ready to act.
+    /// Ready to act at the diamond's switch.
     ///
     /// # Errors
     /// When `ip` cannot be started.
     pub fn new(hosts: &Hosts) -> io::Result<Self> {
-        let mut ip = hosts.command("w", "ip");
-        let ip = ip.args(["-batch", "-"]).stdin(Stdio::piped()).spawn()?;
-        Ok(Self { ip })
+        Self::at(hosts, "w")
     }
 
-    /// Has the switch carry nothing more; gives when.
+    /// Ready to act at a switch: the link falls silent, and its ends keep their carrier.
+    ///
+    /// # Errors
+    /// When `ip` cannot be started.
+    pub fn at(hosts: &Hosts, switch: &str) -> io::Result<Self> {
+        let lines = ["link set dev p1 nomaster", "link set dev p1 master sw"];
+        Self::by(hosts, switch, lines)
+    }
+
+    /// Ready to act at the far end of the diamond's cable: the link's loss is reported at either end.
+    ///
+    /// # Errors
+    /// When `ip` cannot be started.
+    pub fn at_cable(hosts: &Hosts) -> io::Result<Self> {
+        let lines = ["link set dev m1 down", "link set dev m1 up"];
+        Self::by(hosts, "r2", lines)
+    }
+
+    fn by(hosts: &Hosts, host: &str, lines: [&'static str; 2]) -> io::Result<Self> {
+        let mut ip = hosts.command(host, "ip");
+        let ip = ip.args(["-batch", "-"]).stdin(Stdio::piped()).spawn()?;
+        Ok(Self { ip, lines })
+    }
+
+    /// Has the link carry nothing more; gives when.
     ///
     /// # Errors
     /// When it cannot be told.
     pub fn cut(&mut self) -> io::Result<Duration> {
         let at = SystemTime::now().duration_since(UNIX_EPOCH);
-        self.tell("link set dev p1 nomaster")?;
+        self.tell(self.lines[0])?;
         Ok(at.unwrap_or_default())
     }
 
@@ -208,7 +237,7 @@ impl Hand {
     /// # Errors
     /// When it cannot be told.
     pub fn mend(&mut self) -> io::Result<()> {
-        self.tell("link set dev p1 master sw")
+        self.tell(self.lines[1])
     }
 
     fn tell(&mut self, line: &str) -> io::Result<()> {
