@@ -4,7 +4,7 @@
 //! - [`rounds`]: the median of alternating rounds.
 //! - [`report`]: the table, the JSON; [`page`]: the results page.
 //! - one module a measurement: [`xdp`], [`guard`], [`forward`] (over the chains of [`stage`]), [`transport`],
-//!   [`fanout`], [`log`], [`failover`].
+//!   [`fanout`], [`log`], [`failover`], [`growth`].
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -16,12 +16,12 @@ mod diamond;
 mod failover;
 mod fanout;
 mod forward;
+mod growth;
 mod guard;
 #[path = "../../control/examples/demo/hosts.rs"]
 mod hosts;
 mod interrupt;
 mod log;
-#[path = "../../control/routing/tests/mesh/world.rs"]
 #[allow(
     dead_code,
     clippy::unwrap_used,
@@ -40,7 +40,7 @@ use virga_bench::{page, report, rounds, world};
 type Measurement = (&'static str, fn(u32) -> Result<Vec<Entry>, Skip>);
 
 /// In the order of `all`.
-const MEASUREMENTS: [Measurement; 7] = [
+const MEASUREMENTS: [Measurement; 8] = [
     ("xdp", xdp::measure),
     ("guard", guard::measure),
     ("forward", forward::measure),
@@ -48,6 +48,7 @@ const MEASUREMENTS: [Measurement; 7] = [
     ("fanout", fanout::measure),
     ("log", log::measure),
     ("failover", failover::measure),
+    ("mesh", growth::measure),
 ];
 
 /// What holds for all figures of the page.
@@ -74,10 +75,10 @@ const NOTES: [(&str, &str); 3] = [
 /// Measures the whole system, each figure beside a reference in the same run.
 #[derive(Debug, Parser)]
 struct Options {
-    /// `xdp`, `guard`, `forward`, `transport`, `fanout`, `log`, `failover`, or `all`.
-    #[arg(value_parser = ["xdp", "guard", "forward", "transport", "fanout", "log", "failover", "all"])]
+    /// `xdp`, `guard`, `forward`, `transport`, `fanout`, `log`, `failover`, `mesh`, or `all`.
+    #[arg(value_parser = ["xdp", "guard", "forward", "transport", "fanout", "log", "failover", "mesh", "all"])]
     name: String,
-    /// Alternating rounds; the figures are their medians. `forward` makes 9 at most, `transport` 11, `fanout` 7, `log` and `failover` 9.
+    /// Alternating rounds; the figures are their medians. `forward` makes 9 at most, `transport` 11, `fanout` 7, `log` and `failover` 9, `mesh` one.
     #[arg(long, default_value_t = 31, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rounds: u32,
     /// Write a results page into this folder: Markdown, and plots as SVG.

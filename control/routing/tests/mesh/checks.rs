@@ -1,6 +1,6 @@
 //! What must hold once a mesh has come to rest.
 
-use crate::world::{MS, World, key};
+use super::world::{MS, World, key};
 use std::collections::{BTreeMap, BTreeSet};
 use virga_routing::Destination;
 

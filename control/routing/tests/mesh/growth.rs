@@ -1,6 +1,6 @@
 //! Large meshes: how long they take to form and to heal, what is said, and what is kept.
 
-use crate::world::{COST, Cut, MS, Random, SECOND, World};
+use super::world::{COST, Cut, MS, Random, SECOND, World};
 use virga_ebpf::header::Subnet;
 use virga_routing::Aggregation;
 
