@@ -28,7 +28,8 @@ fn link(hosts: &Hosts, host: &str, neighbour: &str) -> Value {
     peers.find(|p| p["name"] == neighbour).unwrap()["link"].clone()
 }
 
-fn is_up(hosts: &Hosts, host: &str, neighbour: &str) -> bool {
+/// Whether a node uses the link to a neighbour.
+pub fn is_up(hosts: &Hosts, host: &str, neighbour: &str) -> bool {
     link(hosts, host, neighbour)["state"] == "up"
 }
 

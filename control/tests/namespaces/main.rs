@@ -11,6 +11,7 @@ mod stage;
 mod admissions;
 mod capture;
 mod doctor;
+mod dozen;
 mod drivers;
 mod enrol;
 mod every_driver;
