@@ -18,7 +18,7 @@
 //! is heard by those, too. As long as they come, `misses` intervals are the time allowed; where only workers answer,
 //! it is [`LINK_PATIENCE`] times as long, or twice the longest gap of late: a worker that has no processor is silent.
 //! A link that is heard again soon after it was found dead, more than once, is slow and not dead: it is given twice the
-//! longest of these silences for a while, so that it does not come and go.
+//! longest of these silences for a while, up to [`LINK_PATIENCE`] times as long as usual, so that it does not come and go.
 
 use crate::{
     event::{Answers, Heard, LinkState, LinkStatus},
@@ -158,8 +158,9 @@ impl Link {
     /// What a link that comes and goes is allowed.
     fn lapsed_ns(&self) -> u64 {
         let [now, before] = self.lapses;
+        let longest_ns = now.longest_ns.max(before.longest_ns);
         match now.count.saturating_add(before.count) >= LINK_LAPSES {
-            true => now.longest_ns.max(before.longest_ns) * LINK_GAPS,
+            true => (longest_ns * LINK_GAPS).min(self.least_ns().saturating_mul(LINK_PATIENCE)),
             false => 0,
         }
     }
@@ -262,7 +263,9 @@ impl Link {
             self.gaps_ns[0] = self.gaps_ns[0].max(gap_ns);
         }
         let is_watched = self.state == LinkState::Up || self.is_fallen();
-        let is_lapse = (self.least_ns()..LINK_LAPSE_NS_MAX).contains(&gap_ns);
+        // What this worker slept through is no lapse of the neighbour's.
+        let was_judged = self.quiet_ns >= self.least_ns() || self.is_fallen();
+        let is_lapse = (self.least_ns()..LINK_LAPSE_NS_MAX).contains(&gap_ns) && was_judged;
         if is_watched && is_lapse && answers == Answers::Nic {
             let lapses = &mut self.lapses[0];
             lapses.count = lapses.count.saturating_add(1);

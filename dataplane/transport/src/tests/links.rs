@@ -399,6 +399,42 @@ fn a_link_that_is_slow_again_and_again_is_given_more_time_for_a_while_and_one_th
 }
 
 #[test]
+fn what_a_worker_slept_through_is_no_lapse_of_its_neighbour() {
+    let mut link = up();
+    let mut now_ns = 0;
+    for number in 6..10 {
+        let due_ns = link.timeout().unwrap();
+        now_ns += 60 * MS;
+        // What came meanwhile is read before the timer is looked at.
+        link.on_echo(echoed(now_ns));
+        assert_eq!(link.on_frame(now_ns, said(number)), None);
+        assert_eq!(link.on_timeout(now_ns, due_ns), None);
+        let _sent = link.take_frame(now_ns, |_| 0);
+        assert_eq!(link.status(NodeId(1)).detect_ns, DETECT, "{number}");
+    }
+    let fell_ns = fell_after(&mut link, now_ns, 0);
+    assert_eq!(fell_ns, now_ns + DETECT);
+}
+
+#[test]
+fn a_link_that_was_cut_for_moments_is_soon_found_dead_once_it_is_cut_for_long() {
+    let mut link = up();
+    let (mut now_ns, mut number) = (0, 5);
+    for _ in 0..2 {
+        now_ns = fell_after(&mut link, now_ns, 0) + 500 * MS;
+        while link.state() != LinkState::Up {
+            number += 1;
+            now_ns += 10 * MS;
+            link.on_echo(echoed(now_ns));
+            let _up = link.on_frame(now_ns, said(number));
+        }
+    }
+    let allowed_ns = LINK_PATIENCE * DETECT;
+    assert_eq!(link.status(NodeId(1)).detect_ns, allowed_ns);
+    assert_eq!(fell_after(&mut link, now_ns, 0), now_ns + allowed_ns);
+}
+
+#[test]
 fn a_neighbour_that_is_overdue_is_asked_more_often_and_answers_at_once() {
     let mut link = up();
     let mut asked = 0;
