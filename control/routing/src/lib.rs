@@ -26,7 +26,7 @@
 //!
 //! **Why ways that get longer take none away.** By the same number a neighbour whose metric has risen above a
 //! node's feasible distance leads there no more, for that node and for those behind it. So a router whose way got
-//! that much longer asks for a newer number first, and tells what it told before until that has come, or
+//! longer, over whatever neighbour and to whatever gateway, asks for a newer number first, and tells what it told before until that has come, or
 //! [`limits::RISE_HELD_NS`] is over. What it told before is no better than its feasible distance, and its next hop
 //! is, so what is said above holds meanwhile.
 //!

@@ -3,7 +3,6 @@
 use crate::{
     allowance::Allowance,
     announcement::{Announcement, Destination},
-    cost::HOP,
     limits::{ALONE, NUMBER_PAUSE_NS, NUMBERS_BURST, SWING_PAUSE_NS, SWINGS_BURST, UNREACHABLE},
     message::Number,
     neighbour::{Liveness, Neighbour, Neighbours, Slot},
@@ -323,14 +322,14 @@ impl Entry {
         !self.feasible.is_none_or(is_better)
     }
 
-    /// Whether somebody may have to do without this node, told this after what was told by the same announcement.
-    /// Every link costs a hop at least, so that each neighbour's own best is above this node's by that much.
-    pub(crate) fn takes_away(&self, announcement: &Announcement, metric: u32) -> bool {
-        let said = self.advert.as_ref();
-        let is_longer =
-            said.is_some_and(|(told, at)| *at < metric && told.bytes() == announcement.bytes());
-        let best = self.feasible.map_or(u32::MAX, |best| best.metric);
-        is_longer && metric < ALONE && metric >= best.saturating_add(HOP)
+    /// Whether somebody may have to do without this node, told this after what was told by the same number, which still
+    /// holds. How much longer the way got says nothing: a neighbour that goes by this node now may have told others of
+    /// a way of another's that was hardly longer than what it was told here.
+    pub(crate) fn takes_away(&self, number: u64, metric: u32, now_s: u64) -> bool {
+        let is_longer = |(told, at): &(Arc<Announcement>, u32)| {
+            told.seqno() == number && *at < metric && told.not_after_s() > now_s
+        };
+        metric < ALONE && self.advert.as_ref().is_some_and(is_longer)
     }
 
     /// Someone is told this from now on; whether that may take a neighbour away.

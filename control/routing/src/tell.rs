@@ -64,7 +64,7 @@ impl<A: Authority> Router<A> {
         let (proof, metric) = advert.as_ref()?;
         let (number, now_ns) = (proof.seqno(), self.now.ns);
         let entry = self.table.at_mut(place)?;
-        if entry.own.is_some() || !entry.takes_away(proof, *metric) {
+        if entry.own.is_some() || !entry.takes_away(number, *metric, self.now.unix_s) {
             return None;
         }
         if let Some((_, until_ns)) = entry.held.filter(|&(of, _)| of == number) {

@@ -10,6 +10,7 @@ mod large;
 mod later;
 mod noise;
 mod removed;
+mod rises;
 mod shapes;
 mod signed;
 mod storms;

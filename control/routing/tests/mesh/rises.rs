@@ -1,0 +1,61 @@
+//! Ways that get longer: nobody is left without one meanwhile.
+
+use crate::{
+    gateways::{INNER, hops, number},
+    world::{COST, MS, SECOND, World},
+};
+use virga_ebpf::header::Subnet;
+use virga_routing::{Aggregation, Destination, Liveness};
+
+/// How long a message is on its way.
+const DELAY_NS: u64 = 5 * MS;
+
+fn assert_leads(world: &mut World, node: usize, to: Destination, for_ns: u64) {
+    let until_ns = world.now_ns + for_ns;
+    while world.now_ns < until_ns {
+        world.run_for(MS);
+        assert!(
+            world.nodes[node].table.contains_key(&to),
+            "node {node} has no way to {to} at {} ms",
+            world.now_ns / MS
+        );
+    }
+}
+
+#[test]
+fn a_way_that_gets_hardly_longer_is_held_too_for_who_has_it_as_a_second_best() {
+    let mut world = World::new(61, 4);
+    for (a, b, cost) in [(0, 1, 400), (1, 2, 300), (0, 3, 256), (3, 2, 256)] {
+        world.add_link(a, b, DELAY_NS, cost);
+    }
+    world.run_for(5 * SECOND);
+    // Node 2 told node 1 of its way over node 3, which is lost; that of node 1 gets longer at the same time.
+    let to = Destination::Node(world.id(0));
+    world.set_liveness(2, 3, Liveness::Dead);
+    world.set_cost(1, 0, 600);
+    assert_leads(&mut world, 2, to, 3 * SECOND);
+}
+
+#[test]
+fn a_longer_way_to_another_gateway_of_the_same_number_is_held_too() {
+    let subnet = |node| Subnet(if node < 2 { 0x0100_0000 } else { 0x0500_0000 });
+    let subnets: Vec<Subnet> = (0..5).map(subnet).collect();
+    let mut world = World::in_subnets(62, &subnets, Aggregation::BySubnet);
+    for (a, b, cost) in [
+        (0, 1, COST),
+        (2, 1, COST),
+        (2, 0, 2 * COST + 100),
+        (3, 2, COST),
+        (4, 3, COST),
+    ] {
+        world.add_link(a, b, DELAY_NS, cost);
+    }
+    world.run_for(10 * SECOND);
+    assert_eq!(hops(&world, 2), Some((1, Some(0))));
+    let before = number(&world, 2);
+    world.set_liveness(2, 1, Liveness::Dead);
+    assert_eq!(hops(&world, 2), Some((0, None)));
+    assert_eq!(number(&world, 2), before);
+    assert_leads(&mut world, 3, INNER, 3 * SECOND);
+    assert!(number(&world, 3) > before);
+}
