@@ -3,7 +3,10 @@
 use crate::{
     allowance::Allowance,
     announcement::{Announcement, Destination},
-    limits::{ALONE, NUMBER_PAUSE_NS, NUMBERS_BURST, SWING_PAUSE_NS, SWINGS_BURST, UNREACHABLE},
+    limits::{
+        ALONE, ASK_AGAIN_NS, NUMBER_PAUSE_NS, NUMBERS_BURST, PASS_ON_AGAIN_NS, RISE_HELD_NS,
+        SWING_PAUSE_NS, SWINGS_BURST, UNREACHABLE,
+    },
     message::Number,
     neighbour::{Liveness, Neighbour, Neighbours, Slot},
     scope::is_part,
@@ -69,6 +72,46 @@ pub(crate) struct Own {
     pub(crate) is_refused: bool,
 }
 
+/// A longer way is told as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// By this number, and no other.
+    pub(crate) number: u64,
+    pub(crate) until_ns: u64,
+    /// Who was asked for a newer one last, and when.
+    asked: Option<(Slot, u64)>,
+    /// When the same neighbour is asked again.
+    pause_ns: u64,
+}
+
+impl Held {
+    pub(crate) const fn new(number: u64, now_ns: u64) -> Self {
+        Self {
+            number,
+            until_ns: now_ns.saturating_add(RISE_HELD_NS),
+            asked: None,
+            pause_ns: ASK_AGAIN_NS,
+        }
+    }
+
+    /// When that neighbour is to be asked: what it was asked before may have been lost with its own next hop.
+    pub(crate) fn ask_ns(&self, primary: Slot) -> u64 {
+        match self.asked {
+            None => 0,
+            Some((slot, at_ns)) if slot == primary => at_ns.saturating_add(self.pause_ns),
+            Some((_, at_ns)) => at_ns.saturating_add(PASS_ON_AGAIN_NS),
+        }
+    }
+
+    pub(crate) fn ask(&mut self, primary: Slot, now_ns: u64) {
+        self.pause_ns = match self.asked {
+            Some((slot, _)) if slot == primary => 2 * self.pause_ns,
+            _ => ASK_AGAIN_NS,
+        };
+        self.asked = Some((primary, now_ns));
+    }
+}
+
 /// A destination.
 #[derive(Debug)]
 pub(crate) struct Entry {
@@ -83,8 +126,7 @@ pub(crate) struct Entry {
     pub(crate) installed_ns: u64,
     /// What neighbours are told.
     pub(crate) advert: Option<(Arc<Announcement>, u32)>,
-    /// Until when a longer way by this number is told as it was.
-    pub(crate) held: Option<(u64, u64)>,
+    pub(crate) held: Option<Held>,
     /// How often they are told of another metric, or again of what was taken back, by the same announcement.
     pub(crate) swings: Allowance,
     /// How often they are told of another announcement.

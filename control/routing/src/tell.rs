@@ -3,11 +3,12 @@
 use crate::{
     announcement::{Announcement, Authority, Destination},
     limits::{
-        ALONE, HOPS_MAX, MESSAGE_BYTES_MAX, MESSAGES_PER_TICK, RISE_HELD_NS, TICK_NS, UNREACHABLE,
+        ALONE, HOPS_MAX, MESSAGE_BYTES_MAX, MESSAGES_PER_TICK, TICK_NS, UNREACHABLE,
     },
     message::{Item, Number},
     neighbour::{Request, Slot},
     router::Router,
+    table::Held,
 };
 use std::sync::Arc;
 use virga_ebpf::header::NodeId;
@@ -58,8 +59,9 @@ impl<A: Authority> Router<A> {
         }
     }
 
-    /// Until when it is not told that the way got longer. A newer number is asked for meanwhile: told by that, it takes
-    /// nobody's way away, and those behind them need not ask for it with no way in the meantime.
+    /// When to look again, where it is not told yet that the way got longer. A newer number is asked for meanwhile, of
+    /// whoever leads there, again and again: told by that, it takes nobody's way away, and those behind them need not
+    /// ask for it with no way in the meantime.
     fn held_back(&mut self, place: u32, advert: &Option<(Arc<Announcement>, u32)>) -> Option<u64> {
         let (proof, metric) = advert.as_ref()?;
         let (number, now_ns) = (proof.seqno(), self.now.ns);
@@ -67,19 +69,26 @@ impl<A: Authority> Router<A> {
         if entry.own.is_some() || !entry.takes_away(number, *metric, self.now.unix_s) {
             return None;
         }
-        if let Some((_, until_ns)) = entry.held.filter(|&(of, _)| of == number) {
-            return (until_ns > now_ns).then_some(until_ns);
-        }
-        let until_ns = now_ns.saturating_add(RISE_HELD_NS);
-        entry.held = Some((number, until_ns));
         let primary = entry.chosen?.primary;
-        let request = Request {
-            hops: HOPS_MAX,
-            number: Number::Higher,
-            proof: Arc::clone(proof),
-        };
-        self.send_request(primary, place, request);
-        Some(until_ns)
+        let held = entry.held.filter(|held| held.number == number);
+        let mut held = held.unwrap_or(Held::new(number, now_ns));
+        if held.until_ns <= now_ns {
+            return None;
+        }
+        let is_due = held.ask_ns(primary) <= now_ns;
+        if is_due {
+            held.ask(primary, now_ns);
+        }
+        entry.held = Some(held);
+        if is_due {
+            let request = Request {
+                hops: HOPS_MAX,
+                number: Number::Higher,
+                proof: Arc::clone(proof),
+            };
+            self.send_request(primary, place, request);
+        }
+        Some(held.until_ns.min(held.ask_ns(primary)))
     }
 
     /// Settles what is told, as far as its pace allows.
@@ -110,7 +119,7 @@ impl<A: Authority> Router<A> {
             Some(at_ns) => drop(self.later.insert(place, at_ns)),
             None => {
                 entry.advert = advert;
-                entry.held.take_if(|&mut (_, until_ns)| until_ns <= now_ns);
+                entry.held.take_if(|held| held.until_ns <= now_ns);
             }
         }
     }

@@ -2,10 +2,10 @@
 
 use crate::{
     gateways::{INNER, hops, number},
-    world::{COST, MS, SECOND, World},
+    world::{COST, Cut, MS, SECOND, World},
 };
 use virga_ebpf::header::Subnet;
-use virga_routing::{Aggregation, Destination, Liveness};
+use virga_routing::{Aggregation, Destination, Liveness, limits};
 
 /// How long a message is on its way.
 const DELAY_NS: u64 = 5 * MS;
@@ -58,4 +58,61 @@ fn a_longer_way_to_another_gateway_of_the_same_number_is_held_too() {
     assert_eq!(number(&world, 2), before);
     assert_leads(&mut world, 3, INNER, 3 * SECOND);
     assert!(number(&world, 3) > before);
+}
+
+/// A line of four, its messages as slow.
+fn slow_line(seed: u64) -> World {
+    let mut world = World::new(seed, 4);
+    for node in 1..4 {
+        world.add_link(node - 1, node, DELAY_NS, COST);
+    }
+    world.run_for(5 * SECOND);
+    world
+}
+
+fn number_of_0(world: &World, at: usize) -> u64 {
+    let to = Destination::Node(world.id(0));
+    let mut routes = world.nodes[at].router.as_ref().unwrap().routes();
+    routes.find(|route| route.destination == to).unwrap().seqno
+}
+
+#[test]
+fn who_holds_a_way_back_asks_the_next_one_where_whom_it_asked_is_gone() {
+    let mut world = World::new(63, 6);
+    for (a, b, cost) in [
+        (0, 1, 300),
+        (0, 2, 350),
+        (0, 3, 350),
+        (1, 2, 400),
+        (1, 3, 500),
+        (1, 4, 300),
+        (4, 5, 300),
+    ] {
+        world.add_link(a, b, DELAY_NS, cost);
+    }
+    world.run_for(5 * SECOND);
+    let to = Destination::Node(world.id(0));
+    let primary = |world: &World| world.ids[&world.nodes[1].table[&to].primary];
+    let before = number_of_0(&world, 4);
+    world.set_liveness(1, 0, Liveness::Dead);
+    world.run_for(MS);
+    assert_eq!(primary(&world), 2);
+    // What it asks node 2 is on its way.
+    world.cut(1, 2, Cut::Reported);
+    assert_leads(&mut world, 4, to, limits::RISE_HELD_NS + SECOND);
+    assert_eq!(primary(&world), 3);
+    assert!(number_of_0(&world, 4) > before);
+}
+
+#[test]
+fn who_holds_a_way_back_asks_again_where_nobody_answers() {
+    let mut world = slow_line(64);
+    let to = Destination::Node(world.id(0));
+    let before = number_of_0(&world, 2);
+    let silent = world.nodes[0].router.take();
+    world.set_cost(1, 0, 4 * COST);
+    assert_leads(&mut world, 2, to, SECOND);
+    world.nodes[0].router = silent;
+    assert_leads(&mut world, 2, to, limits::RISE_HELD_NS + SECOND);
+    assert!(number_of_0(&world, 2) > before);
 }
