@@ -2,9 +2,7 @@
 
 use crate::{
     announcement::{Announcement, Authority, Destination},
-    limits::{
-        ALONE, HOPS_MAX, MESSAGE_BYTES_MAX, MESSAGES_PER_TICK, TICK_NS, UNREACHABLE,
-    },
+    limits::{ALONE, HOPS_MAX, MESSAGE_BYTES_MAX, MESSAGES_PER_TICK, TICK_NS, UNREACHABLE},
     message::{Item, Number},
     neighbour::{Request, Slot},
     router::Router,
@@ -115,12 +113,15 @@ impl<A: Authority> Router<A> {
             true => None,
             false => Some(pace.next_ns(now_ns)),
         });
-        match held_ns {
-            Some(at_ns) => drop(self.later.insert(place, at_ns)),
-            None => {
-                entry.advert = advert;
-                entry.held.take_if(|held| held.until_ns <= now_ns);
-            }
+        if held_ns.is_none() {
+            entry.advert = advert;
+            entry.held.take_if(|held| held.until_ns <= now_ns);
+        }
+        // Until it is over: what gets longer after that is held anew.
+        let until_ns = entry.held.map(|held| held.until_ns);
+        let until_ns = until_ns.filter(|&until_ns| until_ns > now_ns);
+        if let Some(at_ns) = held_ns.into_iter().chain(until_ns).min() {
+            self.later.insert(place, at_ns);
         }
     }
 

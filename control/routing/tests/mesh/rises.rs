@@ -116,3 +116,22 @@ fn who_holds_a_way_back_asks_again_where_nobody_answers() {
     assert_leads(&mut world, 2, to, limits::RISE_HELD_NS + SECOND);
     assert!(number_of_0(&world, 2) > before);
 }
+
+#[test]
+fn a_way_that_got_shorter_again_while_it_was_held_is_held_another_time() {
+    let mut world = slow_line(65);
+    let to = Destination::Node(world.id(0));
+    let silent = world.nodes[0].router.take();
+    // No more is left of what may be told by one number.
+    for less in 1..=limits::SWINGS_BURST {
+        world.set_cost(1, 0, COST - less);
+        world.run_for(2 * limits::TICK_NS);
+    }
+    world.set_cost(1, 0, 4 * COST);
+    world.run_for(2 * limits::TICK_NS);
+    world.set_cost(1, 0, COST - 2 * limits::SWINGS_BURST);
+    world.run_for(limits::RISE_HELD_NS + SECOND);
+    world.nodes[0].router = silent;
+    world.set_cost(1, 0, 4 * COST);
+    assert_leads(&mut world, 2, to, 3 * SECOND);
+}
