@@ -46,6 +46,11 @@ pub const SWING_PAUSE_NS: u64 = 500_000_000;
 /// the newer number has come that is asked for: there and back over a dozen hops of busy machines, and the
 /// destination's pause.
 pub const RISE_HELD_NS: u64 = 10 * RENUMBER_PAUSE_NS;
+/// Who holds a longer way back asks for no newer number where so many have come one after another, and then one a
+/// [`RISE_PAUSE_NS`]: those who have no way at all find some left of what the destination may make.
+pub const RISES_BURST: u32 = RENUMBER_BURST / 2;
+/// See [`RISES_BURST`].
+pub const RISE_PAUSE_NS: u64 = 2 * RENUMBER_PAUSE_NS;
 /// Announcements of one destination that are told on, one after another: twice what it may make because others
 /// ask for them.
 pub const NUMBERS_BURST: u32 = 2 * RENUMBER_BURST;
@@ -92,4 +97,6 @@ const _: () = assert!(ASKED_BURST as usize >= DESTINATIONS_MAX);
 const _: () = assert!(ASK_AGAIN_NS > TICK_NS && PASS_ON_AGAIN_NS < ASK_AGAIN_NS);
 const _: () = assert!(RENEW_NS + SKEW_S * 1_000_000_000 < LIFETIME_S * 1_000_000_000);
 const _: () = assert!(RISE_HELD_NS > RENUMBER_PAUSE_NS + SWING_PAUSE_NS);
+const _: () = assert!(RISE_PAUSE_NS > RENUMBER_PAUSE_NS && RISES_BURST < RENUMBER_BURST);
+const _: () = assert!(RISE_HELD_NS > 2 * RISE_PAUSE_NS);
 const _: () = assert!(NEIGHBOURS_MAX <= 1 << 16);

@@ -5,7 +5,7 @@ use crate::{
     announcement::{Announcement, Destination},
     limits::{
         ALONE, ASK_AGAIN_NS, NUMBER_PAUSE_NS, NUMBERS_BURST, PASS_ON_AGAIN_NS, RISE_HELD_NS,
-        SWING_PAUSE_NS, SWINGS_BURST, UNREACHABLE,
+        RISE_PAUSE_NS, RISES_BURST, SWING_PAUSE_NS, SWINGS_BURST, UNREACHABLE,
     },
     message::Number,
     neighbour::{Liveness, Neighbour, Neighbours, Slot},
@@ -127,6 +127,8 @@ pub(crate) struct Entry {
     /// What neighbours are told.
     pub(crate) advert: Option<(Arc<Announcement>, u32)>,
     pub(crate) held: Option<Held>,
+    /// Newer numbers that were told: where there were many of late, none is asked for only because the way got longer.
+    pub(crate) rises: Allowance,
     /// How often they are told of another metric, or again of what was taken back, by the same announcement.
     pub(crate) swings: Allowance,
     /// How often they are told of another announcement.
@@ -173,6 +175,7 @@ impl Entry {
             installed_ns: 0,
             advert: None,
             held: None,
+            rises: Allowance::new(RISES_BURST, RISE_PAUSE_NS),
             swings: Allowance::new(SWINGS_BURST, SWING_PAUSE_NS),
             numbers_told: Allowance::new(NUMBERS_BURST, NUMBER_PAUSE_NS),
             feasible: None,

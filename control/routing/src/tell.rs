@@ -73,7 +73,8 @@ impl<A: Authority> Router<A> {
         if held.until_ns <= now_ns {
             return None;
         }
-        let is_due = held.ask_ns(primary) <= now_ns;
+        let may_ns = entry.rises.next_ns(now_ns);
+        let is_due = held.ask_ns(primary).max(may_ns) <= now_ns;
         if is_due {
             held.ask(primary, now_ns);
         }
@@ -86,7 +87,7 @@ impl<A: Authority> Router<A> {
             };
             self.send_request(primary, place, request);
         }
-        Some(held.until_ns.min(held.ask_ns(primary)))
+        Some(held.until_ns.min(held.ask_ns(primary).max(may_ns)))
     }
 
     /// Settles what is told, as far as its pace allows.
@@ -114,6 +115,13 @@ impl<A: Authority> Router<A> {
             false => Some(pace.next_ns(now_ns)),
         });
         if held_ns.is_none() {
+            let number = |advert: &Option<(Arc<Announcement>, u32)>| {
+                advert.as_ref().map(|(proof, _)| proof.seqno())
+            };
+            let numbers = number(&entry.advert).zip(number(&advert));
+            if numbers.is_some_and(|(told, now)| told < now) {
+                entry.rises.take(now_ns);
+            }
             entry.advert = advert;
             entry.held.take_if(|held| held.until_ns <= now_ns);
         }

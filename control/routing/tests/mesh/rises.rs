@@ -1,6 +1,7 @@
 //! Ways that get longer: nobody is left without one meanwhile.
 
 use crate::{
+    bad::{request, true_word},
     gateways::{INNER, hops, number},
     world::{COST, Cut, MS, SECOND, World},
 };
@@ -134,4 +135,24 @@ fn a_way_that_got_shorter_again_while_it_was_held_is_held_another_time() {
     world.nodes[0].router = silent;
     world.set_cost(1, 0, 4 * COST);
     assert_leads(&mut world, 2, to, 3 * SECOND);
+}
+
+#[test]
+fn a_way_that_gets_longer_again_and_again_leaves_numbers_to_those_who_have_none() {
+    let mut world = slow_line(66);
+    let before = number_of_0(&world, 1);
+    let seconds = 30;
+    for n in 0..seconds * 5_u32 {
+        world.set_cost(1, 0, if n % 2 == 0 { 3 * COST } else { COST });
+        world.run_for(SECOND / 5);
+    }
+    let now = number_of_0(&world, 1);
+    let most = limits::RISES_BURST + seconds / 2 + 3;
+    assert!((2..=u64::from(most)).contains(&(now - before)), "{now}");
+    // So who needs some is answered at once, one after another.
+    for n in 0..4 {
+        world.inject(1, 0, request(true_word(0, now + n)));
+        world.run_for(100 * MS);
+    }
+    assert!(number_of_0(&world, 1) >= now + 4);
 }
