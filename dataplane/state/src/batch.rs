@@ -455,6 +455,17 @@ impl Batch {
         Ok(Verified(self))
     }
 
+    /// Checks what its entity signed, where the log has none of its events any more.
+    ///
+    /// # Errors
+    /// See [`BatchError`].
+    pub(crate) fn verify_statement(self) -> Result<Verified, BatchError> {
+        self.signed.statement.check_events()?;
+        self.check_frontier()?;
+        self.signed.check()?;
+        Ok(Verified(self))
+    }
+
     /// The causal links of its events, in order.
     pub fn links(&self) -> impl Iterator<Item = Link> + use<> {
         let statement = &self.signed.statement;
@@ -477,7 +488,7 @@ impl Batch {
     }
 }
 
-/// A batch whose signature, frontier and events were checked.
+/// A batch whose signature, frontier and events were checked; of one whose events compaction has taken, the first two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified(Batch);
 

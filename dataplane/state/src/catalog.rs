@@ -5,8 +5,10 @@ use crate::{
     disk::{Disk, DiskFile},
     format::{
         BATCH_HEADER_BYTES, BatchHeader, Fault, LogId, MANIFEST_NAME, MANIFEST_SLOT_BYTES,
-        MANIFEST_SLOTS_AT, Manifest, SEGMENT_HEADER_BYTES, SegmentHeader, segment_name, segment_of,
+        MANIFEST_SLOTS_AT, Manifest, SEGMENT_HEADER_BYTES, SegmentHeader, is_compacting,
+        segment_name, segment_of,
     },
+    sparse::SIZE_BYTES,
 };
 use std::io;
 use thiserror::Error;
@@ -102,6 +104,8 @@ pub struct Catalog {
     pub segments: Vec<Found>,
     /// Segments before the first that is kept.
     pub leftovers: Vec<u32>,
+    /// Files of a compaction that is under way, or was cut short.
+    pub compacting: Vec<String>,
 }
 
 impl Catalog {
@@ -137,12 +141,14 @@ impl Catalog {
         if id.is_none() && segments.iter().any(Found::is_used) {
             return Err(OpenError::Identity);
         }
+        let compacting = files.into_iter().filter(|file| is_compacting(file));
         Ok(Self {
             manifest,
             manifest_fault,
             id,
             segments,
             leftovers,
+            compacting: compacting.collect(),
         })
     }
 
@@ -191,7 +197,7 @@ fn read_segment<D: Disk>(
     let name = segment_name(number);
     let file = disk.open(&name).map_err(OpenError::io(&name))?;
     let bytes = file.bytes().map_err(OpenError::io(&name))?;
-    let mut head = [0; SEGMENT_HEADER_BYTES + BATCH_HEADER_BYTES];
+    let mut head = [0; SEGMENT_HEADER_BYTES + BATCH_HEADER_BYTES + SIZE_BYTES];
     let read = file.read_full(0, &mut head).map_err(OpenError::io(&name))?;
     let mut header = SegmentHeader::parse(&head[..read]);
     let refused = |fault| OpenError::Fault {

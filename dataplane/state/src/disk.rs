@@ -33,6 +33,13 @@ pub trait Disk {
     /// What the system said.
     fn store(&self, name: &str, content: &[u8]) -> io::Result<()>;
 
+    /// Puts a file in another's place, under its name; when this returns that is so for good, and before either of
+    /// both is there.
+    ///
+    /// # Errors
+    /// What the system said: which of both is there after a crash is then not known.
+    fn replace(&self, name: &str, by: &str) -> io::Result<()>;
+
     /// Removes a file, if it is there; when it is gone for good is the system's business.
     ///
     /// # Errors

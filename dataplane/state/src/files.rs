@@ -56,6 +56,11 @@ impl<D: Disk> Files<D> {
         found.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    /// Lets go of a segment: another file takes its place.
+    pub(crate) fn let_go(&mut self, number: u32) {
+        self.segments.retain(|(held, _)| *held != number);
+    }
+
     /// Lets go of all segments: they were changed beside this.
     pub(crate) fn release(&mut self) {
         self.segments.clear();

@@ -9,7 +9,7 @@
 //! - [`Folding::snapshot`] and [`Folding::restore`]: the state as bytes, so that a restart reads only what
 //!   came since. A snapshot of another fold, another log, a later place than the log has, or a state of
 //!   another type is refused or migrated, not misread ([`snapshot`] draws the bytes). It is told by the last
-//!   event that was applied: where that was a gap, or retention has removed it since, it is taken at its word.
+//!   event that was applied: where that was a gap, or retention or compaction has removed it since, it is taken at its word.
 //! - [`Token`]: an event's place. Whoever appended it reads its own write once [`Folding::has_reached`].
 //! - An event that the fold cannot apply, and events that a log cannot give, go by the fold's [`Policy`].
 //!
@@ -191,6 +191,8 @@ impl<F: Fold> Folding<F> {
                 Ok(None) => return Ok(applied),
                 Ok(Some(event)) if event.offset < self.next(log) => {}
                 Ok(Some(event)) => {
+                    // What compaction took between says nothing that a later event does not.
+                    self.go_to(log, event.offset);
                     applied += u64::from(self.apply(log, &event, &mut changed)?);
                 }
                 Err(error) => match (&error, self.policy) {
@@ -244,6 +246,13 @@ impl<F: Fold> Folding<F> {
         part.progress.next = offset + 1;
         part.last = Some(snapshot::mark(event));
         Ok(is_applied)
+    }
+
+    /// Goes on at an event.
+    fn go_to(&mut self, log: &LogName, offset: u64) {
+        let part = self.parts.entry(log.clone());
+        let part = part.or_insert_with(|| Part::begin(&self.fold));
+        part.progress.next = offset;
     }
 
     /// Goes on behind events that the log does not give.

@@ -1,20 +1,21 @@
 //! A log's files, byte by byte.
 //!
 //! A log is a folder: one `manifest`, segments `0000000001.seg`, `0000000002.seg` …, beside each
-//! segment that is full its index (`.idx`), what recovery put aside (`.torn-POSITION`), and of a log on several
+//! segment that is full its index (`.idx`), what recovery put aside (`.torn-POSITION`), what
+//! compaction makes (`.compacting`), and of a log on several
 //! nodes its `replica` and what was cut off (`.cut-POSITION-COPY`), see [`crate::replica`]. All numbers are
 //! big-endian.
 //!
 //! ```text
 //! segment:  header 76 | batch | batch | … | zeros (preallocated) in the last one
-//! batch:    header 128 | record | record | … | signatures, see `signatures`
+//! batch:    header 128 | record | record | … | signatures, see `signatures`; once compacted, see `sparse`
 //! record:   header 48 | payload
 //! index:    magic 8 | entries of 24 | checksum 4
 //! manifest: slot 0 at 0 | slot 1 at 4096, each of 384 bytes, written in turn
 //!
 //! segment header                               batch header
 //!  0   8 magic "virgaseg"                       0   4 magic "vbat"
-//!  8   4 version 2                              4   4 CRC-32C of bytes 8 to 128
+//!  8   4 version 2; 3 once it is compacted      4   4 CRC-32C of bytes 8 to 128
 //! 12   4 number, as in the file's name          8   4 bytes of its records and signatures
 //! 16  16 the log's id                          12   4 how many records
 //! 32   8 offset of its first event             16   8 offset of its first event
@@ -50,6 +51,7 @@
 use crate::{
     batch::BatchError,
     event::{LINK_BYTES, Link},
+    sparse::{SIZE_BYTES, SPARSE_BYTES_MAX},
 };
 
 /// See the module.
@@ -68,9 +70,12 @@ pub const MANIFEST_SLOTS_AT: [u64; 2] = [0, 4096];
 pub const VERSION: u32 = 1;
 /// The version of a segment that is written.
 pub const SEGMENT_VERSION: u32 = 2;
+/// The version of a segment that compaction has made of one.
+pub const COMPACTED_VERSION: u32 = 3;
 
 const SEGMENT_MAGIC: &[u8; 8] = b"virgaseg";
 pub(crate) const BATCH_MAGIC: &[u8; 4] = b"vbat";
+pub(crate) const COMPACTED_MAGIC: &[u8; 4] = b"vcmp";
 const INDEX_MAGIC: &[u8; 8] = b"virgaidx";
 const MANIFEST_MAGIC: &[u8; 8] = b"virgalog";
 const CHAIN_DOMAIN: &str = "virga 2026 log chain v1";
@@ -119,6 +124,9 @@ pub enum Fault {
     /// The hash of its content, or of all before it, is another.
     #[error("its hash is wrong")]
     Hash,
+    /// Compaction has taken events that all would be needed of.
+    #[error("compaction has taken events of it")]
+    Compacted,
     /// It was kept as signed, and is not as its entity signed it.
     #[error("{0}")]
     Signature(BatchError),
@@ -173,7 +181,7 @@ pub fn digest(records: &[u8]) -> Hash {
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
-    /// What may be in it: [`SEGMENT_VERSION`], or 1.
+    /// What may be in it: [`SEGMENT_VERSION`], [`COMPACTED_VERSION`], or 1.
     pub version: u32,
     /// As in the file's name.
     pub number: u32,
@@ -217,7 +225,7 @@ impl SegmentHeader {
             return Err(Fault::Checksum);
         }
         let version = u32_at(bytes, 8);
-        if !(1..=SEGMENT_VERSION).contains(&version) {
+        if !(1..=COMPACTED_VERSION).contains(&version) {
             return Err(Fault::Version(version));
         }
         Ok(Self {
@@ -235,6 +243,8 @@ impl SegmentHeader {
 pub struct BatchHeader {
     /// Bytes of its records.
     pub bytes: usize,
+    /// Bytes behind the header of one that is compacted: see `sparse`.
+    pub sparse_bytes: Option<usize>,
     /// How many they are.
     pub count: u32,
     /// Offset of the first.
@@ -285,8 +295,10 @@ impl BatchHeader {
     /// # Errors
     /// See [`Fault`].
     pub fn parse(bytes: &[u8], id: &LogId) -> Result<Self, Fault> {
+        let behind = bytes.get(BATCH_HEADER_BYTES..).unwrap_or_default();
         let bytes: &[u8; BATCH_HEADER_BYTES] = bytes.first_chunk().ok_or(Fault::Short)?;
-        if &bytes[..4] != BATCH_MAGIC {
+        let is_compacted = &bytes[..4] == COMPACTED_MAGIC;
+        if &bytes[..4] != BATCH_MAGIC && !is_compacted {
             return Err(if is_zero(bytes) {
                 Fault::Zero
             } else {
@@ -296,8 +308,12 @@ impl BatchHeader {
         if crc32c::crc32c(&bytes[8..]) != u32_at(bytes, 4) {
             return Err(Fault::Checksum);
         }
+        if is_compacted && behind.len() < SIZE_BYTES {
+            return Err(Fault::Short);
+        }
         let header = Self {
             bytes: usize::try_from(u32_at(bytes, 8)).map_err(|_| Fault::Number)?,
+            sparse_bytes: is_compacted.then(|| u32_at(behind, 4) as usize),
             count: u32_at(bytes, 12),
             first_offset: u64_at(bytes, 16),
             durable: u64_at(bytes, 24),
@@ -310,7 +326,10 @@ impl BatchHeader {
         if header.id != *id {
             return Err(Fault::OtherLog);
         }
-        let is_bounded = header.bytes <= crate::limits::BATCH_BYTES_MAX && header.count > 0;
+        let is_sparse = |bytes: usize| (SIZE_BYTES..=SPARSE_BYTES_MAX).contains(&bytes);
+        let is_bounded = header.bytes <= crate::limits::BATCH_BYTES_MAX
+            && header.count > 0
+            && header.sparse_bytes.is_none_or(is_sparse);
         match is_bounded
             && header
                 .first_offset
@@ -522,6 +541,21 @@ pub fn index_name(number: u32) -> String {
 #[must_use]
 pub fn torn_name(number: u32, at: u64) -> String {
     format!("{number:010}.torn-{at}")
+}
+
+/// The file that compaction makes of a segment, before it takes that one's place.
+#[must_use]
+pub fn compacting_name(number: u32) -> String {
+    format!("{number:010}.compacting")
+}
+
+/// Whether a file is one that compaction was making.
+#[must_use]
+pub fn is_compacting(name: &str) -> bool {
+    let number = name
+        .strip_suffix(".compacting")
+        .and_then(|number| number.parse().ok());
+    number.is_some_and(|number| compacting_name(number) == name)
 }
 
 /// Which segment's file has this name.

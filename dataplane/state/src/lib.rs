@@ -8,7 +8,8 @@
 //!   that an entity signed twice; [`causal`]: which event was before which.
 //! - [`log`]: batches, group commit, rotation, retention, as [`action`]s that somebody performs; [`options`]:
 //!   what is acknowledged when, and how much is kept.
-//! - [`format`](mod@format): the files, byte by byte; [`signatures`]: what stands in them of signed batches.
+//! - [`format`](mod@format): the files, byte by byte; [`signatures`]: what stands in them of signed batches;
+//!   [`compact`]: which events go by their keys, and `sparse` what is left of their batches.
 //! - [`disk`]: what is asked of a disk; [`files`]: a log's actions on it.
 //! - [`recover`]: where a log goes on after a crash: the decision table.
 //! - [`catalog`]: what a folder holds; [`reader`]: events from any cursor on; [`verify`]: whether all of it
@@ -24,6 +25,7 @@ pub mod batch;
 pub mod bundle;
 pub mod catalog;
 pub mod causal;
+pub mod compact;
 pub mod cursor;
 pub mod disk;
 pub mod event;
@@ -42,6 +44,7 @@ pub mod reader;
 pub mod recover;
 pub mod replica;
 pub mod signatures;
+mod sparse;
 pub mod verify;
 mod walk;
 

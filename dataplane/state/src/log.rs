@@ -6,6 +6,7 @@
 //! again, since nobody knows what of it is on disk; a full disk, noticed when a segment is made and
 //! before anything depends on it, only makes it wait.
 
+mod closed;
 mod commit;
 mod follow;
 
@@ -24,6 +25,7 @@ use crate::{
     options::{Durability, Options},
     signatures::Block,
 };
+pub use closed::Closed;
 use commit::Commit;
 pub use follow::{BatchRefused, Boundary};
 use std::{collections::VecDeque, io, mem, sync::Arc};
@@ -214,6 +216,7 @@ impl Log {
         let (header, records) = commit.bytes[open_at..].split_at_mut(BATCH_HEADER_BYTES);
         let batch = BatchHeader {
             bytes: records.len(),
+            sparse_bytes: None,
             count: commit.count,
             first_offset: self.end - u64::from(commit.count),
             durable: self.durable,

@@ -16,6 +16,7 @@ use crate::{
         encode_index, index_name, is_zero, parse_index, segment_name, segment_of,
     },
     limits::{INDEX_EVERY_BYTES, READ_BYTES},
+    sparse::{self, Sparse},
     walk::{self, Window},
 };
 use std::{io, ops::Range};
@@ -95,6 +96,10 @@ pub struct Reader<D: Disk> {
     file: Option<(u32, D::File)>,
     at: u64,
     batch: Option<Batch>,
+    /// What compaction left of it.
+    sparse: Sparse,
+    /// An event that was found, and not given yet.
+    found: Option<Place>,
     next: u64,
     /// Events below this offset, or older than this, are passed over.
     from: u64,
@@ -122,6 +127,8 @@ impl<D: Disk> Reader<D> {
             file: None,
             at: 0,
             batch: None,
+            sparse: Sparse::default(),
+            found: None,
             next: 0,
             from: 0,
             from_time: 0,
@@ -145,7 +152,19 @@ impl<D: Disk> Reader<D> {
     /// Offset of the next event, unless it is damaged.
     #[must_use]
     pub fn position(&self) -> u64 {
-        self.next.max(self.from)
+        let next = self.next.max(self.from);
+        self.found.as_ref().map_or(next, |found| found.offset)
+    }
+
+    /// Offset of the event that the next call gives.
+    ///
+    /// # Errors
+    /// As of [`Reader::next_event`].
+    pub(crate) fn peek(&mut self) -> Result<Option<u64>, ReadError> {
+        if self.found.is_none() {
+            self.found = self.next_place()?;
+        }
+        Ok(self.found.as_ref().map(|found| found.offset))
     }
 
     fn seek(&mut self, catalog: &Catalog, cursor: Cursor) -> Result<(), OpenError> {
@@ -247,7 +266,7 @@ impl<D: Disk> Reader<D> {
                     time: header.first_time,
                 });
             }
-            at = found + (BATCH_HEADER_BYTES + header.bytes) as u64;
+            at = found + walk::records_range(&header).end as u64;
         }
         // Who may not write makes it anew the next time.
         let _stored = self.disk.store(&name, &encode_index(&index));
@@ -284,11 +303,18 @@ impl<D: Disk> Reader<D> {
     /// # Errors
     /// See [`ReadError`]; the call after it goes on.
     pub fn next_event(&mut self) -> Result<Option<Event<'_>>, ReadError> {
-        let Some(place) = self.next_place()? else {
+        let found = match self.found.take() {
+            Some(found) => Some(found),
+            None => self.next_place()?,
+        };
+        let Some(place) = found else {
             return Ok(None);
         };
         let payload = self.batch.as_ref().map_or(&[][..], |batch| {
-            let held = self.window.held(batch.at, place.payload.end);
+            let held = match batch.header.sparse_bytes {
+                Some(_) => &self.sparse.bytes,
+                None => self.window.held(batch.at, place.payload.end),
+            };
             held.get(place.payload.clone()).unwrap_or_default()
         });
         Ok(Some(Event {
@@ -316,8 +342,12 @@ impl<D: Disk> Reader<D> {
                 self.leave(&batch);
                 continue;
             }
-            if let Some(place) = self.next_record(batch)? {
-                return Ok(Some(place));
+            let place = match batch.header.sparse_bytes {
+                Some(_) => self.next_left(&batch)?,
+                None => self.next_record(batch)?,
+            };
+            if place.is_some() {
+                return Ok(place);
             }
         }
     }
@@ -354,6 +384,43 @@ impl<D: Disk> Reader<D> {
         let at = batch.at + batch.from as u64;
         self.leave(&batch);
         Err(self.damaged(at, from, fault))
+    }
+
+    /// The next record that compaction left; none where there is none, or it is passed over.
+    fn next_left(&mut self, batch: &Batch) -> Result<Option<Place>, ReadError> {
+        let places = &self.sparse.places;
+        let at = places.partition_point(|(offset, _)| *offset < self.next);
+        let Some(&place) = places.get(at) else {
+            self.leave(batch);
+            return Ok(None);
+        };
+        let record = match self.sparse.record(place) {
+            Ok(record) => record,
+            Err(fault) => {
+                let from = self.next;
+                self.leave(batch);
+                return Err(self.damaged(batch.at, from, fault));
+            }
+        };
+        let end = place.1 + Sparse::length(&record);
+        let place = Place {
+            offset: record.offset,
+            time: record.time,
+            link: record.link,
+            payload: end - record.payload.len()..end,
+        };
+        self.next = place.offset + 1;
+        let is_wanted = place.offset >= self.from && place.time >= self.from_time;
+        Ok(is_wanted.then_some(place))
+    }
+
+    /// Reads what compaction left of a batch; what is wrong with it, if that cannot be.
+    fn read_sparse(&mut self, header: &BatchHeader) -> Result<(), Fault> {
+        let range = walk::records_range(header);
+        let stored = self.window.held(self.at, range.end).get(range);
+        let checked = sparse::check(header, stored.unwrap_or_default());
+        self.sparse = checked.map_err(|(_, fault)| fault)?;
+        Ok(())
     }
 
     /// Before anything is called damaged, it is read once more: what was read ahead may have been written
@@ -452,6 +519,17 @@ impl<D: Disk> Reader<D> {
         }
         if !self.is_readable(self.at, &header)? {
             return Ok(false);
+        }
+        if header.sparse_bytes.is_some()
+            && let Err(fault) = self.read_sparse(&header)
+        {
+            if self.looks_again(self.at) {
+                return Ok(true);
+            }
+            let at = self.at;
+            self.at += walk::records_range(&header).end as u64;
+            self.next = header.end();
+            return Err(self.damaged(at, from, fault));
         }
         // The records before the next event are passed over unchecked, all or none.
         self.batch = Some(Batch {

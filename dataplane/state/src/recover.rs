@@ -18,6 +18,8 @@
 //! | no manifest that can be read, segments with headers | damage to the manifest | made anew from them, reported | `a_manifest_that_is_lost_is_made_anew` |
 //! | one slot of the manifest that cannot be read | a write cut short, or damage | the other counts; reported | `one_slot_of_the_manifest_is_enough` |
 //! | an index that is missing or damaged | it was not written yet, or damage | made anew by the reader that wants it | `an_index_that_is_lost_is_made_anew` |
+//! | a file of a compaction beside the segments | a compaction that a crash cut short | removed | `a_compaction_that_was_cut_short_is_forgotten` |
+//! | a last segment that is compacted | the segments behind it were removed | the log goes on in a new segment | `nothing_is_written_to_a_compacted_segment` |
 //! | a later version | a newer program's log | refused, nothing changed | `a_newer_version_is_refused` |
 //! | a last segment of version 1 | an older program's log | the log goes on in a new segment | `a_log_of_version_1_goes_on_in_a_segment_of_version_2` |
 //! | a segment of another log, another name in the manifest | files were mixed up | refused, nothing changed | `files_of_another_log_are_refused` |
@@ -145,6 +147,9 @@ pub fn recover<D: Disk>(
     let manifest = manifest(disk, name, &catalog, fresh_id, &mut findings)?;
     for number in &catalog.leftovers {
         remove_segment(disk, *number)?;
+    }
+    for file in &catalog.compacting {
+        disk.remove(file).map_err(OpenError::io(file))?;
     }
     let used = used(disk, &catalog)?;
     list_missing(&used, &manifest, &mut findings);
@@ -302,7 +307,7 @@ impl<'d, D: Disk> Tail<'d, D> {
         }
         let mut scanned = self.scan_last(&mut used)?;
         let last = used.last().and_then(|last| last.header.ok());
-        if last.is_some_and(|header| header.version < SEGMENT_VERSION)
+        if last.is_some_and(|header| header.version != SEGMENT_VERSION)
             && let Some(scanned) = &mut scanned
         {
             scanned.goes_on_at = None;

@@ -12,7 +12,9 @@
 use crate::{
     batch::{Batch, Verified},
     format::{BatchHeader, Fault, Record, u32_at, u64_at},
+    sparse::Sparse,
 };
+use std::ops::Range;
 
 /// See the module.
 pub const BLOCK_HEADER_BYTES: usize = 16;
@@ -66,6 +68,8 @@ impl<'a> Block<'a> {
 pub struct Content<'a> {
     records: Vec<Record<'a>>,
     blocks: Vec<Block<'a>>,
+    /// Whether events may be missing.
+    is_compacted: bool,
 }
 
 impl<'a> Content<'a> {
@@ -77,13 +81,42 @@ impl<'a> Content<'a> {
             records.push(record);
             bytes = rest;
         }
-        let mut blocks = Vec::new();
-        while !bytes.is_empty() {
-            let (block, rest) = Block::parse(bytes)?;
-            blocks.push(block);
-            bytes = rest;
-        }
-        Ok(Self { records, blocks })
+        Ok(Self {
+            records,
+            blocks: blocks(bytes)?,
+            is_compacted: false,
+        })
+    }
+
+    /// Of what compaction left of a batch.
+    pub(crate) fn of_sparse(sparse: &'a Sparse) -> Result<Self, Fault> {
+        let records = sparse.places.iter().map(|place| sparse.record(*place));
+        Ok(Self {
+            records: records.collect::<Result<_, _>>()?,
+            blocks: blocks(sparse.blocks())?,
+            is_compacted: true,
+        })
+    }
+
+    /// The events that are there.
+    pub(crate) fn records(&self) -> &[Record<'a>] {
+        &self.records
+    }
+
+    /// Each signed batch's range of events, in order.
+    pub(crate) fn signed_ranges(&self) -> Result<Vec<Range<u64>>, Fault> {
+        let range = |block: &Block<'_>| {
+            let batch = Batch::parse(block.signed).map_err(Fault::Signature)?;
+            Ok(block.offset..block.offset.saturating_add(batch.count() as u64))
+        };
+        self.blocks.iter().map(range).collect()
+    }
+
+    /// The events of a range that are there.
+    pub(crate) fn within(&self, range: &Range<u64>) -> &[Record<'a>] {
+        let before = |end| self.records.partition_point(|record| record.offset < end);
+        let (from, to) = (before(range.start), before(range.end));
+        &self.records[from..to.max(from)]
     }
 
     /// Each signed batch with the offset of its first event; an error where it is not as it was signed, or has
@@ -104,11 +137,15 @@ impl<'a> Content<'a> {
 
     fn check(&self, block: &Block<'_>) -> Result<Verified, Fault> {
         let batch = Batch::parse(block.signed).map_err(Fault::Signature)?;
-        let first = self.records.first().map_or(0, |record| record.offset);
-        let from = block.offset.checked_sub(first).ok_or(Fault::Order)?;
-        let from = usize::try_from(from).map_err(|_| Fault::Order)?;
-        let records = self.records.get(from..).unwrap_or_default();
-        let records = records.get(..batch.count()).ok_or(Fault::Order)?;
+        let end = block.offset.saturating_add(batch.count() as u64);
+        let records = self.within(&(block.offset..end));
+        if records.is_empty() && self.is_compacted {
+            return batch.verify_statement().map_err(Fault::Signature);
+        }
+        // None is there twice: they are in the order of their offsets.
+        if records.len() != batch.count() {
+            return Err(Fault::Order);
+        }
         let differs = |(link, record): &(crate::Link, &Record<'_>)| *link != record.link;
         if let Some((link, _)) = batch.links().zip(records).find(differs) {
             let number = link.parent.saturating_add(1);
@@ -117,6 +154,16 @@ impl<'a> Content<'a> {
         let payloads = records.iter().map(|record| record.payload);
         batch.verify(payloads).map_err(Fault::Signature)
     }
+}
+
+fn blocks(mut bytes: &[u8]) -> Result<Vec<Block<'_>>, Fault> {
+    let mut blocks = Vec::new();
+    while !bytes.is_empty() {
+        let (block, rest) = Block::parse(bytes)?;
+        blocks.push(block);
+        bytes = rest;
+    }
+    Ok(blocks)
 }
 
 /// Whether blocks fill all of `bytes`, and are for events of the batch; else the first offset that is wrong.
@@ -148,7 +195,7 @@ mod tests {
         let mut begin = FeedEnd::new(channel, key.verifying_key().to_bytes());
         let mut end = begin.clone();
         let payloads = [&b"a"[..], b"b"];
-        let sign = |end: &mut FeedEnd, range: std::ops::Range<usize>| {
+        let sign = |end: &mut FeedEnd, range: Range<usize>| {
             let payloads = payloads[range].iter().copied();
             end.sign(&key, Vec::new(), payloads).unwrap()
         };
@@ -170,6 +217,7 @@ mod tests {
         let content = Content {
             records: records.collect(),
             blocks: blocks.collect(),
+            is_compacted: false,
         };
         let checked: Vec<_> = content
             .signed()

@@ -1,10 +1,10 @@
 //! The log on a disk that forgets: `forgetful` is the disk, `world` a log on it; `crash` takes its
 //! power away, `damage` changes its bytes, `running` drives it; `signed` is of signed events.
 
-mod crash;
+pub(crate) mod crash;
 mod damage;
 mod folder;
 pub(crate) mod forgetful;
 mod running;
 mod signed;
-mod world;
+pub(crate) mod world;

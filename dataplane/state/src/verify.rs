@@ -8,8 +8,9 @@ use crate::{
     causal::Index,
     disk::{Disk, DiskFile},
     fork::ForkProof,
-    format::{BatchHeader, Fault, Hash, SEGMENT_HEADER_BYTES, segment_name},
+    format::{BatchHeader, COMPACTED_VERSION, Fault, Hash, SEGMENT_HEADER_BYTES, segment_name},
     signatures::Content,
+    sparse::{self, Sparse},
     walk::{self, Window},
 };
 use std::fmt;
@@ -51,6 +52,12 @@ pub struct Report {
     pub batches: u64,
     /// Events in them.
     pub events: u64,
+    /// Segments that were compacted.
+    pub compacted_segments: u64,
+    /// Events of whole batches that compaction has taken.
+    pub removed_events: u64,
+    /// Bytes that it has taken.
+    pub removed_bytes: u64,
     /// Bytes of all segments' files.
     pub bytes: u64,
     /// Of the first event that is kept.
@@ -104,9 +111,17 @@ impl Report {
         }
     }
 
-    fn add(&mut self, header: &BatchHeader) {
+    fn add(&mut self, header: &BatchHeader, stored: &[u8]) {
         self.batches += 1;
-        self.events += u64::from(header.count);
+        let count = u64::from(header.count);
+        let left = match header.sparse_bytes {
+            Some(_) => sparse::left(header, stored),
+            None => count,
+        };
+        self.events += left;
+        self.removed_events += count - left;
+        let stored = header.sparse_bytes.unwrap_or(header.bytes);
+        self.removed_bytes += header.bytes.saturating_sub(stored) as u64;
         self.end = header.end();
         self.first_time.get_or_insert(header.first_time);
         self.last_time = Some(header.last_time);
@@ -217,6 +232,10 @@ fn verify_segment<D: Disk>(
     };
     report.segments += 1;
     report.bytes += found.bytes;
+    let is_compacted = found
+        .header
+        .is_ok_and(|header| header.version == COMPACTED_VERSION);
+    report.compacted_segments += u64::from(is_compacted);
     let mut window = Window::new();
     let mut at = SEGMENT_HEADER_BYTES as u64;
     loop {
@@ -238,7 +257,8 @@ fn verify_segment<D: Disk>(
                 if pass.depth == Depth::Content {
                     check(&header, bytes, (found.number, at), pass, report);
                 }
-                report.add(&header);
+                let range = walk::records_range(&header);
+                report.add(&header, bytes.get(range).unwrap_or_default());
                 at += end as u64;
                 continue;
             }
@@ -300,7 +320,19 @@ fn check(
     {
         report.flaw(segment, at, header.first_offset, Fault::Hash);
     }
-    let Ok(content) = Content::of(header, records) else {
+    let sparse = match header.sparse_bytes {
+        Some(_) => Sparse::parse(header, records),
+        None => Ok(Sparse::default()),
+    };
+    let content =
+        sparse
+            .as_ref()
+            .map_err(|fault| *fault)
+            .and_then(|sparse| match header.sparse_bytes {
+                Some(_) => Content::of_sparse(sparse),
+                None => Content::of(header, records),
+            });
+    let Ok(content) = content else {
         // It was found above.
         return;
     };
@@ -308,7 +340,8 @@ fn check(
         let here = |batch: &Verified| batch.statement().channel == *pass.name;
         match checked {
             Ok(batch) if here(&batch) => {
-                report.audit.signed_events += u64::from(batch.statement().count);
+                let end = offset + u64::from(batch.statement().count);
+                report.audit.signed_events += content.within(&(offset..end)).len() as u64;
                 report.audit.signed_batches += 1;
                 (pass.signed)(offset, batch);
             }

@@ -3,10 +3,12 @@
 use crate::{
     disk::DiskFile,
     format::{
-        BATCH_HEADER_BYTES, BATCH_MAGIC, BatchHeader, Fault, Hash, LogId, Record, digest, is_zero,
+        BATCH_HEADER_BYTES, BATCH_MAGIC, BatchHeader, COMPACTED_MAGIC, Fault, Hash, LogId, Record,
+        digest, is_zero,
     },
     limits::{BATCH_BYTES_MAX, READ_BYTES},
     signatures,
+    sparse::{self, SIZE_BYTES, Sparse},
 };
 use std::{io, ops::Range};
 
@@ -82,11 +84,12 @@ pub(crate) fn batch_at<F: DiskFile>(
     id: &LogId,
     at: u64,
 ) -> io::Result<Result<BatchHeader, Fault>> {
-    let header = match BatchHeader::parse(window.read(file, at, BATCH_HEADER_BYTES)?, id) {
-        Ok(header) => header,
-        Err(fault) => return Ok(Err(fault)),
-    };
-    let bytes = BATCH_HEADER_BYTES + header.bytes;
+    let header =
+        match BatchHeader::parse(window.read(file, at, BATCH_HEADER_BYTES + SIZE_BYTES)?, id) {
+            Ok(header) => header,
+            Err(fault) => return Ok(Err(fault)),
+        };
+    let bytes = records_range(&header).end;
     let held = window.read(file, at, bytes)?.len();
     Ok(if held < bytes {
         Err(Fault::Short)
@@ -95,13 +98,20 @@ pub(crate) fn batch_at<F: DiskFile>(
     })
 }
 
-/// Where a batch's records are.
+/// Where a batch's records are, or what compaction left of them.
 pub(crate) const fn records_range(header: &BatchHeader) -> Range<usize> {
-    BATCH_HEADER_BYTES..BATCH_HEADER_BYTES + header.bytes
+    let bytes = match header.sparse_bytes {
+        Some(sparse) => sparse,
+        None => header.bytes,
+    };
+    BATCH_HEADER_BYTES..BATCH_HEADER_BYTES + bytes
 }
 
 /// Whether every record of a batch, and every block behind them, is as it was written; else the first offset that is not.
 pub(crate) fn check_records(header: &BatchHeader, mut records: &[u8]) -> Result<(), (u64, Fault)> {
+    if header.sparse_bytes.is_some() {
+        return sparse::check(header, records).map(drop);
+    }
     for offset in header.first_offset..header.end() {
         match Record::parse(records) {
             Ok((record, rest)) if record.offset == offset => records = rest,
@@ -112,10 +122,15 @@ pub(crate) fn check_records(header: &BatchHeader, mut records: &[u8]) -> Result<
     signatures::check_blocks(header, records)
 }
 
-/// Whether a batch comes after a chain, and its records are those that were hashed.
+/// Whether a batch comes after a chain, and its records, or what is left of them, are those that were hashed.
 pub(crate) fn check_hashes(header: &BatchHeader, before: &Hash, bytes: &[u8]) -> bool {
-    let records = bytes.get(records_range(header));
-    header.continues(before, bytes) && records.is_some_and(|r| digest(r) == header.digest)
+    let records = bytes.get(records_range(header)).unwrap_or_default();
+    let is_content = match header.sparse_bytes {
+        None => digest(records) == header.digest,
+        Some(_) => Sparse::parse(header, records)
+            .is_ok_and(|sparse| sparse.digest().is_none_or(|digest| digest == header.digest)),
+    };
+    header.continues(before, bytes) && is_content
 }
 
 /// The next place at or after `at` where a batch of this log begins, by its header alone.
@@ -131,7 +146,9 @@ pub(crate) fn next_batch<F: DiskFile>(
             return Ok(None);
         }
         let last = bytes.len() - BATCH_HEADER_BYTES;
-        let begins = (0..=last).filter(|&from| bytes[from..].starts_with(BATCH_MAGIC));
+        let is_begin =
+            |bytes: &[u8]| bytes.starts_with(BATCH_MAGIC) || bytes.starts_with(COMPACTED_MAGIC);
+        let begins = (0..=last).filter(|&from| is_begin(&bytes[from..]));
         let mut found = begins.filter_map(|from| {
             let header = BatchHeader::parse(&bytes[from..], id).ok()?;
             Some((at + from as u64, header))
@@ -139,7 +156,8 @@ pub(crate) fn next_batch<F: DiskFile>(
         if let Some(found) = found.next() {
             return Ok(Some(found));
         }
-        at += last as u64 + 1;
+        // The size behind a header at the window's end is looked for with what follows.
+        at += (last + 1).saturating_sub(SIZE_BYTES).max(1) as u64;
     }
 }
 

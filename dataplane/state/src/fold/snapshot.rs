@@ -205,12 +205,14 @@ pub(super) fn check<D: Disk>(
         None => return Ok(Reader::open(disk, log, Cursor::Offset(progress.next))?),
         Some(_) => Reader::open(disk, log, Cursor::Offset(before))?,
     };
-    match reader.next_event() {
-        Ok(Some(event)) if event.offset == before => match Some(mark(&event)) == last {
-            true => Ok(reader),
-            false => Err(other),
+    match reader.peek() {
+        // Compaction has taken it since: the reader is at the event behind.
+        Ok(Some(offset)) if offset > before => Ok(reader),
+        Ok(Some(_)) => match reader.next_event() {
+            Ok(Some(event)) if Some(mark(&event)) == last => Ok(reader),
+            _ => Err(other),
         },
-        Ok(_) => Err(other),
+        Ok(None) => Err(other),
         // It alone was removed since.
         Err(ReadError::Gone { to, .. }) if to == progress.next => Ok(reader),
         Err(error) => Err(error.into()),

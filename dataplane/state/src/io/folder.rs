@@ -55,6 +55,18 @@ impl Folder {
         })
     }
 
+    /// Another handle of the same writer, which holds the lock as well.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn share(&self) -> io::Result<Self> {
+        Ok(Self {
+            path: self.path.clone(),
+            folder: self.folder.try_clone()?,
+            lock: self.lock.as_ref().map(File::try_clone).transpose()?,
+        })
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -120,6 +132,12 @@ impl Disk for Folder {
         options.write(true).create(true).truncate(true).mode(0o600);
         options.open(&new)?.write_all_at(content, 0)?;
         fs::rename(new, path)
+    }
+
+    fn replace(&self, name: &str, by: &str) -> io::Result<()> {
+        self.check_writer()?;
+        fs::rename(self.path.join(by), self.path.join(name))?;
+        self.folder.sync_all()
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {

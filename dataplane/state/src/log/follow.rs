@@ -109,6 +109,9 @@ impl Log {
     /// See [`BatchRefused`]; `Full` also where what the batch says is on disk has to be written here first.
     pub(crate) fn append_batch(&mut self, bytes: &[u8]) -> Result<usize, BatchRefused> {
         let header = BatchHeader::parse(bytes, &self.id)?;
+        if header.sparse_bytes.is_some() {
+            return Err(Fault::Compacted.into());
+        }
         let batch = bytes.get(..BATCH_HEADER_BYTES + header.bytes);
         let batch = batch.ok_or(Fault::Short)?;
         self.check_append(0)?;

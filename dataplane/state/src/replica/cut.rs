@@ -10,6 +10,7 @@ use crate::{
     disk::{Disk, DiskFile},
     format::{BATCH_HEADER_BYTES, BatchHeader, SEGMENT_HEADER_BYTES, index_name, segment_name},
     limits::READ_BYTES,
+    sparse::SIZE_BYTES,
     walk::{self, Window},
 };
 use std::io;
@@ -63,10 +64,10 @@ pub(super) fn cut<D: Disk>(store: &mut Store<'_, D>, offset: u64) -> Result<CutO
 fn position<F: DiskFile>(file: &F, id: &crate::format::LogId, offset: u64) -> io::Result<u64> {
     let (mut window, mut at) = (Window::new(), SEGMENT_HEADER_BYTES as u64);
     loop {
-        let bytes = window.read(file, at, BATCH_HEADER_BYTES)?;
+        let bytes = window.read(file, at, BATCH_HEADER_BYTES + SIZE_BYTES)?;
         match BatchHeader::parse(bytes, id) {
             Ok(header) if header.first_offset < offset => {
-                at += (BATCH_HEADER_BYTES + header.bytes) as u64;
+                at += walk::records_range(&header).end as u64;
             }
             // What cannot be read is behind what is kept.
             Ok(_) | Err(_) => return Ok(at),

@@ -4,11 +4,12 @@ use crate::{
     Log,
     disk::{Disk, DiskFile},
     format::{
-        BATCH_HEADER_BYTES, BatchHeader, SEGMENT_HEADER_BYTES, SegmentHeader, first_chain,
+        BATCH_HEADER_BYTES, BatchHeader, Fault, SEGMENT_HEADER_BYTES, SegmentHeader, first_chain,
         segment_name,
     },
     limits::FETCH_BYTES,
     log::Boundary,
+    sparse::SIZE_BYTES,
     walk::Window,
 };
 use std::{collections::VecDeque, io};
@@ -68,7 +69,7 @@ impl<D: Disk> Walker<D> {
             Err(fault) => before.ok_or_else(|| damaged(segment, 0, &fault))?,
         };
         if before.is_some_and(|before| before != at) {
-            return Err(damaged(segment, 0, &crate::format::Fault::Order));
+            return Err(damaged(segment, 0, &Fault::Order));
         }
         Ok(Self {
             at,
@@ -87,14 +88,18 @@ impl<D: Disk> Walker<D> {
             *self = Self::enter(disk, next.number, Some(self.at))?;
         }
         let (segment, position) = (self.segment, self.position);
-        let head = self.window.read(&self.file, position, BATCH_HEADER_BYTES)?;
-        let header = BatchHeader::parse(head, log.id());
+        let wanted = BATCH_HEADER_BYTES + SIZE_BYTES;
+        let head = self.window.read(&self.file, position, wanted)?;
+        let header = match BatchHeader::parse(head, log.id()) {
+            Ok(header) if header.sparse_bytes.is_some() => Err(Fault::Compacted),
+            parsed => parsed,
+        };
         let header = header.map_err(|fault| damaged(segment, position, &fault))?;
         let bytes = BATCH_HEADER_BYTES + header.bytes;
         let batch = self.window.read(&self.file, position, bytes)?;
         let batch = batch.get(..bytes).unwrap_or_default().to_vec();
         if header.first_offset != self.at.offset || !header.continues(&self.at.chain, &batch) {
-            return Err(damaged(segment, position, &crate::format::Fault::Order));
+            return Err(damaged(segment, position, &Fault::Order));
         }
         self.at = Boundary {
             offset: header.end(),
@@ -105,7 +110,7 @@ impl<D: Disk> Walker<D> {
     }
 }
 
-fn damaged(segment: u32, at: u64, fault: &crate::format::Fault) -> io::Error {
+fn damaged(segment: u32, at: u64, fault: &Fault) -> io::Error {
     let text = format!("segment {segment} cannot be read at {at}: {fault}");
     io::Error::new(io::ErrorKind::InvalidData, text)
 }

@@ -53,6 +53,8 @@ struct Inner {
     removed: BTreeMap<String, Content>,
     faults: Faults,
     syncs: u64,
+    /// After so many more changes the power is gone: none is made any more.
+    changes_left: Option<u64>,
     read_bytes: u64,
 }
 
@@ -78,9 +80,26 @@ impl Forgetful {
         self.0.borrow().read_bytes
     }
 
+    /// Makes so many more changes, and then none before the crash.
+    pub(crate) fn die_after(&self, changes: u64) {
+        self.0.borrow_mut().changes_left = Some(changes);
+    }
+
+    fn change(&self) -> io::Result<()> {
+        match &mut self.0.borrow_mut().changes_left {
+            Some(0) => Err(io::Error::from_raw_os_error(libc::EIO)),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Takes the power away: of what was not synced, `keep` says of each piece whether it is there.
     pub(crate) fn crash(&self, mut keep: impl FnMut() -> bool) {
         let mut inner = self.0.borrow_mut();
+        inner.changes_left = None;
         for (name, content) in std::mem::take(&mut inner.removed) {
             if keep() && !inner.files.contains_key(&name) {
                 inner.files.insert(name, content);
@@ -144,6 +163,7 @@ impl Disk for Forgetful {
     }
 
     fn create(&self, name: &str, bytes: u64) -> io::Result<OpenFile> {
+        self.change()?;
         if self.0.borrow().faults.is_full {
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -152,6 +172,7 @@ impl Disk for Forgetful {
     }
 
     fn store(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        self.change()?;
         self.put(name, content.into());
         let mut inner = self.0.borrow_mut();
         if let Some(content) = inner.files.get_mut(name) {
@@ -160,7 +181,16 @@ impl Disk for Forgetful {
         Ok(())
     }
 
+    fn replace(&self, name: &str, by: &str) -> io::Result<()> {
+        self.change()?;
+        let mut inner = self.0.borrow_mut();
+        let content = inner.files.remove(by).ok_or(io::ErrorKind::NotFound)?;
+        inner.files.insert(name.into(), content);
+        Ok(())
+    }
+
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.change()?;
         let mut inner = self.0.borrow_mut();
         if let Some(content) = inner.files.remove(name) {
             inner.removed.insert(name.into(), content);
@@ -197,6 +227,7 @@ impl DiskFile for OpenFile {
     }
 
     fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<usize> {
+        self.disk.change()?;
         let at = usize::try_from(at).unwrap();
         self.with(|content, faults| {
             let bytes = &bytes[..bytes
@@ -215,6 +246,7 @@ impl DiskFile for OpenFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.disk.change()?;
         self.disk.0.borrow_mut().syncs += 1;
         self.with(|content, faults| {
             if faults.sync_fails {
@@ -230,6 +262,7 @@ impl DiskFile for OpenFile {
     }
 
     fn cut(&self, bytes: u64) -> io::Result<()> {
+        self.disk.change()?;
         let bytes = usize::try_from(bytes).unwrap();
         self.with(|content, _| {
             content.now.resize(bytes, 0);

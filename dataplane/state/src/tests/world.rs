@@ -7,14 +7,14 @@ use crate::{
 };
 use virga_ebpf::header::OriginHash;
 
-pub(super) const SECOND: u64 = 1_000_000_000;
+pub(crate) const SECOND: u64 = 1_000_000_000;
 
-pub(super) fn name() -> LogName {
+pub(crate) fn name() -> LogName {
     LogName::parse("a/b").unwrap()
 }
 
 /// Small segments, so that a test has many.
-pub(super) fn small() -> Options {
+pub(crate) fn small() -> Options {
     Options {
         segment_bytes: 4_096,
         ..Options::default()
@@ -22,13 +22,13 @@ pub(super) fn small() -> Options {
 }
 
 /// What the event at an offset says: of a length that differs from event to event.
-pub(super) fn payload(offset: u64) -> Vec<u8> {
+pub(crate) fn payload(offset: u64) -> Vec<u8> {
     let length = usize::try_from(offset * 37 % 211).unwrap();
     let byte = |at: usize| u8::try_from((offset + at as u64 * 7) % 251).unwrap();
     (0..length).map(byte).collect()
 }
 
-pub(super) fn link(offset: u64) -> Link {
+pub(crate) fn link(offset: u64) -> Link {
     Link {
         entity: OriginHash(offset % 3 + 1),
         observed: offset / 2,
@@ -36,19 +36,19 @@ pub(super) fn link(offset: u64) -> Link {
     }
 }
 
-pub(super) struct World {
-    pub(super) log: Log,
-    pub(super) files: Files<Forgetful>,
-    pub(super) findings: Vec<Finding>,
-    pub(super) now: u64,
+pub(crate) struct World {
+    pub(crate) log: Log,
+    pub(crate) files: Files<Forgetful>,
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) now: u64,
 }
 
 impl World {
-    pub(super) fn open(disk: &Forgetful, options: Options) -> Self {
+    pub(crate) fn open(disk: &Forgetful, options: Options) -> Self {
         Self::try_open(disk, options).unwrap()
     }
 
-    pub(super) fn try_open(disk: &Forgetful, options: Options) -> Result<Self, OpenError> {
+    pub(crate) fn try_open(disk: &Forgetful, options: Options) -> Result<Self, OpenError> {
         let (state, findings) = recover(disk, &name(), [7; 16])?;
         Ok(Self {
             log: Log::new(state, options),
@@ -59,7 +59,7 @@ impl World {
     }
 
     /// Appends events, each a nanosecond later than the one before, without writing them.
-    pub(super) fn append(&mut self, count: u64) {
+    pub(crate) fn append(&mut self, count: u64) {
         for _ in 0..count {
             self.now += 1;
             let offset = self.log.end();
@@ -68,23 +68,23 @@ impl World {
         }
     }
 
-    pub(super) fn step(&mut self) -> bool {
+    pub(crate) fn step(&mut self) -> bool {
         self.files.step(&mut self.log, self.now)
     }
 
-    pub(super) fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         while self.step() {}
     }
 
     /// Appends events, each written and acknowledged before the next.
-    pub(super) fn append_each(&mut self, count: u64) {
+    pub(crate) fn append_each(&mut self, count: u64) {
         for _ in 0..count {
             self.append(1);
             self.settle();
         }
     }
 
-    pub(super) fn close(mut self) {
+    pub(crate) fn close(mut self) {
         self.log.close();
         self.settle();
         assert!(self.log.is_closed());
@@ -92,12 +92,12 @@ impl World {
 }
 
 /// All that a reader gives from a cursor on: good events, checked, and errors.
-pub(super) fn read(disk: &Forgetful, cursor: Cursor) -> (Vec<u64>, Vec<ReadError>) {
+pub(crate) fn read(disk: &Forgetful, cursor: Cursor) -> (Vec<u64>, Vec<ReadError>) {
     let mut reader = Reader::open(disk.clone(), &name(), cursor).unwrap();
     drain(&mut reader)
 }
 
-pub(super) fn drain(reader: &mut Reader<Forgetful>) -> (Vec<u64>, Vec<ReadError>) {
+pub(crate) fn drain(reader: &mut Reader<Forgetful>) -> (Vec<u64>, Vec<ReadError>) {
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     loop {
         match reader.next_event() {
@@ -115,7 +115,7 @@ pub(super) fn drain(reader: &mut Reader<Forgetful>) -> (Vec<u64>, Vec<ReadError>
 
 /// Asserts that a reader gives exactly these events.
 #[track_caller]
-pub(super) fn assert_reads(disk: &Forgetful, cursor: Cursor, offsets: std::ops::Range<u64>) {
+pub(crate) fn assert_reads(disk: &Forgetful, cursor: Cursor, offsets: std::ops::Range<u64>) {
     let (good, bad) = read(disk, cursor);
     assert_eq!(good, offsets.collect::<Vec<_>>(), "{cursor}");
     assert!(bad.is_empty(), "{bad:?}");

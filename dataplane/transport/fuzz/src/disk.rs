@@ -55,6 +55,12 @@ impl Disk for Memory {
         self.0.borrow_mut().insert(name.to_owned(), content);
         Ok(())
     }
+    fn replace(&self, name: &str, by: &str) -> io::Result<()> {
+        let mut files = self.0.borrow_mut();
+        let content = files.remove(by).ok_or(io::ErrorKind::NotFound)?;
+        files.insert(name.to_owned(), content);
+        Ok(())
+    }
     fn remove(&self, name: &str) -> io::Result<()> {
         self.0.borrow_mut().remove(name);
         Ok(())

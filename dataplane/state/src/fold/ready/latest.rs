@@ -20,6 +20,18 @@ impl Latest {
             member: member.to_owned(),
         }
     }
+
+    /// The key that an event's object has in a member.
+    pub(crate) fn key(
+        object: &serde_json::Map<String, serde_json::Value>,
+        member: &str,
+    ) -> Option<String> {
+        match object.get(member)? {
+            serde_json::Value::String(key) => Some(key.clone()),
+            serde_json::Value::Number(key) => Some(key.to_string()),
+            _ => None,
+        }
+    }
 }
 
 impl Fold for Latest {
@@ -43,16 +55,8 @@ impl Fold for Latest {
         event: &Sourced<'_>,
     ) -> Result<Option<Self::Change>, String> {
         let object: serde_json::Map<String, serde_json::Value> = super::parse(event.event.payload)?;
-        let key = match object.get(&self.member) {
-            Some(serde_json::Value::String(key)) => key.clone(),
-            Some(serde_json::Value::Number(key)) => key.to_string(),
-            _ => {
-                return Err(format!(
-                    "its {:?} is neither a text nor a number",
-                    self.member
-                ));
-            }
-        };
+        let no_key = || format!("its {:?} is neither a text nor a number", self.member);
+        let key = Self::key(&object, &self.member).ok_or_else(no_key)?;
         let found = Stamped {
             stamp: Stamp::of(event.event.time_unix_ns, event),
             value: event.event.payload.to_vec(),
