@@ -214,6 +214,9 @@ struct Checked<'a> {
     chain: Option<String>,
     unfinished_bytes: u64,
     flaws: u64,
+    compacted_segments: u64,
+    removed_events: u64,
+    removed_bytes: u64,
     /// Of a log that was checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     signed: Option<Signed>,
@@ -253,6 +256,9 @@ impl<'a> Checked<'a> {
             chain: report.chain.map(|chain| crate::hex::encode(&chain)),
             unfinished_bytes: report.unfinished_bytes,
             flaws: report.flaw_count,
+            compacted_segments: report.compacted_segments,
+            removed_events: report.removed_events,
+            removed_bytes: report.removed_bytes,
             signed: (depth == Depth::Content).then_some(signed),
         }
     }
@@ -288,6 +294,14 @@ impl<'a> Checked<'a> {
             writeln!(
                 out,
                 "{events} of {of} events are signed, in {batches} batches"
+            )?;
+        }
+        if self.compacted_segments > 0 {
+            let (events, bytes) = (self.removed_events, self.removed_bytes);
+            let segments = counted(self.compacted_segments, "segment");
+            writeln!(
+                out,
+                "compaction took {events} events and {bytes} bytes out of {segments}"
             )?;
         }
         if self.unfinished_bytes > 0 {

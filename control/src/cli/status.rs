@@ -546,12 +546,15 @@ fn write_logs(out: &mut impl Write, logs: &[LogStatus]) -> io::Result<()> {
         let replicas = replicas.map_or_else(String::new, |r| format!(", {}", r.role));
         let problem = log.problem.as_ref();
         let problem = problem.map_or_else(String::new, |problem| format!("; {problem}"));
+        let compaction = log.compaction_problem.as_ref();
+        let compaction = compaction.map_or_else(String::new, |why| format!("; compaction: {why}"));
         format!(
-            "  {} ({}{replicas}): events {}..{}{}{}{}{}{problem}",
+            "  {} ({}{replicas}): events {}..{}{}{}{}{}{}{compaction}{problem}",
             log.channel,
             log.durability,
             log.first,
             log.readable,
+            some(log.compacted_events, "taken by compaction since the start"),
             some(log.lost, "lost"),
             some(log.refused, "refused, as they are not as they were signed"),
             some(

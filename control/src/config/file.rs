@@ -254,6 +254,9 @@ pub(super) struct Channel {
     pub(super) keep_events: Field<i64>,
     pub(super) keep_bytes: Field<i64>,
     pub(super) keep_for: Field<String>,
+    pub(super) compact_by: Field<String>,
+    pub(super) compact_after: Field<String>,
+    pub(super) compact_removals_after: Field<String>,
     pub(super) replicas: Field<Names>,
     pub(super) acks: Field<String>,
 }

@@ -9,7 +9,10 @@ use super::{
 use crate::kept::Keeping;
 use std::ops::Range;
 use toml::Spanned;
-use virga_state::{Durability, Options, Retention};
+use virga_state::{Durability, Options, Retention, compact::Rules};
+
+/// How long events are left as they are where nothing else is said.
+const COMPACT_AFTER_NS: u64 = 24 * 3_600 * 1_000_000_000;
 
 /// The keys, taken out of a block.
 pub(super) struct Keys {
@@ -18,6 +21,9 @@ pub(super) struct Keys {
     keep_events: Option<Spanned<i64>>,
     keep_bytes: Option<Spanned<i64>>,
     keep_for: Option<Spanned<String>>,
+    compact_by: Option<Spanned<String>>,
+    compact_after: Option<Spanned<String>>,
+    compact_removals_after: Option<Spanned<String>>,
 }
 
 impl Keys {
@@ -28,11 +34,14 @@ impl Keys {
             keep_events: block.keep_events.take(),
             keep_bytes: block.keep_bytes.take(),
             keep_for: block.keep_for.take(),
+            compact_by: block.compact_by.take(),
+            compact_after: block.compact_after.take(),
+            compact_removals_after: block.compact_removals_after.take(),
         }
     }
 
     /// Where the keys that only a kept channel has stand.
-    fn others(&self) -> [(&'static str, Option<Range<usize>>); 4] {
+    fn others(&self) -> [(&'static str, Option<Range<usize>>); 7] {
         let (durability, keep_for) = (self.durability.as_ref(), self.keep_for.as_ref());
         let (events, bytes) = (self.keep_events.as_ref(), self.keep_bytes.as_ref());
         [
@@ -40,6 +49,15 @@ impl Keys {
             ("keep_events", events.map(Spanned::span)),
             ("keep_bytes", bytes.map(Spanned::span)),
             ("keep_for", keep_for.map(Spanned::span)),
+            ("compact_by", self.compact_by.as_ref().map(Spanned::span)),
+            (
+                "compact_after",
+                self.compact_after.as_ref().map(Spanned::span),
+            ),
+            (
+                "compact_removals_after",
+                self.compact_removals_after.as_ref().map(Spanned::span),
+            ),
         ]
     }
 
@@ -70,6 +88,14 @@ impl Keys {
             let fix = "add this node's name to `subscribe`, or remove the key";
             report.add(persist.span(), section.key("persist"), what, fix);
         }
+        if self.compact_by.is_none() {
+            let others = self.others().into_iter().skip(5);
+            for (key, span) in others.filter_map(|(key, span)| Some((key, span?))) {
+                let what = "belongs to a channel whose log is compacted";
+                let fix = "add compact_by = \"key\", or remove it";
+                report.add(span, section.key(key), what, fix);
+            }
+        }
         let mut check = Checker { section, report };
         let durability = check.text("durability", self.durability, durability);
         let retention = Retention {
@@ -82,7 +108,22 @@ impl Keys {
             retention,
             ..Options::default()
         };
-        Some(Keeping { options })
+        let after_ns = check.text("compact_after", self.compact_after, age_ns);
+        let removals_after_ns = check.text(
+            "compact_removals_after",
+            self.compact_removals_after,
+            age_ns,
+        );
+        let key = check.text("compact_by", self.compact_by, member);
+        let compaction = key.map(|key| Rules {
+            key,
+            after_ns: after_ns.unwrap_or(COMPACT_AFTER_NS),
+            removals_after_ns,
+        });
+        Some(Keeping {
+            options,
+            compaction,
+        })
     }
 }
 
@@ -93,6 +134,16 @@ fn durability(word: &str) -> Result<Durability, Fault> {
             "write \"synced\", \"flushed\" or \"memory\"",
         )
     })
+}
+
+fn member(word: &str) -> Result<String, Fault> {
+    match word {
+        "" => values::fault(
+            "it is empty",
+            "write the member of the events' JSON objects that has their key, such as \"key\"",
+        ),
+        word => Ok(word.to_owned()),
+    }
 }
 
 fn age_ns(text: &str) -> Result<u64, Fault> {

@@ -82,7 +82,16 @@ impl Keys {
         }
         let own = roster.own.as_ref().map(|own| own.node);
         let is_member = replicas.iter().any(|replica| Some(replica.node) == own);
-        match channel.keep {
+        let compacted = channel
+            .keep
+            .as_ref()
+            .filter(|keeping| keeping.compaction.is_some());
+        if compacted.is_some() {
+            let what = "is of a log that is compacted, and replicas hold it whole, byte for byte"
+                .to_owned();
+            wrong("replicas", span.clone(), what, "remove it, or compact_by");
+        }
+        match &channel.keep {
             None if is_member => {
                 let what = "names this node, which does not keep the channel".to_owned();
                 wrong("replicas", span, what, "add persist = true");

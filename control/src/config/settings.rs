@@ -160,6 +160,9 @@ pub const KEYS: &[(&str, Effect, &[&str])] = &[
             "keep_events",
             "keep_bytes",
             "keep_for",
+            "compact_by",
+            "compact_after",
+            "compact_removals_after",
             "replicas",
             "acks",
         ],
@@ -509,11 +512,8 @@ impl Writer<'_> {
         self.put(&block, "signed", channel.mode == Mode::Signed);
         self.put(&block, "hold_max_s", channel.hold_max_s);
         self.put_some(&block, "max_rate_pps", channel.max_rate_pps);
-        self.put(
-            &block,
-            "visibility",
-            values::visibility_word(channel.visibility),
-        );
+        let visibility = values::visibility_word(channel.visibility);
+        self.put(&block, "visibility", visibility);
         let exports = channel.export_to.iter().map(values::prefix_word);
         self.put(&block, "export_to", list(exports));
         self.asked(
@@ -529,14 +529,22 @@ impl Writer<'_> {
         kept.for_each(|keeping| self.keeping(&block, keeping));
     }
 
-    fn keeping(&mut self, block: &Block<'_>, Keeping { options }: &Keeping) {
-        let retention = &options.retention;
+    fn keeping(&mut self, block: &Block<'_>, keeping: &Keeping) {
+        let (retention, rules) = (&keeping.options.retention, keeping.compaction.as_ref());
         self.put(block, "persist", true);
-        self.put(block, "durability", options.durability);
+        self.put(block, "durability", keeping.options.durability);
         self.put_some(block, "keep_events", retention.events_max);
         self.put_some(block, "keep_bytes", retention.bytes_max);
-        let age = retention.age_ns_max.map(Duration::from_nanos);
-        self.put_some(block, "keep_for", age.map(humantime::format_duration));
+        self.put_some(block, "compact_by", rules.map(|rules| &rules.key));
+        let removals = rules.and_then(|rules| rules.removals_after_ns);
+        for (key, ns) in [
+            ("keep_for", retention.age_ns_max),
+            ("compact_after", rules.map(|rules| rules.after_ns)),
+            ("compact_removals_after", removals),
+        ] {
+            let age = ns.map(Duration::from_nanos);
+            self.put_some(block, key, age.map(humantime::format_duration));
+        }
     }
 
     fn replicated(&mut self, replicated: &Replicated) {
@@ -549,11 +557,8 @@ impl Writer<'_> {
     fn scope(&mut self, scope: &ScopeConfig) {
         let block = Block("scopes", Some(scope.name.as_str()));
         self.put_some(&block, "max_rate_pps", scope.max_rate_pps);
-        self.put(
-            &block,
-            "visibility",
-            values::visibility_word(scope.visibility),
-        );
+        let visibility = values::visibility_word(scope.visibility);
+        self.put(&block, "visibility", visibility);
         let exports = scope.export_to.iter().map(values::prefix_word);
         self.put(&block, "export_to", list(exports));
         self.asked(

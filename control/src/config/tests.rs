@@ -111,7 +111,7 @@ fn the_example_is_valid_and_shows_every_key() {
             config.entities.len(),
             config.channels.len()
         ),
-        (4, 6, 2)
+        (4, 6, 3)
     );
     let table: toml::Table = EXAMPLE.parse().unwrap();
     let blocks = |name: &str| table[name].as_array().unwrap().clone();

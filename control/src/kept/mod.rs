@@ -3,6 +3,7 @@
 //!
 //! - [`writer`]: the thread that owns the logs: whatever came for all of them during a sync shares the next.
 //! - [`replicated`]: logs that are on several nodes: this node's replica of each.
+//! - `compaction`: a thread beside it, which takes events out of segments that are full.
 //! - [`follow`]: a reader that goes on where the log goes on, without asking again and again.
 //!
 //! A log that does not get its events to disk holds up reliable channels as any slow subscriber does, and
@@ -11,6 +12,7 @@
 //! kept with it. A log that is on several nodes is no subscriber: publishers submit to the one that leads, and what most
 //! replicas have is read. After a failed write or sync it takes no more until the node is started again.
 
+mod compaction;
 pub mod follow;
 pub mod replicated;
 mod writer;
@@ -22,6 +24,7 @@ use crate::{
     replicas::Replicas,
     signing::Signing,
 };
+use compaction::Compaction;
 use follow::Follower;
 use replicated::{ReplicationStatus, Seat};
 use serde::{Deserialize, Serialize};
@@ -30,6 +33,7 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, watch};
 use virga_state::{
     Cursor, Durability, LogName, NameError, OpenError, Options, Reader,
+    compact::Rules,
     format::LogId,
     io::open::{self, OpenLog},
     replica::NoGroup,
@@ -51,10 +55,12 @@ const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(1);
 const CLOSING: Duration = Duration::from_secs(5);
 
 /// How a channel is kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Keeping {
     /// When an event counts as kept, how large segments are, and how much is kept.
     pub options: Options,
+    /// Which events go once a later one has their key.
+    pub compaction: Option<Rules>,
 }
 
 /// Why a node cannot keep what it should.
@@ -117,6 +123,15 @@ pub struct LogStatus {
     pub forks: u64,
     /// How often the channel went on without the log.
     pub interrupted: u64,
+    /// Events that compaction has taken since the node was started.
+    #[serde(default)]
+    pub compacted_events: u64,
+    /// Bytes that it has taken since then.
+    #[serde(default)]
+    pub compacted_bytes: u64,
+    /// Why it is not compacted, or not all of it, although it should be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compaction_problem: Option<String>,
     /// What keeps it from taking events now.
     pub problem: Option<String>,
     /// Whether it takes no more until the node is started again.
@@ -151,6 +166,8 @@ pub struct Opened {
     logs: Vec<OpenLog>,
     /// Of those that are on several nodes.
     seats: Vec<Option<Seat>>,
+    /// How each is compacted.
+    rules: Vec<Option<Rules>>,
     states: Vec<watch::Sender<LogStatus>>,
 }
 
@@ -224,10 +241,11 @@ impl Opened {
             channels: Vec::new(),
             logs: Vec::new(),
             seats: Vec::new(),
+            rules: Vec::new(),
             states: Vec::new(),
         };
         let kept = config.channels.iter();
-        for (channel, keeping) in kept.filter_map(|c| Some((c, c.keep?))) {
+        for (channel, keeping) in kept.filter_map(|c| Some((c, c.keep.as_ref()?))) {
             let (log, seat) = open(config, channel, keeping)?;
             let mut state = describe(&log, channel);
             if let Some(seat) = &seat {
@@ -237,6 +255,7 @@ impl Opened {
             opened.channels.push(channel.name.clone());
             opened.logs.push(log);
             opened.seats.push(seat);
+            opened.rules.push(keeping.compaction.clone());
         }
         Ok(opened)
     }
@@ -274,6 +293,7 @@ impl Opened {
                 (self.logs, self.seats, self.states),
                 signing.clone(),
                 (replicas.clone(), dispatch.clone()),
+                Compaction::new(self.rules, to.downgrade()),
                 inputs,
             )?),
         };
@@ -326,7 +346,7 @@ pub(crate) fn random() -> Result<u64, KeptError> {
 fn open(
     config: &Config,
     channel: &ChannelConfig,
-    keeping: Keeping,
+    keeping: &Keeping,
 ) -> Result<(OpenLog, Option<Seat>), KeptError> {
     let name = log_name(&channel.name)?;
     let mut replicated = config.replicated.iter();
@@ -360,6 +380,9 @@ fn describe(log: &OpenLog, channel: &ChannelConfig) -> LogStatus {
         lost: 0,
         refused: 0,
         forks: 0,
+        compacted_events: 0,
+        compacted_bytes: 0,
+        compaction_problem: None,
         interrupted: 0,
         problem: None,
         has_ended: false,

@@ -2,6 +2,7 @@
 
 use super::{
     LogStatus,
+    compaction::{Answer as Put, Compaction},
     replicated::{Drop, Seat},
 };
 use crate::{
@@ -34,6 +35,7 @@ use virga_state::{
     AppendError, Link,
     batch::BatchError,
     bundle,
+    compact::{self, CompactError, Outcome, Rewritten},
     io::{
         clock,
         driver::{Driver, Way},
@@ -59,6 +61,15 @@ pub(super) enum Input {
         deliveries: Vec<Delivery>,
         /// Their room, until the log has them.
         room: OwnedSemaphorePermit,
+    },
+    /// A segment without what compaction has taken, to be put in its place.
+    Compacted {
+        /// Which log.
+        log: usize,
+        /// The segment.
+        rewritten: Rewritten,
+        /// Who waits for it.
+        answer: Put,
     },
     /// The channel went on without it.
     Interrupted {
@@ -86,6 +97,7 @@ impl Writer {
         (logs, seats, states): Logs,
         signing: Signing,
         (replicas, dispatch): (Replicas, Dispatch),
+        compaction: Compaction,
         inputs: mpsc::Receiver<Input>,
     ) -> io::Result<Self> {
         let (runtime, is_late) = (Handle::current(), Arc::new(AtomicBool::new(false)));
@@ -102,6 +114,7 @@ impl Writer {
             dispatch,
             begun: BTreeMap::new(),
             is_signed,
+            compaction,
             driver: Driver::open(Way::Auto),
             is_late: Arc::clone(&is_late),
         };
@@ -135,6 +148,26 @@ fn tell(channel: &str, problem: Option<&str>) {
     }
 }
 
+fn tell_of_pass(state: &mut LogStatus, outcome: Result<Outcome, CompactError>) {
+    let problem = match outcome {
+        // Why it was stopped was said where that was.
+        Err(CompactError::Stopped) => return,
+        Err(error) => Some(error.to_string()),
+        Ok(outcome) if outcome.damaged.is_empty() => None,
+        Ok(outcome) => Some(format!(
+            "segments {:?} are damaged, and left as they are: `virga log verify` says where",
+            outcome.damaged
+        )),
+    };
+    if let Some(problem) = problem
+        .as_ref()
+        .filter(|_| problem != state.compaction_problem)
+    {
+        tracing::warn!(channel = %state.channel, %problem, "the log is not compacted, or not all of it");
+    }
+    state.compaction_problem = problem;
+}
+
 struct Thread {
     logs: Vec<OpenLog>,
     seats: Vec<Option<Seat>>,
@@ -147,6 +180,7 @@ struct Thread {
     dispatch: Dispatch,
     /// Of each peer, the message that is not whole.
     begun: BTreeMap<NodeId, Assembly>,
+    compaction: Compaction,
     driver: Driver,
     /// What a log does not take now is given up.
     is_late: Arc<AtomicBool>,
@@ -170,6 +204,14 @@ impl Thread {
                         self.append(log, &deliveries);
                         drop(room);
                     }
+                    Input::Compacted {
+                        log,
+                        rewritten,
+                        answer,
+                    } => {
+                        // One that waits no more has ended.
+                        let _gone = answer.send(self.put(log, &rewritten));
+                    }
                     Input::Interrupted { log } => {
                         self.states[log].send_modify(|state| state.interrupted += 1);
                     }
@@ -179,7 +221,10 @@ impl Thread {
                 self.hear(heard);
             }
             self.settle();
+            self.compact();
         }
+        drop(inputs);
+        self.compaction.stop();
         for (open, state) in self.logs.drain(..).zip(&self.states) {
             let channel = state.borrow().channel.clone();
             if let Err(error) = open.close() {
@@ -223,6 +268,39 @@ impl Thread {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Puts a segment in its place that compaction made anew; whether compaction may go on.
+    fn put(&mut self, log: usize, rewritten: &Rewritten) -> bool {
+        let open = &mut self.logs[log];
+        let put = compact::put(&mut open.log, &mut open.files, rewritten);
+        self.states[log].send_modify(|state| match &put {
+            Ok(true) => {
+                state.compacted_events += rewritten.removed_events;
+                state.compacted_bytes += rewritten.removed_bytes;
+            }
+            // Retention was first.
+            Ok(false) => {}
+            Err(error) => {
+                let problem = format!("{error}: it goes on when the node is started again");
+                tracing::error!(channel = %state.channel, %problem, "the log is not compacted");
+                state.compaction_problem = Some(problem);
+            }
+        });
+        if put.is_err() {
+            self.compaction.give_up(log);
+        }
+        put.is_ok()
+    }
+
+    /// Hears of a pass that has ended, and begins the next.
+    fn compact(&mut self) {
+        if let Some((log, outcome)) = self.compaction.ended() {
+            self.states[log].send_modify(|state| tell_of_pass(state, outcome));
+        }
+        if let Err(error) = self.compaction.begin(&self.logs, clock::now_unix_ns()) {
+            tracing::warn!(%error, "no log is compacted for now");
         }
     }
 

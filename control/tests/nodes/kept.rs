@@ -304,3 +304,60 @@ async fn signatures_are_kept_and_checked_and_a_fork_is_proven() {
         "{order}"
     );
 }
+
+/// Segments have 64 MiB: so many events fill one and begin the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_compacted_by_key_and_reads_the_same_over_a_kill() {
+    let lines = "compact_by = \"id\"\ncompact_after = \"1s\"\n";
+    let mut stage = keeping(&[RELIABLE], lines);
+    start(&mut stage).await;
+    let fill = "x".repeat(900_000);
+    let event = |number: u32| {
+        format!(
+            "{{\"id\":{},\"n\":{number},\"fill\":\"{fill}\"}}",
+            number % 3
+        )
+    };
+    let sent: Vec<Vec<u8>> = (0..100).map(|number| event(number).into_bytes()).collect();
+    for some in sent.chunks(10) {
+        publish(&stage, RELIABLE.name, some).await;
+    }
+    is_kept(&stage, RELIABLE.name, 100).await;
+    let removed = eventually("the first segment is compacted", async || {
+        let log = stage.status("b").await.logs.remove(0);
+        assert_eq!(log.compaction_problem, None);
+        (log.compacted_events > 0).then_some(log.compacted_events)
+    })
+    .await;
+    assert!((50..97).contains(&removed), "{removed}");
+    let mut read = Vec::new();
+    for kill in [false, true] {
+        if kill {
+            stage.kill("b");
+            stage.start("b").await;
+        }
+        let mesh = stage.mesh("b").await;
+        let mut replay = mesh.replay(RELIABLE.name, Cursor::Start).await.unwrap();
+        let left = events(&mut replay, 100 - usize::try_from(removed).unwrap()).await;
+        let as_sent = |(offset, payload): &(u64, Vec<u8>)| {
+            sent[usize::try_from(*offset).unwrap()] == *payload
+        };
+        assert!(left.iter().all(as_sent));
+        // The newest of each key, and the end.
+        let last = left.last().map(|(offset, _)| *offset);
+        assert_eq!(last, Some(99));
+        read.push(left.iter().map(|(offset, _)| *offset).collect::<Vec<_>>());
+    }
+    assert_eq!(read[0], read[1]);
+    stage.terminate("b");
+    let verified = log(&stage, &["verify", RELIABLE.name]);
+    assert!(verified.status.success(), "{}", words(&verified));
+    let said = log(&stage, &["stats", RELIABLE.name, "--json"]).stdout;
+    let said: serde_json::Value = serde_json::from_slice(&said).unwrap();
+    assert_eq!(said["removed_events"], removed);
+    assert_eq!(
+        (&said["compacted_segments"], &said["end"]),
+        (&1.into(), &100.into())
+    );
+    assert!(said["bytes"].as_u64().unwrap() < 60_000_000, "{said}");
+}

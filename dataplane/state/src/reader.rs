@@ -144,8 +144,10 @@ impl<D: Disk> Reader<D> {
     pub fn set_limit(&mut self, limit: u64) {
         if limit != self.limit {
             self.limit = limit;
-            // What was read ahead may since have been written.
-            self.window.clear();
+            // What was read ahead may since have been written; an event that was found is in it.
+            if self.found.is_none() {
+                self.window.clear();
+            }
         }
     }
 

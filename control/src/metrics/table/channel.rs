@@ -207,6 +207,29 @@ pub(super) const SERIES: &[Series] = &[
         "Batches of a channel whose entity had signed something that contradicts them.",
         |status, rows| each_log(status, rows, |log| log.forks.into()),
     ),
+    Series::counter(
+        "virga_log_compacted_events_total",
+        "events",
+        &["channel"],
+        "Events that compaction took out of a channel's log, as a later one has their key.",
+        |status, rows| each_log(status, rows, |log| log.compacted_events.into()),
+    ),
+    Series::counter(
+        "virga_log_compacted_bytes_total",
+        "bytes",
+        &["channel"],
+        "Bytes that compaction took out of a channel's log.",
+        |status, rows| each_log(status, rows, |log| log.compacted_bytes.into()),
+    ),
+    Series::gauge(
+        "virga_log_compaction_degraded",
+        "none",
+        &["channel"],
+        "1 while a channel's log is not compacted, or not all of it, although it should be (`virga status` says why), else 0.",
+        |status, rows| {
+            each_log(status, rows, |log| log.compaction_problem.is_some().into());
+        },
+    ),
     Series::gauge(
         "virga_log_degraded",
         "none",

@@ -445,7 +445,7 @@ fn a_signed_batch_goes_whole_and_its_statement_stays() {
     let state = latest(disk.clone()).hash();
     let outcome = compact(&mut world, &RULES()).unwrap();
     assert!(
-        outcome.removed_events > 60 && outcome.removed_events % 3 == 0,
+        outcome.removed_events > 60 && outcome.removed_events.is_multiple_of(3),
         "{outcome:?}"
     );
     let report = assert_whole(&disk);

@@ -16,7 +16,7 @@ fn batch(random: &mut Random) -> Vec<u8> {
     for offset in 100..100 + count {
         let length = usize::try_from(random.below(1_500)).unwrap();
         let payload: Vec<u8> = (0..length)
-            .map(|at| (at % 251) as u8 ^ offset as u8)
+            .map(|at| u8::try_from((at as u64 * 3 + offset) % 251).unwrap())
             .collect();
         let record = Record {
             offset,

@@ -1,0 +1,161 @@
+//! Compaction of the logs that are kept: on a thread of its own, a log after the other; the thread that owns the
+//! logs puts what it made in place.
+
+use super::writer::Input;
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{SyncSender, sync_channel},
+    },
+    thread::JoinHandle,
+};
+use tokio::sync::mpsc::WeakSender;
+use virga_state::{
+    compact::{self, CompactError, Outcome, Rewritten, Rules, Subject},
+    io::{folder::Folder, open::OpenLog},
+};
+
+/// How often it is looked whether a log is due.
+const ASK_EVERY_NS: u64 = 1_000_000_000;
+/// A log without a new segment is gone through again after so long: removals become old.
+const AGAIN_NS: u64 = 3_600 * 1_000_000_000;
+
+/// Whether a segment was put in place, or need not be.
+pub(super) type Answer = SyncSender<bool>;
+
+/// When a log was last gone through, and its newest segment that was old enough.
+#[derive(Clone, Copy, Debug, Default)]
+struct Looked {
+    at_ns: u64,
+    newest: u32,
+}
+
+#[derive(Debug)]
+struct Job {
+    log: usize,
+    thread: JoinHandle<Result<Outcome, CompactError>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Compaction {
+    /// Of each log; none where it is not compacted, or not any more.
+    rules: Vec<Option<Rules>>,
+    looked: Vec<Looked>,
+    /// When it was last looked whether a log is due.
+    asked_ns: u64,
+    job: Option<Job>,
+    to: WeakSender<Input>,
+    is_stopped: Arc<AtomicBool>,
+}
+
+impl Compaction {
+    pub(super) fn new(rules: Vec<Option<Rules>>, to: WeakSender<Input>) -> Self {
+        Self {
+            looked: vec![Looked::default(); rules.len()],
+            rules,
+            asked_ns: 0,
+            job: None,
+            to,
+            is_stopped: Arc::new(AtomicBool::new(false)),
+        }
+    }
+
+    /// What a pass came to that has ended.
+    pub(super) fn ended(&mut self) -> Option<(usize, Result<Outcome, CompactError>)> {
+        let job = self.job.take_if(|job| job.thread.is_finished())?;
+        // One that panicked has said so.
+        let outcome = job.thread.join();
+        Some((job.log, outcome.unwrap_or(Err(CompactError::Stopped))))
+    }
+
+    /// Begins a pass over the first log that is due, where none is under way.
+    pub(super) fn begin(&mut self, logs: &[OpenLog], now_unix_ns: u64) -> io::Result<()> {
+        if self.job.is_some() || now_unix_ns.abs_diff(self.asked_ns) < ASK_EVERY_NS {
+            return Ok(());
+        }
+        self.asked_ns = now_unix_ns;
+        for (at, (open, rules)) in logs.iter().zip(&self.rules).enumerate() {
+            let Some(rules) = rules else {
+                continue;
+            };
+            let (closed, looked) = (open.log.closed(), self.looked[at]);
+            let due = rules.due(&closed, now_unix_ns);
+            let Some(newest) = due.checked_sub(1).and_then(|last| closed.get(last)) else {
+                continue;
+            };
+            let is_long_ago = now_unix_ns.saturating_sub(looked.at_ns) > AGAIN_NS;
+            if newest.number == looked.newest && !is_long_ago {
+                continue;
+            }
+            self.looked[at] = Looked {
+                at_ns: now_unix_ns,
+                newest: newest.number,
+            };
+            let disk = open.files.disk().share()?;
+            let subject = Subject {
+                id: *open.log.id(),
+                closed,
+            };
+            let work = Work {
+                log: at,
+                rules: rules.clone(),
+                now_unix_ns,
+                to: self.to.clone(),
+                is_stopped: Arc::clone(&self.is_stopped),
+            };
+            let thread = std::thread::Builder::new().name("virga-compact".into());
+            let thread = thread.spawn(move || work.run(&disk, &subject))?;
+            self.job = Some(Job { log: at, thread });
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    /// Goes through a log no more.
+    pub(super) fn give_up(&mut self, log: usize) {
+        self.rules[log] = None;
+    }
+
+    /// Ends the pass that is under way. What it says to the owner of the logs has to be refused by then.
+    pub(super) fn stop(&mut self) {
+        self.is_stopped.store(true, Ordering::Release);
+        if let Some(job) = self.job.take() {
+            let _outcome = job.thread.join();
+        }
+    }
+}
+
+struct Work {
+    log: usize,
+    rules: Rules,
+    now_unix_ns: u64,
+    to: WeakSender<Input>,
+    is_stopped: Arc<AtomicBool>,
+}
+
+impl Work {
+    fn run(&self, disk: &Folder, subject: &Subject) -> Result<Outcome, CompactError> {
+        let goes_on = || !self.is_stopped.load(Ordering::Acquire);
+        let mut put = |rewritten| match self.ask(rewritten) {
+            Some(true) => Ok(()),
+            _ => Err(CompactError::Stopped),
+        };
+        let rules = (&self.rules, self.now_unix_ns);
+        compact::pass(disk, subject, rules, &goes_on, &mut put)
+    }
+
+    /// Has a segment put in its place; none where the logs are being closed.
+    fn ask(&self, rewritten: Rewritten) -> Option<bool> {
+        let (answer, answered) = sync_channel(1);
+        let input = Input::Compacted {
+            log: self.log,
+            rewritten,
+            answer,
+        };
+        self.to.upgrade()?.blocking_send(input).ok()?;
+        answered.recv().ok()
+    }
+}
