@@ -359,5 +359,6 @@ async fn a_log_is_compacted_by_key_and_reads_the_same_over_a_kill() {
         (&said["compacted_segments"], &said["end"]),
         (&1.into(), &100.into())
     );
-    assert!(said["bytes"].as_u64().unwrap() < 60_000_000, "{said}");
+    // The last segment's file has its full length.
+    assert!(said["bytes"].as_u64().unwrap() < 90_000_000, "{said}");
 }
