@@ -187,12 +187,16 @@ impl<F: Fold> Folding<F> {
                 log: log.clone(),
                 source,
             };
+            let given = reader.given();
             match reader.next_event() {
                 Ok(None) => return Ok(applied),
                 Ok(Some(event)) if event.offset < self.next(log) => {}
                 Ok(Some(event)) => {
-                    // What compaction took between says nothing that a later event does not.
-                    self.go_to(log, event.offset);
+                    // What compaction took between says nothing that a later event does not. What could not be read, or
+                    // applied, is not passed over so.
+                    if given.is_some_and(|given| given <= self.next(log)) {
+                        self.go_to(log, event.offset);
+                    }
                     applied += u64::from(self.apply(log, &event, &mut changed)?);
                 }
                 Err(error) => match (&error, self.policy) {

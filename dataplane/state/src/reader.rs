@@ -6,6 +6,8 @@
 //! exception: while nothing says that it was whole, it is a write that is under way or that a crash
 //! cut short, and the log ends before it for now.
 
+mod error;
+
 use crate::{
     Cursor, LogName,
     catalog::{Catalog, OpenError},
@@ -19,54 +21,8 @@ use crate::{
     sparse::{self, Sparse},
     walk::{self, Window},
 };
+pub use error::ReadError;
 use std::{io, ops::Range};
-use thiserror::Error;
-
-/// Why an event is not given.
-#[derive(Debug, Error)]
-pub enum ReadError {
-    /// The system refused something; the call can be made again.
-    #[error("{file}: {source}")]
-    Io {
-        /// Which file.
-        file: String,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Events are damaged or missing.
-    #[error("{}: {fault}, at {at} of segment {segment}; the next call goes on behind", Events(*from, *to))]
-    Damaged {
-        /// Which segment.
-        segment: u32,
-        /// Where in it.
-        at: u64,
-        /// The first event that cannot be read.
-        from: u64,
-        /// The next that perhaps can.
-        to: u64,
-        /// What is wrong.
-        fault: Fault,
-    },
-    /// Retention has removed them.
-    #[error("{} were removed by retention; the next call goes on with {to}", Events(*from, *to))]
-    Gone {
-        /// The first that was asked for.
-        from: u64,
-        /// The first that is kept.
-        to: u64,
-    },
-}
-
-struct Events(u64, u64);
-
-impl std::fmt::Display for Events {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.1.saturating_sub(self.0) {
-            0 | 1 => write!(f, "event {}", self.0),
-            _ => write!(f, "events {} to {}", self.0, self.1 - 1),
-        }
-    }
-}
 
 /// A record that was found good, in the window.
 #[derive(Clone, Debug)]
@@ -108,6 +64,8 @@ pub struct Reader<D: Disk> {
     /// The segment and place that were read twice.
     looked_again: Option<(u32, u64)>,
     gone: Option<(u64, u64)>,
+    /// See [`Reader::given`].
+    given: Option<u64>,
 }
 
 impl<D: Disk> Reader<D> {
@@ -135,6 +93,7 @@ impl<D: Disk> Reader<D> {
             limit: u64::MAX,
             looked_again: None,
             gone: None,
+            given: None,
         };
         reader.seek(&catalog, cursor)?;
         Ok(reader)
@@ -158,13 +117,19 @@ impl<D: Disk> Reader<D> {
         self.found.as_ref().map_or(next, |found| found.offset)
     }
 
+    /// Behind what was given last, an event or an error: from there to the next event nothing is missing but what compaction
+    /// took. None while that is not known: before the first of a time.
+    pub(crate) const fn given(&self) -> Option<u64> {
+        self.given
+    }
+
     /// Offset of the event that the next call gives.
     ///
     /// # Errors
     /// As of [`Reader::next_event`].
     pub(crate) fn peek(&mut self) -> Result<Option<u64>, ReadError> {
         if self.found.is_none() {
-            self.found = self.next_place()?;
+            self.found = self.find()?;
         }
         Ok(self.found.as_ref().map(|found| found.offset))
     }
@@ -187,6 +152,11 @@ impl<D: Disk> Reader<D> {
             Cursor::After(offset) => self.from = offset.saturating_add(1),
             Cursor::Time(time) => self.from_time = time,
         }
+        self.given = match cursor {
+            Cursor::Start => Some(self.next),
+            Cursor::Offset(_) | Cursor::After(_) => Some(self.from),
+            Cursor::End | Cursor::Time(_) => None,
+        };
         if self.from < self.next && matches!(cursor, Cursor::Offset(_) | Cursor::After(_)) {
             self.gone = Some((self.from, self.next));
         }
@@ -307,11 +277,12 @@ impl<D: Disk> Reader<D> {
     pub fn next_event(&mut self) -> Result<Option<Event<'_>>, ReadError> {
         let found = match self.found.take() {
             Some(found) => Some(found),
-            None => self.next_place()?,
+            None => self.find()?,
         };
         let Some(place) = found else {
             return Ok(None);
         };
+        self.given = Some(place.offset.saturating_add(1));
         let payload = self.batch.as_ref().map_or(&[][..], |batch| {
             let held = match batch.header.sparse_bytes {
                 Some(_) => &self.sparse.bytes,
@@ -325,6 +296,14 @@ impl<D: Disk> Reader<D> {
             link: place.link,
             payload,
         }))
+    }
+
+    fn find(&mut self) -> Result<Option<Place>, ReadError> {
+        let found = self.next_place();
+        if let Err(ReadError::Damaged { to, .. } | ReadError::Gone { to, .. }) = &found {
+            self.given = Some(*to);
+        }
+        found
     }
 
     fn next_place(&mut self) -> Result<Option<Place>, ReadError> {

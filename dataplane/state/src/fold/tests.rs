@@ -242,6 +242,30 @@ fn a_changed_state_is_migrated_or_refused() {
 }
 
 #[test]
+fn a_fold_that_stands_still_before_damage_does_so_again() {
+    let mut world = World::new("a");
+    for n in 0..200 {
+        world.append(&json!({"key": "x", "add": n}));
+    }
+    world.disk.flip(&crate::format::segment_name(2), 2_000, 4);
+    let mut folding = Folding::new(Counters, Policy::Stop);
+    let mut reader = world.reader();
+    let stopped = folding.catch_up(&world.name, &mut reader, |_, _| {});
+    assert!(
+        matches!(stopped, Err(FoldError::Read { .. })),
+        "{stopped:?}"
+    );
+    let next = folding.next(&world.name);
+    // The reader has gone on behind the damage.
+    let again = folding.catch_up(&world.name, &mut reader, |_, _| {});
+    assert!(
+        matches!(again, Err(FoldError::Order { wanted, .. }) if wanted == next),
+        "{again:?}"
+    );
+    assert_eq!(folding.next(&world.name), next);
+}
+
+#[test]
 fn what_was_appended_is_read_once_its_place_is_reached() {
     let mut world = World::new("a");
     let mut folding = Folding::new(Counters, Policy::Stop);
