@@ -7,6 +7,7 @@
 //!
 //! | what is found | what it means | what is done | test |
 //! |---|---|---|---|
+//! | anything, after a process was killed | what it wrote may be with the kernel alone | manifest and last segment are synced before anything rests on them | `what_a_killed_process_wrote_is_on_disk_before_the_log_goes_on`, `a_manifest_that_a_killed_process_wrote_is_on_disk_before_segments_go` |
 //! | no file | a new log | manifest made | `a_new_log_is_empty` |
 //! | batches, then zeros | clean | the log goes on there | `a_log_that_was_closed_goes_on_where_it_ended` |
 //! | bytes that are no batch, and no later batch knew of them as on disk | a write that a crash cut short, or that the disk lost part of | put aside in `.torn-POSITION`, cut, reported | `a_torn_tail_is_put_aside_and_cut`, `unsynced_writes_may_be_lost_in_any_subset` |
@@ -198,6 +199,8 @@ fn manifest<D: Disk>(
     findings: &mut Vec<Finding>,
 ) -> Result<Manifest, OpenError> {
     if let Some(manifest) = &catalog.manifest {
+        let synced = disk.open(MANIFEST_NAME).and_then(|file| file.sync());
+        synced.map_err(OpenError::io(MANIFEST_NAME))?;
         if let Some(fault) = catalog.manifest_fault {
             let is_lost = false;
             findings.push(Finding::Manifest { fault, is_lost });
@@ -305,12 +308,22 @@ impl<'d, D: Disk> Tail<'d, D> {
         } else {
             self.chain = Some(first_chain(&self.id));
         }
+        let count = used.len();
         let mut scanned = self.scan_last(&mut used)?;
+        if used.len() < count {
+            // What was put aside has its number free again: else it would be missed.
+            next_number = used.last().map_or(next_number - 1, |last| last.number + 1);
+        }
         let last = used.last().and_then(|last| last.header.ok());
         if last.is_some_and(|header| header.version != SEGMENT_VERSION)
             && let Some(scanned) = &mut scanned
         {
             scanned.goes_on_at = None;
+        }
+        if let Some(last) = used.last() {
+            let name = segment_name(last.number);
+            let synced = self.disk.open(&name).and_then(|file| file.sync());
+            synced.map_err(OpenError::io(&name))?;
         }
         let mut segments = segments(&used);
         let goes_on_at = scanned.as_ref().and_then(|scanned| scanned.goes_on_at);

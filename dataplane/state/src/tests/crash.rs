@@ -2,7 +2,7 @@ use super::{
     forgetful::{Faults, Forgetful},
     world::{World, assert_reads, read, small},
 };
-use crate::{Cursor, Durability, Finding, Options};
+use crate::{Cursor, Durability, Finding, Options, Retention};
 
 /// Small, fast, and the same each time.
 pub(crate) struct Random(pub(crate) u64);
@@ -88,6 +88,66 @@ fn unsynced_writes_may_be_lost_in_any_subset() {
     }
 }
 
+/// What a process had written and not synced is read after it was killed; the power goes later.
+#[test]
+fn what_a_killed_process_wrote_is_on_disk_before_the_log_goes_on() {
+    for durability in Durability::ALL {
+        let options = Options {
+            durability,
+            segment_bytes: 16 << 10,
+            ..Options::default()
+        };
+        let disk = Forgetful::default();
+        let mut world = World::open(&disk, options);
+        world.append(30);
+        disk.set(Faults {
+            sync_lies: true,
+            ..Faults::default()
+        });
+        world.append_each(3);
+        drop(world);
+        disk.set(Faults::default());
+        let world = World::open(&disk, options);
+        let acknowledged = world.log.acknowledged();
+        assert_eq!(acknowledged, 33);
+        drop(world);
+        disk.crash(|| false);
+        let world = World::open(&disk, options);
+        assert_eq!((world.log.end(), world.findings.len()), (33, 0));
+        assert_reads(&disk, Cursor::Start, 0..33);
+    }
+}
+
+#[test]
+fn a_manifest_that_a_killed_process_wrote_is_on_disk_before_segments_go() {
+    let disk = Forgetful::default();
+    let mut world = World::open(&disk, small());
+    world.append_each(200);
+    drop(world);
+    let options = Options {
+        retention: Retention {
+            events_max: Some(50),
+            ..Retention::default()
+        },
+        ..small()
+    };
+    let mut world = World::open(&disk, options);
+    disk.set(Faults {
+        sync_lies: true,
+        ..Faults::default()
+    });
+    // The mark alone.
+    world.step();
+    let first = world.log.first();
+    assert!(first > 0);
+    drop(world);
+    disk.set(Faults::default());
+    drop(World::open(&disk, small()));
+    disk.crash(|| false);
+    let world = World::open(&disk, small());
+    assert_eq!((world.log.first(), world.findings.len()), (first, 0));
+}
+
 #[test]
 fn a_disk_that_only_says_that_it_synced_is_noticed_by_these_tests() {
     let lies = Faults {
@@ -133,6 +193,16 @@ fn a_write_that_is_cut_short_anyhow_is_no_damage() {
             assert_eq!(end, if whole { before + 16 } else { before }, "{subset:b}");
             world.append_each(3);
             assert_reads(&some, Cursor::Start, 0..end + 3);
+            // Nor is anything missed later.
+            world.append(60);
+            world.settle();
+            drop(world);
+            let world = World::open(&some, small());
+            assert!(
+                world.findings.is_empty(),
+                "{subset:b}: {:?}",
+                world.findings
+            );
         }
     }
 }
