@@ -45,6 +45,11 @@ pub enum OpenError {
         "neither the manifest nor any segment can be read: the folder is left as it is; put back a copy of `manifest`"
     )]
     Identity,
+    /// Replicas hold a log whole.
+    #[error(
+        "compaction has taken events of segment {0}, and a log that is on several nodes is whole on each: move the folder aside, and the log begins anew, or keep it on this node alone"
+    )]
+    Compacted(u32),
     /// Another process writes it.
     #[error("another process has the log open for writing")]
     Locked,

@@ -103,6 +103,8 @@ pub const UNCOMMITTED_BATCHES_MAX: usize = 16 << 10;
 /// How far an epoch may be ahead of what a replica knows: they rise by one in [`LEADERLESS_NS_MIN`], so in a
 /// lifetime no further.
 pub const EPOCHS_AHEAD_MAX: u64 = 1 << 32;
+/// Where another replica's log may begin: at a million events a second one is there in 36,000 years.
+pub const BEGIN_MAX: u64 = 1 << 60;
 /// A replica notes on disk how far the log is committed whenever that is so many events further.
 pub const NOTE_COMMITTED_EVERY: u64 = 64 << 10;
 

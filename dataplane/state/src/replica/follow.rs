@@ -7,7 +7,7 @@ use super::{
 use crate::{
     AppendError,
     disk::Disk,
-    limits::FETCH_AGAIN_NS,
+    limits::{BEGIN_MAX, FETCH_AGAIN_NS},
     log::{BatchRefused, Boundary},
 };
 use virga_ebpf::header::NodeId;
@@ -96,6 +96,13 @@ impl<D: Disk> Replica<D> {
             }
             Body::Matches(at) if asked == Some(at) => self.sought(at, true, store),
             Body::Diverges(at) if asked == Some(at) => self.sought(at, false, store),
+            Body::Gone(begin) if begin.offset > BEGIN_MAX => {
+                let what = format!(
+                    "the leader's log begins at {}, which cannot be",
+                    begin.offset
+                );
+                self.events.push_back(Event::Trouble(what));
+            }
             Body::Gone(begin) if asked.is_some_and(|at| at.offset < begin.offset) => {
                 self.gone(begin, store)
             }

@@ -58,7 +58,7 @@ pub use group::{Acks, Group, NoGroup, group_hash, log_id};
 use crate::{
     Durability, Finding, Log, LogName,
     catalog::OpenError,
-    disk::{Disk, DiskFile},
+    disk::Disk,
     files::Files,
     format::LogId,
     limits::{EPOCHS_AHEAD_MAX, LEADERLESS_NS_MIN, NOTE_COMMITTED_EVERY},
@@ -154,7 +154,7 @@ impl<D: Disk> Replica<D> {
     /// had.
     ///
     /// # Errors
-    /// When the system refuses something, or the log is another than the group's.
+    /// When the system refuses something, the log is another than the group's, or compaction has taken events of it.
     pub fn open(
         now_ns: u64,
         group: Group,
@@ -172,6 +172,11 @@ impl<D: Disk> Replica<D> {
             let what = "a log on several nodes is kept as `synced`: votes rest on what is on disk";
             let error = io::Error::new(io::ErrorKind::InvalidInput, what);
             return Err(OpenError::io("its durability")(error));
+        }
+        // Before anything is mended: what cannot be served would be cut.
+        let compacted = serve::compacted(store.log, store.files.disk());
+        if let Some(segment) = compacted.map_err(OpenError::io("the log"))? {
+            return Err(OpenError::Compacted(segment));
         }
         let (file, promise) = PromiseFile::open(store.files.disk(), id)?;
         let mut replica = Self {
@@ -191,11 +196,6 @@ impl<D: Disk> Replica<D> {
         };
         replica.put_off(now_ns);
         replica.mend(findings, store)?;
-        // What a process that was killed had written is not on disk for good yet.
-        if let Some(last) = store.log.segments().back().map(|s| s.number) {
-            let synced = store.files.segment(last).and_then(DiskFile::sync);
-            synced.map_err(OpenError::io("the last segment"))?;
-        }
         replica.note_ends(store)?;
         for node in replica.group.others.clone() {
             replica.ask_life(node);

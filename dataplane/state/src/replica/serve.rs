@@ -4,8 +4,8 @@ use crate::{
     Log,
     disk::{Disk, DiskFile},
     format::{
-        BATCH_HEADER_BYTES, BatchHeader, Fault, SEGMENT_HEADER_BYTES, SegmentHeader, first_chain,
-        segment_name,
+        BATCH_HEADER_BYTES, BatchHeader, COMPACTED_VERSION, Fault, SEGMENT_HEADER_BYTES,
+        SegmentHeader, first_chain, segment_name,
     },
     limits::FETCH_BYTES,
     log::Boundary,
@@ -167,6 +167,21 @@ pub(super) fn serve<D: Disk>(
     }
     *place = Some(walker);
     Ok(Served::Batches(bytes))
+}
+
+/// The first segment that compaction has taken events of.
+pub(super) fn compacted<D: Disk>(log: &Log, disk: &D) -> io::Result<Option<u32>> {
+    for segment in log.segments() {
+        let file = disk.open(&segment_name(segment.number))?;
+        let mut header = [0; SEGMENT_HEADER_BYTES];
+        let read = file.read_full(0, &mut header)?;
+        // What cannot be read is dealt with as damage.
+        let header = SegmentHeader::parse(&header[..read]);
+        if header.is_ok_and(|header| header.version == COMPACTED_VERSION) {
+            return Ok(Some(segment.number));
+        }
+    }
+    Ok(None)
 }
 
 /// Where batches end from the last one at or before an offset on, as far as they can be read; and why no further.

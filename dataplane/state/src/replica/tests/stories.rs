@@ -3,6 +3,7 @@
 use super::cluster::{Cluster, World};
 use crate::{
     Retention,
+    log::Boundary,
     replica::{
         Acks, Event,
         message::{Body, Fetch},
@@ -265,4 +266,23 @@ fn what_a_replica_said_before_it_was_started_again_does_not_count() {
     cluster.say_of(epoch, emptied, leader, fetch);
     cluster.run(20);
     assert!(cluster.acknowledged.contains_key(&offset));
+}
+
+#[test]
+fn a_log_that_begins_where_none_can_is_not_followed() {
+    let (mut cluster, leader) = settled(3, Acks::Quorum);
+    publish(&mut cluster, 5);
+    let follower = (leader + 1) % 3;
+    let end = cluster.up(follower).log.end();
+    let begin = Boundary {
+        offset: u64::MAX,
+        chain: [1; 32],
+    };
+    cluster.say(leader, follower, Body::Gone(begin));
+    assert_eq!(cluster.up(follower).log.end(), end);
+    let is_told = |(node, event): &(usize, Event)| {
+        *node == follower && matches!(event, Event::Trouble(what) if what.contains("cannot be"))
+    };
+    assert!(cluster.events.iter().any(is_told));
+    publish(&mut cluster, 5);
 }
