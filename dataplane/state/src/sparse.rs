@@ -6,6 +6,9 @@
 //! written, at its offset. Signatures stay, and so do the events of a signed batch of which any is left. Of one without
 //! any, its entity's statement stays: the feed goes on over it.
 //!
+//! What no hash is of: which events are left, and where their records begin. Each record is in chunks that are there, and says
+//! its own offset; and records stand one behind the other as far as their headers are there, with room for those between that are not.
+//!
 //! ```text
 //! batch:   header 128 | size 8 | the rest
 //!
@@ -21,7 +24,10 @@
 //! ```
 
 use crate::{
-    format::{BATCH_HEADER_BYTES, BatchHeader, COMPACTED_MAGIC, Fault, Hash, Record, u32_at},
+    format::{
+        BATCH_HEADER_BYTES, BatchHeader, COMPACTED_MAGIC, Fault, Hash, RECORD_HEADER_BYTES, Record,
+        u32_at, u64_at,
+    },
     limits::BATCH_BYTES_MAX,
     signatures,
 };
@@ -42,7 +48,7 @@ const HASH_BYTES: usize = 32;
 pub(crate) const SPARSE_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX;
 
 /// A record has 48 bytes at least, its place 8, and there are no more hashes than chunks.
-const _: () = assert!(PLACE_BYTES * 6 <= crate::format::RECORD_HEADER_BYTES);
+const _: () = assert!(PLACE_BYTES * 6 <= RECORD_HEADER_BYTES);
 const _: () = assert!(HASH_BYTES * 8 <= CHUNK_LEN);
 const _: () = assert!(SIZE_BYTES + COUNTS_BYTES < BATCH_BYTES_MAX / 2);
 
@@ -92,14 +98,16 @@ impl Sparse {
             .ok_or(Fault::Short)?;
         let count = u32_at(counts, SIZE_BYTES) as usize;
         let blocks_at = u32_at(counts, SIZE_BYTES + 4) as usize;
-        if count > header.count as usize || blocks_at > header.bytes {
+        let is_room = header.count as usize <= header.bytes / RECORD_HEADER_BYTES;
+        if !is_room || count > header.count as usize || blocks_at > header.bytes {
             return Err(Fault::Number);
         }
         let (table, rest) = rest
             .split_at_checked(count * PLACE_BYTES)
             .ok_or(Fault::Short)?;
         let place = |place: &[u8]| {
-            let offset = header.first_offset + u64::from(u32_at(place, 0));
+            let index = u64::from(u32_at(place, 0));
+            let offset = header.first_offset.saturating_add(index);
             (offset, u32_at(place, 4) as usize)
         };
         let places: Vec<_> = table.chunks_exact(PLACE_BYTES).map(place).collect();
@@ -156,7 +164,47 @@ impl Sparse {
 
     /// Bytes of a record with its header.
     pub(crate) fn length(record: &Record<'_>) -> usize {
-        crate::format::RECORD_HEADER_BYTES + record.payload.len()
+        RECORD_HEADER_BYTES + record.payload.len()
+    }
+
+    /// Whether events stand where they can. No hash is of the places; but as far as the headers of records are there, from the
+    /// first on, each says where the next begins. Behind one that is not there is room at least for what is missing.
+    fn check_places(&self, header: &BatchHeader) -> Result<(), (u64, Fault)> {
+        let mut places = self.places.iter().copied().peekable();
+        let (mut at, mut is_known) = (0_usize, true);
+        let fits = |at: usize, is_known, found: usize| match is_known {
+            true => found == at,
+            false => found >= at,
+        };
+        for offset in header.first_offset..header.end() {
+            let listed = places.next_if(|place| place.0 == offset);
+            if listed.is_some_and(|place| !fits(at, is_known, place.1)) {
+                return Err((offset, Fault::Order));
+            }
+            at = listed.map_or(at, |place| place.1);
+            is_known |= listed.is_some();
+            let head = self.head(at).filter(|_| is_known);
+            if head.is_some_and(|(found, _)| found != offset) {
+                return Err((offset, Fault::Order));
+            }
+            is_known = head.is_some();
+            at = at.saturating_add(head.map_or(RECORD_HEADER_BYTES, |(_, length)| length));
+        }
+        match fits(at, is_known, self.blocks_at) {
+            true => Ok(()),
+            false => Err((header.end() - 1, Fault::Order)),
+        }
+    }
+
+    /// The offset and length of the record at a place, where its header is there.
+    fn head(&self, at: usize) -> Option<(u64, usize)> {
+        let end = at.checked_add(RECORD_HEADER_BYTES)?;
+        let head = self.bytes.get(at..end.min(self.blocks_at))?;
+        let chunks = at / CHUNK_LEN..chunks_of(end);
+        let is_there =
+            head.len() == RECORD_HEADER_BYTES && !self.chunks.get(chunks)?.contains(&false);
+        let length = usize::try_from(u32_at(head, 4)).ok()?;
+        is_there.then(|| (u64_at(head, 8), RECORD_HEADER_BYTES.saturating_add(length)))
     }
 
     /// The signatures.
@@ -254,6 +302,13 @@ pub(crate) fn check(header: &BatchHeader, stored: &[u8]) -> Result<Sparse, (u64,
     for place in &sparse.places {
         sparse.record(*place).map_err(|fault| (place.0, fault))?;
     }
+    // What is not there is read as zeros, which no hash is of.
+    let needed = sparse.needed(&sparse.places);
+    let mut both = needed.iter().zip(&sparse.chunks);
+    if both.any(|(is_needed, is_there)| *is_needed && !is_there) {
+        return Err(at_first(Fault::Hash));
+    }
+    sparse.check_places(header)?;
     signatures::check_blocks(header, sparse.blocks())?;
     Ok(sparse)
 }

@@ -26,6 +26,11 @@ fn batch(random: &mut Random) -> Vec<u8> {
         };
         record.write(&mut records);
     }
+    sealed(records, count)
+}
+
+/// Records, from offset 100 on, behind a header.
+fn sealed(records: Vec<u8>, count: u64) -> Vec<u8> {
     let header = BatchHeader {
         bytes: records.len(),
         sparse_bytes: None,
@@ -145,4 +150,135 @@ fn every_flipped_bit_and_every_cut_is_noticed() {
         assert!(!is_good(&flipped), "at {at}");
         assert!(!is_good(&left[..at]), "cut at {at}");
     }
+}
+
+/// A batch of these payloads, from offset 100 on.
+fn batch_of(payloads: &[Vec<u8>]) -> Vec<u8> {
+    let mut records = Vec::new();
+    for (payload, offset) in payloads.iter().zip(100..) {
+        let record = Record {
+            offset,
+            time: offset,
+            link: link(offset),
+            payload,
+        };
+        record.write(&mut records);
+    }
+    sealed(records, payloads.len() as u64)
+}
+
+/// A batch with the places that somebody says, under good checksums.
+fn forge(bytes: &[u8], places: &[(u64, usize)], left: &[(u64, usize)]) -> Vec<u8> {
+    let mut out = write(bytes, left);
+    let table = BATCH_HEADER_BYTES + SIZE_BYTES + COUNTS_BYTES;
+    assert_eq!(places.len(), left.len());
+    for ((offset, at), place) in places.iter().zip(0..) {
+        let from = table + place * PLACE_BYTES;
+        let index = u32::try_from(offset - 100).unwrap();
+        out[from..from + 4].copy_from_slice(&index.to_be_bytes());
+        out[from + 4..from + 8].copy_from_slice(&u32::try_from(*at).unwrap().to_be_bytes());
+    }
+    with_checksum(out)
+}
+
+fn with_checksum(mut out: Vec<u8>) -> Vec<u8> {
+    let checksum = crc32c::crc32c(&out[BATCH_HEADER_BYTES + 4..]);
+    out[BATCH_HEADER_BYTES..BATCH_HEADER_BYTES + 4].copy_from_slice(&checksum.to_be_bytes());
+    out
+}
+
+fn checked(bytes: &[u8]) -> Result<(), (u64, Fault)> {
+    let header = BatchHeader::parse(bytes, &ID).unwrap();
+    assert!(walk::check_hashes(&header, &first_chain(&ID), bytes));
+    check(&header, &bytes[walk::records_range(&header)]).map(drop)
+}
+
+/// What is not there is read as zeros, and a checksum of 32 bits says of many bytes that they are those.
+#[test]
+fn an_event_of_which_a_part_is_not_there_is_none() {
+    let bytes = batch_of(&[vec![7; 100], vec![0; 5_000], vec![7; 100]]);
+    let (_, all) = read(&bytes);
+    let [first, long, last] = all.places[..] else {
+        panic!("{:?}", all.places)
+    };
+    assert_eq!(
+        checked(&forge(&bytes, &[first, last], &[first, last])),
+        Ok(())
+    );
+    // The chunks of the first and the last event are there, with the long one's begin and end.
+    let forged = forge(&bytes, &[first, long], &[first, last]);
+    assert_eq!(checked(&forged), Err((100, Fault::Hash)));
+}
+
+/// A payload may hold what looks like a record.
+#[test]
+fn an_event_is_where_those_around_it_leave_room() {
+    let mut inside = vec![5; 200];
+    for offset in [101, 102] {
+        let record = Record {
+            offset,
+            time: 9,
+            link: link(9),
+            payload: b"never said",
+        };
+        record.write(&mut inside);
+    }
+    let length = RECORD_HEADER_BYTES + b"never said".len();
+    let from = RECORD_HEADER_BYTES + 200;
+    for before in [0, 3_000] {
+        let first = [vec![6; before], inside.clone()].concat();
+        let mut payloads = vec![first];
+        payloads.resize(5, vec![1; 60]);
+        let bytes = batch_of(&payloads);
+        let (_, all) = read(&bytes);
+        let (at, second) = (all.places[0].1 + before + from, all.places[1]);
+        let keep = &all.places[1..];
+        assert_eq!(checked(&forge(&bytes, keep, keep)), Ok(()));
+        // In place of the second event, and of the third.
+        let mut forged = keep.to_vec();
+        forged[0].1 = at;
+        let refused = checked(&forge(&bytes, &forged, keep));
+        assert!(
+            matches!(refused, Err((101 | 102, Fault::Order))),
+            "{refused:?}"
+        );
+        let hidden = [(102, at + length), all.places[3], all.places[4]];
+        let refused = checked(&forge(&bytes, &hidden, &all.places[2..]));
+        assert!(
+            matches!(refused, Err((102 | 103, Fault::Order))),
+            "{refused:?}"
+        );
+        // Where signatures begin is said there too.
+        let mut cut = write(&bytes, &keep[..1]);
+        let blocks_at = BATCH_HEADER_BYTES + SIZE_BYTES + 4;
+        let end = u32::try_from(second.1 + 108).unwrap();
+        cut[blocks_at..blocks_at + 4].copy_from_slice(&end.to_be_bytes());
+        let refused = checked(&with_checksum(cut));
+        assert_eq!(refused, Err((104, Fault::Order)));
+    }
+}
+
+#[test]
+fn numbers_that_cannot_be_are_refused() {
+    let bytes = batch_of(&[vec![1; 2_000], vec![2; 2_000]]);
+    let (header, all) = read(&bytes);
+    let left = write(&bytes, &all.places[..1]);
+    let behind = walk::records_range(&BatchHeader::parse(&left, &ID).unwrap());
+    let stored = &left[behind];
+    // An offset behind the last there is.
+    let late = BatchHeader {
+        first_offset: u64::MAX - 2,
+        ..header
+    };
+    let mut far = stored.to_vec();
+    far[SIZE_BYTES + COUNTS_BYTES..SIZE_BYTES + COUNTS_BYTES + 4].fill(255);
+    let checksum = crc32c::crc32c(&far[4..]).to_be_bytes();
+    far[..4].copy_from_slice(&checksum);
+    assert_eq!(Sparse::parse(&late, &far).map(drop), Err(Fault::Number));
+    // More events than there is room for.
+    let many = BatchHeader {
+        count: u32::MAX,
+        ..header
+    };
+    assert_eq!(Sparse::parse(&many, stored).map(drop), Err(Fault::Number));
 }
