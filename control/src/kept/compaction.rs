@@ -66,9 +66,15 @@ impl Compaction {
     /// What a pass came to that has ended.
     pub(super) fn ended(&mut self) -> Option<(usize, Result<Outcome, CompactError>)> {
         let job = self.job.take_if(|job| job.thread.is_finished())?;
-        // One that panicked has said so.
-        let outcome = job.thread.join();
-        Some((job.log, outcome.unwrap_or(Err(CompactError::Stopped))))
+        let Ok(outcome) = job.thread.join() else {
+            // It panicked, and has said so.
+            return Some((job.log, Err(CompactError::Stopped)));
+        };
+        if matches!(outcome, Err(CompactError::Stopped)) {
+            // It was refused a segment: it is gone through again.
+            self.looked[job.log] = Looked::default();
+        }
+        Some((job.log, outcome))
     }
 
     /// Begins a pass over the first log that is due, where none is under way.
@@ -139,10 +145,8 @@ struct Work {
 impl Work {
     fn run(&self, disk: &Folder, subject: &Subject) -> Result<Outcome, CompactError> {
         let goes_on = || !self.is_stopped.load(Ordering::Acquire);
-        let mut put = |rewritten| match self.ask(rewritten) {
-            Some(true) => Ok(()),
-            _ => Err(CompactError::Stopped),
-        };
+        // An owner that is gone has put nothing in its place.
+        let mut put = |rewritten| Ok(self.ask(rewritten).unwrap_or(false));
         let rules = (&self.rules, self.now_unix_ns);
         compact::pass(disk, subject, rules, &goes_on, &mut put)
     }

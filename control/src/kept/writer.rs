@@ -280,7 +280,7 @@ impl Thread {
                 state.compacted_events += rewritten.removed_events;
                 state.compacted_bytes += rewritten.removed_bytes;
             }
-            // Retention was first.
+            // Retention was first: what the pass would take next may rest on what that has not done yet.
             Ok(false) => {}
             Err(error) => {
                 let problem = format!("{error}: it goes on when the node is started again");
@@ -291,7 +291,7 @@ impl Thread {
         if put.is_err() {
             self.compaction.give_up(log);
         }
-        put.is_ok()
+        matches!(put, Ok(true))
     }
 
     /// Hears of a pass that has ended, and begins the next.

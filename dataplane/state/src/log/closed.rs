@@ -18,10 +18,12 @@ pub struct Closed {
 }
 
 impl Log {
-    /// The segments that are full and on disk for good, in order. None of a log that has ended.
+    /// The segments that are full and on disk for good, in order. None of a log that has ended, and none until what
+    /// retention has let go of is gone for good: it would be there again after a crash.
     #[must_use]
     pub fn closed(&self) -> Vec<Closed> {
-        if self.failure.is_some() {
+        let is_going = |step: &Step| matches!(step, Step::Mark | Step::Remove(_));
+        if self.failure.is_some() || self.steps.iter().any(is_going) {
             return Vec::new();
         }
         let pairs = self.segments.iter().zip(self.segments.iter().skip(1));

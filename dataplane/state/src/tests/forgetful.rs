@@ -85,6 +85,11 @@ impl Forgetful {
         self.0.borrow_mut().changes_left = Some(changes);
     }
 
+    /// The power was there all the time: what was written is as it was.
+    pub(crate) fn revive(&self) {
+        self.0.borrow_mut().changes_left = None;
+    }
+
     fn change(&self) -> io::Result<()> {
         match &mut self.0.borrow_mut().changes_left {
             Some(0) => Err(io::Error::from_raw_os_error(libc::EIO)),
