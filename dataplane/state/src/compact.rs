@@ -2,7 +2,8 @@
 //!
 //! A key is what a named member of the event's JSON object says, a text or a number, as [`Latest`](crate::fold::ready::Latest) has it. What has
 //! none always stays. A removal is an object whose other members are all null, or that has none: where it is asked
-//! for, it goes too once it is old enough, and no earlier event of its key is left to come up again.
+//! for, it goes too once it is old enough, in a pass that finds no earlier event of its key. So it never goes together
+//! with what it hides: a reader that goes on in files of before the pass meets the removal.
 //!
 //! - The newest event of a key is looked for in segments that are full and on disk for good.
 //! - A segment is read whole and checked against its hashes before anything is taken; one with a fault is left as it is.
@@ -29,7 +30,7 @@
 //!
 //! So what is on disk is at any time a log of which a pass has gone through some of the oldest segments. An event that another
 //! takes the place of goes where that one is on disk for good. A removal goes where all that it hides is gone for
-//! good: what compaction took of older segments, by that order, and what retention took, once the manifest that does not name it
+//! good: what an earlier pass took of older segments, and what retention took, once the manifest that does not name it
 //! is synced. While that is under way nothing is put in its place ([`Log::closed`] is empty), and a pass that was refused
 //! a segment ends: what it would go on to take rests on it.
 

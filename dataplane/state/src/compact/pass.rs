@@ -34,10 +34,15 @@ struct Checked<'a> {
 struct Fate {
     /// All where no piece would be free.
     keep: Vec<(u64, usize)>,
-    /// Keys of those that go.
-    gone: Vec<Hash>,
     /// Pieces that are there now, and would not be.
     freed: usize,
+}
+
+/// The newest event of a key.
+struct Newest {
+    offset: u64,
+    /// Whether no other of that key is before it.
+    is_only: bool,
 }
 
 /// What an event says of its key.
@@ -58,10 +63,10 @@ pub(super) struct Pass<'a, D> {
     goes_on: &'a dyn Fn() -> bool,
     keys_max: usize,
     part: (u32, u32),
-    newest: BTreeMap<Hash, u64>,
-    /// Keys whose removals stay: of them an event is left that should be gone, or has another key that reads the same.
-    lingering: BTreeSet<Hash>,
-    /// Whether there may be such of any key.
+    newest: BTreeMap<Hash, Newest>,
+    /// Keys whose removals stay: another key reads the same.
+    ambiguous: BTreeSet<Hash>,
+    /// Whether a segment cannot be read: it may have events of any key.
     is_unknown_left: bool,
     outcome: &'a mut Outcome,
 }
@@ -90,7 +95,7 @@ impl<'a, D: Disk> Pass<'a, D> {
             keys_max,
             part: (part, parts),
             newest: BTreeMap::new(),
-            lingering: BTreeSet::new(),
+            ambiguous: BTreeSet::new(),
             is_unknown_left: false,
             outcome,
         }
@@ -101,7 +106,7 @@ impl<'a, D: Disk> Pass<'a, D> {
         for closed in &self.subject.closed {
             let keys_max = self.keys_max;
             let mut newest = std::mem::take(&mut self.newest);
-            let mut lingering = std::mem::take(&mut self.lingering);
+            let mut ambiguous = std::mem::take(&mut self.ambiguous);
             let mut is_room = true;
             let walked = self.each_batch(closed, |batch| {
                 for place in &batch.sparse.places {
@@ -111,26 +116,28 @@ impl<'a, D: Disk> Pass<'a, D> {
                     };
                     let is_known = match key.is_exact {
                         true => newest.contains_key(&key.hash),
-                        false => lingering.contains(&key.hash),
+                        false => ambiguous.contains(&key.hash),
                     };
-                    is_room &= is_known || newest.len() + lingering.len() < keys_max;
+                    is_room &= is_known || newest.len() + ambiguous.len() < keys_max;
                     match key.is_exact {
                         _ if !is_room => {}
                         true => {
-                            newest.insert(key.hash, record.offset);
+                            let (offset, is_only) = (record.offset, !is_known);
+                            newest.insert(key.hash, Newest { offset, is_only });
                         }
                         false => {
-                            lingering.insert(key.hash);
+                            ambiguous.insert(key.hash);
                         }
                     }
                 }
                 Ok(())
             });
-            (self.newest, self.lingering) = (newest, lingering);
+            (self.newest, self.ambiguous) = (newest, ambiguous);
             match walked {
                 Ok(_) | Err(Stop::Gone) => {}
                 Err(Stop::Fault) => {
                     self.outcome.damaged.insert(closed.number);
+                    self.is_unknown_left = true;
                 }
                 Err(Stop::Error(error)) => return Err(error),
             }
@@ -172,7 +179,6 @@ impl<'a, D: Disk> Pass<'a, D> {
                 Ok(()) | Err(Stop::Gone) => {}
                 Err(Stop::Fault) => {
                     self.outcome.damaged.insert(closed.number);
-                    self.is_unknown_left = true;
                 }
                 Err(Stop::Error(error)) => return Err(error),
             }
@@ -207,26 +213,18 @@ impl<'a, D: Disk> Pass<'a, D> {
     }
 
     /// Whether so much of a segment goes that it is worth it.
-    fn look(&mut self, closed: &Closed) -> Result<bool, Stop> {
-        let (mut freed, mut left) = (0, BTreeSet::new());
-        let mut gone = BTreeSet::new();
+    fn look(&self, closed: &Closed) -> Result<bool, Stop> {
+        let mut freed = 0;
         let bytes = self.each_batch(closed, |batch| {
-            let fate = self.fate(batch, &mut left)?;
-            freed += fate.freed as u64;
-            gone.extend(fate.gone);
+            freed += self.fate(batch)?.freed as u64;
             Ok(())
         })?;
         let saved = freed * blake3::CHUNK_LEN as u64 * u64::from(self.part.1);
-        let is_due = saved > 0 && saved >= bytes / SAVED_PART;
-        if !is_due {
-            self.lingering.append(&mut gone);
-            self.lingering.append(&mut left);
-        }
-        Ok(is_due)
+        Ok(saved > 0 && saved >= bytes / SAVED_PART)
     }
 
-    /// Which events of a batch stay; keys of which one stays that should go are added to `left`.
-    fn fate(&self, batch: &Checked<'_>, left: &mut BTreeSet<Hash>) -> Result<Fate, Stop> {
+    /// Which events of a batch stay.
+    fn fate(&self, batch: &Checked<'_>) -> Result<Fate, Stop> {
         let content = Content::of_sparse(&batch.sparse).map_err(|_| Stop::Fault)?;
         let mut signed = content
             .signed_ranges()
@@ -246,17 +244,8 @@ impl<'a, D: Disk> Pass<'a, D> {
             let unit = signed.peek().filter(|range| range.contains(&record.offset));
             let together = unit.map_or(1, |range| content.within(range).len()).max(1);
             let end = at.saturating_add(together).min(records.len());
-            let going: Vec<Option<Hash>> = records[at..end]
-                .iter()
-                .map(|record| self.goes(record, left))
-                .collect();
-            let is_gone = going.iter().all(Option::is_some);
-            match is_gone {
-                true => fate.gone.extend(going.into_iter().flatten()),
-                false => {
-                    fate.keep.extend(&places[at..end]);
-                    left.extend(going.into_iter().flatten());
-                }
+            if !records[at..end].iter().all(|record| self.goes(record)) {
+                fate.keep.extend(&places[at..end]);
             }
             at = end;
         }
@@ -264,24 +253,26 @@ impl<'a, D: Disk> Pass<'a, D> {
         let needed = needed.iter().filter(|is_needed| **is_needed).count();
         fate.freed = batch.sparse.chunks().saturating_sub(needed);
         if fate.freed == 0 {
-            left.extend(fate.gone.drain(..));
             fate.keep.clone_from(places);
         }
         Ok(fate)
     }
 
-    /// The key of an event that goes.
-    fn goes(&self, record: &Record<'_>, left: &BTreeSet<Hash>) -> Option<Hash> {
-        let key = self.key(record).filter(|key| key.is_exact)?;
-        let newest = self.newest.get(&key.hash).copied()?;
-        let is_last = !self.is_unknown_left
-            && !self.lingering.contains(&key.hash)
-            && !left.contains(&key.hash);
-        (newest > record.offset || key.is_removal && is_last).then_some(key.hash)
+    /// Whether an event may go.
+    fn goes(&self, record: &Record<'_>) -> bool {
+        let Some(key) = self.key(record).filter(|key| key.is_exact) else {
+            return false;
+        };
+        let Some(newest) = self.newest.get(&key.hash) else {
+            return false;
+        };
+        let hides_nothing =
+            newest.is_only && !self.is_unknown_left && !self.ambiguous.contains(&key.hash);
+        newest.offset > record.offset || key.is_removal && hides_nothing
     }
 
     /// Writes what is left of a segment to a file beside it.
-    fn rewrite(&mut self, closed: &Closed) -> Result<Rewritten, Stop> {
+    fn rewrite(&self, closed: &Closed) -> Result<Rewritten, Stop> {
         let name = compacting_name(closed.number);
         let failed = || Stop::io(&name);
         let file = self.disk.create(&name, closed.bytes).map_err(failed())?;
@@ -297,10 +288,9 @@ impl<'a, D: Disk> Pass<'a, D> {
         file.write_full(0, &header.encode()).map_err(failed())?;
         let (mut at, mut removed) = (SEGMENT_HEADER_BYTES as u64, 0);
         let mut index: Vec<IndexEntry> = Vec::new();
-        let mut left = BTreeSet::new();
         let mut out = Vec::new();
-        let walked = self.each_batch(closed, |batch| {
-            let fate = self.fate(batch, &mut left)?;
+        let before = self.each_batch(closed, |batch| {
+            let fate = self.fate(batch)?;
             out.clear();
             match fate.freed {
                 0 => out.extend_from_slice(batch.bytes),
@@ -320,9 +310,7 @@ impl<'a, D: Disk> Pass<'a, D> {
             }
             at += out.len() as u64;
             Ok(())
-        });
-        self.lingering.append(&mut left);
-        let before = walked?;
+        })?;
         file.cut(at).and_then(|()| file.sync()).map_err(failed())?;
         Ok(Rewritten {
             segment: closed.number,

@@ -41,6 +41,57 @@ fn a_removal_goes_once_nothing_is_left_that_it_hides() {
     assert_whole(&disk);
 }
 
+/// A reader that has a segment open goes on in it as it was, and in the next as that is now.
+#[test]
+fn a_removal_stays_in_the_pass_that_takes_what_it_hides() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Folder::lock(folder.path()).unwrap();
+    let (state, _) = recover(&disk, &name(), [7; 16]).unwrap();
+    let mut log = Log::new(state, options());
+    let mut files = Files::open(disk.share().unwrap()).unwrap();
+    let removal = 30;
+    for offset in 0..120 {
+        let payload = match offset {
+            0 => event(1, 1, 700),
+            _ if offset == removal => br#"{"key":"k1","value":null}"#.to_vec(),
+            _ => event(2, offset, 700),
+        };
+        log.append(SECOND + offset, &link(offset), &payload)
+            .unwrap();
+        while files.step(&mut log, SECOND + offset) {}
+    }
+    let closed = log.closed();
+    assert!(closed[0].end <= removal && closed.last().unwrap().end > removal);
+    let reader = || Reader::open(Folder::read(folder.path()).unwrap(), &name(), Cursor::Start);
+    let mut before = reader().unwrap();
+    let first = before.next_event().unwrap().map(|event| event.offset);
+    assert_eq!(first, Some(0));
+    let rest = |mut reader: Reader<Folder>| {
+        let mut offsets = BTreeSet::new();
+        while let Some(event) = reader.next_event().unwrap() {
+            offsets.insert(event.offset);
+        }
+        offsets
+    };
+    let mut compact = || {
+        let subject = Subject {
+            id: *log.id(),
+            closed: log.closed(),
+        };
+        let rules = (&removals_after(0), 9 * SECOND);
+        let outcome = pass(&disk, &subject, rules, &|| true, &mut |rewritten| {
+            Ok(put(&mut log, &mut files, &rewritten).unwrap())
+        });
+        assert!(outcome.unwrap().damaged.is_empty());
+        rest(reader().unwrap())
+    };
+    let left = compact();
+    assert!(!left.contains(&0) && left.contains(&removal), "{left:?}");
+    assert!(rest(before).contains(&removal));
+    let left = compact();
+    assert!(!left.contains(&removal) && left.contains(&119), "{left:?}");
+}
+
 #[test]
 fn a_removal_stays_where_what_it_hides_does() {
     for is_damaged in [false, true] {
