@@ -89,8 +89,10 @@ impl Sparse {
 
     /// Reads what is behind the header of a compacted batch; its records are not looked at.
     pub(crate) fn parse(header: &BatchHeader, stored: &[u8]) -> Result<Self, Fault> {
-        let checked = stored.get(4..).ok_or(Fault::Short)?;
-        if crc32c::crc32c(checked) != u32_at(stored, 0) {
+        if stored.len() < SIZE_BYTES {
+            return Err(Fault::Short);
+        }
+        if !is_intact(stored) {
             return Err(Fault::Checksum);
         }
         let (counts, rest) = stored
@@ -311,6 +313,12 @@ pub(crate) fn check(header: &BatchHeader, stored: &[u8]) -> Result<Sparse, (u64,
     sparse.check_places(header)?;
     signatures::check_blocks(header, sparse.blocks())?;
     Ok(sparse)
+}
+
+/// Whether what is behind a header has the checksum that it says.
+pub(crate) fn is_intact(stored: &[u8]) -> bool {
+    let checked = stored.get(4..).unwrap_or_default();
+    crc32c::crc32c(checked) == u32_at(stored, 0)
 }
 
 /// How many events are left of a batch, by what is behind its header alone.

@@ -77,7 +77,8 @@ impl Window {
     }
 }
 
-/// The header at a place, and its records' bytes, which the window then holds.
+/// The header at a place, and its records' bytes, which the window then holds. How many compaction left is outside the
+/// header's checksum: it is only gone by where the checksum over it all is right.
 pub(crate) fn batch_at<F: DiskFile>(
     window: &mut Window,
     file: &F,
@@ -90,11 +91,13 @@ pub(crate) fn batch_at<F: DiskFile>(
             Err(fault) => return Ok(Err(fault)),
         };
     let bytes = records_range(&header).end;
-    let held = window.read(file, at, bytes)?.len();
-    Ok(if held < bytes {
-        Err(Fault::Short)
-    } else {
-        Ok(header)
+    let held = window.read(file, at, bytes)?.get(records_range(&header));
+    Ok(match held {
+        None => Err(Fault::Short),
+        Some(stored) if header.sparse_bytes.is_some() && !sparse::is_intact(stored) => {
+            Err(Fault::Checksum)
+        }
+        Some(_) => Ok(header),
     })
 }
 

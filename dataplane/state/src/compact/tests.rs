@@ -8,7 +8,7 @@ use crate::{
     Cursor, Options, ReadError, Reader,
     feed::FeedEnd,
     fold::{Folding, Policy, Token, ready::Latest},
-    format::{SEGMENT_HEADER_BYTES, segment_of},
+    format::{SEGMENT_HEADER_BYTES, SegmentHeader, segment_of},
     io::folder::Folder,
     recover,
     tests::{
@@ -17,9 +17,10 @@ use crate::{
         world::{SECOND, World, link, name},
     },
     verify::{self, Depth},
+    walk::{self, Window},
 };
 use ed25519_dalek::SigningKey;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 const RULES: fn() -> Rules = || Rules {
     key: "key".to_owned(),
@@ -266,6 +267,22 @@ fn a_second_pass_has_nothing_to_do() {
     assert_whole(&disk);
 }
 
+/// Where a segment's batches are, and which events.
+fn batches(disk: &Forgetful, content: &[u8]) -> Vec<(Range<u64>, Range<u64>)> {
+    let id = SegmentHeader::parse(content).unwrap().id;
+    let file = disk.open(&segment_name(1)).unwrap();
+    let (mut window, mut at) = (Window::new(), SEGMENT_HEADER_BYTES as u64);
+    let mut batches = Vec::new();
+    while at < content.len() as u64 {
+        let header = walk::batch_at(&mut window, &file, &id, at);
+        let header = header.unwrap().unwrap();
+        let end = at + walk::records_range(&header).end as u64;
+        batches.push((at..end, header.first_offset..header.end()));
+        at = end;
+    }
+    batches
+}
+
 #[test]
 fn every_flipped_byte_and_every_cut_of_a_compacted_segment_is_found() {
     let (disk, world, _) = compacted_of(60);
@@ -273,8 +290,11 @@ fn every_flipped_byte_and_every_cut_of_a_compacted_segment_is_found() {
     let (all, _) = events(disk.clone(), Cursor::Start);
     let file = segment_name(1);
     let content = disk.content(&file);
+    let ranges = batches(&disk, &content);
+    assert!(ranges.len() > 2);
     for at in 0..content.len() {
         let broken = |bytes: Vec<u8>| {
+            let is_cut = bytes.len() < content.len();
             let copy = disk.copy_unsynced();
             copy.put(&file, bytes);
             let report = verify::verify(&copy, &name(), Depth::Content);
@@ -289,6 +309,17 @@ fn every_flipped_byte_and_every_cut_of_a_compacted_segment_is_found() {
                 found.iter().all(|(o, payload)| all.get(o) == Some(payload)),
                 "at {at}"
             );
+            // Of a flip, one batch at most is lost; of a cut, what is behind.
+            for (begin, offsets) in &ranges {
+                let is_hit = match is_cut {
+                    true => begin.end > at as u64,
+                    false => begin.contains(&(at as u64)),
+                };
+                let is_read = all
+                    .range(offsets.clone())
+                    .all(|(o, _)| found.contains_key(o));
+                assert!(is_hit || is_read, "at {at}: {offsets:?}");
+            }
         };
         let mut flipped = content.clone();
         flipped[at] ^= 1 << (at % 8);
@@ -429,7 +460,7 @@ fn a_signed_batch_goes_whole_and_its_statement_stays() {
 fn a_fold_goes_on_from_its_snapshot_over_a_compaction() {
     let disk = Forgetful::default();
     let mut world = World::open(&disk, options());
-    let say_some = |world: &mut World, values: std::ops::Range<u64>| {
+    let say_some = |world: &mut World, values: Range<u64>| {
         for value in values {
             say(world, &event(value % 3, value, 500));
             world.settle();
