@@ -349,6 +349,42 @@ fn younger_events_stay_as_they_are() {
 }
 
 #[test]
+fn events_next_to_a_damaged_batch_stay_until_they_are_old() {
+    let disk = Forgetful::default();
+    let mut world = World::open(&disk, options());
+    for value in 0..100 {
+        say(&mut world, &event(1, value, 500));
+        world.settle();
+    }
+    let times = |world: &World| -> Vec<u64> {
+        let closed = world.log.closed();
+        closed.iter().map(|closed| closed.newest_time).collect()
+    };
+    let before = times(&world);
+    drop(world);
+    disk.flip(&segment_name(2), SEGMENT_HEADER_BYTES + 40, 1);
+    let world = World::open(&disk, options());
+    let after = times(&world);
+    assert!(before.len() > 2 && after.len() == before.len());
+    assert_eq!((after[0], &after[1..]), (before[1], &before[1..]));
+    // Behind the last there is none that bounds it.
+    let last = world.log.segments().back().unwrap().number;
+    drop(world);
+    disk.flip(&segment_name(last), SEGMENT_HEADER_BYTES + 40, 1);
+    let world = World::open(&disk, options());
+    let newest = |number| {
+        let closed = world.log.closed().into_iter();
+        closed
+            .filter(|c| c.number == number)
+            .map(|c| c.newest_time)
+            .last()
+    };
+    assert_eq!(newest(last - 1), Some(u64::MAX));
+    let due = RULES().due(&world.log.closed(), u64::MAX);
+    assert_eq!(due, usize::try_from(last).unwrap() - 2);
+}
+
+#[test]
 fn more_keys_than_are_held_are_gone_through_in_parts() {
     let disk = Forgetful::default();
     let mut world = World::open(&disk, options());

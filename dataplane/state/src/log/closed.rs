@@ -11,7 +11,7 @@ pub struct Closed {
     pub first_offset: u64,
     /// Of the first event behind it.
     pub end: u64,
-    /// No event of it is later.
+    /// No event of it is later; `u64::MAX` where that is not known.
     pub newest_time: u64,
     /// Its length.
     pub bytes: u64,
@@ -27,16 +27,24 @@ impl Log {
             return Vec::new();
         }
         let pairs = self.segments.iter().zip(self.segments.iter().skip(1));
-        let closed = pairs.map(|(segment, next)| Closed {
-            number: segment.number,
-            first_offset: segment.first_offset,
-            end: next.first_offset,
-            newest_time: next.first_time,
-            bytes: segment.bytes,
-        });
+        let mut closed: Vec<Closed> = Vec::new();
+        let mut newest_time = u64::MAX;
+        for (segment, next) in pairs.rev() {
+            // Where the first batch is damaged there is none: the one of a later segment bounds it, too.
+            if next.first_time > 0 {
+                newest_time = next.first_time;
+            }
+            closed.push(Closed {
+                number: segment.number,
+                first_offset: segment.first_offset,
+                end: next.first_offset,
+                newest_time,
+                bytes: segment.bytes,
+            });
+        }
+        closed.reverse();
+        closed.retain(|closed| self.is_closed_segment(closed));
         closed
-            .filter(|closed| self.is_closed_segment(closed))
-            .collect()
     }
 
     fn is_closed_segment(&self, closed: &Closed) -> bool {
