@@ -373,11 +373,8 @@ fn events_next_to_a_damaged_batch_stay_until_they_are_old() {
     disk.flip(&segment_name(last), SEGMENT_HEADER_BYTES + 40, 1);
     let world = World::open(&disk, options());
     let newest = |number| {
-        let closed = world.log.closed().into_iter();
-        closed
-            .filter(|c| c.number == number)
-            .map(|c| c.newest_time)
-            .last()
+        let mut closed = world.log.closed().into_iter();
+        closed.find(|c| c.number == number).map(|c| c.newest_time)
     };
     assert_eq!(newest(last - 1), Some(u64::MAX));
     let due = RULES().due(&world.log.closed(), u64::MAX);
