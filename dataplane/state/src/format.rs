@@ -1,7 +1,7 @@
 //! A log's files, byte by byte.
 //!
 //! A log is a folder: one `manifest`, segments `0000000001.seg`, `0000000002.seg` …, beside each
-//! segment that is full its index (`.idx`), what recovery put aside (`.torn-POSITION`), what
+//! segment that is full its index (`.idx`), what recovery put aside (`.torn-POSITION-COPY`), what
 //! compaction makes (`.compacting`), and of a log on several
 //! nodes its `replica` and what was cut off (`.cut-POSITION-COPY`), see [`crate::replica`]. All numbers are
 //! big-endian.
@@ -537,10 +537,10 @@ pub fn index_name(number: u32) -> String {
     format!("{number:010}.idx")
 }
 
-/// The file of what recovery cut off a segment.
+/// The file of what recovery cut off a segment: a segment's number is used again where nothing else was in it.
 #[must_use]
-pub fn torn_name(number: u32, at: u64) -> String {
-    format!("{number:010}.torn-{at}")
+pub fn torn_name(number: u32, at: u64, copy: u32) -> String {
+    format!("{number:010}.torn-{at}-{copy}")
 }
 
 /// The file that compaction makes of a segment, before it takes that one's place.

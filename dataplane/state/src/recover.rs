@@ -10,7 +10,7 @@
 //! | anything, after a process was killed | what it wrote may be with the kernel alone | manifest and last segment are synced before anything rests on them | `what_a_killed_process_wrote_is_on_disk_before_the_log_goes_on`, `a_manifest_that_a_killed_process_wrote_is_on_disk_before_segments_go` |
 //! | no file | a new log | manifest made | `a_new_log_is_empty` |
 //! | batches, then zeros | clean | the log goes on there | `a_log_that_was_closed_goes_on_where_it_ended` |
-//! | bytes that are no batch, and no later batch knew of them as on disk | a write that a crash cut short, or that the disk lost part of | put aside in `.torn-POSITION`, cut, reported | `a_torn_tail_is_put_aside_and_cut`, `unsynced_writes_may_be_lost_in_any_subset` |
+//! | bytes that are no batch, and no later batch knew of them as on disk | a write that a crash cut short, or that the disk lost part of | put aside in `.torn-POSITION-COPY`, cut, reported | `a_torn_tail_is_put_aside_and_cut`, `unsynced_writes_may_be_lost_in_any_subset` |
 //! | the same, but a later batch, or the manifest of a closed log, knew of them | damage to acknowledged events | left in place, reported; the log goes on in a new segment behind the last event | `a_flipped_bit_in_the_middle_is_reported_and_kept`, `a_flipped_bit_in_the_tail_of_a_closed_log_is_reported_and_kept` |
 //! | a segment's header that cannot be read, good batches behind it | damage to the header | reported; the batches say all it said | `a_flipped_bit_in_a_segment_header_loses_no_event` |
 //! | a segment's file that is empty | a cut or removal that a crash cut short | removed | `an_emptied_segment_is_as_good_as_removed` |
@@ -492,7 +492,13 @@ impl<'d, D: Disk> Tail<'d, D> {
     /// Copies a torn tail beside the segment, and cuts it off.
     fn put_aside(&mut self, segment: u32, torn: Range<u64>) -> Result<(), OpenError> {
         let name = segment_name(segment);
-        let kept = torn_name(segment, torn.start);
+        let names = self.disk.list();
+        let names = names.map_err(OpenError::io("the log's folder"))?;
+        let mut free = (1..u32::MAX)
+            .map(|copy| torn_name(segment, torn.start, copy))
+            .filter(|name| !names.contains(name));
+        let kept = free.next().ok_or(io::ErrorKind::AlreadyExists.into());
+        let kept = kept.map_err(OpenError::io(&name))?;
         let file = self.disk.open(&name).map_err(OpenError::io(&name))?;
         let bytes = torn.end - torn.start;
         let copy = self

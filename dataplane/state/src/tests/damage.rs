@@ -7,6 +7,7 @@ use crate::{
     disk::Disk as _,
     format::{
         Fault, MANIFEST_NAME, MANIFEST_SLOTS_AT, Manifest, SEGMENT_HEADER_BYTES, segment_name,
+        torn_name,
     },
     recover,
     verify::{Depth, verify},
@@ -86,6 +87,31 @@ fn a_torn_tail_is_put_aside_and_cut() {
     world.append_each(60);
     assert_reads(&disk, Cursor::Start, 0..70);
     assert_eq!(flaws(&disk), 0);
+}
+
+#[test]
+fn what_was_put_aside_is_kept_where_its_number_is_used_again() {
+    let disk = crashed(10);
+    let next = segment_name(2);
+    for byte in [0xab, 0xcd] {
+        disk.put(&next, vec![byte; 50]);
+        let world = World::open(&disk, small());
+        assert!(
+            matches!(
+                &world.findings[..],
+                [Finding::Torn {
+                    segment: 2,
+                    at: 0,
+                    ..
+                }]
+            ),
+            "{:?}",
+            world.findings
+        );
+        assert!(!disk.list().unwrap().contains(&next));
+    }
+    let kept = [1, 2].map(|copy| disk.content(&torn_name(2, 0, copy)));
+    assert_eq!(kept, [vec![0xab; 50], vec![0xcd; 50]]);
 }
 
 #[test]
