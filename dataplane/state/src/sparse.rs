@@ -8,6 +8,8 @@
 //!
 //! What no hash is of: which events are left, and where their records begin. Each record is in chunks that are there, and says
 //! its own offset; and records stand one behind the other as far as their headers are there, with room for those between that are not.
+//! Nor is any hash of whether there were signatures: of a batch of which nothing is left, whoever can write the file can leave out
+//! what its entities signed, and so the proof that one of them contradicted itself.
 //!
 //! ```text
 //! batch:   header 128 | size 8 | the rest
