@@ -153,11 +153,7 @@ fn tell_of_pass(state: &mut LogStatus, outcome: Result<Outcome, CompactError>) {
         // Why it was stopped was said where that was.
         Err(CompactError::Stopped) => return,
         Err(error) => Some(error.to_string()),
-        Ok(outcome) if outcome.damaged.is_empty() => None,
-        Ok(outcome) => Some(format!(
-            "segments {:?} are damaged, and left as they are: `virga log verify` says where",
-            outcome.damaged
-        )),
+        Ok(outcome) => outcome.problem(),
     };
     if let Some(problem) = problem
         .as_ref()

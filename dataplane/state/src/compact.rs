@@ -12,7 +12,8 @@
 //! - A segment is only written anew where an eighth of it goes.
 //! - A number that is no integer of 64 bits is no key: several may read as one. Where a text reads as such a number, the
 //!   removals of that text stay.
-//! - At most [`COMPACTION_KEYS_MAX`] keys are held; where there are more, their hashes are gone through in parts.
+//! - At most [`COMPACTION_KEYS_MAX`] keys are held; where there are more, their hashes are gone through in parts. Each
+//!   part is gone through by itself: a piece of events of several parts stays, and so does a signed batch.
 //!
 //! # Order of writes
 //!
@@ -89,6 +90,27 @@ pub struct Outcome {
     pub parts: u32,
     /// Segments that are left as they are, as they have faults.
     pub damaged: BTreeSet<u32>,
+}
+
+impl Outcome {
+    /// Why not all went that could, if so.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        let damaged = (!self.damaged.is_empty()).then(|| {
+            format!(
+                "segments {:?} are damaged, and left as they are: `virga log verify` says where",
+                self.damaged
+            )
+        });
+        let keys = (self.parts > 1).then(|| {
+            format!(
+                "it has more than {COMPACTION_KEYS_MAX} keys: they are gone through in {} parts, and small events stay where others next to them are of another part",
+                self.parts
+            )
+        });
+        let problems: Vec<String> = damaged.into_iter().chain(keys).collect();
+        (!problems.is_empty()).then(|| problems.join("; "))
+    }
 }
 
 /// Why a pass ended early; all before it stands.

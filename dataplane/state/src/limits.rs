@@ -48,7 +48,7 @@ pub const CAUSAL_REFUSED_MAX: usize = 16 << 10;
 pub const NAME_BYTES_MAX: usize = 255;
 /// Segments of one log: their numbers have ten digits, and the largest has no successor.
 pub const SEGMENT_NUMBER_MAX: u32 = u32::MAX - 1;
-/// Keys that compaction holds at a time, some 60 bytes each.
+/// Keys that compaction holds at a time, some 70 bytes each.
 pub const COMPACTION_KEYS_MAX: usize = 256 << 10;
 /// Parts that it goes through keys in, each with a pass over the log.
 pub const COMPACTION_PARTS_MAX: u32 = 64;

@@ -262,6 +262,7 @@ fn a_second_pass_has_nothing_to_do() {
     let before = assert_whole(&disk);
     let again = compact(&mut world, &RULES()).unwrap();
     assert_eq!((again.segments, again.removed_events), (0, 0));
+    assert_eq!(again.problem(), None);
     assert_eq!(assert_whole(&disk).bytes, before.bytes);
     world.close();
     assert_whole(&disk);
@@ -391,6 +392,8 @@ fn more_keys_than_are_held_are_gone_through_in_parts() {
     }
     let outcome = compact_within(8, &mut world, &RULES()).unwrap();
     assert!(outcome.parts > 2, "{outcome:?}");
+    let problem = outcome.problem().unwrap();
+    assert!(problem.contains("262144 keys"), "{problem}");
     let (left, _) = events(disk.clone(), Cursor::Start);
     assert!(left.len() < 100, "{}", left.len());
     assert!(matches!(
@@ -412,6 +415,8 @@ fn a_damaged_segment_is_left_as_it_is() {
     let before = disk.content(&file);
     let outcome = compact(&mut world, &RULES()).unwrap();
     assert_eq!(outcome.damaged, BTreeSet::from([2]));
+    let problem = outcome.problem().unwrap();
+    assert!(problem.starts_with("segments {2} are damaged") && !problem.contains("keys"));
     assert_eq!(disk.content(&file), before);
     assert!(outcome.segments > 0);
 }
