@@ -15,12 +15,16 @@ use tokio::sync::mpsc::WeakSender;
 use virga_state::{
     compact::{self, CompactError, Outcome, Rewritten, Rules, Subject},
     io::{folder::Folder, open::OpenLog},
+    log::Closed,
 };
 
 /// How often it is looked whether a log is due.
 const ASK_EVERY_NS: u64 = 1_000_000_000;
-/// A log without a new segment is gone through again after so long: removals become old.
+/// A log whose removals go is gone through again after so long, whatever is new: they become old.
 const AGAIN_NS: u64 = 3_600 * 1_000_000_000;
+
+/// A pass reads all that is old enough, twice: it begins once what is new to it is one part in so many of what is not.
+const NEW_PART: u64 = 4;
 
 /// Whether a segment was put in place, or need not be.
 pub(super) type Answer = SyncSender<bool>;
@@ -30,6 +34,18 @@ pub(super) type Answer = SyncSender<bool>;
 struct Looked {
     at_ns: u64,
     newest: u32,
+}
+
+impl Looked {
+    /// Whether enough has become old enough since, or removals may have.
+    fn is_due(self, old_enough: &[Closed], rules: &Rules, now_unix_ns: u64) -> bool {
+        let count = old_enough.partition_point(|closed| closed.number <= self.newest);
+        let (known, new) = old_enough.split_at(count);
+        let bytes = |part: &[Closed]| part.iter().map(|closed| closed.bytes).sum::<u64>();
+        let is_enough = !new.is_empty() && bytes(new).saturating_mul(NEW_PART) >= bytes(known);
+        let is_long_ago = now_unix_ns.saturating_sub(self.at_ns) > AGAIN_NS;
+        is_enough || is_long_ago && rules.removals_after_ns.is_some()
+    }
 }
 
 #[derive(Debug)]
@@ -92,8 +108,7 @@ impl Compaction {
             let Some(newest) = due.checked_sub(1).and_then(|last| closed.get(last)) else {
                 continue;
             };
-            let is_long_ago = now_unix_ns.saturating_sub(looked.at_ns) > AGAIN_NS;
-            if newest.number == looked.newest && !is_long_ago {
+            if !looked.is_due(&closed[..due], rules, now_unix_ns) {
                 continue;
             }
             self.looked[at] = Looked {
@@ -161,5 +176,43 @@ impl Work {
         };
         self.to.upgrade()?.blocking_send(input).ok()?;
         answered.recv().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_gone_through_once_a_quarter_of_it_is_new() {
+        let closed = |number| Closed {
+            number,
+            first_offset: u64::from(number),
+            end: u64::from(number) + 1,
+            newest_time: 1,
+            bytes: 100,
+        };
+        let closed: Vec<Closed> = (1..=10).map(closed).collect();
+        let mut rules = Rules {
+            key: "id".into(),
+            after_ns: 0,
+            removals_after_ns: None,
+        };
+        let never = Looked::default();
+        assert!(never.is_due(&closed[..1], &rules, 5));
+        assert!(!never.is_due(&[], &rules, 5));
+        let looked = Looked {
+            at_ns: 5,
+            newest: 8,
+        };
+        assert!(!looked.is_due(&closed[..8], &rules, 6));
+        assert!(!looked.is_due(&closed[..9], &rules, 6));
+        assert!(looked.is_due(&closed, &rules, 6));
+        // Retention took most of what was there.
+        assert!(looked.is_due(&closed[6..9], &rules, 6));
+        let later = 6 + AGAIN_NS;
+        assert!(!looked.is_due(&closed[..9], &rules, later));
+        rules.removals_after_ns = Some(1);
+        assert!(looked.is_due(&closed[..8], &rules, later));
     }
 }
