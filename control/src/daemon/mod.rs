@@ -219,6 +219,7 @@ async fn serve(
         path: config.node.socket.clone(),
         group: config.node.socket_group.clone(),
     })?;
+    let _name = lock::take_name(&config)?;
     let metrics = reload::listen(config.metrics).await;
     let metrics = metrics.map_err(|(address, source)| DaemonError::Metrics { address, source })?;
     let carriers = fallback::listen(&config).await?;

@@ -437,7 +437,7 @@ async fn the_socket_is_for_owner_and_group_and_for_one_daemon() {
     assert!(!second.status.success());
     let words = String::from_utf8(second.stderr).unwrap();
     assert!(words.contains("another daemon runs node a"), "{words}");
-    // By another socket it is the same node; by another folder it is the socket that is taken.
+    // By another socket, or another folder, it is the same node.
     let folder = tempfile::tempdir().unwrap();
     let text = std::fs::read_to_string(node.config()).unwrap();
     let elsewhere = |name: &str| folder.path().join(name).display().to_string();
@@ -454,7 +454,7 @@ async fn the_socket_is_for_owner_and_group_and_for_one_daemon() {
     let words = second(node.socket().display().to_string(), elsewhere("a.sock"));
     assert!(words.contains("another daemon runs node a"), "{words}");
     let words = second(node.file("state").display().to_string(), elsewhere("state"));
-    assert!(words.contains("is in use by a running node"), "{words}");
+    assert!(words.contains("another daemon runs node a"), "{words}");
     // The first one is none the worse, and a killed one's socket is no obstacle.
     stage.status("a").await;
     stage.kill("a");

@@ -4,7 +4,7 @@ use crate::{
     payloads,
     stage::{RELIABLE, Stage, eventually, in_time},
 };
-use std::time::Duration;
+use std::{fs, process::Command, time::Duration};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_accepted_before_sigterm_arrives() {
@@ -52,7 +52,7 @@ async fn a_peer_that_acknowledges_nothing_holds_up_the_end_for_a_bounded_time() 
 
 /// What `virga doctor` finds out about the node itself: verdicts by name.
 fn doctor(stage: &Stage, node: &str) -> Vec<(String, String)> {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_virga"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_virga"));
     command.args(["doctor", "--json", "--config"]);
     let output = command.arg(stage.node(node).config()).output().unwrap();
     let checks: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
@@ -78,4 +78,76 @@ async fn doctor_tells_a_node_that_answers_from_one_that_is_stopped() {
     let found = doctor(&stage, "a");
     stage.signal("a", "-CONT");
     assert_eq!(found, [("node".to_owned(), "fail".to_owned())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_daemon_of_a_node_in_user_space_is_refused_until_the_first_is_gone() {
+    let mut stage = Stage::running(&[RELIABLE]).await;
+    let mut events = stage.subscribed(RELIABLE.name).await;
+    let node = stage.node("a");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other = |name: &str| elsewhere.path().join(name).display().to_string();
+    let (state, socket) = (node.file("state"), node.socket());
+    let key = node.file("node.key");
+    let [state, socket, key] = [&state, &socket, &key].map(|path| path.display().to_string());
+    let made = Command::new(env!("CARGO_BIN_EXE_virga"))
+        .args(["keygen", "--dir", &other("keys")])
+        .output();
+    assert!(made.unwrap().status.success());
+    let port = node.listen.port().to_string();
+    let listen = std::net::UdpSocket::bind("127.0.0.19:0").unwrap();
+    let listen = listen.local_addr().unwrap();
+    let text = fs::read_to_string(node.config()).unwrap();
+    let text = text.replace(&format!("127.0.0.2:{port}"), &listen.to_string());
+    let folder = node.socket().parent().unwrap().to_path_buf();
+    let beside = folder.join("second.sock").display().to_string();
+    let another =
+        |held: &str| format!("another daemon runs node a: it holds {held}; stop it first");
+    let own_key = (&key, other("keys/node.key"));
+    // Each shares one thing with the first, and the last its name alone.
+    for (own, say) in [
+        (
+            vec![(&socket, other("a.sock"))],
+            another(&format!("{state}/lock")),
+        ),
+        (
+            vec![(&socket, other("a.sock")), (&state, other("state"))],
+            another(&key),
+        ),
+        (
+            vec![(&state, other("state")), own_key.clone()],
+            format!("{socket} is in use by a running node: stop that one first"),
+        ),
+        (
+            vec![
+                (&socket, beside.clone()),
+                (&state, other("state")),
+                own_key.clone(),
+            ],
+            another(&folder.join("a.lock").display().to_string()),
+        ),
+    ] {
+        let text = own.iter().fold(text.clone(), |text, (from, to)| {
+            text.replace(from.as_str(), to)
+        });
+        let config = elsewhere.path().join("second.toml");
+        fs::write(&config, text).unwrap();
+        let mut second = Command::new(env!("CARGO_BIN_EXE_virga"));
+        let second = second.args(["node", "run", "--config"]).arg(config);
+        let second = second.output().unwrap();
+        let words = String::from_utf8(second.stderr).unwrap();
+        assert_eq!(second.status.code(), Some(1), "{words}");
+        assert!(words.contains(&say), "{say}: {words}");
+    }
+    assert!(
+        !std::path::Path::new(&beside).exists(),
+        "it leaves no socket"
+    );
+    let a = stage.mesh("a").await;
+    a.publish(RELIABLE.name, b"on").await.unwrap();
+    assert_eq!(payloads(&mut events, 1).await, [&b"on"[..]]);
+    // Whatever the first has left, it holds nothing.
+    stage.kill("a");
+    assert!(folder.join("a.lock").exists());
+    stage.start("a").await;
 }
