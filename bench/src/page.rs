@@ -92,6 +92,21 @@ fn sweep(folder: &Path) -> Result<(), Skip> {
     Ok(())
 }
 
+/// What was built, as scripts that build it first say in this variable of the environment: the working folder may be
+/// another by the end of a run.
+const BUILT_FROM: &str = "VIRGA_BUILT_FROM";
+
+/// The commit that was measured, or where nobody says which that is, the working folder's.
+fn built(from: Option<String>, folder: impl FnOnce() -> String) -> (&'static str, String) {
+    match from.filter(|from| !from.is_empty()) {
+        Some(from) => ("commit", from),
+        None => (
+            "commit of the working folder at the end, what was built is not known",
+            folder(),
+        ),
+    }
+}
+
 /// Where it was measured.
 #[must_use]
 pub fn machine() -> Vec<(&'static str, String)> {
@@ -111,10 +126,9 @@ pub fn machine() -> Vec<(&'static str, String)> {
         .count();
     vec![
         ("date", said("date", &["-u", "+%F"])),
-        (
-            "commit",
-            said("git", &["describe", "--always", "--dirty", "--abbrev=12"]),
-        ),
+        built(std::env::var(BUILT_FROM).ok(), || {
+            said("git", &["describe", "--always", "--dirty", "--abbrev=12"])
+        }),
         ("machine", format!("{model}, {cores} cores")),
         ("kernel", said("uname", &["-sr"])),
         (
@@ -125,4 +139,20 @@ pub fn machine() -> Vec<(&'static str, String)> {
                 .to_owned(),
         ),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_names_what_was_built_or_says_that_it_does_not_know() {
+        let folder = || "later".to_owned();
+        let said = built(Some("b4f49ddb6ec8".to_owned()), folder);
+        assert_eq!(said, ("commit", "b4f49ddb6ec8".to_owned()));
+        for unsaid in [None, Some(String::new())] {
+            let (what, found) = built(unsaid, folder);
+            assert!(what.contains("not known") && found == "later");
+        }
+    }
 }
