@@ -81,7 +81,7 @@ fn number_of_0(world: &World, at: usize) -> u64 {
 fn who_holds_a_way_back_asks_the_next_one_where_whom_it_asked_is_gone() {
     let mut world = World::new(63, 6);
     for (a, b, cost) in [
-        (0, 1, 300),
+        (0, 1, 500),
         (0, 2, 350),
         (0, 3, 350),
         (1, 2, 400),
