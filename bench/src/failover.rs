@@ -132,9 +132,12 @@ fn round(
         let cut = cut.map_err(failed)?;
         taken.sort_unstable();
         let numbers: Vec<u64> = taken.iter().map(|(number, _)| *number).collect();
-        let (longest, lost) = missing(&numbers, count);
-        let gap = taken.windows(2).find(|w| w[1].0 - w[0].0 == longest + 1);
-        let after = gap.filter(|_| longest > 0).map(|w| w[1].1);
+        let (_, lost) = missing(&numbers, count);
+        // Some may be lost at either end of the round, too.
+        let gaps = taken
+            .windows(2)
+            .filter(|w| w[1].0 - w[0].0 > 1 && w[1].1 > cut);
+        let after = gaps.max_by_key(|w| w[1].0 - w[0].0).map(|w| w[1].1);
         let Some(after) = after else {
             let log = hosts.log("r1");
             return Err(Skip::Failed(format!("the cut did nothing; r1:\n{log}")));
