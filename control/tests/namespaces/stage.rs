@@ -261,12 +261,22 @@ pub fn publishing(
 
 /// The same at a socket.
 pub async fn publish_at(socket: &Path, channel: &str, rate: u32, duration: Duration) -> u64 {
+    let start = std::time::Instant::now();
+    publish_while(socket, channel, rate, || start.elapsed() < duration).await
+}
+
+/// The same for as long as it goes on.
+pub async fn publish_while(
+    socket: &Path,
+    channel: &str,
+    rate: u32,
+    goes_on: impl Fn() -> bool,
+) -> u64 {
     let mesh = Mesh::open(socket).await.unwrap();
     let publisher = mesh.publisher(channel).await.unwrap();
     let mut tick = tokio::time::interval(Duration::from_secs(1) / rate);
-    let start = std::time::Instant::now();
     let mut count: u64 = 0;
-    while start.elapsed() < duration {
+    while goes_on() {
         tick.tick().await;
         publisher.publish(&event(count)).await.unwrap();
         count += 1;

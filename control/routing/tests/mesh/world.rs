@@ -196,7 +196,8 @@ pub(crate) struct World {
     /// Nodes are late by up to this with what is due.
     pub(crate) late_ns: u64,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
-    timers: BTreeMap<usize, u64>,
+    /// What each node is woken for next: when that is due, and when it is.
+    timers: BTreeMap<usize, (u64, u64)>,
     sequence: u64,
     pub(crate) seed: u64,
     known_below: usize,
@@ -470,18 +471,18 @@ impl World {
         for (to, bytes) in out {
             self.send(index, self.ids[&to], bytes);
         }
+        let waits = self.timers.get(&index).copied();
+        let waits = waits.filter(|&(_, at)| at > self.now_ns);
         if let Some(due) = due
-            && self
-                .timers
-                .get(&index)
-                .is_none_or(|&at| due < at || at <= self.now_ns)
+            && waits.is_none_or(|(known, _)| due < known)
         {
             let late = match self.late_ns {
                 0 => 0,
                 most => self.random.between(0, most),
             };
             let at = due.max(self.now_ns) + late;
-            self.timers.insert(index, at);
+            let at = waits.map_or(at, |(_, known)| known.min(at));
+            self.timers.insert(index, (due, at));
             self.push(at, Event::Timer { node: index });
         }
     }
@@ -567,7 +568,11 @@ impl World {
                 }
             }
             Event::Timer { node } => {
-                if self.timers.get(&node).is_none_or(|&at| at > self.now_ns) {
+                if self
+                    .timers
+                    .get(&node)
+                    .is_none_or(|&(_, at)| at > self.now_ns)
+                {
                     return;
                 }
                 self.timers.remove(&node);
