@@ -72,3 +72,28 @@ fn a_link_that_is_cut_makes_nobody_dead() {
     world.run(300);
     assert_eq!(world.deaths(), 0);
 }
+
+/// What is lost comes later, in sessions: nobody who lives is called dead for it, and who is gone is, in time.
+#[test]
+fn loss_makes_nobody_dead_and_hides_nobodys_death() {
+    let mut world = whole(20);
+    world.loss = |_, _| 20;
+    world.run(600);
+    assert_eq!(world.deaths(), 0);
+    world.kill(7);
+    let took_s = world.run_until("all call it dead", 120, |world| {
+        (0..20).all(|at| at == 7 || world.state(at, 7) == Some(MemberState::Dead))
+    });
+    println!("20 nodes, a fifth of packets lost: dead everywhere after {took_s} s");
+    world.run(60);
+    assert_eq!(world.deaths(), 19);
+}
+
+/// One node is heard badly and hears well, another hears badly and is heard well.
+#[test]
+fn who_is_heard_badly_or_hears_badly_is_not_called_dead_and_calls_nobody_so() {
+    let mut world = whole(12);
+    world.loss = |from, to| if from == 3 || to == 8 { 50 } else { 0 };
+    world.run(600);
+    assert_eq!(world.deaths(), 0);
+}

@@ -13,6 +13,8 @@ use virga_discovery::{
 use virga_ebpf::{hash, header::NodeId, header::Subnet};
 
 pub(crate) const STEP_NS: u64 = SECOND_NS / 20;
+/// When what was lost is sent again first, and then after twice as long.
+const RESEND_NS: u64 = SECOND_NS / 5;
 /// How long an end has a session with a node that is gone.
 const SILENCE_NS: u64 = 10 * SECOND_NS;
 const UNIX_S: u64 = 1_800_000_000;
@@ -52,7 +54,6 @@ enum Mail {
     Introduced(SocketAddr, Vec<u8>),
 }
 
-#[derive(Default)]
 pub(crate) struct World {
     pub(crate) now_ns: u64,
     pub(crate) nodes: Vec<Node>,
@@ -63,7 +64,14 @@ pub(crate) struct World {
     pub(crate) said: u64,
     pub(crate) introduced: u64,
     pub(crate) dialled: u64,
-    flying: Vec<(usize, Mail)>,
+    /// Of a hundred packets from one place to another so many are lost. In a session they are sent again, and what follows
+    /// waits for them.
+    pub(crate) loss: fn(usize, usize) -> u64,
+    random: u64,
+    /// What is under way, and when it is there.
+    flying: Vec<(u64, usize, Mail)>,
+    /// When the last message from one place is at another.
+    last_ns: BTreeMap<(usize, usize), u64>,
     /// Nodes whose sessions may change.
     changed: BTreeSet<usize>,
     /// As it was the last time.
@@ -146,7 +154,48 @@ fn pair(a: usize, b: usize) -> (usize, usize) {
     (a.min(b), a.max(b))
 }
 
+impl Default for World {
+    fn default() -> Self {
+        Self {
+            now_ns: 0,
+            nodes: Vec::new(),
+            cut: BTreeSet::new(),
+            silent: BTreeMap::new(),
+            said: 0,
+            introduced: 0,
+            dialled: 0,
+            loss: |_, _| 0,
+            random: 1,
+            flying: Vec::new(),
+            last_ns: BTreeMap::new(),
+            changed: BTreeSet::new(),
+            cut_before: BTreeSet::new(),
+        }
+    }
+}
+
 impl World {
+    /// Whether a packet is lost.
+    fn loses(&mut self, from: usize, to: usize) -> bool {
+        // SplitMix64.
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % 100 < (self.loss)(from, to)
+    }
+
+    /// Sends a message in a session.
+    fn send(&mut self, from: usize, to: usize, message: Vec<u8>) {
+        let (mut at_ns, mut again_ns) = (self.now_ns, RESEND_NS);
+        while self.loses(from, to) {
+            at_ns += again_ns;
+            again_ns *= 2;
+        }
+        let last_ns = self.last_ns.entry((from, to)).or_default();
+        *last_ns = at_ns.max(*last_ns);
+        self.flying.push((*last_ns, to, Mail::Said(from, message)));
+    }
+
     pub(crate) fn now(&self) -> Now {
         Now {
             ns: self.now_ns,
@@ -304,8 +353,10 @@ impl World {
     pub(crate) fn step(&mut self) {
         self.now_ns += STEP_NS;
         let now = self.now();
-        for (to, mail) in std::mem::take(&mut self.flying) {
-            if self.nodes[to].is_running {
+        for (at_ns, to, mail) in std::mem::take(&mut self.flying) {
+            if at_ns > self.now_ns {
+                self.flying.push((at_ns, to, mail));
+            } else if self.nodes[to].is_running {
                 self.nodes[to].waiting.push(mail);
             }
         }
@@ -356,7 +407,7 @@ impl World {
             let sessions = self.nodes[place].sessions.iter();
             let to = sessions.copied().find(|&s| self.nodes[s].id == to);
             if let Some(to) = to.filter(|&to| self.hears(place, to)) {
-                self.flying.push((to, Mail::Said(place, message)));
+                self.send(place, to, message);
             }
         }
         while let Some(to) = self.nodes[place].core.poll_introduction() {
@@ -364,9 +415,12 @@ impl World {
             let words = self.nodes[place].core.own().bytes().to_vec();
             let at = self.nodes[place].adopted.get(&to).map(|one| one.address);
             let to = at.and_then(|at| self.at(at));
-            if let Some(to) = to.filter(|&to| self.hears(place, to)) {
+            if let Some(to) = to.filter(|&to| self.hears(place, to))
+                && !self.loses(place, to)
+            {
                 let source = self.nodes[place].address;
-                self.flying.push((to, Mail::Introduced(source, words)));
+                let mail = Mail::Introduced(source, words);
+                self.flying.push((self.now_ns, to, mail));
             }
         }
     }
