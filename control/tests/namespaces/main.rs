@@ -25,6 +25,7 @@ mod interfaces;
 mod lan;
 mod learned;
 mod loss;
+mod machines;
 mod neighbours;
 mod path_size;
 mod reading;
