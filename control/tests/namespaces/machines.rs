@@ -1,5 +1,5 @@
 //! Machines whose `/etc`, `/run`, `/var/lib`, bpffs, name and network are a test's: what is typed there as README and documents
-//! have it (the guides have a test of their own).
+//! have it (the guides have a test of their own), and what the nodes of one machine must not share.
 
 use std::{
     fs,
@@ -52,6 +52,9 @@ done
 /// Runs a script on a machine of its own, in a folder of its own; what it says.
 fn typed(script: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
+    // For a user without rights, too.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(folder.path(), mode).unwrap();
     let path = folder.path().join("script");
     fs::write(&path, script).unwrap();
     let found = std::env::var("PATH").unwrap_or_default();
@@ -129,6 +132,87 @@ grep -q 'forwarding: native' said-a-status
     let took = Duration::from_millis(took);
     println!("by the README's lines: {took:?} of {:?}", began.elapsed());
     assert!(took < JOINED_WITHIN, "{said}");
+}
+
+/// Nodes called `same` in user space, each with a folder, keys, a port and a network of its own; `usual` has its socket in
+/// `/run/virga`, which belongs to the user that the service has.
+const SAME: &str = r#"
+own machine
+mkdir /run/virga /run/nodes && chown 12345:12345 /run/virga /run/nodes && chmod 750 /run/virga
+touch /run/program && mount --bind "$(command -v virga)" /run/program
+# The words that make somebody run what is behind them.
+as() {
+    case $1 in
+        root) words=(env) ;;
+        *) words=(setpriv --reuid "$1" --regid "$1" --clear-groups) ;;
+    esac
+}
+made() {
+    local socket=/run/nodes/$2/api.sock
+    [ "$2" != usual ] || socket=/run/virga/same.sock
+    as "$1"
+    "${words[@]}" /run/program init --name same --dir "/run/nodes/$2" --socket "$socket" --state "/run/nodes/$2/state" \
+        --listen "127.0.0.1:$3" --no-service >/dev/null
+}
+# In the background, once it answers.
+run() {
+    local said=said-${2##*/}
+    rm -f "$said"
+    as "$1"
+    "${words[@]}" /run/program node run --config "/run/nodes/$2/node.toml" 2>"$said" &
+    running=$!
+    until_so grep -q 'node is running' "$said"
+    ! grep 'cannot be locked' "$said" >&2
+}
+stop() { kill "$1" && wait "$1"; }
+refused() {
+    local status=0
+    as "$1"
+    "${words[@]}" timeout 60 /run/program node run --config "/run/nodes/$2/node.toml" 2>said || status=$?
+    cat said >&2
+    [ "$status" = 1 ] && grep -q "another daemon runs node same: it holds $3; stop it first" said
+}
+"#;
+
+#[test]
+#[ignore = "needs root: scripts/test runs it"]
+fn a_name_is_one_nodes_on_a_machine_whoever_runs_it_and_wherever() {
+    let script = format!(
+        r#"{OWN}{SAME}
+made 12345 usual 4001
+made root elsewhere 4002
+made root another 4003
+# Root by hand makes the lock, and the service's user holds it the next time.
+run root usual
+stop "$running"
+[ "$(stat -c '%u %a' /run/virga/same.lock)" = "12345 600" ]
+chown -R 12345 /run/nodes/usual
+run 12345 usual
+usual=$running
+refused root elsewhere /run/virga/same.lock
+refused root another /run/virga/same.lock
+# The first goes on, and whoever asks for it by its name finds it.
+kill -0 "$usual"
+as 12345
+"${{words[@]}}" /run/program status --node same >status
+grep -q same status
+stop "$usual"
+# Begun before: those elsewhere get along with each other, and keep the name from the usual place.
+run root elsewhere
+elsewhere=$running
+run root another
+refused 12345 usual /run/virga/same.lock
+stop "$elsewhere"
+refused 12345 usual /run/virga/same.lock
+stop "$running"
+run 12345 usual
+# A user who may not look into /run/virga has no part in it.
+install -d -o 54321 /run/nodes/others
+made 54321 others/node 4004
+run 54321 others/node
+"#
+    );
+    typed(&script);
 }
 
 /// A node that keeps a channel, with an event in it, and logs beside it that are signed.
