@@ -1,7 +1,13 @@
-//! The program that takes samples: it decides as the other does, and tells of each frame as it came.
+//! The program that takes samples: it decides as the other does, and tells of each frame as it came. The other has nothing
+//! of it.
 
+use std::collections::BTreeSet;
+
+use aya::maps::MapInfo;
+use virga::nic::{FORWARD, SAMPLE, maps};
 use virga_ebpf::{
     header::OriginHash,
+    limits::DESTINATIONS_MAX,
     sample::{ANY_CHANNEL, Order},
 };
 
@@ -136,4 +142,28 @@ fn what_has_no_room_in_the_ring_is_counted() {
         read += 1;
     }
     assert_eq!((read, tally.taken + tally.no_room), (tally.taken, 1_000));
+}
+
+#[test]
+fn the_usual_program_has_nothing_of_captures_in_it() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: loading a BPF program needs root");
+        return;
+    }
+    let (mut ebpf, _maps) = maps::load(None, DESTINATIONS_MAX).unwrap();
+    // By their maps: what an order is, what it did, where a sample is put together, and the ring.
+    let mut uses = |program| {
+        let info = maps::program(&mut ebpf, program).unwrap().info().unwrap();
+        let ids = info.map_ids().unwrap().expect("since Linux 4.15");
+        let maps = ids.into_iter().map(|id| MapInfo::from_id(id).unwrap());
+        maps.map(|map| map.name_as_str().unwrap().to_owned())
+            .collect::<BTreeSet<_>>()
+    };
+    let (usual, sampling) = (uses(FORWARD), uses(SAMPLE));
+    let of_captures: Vec<&String> = sampling.difference(&usual).collect();
+    assert_eq!(
+        of_captures,
+        ["sample_space", "sampled", "samples", "sampling"]
+    );
+    assert!(usual.is_subset(&sampling) && usual.len() > 10, "{usual:?}");
 }

@@ -251,7 +251,11 @@ async fn drops_are_told_by_origin() {
             .lines()
             .map(|l| serde_json::from_str::<Value>(l).unwrap());
         let rows = tables.flat_map(|table| table["origins"].as_array().unwrap().clone());
-        rows.filter(|row| row["origin"] == origin)
+        let of_it: Vec<Value> = rows.filter(|row| row["origin"] == origin).collect();
+        let told = |row: &Value| (row["reason"] == "unauthorised", row["channel"] == "0009");
+        assert!(of_it.iter().all(|row| told(row) == (true, true)), "{lines}");
+        of_it
+            .iter()
             .map(|row| row["packets"].as_u64().unwrap())
             .sum()
     };

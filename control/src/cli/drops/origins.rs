@@ -59,7 +59,8 @@ pub(super) async fn watch(
     let mut capture = mesh.capture(&asked).await?;
     if !is_json {
         let text = format!(
-            "by samples, at most {RATE} a second, picked at random; +- is how far off a count may be, 95 times of 100"
+            "place, reason, origin, channel, packets: by samples, at most {RATE} a second, picked at random; \
+             +- is how far off a count may be, 95 times of 100"
         );
         // Whoever closed standard error goes without.
         let _unheard = writeln!(io::stderr(), "{text}");
