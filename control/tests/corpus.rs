@@ -1,5 +1,5 @@
 //! The inputs that fuzzing has found and that are kept, through the targets that `scripts/fuzz` runs; through those of them
-//! that need a build for fuzzing, the script alone runs them.
+//! that forge what a member seals, the transport's own tests run them.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../../dataplane/transport/fuzz/src/lib.rs"]
@@ -55,6 +55,13 @@ fn every_target_is_run_by_the_script_and_has_a_corpus_and_all_are_small() {
     let listed = listed();
     for (name, _) in fuzz::TARGETS {
         assert!(listed.iter().any(|one| one == name), "{name}");
+    }
+    let forging = root().join("dataplane/transport/src/tests/fuzzed.rs");
+    let forging = fs::read_to_string(forging).unwrap();
+    for name in &listed {
+        let is_here = fuzz::TARGETS.iter().any(|(one, _)| one == name);
+        let is_there = forging.contains(&format!("(\"{name}\", {name}::run)"));
+        assert!(is_here != is_there, "{name}: its inputs are run once");
     }
     let mut bytes = 0;
     for name in &listed {

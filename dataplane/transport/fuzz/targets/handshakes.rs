@@ -2,10 +2,12 @@
 //! changes what it likes, and a member that seals what it likes before a session is established: nothing panics or
 //! grows, no data is taken early, and once the network is honest both ends have a session if their policies let them.
 
-use super::{MS, Network};
+use super::{
+    MS, Network,
+    transport::{Event, HandshakePolicy, NodeLimits, Pattern, Pq, SessionState},
+};
 use arbitrary::Arbitrary;
 use virga_ebpf::header::Flags;
-use virga_transport::{Event, HandshakePolicy, NodeLimits, Pattern, Pq, SessionState};
 
 #[derive(Arbitrary, Debug)]
 enum Act {

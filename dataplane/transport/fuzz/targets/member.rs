@@ -1,10 +1,12 @@
 //! A member with a hostile program: authentic packets with any frames. Its session may end; nothing panics
 //! or grows, and another member's session goes on.
 
-use super::{MS, Network};
+use super::{
+    MS, Network,
+    transport::{ChannelName, Event, Mode, StreamSpec, limits::REASSEMBLY_BYTES_MAX},
+};
 use arbitrary::Arbitrary;
 use virga_ebpf::header::Flags;
-use virga_transport::{ChannelName, Event, Mode, StreamSpec, limits::REASSEMBLY_BYTES_MAX};
 
 #[derive(Arbitrary, Debug)]
 enum Act {

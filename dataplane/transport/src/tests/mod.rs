@@ -6,6 +6,7 @@ mod classes;
 mod crossing;
 mod delivery;
 mod endings;
+mod fuzzed;
 mod hostile;
 mod introductions;
 mod links;
