@@ -485,7 +485,10 @@ impl Log {
             return false;
         }
         let events = end - next.first_offset;
-        let age_ns = now_unix_ns.saturating_sub(next.first_time);
+        // Where the first batch behind it is damaged that has no time: the one of a later segment bounds it, too.
+        let mut times = self.segments.iter().skip(1).map(|later| later.first_time);
+        let behind = times.find(|time| *time > 0);
+        let age_ns = behind.map_or(0, |time| now_unix_ns.saturating_sub(time));
         retention.bytes_max.is_some_and(|max| bytes() > max)
             || retention.events_max.is_some_and(|max| events >= max)
             || retention.age_ns_max.is_some_and(|max| age_ns > max)

@@ -5,7 +5,9 @@ use super::{
 use crate::{
     AppendError, Cursor, Durability, Options, ReadError, Reader, Retention,
     disk::Disk as _,
-    format::{BATCH_MAGIC, MANIFEST_NAME, index_name, segment_name, segment_of},
+    format::{
+        BATCH_MAGIC, MANIFEST_NAME, SEGMENT_HEADER_BYTES, index_name, segment_name, segment_of,
+    },
     limits::{COMMIT_BYTES_MAX, EVENT_BYTES_MAX},
     verify::{Depth, verify},
 };
@@ -304,6 +306,31 @@ fn retention_removes_whole_segments_and_says_so_to_readers() {
         let again = World::open(&disk, of(retention));
         assert!(again.findings.is_empty(), "{:?}", again.findings);
         assert_eq!((again.log.first(), again.log.end()), (first, 400));
+    }
+}
+
+#[test]
+fn a_segment_in_front_of_a_damaged_batch_goes_when_it_is_old_and_not_before() {
+    let disk = Forgetful::default();
+    let mut world = World::open(&disk, small());
+    world.now = 1_000 * SECOND;
+    world.append_each(200);
+    drop(world);
+    for number in [2, 3] {
+        disk.flip(&segment_name(number), SEGMENT_HEADER_BYTES + 40, 1);
+    }
+    let options = Options {
+        retention: Retention {
+            age_ns_max: Some(10 * SECOND),
+            ..Retention::default()
+        },
+        ..small()
+    };
+    for (seconds, goes) in [(1_005, false), (1_020, true)] {
+        let mut world = World::open(&disk, options);
+        world.now = seconds * SECOND;
+        world.settle();
+        assert_eq!(world.log.first() > 0, goes, "{seconds}");
     }
 }
 
