@@ -19,12 +19,25 @@ pub trait Disk {
     /// What the system said; `NotFound` where there is none.
     fn open(&self, name: &str) -> io::Result<Self::File>;
 
-    /// Makes a file of so many zeros, in place of one that may be there; when this returns, file
-    /// and folder entry are on disk.
+    /// Makes a file of so many zeros, in place of one that may be there; when this returns, the file is on disk, and
+    /// whether under that name is known after [`Disk::sync_folder`].
     ///
     /// # Errors
     /// What the system said.
-    fn create(&self, name: &str, bytes: u64) -> io::Result<Self::File>;
+    fn make(&self, name: &str, bytes: u64) -> io::Result<Self::File>;
+
+    /// Puts a file in another's place, under its name: before either of both is there, and which after a crash is known
+    /// once [`Disk::sync_folder`] has returned.
+    ///
+    /// # Errors
+    /// What the system said: which of both is there after a crash is then not known.
+    fn rename(&self, name: &str, by: &str) -> io::Result<()>;
+
+    /// When this returns, all files have for good the names that they have now.
+    ///
+    /// # Errors
+    /// What the system said.
+    fn sync_folder(&self) -> io::Result<()>;
 
     /// Makes a small file with this content, in place of one that may be there: wholly or not at
     /// all, and when is the system's business.
@@ -33,18 +46,32 @@ pub trait Disk {
     /// What the system said.
     fn store(&self, name: &str, content: &[u8]) -> io::Result<()>;
 
-    /// Puts a file in another's place, under its name; when this returns that is so for good, and before either of
-    /// both is there.
-    ///
-    /// # Errors
-    /// What the system said: which of both is there after a crash is then not known.
-    fn replace(&self, name: &str, by: &str) -> io::Result<()>;
-
     /// Removes a file, if it is there; when it is gone for good is the system's business.
     ///
     /// # Errors
     /// What the system said.
     fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes a file of so many zeros, in place of one that may be there; when this returns, file
+    /// and folder entry are on disk.
+    ///
+    /// # Errors
+    /// What the system said.
+    fn create(&self, name: &str, bytes: u64) -> io::Result<Self::File> {
+        let file = self.make(name, bytes)?;
+        self.sync_folder()?;
+        Ok(file)
+    }
+
+    /// Puts a file in another's place, under its name; when this returns that is so for good, and before either of
+    /// both is there.
+    ///
+    /// # Errors
+    /// What the system said: which of both is there after a crash is then not known.
+    fn replace(&self, name: &str, by: &str) -> io::Result<()> {
+        self.rename(name, by)?;
+        self.sync_folder()
+    }
 }
 
 /// An open file.

@@ -100,7 +100,7 @@ impl Disk for Folder {
             .open(self.path.join(name))
     }
 
-    fn create(&self, name: &str, bytes: u64) -> io::Result<File> {
+    fn make(&self, name: &str, bytes: u64) -> io::Result<File> {
         self.check_writer()?;
         let path = self.path.join(name);
         let file = OpenOptions::new()
@@ -120,7 +120,6 @@ impl Disk for Folder {
             let _second = fs::remove_file(&path);
             return Err(error);
         }
-        self.folder.sync_all()?;
         Ok(file)
     }
 
@@ -134,9 +133,12 @@ impl Disk for Folder {
         fs::rename(new, path)
     }
 
-    fn replace(&self, name: &str, by: &str) -> io::Result<()> {
+    fn rename(&self, name: &str, by: &str) -> io::Result<()> {
         self.check_writer()?;
-        fs::rename(self.path.join(by), self.path.join(name))?;
+        fs::rename(self.path.join(by), self.path.join(name))
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
         self.folder.sync_all()
     }
 

@@ -1,7 +1,12 @@
 //! A disk that keeps what was synced, and of all else any part.
 
 use crate::disk::{Disk, DiskFile};
-use std::{cell::RefCell, collections::BTreeMap, io, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    io,
+    rc::Rc,
+};
 
 /// What a disk writes whole or not at all.
 const SECTOR: usize = 512;
@@ -36,6 +41,14 @@ struct Content {
     is_unnamed: bool,
 }
 
+/// A file that has another's name since.
+#[derive(Clone, Debug)]
+struct Renamed {
+    name: String,
+    by: String,
+    before: Option<Content>,
+}
+
 /// How the disk behaves.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Faults {
@@ -51,6 +64,8 @@ struct Inner {
     files: BTreeMap<String, Content>,
     /// Removed, and perhaps there again after a crash.
     removed: BTreeMap<String, Content>,
+    /// Put in another's place, which is perhaps there again after a crash; in their order.
+    renamed: Vec<Renamed>,
     faults: Faults,
     syncs: u64,
     /// After so many more changes the power is gone: none is made any more.
@@ -110,6 +125,18 @@ impl Forgetful {
                 inner.files.insert(name, content);
             }
         }
+        let mut stayed = BTreeSet::new();
+        for Renamed { name, by, before } in std::mem::take(&mut inner.renamed).into_iter().rev() {
+            // Where a later one is there, so is what it took the place of.
+            if keep() || stayed.contains(&name) {
+                stayed.insert(name);
+                continue;
+            }
+            if let Some(content) = inner.files.remove(&name) {
+                inner.files.insert(by, content);
+            }
+            inner.files.extend(before.map(|before| (name, before)));
+        }
         inner.files.retain(|_, content| {
             for piece in std::mem::take(&mut content.unsynced) {
                 if keep() {
@@ -143,6 +170,15 @@ impl Forgetful {
         self.0.borrow_mut().files.insert(name.into(), content);
     }
 
+    /// The same; its name may be lost.
+    fn put_unnamed(&self, name: &str, content: Vec<u8>) {
+        self.put(name, content);
+        let mut inner = self.0.borrow_mut();
+        if let Some(content) = inner.files.get_mut(name) {
+            content.is_unnamed = true;
+        }
+    }
+
     pub(crate) fn flip(&self, name: &str, at: usize, bits: u8) {
         let mut content = self.content(name);
         content[at] ^= bits;
@@ -167,30 +203,39 @@ impl Disk for Forgetful {
         }
     }
 
-    fn create(&self, name: &str, bytes: u64) -> io::Result<OpenFile> {
+    fn make(&self, name: &str, bytes: u64) -> io::Result<OpenFile> {
         self.change()?;
         if self.0.borrow().faults.is_full {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        self.put(name, vec![0; usize::try_from(bytes).unwrap()]);
+        self.put_unnamed(name, vec![0; usize::try_from(bytes).unwrap()]);
         self.open(name)
     }
 
     fn store(&self, name: &str, content: &[u8]) -> io::Result<()> {
         self.change()?;
-        self.put(name, content.into());
-        let mut inner = self.0.borrow_mut();
-        if let Some(content) = inner.files.get_mut(name) {
-            content.is_unnamed = true;
-        }
+        self.put_unnamed(name, content.into());
         Ok(())
     }
 
-    fn replace(&self, name: &str, by: &str) -> io::Result<()> {
+    fn rename(&self, name: &str, by: &str) -> io::Result<()> {
         self.change()?;
         let mut inner = self.0.borrow_mut();
         let content = inner.files.remove(by).ok_or(io::ErrorKind::NotFound)?;
-        inner.files.insert(name.into(), content);
+        let before = inner.files.insert(name.into(), content);
+        let (name, by) = (name.into(), by.into());
+        inner.renamed.push(Renamed { name, by, before });
+        Ok(())
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        self.change()?;
+        let mut inner = self.0.borrow_mut();
+        inner.removed.clear();
+        inner.renamed.clear();
+        for content in inner.files.values_mut() {
+            content.is_unnamed = false;
+        }
         Ok(())
     }
 

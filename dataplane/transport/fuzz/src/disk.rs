@@ -45,7 +45,7 @@ impl Disk for Memory {
             .map(MemoryFile)
             .ok_or(io::ErrorKind::NotFound.into())
     }
-    fn create(&self, name: &str, bytes: u64) -> io::Result<MemoryFile> {
+    fn make(&self, name: &str, bytes: u64) -> io::Result<MemoryFile> {
         let content = Content::new(RefCell::new(vec![0; place(bytes)?]));
         self.0.borrow_mut().insert(name.to_owned(), content.clone());
         Ok(MemoryFile(content))
@@ -55,10 +55,13 @@ impl Disk for Memory {
         self.0.borrow_mut().insert(name.to_owned(), content);
         Ok(())
     }
-    fn replace(&self, name: &str, by: &str) -> io::Result<()> {
+    fn rename(&self, name: &str, by: &str) -> io::Result<()> {
         let mut files = self.0.borrow_mut();
         let content = files.remove(by).ok_or(io::ErrorKind::NotFound)?;
         files.insert(name.to_owned(), content);
+        Ok(())
+    }
+    fn sync_folder(&self) -> io::Result<()> {
         Ok(())
     }
     fn remove(&self, name: &str) -> io::Result<()> {

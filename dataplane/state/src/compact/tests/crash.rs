@@ -227,6 +227,27 @@ fn what_takes_anothers_place_is_on_disk_also_where_it_was_killed_between() {
     assert_eq!(state["k1"].value, event(1, 39, 500));
 }
 
+/// What a pass has put in place is there for good when the next goes on from it.
+#[test]
+fn a_segment_that_was_put_in_place_stays_in_place() {
+    let disk = Forgetful::default();
+    let (new, old) = ("0000000001.seg.new", "0000000001.seg");
+    disk.put(old, b"old".to_vec());
+    disk.put(new, b"new".to_vec());
+    disk.rename(old, new).unwrap();
+    disk.crash(|| false);
+    assert_eq!(
+        (disk.content(old), disk.content(new)),
+        (b"old".to_vec(), b"new".to_vec())
+    );
+    disk.replace(old, new).unwrap();
+    disk.crash(|| false);
+    assert_eq!(disk.content(old), b"new");
+    disk.create("made", 1).unwrap();
+    disk.crash(|| false);
+    assert_eq!(disk.list().unwrap(), [old, "made"]);
+}
+
 #[test]
 fn a_compacted_log_is_no_replica() {
     let (disk, mut world, _) = compacted();
