@@ -8,8 +8,9 @@
 //!   on the places alone that were reached, never on who was read first.
 //! - [`Folding::snapshot`] and [`Folding::restore`]: the state as bytes, so that a restart reads only what
 //!   came since. A snapshot of another fold, another log, a later place than the log has, or a state of
-//!   another type is refused or migrated, not misread ([`snapshot`] draws the bytes). It is told by the last
-//!   event that was applied: where that was a gap, or retention or compaction has removed it since, it is taken at its word.
+//!   another type is refused or migrated, not misread ([`snapshot`] draws the bytes). It is told by the log's id
+//!   and the last event that was applied: where that was a gap, or retention or compaction has removed it since, by the id
+//!   alone.
 //! - [`Token`]: an event's place. Whoever appended it reads its own write once [`Folding::has_reached`].
 //! - An event that the fold cannot apply, and events that a log cannot give, go by the fold's [`Policy`].
 //!
@@ -19,7 +20,7 @@ pub mod ready;
 pub mod snapshot;
 
 use crate::{Event, LogName, ReadError, Reader, disk::Disk, format::Hash};
-use snapshot::SnapshotError;
+use snapshot::{Mark, SnapshotError};
 use std::collections::BTreeMap;
 use thiserror::Error;
 
@@ -146,8 +147,7 @@ pub enum FoldError {
 struct Part<S> {
     state: S,
     progress: Progress,
-    /// Which log it is, and what its last applied event was.
-    last: Option<Hash>,
+    mark: Mark,
 }
 
 /// A fold on its way through logs.
@@ -181,6 +181,19 @@ impl<F: Fold> Folding<F> {
         reader: &mut Reader<D>,
         mut changed: impl FnMut(&Token, F::Change),
     ) -> Result<u64, FoldError> {
+        let applied = self.read(log, reader, &mut changed);
+        if let Some(part) = self.parts.get_mut(log) {
+            part.mark.log = reader.id();
+        }
+        applied
+    }
+
+    fn read<D: Disk>(
+        &mut self,
+        log: &LogName,
+        reader: &mut Reader<D>,
+        changed: &mut impl FnMut(&Token, F::Change),
+    ) -> Result<u64, FoldError> {
         let mut applied = 0;
         loop {
             let read_failed = |source| FoldError::Read {
@@ -197,7 +210,7 @@ impl<F: Fold> Folding<F> {
                     if given.is_some_and(|given| given <= self.next(log)) {
                         self.go_to(log, event.offset);
                     }
-                    applied += u64::from(self.apply(log, &event, &mut changed)?);
+                    applied += u64::from(self.apply(log, &event, &mut *changed)?);
                 }
                 Err(error) => match (&error, self.policy) {
                     (ReadError::Damaged { to, .. } | ReadError::Gone { to, .. }, Policy::Skip) => {
@@ -248,7 +261,7 @@ impl<F: Fold> Folding<F> {
             }
         };
         part.progress.next = offset + 1;
-        part.last = Some(snapshot::mark(event));
+        part.mark.last = Some(snapshot::mark(event));
         Ok(is_applied)
     }
 
@@ -265,7 +278,7 @@ impl<F: Fold> Folding<F> {
         let part = part.or_insert_with(|| Part::begin(&self.fold));
         part.progress.missing += to.saturating_sub(part.progress.next);
         part.progress.next = part.progress.next.max(to);
-        part.last = None;
+        part.mark.last = None;
     }
 
     /// The event of a log that is next.
@@ -328,8 +341,7 @@ impl<F: Fold> Folding<F> {
         Some(snapshot::encode(
             &self.fold,
             log,
-            &part.progress,
-            part.last,
+            (&part.progress, part.mark),
             &state,
         ))
     }
@@ -345,7 +357,7 @@ impl<F: Fold> Folding<F> {
         bytes: &[u8],
         disk: D,
     ) -> Result<Reader<D>, SnapshotError> {
-        let (progress, last, version, state) = snapshot::decode(&self.fold, log, bytes)?;
+        let (progress, mark, version, state) = snapshot::decode(&self.fold, log, bytes)?;
         let state = match version == F::VERSION {
             true => self.fold.decode(state).ok_or(SnapshotError::State)?,
             false => {
@@ -353,11 +365,11 @@ impl<F: Fold> Folding<F> {
                 migrated.ok_or(SnapshotError::Version(version))?
             }
         };
-        let reader = snapshot::check(log, &progress, last, disk)?;
+        let reader = snapshot::check(log, (&progress, mark), disk)?;
         let part = Part {
             state,
             progress,
-            last,
+            mark,
         };
         self.parts.insert(log.clone(), part);
         Ok(reader)
@@ -369,7 +381,7 @@ impl<S> Part<S> {
         Self {
             state: fold.begin(),
             progress: Progress::default(),
-            last: None,
+            mark: Mark::default(),
         }
     }
 }

@@ -110,6 +110,12 @@ impl<D: Disk> Reader<D> {
         }
     }
 
+    /// Which log it is; none of one that holds nothing that says so.
+    #[must_use]
+    pub const fn id(&self) -> Option<LogId> {
+        self.id
+    }
+
     /// Offset of the next event, unless it is damaged.
     #[must_use]
     pub fn position(&self) -> u64 {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  0   8 magic "virgafld"
-//!  8   4 version 1
+//!  8   4 version 2
 //! 12   4 version of the state
 //! 16   8 next: events below are in it
 //! 24   8 events that the fold could not apply
@@ -13,25 +13,32 @@
 //!        they are long
 //! 74   1 bytes of the log's name
 //! 75   8 bytes of the state
-//! 83     the fold's name, the log's name, the state
+//! 83  16 the log's id; zeros where that was not known
+//! 99     the fold's name, the log's name, the state
 //!     32 BLAKE3 of all before
 //! ```
+//! Version 1 has no id; what was made by it is gone on from all the same.
 
 use super::{Fold, Progress};
 use crate::{
     Cursor, Event, LogName, OpenError, ReadError, Reader,
     disk::Disk,
     event::Link,
-    format::{Hash, u32_at, u64_at},
+    format::{Hash, LogId, u32_at, u64_at},
 };
 use thiserror::Error;
 
 const MAGIC: &[u8; 8] = b"virgafld";
-const VERSION: u32 = 1;
-const HEADER_BYTES: usize = 83;
+const VERSION: u32 = 2;
+/// The one without a log's id.
+const VERSION_WITHOUT_ID: u32 = 1;
+const ID_AT: usize = 83;
+const HEADER_BYTES: usize = 99;
 const HASH_BYTES: usize = 32;
+const NO_ID: LogId = [0; 16];
 
-const _: () = assert!(HEADER_BYTES == 8 + 4 + 4 + 8 + 8 + 8 + 1 + HASH_BYTES + 1 + 1 + 8);
+const _: () = assert!(ID_AT == 8 + 4 + 4 + 8 + 8 + 8 + 1 + HASH_BYTES + 1 + 1 + 8);
+const _: () = assert!(HEADER_BYTES == ID_AT + NO_ID.len());
 
 /// Why a snapshot is not gone on from. Without it the fold begins at the log's start.
 #[derive(Debug, Error)]
@@ -60,6 +67,11 @@ pub enum SnapshotError {
         /// What was asked for.
         wanted: LogName,
     },
+    /// It is of a log that had the same name before.
+    #[error(
+        "the snapshot is of another log, which had the name {0} before: remove it, and the fold begins anew"
+    )]
+    OtherLog(LogName),
     /// The state's type has changed since, and nothing says what became of it.
     #[error(
         "the snapshot's state is of version {0}, which this fold does not take over: remove it, and the fold begins anew"
@@ -81,6 +93,15 @@ pub enum SnapshotError {
     /// The log cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+}
+
+/// What a state is of, beside its place.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Mark {
+    /// Which log.
+    pub(super) log: Option<LogId>,
+    /// Its last applied event.
+    pub(super) last: Option<Hash>,
 }
 
 /// What tells an event from all others.
@@ -108,8 +129,7 @@ fn called<F: Fold>(fold: &F) -> String {
 pub(super) fn encode<F: Fold>(
     fold: &F,
     log: &LogName,
-    progress: &Progress,
-    last: Option<Hash>,
+    (progress, mark): (&Progress, Mark),
     state: &[u8],
 ) -> Vec<u8> {
     let (log, called) = (log.as_str(), called(fold));
@@ -121,11 +141,12 @@ pub(super) fn encode<F: Fold>(
     out.extend_from_slice(&progress.next.to_be_bytes());
     out.extend_from_slice(&progress.refused.to_be_bytes());
     out.extend_from_slice(&progress.missing.to_be_bytes());
-    out.push(u8::from(last.is_some()));
-    out.extend_from_slice(&last.unwrap_or_default());
+    out.push(u8::from(mark.last.is_some()));
+    out.extend_from_slice(&mark.last.unwrap_or_default());
     out.push(u8::try_from(called.len()).unwrap_or(u8::MAX));
     out.push(u8::try_from(log.len()).unwrap_or(u8::MAX));
     out.extend_from_slice(&(state.len() as u64).to_be_bytes());
+    out.extend_from_slice(&mark.log.unwrap_or(NO_ID));
     out.extend_from_slice(called.as_bytes());
     out.extend_from_slice(log.as_bytes());
     out.extend_from_slice(state);
@@ -134,7 +155,7 @@ pub(super) fn encode<F: Fold>(
     out
 }
 
-type Decoded<'a> = (Progress, Option<Hash>, u32, &'a [u8]);
+type Decoded<'a> = (Progress, Mark, u32, &'a [u8]);
 
 /// Place, mark, the state's version and bytes.
 pub(super) fn decode<'a, F: Fold>(
@@ -148,12 +169,13 @@ pub(super) fn decode<'a, F: Fold>(
     if blake3::hash(content).as_bytes() != hash || !content.starts_with(MAGIC) {
         return Err(SnapshotError::Damaged);
     }
-    match u32_at(content, 8) {
-        VERSION => {}
+    let header_bytes = match u32_at(content, 8) {
+        VERSION => HEADER_BYTES,
+        VERSION_WITHOUT_ID => ID_AT,
         version => return Err(SnapshotError::Format(version)),
-    }
+    };
     let (header, rest) = content
-        .split_at_checked(HEADER_BYTES)
+        .split_at_checked(header_bytes)
         .ok_or(SnapshotError::Damaged)?;
     let (fold_bytes, log_bytes) = (usize::from(header[73]), usize::from(header[74]));
     let (name_of_fold, rest) = rest
@@ -184,32 +206,42 @@ pub(super) fn decode<'a, F: Fold>(
         refused: u64_at(header, 24),
         missing: u64_at(header, 32),
     };
-    let mark = header
+    let last = header
         .get(41..41 + HASH_BYTES)
         .and_then(|mark| mark.first_chunk());
-    let last = mark.copied().filter(|_| header[40] == 1);
-    Ok((progress, last, u32_at(header, 12), state))
+    let log = header.get(ID_AT..).and_then(|id| id.first_chunk());
+    let mark = Mark {
+        log: log.copied().filter(|id| *id != NO_ID),
+        last: last.copied().filter(|_| header[40] == 1),
+    };
+    Ok((progress, mark, u32_at(header, 12), state))
 }
 
 /// A reader at the place, of a log that holds what the snapshot was made of.
 pub(super) fn check<D: Disk>(
     log: &LogName,
-    progress: &Progress,
-    last: Option<Hash>,
+    (progress, mark): (&Progress, Mark),
     disk: D,
 ) -> Result<Reader<D>, SnapshotError> {
     let before = progress.next.saturating_sub(1);
     let other = SnapshotError::OtherEvents(before);
-    let mut reader = match last {
+    let from = match mark.last {
         // Nothing was applied last that the log could show.
-        None => return Ok(Reader::open(disk, log, Cursor::Offset(progress.next))?),
-        Some(_) => Reader::open(disk, log, Cursor::Offset(before))?,
+        None => progress.next,
+        Some(_) => before,
     };
+    let mut reader = Reader::open(disk, log, Cursor::Offset(from))?;
+    if mark.log.is_some_and(|wanted| reader.id() != Some(wanted)) {
+        return Err(SnapshotError::OtherLog(log.clone()));
+    }
+    if mark.last.is_none() {
+        return Ok(reader);
+    }
     match reader.peek() {
         // Compaction has taken it since: the reader is at the event behind.
         Ok(Some(offset)) if offset > before => Ok(reader),
         Ok(Some(_)) => match reader.next_event() {
-            Ok(Some(event)) if Some(mark(&event)) == last => Ok(reader),
+            Ok(Some(event)) if Some(self::mark(&event)) == mark.last => Ok(reader),
             _ => Err(other),
         },
         Ok(None) => Err(other),

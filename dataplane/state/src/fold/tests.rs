@@ -4,7 +4,8 @@ use super::{
     *,
 };
 use crate::{
-    Cursor, Link, Log, Options, Retention, files::Files, recover, tests::forgetful::Forgetful,
+    Cursor, Link, Log, Options, Retention, files::Files, format::LogId, recover,
+    tests::forgetful::Forgetful,
 };
 use serde_json::{Value, json};
 use virga_ebpf::header::OriginHash;
@@ -24,8 +25,11 @@ struct World {
 
 impl World {
     fn new(text: &str) -> Self {
+        Self::with_id(text, [u8::try_from(text.len()).unwrap(); 16])
+    }
+
+    fn with_id(text: &str, id: LogId) -> Self {
         let (disk, name) = (Forgetful::default(), name(text));
-        let id = [u8::try_from(text.len()).unwrap(); 16];
         let (state, _) = recover(&disk, &name, id).unwrap();
         let options = Options {
             segment_bytes: 4_096,
@@ -178,6 +182,37 @@ fn a_snapshot_that_does_not_fit_is_refused() {
             matches!(refused, Err(SnapshotError::OtherEvents(19))),
             "{refused:?}"
         );
+    }
+}
+
+/// All else is the same.
+#[test]
+fn a_snapshot_of_a_log_that_was_begun_anew_is_refused() {
+    let [mut world, mut anew] = [1, 2].map(|id| World::with_id("a", [id; 16]));
+    counted(&mut world, 20);
+    counted(&mut anew, 20);
+    let mut folding = Folding::new(Counters, Policy::Stop);
+    catch_up(&mut folding, &world);
+    let bytes = folding.snapshot(&world.name).unwrap();
+    let restore = |bytes: &[u8], world: &World| {
+        let mut fresh = Folding::new(Counters, Policy::Stop);
+        let restored = fresh.restore(&world.name, bytes, world.disk.clone());
+        let hash = fresh.hash();
+        restored.map(|_| hash)
+    };
+    assert_eq!(restore(&bytes, &world).unwrap(), folding.hash());
+    let refused = restore(&bytes, &anew);
+    assert!(
+        matches!(refused, Err(SnapshotError::OtherLog(_))),
+        "{refused:?}"
+    );
+    // As an earlier program made it, without the id.
+    let mut earlier = [&bytes[..83], &bytes[99..bytes.len() - 32]].concat();
+    earlier[11] = 1;
+    let hash = blake3::hash(&earlier);
+    earlier.extend(hash.as_bytes());
+    for world in [&world, &anew] {
+        assert_eq!(restore(&earlier, world).unwrap(), folding.hash());
     }
 }
 
