@@ -28,6 +28,8 @@ pub mod lan;
 #[cfg(fuzzing)]
 #[path = "../targets/member.rs"]
 pub mod member;
+#[path = "../targets/replicas.rs"]
+pub mod replicas;
 #[path = "../targets/routing.rs"]
 pub mod routing;
 #[path = "../targets/segments.rs"]
@@ -53,6 +55,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("streams", streams::run),
     ("routing", routing::run),
     ("segments", segments::run),
+    ("replicas", replicas::run),
     ("discovery", discovery::run),
     ("lan", lan::run),
     ("carrier", carrier::run),

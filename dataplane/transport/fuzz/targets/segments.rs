@@ -1,10 +1,15 @@
-//! A log whose files are changed behind its back, in any way and in several places: it opens or says why not, and what
-//! it gives is what was appended, in order and once, whatever it also reports; then it goes on.
+//! A log whose files are changed behind its back, in any way and in several places, before it is compacted by key, and after: it
+//! opens or says why not, and what it gives is what was appended, in order and once, whatever it also reports; then it goes on.
 
 use super::disk::Memory;
 use arbitrary::Arbitrary;
 use virga_ebpf::header::OriginHash;
-use virga_state::{Cursor, Link, Log, LogName, Options, Reader, files::Files, recover};
+use virga_state::{
+    Cursor, Link, Log, LogName, Options, Reader,
+    compact::{self, Rules, Subject},
+    files::Files,
+    recover,
+};
 
 #[derive(Arbitrary, Debug)]
 enum Change {
@@ -46,7 +51,9 @@ enum Change {
 struct Case {
     events: u8,
     is_closed: bool,
-    changes: Vec<Change>,
+    before: Vec<Change>,
+    is_compacted: bool,
+    after: Vec<Change>,
 }
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -58,10 +65,21 @@ fn options() -> Options {
     }
 }
 
+const KEYS: u64 = 5;
+
+/// An event of a key, now and then one that removes it, or has none.
 fn payload(offset: u64) -> Vec<u8> {
-    (0..offset * 37 % 211)
-        .map(|at| ((offset + at * 7) % 251) as u8)
-        .collect()
+    let (key, length) = (offset % KEYS, offset * 37 % 211);
+    match offset % 13 {
+        0 => format!("{{\"key\":{key}}}").into_bytes(),
+        1 => (0..length)
+            .map(|at| ((offset + at * 7) % 251) as u8)
+            .collect(),
+        _ => {
+            let fill = "x".repeat(length as usize);
+            format!("{{\"key\":{key},\"fill\":\"{fill}\"}}").into_bytes()
+        }
+    }
 }
 
 fn link(offset: u64) -> Link {
@@ -96,6 +114,33 @@ fn append(disk: &Memory, name: &LogName, events: u64, is_closed: bool) -> Option
         while files.step(&mut log, SECOND_NS) {}
     }
     Some(log.end())
+}
+
+/// Has compaction take all that it can; whether it came to the end.
+fn compact(disk: &Memory, name: &LogName) -> bool {
+    let Ok((state, _)) = recover(disk, name, [7; 16]) else {
+        return false;
+    };
+    let mut log = Log::new(state, options());
+    let Ok(mut files) = Files::open(disk.clone()) else {
+        return false;
+    };
+    while files.step(&mut log, SECOND_NS) {}
+    let subject = Subject {
+        id: *log.id(),
+        closed: log.closed(),
+    };
+    let rules = Rules {
+        key: "key".to_owned(),
+        after_ns: 0,
+        removals_after_ns: Some(0),
+    };
+    let mut put = |rewritten| {
+        let put = compact::put(&mut log, &mut files, &rewritten);
+        Ok(put.expect("a disk in memory takes all"))
+    };
+    let outcome = compact::pass(disk, &subject, (&rules, u64::MAX), &|| true, &mut put);
+    outcome.is_ok_and(|outcome| outcome.damaged.is_empty())
 }
 
 fn change(disk: &Memory, change: &Change) {
@@ -150,20 +195,22 @@ fn change(disk: &Memory, change: &Change) {
     }
 }
 
-/// All that can be read is what was appended, in order and once.
-fn check(disk: &Memory, name: &LogName) {
+/// All that can be read is what was appended, in order and once; gives the offsets.
+fn check(disk: &Memory, name: &LogName) -> Vec<u64> {
+    let mut read = Vec::new();
     let Ok(mut reader) = Reader::open(disk.clone(), name, Cursor::Start) else {
-        return;
+        return read;
     };
     let (mut next, mut faults) = (0, 0);
     loop {
         match reader.next_event() {
-            Ok(None) => return,
+            Ok(None) => return read,
             Ok(Some(event)) => {
                 assert!(event.offset >= next, "{} comes after {next}", event.offset);
                 assert_eq!(event.payload, payload(event.offset), "{}", event.offset);
                 assert_eq!(event.link, link(event.offset), "{}", event.offset);
                 next = event.offset + 1;
+                read.push(event.offset);
             }
             Err(error) => {
                 assert!(!error.to_string().is_empty());
@@ -177,6 +224,13 @@ fn check(disk: &Memory, name: &LogName) {
     }
 }
 
+/// Whether an event has neither a later one of its key, nor is a removal.
+fn is_last(offset: u64, end: u64) -> bool {
+    let has_key = |offset: u64| offset % 13 != 1;
+    let is_same = |later: u64| later % KEYS == offset % KEYS && has_key(later);
+    !has_key(offset) || offset % 13 != 0 && !(offset + 1..end).any(is_same)
+}
+
 /// Does what an input says.
 pub fn run(input: &[u8]) {
     let Some(case) = super::read::<Case>(input) else {
@@ -184,8 +238,23 @@ pub fn run(input: &[u8]) {
     };
     let name = LogName::parse("a/b").expect("a name");
     let disk = Memory::default();
-    append(&disk, &name, u64::from(case.events % 64), case.is_closed).expect("a new log opens");
-    for one in case.changes.iter().take(16) {
+    let events = u64::from(case.events % 64);
+    let end = append(&disk, &name, events, case.is_closed).expect("a new log opens");
+    for one in case.before.iter().take(16) {
+        change(&disk, one);
+    }
+    check(&disk, &name);
+    if case.is_compacted && append(&disk, &name, 0, false).is_some() {
+        // What has no successor stays, and nothing else comes up.
+        let before = check(&disk, &name);
+        let is_whole = compact(&disk, &name);
+        let after = check(&disk, &name);
+        assert!(is_whole || !case.before.is_empty());
+        assert!(after.iter().all(|offset| before.contains(offset)));
+        let mut last = before.iter().filter(|offset| is_last(**offset, end));
+        assert!(last.all(|offset| after.contains(offset)));
+    }
+    for one in case.after.iter().take(16) {
         change(&disk, one);
     }
     check(&disk, &name);
