@@ -1,0 +1,40 @@
+//! NAT traversal: how two nodes whose packets a router relays come to send to each other straight.
+//!
+//! No I/O and no clock: [`Nat`] takes what is seen of sessions, what peers say in them, and the time; it gives
+//! messages for sessions, addresses to be asked by a path challenge inside the session with a peer, and whom to
+//! send to straight from now on.
+//!
+//! - [`limits`]: every number.
+//! - [`wire`]: what nodes tell each other in their sessions.
+//! - [`class`]: what NAT this node is behind, by what others see of its address.
+//! - [`reason`]: what was said and not followed.
+//! - [`nat`]: all of it; `meeting` is one try to reach one peer.
+//!
+//! **The way.** Two nodes have a session, over routers: that is the relay, and it always works. Each neighbour tells
+//! a node at which address it sees it. The one of the two with the lower node id asks its neighbours, one after the
+//! other, for a meeting; one that has sessions with both as neighbours tells each of them at the same time where it sees
+//! the other. Both then ask the other for an answer from there, a few times and further and further apart: each packet
+//! opens its own NAT for the other's. Who hears the peer from another address than it was told asks there. Once both have
+//! told each other that they had an answer, each sends straight. The session is the same all the while, and whoever
+//! drives this keeps the relay as the way for when the link is silent.
+//!
+//! **Who can.** With names of RFC 4787: where both NATs map one inner address to one outer address, whatever the
+//! destination (a cone), always. Where one maps for each destination anew (symmetric), if the other's NAT takes packets
+//! from other ports of an address that it has sent to. Where both do: it is not tried, for that would be guessing ports.
+//!
+//! **Whom it can be turned against.** Addresses come from neighbours, in proven sessions, and each is one that the
+//! neighbour itself has had packets of that node's session from: a member can make others ask at its own address alone. A
+//! neighbour that lies makes a node send [`limits::PROBES_MAX`] packets of some 120 bytes, for a peer that the node
+//! wants to reach anyway, and all neighbours together [`limits::PROBES_BURST`] of them and one more each
+//! [`limits::PROBES_PAUSE_NS`]; nothing of what comes back goes anywhere. Strangers can say nothing.
+#![deny(unsafe_code)]
+
+pub mod class;
+pub mod limits;
+pub mod nat;
+pub mod reason;
+pub mod wire;
+
+pub use class::{Class, Evidence, Filtering, Mapping};
+pub use nat::{Act, Nat, Relation, Setup, Sight, Way};
+pub use reason::Reason;

@@ -1,0 +1,573 @@
+//! All of it: what is seen, said and tried, of all peers.
+
+mod meeting;
+mod why;
+
+use crate::{
+    class::{Evidence, Filtering, Mapping},
+    limits::{
+        ANSWER_NS, ASKS_BURST, ASKS_PAUSE_NS, EARLY_MAX, MEETINGS_MAX, MET_BURST, MET_PAUSE_NS,
+        PROBES_BURST, PROBES_PAUSE_NS, PUNCHED_MAX, RETRY_NS, RETRY_NS_MAX, SAID_BURST,
+        SAID_PAUSE_NS, SETTLE_NS, SILENT_NS, STABLE_NS, TELL_NS,
+    },
+    reason::Reason,
+    wire::{Message, No},
+};
+use meeting::{Meeting, Stage};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::{IpAddr, SocketAddr},
+};
+use virga_ebpf::header::NodeId;
+use virga_routing::allowance::Allowance;
+use why::Why;
+
+/// What a node is.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// Its id.
+    pub own: NodeId,
+    /// Where its socket is: it sends to addresses of that family alone, and to loopback only from there.
+    pub listen: SocketAddr,
+    /// For jitter and numbers.
+    pub seed: u64,
+}
+
+/// What a peer is to this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relation {
+    /// The configuration says where it is, and UDP reaches it.
+    Neighbour,
+    /// Routers relay its packets, and it may be sent to straight.
+    Wanted,
+    /// It is sent to straight since [`Act::Adopt`].
+    Punched {
+        /// Its link is found dead, or not found alive yet.
+        is_silent: bool,
+    },
+    /// Nothing of that.
+    Other,
+}
+
+/// A peer, as it is seen now.
+#[derive(Clone, Copy, Debug)]
+pub struct Sight {
+    /// Which session there is with it: what was said before counts in no other one.
+    pub session: u64,
+    /// What it is to this node.
+    pub relation: Relation,
+    /// Where its packets come from, where they come straight.
+    pub seen: Option<SocketAddr>,
+    /// The address that this node itself has towards it.
+    pub local: Option<SocketAddr>,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Ask a peer, in the session with it, for an answer from there; [`Nat::reached`] tells when it comes.
+    Probe {
+        /// Whom.
+        peer: NodeId,
+        /// Where.
+        address: SocketAddr,
+    },
+    /// Send to it straight from now on, and keep the relay for when that fails.
+    Adopt {
+        /// Whom.
+        peer: NodeId,
+        /// Where.
+        address: SocketAddr,
+    },
+    /// Do that no more.
+    Release {
+        /// Whom.
+        peer: NodeId,
+    },
+}
+
+/// How packets get to a peer that the configuration has no address of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Over routers, for this reason.
+    Relayed(String),
+    /// Through the NATs, for this reason.
+    Punched(String),
+}
+
+/// A peer that there is a session with.
+#[derive(Debug)]
+struct Peer {
+    sight: Sight,
+    /// What it says of its NAT; none: it does not do this.
+    mapping: Option<Mapping>,
+    /// What it was told last of this node's, and of itself.
+    told: (Option<Mapping>, Option<SocketAddr>),
+    /// When it was told all of it.
+    told_ns: u64,
+    said: Allowance,
+    /// Meetings that it asks for, and that others ask for with it.
+    asks: Allowance,
+    met: Allowance,
+}
+
+impl Peer {
+    const fn new(sight: Sight) -> Self {
+        Self {
+            sight,
+            mapping: None,
+            told: (None, None),
+            told_ns: 0,
+            said: Allowance::new(SAID_BURST, SAID_PAUSE_NS),
+            asks: Allowance::new(ASKS_BURST, ASKS_PAUSE_NS),
+            met: Allowance::new(MET_BURST, MET_PAUSE_NS),
+        }
+    }
+
+    /// Whether its packets come straight, from an address that lasts.
+    const fn is_near(&self) -> bool {
+        matches!(
+            self.sight.relation,
+            Relation::Neighbour | Relation::Punched { is_silent: false }
+        )
+    }
+}
+
+/// What became of a peer that is to be sent to straight.
+#[derive(Debug)]
+struct Tried {
+    count: u32,
+    next_ns: u64,
+    why: Why,
+}
+
+/// A peer that is sent to straight.
+#[derive(Clone, Copy, Debug)]
+struct Punched {
+    address: SocketAddr,
+    via: NodeId,
+    since_ns: u64,
+    silent_ns: Option<u64>,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Nat {
+    setup: Setup,
+    peers: BTreeMap<NodeId, Peer>,
+    tried: BTreeMap<NodeId, Tried>,
+    meetings: BTreeMap<NodeId, Meeting>,
+    punched: BTreeMap<NodeId, Punched>,
+    evidence: Evidence,
+    probes: Allowance,
+    random: u64,
+    /// What was said by those whose session was not seen yet.
+    early: Vec<(NodeId, Vec<u8>)>,
+    out: VecDeque<(NodeId, Message)>,
+    acts: VecDeque<Act>,
+    refused: [u64; Reason::ALL.len()],
+    /// Meetings of others that were arranged here, and tries of this node that succeeded and failed.
+    counted: [u64; 3],
+}
+
+impl Nat {
+    /// A node that knows of nobody.
+    #[must_use]
+    pub fn new(setup: Setup) -> Self {
+        Self {
+            random: setup.seed,
+            setup,
+            peers: BTreeMap::new(),
+            tried: BTreeMap::new(),
+            meetings: BTreeMap::new(),
+            punched: BTreeMap::new(),
+            evidence: Evidence::default(),
+            probes: Allowance::new(PROBES_BURST, PROBES_PAUSE_NS),
+            early: Vec::new(),
+            out: VecDeque::new(),
+            acts: VecDeque::new(),
+            refused: [0; Reason::ALL.len()],
+            counted: [0; 3],
+        }
+    }
+
+    /// SplitMix64: nothing secret comes of it.
+    fn number(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn refuse(&mut self, reason: Reason) {
+        self.refused[reason as usize] += 1;
+    }
+
+    /// How often.
+    #[must_use]
+    pub const fn refused(&self, reason: Reason) -> u64 {
+        self.refused[reason as usize]
+    }
+
+    /// Meetings of others that were arranged here; tries of this node that succeeded; and that failed.
+    #[must_use]
+    pub const fn counted(&self) -> [u64; 3] {
+        self.counted
+    }
+
+    /// What is known of the NAT that this node is behind.
+    #[must_use]
+    pub const fn evidence(&self) -> &Evidence {
+        &self.evidence
+    }
+
+    /// Whether sessions have to be looked at often: the sooner it is seen where a peer is heard from, the better.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        !self.meetings.is_empty() || !self.early.is_empty()
+    }
+
+    /// Where those are that are sent to straight.
+    #[must_use]
+    pub fn punched(&self) -> BTreeMap<NodeId, SocketAddr> {
+        let all = self.punched.iter();
+        all.map(|(&peer, one)| (peer, one.address)).collect()
+    }
+
+    /// How packets get to a peer; none where this has nothing to say of it.
+    #[must_use]
+    pub fn way(&self, now_ns: u64, peer: NodeId) -> Option<Way> {
+        if let Some(one) = self.punched.get(&peer) {
+            let why = format!(
+                "both of us have answered, it from {}; {} had us meet",
+                one.address, one.via
+            );
+            return Some(Way::Punched(why));
+        }
+        let relation = self.peers.get(&peer)?.sight.relation;
+        if relation != Relation::Wanted {
+            return None;
+        }
+        Some(Way::Relayed(
+            match (self.meetings.get(&peer), self.tried.get(&peer)) {
+                (Some(meeting), _) => meeting.words(),
+                (None, Some(tried)) if self.setup.own < peer => {
+                    let in_s = tried.next_ns.saturating_sub(now_ns).div_ceil(1_000_000_000);
+                    format!(
+                        "{}; tried {} times, next in {in_s} s",
+                        tried.why, tried.count
+                    )
+                }
+                (None, Some(tried)) => tried.why.to_string(),
+                (None, None) => Why::Fresh.to_string(),
+            },
+        ))
+    }
+
+    /// These are the peers that there are sessions with now, and all that were punched through to.
+    pub fn look(&mut self, now_ns: u64, sights: &BTreeMap<NodeId, Sight>) {
+        let is_same = |peer: &NodeId, known: &Peer| {
+            let sight = sights.get(peer);
+            sight.is_some_and(|sight| sight.session == known.sight.session)
+        };
+        self.peers.retain(|peer, known| is_same(peer, known));
+        for (&peer, &sight) in sights {
+            let known = self.peers.entry(peer).or_insert_with(|| Peer::new(sight));
+            known.sight = sight;
+        }
+        self.look_at_punched(now_ns, sights);
+        let relation = |peer: &NodeId| sights.get(peer).map(|sight| sight.relation);
+        self.meetings
+            .retain(|peer, _| relation(peer) == Some(Relation::Wanted));
+        let punched = &self.punched;
+        self.tried.retain(|peer, _| {
+            punched.contains_key(peer) || relation(peer) == Some(Relation::Wanted)
+        });
+        self.look_for_heard(now_ns, sights);
+        let near = |peer: NodeId| self.peers.get(&peer).is_some_and(Peer::is_near);
+        self.evidence.retain(near);
+        let local = sights
+            .values()
+            .filter(|sight| sight.relation == Relation::Neighbour);
+        self.evidence
+            .set_local(local.filter_map(|sight| sight.local).next());
+        for (peer, said) in std::mem::take(&mut self.early) {
+            match self.peers.contains_key(&peer) {
+                true => self.handle(now_ns, peer, &said),
+                false => self.refuse(Reason::Stranger),
+            }
+        }
+        self.tell(now_ns);
+    }
+
+    /// Takes back what is silent, or is none any more.
+    fn look_at_punched(&mut self, now_ns: u64, sights: &BTreeMap<NodeId, Sight>) {
+        let mut over = Vec::new();
+        for (&peer, one) in &mut self.punched {
+            match sights.get(&peer).map(|sight| sight.relation) {
+                Some(Relation::Punched { is_silent: false }) => one.silent_ns = None,
+                Some(Relation::Punched { is_silent: true } | Relation::Wanted) => {
+                    let since_ns = *one.silent_ns.get_or_insert(now_ns);
+                    if now_ns >= since_ns + SILENT_NS {
+                        over.push((peer, now_ns.saturating_sub(one.since_ns)));
+                    }
+                }
+                // The configuration says something else by now.
+                Some(Relation::Neighbour | Relation::Other) | None => over.push((peer, STABLE_NS)),
+            }
+        }
+        for (peer, lasted_ns) in over {
+            self.punched.remove(&peer);
+            self.acts.push_back(Act::Release { peer });
+            if lasted_ns >= STABLE_NS {
+                self.tried.remove(&peer);
+            }
+            self.fail(now_ns, peer, Why::Closed);
+        }
+    }
+
+    /// Tells neighbours how this node's NAT maps, and those that do the same where they are seen: what is new, and all
+    /// of it now and then, for they may not have been neighbours at their end yet.
+    fn tell(&mut self, now_ns: u64) {
+        let mapping = self.evidence.mapping();
+        for (&peer, known) in self.peers.iter_mut().filter(|(_, known)| known.is_near()) {
+            if now_ns >= known.told_ns + TELL_NS {
+                (known.told, known.told_ns) = ((None, None), now_ns);
+            }
+            if known.told.0 != Some(mapping) {
+                known.told.0 = Some(mapping);
+                self.out.push_back((peer, Message::About(mapping)));
+            }
+            if known.mapping.is_some()
+                && let Some(seen) = known.sight.seen
+                && known.told.1 != Some(seen)
+            {
+                known.told.1 = Some(seen);
+                self.out.push_back((peer, Message::Seen(seen)));
+            }
+        }
+        self.handle_timeout(now_ns);
+    }
+
+    /// A peer says something. Where its session was not seen yet, that waits for the next [`Nat::look`].
+    pub fn handle(&mut self, now_ns: u64, peer: NodeId, said: &[u8]) {
+        let Some(known) = self.peers.get_mut(&peer) else {
+            return match self.early.len() < EARLY_MAX {
+                true => self.early.push((peer, said.to_vec())),
+                false => self.refuse(Reason::Stranger),
+            };
+        };
+        if !known.said.take(now_ns) {
+            return self.refuse(Reason::Rate);
+        }
+        let Some(message) = Message::parse(said) else {
+            return self.refuse(Reason::Malformed);
+        };
+        let is_near = known.is_near();
+        match message {
+            Message::Proven { number, address } => self.on_proven(now_ns, peer, number, address),
+            _ if !is_near => self.refuse(Reason::Stranger),
+            Message::About(mapping) => {
+                let is_first = known.mapping.replace(mapping).is_none();
+                let waiting = self.tried.values_mut();
+                for tried in waiting.filter(|tried| is_first && tried.why == Why::Nobody) {
+                    tried.next_ns = now_ns + SETTLE_NS;
+                }
+                self.tell(now_ns);
+            }
+            Message::Seen(address) => {
+                let from = known.sight.seen.map(|seen| seen.ip());
+                match from.filter(|_| self.is_possible(address)) {
+                    Some(from) => self.evidence.note(peer, from, address),
+                    None => self.refuse(Reason::Address),
+                }
+                self.tell(now_ns);
+            }
+            Message::Ask { number, node } => {
+                if let Err(why) = self.arrange(now_ns, peer, number, node) {
+                    self.out.push_back((peer, Message::No { number, why }));
+                }
+            }
+            Message::Meet {
+                number,
+                node,
+                address,
+            } => self.on_meet(now_ns, peer, (number, node), address),
+            Message::No { number, why } => self.on_no(now_ns, peer, number, why),
+        }
+    }
+
+    /// Whether a node may be there, as far as this one's socket reaches.
+    fn is_possible(&self, address: SocketAddr) -> bool {
+        let (ip, own) = (address.ip(), self.setup.listen.ip());
+        let is_one_host = match ip {
+            IpAddr::V4(ip) => !ip.is_broadcast() && ip.octets()[0] != 0,
+            IpAddr::V6(ip) => ip.to_ipv4_mapped().is_none() && !ip.is_unicast_link_local(),
+        };
+        is_one_host
+            && address.port() != 0
+            && !ip.is_unspecified()
+            && !ip.is_multicast()
+            && ip.is_loopback() == own.is_loopback()
+            && ip.is_ipv4() == own.is_ipv4()
+    }
+
+    /// Has two neighbours meet.
+    fn arrange(&mut self, now_ns: u64, asker: NodeId, number: u64, node: NodeId) -> Result<(), No> {
+        let found = |peer: NodeId| {
+            let known = self.peers.get(&peer).filter(|known| known.is_near())?;
+            Some((
+                known.sight.seen.filter(|&at| self.is_possible(at))?,
+                known.mapping?,
+            ))
+        };
+        let (Some(one), Some(other)) = (found(asker), found(node).filter(|_| node != asker)) else {
+            return Err(No::NotCommon);
+        };
+        if one.1 == Mapping::Dependent && other.1 == Mapping::Dependent {
+            return Err(No::Symmetric);
+        }
+        let mut is_seldom = |peer: NodeId, of: fn(&mut Peer) -> &mut Allowance| {
+            let known = self.peers.get_mut(&peer);
+            known.is_some_and(|known| of(known).take(now_ns))
+        };
+        if !is_seldom(asker, |known| &mut known.asks) || !is_seldom(node, |known| &mut known.met) {
+            return Err(No::Busy);
+        }
+        for (to, node, address) in [(node, asker, one.0), (asker, node, other.0)] {
+            let meet = Message::Meet {
+                number,
+                node,
+                address,
+            };
+            self.out.push_back((to, meet));
+        }
+        self.counted[0] += 1;
+        Ok(())
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now_ns: u64) {
+        self.begin_tries(now_ns);
+        let all: Vec<NodeId> = self.meetings.keys().copied().collect();
+        for peer in all {
+            self.go_on(now_ns, peer);
+        }
+    }
+
+    /// Asks for meetings with those that it is time for.
+    fn begin_tries(&mut self, now_ns: u64) {
+        let wanted = self.peers.iter();
+        let wanted = wanted.filter(|(_, known)| known.sight.relation == Relation::Wanted);
+        for peer in wanted.map(|(&peer, _)| peer).collect::<Vec<_>>() {
+            if self.meetings.contains_key(&peer) || self.punched.contains_key(&peer) {
+                continue;
+            }
+            let is_theirs = peer < self.setup.own;
+            let tried = self.tried.entry(peer).or_insert(Tried {
+                count: 0,
+                next_ns: now_ns + SETTLE_NS,
+                why: if is_theirs { Why::Theirs } else { Why::Fresh },
+            });
+            if is_theirs || now_ns < tried.next_ns || !self.has_room() {
+                continue;
+            }
+            let number = self.number();
+            self.ask_next(now_ns, peer, number, BTreeSet::new(), Why::Nobody);
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        let many = self.meetings.len() + self.punched.len();
+        self.meetings.len() < MEETINGS_MAX && many < PUNCHED_MAX
+    }
+
+    /// Asks the next neighbour for a meeting; after the last one the try has failed.
+    fn ask_next(
+        &mut self,
+        now_ns: u64,
+        peer: NodeId,
+        number: u64,
+        mut asked: BTreeSet<NodeId>,
+        why: Why,
+    ) {
+        let is_next = |(node, known): &(&NodeId, &Peer)| {
+            known.is_near() && known.mapping.is_some() && !asked.contains(node)
+        };
+        let Some(via) = self.peers.iter().find(is_next).map(|(&via, _)| via) else {
+            return self.fail(now_ns, peer, why);
+        };
+        asked.insert(via);
+        self.out
+            .push_back((via, Message::Ask { number, node: peer }));
+        let stage = Stage::Asking {
+            asked,
+            until_ns: now_ns + ANSWER_NS,
+        };
+        self.meetings.insert(peer, Meeting { number, via, stage });
+    }
+
+    /// A try is over: the next one comes later.
+    fn fail(&mut self, now_ns: u64, peer: NodeId, why: Why) {
+        self.meetings.remove(&peer);
+        let is_real = why != Why::Nobody;
+        self.counted[2] += u64::from(is_real);
+        let count = self.tried.get(&peer).map_or(0, |tried| tried.count);
+        let most_ns = (RETRY_NS << count.min(16)).min(RETRY_NS_MAX);
+        let wait_ns = most_ns / 2 + self.number() % (most_ns / 2 + 1);
+        let tried = Tried {
+            count: count.saturating_add(is_real.into()),
+            next_ns: now_ns + wait_ns,
+            why,
+        };
+        self.tried.insert(peer, tried);
+    }
+
+    /// Both ends have said that the other has answered.
+    fn adopt(&mut self, now_ns: u64, peer: NodeId, address: SocketAddr) {
+        let Some(meeting) = self.meetings.remove(&peer) else {
+            return;
+        };
+        if let Stage::Probing(probing) = &meeting.stage
+            && self.setup.own > peer
+            && !probing.is_unasked
+        {
+            // The other one had begun sooner, and its first packets did not come in.
+            self.evidence.set_filtering(Filtering::Filtered);
+        }
+        self.counted[1] += 1;
+        let punched = Punched {
+            address,
+            via: meeting.via,
+            since_ns: now_ns,
+            silent_ns: None,
+        };
+        self.punched.insert(peer, punched);
+        self.acts.push_back(Act::Adopt { peer, address });
+    }
+
+    /// When [`Nat::handle_timeout`] is due; none before the next [`Nat::look`].
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<u64> {
+        let meetings = self.meetings.values().map(Meeting::due_ns);
+        let waits = |peer: &NodeId| {
+            *peer > self.setup.own
+                && self.has_room()
+                && !self.meetings.contains_key(peer)
+                && !self.punched.contains_key(peer)
+        };
+        let tries = self.tried.iter().filter(|(peer, _)| waits(peer));
+        meetings.chain(tries.map(|(_, tried)| tried.next_ns)).min()
+    }
+
+    /// What is to be said, to whom.
+    pub fn poll_transmit(&mut self) -> Option<(NodeId, Vec<u8>)> {
+        let (peer, message) = self.out.pop_front()?;
+        Some((peer, message.encode()))
+    }
+
+    /// What is to be done.
+    pub fn poll_act(&mut self) -> Option<Act> {
+        self.acts.pop_front()
+    }
+}
