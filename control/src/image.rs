@@ -47,6 +47,11 @@ pub fn of_nic<E>(
     } else {
         [listen.into()].into()
     };
+    // A NAT lets in what comes from where something was sent to, port and all, here and at the neighbour's end.
+    let source_port = match config.routing.crosses_nats {
+        true => u32::from(config.node.listen.port()),
+        false => 0,
+    };
     let mut keys: Vec<Option<NextHopKey>> = vec![None; config.peers.len()];
     for (index, peer) in config.peers.iter().enumerate() {
         let Reach::Adjacent { address, .. } = &peer.reach else {
@@ -59,6 +64,7 @@ pub fn of_nic<E>(
         let mut next_hop = NextHop {
             target: address.ip().into(),
             port: address.port(),
+            source_port,
             ..NextHop::default()
         };
         if let Some(link) = facts.links.get(&index) {

@@ -17,6 +17,7 @@
 //! - [`signing`]: what this node's entity signs of what it publishes.
 //! - [`dispatch`]: the node's workers, as all that is above them reaches them.
 //! - [`fallback`]: neighbours that are carried over TCP or WebSocket, where UDP does not get through.
+//! - [`nat`]: ways past routers, to peers behind NATs.
 //! - [`daemon`]: a running node; [`api`]: its Unix socket; [`mesh`]: the API of programs on this machine.
 //! - [`metrics`]: the node's figures and its health, over HTTP.
 //! - [`capture`]: packets as they are decided upon, while somebody asks.
@@ -63,6 +64,7 @@ pub mod membership;
 pub mod mesh;
 pub mod metrics;
 pub mod moves;
+pub mod nat;
 pub mod nic;
 pub mod notices;
 pub mod reading;

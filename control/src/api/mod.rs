@@ -50,8 +50,8 @@ pub mod why;
 use crate::{
     capture::run::Captures,
     daemon::{
-        clock::Clock, discovery::Finder, identity::Registry, path, reload::Reloading,
-        rights::Keeper, tracer::Tracer,
+        clock::Clock, discovery::Finder, identity::Registry, nat::Crossing, path,
+        reload::Reloading, rights::Keeper, tracer::Tracer,
     },
     dispatch::Dispatch,
     fallback::Shown,
@@ -78,6 +78,8 @@ pub struct Api {
     pub path: path::Asker,
     /// What looks for other nodes.
     pub finder: Finder,
+    /// Ways through NATs.
+    pub crossing: Crossing,
     /// What carries neighbours that UDP does not reach.
     pub fallback: Shown,
     /// What follows the way of packets.

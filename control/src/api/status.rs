@@ -13,6 +13,7 @@ use crate::{
     fallback::FallbackStatus,
     hex,
     kept::LogStatus,
+    nat::NatStatus,
     routes::RoutesStatus,
 };
 use axum::{Json, extract::State, http::StatusCode};
@@ -76,6 +77,9 @@ pub struct Status {
     /// What carries neighbours that UDP does not reach.
     #[serde(default)]
     pub fallback: FallbackStatus,
+    /// The NAT that this node is behind, and ways through others.
+    #[serde(default)]
+    pub nat: NatStatus,
     /// Channels that this node keeps.
     #[serde(default)]
     pub logs: Vec<LogStatus>,
@@ -279,9 +283,11 @@ pub(crate) async fn of(api: &Api) -> Result<Status, ApiError> {
     let service = ServiceStatus::of_node(services);
     let discovery = api.finder.status(config);
     let told = (&forwarding, sessions.as_slice());
-    let peers = peers::of((config, &api.fallback), &ways, told, &discovery);
+    let by = (&api.fallback, &api.crossing);
+    let peers = peers::of((config, by), &ways, told, &discovery);
     Ok(Status {
         fallback: api.fallback.status(),
+        nat: api.crossing.status(),
         peers,
         discovery,
         node: NodeStatus {

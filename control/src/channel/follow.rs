@@ -177,7 +177,9 @@ impl<O: Outlet> ChannelService<O> {
             .filter(|(peer, _)| share.owns(**peer));
         self.peers = peers.map(|(&peer, keys)| (peer, keys.clone())).collect();
         let neighbours = directory.neighbours.iter().copied();
-        self.neighbours = neighbours.filter(|&peer| share.owns(peer)).collect();
+        let neighbours = neighbours.filter(|&peer| share.owns(peer)).collect();
+        let neighbours_before = std::mem::replace(&mut self.neighbours, neighbours);
+        self.neighbours_followed(&neighbours_before);
         let kept_up = directory.kept_up.iter().copied();
         let is_here = directory.absence.is_none();
         self.costs.retain(|peer, _| self.peers.contains_key(peer));

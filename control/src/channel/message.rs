@@ -18,6 +18,7 @@
 //! replica                  version 1 | type 1 | part of a message about a log (see `replicas::wire`)
 //! discovery                version 1 | type 1 | what is said of other nodes (see `virga_discovery::wire`)
 //! lost                     version 1 | type 1 | lost 4: of a million packets of the receiver's keepalive
+//! nat                      version 1 | type 1 | what is said of ways through NATs (see `virga_nat::wire`)
 //! again                    version 1 | type 1: of channels and identities some found no room
 //! ```
 //! Big-endian; one way to write each message; what is unknown, too short or too long is refused.
@@ -54,6 +55,7 @@ const _: () = assert!(DECLARATION_BYTES_MAX <= LIST_BYTES_MAX);
 const _: () = assert!(IDENTITY_BYTES_MAX <= LIST_BYTES_MAX);
 const _: () = assert!(virga_routing::limits::MESSAGE_BYTES_MAX <= LIST_BYTES_MAX);
 const _: () = assert!(virga_discovery::wire::MESSAGE_BYTES_MAX <= LIST_BYTES_MAX);
+const _: () = assert!(virga_nat::wire::MESSAGE_BYTES_MAX <= LIST_BYTES_MAX);
 const _: () = assert!(trace::TRACE_BYTES_MAX <= LIST_BYTES_MAX);
 const _: () = assert!(wire::BYTES_MAX <= LIST_BYTES_MAX);
 
@@ -227,6 +229,8 @@ pub enum Message {
     Discovery(Vec<u8>),
     /// Of a million packets of the link's keepalive that the receiver sends, so many do not come.
     Lost(u32),
+    /// Where nodes behind NATs are, and whether they were reached.
+    Nat(Vec<u8>),
     /// Which way packets go.
     Trace(trace::Said),
     /// About a log that several nodes hold or read.
@@ -332,6 +336,10 @@ impl Message {
                 out.push(30);
                 out.extend(said);
             }
+            Self::Nat(said) => {
+                out.push(32);
+                out.extend(said);
+            }
             Self::Again => out.push(19),
             Self::Lost(ppm) => {
                 out.push(31);
@@ -399,6 +407,7 @@ impl Message {
             16 => Self::Identity(rest.all(IDENTITY_BYTES_MAX)?),
             24 => Self::Routes(rest.all(virga_routing::limits::MESSAGE_BYTES_MAX)?),
             30 => Self::Discovery(rest.all(virga_discovery::wire::MESSAGE_BYTES_MAX)?),
+            32 => Self::Nat(rest.all(virga_nat::wire::MESSAGE_BYTES_MAX)?),
             19 => Self::Again,
             31 => match rest.u32()? {
                 ppm @ 0..=1_000_000 => Self::Lost(ppm),

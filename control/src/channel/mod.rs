@@ -47,6 +47,7 @@ pub mod explain;
 pub mod follow;
 mod loss;
 pub mod message;
+mod nat;
 pub mod presence;
 pub mod publications;
 pub mod publish;

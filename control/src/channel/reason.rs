@@ -68,6 +68,8 @@ reasons! {
     TraceRefused = "trace_refused",
     /// An introduction of a node, or what a peer says of other nodes, that this node does not look for (without `[discovery]`) or has no room for.
     DiscoveryRefused = "discovery_refused",
+    /// What a peer says of ways through NATs, which this node does not look for (without `[nat]`) or has no room for.
+    NatRefused = "nat_refused",
     /// Something about a log that is on several nodes, from or to one that holds no copy of it: not looked at.
     ReplicaStranger = "replica_stranger",
     /// Something about a log that is on several nodes that found too much else waiting; it is said again.

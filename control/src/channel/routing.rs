@@ -8,9 +8,10 @@ use super::{
     service::{ChannelService, OUTBOX_MAX},
 };
 use crate::{
-    discovery,
+    discovery, nat,
     routes::{Heard, Inbox},
 };
+use std::collections::BTreeSet;
 use virga_ebpf::header::NodeId;
 use virga_transport::{Node, SessionState};
 
@@ -21,6 +22,8 @@ pub(crate) struct Routes {
     inbox: Option<Inbox>,
     /// None where this node looks for no others; all peers are told of there, neighbours or not.
     pub(crate) discovery: Option<discovery::Inbox>,
+    /// None where this node looks for no ways through NATs.
+    pub(crate) nat: Option<nat::Inbox>,
     last_session: u64,
 }
 
@@ -70,6 +73,22 @@ impl<O: Outlet> ChannelService<O> {
     pub(crate) fn routes_ended(&self, peer: NodeId) {
         let _always_room = self.told(peer, Heard::Ended);
         self.discovery_ended(peer);
+    }
+
+    /// Peers that have become neighbours in the middle of a session, or are none any more.
+    pub(crate) fn neighbours_followed(&self, before: &BTreeSet<NodeId>) {
+        let Some(routes) = &self.routes.inbox else {
+            return;
+        };
+        for &peer in before.difference(&self.neighbours) {
+            let _always_room = routes.tell(peer, Heard::Ended);
+        }
+        for &peer in self.neighbours.difference(before) {
+            if let Some(session) = self.sessions.get(&peer) {
+                let (session, entity) = (session.number, session.entity);
+                let _always_room = routes.tell(peer, Heard::Began { session, entity });
+            }
+        }
     }
 
     pub(crate) fn on_routes(&mut self, now_ns: u64, node: &mut Node, peer: NodeId, items: Vec<u8>) {

@@ -327,6 +327,7 @@ impl<O: Outlet> ChannelService<O> {
             Ok(Message::Routes(items)) => self.on_routes(now_ns, node, peer, items),
             Ok(Message::Discovery(said)) => self.on_discovery(peer, said),
             Ok(Message::Lost(ppm)) => self.on_lost(peer, ppm),
+            Ok(Message::Nat(said)) => self.on_nat(peer, said),
             Ok(Message::Trace(said)) => self.on_trace(now_ns, node, peer, said),
             Ok(Message::Replica(part)) => self.on_replica(now_ns, node, peer, part),
         }
@@ -507,7 +508,7 @@ impl<O: Outlet> Service for ChannelService<O> {
             }
             Event::Introduced { source, words } => self.on_introduced(source, words),
             Event::AddressChanged { peer, address } => self.moves.tell(peer, address),
-            Event::Reached { peer, address } => self.moves.tell_reached(peer, address),
+            Event::Reached { peer, address } => self.on_reached(peer, address),
             Event::Link {
                 peer,
                 state,

@@ -47,6 +47,9 @@ fn write(out: &mut impl Write, peer: &PeerStatus) -> io::Result<()> {
         "{} {}: {path}; {session}{rtt}{lost}",
         peer.name, peer.id
     )?;
+    if !peer.path_why.is_empty() {
+        writeln!(out, "  {}: {}", peer.path, peer.path_why)?;
+    }
     if let (Some(transport), Some(why)) = (&peer.transport, &peer.transport_why) {
         writeln!(out, "  carried by {transport}: {why}")?;
     }

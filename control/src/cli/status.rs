@@ -76,6 +76,9 @@ fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
         "  listens on {}, process {}, up {} s",
         node.listen, node.pid, node.uptime_s
     )?;
+    if status.nat.is_on {
+        writeln!(out, "  NAT: {}: {}", status.nat.class, status.nat.why)?;
+    }
     if node.unwritten > 0 {
         writeln!(
             out,
@@ -350,6 +353,15 @@ pub(super) fn tags(tags: &TagsStatus) -> String {
     format!("{checked}, {sent}")
 }
 
+/// Whether packets to a peer go straight, and why.
+fn way_line(status: &Status, peer: &str) -> String {
+    let mut peers = status.peers.iter();
+    let found = peers.find(|one| one.name == peer && !one.path_why.is_empty());
+    found.map_or_else(String::new, |one| {
+        format!("\n    {}: {}", one.path, one.path_why)
+    })
+}
+
 /// What was decided at all; the rest is in `--json`.
 fn write_verdicts(out: &mut impl Write, title: &str, verdicts: &Verdicts) -> io::Result<()> {
     let all = verdicts
@@ -391,6 +403,7 @@ fn write_sessions(out: &mut impl Write, status: &Status) -> io::Result<()> {
             session.retransmitted_packets,
             session.age_s
         ) + &path_line(&session.path)
+            + &way_line(status, &session.name)
     });
     write_lines(out, "sessions", lines)?;
     for conflict in &status.transport.conflicts {

@@ -33,6 +33,7 @@ pub(super) struct File {
     pub(super) channels: Vec<Spanned<Channel>>,
     pub(super) subnets: Field<Subnets>,
     pub(super) routing: Field<Routing>,
+    pub(super) nat: Field<Nat>,
     pub(super) handshake: Field<Handshake>,
     #[serde(default)]
     pub(super) subnet_gateways: Vec<Spanned<SubnetGateway>>,
@@ -151,6 +152,13 @@ pub(super) struct Forwarding {
 pub(super) struct Routing {
     pub(super) enabled: Field<bool>,
     pub(super) by_subnet: Field<bool>,
+}
+
+/// `[nat]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "the section [nat]")]
+pub(super) struct Nat {
+    pub(super) enabled: Field<bool>,
 }
 
 /// `[handshake]`
@@ -306,8 +314,8 @@ pub(super) fn read(text: &str, report: &mut Report<'_>) -> Option<File> {
                     return None;
                 };
                 let fix = match key.as_str() {
-                    "node" | "forwarding" | "routing" | "handshake" | "metrics" | "discovery"
-                    | "fallback" => {
+                    "node" | "forwarding" | "routing" | "nat" | "handshake" | "metrics"
+                    | "discovery" | "fallback" => {
                         format!("begin the section with a line [{key}]")
                     }
                     "peers" | "channels" | "scopes" | "channel_authorities" | "subnet_gateways" => {
@@ -356,6 +364,7 @@ fn take_unknown(table: &mut DeTable<'_>, report: &mut Report<'_>) {
             "node" => fields::<Node>(),
             "forwarding" => fields::<Forwarding>(),
             "routing" => fields::<Routing>(),
+            "nat" => fields::<Nat>(),
             "handshake" => fields::<Handshake>(),
             "metrics" => fields::<Metrics>(),
             "discovery" => fields::<Discovery>(),

@@ -84,7 +84,7 @@ pub(super) fn resolve(
         is_moved_here: keys
             .as_ref()
             .is_some_and(|keys| identity::is_placed(&kept, &keys.entity.public, &keys.node.public)),
-        routing: routing::resolve(file.routing, report),
+        routing: routing::resolve(file.routing, (file.nat, file.forwarding.as_ref()), report),
         handshake: handshake::resolve(file.handshake, report),
     };
     let (routing, handshake) = (own.routing, own.handshake);

@@ -217,6 +217,8 @@ impl Writer<'_> {
         self.put(&block, "enabled", config.routing.is_enabled);
         let is_by_subnet = config.routing.aggregation == Aggregation::BySubnet;
         self.put(&block, "by_subnet", is_by_subnet);
+        let block = Block("nat", None);
+        self.put(&block, "enabled", config.routing.crosses_nats);
         self.discovery();
         self.handshake(&Block("handshake", None), config.handshake);
         self.put_some(&Block("metrics", None), "listen", config.metrics);

@@ -5,6 +5,8 @@
 //! declared by command ([`declared`]) go the same way; one that a peer shows counts first, and is written as soon as
 //! it can be, for it may take a right away.
 
+mod punched;
+
 use super::{DaemonError, declared, flood, path, unix_ns};
 use crate::{
     channel::{follow::Directory, reason::Reason},
@@ -22,6 +24,7 @@ use crate::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -57,6 +60,8 @@ struct Shared {
     /// How many declarations count and are not on disk.
     unwritten: AtomicUsize,
     found: Mutex<Vec<Adopted>>,
+    /// Where those are that are sent to straight through NATs.
+    punched: Mutex<BTreeMap<NodeId, SocketAddr>>,
 }
 
 /// All that has been signed and counts, and what the workers were told of it last.
@@ -191,6 +196,7 @@ impl Registry {
             flood,
             unwritten: AtomicUsize::new(0),
             found: Mutex::default(),
+            punched: Mutex::default(),
         }))
     }
 
@@ -250,7 +256,7 @@ impl Registry {
         let mut state = self.0.state.lock().await;
         let before = self.configured();
         let filed = Arc::new(next);
-        let next = Arc::new(filed.with_found(&locked(&self.0.found)));
+        let next = self.with_all_found(&filed);
         let others = others(&before, &next);
         let followed = self.change(&mut state, &next, &others).await;
         if let Err(NotFollowed::Path(_)) = &followed {
@@ -268,8 +274,8 @@ impl Registry {
         let mut state = self.0.state.lock().await;
         let before = self.configured();
         let found = before.peers_first(found);
-        let next = Arc::new(self.filed().with_found(&found));
         *locked(&self.0.found) = found;
+        let next = self.with_all_found(&self.filed());
         if before.peers == next.peers {
             return Ok(());
         }

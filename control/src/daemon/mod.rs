@@ -13,6 +13,7 @@ pub mod flood;
 pub mod identity;
 pub mod lock;
 pub mod log;
+pub mod nat;
 mod notify;
 pub mod path;
 mod privileges;
@@ -46,6 +47,7 @@ use clock::Clock;
 use discovery::Finder;
 use flood::Flood;
 use identity::{Registry, Start};
+use nat::Crossing;
 use path::{Path, PathError};
 use privileges::Privileges;
 use reload::Reloading;
@@ -245,6 +247,7 @@ async fn serve(
         .discovery
         .as_ref()
         .map(|_| crate::discovery::Inbox::default());
+    let crossed = config.routing.crosses_nats.then(crate::nat::Inbox::default);
     let signing = Signing::new(&config.node.state, &config.keys.entity);
     let replicas = Replicas::new(&config, kept::random()?);
     let reading = Reading::default();
@@ -253,7 +256,7 @@ async fn serve(
         &path,
         revocations,
         (&notices, &inbox, &traces),
-        discovered.as_ref(),
+        (discovered.as_ref(), crossed.as_ref()),
         (&signing, &replicas, &reading),
     )?;
     let dispatch = workers.dispatch().clone();
@@ -274,6 +277,14 @@ async fn serve(
     let registry = Registry::new(start, dispatch.clone(), following);
     let finder = Finder::run(discovered, &dispatch, &registry, api_stopped.clone());
     let finder = finder.map_err(system("begin to look for other nodes"))?;
+    let by = nat::Parted {
+        registry: registry.clone(),
+        dispatch: dispatch.clone(),
+        moves: moves.clone(),
+        links: links.clone(),
+    };
+    let crossing = Crossing::run(crossed, by);
+    let crossing = crossing.map_err(system("begin to look for ways through NATs"))?;
     let logs = logs
         .run(&dispatch, &signing, &replicas)
         .map_err(system("start the logs' thread"))?;
@@ -293,6 +304,7 @@ async fn serve(
         flows: Flows::new(&dispatch, &api_stopped),
         path: asker,
         finder,
+        crossing,
         rights: keeper.clone(),
         stopping: api_stopped.clone(),
         kept: logs.kept().clone(),

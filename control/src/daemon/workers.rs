@@ -10,6 +10,7 @@ use crate::{
     config::{self, Config},
     discovery,
     dispatch::{Dispatch, Service},
+    nat,
     notices::Notices,
     reading::Reading,
     replicas::Replicas,
@@ -44,7 +45,7 @@ impl Running {
         path: &Path,
         revocations: Vec<Vec<u8>>,
         (notices, inbox, traces): (&Notices, &Inbox, &trace::Inbox),
-        discovery: Option<&discovery::Inbox>,
+        (discovery, nat): (Option<&discovery::Inbox>, Option<&nat::Inbox>),
         (signing, replicas, reading): (&Signing, &Replicas, &Reading),
     ) -> Result<Self, DaemonError> {
         let cores = cores(config)?;
@@ -81,6 +82,7 @@ impl Running {
                 .routing(path.routes_inbox())
                 .tracing(traces)
                 .discovering(discovery)
+                .crossing(nat)
                 .replicating(replicas)
                 .reading(reading),
             });

@@ -116,6 +116,15 @@ fn is_alive(image: &Image, target: &str) -> bool {
 }
 
 #[test]
+fn where_nats_are_crossed_packets_leave_from_the_port_that_they_come_to() {
+    let nat = "[routing]\nenabled = true\n[nat]\nenabled = true\n";
+    for (more, port) in [("", 0), (nat, 4790)] {
+        let image = nic(&config("0.0.0.0:4790", more), &facts(), &[]);
+        assert_eq!(next_hop(&image, ONE).source_port, port);
+    }
+}
+
+#[test]
 fn a_vlan_device_is_the_interface_below_it_and_a_tag() {
     let image = nic(&config("0.0.0.0:4783", ""), &facts(), &[]);
     let (plain, tagged) = (next_hop(&image, ONE), next_hop(&image, TWO));

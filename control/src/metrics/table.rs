@@ -4,6 +4,7 @@ mod channel;
 mod discovery;
 mod forwarding;
 mod link;
+mod nat;
 mod node;
 mod session;
 mod worker;
@@ -36,6 +37,10 @@ pub const GROUPS: &[Group] = &[
     Group {
         title: "Nodes that were found, and members",
         series: discovery::SERIES,
+    },
+    Group {
+        title: "Ways through NATs",
+        series: nat::SERIES,
     },
     Group {
         title: "Sessions",

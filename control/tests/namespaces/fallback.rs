@@ -133,7 +133,7 @@ fn assert_carried_by(hosts: &Hosts, transport: &str) {
 }
 
 /// One direction under way: numbers that are published until it is said to end, and what arrives.
-struct Flow {
+pub struct Flow {
     channel: &'static str,
     ends: Arc<AtomicBool>,
     publishing: JoinHandle<u64>,
@@ -142,7 +142,7 @@ struct Flow {
 }
 
 impl Flow {
-    async fn start(hosts: &Hosts, channel: &'static str, from: &str, to: &str) -> Self {
+    pub async fn start(hosts: &Hosts, channel: &'static str, from: &str, to: &str) -> Self {
         let mesh = Mesh::open(hosts.socket(to)).await.unwrap();
         let mut events = mesh.subscribe(channel).await.unwrap();
         let is_subscribed = || {
@@ -189,14 +189,14 @@ impl Flow {
     }
 
     /// So many more arrive.
-    fn assert_flows(&self, events: u64) {
+    pub fn assert_flows(&self, events: u64) {
         let before = self.count();
         let has_flown = || self.count() >= before + events;
         assert!(eventually(has_flown), "{}: {before}", self.channel);
     }
 
     /// All that was published arrived, each once, in order.
-    async fn assert_complete(self) {
+    pub async fn assert_complete(self) {
         self.ends.store(true, Ordering::Relaxed);
         let count = self.publishing.await.unwrap();
         let arrived = &self.arrived;

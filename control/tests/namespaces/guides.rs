@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::stage::virga;
 
-/// In an order in which they can be followed: cards are tuned before the node starts.
+/// In an order in which they can be followed: cards are tuned before the node starts. That of sites behind NATs wants five
+/// machines, which `nat.rs` has.
 const GUIDES: [&str; 5] = ["tuning", "deploy", "sizing", "upgrade", "drops"];
 /// The machine: `eth0` and `eth1` lead to two networks, as in the example of three hosts.
 const MACHINE: &str = r#"
@@ -83,7 +84,7 @@ fn every_command_of_the_guides_works_as_it_is_written() {
         symlink(root.join(name), folder.path().join(name)).unwrap();
     }
     let guides = fs::read_dir(root.join("docs/guides")).unwrap();
-    assert_eq!(guides.count(), GUIDES.len(), "every guide is read");
+    assert_eq!(guides.count(), GUIDES.len() + 1, "every guide is read");
     let mut script = MACHINE.to_owned();
     let mut typed = 0;
     for guide in GUIDES {

@@ -26,6 +26,7 @@ mod lan;
 mod learned;
 mod loss;
 mod machines;
+mod nat;
 mod neighbours;
 mod path_size;
 mod reading;

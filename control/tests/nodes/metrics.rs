@@ -223,6 +223,8 @@ fn every_figure_is_in_a_scrape(status: &Status) {
         "is_on": true, "places": [{"address": "10.77.1.2", "problem": null}], "nodes": 0,
         "sent": 0, "heard": 0, "refused": {"busy": 0},
     });
+    (marked["nat"]["is_on"], marked["nat"]["class"]) = (true.into(), "cone".into());
+    marked["nat"]["refused"] = json!({"malformed": 0});
     marked["channels"][0]["paused_ms"] = 0.into();
     let mut places = BTreeMap::new();
     mark(&mut marked, String::new(), &mut places);

@@ -3,7 +3,10 @@
 use super::SessionStatus;
 use crate::{
     config::{Config, PeerConfig, Reach},
-    daemon::path::{ForwardingStatus, KeepaliveStatus},
+    daemon::{
+        nat::Crossing,
+        path::{ForwardingStatus, KeepaliveStatus},
+    },
     discovery::DiscoveryStatus,
     fallback::Shown,
     tags::TagsStatus,
@@ -11,6 +14,7 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use virga_discovery::Origin;
+use virga_nat::Way;
 
 /// One configured peer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -19,8 +23,12 @@ pub struct PeerStatus {
     pub name: String,
     /// Its id, in hex.
     pub id: String,
-    /// `direct`: packets go straight to it; `relayed`: over a neighbour; `none`: no live next hop leads there.
+    /// `direct`: packets go straight to it; `punched`: straight, through NATs; `relayed`: over a neighbour; `none`: no live
+    /// next hop leads there.
     pub path: String,
+    /// Why it is not another one.
+    #[serde(default)]
+    pub path_why: String,
     /// What carries packets to it, where it is a neighbour that something else than UDP could reach: `udp`, `tcp`, `ws` or
     /// `wss`.
     #[serde(default)]
@@ -54,7 +62,7 @@ pub struct PeerStatus {
 
 /// All peers; `ways` says where packets to each go now.
 pub(super) fn of(
-    (config, carried): (&Config, &Shown),
+    (config, (carried, crossing)): (&Config, (&Shown, &Crossing)),
     ways: &[Option<SocketAddr>],
     (forwarding, sessions): (&ForwardingStatus, &[SessionStatus]),
     discovery: &DiscoveryStatus,
@@ -70,15 +78,12 @@ pub(super) fn of(
         let mut found = discovery.nodes.iter();
         let found = found.find(|node| node.id == id && node.origin != Origin::Configured.name());
         let member = discovery.members.iter().find(|member| member.id == id);
+        let (path, path_why) = path(peer, next, crossing.way(peer.id), found.is_some());
         PeerStatus {
             name: peer.name.clone(),
             id: id.clone(),
-            path: match next {
-                Some(next) if next == peer.name => "direct",
-                Some(_) => "relayed",
-                None => "none",
-            }
-            .to_owned(),
+            path: path.to_owned(),
+            path_why,
             transport: by.as_ref().map(|(transport, _)| (*transport).to_owned()),
             transport_why: by.map(|(_, why)| why),
             over: next.filter(|next| *next != peer.name).map(str::to_owned),
@@ -96,6 +101,35 @@ pub(super) fn of(
         }
     };
     peers.map(one).collect()
+}
+
+/// How packets get to a peer whose next hop this is, and why.
+fn path(
+    peer: &PeerConfig,
+    next: Option<&str>,
+    way: Option<Way>,
+    is_found: bool,
+) -> (&'static str, String) {
+    let said = match (&peer.reach, way) {
+        (_, Some(Way::Punched(why))) if next == Some(peer.name.as_str()) => {
+            return ("punched", why);
+        }
+        (_, Some(Way::Punched(_))) => {
+            "there is a way through the NATs, which is silent or longer than this one".to_owned()
+        }
+        (_, Some(Way::Relayed(why))) => why,
+        (Reach::Adjacent { .. }, None) if is_found => "it was found at an address".to_owned(),
+        (Reach::Adjacent { .. }, None) => "its block has an address".to_owned(),
+        (Reach::Via { .. }, None) => "its block says `via`".to_owned(),
+        (Reach::Learned, None) => {
+            "its block has no address, and [nat] does not look for a way".to_owned()
+        }
+    };
+    match next {
+        Some(next) if next == peer.name => ("direct", said),
+        Some(_) => ("relayed", said),
+        None => ("none", said),
+    }
 }
 
 fn neighbour_at<'a>(config: &'a Config, carried: &Shown, at: SocketAddr) -> Option<&'a str> {

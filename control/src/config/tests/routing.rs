@@ -1,6 +1,7 @@
 //! Peers that neighbours say the way to.
 
 use super::*;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 const LEARNS: &str = "[routing]\nenabled = true\n";
 
@@ -36,4 +37,54 @@ fn routing_is_off_where_nothing_is_said_and_half_of_it_is_refused() {
         "peers[1].via",
         "is no next hop",
     );
+}
+
+#[test]
+fn ways_through_nats_need_learned_routes_and_watched_links() {
+    const NAT: &str = "[nat]\nenabled = true\n";
+    assert!(
+        !parse(&format!("{NODE}{LEARNS}"))
+            .unwrap()
+            .routing
+            .crosses_nats
+    );
+    let on = parse(&format!("{NODE}{LEARNS}{NAT}")).unwrap();
+    assert!(on.routing.crosses_nats);
+    let unwatched = "[forwarding]\nmode = \"userspace\"\nkeepalive_ms = 0\n";
+    for text in [
+        format!("{NODE}{NAT}"),
+        format!("{NODE}{LEARNS}{unwatched}{NAT}"),
+    ] {
+        refused(&text, "nat.enabled", "needs learned routes");
+    }
+    let off = format!("{NODE}[nat]\nenabled = false\n");
+    assert!(!parse(&off).unwrap().routing.crosses_nats);
+}
+
+#[test]
+fn who_was_reached_through_nats_is_a_neighbour_there_unless_another_has_its_ip_address() {
+    let near = peer("near", 40, "address = \"10.0.0.9:4783\"");
+    let [far, farther] = [("far", 50), ("farther", 60)].map(|(name, fill)| peer(name, fill, ""));
+    let config = parse(&format!("{NODE}{LEARNS}{near}{far}{farther}")).unwrap();
+    let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+    let with = |addresses: [&str; 3]| {
+        let ids = config.peers.iter().map(|peer| peer.id);
+        let punched: BTreeMap<_, _> = ids.zip(addresses.map(at)).collect();
+        let reaches = config.with_punched(&punched).peers;
+        reaches
+            .into_iter()
+            .map(|peer| match peer.reach {
+                Reach::Adjacent { address, .. } => address.to_string(),
+                _ => String::new(),
+            })
+            .collect::<Vec<_>>()
+    };
+    let one = with(["192.0.2.9:1", "192.0.2.1:7", "192.0.2.2:8"]);
+    assert_eq!(one, ["10.0.0.9:4783", "192.0.2.1:7", "192.0.2.2:8"]);
+    // The neighbour's own address is the file's, and nobody else's.
+    let taken = with(["192.0.2.9:1", "10.0.0.9:7", "192.0.2.2:8"]);
+    assert_eq!(taken, ["10.0.0.9:4783", "", "192.0.2.2:8"]);
+    let mut shared = with(["192.0.2.9:1", "192.0.2.1:7", "192.0.2.1:8"]);
+    shared.retain(|address| !address.is_empty());
+    assert_eq!(shared.len(), 2, "{shared:?}");
 }

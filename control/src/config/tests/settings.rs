@@ -12,6 +12,7 @@ fn keys_of_the_file() -> BTreeSet<(&'static str, &'static str)> {
         ("node", file::fields::<file::Node>()),
         ("forwarding", file::fields::<file::Forwarding>()),
         ("routing", file::fields::<file::Routing>()),
+        ("nat", file::fields::<file::Nat>()),
         ("handshake", file::fields::<file::Handshake>()),
         ("discovery", file::fields::<file::Discovery>()),
         ("metrics", file::fields::<file::Metrics>()),

@@ -144,7 +144,7 @@ pub(super) const SERIES: &[Series] = &[
         "virga_peer_path",
         "none",
         &["peer", "path"],
-        "1 for the path that packets to a peer take now: direct; relayed, over a neighbour; none, no live next hop leads there.",
+        "1 for the path that packets to a peer take now: direct; punched, straight through NATs; relayed, over a neighbour; none, no live next hop leads there.",
         |status, rows| {
             for peer in &status.peers {
                 rows.put([&peer.name, &peer.path], 1_u32);
