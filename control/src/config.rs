@@ -46,7 +46,7 @@ use crate::{
 use problem::Report;
 use rules::KeySource;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     io::Read as _,
     net::{Ipv4Addr, SocketAddr},
@@ -86,8 +86,7 @@ pub struct Config {
     pub handshake: HandshakePolicy,
     /// The other nodes, in the file's order; [`Reach::Via`] holds indices into this.
     pub peers: Vec<PeerConfig>,
-    /// Entities that have a name: this node's own first, then the peers', then those named for
-    /// their entity alone.
+    /// Entities that have a name: this node's own first, then the peers', then those named for their entity alone.
     pub entities: Vec<NamedEntity>,
     /// Who may publish and subscribe where.
     pub channels: Vec<ChannelConfig>,
@@ -109,9 +108,10 @@ pub struct Config {
     pub fallback: FallbackSection,
     /// The secrets of the three key files.
     pub keys: Keys,
-    /// Why this node does not speak for its entity; a file says nothing of that, but an entity moves
-    /// ([`crate::identity`]).
+    /// Why this node does not speak for its entity; no file says that, but an entity moves ([`crate::identity`]).
     pub absence: Option<String>,
+    /// Neighbours that were reached through NATs, and where; no file says that ([`Self::with_punched`]).
+    pub punched: BTreeMap<NodeId, SocketAddr>,
 }
 
 impl Config {

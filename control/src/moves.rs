@@ -36,6 +36,8 @@ struct Inner {
     interfaces: BTreeMap<NodeId, String>,
     /// Carried ones that have answered by UDP, and where.
     reached: BTreeMap<NodeId, SocketAddr>,
+    /// Where those are that cannot be followed there yet.
+    put_off: BTreeMap<NodeId, SocketAddr>,
 }
 
 /// Where a neighbour is, and the interface that the configuration names for it.
@@ -56,6 +58,7 @@ impl Moves {
     /// A neighbour is at another address. One that is carried stays where its carrier is.
     pub fn tell(&self, peer: NodeId, address: SocketAddr) {
         let mut inner = self.inner();
+        inner.put_off.remove(&peer);
         // The workers go by the tables again where one is carried, or is carried no more.
         if !inner.carried.contains_key(&peer) && !inner.is_relay_of(peer, address) {
             inner.moved.insert(peer, address);
@@ -72,6 +75,7 @@ impl Moves {
         inner.carried.entry(peer).or_insert(told);
         inner.relays.insert(peer, relay);
         inner.reached.remove(&peer);
+        inner.put_off.remove(&peer);
         inner.moved.insert(peer, relay);
         self.0.changed.notify_one();
     }
@@ -104,6 +108,7 @@ impl Moves {
         rename(&mut inner.relays, ids);
         rename(&mut inner.interfaces, ids);
         rename(&mut inner.reached, ids);
+        rename(&mut inner.put_off, ids);
         drop(inner);
         self.0.changed.notify_one();
     }
@@ -116,6 +121,27 @@ impl Moves {
         inner.interfaces.retain(|peer, _| !peers.contains(peer));
         inner.relays.retain(|peer, _| !peers.contains(peer));
         inner.reached.retain(|peer, _| !peers.contains(peer));
+        inner.put_off.retain(|peer, _| !peers.contains(peer));
+    }
+
+    /// A neighbour cannot be followed to where it is now.
+    pub(crate) fn put_off(&self, peer: NodeId, address: SocketAddr) {
+        self.inner().put_off.insert(peer, address);
+    }
+
+    /// What stood in the way may not any more.
+    pub(crate) fn look_again(&self) {
+        let mut inner = self.inner();
+        let put_off = std::mem::take(&mut inner.put_off);
+        if put_off.is_empty() {
+            return;
+        }
+        for (peer, address) in put_off {
+            // What was told since is newer.
+            inner.moved.entry(peer).or_insert(address);
+        }
+        drop(inner);
+        self.0.changed.notify_one();
     }
 
     /// Whether `address` is a relay's that carries the neighbour no more.
@@ -260,6 +286,27 @@ mod tests {
         assert_eq!(moves.take(), [(RENEWED, udp)].into());
         assert!(moves.is_past(RENEWED, relay));
         assert_eq!(moves.take_interface(RENEWED).as_deref(), Some("m0"));
+    }
+
+    #[test]
+    fn a_move_that_was_put_off_is_told_again_unless_something_newer_is() {
+        let (moves, there, elsewhere) = (Moves::default(), at("10.0.0.2:1"), at("10.0.0.3:1"));
+        moves.look_again();
+        assert!(moves.take().is_empty());
+        for (newer, told) in [(None, there), (Some(elsewhere), elsewhere)] {
+            moves.put_off(PEER, there);
+            if let Some(newer) = newer {
+                moves.tell(PEER, newer);
+            }
+            moves.look_again();
+            assert_eq!(moves.take(), [(PEER, told)].into());
+            moves.look_again();
+            assert!(moves.take().is_empty());
+        }
+        moves.put_off(PEER, there);
+        moves.forget(&[PEER].into());
+        moves.look_again();
+        assert!(moves.take().is_empty());
     }
 
     #[test]

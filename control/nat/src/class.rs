@@ -2,12 +2,13 @@
 //!
 //! Mapping and filtering are RFC 4787's; that others' words tell of them is RFC 5780's, with neighbours in the place of
 //! servers. Mapping takes two that see the node: two that see the same address say that it does not depend on whom it
-//! sends to, two that see different ones that it does. Filtering shows when a peer asks before this node has sent it
+//! sends to, two that see different ones that it does. Those on this side of the NAT see the address that the node itself
+//! has, and say nothing of it, unless all do. Filtering shows when a peer asks before this node has sent it
 //! anything.
 
 use crate::limits::OBSERVERS_MAX;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
 };
 use virga_ebpf::header::NodeId;
@@ -87,7 +88,8 @@ impl Class {
 pub struct Evidence {
     /// Where each sees this node, and the address of the one that sees it.
     seen: BTreeMap<NodeId, (IpAddr, SocketAddr)>,
-    local: Option<SocketAddr>,
+    /// The addresses that this node itself has.
+    locals: BTreeSet<SocketAddr>,
     filtering: Filtering,
 }
 
@@ -104,8 +106,8 @@ impl Evidence {
         self.seen.retain(|peer, _| is_kept(*peer));
     }
 
-    pub(crate) const fn set_local(&mut self, local: Option<SocketAddr>) {
-        self.local = local;
+    pub(crate) fn set_locals(&mut self, locals: BTreeSet<SocketAddr>) {
+        self.locals = locals;
     }
 
     pub(crate) const fn set_filtering(&mut self, filtering: Filtering) {
@@ -121,17 +123,22 @@ impl Evidence {
         all
     }
 
+    /// What those see that are on the other side of the NAT, if there is one.
+    fn outside(&self) -> impl Iterator<Item = &(IpAddr, SocketAddr)> {
+        let seen = self.seen.values();
+        seen.filter(|(_, address)| !self.locals.contains(address))
+    }
+
     /// By all that is known.
     #[must_use]
     pub fn mapping(&self) -> Mapping {
-        let mut from: Vec<IpAddr> = self.seen.values().map(|(from, _)| *from).collect();
-        from.sort_unstable();
-        from.dedup();
-        match self.addresses()[..] {
-            [] => Mapping::Unknown,
-            [one] if Some(one) == self.local => Mapping::None,
-            [_] if from.len() > 1 => Mapping::Independent,
-            [_] => Mapping::Unknown,
+        let from: BTreeSet<IpAddr> = self.outside().map(|(from, _)| *from).collect();
+        let addresses: BTreeSet<SocketAddr> = self.outside().map(|(_, at)| *at).collect();
+        match addresses.len() {
+            0 if self.seen.is_empty() => Mapping::Unknown,
+            0 => Mapping::None,
+            1 if from.len() > 1 => Mapping::Independent,
+            1 => Mapping::Unknown,
             _ => Mapping::Dependent,
         }
     }
@@ -156,18 +163,18 @@ impl Evidence {
     /// In a sentence.
     #[must_use]
     pub fn words(&self) -> String {
-        let all = self
-            .addresses()
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>();
-        let (others, all) = (self.seen.len(), all.join(" and "));
+        let outside: BTreeSet<String> = self.outside().map(|(_, at)| at.to_string()).collect();
+        let all = outside.into_iter().collect::<Vec<_>>().join(" and ");
+        let others = self.outside().count();
         let mapping = match self.mapping() {
             Mapping::Unknown if others == 0 => "nobody has said where it sees this node".to_owned(),
             Mapping::Unknown => {
                 format!("one address, {all}, is not enough: it takes two that see this node")
             }
-            Mapping::None => format!("others see this node where it is, at {all}"),
+            Mapping::None => {
+                let own: Vec<String> = self.addresses().iter().map(ToString::to_string).collect();
+                format!("others see this node where it is, at {}", own.join(" and "))
+            }
             Mapping::Independent => {
                 format!("{others} nodes at different addresses see this one at {all}")
             }
@@ -186,13 +193,15 @@ impl Evidence {
 mod tests {
     use super::*;
 
+    const LAN: &str = "10.0.0.3";
+
     fn at(text: &str) -> SocketAddr {
         text.parse().unwrap()
     }
 
     fn seen(all: &[(u64, &str, &str)]) -> Evidence {
         let mut evidence = Evidence::default();
-        evidence.set_local(Some(at("10.0.0.2:4783")));
+        evidence.set_locals([at("10.0.0.2:4783"), at("10.9.0.2:4783")].into());
         for &(node, from, address) in all {
             evidence.note(NodeId(node), from.parse().unwrap(), at(address));
         }
@@ -212,6 +221,23 @@ mod tests {
                 Class::Symmetric,
             ),
             (&[(1, "1.1.1.1", "10.0.0.2:4783")], Class::Open),
+            (
+                &[(1, LAN, "10.0.0.2:4783"), (2, LAN, "10.9.0.2:4783")],
+                Class::Open,
+            ),
+            // Who is on this side of the NAT says nothing of it.
+            (
+                &[(1, LAN, "10.0.0.2:4783"), (2, "1.1.1.1", one)],
+                Class::Unknown,
+            ),
+            (
+                &[
+                    (1, LAN, "10.0.0.2:4783"),
+                    (2, "1.1.1.1", one),
+                    (3, "1.1.1.2", one),
+                ],
+                Class::Cone,
+            ),
         ] {
             let evidence = seen(all);
             assert_eq!(evidence.class(), class, "{}", evidence.words());

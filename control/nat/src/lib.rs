@@ -15,18 +15,22 @@
 //! other, for a meeting; one that has sessions with both as neighbours tells each of them at the same time where it sees
 //! the other. Both then ask the other for an answer from there, a few times and further and further apart: each packet
 //! opens its own NAT for the other's. Who hears the peer from another address than it was told asks there. Once both have
-//! told each other that they had an answer, each sends straight. The session is the same all the while, and whoever
-//! drives this keeps the relay as the way for when the link is silent.
+//! told each other that they had an answer, each sends straight; one that cannot, since another node is at the peer's IP
+//! address and packets would not tell which of them they are from, says no instead. The session is the same all the while,
+//! and whoever drives this keeps the relay as the way until the link is heard, and for when it is silent.
 //!
 //! **Who can.** With names of RFC 4787: where both NATs map one inner address to one outer address, whatever the
 //! destination (a cone), always. Where one maps for each destination anew (symmetric), if the other's NAT takes packets
 //! from other ports of an address that it has sent to. Where both do: it is not tried, for that would be guessing ports.
 //!
-//! **Whom it can be turned against.** Addresses come from neighbours, in proven sessions, and each is one that the
-//! neighbour itself has had packets of that node's session from: a member can make others ask at its own address alone. A
-//! neighbour that lies makes a node send [`limits::PROBES_MAX`] packets of some 120 bytes, for a peer that the node
-//! wants to reach anyway, and all neighbours together [`limits::PROBES_BURST`] of them and one more each
-//! [`limits::PROBES_PAUSE_NS`]; nothing of what comes back goes anywhere. Strangers can say nothing.
+//! **Whom it can be turned against.** Addresses come from neighbours that the configuration or discovery names, in proven
+//! sessions, and each is one that the neighbour itself has had packets of that node's session from; and from packets of the
+//! peer itself while it is asked. One that was punched through to says nothing of others. A neighbour that lies, or a peer
+//! that sends from a false address, makes a node send [`limits::PROBES_MAX`] packets of some 120 bytes a try, for a peer
+//! that the node wants to reach anyway, and all together [`limits::PROBES_BURST`] of them and one more each
+//! [`limits::PROBES_PAUSE_NS`]; nothing of what comes back goes anywhere. A neighbour that has many members meet can occupy
+//! the [`limits::MEETINGS_MAX`] tries that a node has at a time: others are told no until those end. Strangers can say
+//! nothing.
 #![deny(unsafe_code)]
 
 pub mod class;

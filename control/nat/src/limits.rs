@@ -22,7 +22,8 @@ pub const SETTLE_NS: u64 = S;
 pub const RETRY_NS: u64 = 5 * S;
 /// But no longer.
 pub const RETRY_NS_MAX: u64 = 600 * S;
-/// How long the link to a peer that was reached may be silent before that is taken back.
+/// How long the link to a peer that was reached may be silent before that is taken back, where its keepalive comes
+/// often.
 pub const SILENT_NS: u64 = 5 * S;
 /// How long it must have lasted for the next try to be a first one.
 pub const STABLE_NS: u64 = 60 * S;

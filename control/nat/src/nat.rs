@@ -1,17 +1,18 @@
 //! All of it: what is seen, said and tried, of all peers.
 
 mod meeting;
+mod said;
 mod why;
 
 use crate::{
     class::{Evidence, Filtering, Mapping},
     limits::{
-        ANSWER_NS, ASKS_BURST, ASKS_PAUSE_NS, EARLY_MAX, MEETINGS_MAX, MET_BURST, MET_PAUSE_NS,
-        PROBES_BURST, PROBES_PAUSE_NS, PUNCHED_MAX, RETRY_NS, RETRY_NS_MAX, SAID_BURST,
-        SAID_PAUSE_NS, SETTLE_NS, SILENT_NS, STABLE_NS, TELL_NS,
+        ANSWER_NS, ASKS_BURST, ASKS_PAUSE_NS, MEETINGS_MAX, MET_BURST, MET_PAUSE_NS, PROBES_BURST,
+        PROBES_PAUSE_NS, PUNCHED_MAX, RETRY_NS, RETRY_NS_MAX, SAID_BURST, SAID_PAUSE_NS, SETTLE_NS,
+        STABLE_NS,
     },
     reason::Reason,
-    wire::{Message, No},
+    wire::Message,
 };
 use meeting::{Meeting, Stage};
 use std::{
@@ -31,6 +32,10 @@ pub struct Setup {
     pub listen: SocketAddr,
     /// For jitter and numbers.
     pub seed: u64,
+    /// Nodes that may be sent to straight at a time, those of the configuration among them.
+    pub neighbours_max: usize,
+    /// How long the link to a peer that was reached may be silent before that is taken back.
+    pub silent_ns: u64,
 }
 
 /// What a peer is to this node.
@@ -131,6 +136,11 @@ impl Peer {
             Relation::Neighbour | Relation::Punched { is_silent: false }
         )
     }
+
+    /// Whether it is one whose word for where others are counts, and for whom others are told where it is.
+    const fn is_neighbour(&self) -> bool {
+        matches!(self.sight.relation, Relation::Neighbour)
+    }
 }
 
 /// What became of a peer that is to be sent to straight.
@@ -139,12 +149,15 @@ struct Tried {
     count: u32,
     next_ns: u64,
     why: Why,
+    /// The neighbour that was asked last: the next try begins with the one behind it.
+    via: Option<NodeId>,
 }
 
 /// A peer that is sent to straight.
 #[derive(Clone, Copy, Debug)]
 struct Punched {
     address: SocketAddr,
+    number: u64,
     via: NodeId,
     since_ns: u64,
     silent_ns: Option<u64>,
@@ -158,6 +171,8 @@ pub struct Nat {
     tried: BTreeMap<NodeId, Tried>,
     meetings: BTreeMap<NodeId, Meeting>,
     punched: BTreeMap<NodeId, Punched>,
+    /// Where nodes are that are sent to straight, or were and may be again.
+    places: BTreeSet<(NodeId, IpAddr)>,
     evidence: Evidence,
     probes: Allowance,
     random: u64,
@@ -181,6 +196,7 @@ impl Nat {
             tried: BTreeMap::new(),
             meetings: BTreeMap::new(),
             punched: BTreeMap::new(),
+            places: BTreeSet::new(),
             evidence: Evidence::default(),
             probes: Allowance::new(PROBES_BURST, PROBES_PAUSE_NS),
             early: Vec::new(),
@@ -264,8 +280,36 @@ impl Nat {
         ))
     }
 
-    /// These are the peers that there are sessions with now, and all that were punched through to.
-    pub fn look(&mut self, now_ns: u64, sights: &BTreeMap<NodeId, Sight>) {
+    /// Whether another node is at an IP address, or is about to be: packets are told apart by it alone, so that there
+    /// is one. Who was there first stays, but for one that the configuration names.
+    fn is_taken(&self, peer: NodeId, ip: IpAddr) -> bool {
+        let is_other = |other: NodeId, at: IpAddr| other != peer && at == ip;
+        let seen = self.peers.iter();
+        let mut seen = seen.filter_map(|(&other, known)| {
+            let at = known.sight.seen.filter(|_| known.is_neighbour())?;
+            Some((other, at.ip()))
+        });
+        let mut punched = self.punched.iter();
+        let mut meetings = self.meetings.iter();
+        self.places.iter().any(|&(other, at)| is_other(other, at))
+            || seen.any(|(other, at)| is_other(other, at))
+            || punched.any(|(&other, one)| is_other(other, one.address.ip()))
+            || meetings.any(|(&other, meeting)| {
+                meeting
+                    .promised()
+                    .is_some_and(|at| is_other(other, at.ip()))
+            })
+    }
+
+    /// These are the peers that there are sessions with now, and all that were punched through to; `places` are the IP
+    /// addresses of all that are sent to straight, or were and may be again.
+    pub fn look(
+        &mut self,
+        now_ns: u64,
+        sights: &BTreeMap<NodeId, Sight>,
+        places: &BTreeSet<(NodeId, IpAddr)>,
+    ) {
+        self.places.clone_from(places);
         let is_same = |peer: &NodeId, known: &Peer| {
             let sight = sights.get(peer);
             sight.is_some_and(|sight| sight.session == known.sight.session)
@@ -286,11 +330,11 @@ impl Nat {
         self.look_for_heard(now_ns, sights);
         let near = |peer: NodeId| self.peers.get(&peer).is_some_and(Peer::is_near);
         self.evidence.retain(near);
-        let local = sights
+        let locals = sights
             .values()
             .filter(|sight| sight.relation == Relation::Neighbour);
         self.evidence
-            .set_local(local.filter_map(|sight| sight.local).next());
+            .set_locals(locals.filter_map(|sight| sight.local).collect());
         for (peer, said) in std::mem::take(&mut self.early) {
             match self.peers.contains_key(&peer) {
                 true => self.handle(now_ns, peer, &said),
@@ -308,142 +352,40 @@ impl Nat {
                 Some(Relation::Punched { is_silent: false }) => one.silent_ns = None,
                 Some(Relation::Punched { is_silent: true } | Relation::Wanted) => {
                     let since_ns = *one.silent_ns.get_or_insert(now_ns);
-                    if now_ns >= since_ns + SILENT_NS {
-                        over.push((peer, now_ns.saturating_sub(one.since_ns)));
+                    if now_ns >= since_ns + self.setup.silent_ns {
+                        over.push(peer);
                     }
                 }
                 // The configuration says something else by now.
-                Some(Relation::Neighbour | Relation::Other) | None => over.push((peer, STABLE_NS)),
+                Some(Relation::Neighbour | Relation::Other) | None => over.push(peer),
             }
         }
-        for (peer, lasted_ns) in over {
-            self.punched.remove(&peer);
-            self.acts.push_back(Act::Release { peer });
-            if lasted_ns >= STABLE_NS {
-                self.tried.remove(&peer);
+        for peer in over {
+            self.release(now_ns, peer, Why::Closed);
+        }
+        let all = self.punched.iter();
+        let all: Vec<_> = all.map(|(&peer, one)| (peer, *one)).collect();
+        for (peer, one) in all {
+            // It may have moved since.
+            let now = self.places.iter().find(|(node, _)| *node == peer);
+            let mut ips = [one.address.ip()].into_iter().chain(now.map(|(_, ip)| *ip));
+            if let Some(ip) = ips.find(|&ip| self.is_taken(peer, ip)) {
+                self.release(now_ns, peer, Why::Taken(ip));
+                self.say_taken(peer, one.number);
             }
-            self.fail(now_ns, peer, Why::Closed);
         }
     }
 
-    /// Tells neighbours how this node's NAT maps, and those that do the same where they are seen: what is new, and all
-    /// of it now and then, for they may not have been neighbours at their end yet.
-    fn tell(&mut self, now_ns: u64) {
-        let mapping = self.evidence.mapping();
-        for (&peer, known) in self.peers.iter_mut().filter(|(_, known)| known.is_near()) {
-            if now_ns >= known.told_ns + TELL_NS {
-                (known.told, known.told_ns) = ((None, None), now_ns);
-            }
-            if known.told.0 != Some(mapping) {
-                known.told.0 = Some(mapping);
-                self.out.push_back((peer, Message::About(mapping)));
-            }
-            if known.mapping.is_some()
-                && let Some(seen) = known.sight.seen
-                && known.told.1 != Some(seen)
-            {
-                known.told.1 = Some(seen);
-                self.out.push_back((peer, Message::Seen(seen)));
-            }
-        }
-        self.handle_timeout(now_ns);
-    }
-
-    /// A peer says something. Where its session was not seen yet, that waits for the next [`Nat::look`].
-    pub fn handle(&mut self, now_ns: u64, peer: NodeId, said: &[u8]) {
-        let Some(known) = self.peers.get_mut(&peer) else {
-            return match self.early.len() < EARLY_MAX {
-                true => self.early.push((peer, said.to_vec())),
-                false => self.refuse(Reason::Stranger),
-            };
+    /// A peer is not sent to straight any more.
+    fn release(&mut self, now_ns: u64, peer: NodeId, why: Why) {
+        let Some(one) = self.punched.remove(&peer) else {
+            return;
         };
-        if !known.said.take(now_ns) {
-            return self.refuse(Reason::Rate);
+        self.acts.push_back(Act::Release { peer });
+        if now_ns.saturating_sub(one.since_ns) >= STABLE_NS {
+            self.tried.remove(&peer);
         }
-        let Some(message) = Message::parse(said) else {
-            return self.refuse(Reason::Malformed);
-        };
-        let is_near = known.is_near();
-        match message {
-            Message::Proven { number, address } => self.on_proven(now_ns, peer, number, address),
-            _ if !is_near => self.refuse(Reason::Stranger),
-            Message::About(mapping) => {
-                let is_first = known.mapping.replace(mapping).is_none();
-                let waiting = self.tried.values_mut();
-                for tried in waiting.filter(|tried| is_first && tried.why == Why::Nobody) {
-                    tried.next_ns = now_ns + SETTLE_NS;
-                }
-                self.tell(now_ns);
-            }
-            Message::Seen(address) => {
-                let from = known.sight.seen.map(|seen| seen.ip());
-                match from.filter(|_| self.is_possible(address)) {
-                    Some(from) => self.evidence.note(peer, from, address),
-                    None => self.refuse(Reason::Address),
-                }
-                self.tell(now_ns);
-            }
-            Message::Ask { number, node } => {
-                if let Err(why) = self.arrange(now_ns, peer, number, node) {
-                    self.out.push_back((peer, Message::No { number, why }));
-                }
-            }
-            Message::Meet {
-                number,
-                node,
-                address,
-            } => self.on_meet(now_ns, peer, (number, node), address),
-            Message::No { number, why } => self.on_no(now_ns, peer, number, why),
-        }
-    }
-
-    /// Whether a node may be there, as far as this one's socket reaches.
-    fn is_possible(&self, address: SocketAddr) -> bool {
-        let (ip, own) = (address.ip(), self.setup.listen.ip());
-        let is_one_host = match ip {
-            IpAddr::V4(ip) => !ip.is_broadcast() && ip.octets()[0] != 0,
-            IpAddr::V6(ip) => ip.to_ipv4_mapped().is_none() && !ip.is_unicast_link_local(),
-        };
-        is_one_host
-            && address.port() != 0
-            && !ip.is_unspecified()
-            && !ip.is_multicast()
-            && ip.is_loopback() == own.is_loopback()
-            && ip.is_ipv4() == own.is_ipv4()
-    }
-
-    /// Has two neighbours meet.
-    fn arrange(&mut self, now_ns: u64, asker: NodeId, number: u64, node: NodeId) -> Result<(), No> {
-        let found = |peer: NodeId| {
-            let known = self.peers.get(&peer).filter(|known| known.is_near())?;
-            Some((
-                known.sight.seen.filter(|&at| self.is_possible(at))?,
-                known.mapping?,
-            ))
-        };
-        let (Some(one), Some(other)) = (found(asker), found(node).filter(|_| node != asker)) else {
-            return Err(No::NotCommon);
-        };
-        if one.1 == Mapping::Dependent && other.1 == Mapping::Dependent {
-            return Err(No::Symmetric);
-        }
-        let mut is_seldom = |peer: NodeId, of: fn(&mut Peer) -> &mut Allowance| {
-            let known = self.peers.get_mut(&peer);
-            known.is_some_and(|known| of(known).take(now_ns))
-        };
-        if !is_seldom(asker, |known| &mut known.asks) || !is_seldom(node, |known| &mut known.met) {
-            return Err(No::Busy);
-        }
-        for (to, node, address) in [(node, asker, one.0), (asker, node, other.0)] {
-            let meet = Message::Meet {
-                number,
-                node,
-                address,
-            };
-            self.out.push_back((to, meet));
-        }
-        self.counted[0] += 1;
-        Ok(())
+        self.fail(now_ns, peer, why);
     }
 
     /// Does what is due.
@@ -468,6 +410,7 @@ impl Nat {
                 count: 0,
                 next_ns: now_ns + SETTLE_NS,
                 why: if is_theirs { Why::Theirs } else { Why::Fresh },
+                via: None,
             });
             if is_theirs || now_ns < tried.next_ns || !self.has_room() {
                 continue;
@@ -479,10 +422,15 @@ impl Nat {
 
     fn has_room(&self) -> bool {
         let many = self.meetings.len() + self.punched.len();
-        self.meetings.len() < MEETINGS_MAX && many < PUNCHED_MAX
+        let places = self.places.iter().map(|(node, _)| *node);
+        let nodes: BTreeSet<NodeId> = places.chain(self.punched.keys().copied()).collect();
+        self.meetings.len() < MEETINGS_MAX
+            && many < PUNCHED_MAX
+            && nodes.len() + self.meetings.len() < self.setup.neighbours_max
     }
 
-    /// Asks the next neighbour for a meeting; after the last one the try has failed.
+    /// Asks the next neighbour for a meeting, the one behind that of the last try first; after all of them the try has
+    /// failed.
     fn ask_next(
         &mut self,
         now_ns: u64,
@@ -492,9 +440,12 @@ impl Nat {
         why: Why,
     ) {
         let is_next = |(node, known): &(&NodeId, &Peer)| {
-            known.is_near() && known.mapping.is_some() && !asked.contains(node)
+            known.is_neighbour() && known.mapping.is_some() && !asked.contains(node)
         };
-        let Some(via) = self.peers.iter().find(is_next).map(|(&via, _)| via) else {
+        let last = self.tried.get(&peer).and_then(|tried| tried.via);
+        let behind = self.peers.iter().filter(|(node, _)| Some(**node) > last);
+        let found = behind.chain(&self.peers).find(is_next);
+        let Some(via) = found.map(|(&via, _)| via) else {
             return self.fail(now_ns, peer, why);
         };
         asked.insert(via);
@@ -509,16 +460,20 @@ impl Nat {
 
     /// A try is over: the next one comes later.
     fn fail(&mut self, now_ns: u64, peer: NodeId, why: Why) {
-        self.meetings.remove(&peer);
+        let over = self.meetings.remove(&peer);
         let is_real = why != Why::Nobody;
         self.counted[2] += u64::from(is_real);
-        let count = self.tried.get(&peer).map_or(0, |tried| tried.count);
+        let (count, last) = self
+            .tried
+            .get(&peer)
+            .map_or((0, None), |tried| (tried.count, tried.via));
         let most_ns = (RETRY_NS << count.min(16)).min(RETRY_NS_MAX);
         let wait_ns = most_ns / 2 + self.number() % (most_ns / 2 + 1);
         let tried = Tried {
             count: count.saturating_add(is_real.into()),
             next_ns: now_ns + wait_ns,
             why,
+            via: over.map_or(last, |over| Some(over.via)),
         };
         self.tried.insert(peer, tried);
     }
@@ -538,6 +493,7 @@ impl Nat {
         self.counted[1] += 1;
         let punched = Punched {
             address,
+            number: meeting.number,
             via: meeting.via,
             since_ns: now_ns,
             silent_ns: None,
@@ -550,9 +506,10 @@ impl Nat {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
         let meetings = self.meetings.values().map(Meeting::due_ns);
+        let has_room = self.has_room();
         let waits = |peer: &NodeId| {
             *peer > self.setup.own
-                && self.has_room()
+                && has_room
                 && !self.meetings.contains_key(peer)
                 && !self.punched.contains_key(peer)
         };

@@ -19,11 +19,13 @@ pub enum Reason {
     Probes,
     /// As many tries as there may be are under way.
     Full,
+    /// Another node that is sent to straight is at that IP address.
+    Taken,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Malformed,
         Self::Rate,
         Self::Stranger,
@@ -32,6 +34,7 @@ impl Reason {
         Self::Address,
         Self::Probes,
         Self::Full,
+        Self::Taken,
     ];
 
     /// Its name, the same everywhere.
@@ -46,6 +49,7 @@ impl Reason {
             Self::Address => "address",
             Self::Probes => "probes",
             Self::Full => "full",
+            Self::Taken => "taken",
         }
     }
 }

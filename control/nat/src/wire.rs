@@ -5,8 +5,9 @@
 //! seen     2 | address                                    where the sender sees the neighbour that it tells
 //! ask      3 | number 8 | node 8                          for a meeting with another node
 //! meet     4 | number 8 | node 8 | address                another node is there, and is told the same now
-//! no       5 | number 8 | why 1                           there is no meeting
+//! no       5 | number 8 | why 1                           there is no meeting, or not with the sender any more
 //! proven   6 | number 8 | address                         the sender had an answer from the peer, who is there
+//! follows  7                                              the sender has the receiver as a neighbour: see [`FOLLOWS`]
 //! address  4 | IPv4 4 | port 2    or    6 | IPv6 16 | port 2
 //! ```
 //! Big-endian; one way to write each message.
@@ -18,6 +19,10 @@ use virga_ebpf::header::NodeId;
 /// Bytes of the longest message.
 pub const MESSAGE_BYTES_MAX: usize = 17 + 19;
 
+/// The sender takes the receiver for a neighbour from now on, in the middle of their session or since it began: once
+/// both have said so, each can tell the other what neighbours are told. Whoever adds and takes away neighbours says it.
+pub const FOLLOWS: [u8; 1] = [7];
+
 /// Why there is no meeting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum No {
@@ -25,12 +30,14 @@ pub enum No {
     NotCommon,
     /// Both are behind symmetric NATs.
     Symmetric,
-    /// It was asked too often.
+    /// It was asked too often, or has no room.
     Busy,
+    /// It sends to another node straight that is at the same IP address.
+    Taken,
 }
 
 impl No {
-    const ALL: [Self; 3] = [Self::NotCommon, Self::Symmetric, Self::Busy];
+    const ALL: [Self; 4] = [Self::NotCommon, Self::Symmetric, Self::Busy, Self::Taken];
 
     fn code(self) -> u8 {
         let place = Self::ALL.iter().position(|&no| no == self);
@@ -228,6 +235,12 @@ mod tests {
             let mut longer = bytes;
             longer.push(0);
             prop_assert_eq!(Message::parse(&longer), None);
+        }
+
+        #[test]
+        fn no_message_is_what_neighbours_say(message in message()) {
+            prop_assert_ne!(message.encode(), FOLLOWS.to_vec());
+            prop_assert_eq!(Message::parse(&FOLLOWS), None);
         }
 
         #[test]

@@ -38,6 +38,8 @@ pub struct Directory {
     /// Next to this node, with an entity: they forward to whoever has moved, and are told of it also where
     /// nothing else is wanted of them.
     neighbours: BTreeSet<NodeId>,
+    /// Those of them that were reached through NATs.
+    punched: BTreeSet<NodeId>,
     /// Those of them that there is always a session with: link tags or routes are agreed on with them.
     kept_up: BTreeSet<NodeId>,
     subnets: Subnets,
@@ -71,6 +73,7 @@ impl Directory {
             nodes,
             peers: peers(config),
             neighbours: neighbours(config),
+            punched: config.punched.keys().copied().collect(),
             kept_up: kept_up(config),
             subnets: Subnets::configured(config, &Shown::default()),
             channels: config.channels.clone(),
@@ -178,8 +181,10 @@ impl<O: Outlet> ChannelService<O> {
         self.peers = peers.map(|(&peer, keys)| (peer, keys.clone())).collect();
         let neighbours = directory.neighbours.iter().copied();
         let neighbours = neighbours.filter(|&peer| share.owns(peer)).collect();
+        let beside = self.beside();
         let neighbours_before = std::mem::replace(&mut self.neighbours, neighbours);
-        self.neighbours_followed(&neighbours_before);
+        self.routes.punched.clone_from(&directory.punched);
+        self.neighbours_followed(now_ns, node, (&neighbours_before, &beside));
         let kept_up = directory.kept_up.iter().copied();
         let is_here = directory.absence.is_none();
         self.costs.retain(|peer, _| self.peers.contains_key(peer));

@@ -4,6 +4,7 @@ use super::{delivery::Outlet, message::Message, reason::Reason, service::Channel
 use crate::nat::{Inbox, Seen};
 use std::net::SocketAddr;
 use virga_ebpf::header::NodeId;
+use virga_nat::wire::FOLLOWS;
 use virga_transport::{Node, SessionState};
 
 impl<O: Outlet> ChannelService<O> {
@@ -15,6 +16,9 @@ impl<O: Outlet> ChannelService<O> {
     }
 
     pub(crate) fn on_nat(&mut self, peer: NodeId, said: Vec<u8>) {
+        if said == FOLLOWS {
+            return self.on_follows(peer);
+        }
         let inbox = self.routes.nat.as_ref();
         if !inbox.is_some_and(|inbox| inbox.said(peer, said)) {
             self.reasons.add(Reason::NatRefused);

@@ -70,6 +70,8 @@ reasons! {
     DiscoveryRefused = "discovery_refused",
     /// What a peer says of ways through NATs, which this node does not look for (without `[nat]`) or has no room for.
     NatRefused = "nat_refused",
+    /// What a peer says about routes that is no neighbour of this node: not looked at.
+    RoutesStranger = "routes_stranger",
     /// Something about a log that is on several nodes, from or to one that holds no copy of it: not looked at.
     ReplicaStranger = "replica_stranger",
     /// Something about a log that is on several nodes that found too much else waiting; it is said again.

@@ -13,6 +13,7 @@ use crate::{
 };
 use std::collections::BTreeSet;
 use virga_ebpf::header::NodeId;
+use virga_nat::wire::FOLLOWS;
 use virga_transport::{Node, SessionState};
 
 /// Where a worker tells of what neighbours say.
@@ -24,6 +25,10 @@ pub(crate) struct Routes {
     pub(crate) discovery: Option<discovery::Inbox>,
     /// None where this node looks for no ways through NATs.
     pub(crate) nat: Option<nat::Inbox>,
+    /// Neighbours that were reached through NATs: each end takes the other for one in its own time.
+    pub(crate) punched: BTreeSet<NodeId>,
+    /// Peers that have said in their session that they take this node for a neighbour, since it does the same.
+    followers: BTreeSet<NodeId>,
     last_session: u64,
 }
 
@@ -58,40 +63,104 @@ impl<O: Outlet> ChannelService<O> {
         routes.is_none_or(|routes| routes.tell(peer, heard))
     }
 
-    pub(crate) fn routes_began(&self, peer: NodeId) {
-        let Some(session) = self.sessions.get(&peer) else {
-            return;
-        };
-        let began = Heard::Began {
-            session: session.number,
-            entity: session.entity,
-        };
-        let _always_room = self.told(peer, began.clone());
-        self.discovery_began(peer, began);
+    /// Whether a peer and this node are neighbours at both ends: of one that was reached through NATs, once it has said so.
+    fn is_beside(&self, peer: NodeId) -> bool {
+        let routes = &self.routes;
+        let is_said = !routes.punched.contains(&peer) || routes.followers.contains(&peer);
+        self.neighbours.contains(&peer) && is_said
     }
 
-    pub(crate) fn routes_ended(&self, peer: NodeId) {
+    /// All that are.
+    pub(crate) fn beside(&self) -> BTreeSet<NodeId> {
+        let neighbours = self.neighbours.iter();
+        neighbours
+            .copied()
+            .filter(|&peer| self.is_beside(peer))
+            .collect()
+    }
+
+    fn began(&self, peer: NodeId) -> Option<Heard> {
+        let session = self.sessions.get(&peer)?;
+        Some(Heard::Began {
+            session: session.number,
+            entity: session.entity,
+        })
+    }
+
+    pub(crate) fn routes_began(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
+        let Some(began) = self.began(peer) else {
+            return;
+        };
+        if self.is_beside(peer) {
+            let _always_room = self.told(peer, began.clone());
+        }
+        self.discovery_began(peer, began);
+        self.say_follows(now_ns, node, peer);
+    }
+
+    pub(crate) fn routes_ended(&mut self, peer: NodeId) {
+        self.routes.followers.remove(&peer);
         let _always_room = self.told(peer, Heard::Ended);
         self.discovery_ended(peer);
     }
 
-    /// Peers that have become neighbours in the middle of a session, or are none any more.
-    pub(crate) fn neighbours_followed(&self, before: &BTreeSet<NodeId>) {
-        let Some(routes) = &self.routes.inbox else {
+    /// A neighbour that looks for ways through NATs as well waits for this.
+    fn say_follows(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
+        if self.routes.nat.is_some() && self.neighbours.contains(&peer) {
+            let follows = Message::Nat(FOLLOWS.to_vec());
+            self.tell(now_ns, node, peer, &follows);
+        }
+    }
+
+    /// A peer takes this node for a neighbour: what it says about routes and link tags comes after this.
+    pub(crate) fn on_follows(&mut self, peer: NodeId) {
+        let was_beside = self.is_beside(peer);
+        self.routes.followers.insert(peer);
+        if !was_beside && self.is_beside(peer) {
+            self.begin_beside(peer);
+        }
+    }
+
+    fn begin_beside(&self, peer: NodeId) {
+        let Some(began) = self.began(peer) else {
             return;
         };
-        for &peer in before.difference(&self.neighbours) {
-            let _always_room = routes.tell(peer, Heard::Ended);
+        let _always_room = self.told(peer, began);
+        if self.routes.punched.contains(&peer) {
+            self.heard.session_began(peer);
         }
-        for &peer in self.neighbours.difference(before) {
-            if let Some(session) = self.sessions.get(&peer) {
-                let (session, entity) = (session.number, session.entity);
-                let _always_room = routes.tell(peer, Heard::Began { session, entity });
+    }
+
+    /// Peers that have become neighbours in the middle of a session, or are none any more.
+    pub(crate) fn neighbours_followed(
+        &mut self,
+        now_ns: u64,
+        node: &mut Node,
+        (neighbours, beside): (&BTreeSet<NodeId>, &BTreeSet<NodeId>),
+    ) {
+        for &peer in neighbours.difference(&self.neighbours) {
+            // It says so anew before it is one again: this node was none to it meanwhile.
+            self.routes.followers.remove(&peer);
+        }
+        let new = self.neighbours.difference(neighbours);
+        for peer in new.copied().collect::<Vec<_>>() {
+            self.say_follows(now_ns, node, peer);
+        }
+        let now = self.beside();
+        if let Some(routes) = &self.routes.inbox {
+            for &peer in beside.difference(&now) {
+                let _always_room = routes.tell(peer, Heard::Ended);
             }
+        }
+        for &peer in now.difference(beside) {
+            self.begin_beside(peer);
         }
     }
 
     pub(crate) fn on_routes(&mut self, now_ns: u64, node: &mut Node, peer: NodeId, items: Vec<u8>) {
+        if self.routes.inbox.is_some() && !self.is_beside(peer) {
+            return self.reasons.add(Reason::RoutesStranger);
+        }
         if !self.told(peer, Heard::Said(items)) {
             self.begin_anew(now_ns, node, peer);
         }

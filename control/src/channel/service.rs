@@ -257,7 +257,7 @@ impl<O: Outlet> ChannelService<O> {
             outbox: VecDeque::new(),
         };
         self.sessions.insert(peer, session);
-        self.routes_began(peer);
+        self.routes_began(now_ns, node, peer);
         self.inbox.connected(peer);
         self.heard.session_began(peer);
         self.losses.session_began(peer);

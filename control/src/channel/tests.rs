@@ -37,6 +37,7 @@ use virga_transport::{
     worker::Service,
 };
 
+mod beside;
 mod capabilities;
 mod declared;
 mod explain;

@@ -194,6 +194,8 @@ fn shape(
     report: &mut Report<'_>,
 ) -> Shape {
     let is_node = peer.node_key.is_some() || peer.node_id.is_some();
+    // It is a neighbour for as long as there is a way through NATs.
+    let may_be_near = is_node && peer.via.is_none() && routing.crosses_nats;
     if let (None, Some(interface)) = (&peer.address, &peer.interface) {
         let what = "belongs to a neighbour, and this peer has no address";
         report.add(
@@ -215,11 +217,11 @@ fn shape(
             let what = "has a /length, which is checked where packets arrive, and none arrive straight from here";
             (what, format!("write \"{levels}\""))
         };
-        if length || !is_node {
+        if (length && !may_be_near) || !is_node {
             report.add(subnet.span(), section.key("subnet"), what, fix);
         }
     }
-    if let (None, Some(link_tags)) = (&peer.address, &peer.link_tags) {
+    if let (None, Some(link_tags), false) = (&peer.address, &peer.link_tags, may_be_near) {
         let what = "is about a neighbour's link, and this peer has no address";
         let fix = "set it on the neighbour that packets come through";
         report.add(link_tags.span(), section.key("link_tags"), what, fix);

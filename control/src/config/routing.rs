@@ -62,8 +62,9 @@ pub(super) fn resolve(
 }
 
 impl Config {
-    /// The same with these peers, which were reached through NATs, as neighbours at these addresses: those that routers
-    /// lead to, where there is room, and whose packets are told apart from other neighbours' by their IP address.
+    /// The same with these peers, which were reached through NATs, as neighbours at these addresses ([`Self::punched`]):
+    /// those that routers lead to, where there is room, and whose packets are told apart from other neighbours' by their
+    /// IP address.
     #[must_use]
     pub fn with_punched(&self, punched: &BTreeMap<NodeId, SocketAddr>) -> Self {
         let mut config = self.clone();
@@ -86,6 +87,7 @@ impl Config {
                     address,
                     interface: None,
                 };
+                config.punched.insert(*peer, address);
             }
         }
         config

@@ -131,6 +131,7 @@ pub(super) fn resolve(
         fallback,
         keys,
         absence: None,
+        punched: std::collections::BTreeMap::new(),
     };
     check_link_tags(&config, report);
     subnets::check_own(&config, report);

@@ -257,7 +257,7 @@ impl Registry {
         let before = self.configured();
         let filed = Arc::new(next);
         let next = self.with_all_found(&filed);
-        let others = others(&before, &next);
+        let others = others(&self.with_found(&self.filed()), &self.with_found(&filed));
         let followed = self.change(&mut state, &next, &others).await;
         if let Err(NotFollowed::Path(_)) = &followed {
             // It is logged; the path tries again by itself.
@@ -273,13 +273,13 @@ impl Registry {
     pub(super) async fn set_found(&self, found: Vec<Adopted>) -> Result<(), Ended> {
         let mut state = self.0.state.lock().await;
         let before = self.configured();
-        let found = before.peers_first(found);
-        *locked(&self.0.found) = found;
+        let located = self.with_found(&self.filed());
+        *locked(&self.0.found) = before.peers_first(found);
         let next = self.with_all_found(&self.filed());
         if before.peers == next.peers {
             return Ok(());
         }
-        let others = others(&before, &next);
+        let others = others(&located, &self.with_found(&self.filed()));
         self.log(self.change(&mut state, &next, &others).await)
     }
 
@@ -500,7 +500,7 @@ impl Registry {
 }
 
 /// Names of peers that only one of two configurations has, or that are others by the other one: a session with
-/// them begins anew.
+/// them begins anew. Ways through NATs come and go without that: the configurations are those without them.
 fn others(before: &Config, now: &Config) -> BTreeSet<String> {
     let is_same = |peer: &PeerConfig| {
         let (Some(one), Some(other)) = (before.peer(&peer.name), now.peer(&peer.name)) else {

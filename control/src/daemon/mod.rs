@@ -282,6 +282,7 @@ async fn serve(
         dispatch: dispatch.clone(),
         moves: moves.clone(),
         links: links.clone(),
+        path: asker.clone(),
     };
     let crossing = Crossing::run(crossed, by);
     let crossing = crossing.map_err(system("begin to look for ways through NATs"))?;

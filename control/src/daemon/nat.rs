@@ -1,7 +1,7 @@
 //! Looks for ways through NATs: what is seen and heard goes to [`virga_nat`]; whom it reaches becomes a neighbour of this
 //! node in the session that there is, and routers lead to it again once it falls silent.
 
-use super::{identity::Registry, monotonic_ns};
+use super::{identity::Registry, monotonic_ns, path::Asker};
 use crate::{
     config::{Config, PeerConfig, Reach},
     dispatch::{Dispatch, Ended, Service},
@@ -16,14 +16,17 @@ use std::{
     time::Duration,
 };
 use tokio::sync::watch;
-use virga_ebpf::header::NodeId;
-use virga_nat::{Act, Nat, Reason, Relation, Setup, Sight, Way};
+use virga_ebpf::{header::NodeId, limits};
+use virga_nat::{Act, Nat, Reason, Relation, Setup, Sight, Way, limits::SILENT_NS};
 use virga_transport::{LinkState, worker::Parts};
 
 /// How often sessions are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The same while a peer is asked for an answer.
 const LOOK_SOON: Duration = Duration::from_millis(100);
+
+/// A link that was found so many intervals of its keepalive ago and is not heard is silent, however long those are.
+const KEEPALIVES_SILENT: u64 = 8;
 
 /// What is known. Cheap to clone.
 #[derive(Clone, Default)]
@@ -39,6 +42,8 @@ pub(super) struct Parted {
     pub(super) moves: Moves,
     /// What is known of links.
     pub(super) links: watch::Receiver<BTreeMap<NodeId, Found>>,
+    /// Knows where neighbours are.
+    pub(super) path: Asker,
 }
 
 struct Task {
@@ -60,10 +65,14 @@ impl Crossing {
             return Ok(Self::default());
         };
         let config = by.registry.configured();
+        let neighbours_max = limits::NEIGHBOURS_MAX.min(limits::NEXT_HOPS_MAX);
+        let keepalive_ns = u64::from(config.forwarding.keepalive_ms) * 1_000_000;
         let nat = Nat::new(Setup {
             own: config.node.id,
             listen: config.node.listen,
             seed: crate::kept::random().map_err(std::io::Error::other)?,
+            neighbours_max: usize::try_from(neighbours_max).unwrap_or(usize::MAX),
+            silent_ns: SILENT_NS.max(KEEPALIVES_SILENT * keepalive_ns),
         });
         let nat = Arc::new(Mutex::new(nat));
         let task = Task {
@@ -74,6 +83,12 @@ impl Crossing {
         };
         tokio::spawn(task.run());
         Ok(Self(Some(nat)))
+    }
+
+    /// Whether it is looked for ways at all.
+    #[must_use]
+    pub const fn is_on(&self) -> bool {
+        self.0.is_some()
     }
 
     /// Whether packets to a peer go through NATs, and why; none where this has nothing to say of it.
@@ -160,6 +175,7 @@ impl Task {
             .into_iter()
             .flatten()
             .collect();
+        let places = self.by.path.places().await.ok_or(Ended)?;
         let config = self.by.registry.configured();
         let peers: BTreeMap<NodeId, &PeerConfig> =
             config.peers.iter().map(|peer| (peer.id, peer)).collect();
@@ -193,7 +209,7 @@ impl Task {
                 local: None,
             });
         }
-        locked(&self.nat).look(monotonic_ns(), &sights);
+        locked(&self.nat).look(monotonic_ns(), &sights, &places);
         Ok(())
     }
 

@@ -579,6 +579,9 @@ impl Path {
                 let result = self.set_link(&peer, state, dispatch).await;
                 let _given_up = reply.send(result);
             }
+            Ask::Places(reply) => {
+                let _given_up = reply.send(self.places());
+            }
             Ask::Interfaces(reply) => {
                 let _given_up = reply.send(self.interfaces());
             }

@@ -178,6 +178,7 @@ fn node_config(config: &Config, share: Share, seed: [u8; 32]) -> NodeConfig {
             congestion: config.node.congestion,
             link_interval_ns: u64::from(config.forwarding.keepalive_ms) * 1_000_000,
             link_misses: config.forwarding.detect_multiplier,
+            answers_straight: config.routing.crosses_nats,
             ..NodeLimits::default()
         },
         started_unix_ns: unix_ns(),

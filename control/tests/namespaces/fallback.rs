@@ -188,6 +188,14 @@ impl Flow {
         self.arrived.lock().unwrap().len() as u64
     }
 
+    /// The longest run of events that did not arrive, of those before the last that did.
+    pub fn longest_loss(&self) -> u64 {
+        let mut numbers = self.arrived.lock().unwrap().clone();
+        numbers.sort_unstable();
+        let gaps = numbers.windows(2).map(|pair| pair[1] - pair[0] - 1);
+        gaps.max().unwrap_or(0)
+    }
+
     /// So many more arrive.
     pub fn assert_flows(&self, events: u64) {
         let before = self.count();

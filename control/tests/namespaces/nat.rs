@@ -1,5 +1,5 @@
 //! Two sites behind NATs of the kernel's (nftables), and hubs with addresses of their own, configured as the guide says
-//! (`docs/guides/nat.md`), whose commands are typed at a site.
+//! (`docs/guides/nat.md`), whose commands are typed at a site. Behind one site there may be a node that it alone reaches.
 //!
 //! What nftables truly does: `masquerade` keeps the inner port as long as nobody else wants it, and gives an inner address
 //! that has an outer one the same for other destinations, which is RFC 4787's endpoint-independent mapping; what comes in is let in by whole connections, which is
@@ -14,11 +14,17 @@ use std::{fs, path::Path, process::Command};
 use crate::{
     fallback::Flow,
     hosts::{Hosts, eventually},
-    stage::virga,
+    stage::{dropped, forwarded, peer, virga},
 };
 
 const THERE: &str = "test/there";
 const BACK: &str = "test/back";
+/// From a to b, and nothing sends again what is lost.
+const LOOSE: &str = "test/loose";
+/// From what is behind b to a.
+const BEHIND: &str = "test/behind";
+/// Events of a flow in a second.
+const SECOND: u64 = 500;
 /// Where the hubs are.
 const HUBS: [(&str, &str); 2] = [("hub", "192.0.2.1"), ("second", "192.0.2.2")];
 
@@ -105,6 +111,16 @@ fn blocks(language: &str) -> Vec<String> {
 
 /// a -- na -- net -- nb -- b, and as many hubs at net; both NATs drop what they do not expect. None without nftables.
 fn stage(kinds: [Kind; 2], hubs: usize) -> Option<Hosts> {
+    let mut hosts = wired(kinds, hubs)?;
+    configure(&hosts, kinds, &HUBS[..hubs], |_, rest| rest);
+    for (host, _) in &HUBS[..hubs] {
+        hosts.start(host).unwrap();
+    }
+    Some(hosts)
+}
+
+/// The same without any node.
+fn wired(kinds: [Kind; 2], hubs: usize) -> Option<Hosts> {
     if let Err(error) = Command::new("nft").arg("--version").output() {
         println!("skipped: nft cannot be run: {error} (Debian's package nftables)");
         return None;
@@ -156,16 +172,20 @@ fn stage(kinds: [Kind; 2], hubs: usize) -> Option<Hosts> {
         let forward = "echo 1 >/proc/sys/net/ipv4/ip_forward";
         hosts.run(host, "sh", &["-c", forward]).unwrap();
     }
-    configure(&hosts, kinds, hubs);
-    for (host, _) in hubs {
-        hosts.start(host).unwrap();
-    }
     Some(hosts)
 }
 
-/// As the guide says.
-fn configure(hosts: &Hosts, kinds: [Kind; 2], hubs: &[(&str, &str)]) {
-    let [all, at_hub, at_site]: [String; 3] = blocks("toml").try_into().unwrap();
+/// As the guide says, and what `with` makes of each host's file.
+fn configure(
+    hosts: &Hosts,
+    kinds: [Kind; 2],
+    hubs: &[(&str, &str)],
+    with: impl Fn(&str, String) -> String,
+) {
+    let [mut all, at_hub, at_site]: [String; 3] = blocks("toml").try_into().unwrap();
+    all += &format!(
+        "[[channels]]\nname = \"{LOOSE}\"\nreliable = false\npublish = [\"{{a.entity}}\"]\nsubscribe = [\"{{b.entity}}\"]\n"
+    );
     for (place, (name, address)) in hubs.iter().enumerate() {
         let mut rest = all.clone() + &at_hub;
         for (site, kind) in SITES.iter().zip(kinds) {
@@ -174,7 +194,7 @@ fn configure(hosts: &Hosts, kinds: [Kind; 2], hubs: &[(&str, &str)]) {
             rest = rest.replace(&format!("{outer}:4783"), &format!("{outer}:{port}"));
         }
         hosts
-            .configure(name, &format!("{address}:4783"), &rest)
+            .configure(name, &format!("{address}:4783"), &with(name, rest))
             .unwrap();
     }
     let (first, other) = at_site.split_once("\n\n").unwrap();
@@ -189,9 +209,72 @@ fn configure(hosts: &Hosts, kinds: [Kind; 2], hubs: &[(&str, &str)]) {
             .replace("\"b\"", &far)
             .replace("{b.", &format!("{{{}.", far.trim_matches('"')));
         hosts
-            .configure(site, "0.0.0.0:4783", &(rest + &keys))
+            .configure(site, "0.0.0.0:4783", &with(site, rest + &keys))
             .unwrap();
     }
+}
+
+/// What else the files say where d is behind b: subnets, of which b carries its own and that of d.
+fn with_one_behind(host: &str, rest: String) -> String {
+    let carries = "2.2.0.0/8";
+    let d = |how: &str| peer("d", &format!("{how}subnet = \"2.1.0.0\""));
+    let said = match host {
+        "a" => format!("subnet = \"1.0.0.0\"\n{rest}subnet = \"{carries}\"\n") + &d(""),
+        "b" => {
+            let nic = "mode = \"native\"\ninterfaces = [\"m0\", \"m1\"]";
+            let rest = rest.replace("mode = \"userspace\"", nic);
+            format!("subnet = \"2.2.0.0\"\n{rest}subnet = \"1.0.0.0\"\n")
+                + &d("address = \"10.3.0.2:4783\"\n")
+        }
+        _ => {
+            let [a, b] = SITES.map(|site| format!("address = \"{}:4783\"", site.outer[0]));
+            let rest = rest.replace(&a, &format!("{a}\nsubnet = \"1.0.0.0\""));
+            rest.replace(&b, &format!("{b}\nsubnet = \"{carries}\"")) + &d("")
+        }
+    };
+    said + &behind_channel()
+}
+
+fn behind_channel() -> String {
+    format!(
+        "[[channels]]\nname = \"{BEHIND}\"\nreliable = true\npublish = [\"{{d.entity}}\"]\nsubscribe = [\"{{a.entity}}\"]\n"
+    )
+}
+
+/// d -- b: b forwards in its NIC path.
+fn add_one_behind(hosts: &mut Hosts) {
+    hosts.add("d").unwrap();
+    hosts
+        .join(("d", "m0", "10.3.0.2/24"), ("b", "m1", "10.3.0.1/24"))
+        .unwrap();
+    // A veth end takes in redirected frames where its other end polls.
+    for host in ["d", "nb"] {
+        let gro = ["-K", "m0", "gro", "on"];
+        hosts.run(host, "ethtool", &gro).unwrap();
+    }
+    let [all, ..]: [String; 3] = blocks("toml").try_into().unwrap();
+    let rest = format!("subnet = \"2.1.0.0\"\n{all}")
+        + &peer("b", "address = \"10.3.0.1:4783\"\nsubnet = \"2.2.0.0/0\"")
+        + &peer("a", "subnet = \"1.0.0.0\"")
+        + &peer("hub", "")
+        + &behind_channel();
+    hosts.configure("d", "10.3.0.2:4783", &rest).unwrap();
+}
+
+/// The neighbour that a's packets for a node go to first.
+fn over(hosts: &Hosts, node: &str) -> String {
+    let status = hosts.status("a").unwrap();
+    let mut peers = status["peers"].as_array().unwrap().iter();
+    let peer = peers.find(|peer| peer["name"] == node).unwrap();
+    peer["over"].as_str().unwrap_or(node).to_owned()
+}
+
+/// Whether a's packets to b have link tags, and what comes from there is checked for them.
+fn are_tagged(hosts: &Hosts) -> bool {
+    let status = hosts.status("a").unwrap();
+    let mut links = status["forwarding"]["links"].as_array().unwrap().iter();
+    let link = links.find(|link| link["peer"] == "b");
+    link.is_some_and(|link| link["tags"]["checked"] == true && link["tags"]["sent"] == true)
 }
 
 /// Nothing passes straight between both NATs, or it does again.
@@ -258,6 +341,7 @@ async fn sites_behind_nats_are_relayed_then_meet_and_lose_nothing_when_the_hole_
     }
     let there = Flow::start(&hosts, THERE, "a", "b").await;
     let back = Flow::start(&hosts, BACK, "b", "a").await;
+    let loose = Flow::start(&hosts, LOOSE, "a", "b").await;
     there.assert_flows(200);
     back.assert_flows(200);
     assert_path(&hosts, "relayed", "");
@@ -266,6 +350,24 @@ async fn sites_behind_nats_are_relayed_then_meet_and_lose_nothing_when_the_hole_
     assert_path(&hosts, "punched", "had us meet");
     there.assert_flows(200);
     back.assert_flows(200);
+    loose.assert_flows(200);
+    // Routers lead there until both hear each other straight.
+    assert!(
+        loose.longest_loss() < SECOND / 2,
+        "{}",
+        loose.longest_loss()
+    );
+    assert!(eventually(|| are_tagged(&hosts)), "{}", hosts.log("a"));
+    // What a reload changes, it changes; the way is no part of that.
+    let file = hosts.folder.join("a/node.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let more = "[[channels]]\nname = \"test/more\"\npublish = [\"b\"]\nsubscribe = [\"hub\"]\n";
+    fs::write(&file, text + more).unwrap();
+    let socket = hosts.socket("a");
+    let reload = ["reload", "--socket", socket.to_str().unwrap()];
+    hosts.run("a", virga().to_str().unwrap(), &reload).unwrap();
+    there.assert_flows(200);
+    assert_path(&hosts, "punched", "had us meet");
     for command in blocks("sh").iter().flat_map(|block| block.lines()) {
         let words: Vec<&str> = command.split(' ').skip(1).collect();
         let socket = hosts.socket("a").display().to_string();
@@ -280,6 +382,13 @@ async fn sites_behind_nats_are_relayed_then_meet_and_lose_nothing_when_the_hole_
     assert_path(&hosts, "relayed", "");
     there.assert_flows(200);
     back.assert_flows(200);
+    loose.assert_flows(200);
+    // Not only once the way was given up.
+    assert!(
+        loose.longest_loss() < 3 * SECOND,
+        "{}",
+        loose.longest_loss()
+    );
     there.assert_complete().await;
     back.assert_complete().await;
     let after = ["a", "b"].map(|host| sessions(&hosts, host));
@@ -318,4 +427,35 @@ async fn a_site_behind_a_symmetric_nat_meets_one_whose_port_is_forwarded() {
     assert_path(&hosts, "punched", "had us meet");
     there.assert_flows(200);
     there.assert_complete().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn what_is_behind_a_site_is_reached_through_the_nats_as_well_and_over_the_hub_again() {
+    let kinds = [Kind::Cone; 2];
+    let Some(mut hosts) = wired(kinds, 1) else {
+        return;
+    };
+    add_one_behind(&mut hosts);
+    configure(&hosts, kinds, &HUBS[..1], with_one_behind);
+    cut(&hosts, "add");
+    for host in ["hub", "b", "a", "d"] {
+        hosts.start(host).unwrap();
+    }
+    let flow = Flow::start(&hosts, BEHIND, "d", "a").await;
+    flow.assert_flows(200);
+    assert_eq!(over(&hosts, "d"), "hub");
+    cut(&hosts, "del");
+    assert_path(&hosts, "punched", "had us meet");
+    let is_straight = || over(&hosts, "d") == "b";
+    assert!(eventually(is_straight), "{}", hosts.log("a"));
+    let before = forwarded(&hosts, "b");
+    flow.assert_flows(500);
+    assert!(forwarded(&hosts, "b") > before, "{}", hosts.log("b"));
+    cut(&hosts, "add");
+    let is_relayed = || over(&hosts, "d") == "hub";
+    assert!(eventually(is_relayed), "{}", hosts.log("a"));
+    flow.assert_flows(200);
+    flow.assert_complete().await;
+    assert_eq!(dropped(&hosts, "b", "subnet"), 0);
 }

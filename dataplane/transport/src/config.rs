@@ -113,6 +113,9 @@ pub struct NodeLimits {
     pub link_interval_ns: u64,
     /// A watched link on which nothing came for so many intervals is dead.
     pub link_misses: u32,
+    /// A challenge that came straight from where the peer is known to be is answered there, too: where what else goes
+    /// to it goes over routers, that is how it learns that the straight way carries packets.
+    pub answers_straight: bool,
     /// A closed session is remembered this long, so that late packets are not answered by a reset.
     pub drain_ns: u64,
     /// Keys are replaced after this long.
@@ -151,6 +154,7 @@ impl Default for NodeLimits {
             idle_ns_max: 35 * SECOND_NS,
             link_interval_ns: SECOND_NS / 100,
             link_misses: 4,
+            answers_straight: false,
             drain_ns: 3 * SECOND_NS,
             rekey_after_ns: 120 * SECOND_NS,
             rekey_after_packets: 1 << 32,

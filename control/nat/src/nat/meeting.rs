@@ -10,7 +10,7 @@
 use super::{Act, Nat, Relation, Sight, Why};
 use crate::{
     class::Filtering,
-    limits::{MEETING_NS, MEETINGS_MAX, PROBE_NS, PROBES_MAX, PROBES_TOLD, SECOND_NS},
+    limits::{MEETING_NS, PROBE_NS, PROBES_MAX, PROBES_TOLD, SECOND_NS},
     reason::Reason,
     wire::{Message, No},
 };
@@ -78,6 +78,14 @@ impl Meeting {
         }
     }
 
+    /// Where the peer has answered, which it was told.
+    pub(super) const fn promised(&self) -> Option<SocketAddr> {
+        match &self.stage {
+            Stage::Asking { .. } => None,
+            Stage::Probing(probing) => probing.reached,
+        }
+    }
+
     pub(super) fn words(&self) -> String {
         match &self.stage {
             Stage::Asking { .. } => format!("{} is asked to have us meet", self.via),
@@ -118,8 +126,23 @@ impl Nat {
         {
             return self.refuse(Reason::Late);
         }
-        if !is_first && self.meetings.len() >= MEETINGS_MAX {
+        if !is_first && !self.has_room() {
+            self.out.push_back((
+                peer,
+                Message::No {
+                    number,
+                    why: No::Busy,
+                },
+            ));
             return self.refuse(Reason::Full);
+        }
+        if self.is_taken(peer, address.ip()) {
+            self.refuse(Reason::Taken);
+            self.say_taken(peer, number);
+            if is_first {
+                self.fail(now_ns, peer, Why::Taken(address.ip()));
+            }
+            return;
         }
         let stage = Stage::Probing(Probing {
             address,
@@ -136,8 +159,22 @@ impl Nat {
         self.go_on(now_ns, peer);
     }
 
-    /// A neighbour has no meeting for this node.
+    /// A peer is told that it is not sent to straight: another one is at its IP address.
+    pub(super) fn say_taken(&mut self, peer: NodeId, number: u64) {
+        let why = No::Taken;
+        self.out.push_back((peer, Message::No { number, why }));
+    }
+
+    /// A neighbour has no meeting for this node; or the peer that was to be met will not send straight.
     pub(super) fn on_no(&mut self, now_ns: u64, via: NodeId, number: u64, why: No) {
+        let meeting = self.meetings.get(&via);
+        if meeting.is_some_and(|meeting| meeting.number == number) {
+            return self.fail(now_ns, via, Why::No(why));
+        }
+        let punched = self.punched.get(&via);
+        if punched.is_some_and(|punched| punched.number == number) {
+            return self.release(now_ns, via, Why::No(why));
+        }
         let mut meetings = self.meetings.iter_mut();
         let found = meetings.find(|(_, meeting)| (meeting.number, meeting.via) == (number, via));
         let Some((
@@ -153,7 +190,9 @@ impl Nat {
         let asked = std::mem::take(asked);
         match why {
             No::Symmetric => self.fail(now_ns, peer, Why::No(why)),
-            No::NotCommon | No::Busy => self.ask_next(now_ns, peer, number, asked, Why::No(why)),
+            No::NotCommon | No::Busy | No::Taken => {
+                self.ask_next(now_ns, peer, number, asked, Why::No(why))
+            }
         }
     }
 
@@ -190,15 +229,24 @@ impl Nat {
     /// Peers that are heard straight, of those that are asked.
     pub(super) fn look_for_heard(&mut self, now_ns: u64, sights: &BTreeMap<NodeId, Sight>) {
         let listen = self.setup.listen;
-        for (peer, meeting) in &mut self.meetings {
-            let seen = sights.get(peer).and_then(|sight| sight.seen);
-            let (Stage::Probing(probing), Some(seen)) = (&mut meeting.stage, seen) else {
+        let all: Vec<NodeId> = self.meetings.keys().copied().collect();
+        for peer in all {
+            let Some(seen) = sights.get(&peer).and_then(|sight| sight.seen) else {
+                continue;
+            };
+            let is_taken = self.is_taken(peer, seen.ip());
+            let meeting = self.meetings.get_mut(&peer);
+            let Some(Stage::Probing(probing)) = meeting.map(|meeting| &mut meeting.stage) else {
                 continue;
             };
             if probing.before == Some(seen) || probing.reached.is_some() {
                 continue;
             }
             probing.before = Some(seen);
+            if is_taken {
+                self.refuse(Reason::Taken);
+                continue;
+            }
             if probing.sent.0 == 0 {
                 probing.is_unasked = true;
                 probing.next_ns = now_ns;
@@ -211,8 +259,9 @@ impl Nat {
         }
     }
 
-    /// A peer has answered from where it was asked.
+    /// A peer has answered from where it was asked. It is told so, unless packets from there are another's.
     pub fn reached(&mut self, now_ns: u64, peer: NodeId, address: SocketAddr) {
+        let is_taken = self.is_taken(peer, address.ip());
         let Some(meeting) = self.meetings.get_mut(&peer) else {
             return;
         };
@@ -222,6 +271,11 @@ impl Nat {
         };
         if probing.reached.is_some() || probing.sent.0 == 0 {
             return;
+        }
+        if is_taken {
+            self.refuse(Reason::Taken);
+            self.say_taken(peer, number);
+            return self.fail(now_ns, peer, Why::Taken(address.ip()));
         }
         probing.reached = Some(address);
         let is_proven = probing.is_proven;

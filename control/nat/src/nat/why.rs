@@ -1,7 +1,10 @@
 //! Why a peer is relayed.
 
 use crate::wire::No;
-use std::{fmt, net::SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 /// Why a peer is relayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +20,8 @@ pub(super) enum Why {
     Unanswered,
     /// Packets were sent there.
     Vain(SocketAddr),
+    /// Another one that is sent to straight is there.
+    Taken(IpAddr),
     /// It was sent to straight until the link was silent.
     Closed,
 }
@@ -33,7 +38,13 @@ impl fmt::Display for Why {
             Self::No(No::Symmetric) => {
                 f.write_str("both of us are behind symmetric NATs, and ports are not guessed")
             }
-            Self::No(No::Busy) => f.write_str("the neighbour that was asked is asked too often"),
+            Self::No(No::Busy) => f.write_str("who was asked is asked too often, or has no room"),
+            Self::No(No::Taken) => f.write_str(
+                "it sends to another node straight that is at the IP address where it sees this one",
+            ),
+            Self::Taken(ip) => {
+                write!(f, "another node that is sent to straight is at its IP address, {ip}")
+            }
             Self::Unanswered => f.write_str("the neighbour that was asked does not answer"),
             Self::Vain(address) => write!(f, "no packet came through from {address}"),
             Self::Closed => f.write_str("the link through the NATs fell silent"),

@@ -1,6 +1,6 @@
 //! Peers that lie: what they can make a node send, and how much it keeps.
 
-use crate::world::{A, B, By, MS, R, S, World};
+use crate::world::{A, B, By, C, MS, R, S, World};
 use virga_ebpf::header::NodeId;
 use virga_nat::{Mapping, Reason, limits, wire::Message};
 
@@ -38,7 +38,8 @@ fn a_neighbour_that_lies_sends_few_packets_to_a_third_party_and_no_member_any() 
         world.run(10 * MS);
     }
     let sent = u64::from(probes(&mut world, B, victim));
-    let most = u64::from(limits::PROBES_MAX) * (seconds * S / limits::MEETING_NS + 1);
+    // Nobody is heard from there.
+    let most = u64::from(limits::PROBES_TOLD) * (seconds * S / limits::MEETING_NS + 1);
     assert!(sent > 0 && sent <= most, "{sent} in {seconds} s");
     assert!(world.node(B).nat.refused(Reason::Late) > 0);
     assert!(world.node(B).nat.refused(Reason::Rate) > seconds * 90);
@@ -143,4 +144,44 @@ fn who_asks_for_meetings_all_the_time_has_few_and_the_others_neighbour_is_believ
     let most = u64::from(limits::ASKS_BURST) + seconds * S / limits::ASKS_PAUSE_NS + 2;
     assert!(arranged > 2 && arranged <= most, "{arranged}");
     assert_eq!(world.node(B).nat.refused(Reason::Rate), 0);
+}
+
+#[test]
+fn who_was_punched_through_to_says_nothing_of_others() {
+    let mut world = World::new([CONE, CONE], 1);
+    world.add_beside_a();
+    world.run(20 * S);
+    let (punched, other) = match world.are_punched(A, B) {
+        true => (A, C),
+        false => (C, A),
+    };
+    assert!(world.are_punched(punched, B), "{:?}", world.why());
+    let before = world.node(B).nat.refused(Reason::Stranger);
+    world.say(punched, B, meet(1, other, "203.0.113.9:53"));
+    world.say(
+        punched,
+        B,
+        Message::Ask {
+            number: 2,
+            node: other,
+        }
+        .encode(),
+    );
+    world.run(2 * S);
+    assert_eq!(world.node(B).nat.refused(Reason::Stranger), before + 2);
+    assert_eq!(probes(&mut world, B, "203.0.113.9:53"), 0);
+    assert!(world.are_punched(punched, B));
+}
+
+#[test]
+fn a_neighbour_that_does_none_of_this_is_told_once() {
+    let mut world = World::new([CONE, CONE], 1);
+    // It says nothing.
+    world.node(R[0]).next_look_ns = u64::MAX;
+    world.run(60 * S);
+    assert_eq!(world.node(A).told.get(&R[0]), Some(&1));
+    // One that does is told again now and then: it may not have taken this node for a neighbour before.
+    let mut world = World::new([CONE, CONE], 1);
+    world.run(60 * S);
+    assert!(world.node(A).told.get(&R[0]) > Some(&8));
 }

@@ -1,7 +1,9 @@
 //! Every pair of NATs.
 
-use crate::world::{A, B, By, S, World};
-use virga_nat::{Class, Filtering, limits};
+use crate::world::{A, B, By, C, MS, NEIGHBOURS_MAX, R, S, World};
+use std::net::IpAddr;
+use virga_ebpf::header::NodeId;
+use virga_nat::{Class, Filtering, Reason, limits};
 
 type Kind = Option<(By, By)>;
 
@@ -163,4 +165,154 @@ fn without_a_common_neighbour_it_says_so() {
     world.run(30 * S);
     assert!(world.why().unwrap().contains("no neighbour here"));
     assert!(world.node(A).probed.is_empty());
+}
+
+/// A site's NAT has one address, whichever of its nodes sends.
+#[test]
+fn of_two_nodes_behind_one_nat_one_is_sent_to_straight_and_the_other_stays_relayed_and_says_why() {
+    let cone = Some((By::Endpoint, By::Port));
+    let mut world = World::new([cone, cone], 1);
+    world.add_beside_a();
+    world.run(20 * S);
+    let (first, second) = match world.are_punched(A, B) {
+        true => (A, C),
+        false => (C, A),
+    };
+    assert!(world.are_punched(first, B), "{:?}", world.why_of(first));
+    for _ in 0..60 {
+        world.run(S);
+        // Who was there first stays, and neither end takes the other one up alone.
+        assert!(world.are_punched(first, B));
+        assert!(!world.has_adopted(B, second) && !world.has_adopted(second, B));
+    }
+    let why = world.why_of(second).unwrap();
+    assert!(
+        why.contains("at the IP address where it sees this one"),
+        "{why}"
+    );
+    assert!(world.node(B).nat.refused(Reason::Taken) > 0);
+}
+
+/// Two sites behind cones, and a hub.
+fn cones() -> World {
+    let cone = Some((By::Endpoint, By::Port));
+    World::new([cone, cone], 1)
+}
+
+const NEIGHBOUR: NodeId = NodeId(99);
+
+fn nat_of_a() -> IpAddr {
+    "192.0.2.10".parse().unwrap()
+}
+
+#[test]
+fn neither_end_sends_straight_where_one_has_a_neighbour_at_the_others_ip_address() {
+    for node in [A, B] {
+        let mut world = cones();
+        let at = match node {
+            A => "192.0.2.20".parse().unwrap(),
+            _ => nat_of_a(),
+        };
+        world.node(node).places = [(NEIGHBOUR, at)].into();
+        for _ in 0..30 {
+            world.run(S);
+            assert!(
+                !world.has_adopted(A, B) && !world.has_adopted(B, A),
+                "{node}"
+            );
+        }
+        assert!(world.node(node).nat.refused(Reason::Taken) > 0, "{node}");
+        let why = world.why().unwrap();
+        assert!(why.contains("IP address"), "{why}");
+        // Once it is gone nothing is in the way.
+        world.node(node).places.clear();
+        world.run(60 * S);
+        assert!(world.is_punched(), "{:?}", world.why());
+    }
+}
+
+#[test]
+fn a_neighbour_that_comes_to_be_at_a_peers_ip_address_has_it_at_once_and_both_ends_know() {
+    let mut world = cones();
+    world.run(10 * S);
+    assert!(world.is_punched());
+    world.node(B).places.insert((NEIGHBOUR, nat_of_a()));
+    world.run(S);
+    assert!(!world.has_adopted(B, A) && !world.has_adopted(A, B));
+    assert!(world.why().unwrap().contains("IP address"));
+}
+
+/// One that answers there before it is told to stay away is not adopted either.
+#[test]
+fn a_neighbour_that_comes_while_a_peer_is_asked_keeps_both_ends_from_sending_straight() {
+    for after_ms in (50..1_500).step_by(50) {
+        let mut world = cones();
+        world.run(after_ms * MS);
+        world.node(B).places.insert((NEIGHBOUR, nat_of_a()));
+        world.run(3 * S);
+        let adopted = [world.has_adopted(A, B), world.has_adopted(B, A)];
+        assert_eq!(adopted, [false; 2], "{after_ms} ms");
+    }
+}
+
+#[test]
+fn a_node_with_as_many_neighbours_as_it_may_have_says_so_and_neither_end_sends_straight() {
+    for node in [A, B] {
+        let mut world = cones();
+        let full = (0..NEIGHBOURS_MAX).map(|n| {
+            let last = u8::try_from(n).unwrap();
+            (
+                NodeId(100 + u64::from(last)),
+                IpAddr::from([10, 9, 9, last]),
+            )
+        });
+        world.node(node).places = full.collect();
+        world.run(20 * S);
+        assert!(
+            !world.has_adopted(A, B) && !world.has_adopted(B, A),
+            "{node}"
+        );
+        assert!(world.why().is_some());
+        let is_told = world.node(B).nat.refused(Reason::Full) > 0;
+        assert_eq!(is_told, node == B, "who begins asks nobody without room");
+        world.node(node).places.pop_first();
+        world.run(60 * S);
+        assert!(world.is_punched(), "{node}: {:?}", world.why());
+    }
+}
+
+#[test]
+fn nodes_that_look_at_other_times_and_seldom_meet_all_the_same() {
+    let cone = Some((By::Endpoint, By::Port));
+    for phases in [
+        [0, 700, 400],
+        [900, 100, 500],
+        [300, 600, 0],
+        [10, 990, 980],
+    ] {
+        let mut world = World::new([cone, cone], 1);
+        world.look_every_ns = S;
+        for (node, phase_ms) in [A, B, R[0]].into_iter().zip(phases) {
+            world.node(node).next_look_ns = phase_ms * MS;
+        }
+        world.run(20 * S);
+        assert!(world.is_punched(), "{phases:?}: {:?}", world.why());
+        // What was said before the other end had looked is said again.
+        for node in [A, B] {
+            let class = world.node(node).nat.evidence().class();
+            assert_eq!(class, Class::Cone, "{node}, {phases:?}");
+        }
+    }
+}
+
+#[test]
+fn after_a_try_that_failed_another_neighbour_is_asked() {
+    let cone = Some((By::Endpoint, By::Port));
+    let mut world = World::new([cone, cone], 2);
+    // Whatever this one tells them leads nowhere.
+    world.liar = Some(R[0]);
+    world.run(60 * S);
+    assert!(world.is_punched(), "{:?}", world.why());
+    let [arranged, ..] = world.node(R[0]).nat.counted();
+    assert!(arranged > 0);
 }

@@ -1,22 +1,26 @@
-//! Two sites behind NATs, and routers with addresses of their own that relay between them.
+//! Two sites behind NATs, one of them with a second node, and routers with addresses of their own that relay between them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 use virga_ebpf::header::NodeId;
-use virga_nat::{Act, Nat, Relation, Setup, Sight, nat::Way};
+use virga_nat::{Act, Nat, Relation, Setup, Sight, limits, nat::Way, wire::Message};
 
 pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const S: u64 = 1_000 * MS;
 /// How often sessions are looked at while something is tried.
-const LOOK_NS: u64 = 100 * MS;
+const LOOK_SOON_NS: u64 = 100 * MS;
 /// Between two packets of a link.
 const KEEPALIVE_NS: u64 = 50 * MS;
+/// More than there are.
+pub(crate) const NEIGHBOURS_MAX: usize = 16;
 /// A link that is silent for so long is dead.
 const DEAD_NS: u64 = 500 * MS;
 
 pub(crate) const A: NodeId = NodeId(10);
+/// Beside it, behind the same NAT.
+pub(crate) const C: NodeId = NodeId(15);
 pub(crate) const B: NodeId = NodeId(20);
 pub(crate) const R: [NodeId; 2] = [NodeId(1), NodeId(30)];
 
@@ -41,21 +45,21 @@ impl By {
     }
 }
 
-/// A NAT with one inner address.
+/// A NAT.
 #[derive(Clone, Debug)]
-pub(crate) struct Box {
-    pub(crate) mapping: By,
-    pub(crate) filtering: By,
+struct Box {
+    mapping: By,
+    filtering: By,
     outer: IpAddr,
     next_port: u16,
-    ports: BTreeMap<Option<SocketAddr>, u16>,
+    ports: BTreeMap<(NodeId, Option<SocketAddr>), u16>,
     sent_to: BTreeMap<u16, BTreeSet<Option<SocketAddr>>>,
 }
 
 impl Box {
-    fn out(&mut self, target: SocketAddr) -> SocketAddr {
+    fn out(&mut self, from: NodeId, target: SocketAddr) -> SocketAddr {
         let (mapping, filtering) = (self.mapping.part(target), self.filtering.part(target));
-        let port = *self.ports.entry(mapping).or_insert_with(|| {
+        let port = *self.ports.entry((from, mapping)).or_insert_with(|| {
             self.next_port += 7;
             self.next_port
         });
@@ -63,9 +67,14 @@ impl Box {
         SocketAddr::new(self.outer, port)
     }
 
-    fn lets_in(&self, port: u16, source: SocketAddr) -> bool {
-        let sent_to = self.sent_to.get(&port);
-        sent_to.is_some_and(|sent_to| sent_to.contains(&self.filtering.part(source)))
+    /// Who gets what comes to a port.
+    fn lets_in(&self, port: u16, source: SocketAddr) -> Option<NodeId> {
+        let is_let_in = self
+            .sent_to
+            .get(&port)?
+            .contains(&self.filtering.part(source));
+        let mut ports = self.ports.iter().filter(|_| is_let_in);
+        Some(ports.find(|(_, at)| **at == port)?.0.0)
     }
 
     /// Forgets all, and begins with other ports.
@@ -101,15 +110,22 @@ struct End {
 pub(crate) struct Node {
     pub(crate) nat: Nat,
     inner: SocketAddr,
-    pub(crate) behind: Option<Box>,
+    /// Which of the NATs.
+    behind: Option<usize>,
     ends: BTreeMap<NodeId, End>,
+    /// Where others are that the configuration names.
+    pub(crate) places: BTreeSet<(NodeId, IpAddr)>,
+    pub(crate) next_look_ns: u64,
     /// Probes that went to each address.
     pub(crate) probed: BTreeMap<SocketAddr, u32>,
+    /// What was said to each.
+    pub(crate) told: BTreeMap<NodeId, u32>,
 }
 
 pub(crate) struct World {
     pub(crate) now_ns: u64,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
+    boxes: Vec<Box>,
     events: BTreeMap<(u64, u64), Event>,
     count: u64,
     pub(crate) latency_ns: u64,
@@ -117,7 +133,10 @@ pub(crate) struct World {
     random: u64,
     /// Nothing passes straight between the two sites.
     pub(crate) is_cut: bool,
-    next_look_ns: u64,
+    /// The addresses that this router tells of are false.
+    pub(crate) liar: Option<NodeId>,
+    /// How often sessions are looked at while nothing is tried.
+    pub(crate) look_every_ns: u64,
     next_alive_ns: u64,
 }
 
@@ -131,58 +150,83 @@ impl World {
         let mut world = Self {
             now_ns: 0,
             nodes: BTreeMap::new(),
+            boxes: Vec::new(),
             events: BTreeMap::new(),
             count: 0,
             latency_ns: 20 * MS,
             loss_percent: 0,
             random: 7,
             is_cut: false,
-            next_look_ns: 0,
+            liar: None,
+            look_every_ns: LOOK_SOON_NS,
             next_alive_ns: 0,
         };
-        for (site, ((id, kind), last)) in [A, B].into_iter().zip(kinds).zip([10, 20]).enumerate() {
-            let inner = match kind {
-                Some(_) => SocketAddr::from(([10, 0, u8::try_from(site).unwrap_or(0), 2], 4783)),
-                None => address(last),
-            };
-            world.add(
-                id,
-                inner,
-                kind.map(|(mapping, filtering)| Box {
+        for (site, ((id, kind), last)) in (0..).zip([A, B].into_iter().zip(kinds).zip([10, 20])) {
+            let behind = kind.map(|(mapping, filtering)| {
+                world.boxes.push(Box {
                     mapping,
                     filtering,
                     outer: address(last).ip(),
                     next_port: 40_000,
                     ports: BTreeMap::new(),
                     sent_to: BTreeMap::new(),
-                }),
-            );
+                });
+                world.boxes.len() - 1
+            });
+            let inner = match kind {
+                Some(_) => SocketAddr::from(([10, 0, site, 2], 4783)),
+                None => address(last),
+            };
+            world.add(id, inner, behind);
         }
         for (&id, last) in R[..routers].iter().zip(1..) {
             world.add(id, address(last), None);
-            for site in [A, B] {
-                let seen = world.outer(site, address(last));
-                world.end(id, site).seen = Some(seen);
-                world.end(site, id).seen = Some(address(last));
-            }
+        }
+        for site in [A, B] {
+            world.meet_routers(site);
         }
         world.end(A, B);
         world.end(B, A);
         world
     }
 
-    fn add(&mut self, id: NodeId, inner: SocketAddr, behind: Option<Box>) {
+    fn meet_routers(&mut self, site: NodeId) {
+        for router in R {
+            let Some(at) = self.nodes.get(&router).map(|node| node.inner) else {
+                continue;
+            };
+            let seen = self.outer(site, at);
+            self.end(router, site).seen = Some(seen);
+            self.end(site, router).seen = Some(at);
+        }
+    }
+
+    /// Another node behind the NAT of the first site, which wants the second one, too.
+    pub(crate) fn add_beside_a(&mut self) {
+        let behind = self.node(A).behind;
+        self.add(C, SocketAddr::from(([10, 0, 0, 3], 4783)), behind);
+        self.meet_routers(C);
+        self.end(C, B);
+        self.end(B, C);
+    }
+
+    fn add(&mut self, id: NodeId, inner: SocketAddr, behind: Option<usize>) {
         let setup = Setup {
             own: id,
             listen: inner,
             seed: id.0,
+            neighbours_max: NEIGHBOURS_MAX,
+            silent_ns: limits::SILENT_NS,
         };
         let node = Node {
             nat: Nat::new(setup),
             inner,
             behind,
             ends: BTreeMap::new(),
+            places: BTreeSet::new(),
+            next_look_ns: 0,
             probed: BTreeMap::new(),
+            told: BTreeMap::new(),
         };
         self.nodes.insert(id, node);
     }
@@ -197,9 +241,11 @@ impl World {
 
     /// Where a node's packets to a target come from.
     fn outer(&mut self, id: NodeId, target: SocketAddr) -> SocketAddr {
-        let node = self.node(id);
-        let inner = node.inner;
-        node.behind.as_mut().map_or(inner, |nat| nat.out(target))
+        let node = &self.nodes[&id];
+        match node.behind {
+            Some(nat) => self.boxes[nat].out(id, target),
+            None => node.inner,
+        }
     }
 
     fn number(&mut self) -> u64 {
@@ -225,10 +271,12 @@ impl World {
 
     /// Whoever gets what goes to an outer address.
     fn receiver(&self, source: SocketAddr, target: SocketAddr) -> Option<NodeId> {
-        let found = self.nodes.iter().find(|(_, node)| match &node.behind {
-            None => node.inner == target,
-            Some(nat) => nat.outer == target.ip() && nat.lets_in(target.port(), source),
-        });
+        let mut boxes = self.boxes.iter();
+        if let Some(nat) = boxes.find(|nat| nat.outer == target.ip()) {
+            return nat.lets_in(target.port(), source);
+        }
+        let mut nodes = self.nodes.iter();
+        let found = nodes.find(|(_, node)| node.behind.is_none() && node.inner == target);
         found.map(|(&id, _)| id)
     }
 
@@ -279,7 +327,16 @@ impl World {
             (peer, sight)
         });
         let sights = sights.collect();
-        node.nat.look(now_ns, &sights);
+        let adopted = node.ends.iter().filter_map(|(&peer, end)| {
+            let (at, _) = end.adopted?;
+            Some((peer, at.ip()))
+        });
+        let places = adopted.chain(node.places.iter().copied()).collect();
+        node.nat.look(now_ns, &sights, &places);
+        node.next_look_ns = match node.nat.is_busy() {
+            true => now_ns + LOOK_SOON_NS,
+            false => now_ns + self.look_every_ns,
+        };
     }
 
     fn act(&mut self, id: NodeId) {
@@ -300,6 +357,19 @@ impl World {
             }
         }
         while let Some((peer, said)) = self.node(id).nat.poll_transmit() {
+            *self.node(id).told.entry(peer).or_default() += 1;
+            let said = match Message::parse(&said) {
+                Some(Message::Meet { number, node, .. }) if self.liar == Some(id) => {
+                    let address = address(200);
+                    Message::Meet {
+                        number,
+                        node,
+                        address,
+                    }
+                    .encode()
+                }
+                _ => said,
+            };
             self.later(Event::Said(id, peer, said));
         }
     }
@@ -336,22 +406,23 @@ impl World {
             }
             if self.now_ns >= self.next_alive_ns {
                 self.next_alive_ns = self.now_ns + KEEPALIVE_NS;
-                for (id, peer) in [(A, B), (B, A)] {
-                    if let Some((at, _)) = self.end(id, peer).adopted {
+                for (id, peer) in [(A, B), (B, A), (C, B), (B, C)] {
+                    let end = self.nodes.get(&id).and_then(|node| node.ends.get(&peer));
+                    if let Some((at, _)) = end.and_then(|end| end.adopted) {
                         self.send(id, at, Packet::Alive);
                     }
                 }
                 // Sessions with routers are kept open as well.
-                for (id, router) in [A, B].into_iter().flat_map(|id| R.map(|r| (id, r))) {
-                    if self.nodes.contains_key(&router) && !self.is_cut {
+                for (id, router) in [A, B, C].into_iter().flat_map(|id| R.map(|r| (id, r))) {
+                    let is_there = |id| self.nodes.contains_key(&id);
+                    if is_there(id) && is_there(router) && !self.is_cut {
                         let at = self.nodes[&router].inner;
                         self.send(id, at, Packet::Alive);
                     }
                 }
             }
-            if self.now_ns >= self.next_look_ns {
-                self.next_look_ns = self.now_ns + LOOK_NS;
-                for &id in &ids {
+            for &id in &ids {
+                if self.now_ns >= self.nodes[&id].next_look_ns {
                     self.look(id);
                 }
             }
@@ -361,10 +432,15 @@ impl World {
         }
     }
 
-    /// Whether both send to each other straight, and it is heard.
+    /// Whether both sites send to each other straight, and it is heard.
     pub(crate) fn is_punched(&mut self) -> bool {
+        self.are_punched(A, B)
+    }
+
+    /// The same of any two.
+    pub(crate) fn are_punched(&mut self, one: NodeId, other: NodeId) -> bool {
         let now_ns = self.now_ns;
-        [(A, B), (B, A)].into_iter().all(|(id, peer)| {
+        [(one, other), (other, one)].into_iter().all(|(id, peer)| {
             let way = self.node(id).nat.way(now_ns, peer);
             let adopted = self.end(id, peer).adopted;
             let heard = adopted.and_then(|(_, heard)| heard);
@@ -372,10 +448,20 @@ impl World {
         })
     }
 
-    /// Why the first of the two is relayed; none where it is not.
+    /// Whether a node sends to another one straight, heard or not.
+    pub(crate) fn has_adopted(&mut self, id: NodeId, peer: NodeId) -> bool {
+        self.end(id, peer).adopted.is_some()
+    }
+
+    /// Why the first site relays to the second one; none where it does not.
     pub(crate) fn why(&mut self) -> Option<String> {
+        self.why_of(A)
+    }
+
+    /// The same of another node.
+    pub(crate) fn why_of(&mut self, id: NodeId) -> Option<String> {
         let now_ns = self.now_ns;
-        match self.node(A).nat.way(now_ns, B)? {
+        match self.node(id).nat.way(now_ns, B)? {
             Way::Relayed(why) => Some(why),
             Way::Punched(_) => None,
         }
@@ -383,6 +469,7 @@ impl World {
 
     /// The NAT of a site gives out other addresses from now on.
     pub(crate) fn rebind(&mut self, id: NodeId) {
-        self.node(id).behind.as_mut().expect("a NAT").rebind();
+        let nat = self.node(id).behind.expect("a NAT");
+        self.boxes[nat].rebind();
     }
 }

@@ -78,7 +78,8 @@ pub(super) fn of(
         let mut found = discovery.nodes.iter();
         let found = found.find(|node| node.id == id && node.origin != Origin::Configured.name());
         let member = discovery.members.iter().find(|member| member.id == id);
-        let (path, path_why) = path(peer, next, crossing.way(peer.id), found.is_some());
+        let (path, why) = path(peer, next, crossing.way(peer.id), found.is_some());
+        let path_why = if crossing.is_on() { why } else { String::new() };
         PeerStatus {
             name: peer.name.clone(),
             id: id.clone(),

@@ -62,6 +62,27 @@ fn ways_through_nats_need_learned_routes_and_watched_links() {
 }
 
 #[test]
+fn a_peer_that_may_be_reached_through_nats_may_carry_more_than_its_own_subnet_and_have_link_tags() {
+    const NAT: &str = "[nat]\nenabled = true\n";
+    let far = peer("far", 50, "subnet = \"1.1.0.0/8\"\nlink_tags = \"require\"");
+    let config = parse(&format!("{NODE}{LEARNS}{NAT}{far}")).unwrap();
+    let punched = [(config.peers[0].id, "192.0.2.1:7".parse().unwrap())].into();
+    let near = &config.with_punched(&punched).peers[0];
+    assert!(near.is_adjacent());
+    assert_eq!(near.place().to_string(), "1.1.0.0/8");
+    let off = format!("{NODE}{LEARNS}{far}");
+    let keys: Vec<_> = problems(&off)
+        .into_iter()
+        .map(|problem| problem.key)
+        .collect();
+    assert_eq!(keys, ["peers[0].subnet", "peers[0].link_tags"]);
+    let via = peer("via", 60, "via = [\"near\"]\nsubnet = \"1.1.0.0/8\"");
+    let near = peer("near", 40, "address = \"10.0.0.9:4783\"");
+    let behind = format!("{NODE}{LEARNS}{NAT}{near}{via}");
+    refused(&behind, "peers[1].subnet", "has a /length");
+}
+
+#[test]
 fn who_was_reached_through_nats_is_a_neighbour_there_unless_another_has_its_ip_address() {
     let near = peer("near", 40, "address = \"10.0.0.9:4783\"");
     let [far, farther] = [("far", 50), ("farther", 60)].map(|(name, fill)| peer(name, fill, ""));

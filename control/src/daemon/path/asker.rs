@@ -11,6 +11,7 @@ use crate::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::{Arc, Mutex},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -48,6 +49,7 @@ pub(super) enum Ask {
         state: LinkState,
         reply: oneshot::Sender<Result<(), String>>,
     },
+    Places(oneshot::Sender<BTreeSet<(NodeId, IpAddr)>>),
     Interfaces(oneshot::Sender<BTreeMap<u32, String>>),
     Sample {
         order: Order,
@@ -129,6 +131,14 @@ impl Asker {
             reply,
         };
         self.0.send(ask).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// The IP addresses where neighbours are now, and where those were that are carried. None: the daemon is shutting
+    /// down.
+    pub async fn places(&self) -> Option<BTreeSet<(NodeId, IpAddr)>> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Ask::Places(reply)).await.ok()?;
         answer.await.ok()
     }
 

@@ -13,6 +13,7 @@ use crate::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use virga_ebpf::{header::NodeId, image::Image};
+use virga_transport::LinkState as Heard;
 
 /// Has the routes of an image that have another next hop do without dead links.
 pub(super) fn avoid(dead: &BTreeSet<NodeId>, image: &mut Image) {
@@ -24,6 +25,14 @@ pub(super) fn avoid(dead: &BTreeSet<NodeId>, image: &mut Image) {
 }
 
 impl Path {
+    /// Neighbours that were reached through NATs, and that are not heard and heard by straight: until then, and again
+    /// once they fall silent, routers lead there.
+    pub(super) fn unheard(&self, found: &BTreeMap<NodeId, Found>) -> BTreeSet<NodeId> {
+        let is_up = |peer: &NodeId| found.get(peer).is_some_and(|f| f.state == Heard::Up);
+        let punched = self.config.punched.keys();
+        punched.filter(|peer| !is_up(peer)).copied().collect()
+    }
+
     /// Has the workers hear links by what the NIC path notes of them.
     pub(super) async fn show_echoes(&self, dispatch: &Dispatch) -> Result<(), String> {
         let Some(nic) = &self.nic else {
@@ -48,7 +57,8 @@ impl Path {
         dispatch: &Dispatch,
     ) {
         let dead = found.iter().filter(|(_, found)| found.state.is_dead());
-        let dead: BTreeSet<NodeId> = dead.map(|(peer, _)| *peer).collect();
+        let mut dead: BTreeSet<NodeId> = dead.map(|(peer, _)| *peer).collect();
+        dead.extend(self.unheard(&found));
         let before = std::mem::replace(&mut self.dead, dead);
         let falls: BTreeMap<NodeId, u64> = found.iter().map(|(peer, f)| (*peer, f.falls)).collect();
         let seen = std::mem::replace(&mut self.falls, falls);
@@ -98,7 +108,12 @@ impl Path {
             let peer = self.config.peers.iter().find(|peer| peer.id == *id);
             peer.map_or("", |peer: &PeerConfig| peer.name.as_str())
         };
-        for (id, Found { state, gap_ns, .. }) in found {
+        for (id, found) in found {
+            let Found {
+                state,
+                gap_ns,
+                falls,
+            } = found;
             match (state.is_dead(), before.contains(id)) {
                 (true, false) => tracing::warn!(
                     neighbour = name(id),
@@ -106,7 +121,7 @@ impl Path {
                     unheard_ms = gap_ns / 1_000_000,
                     "a link is dead: what has another next hop goes there"
                 ),
-                (false, true) => {
+                (false, true) if *falls > 0 => {
                     tracing::info!(neighbour = name(id), "a link that was dead is in use again");
                 }
                 _ => {}

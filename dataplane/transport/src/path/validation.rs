@@ -42,7 +42,7 @@ pub(crate) struct Validation {
     challenge_at_ns: u64,
     /// The token of a challenge of the peer's that is to be answered.
     answer: Option<[u8; 8]>,
-    /// The same, where it came straight: from there.
+    /// The same, where it came from another address than the known one, or is answered there in any case.
     answer_there: Option<(SocketAddr, [u8; 8])>,
     /// Another address that the owner asks about, and whether its challenge is still to be sent.
     probe: Option<Probe>,
@@ -178,11 +178,13 @@ impl Validation {
         Some((candidate.address, candidate.token))
     }
 
-    /// The peer challenges: the answer goes the usual way, and to where the challenge came from. Where the usual way is
-    /// over routers that address may be known, and still nothing but this goes there.
-    pub(crate) fn on_challenge(&mut self, token: [u8; 8]) {
+    /// The peer challenges: the answer goes the usual way, and to where the challenge came from if that is elsewhere.
+    /// Where the usual way may lead over routers, that is so at the known address as well.
+    pub(crate) fn on_challenge(&mut self, token: [u8; 8], answers_straight: bool) {
         self.answer = Some(token);
-        self.answer_there = self.arrival.map(|address| (address, token));
+        let there = self.arrival;
+        let there = there.filter(|_| answers_straight || self.arrival != self.known);
+        self.answer_there = there.map(|address| (address, token));
     }
 
     pub(crate) const fn has_answer(&self) -> bool {
@@ -347,20 +349,22 @@ mod tests {
     }
 
     #[test]
-    fn a_challenge_that_came_straight_is_answered_there_too() {
+    fn a_challenge_from_elsewhere_is_answered_there_too_and_any_where_that_is_wanted() {
         let mut v = Validation::default();
         v.on_packet(Some(at(1)), true, || [1; 8]);
-        v.on_challenge([5; 8]);
+        v.on_challenge([4; 8], false);
+        assert_eq!((v.aside(0, 1), v.take_answer()), (None, Some([4; 8])));
+        v.on_challenge([5; 8], true);
         assert_eq!(v.aside(0, 1), Some((at(1), Aside::Response([5; 8]))));
         assert_eq!((v.aside(0, 1), v.take_answer()), (None, Some([5; 8])));
         v.on_packet(Some(at(2)), false, || [1; 8]);
-        v.on_challenge([6; 8]);
+        v.on_challenge([6; 8], false);
         assert_eq!(v.due_ns(), Some(0));
         assert_eq!(v.aside(0, 1), Some((at(2), Aside::Response([6; 8]))));
         assert_eq!((v.aside(0, 1), v.take_answer()), (None, Some([6; 8])));
         // One that others forwarded shows no address.
         v.on_packet(None, true, || [1; 8]);
-        v.on_challenge([7; 8]);
+        v.on_challenge([7; 8], true);
         assert_eq!(v.aside(0, 1), None);
     }
 

@@ -131,7 +131,10 @@ impl Session {
                 Frame::Rekey { epoch, public } => self.on_rekey(ctx, epoch, &public),
                 Frame::RekeyAck { epoch, public } => self.on_rekey_ack(ctx, epoch, &public),
                 Frame::RekeyWanted => self.on_rekey_wanted(ctx),
-                Frame::PathChallenge { token } => self.validation.on_challenge(token),
+                Frame::PathChallenge { token } => {
+                    let straight = ctx.limits.answers_straight;
+                    self.validation.on_challenge(token, straight);
+                }
                 Frame::PathResponse { token } => {
                     let wait_ns = self.path.round_trip().probe_ns();
                     self.validation.on_response(ctx.now_ns, wait_ns, token);

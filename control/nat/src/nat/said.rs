@@ -1,0 +1,136 @@
+//! What peers say and are told.
+
+use super::{Nat, Peer, Why};
+use crate::{
+    class::Mapping,
+    limits::{EARLY_MAX, SETTLE_NS, TELL_NS},
+    reason::Reason,
+    wire::{Message, No},
+};
+use std::net::{IpAddr, SocketAddr};
+use virga_ebpf::header::NodeId;
+use virga_routing::allowance::Allowance;
+
+impl Nat {
+    /// Tells neighbours how this node's NAT maps, and those that do the same where they are seen: what is new, and those
+    /// that do the same all of it now and then, for this node may not have been a neighbour at their end yet. Whoever
+    /// comes to be one last is heard by the other, and is told again so.
+    pub(super) fn tell(&mut self, now_ns: u64) {
+        let mapping = self.evidence.mapping();
+        for (&peer, known) in self.peers.iter_mut().filter(|(_, known)| known.is_near()) {
+            if known.mapping.is_some() && now_ns >= known.told_ns + TELL_NS {
+                (known.told, known.told_ns) = ((None, None), now_ns);
+            }
+            if known.told.0 != Some(mapping) {
+                known.told.0 = Some(mapping);
+                self.out.push_back((peer, Message::About(mapping)));
+            }
+            if known.mapping.is_some()
+                && let Some(seen) = known.sight.seen
+                && known.told.1 != Some(seen)
+            {
+                known.told.1 = Some(seen);
+                self.out.push_back((peer, Message::Seen(seen)));
+            }
+        }
+        self.handle_timeout(now_ns);
+    }
+
+    /// A peer says something. Where its session was not seen yet, that waits for the next [`Nat::look`].
+    pub fn handle(&mut self, now_ns: u64, peer: NodeId, said: &[u8]) {
+        let Some(known) = self.peers.get_mut(&peer) else {
+            return match self.early.len() < EARLY_MAX {
+                true => self.early.push((peer, said.to_vec())),
+                false => self.refuse(Reason::Stranger),
+            };
+        };
+        if !known.said.take(now_ns) {
+            return self.refuse(Reason::Rate);
+        }
+        let Some(message) = Message::parse(said) else {
+            return self.refuse(Reason::Malformed);
+        };
+        let (is_near, is_neighbour) = (known.is_near(), known.is_neighbour());
+        match message {
+            Message::Proven { number, address } => self.on_proven(now_ns, peer, number, address),
+            Message::No { number, why } => self.on_no(now_ns, peer, number, why),
+            _ if !is_near => self.refuse(Reason::Stranger),
+            Message::About(mapping) => {
+                let is_first = known.mapping.replace(mapping).is_none();
+                let waiting = self.tried.values_mut();
+                for tried in waiting.filter(|tried| is_first && tried.why == Why::Nobody) {
+                    tried.next_ns = now_ns + SETTLE_NS;
+                }
+                self.tell(now_ns);
+            }
+            Message::Seen(address) => {
+                let from = known.sight.seen.map(|seen| seen.ip());
+                match from.filter(|_| self.is_possible(address)) {
+                    Some(from) => self.evidence.note(peer, from, address),
+                    None => self.refuse(Reason::Address),
+                }
+                self.tell(now_ns);
+            }
+            _ if !is_neighbour => self.refuse(Reason::Stranger),
+            Message::Ask { number, node } => {
+                if let Err(why) = self.arrange(now_ns, peer, number, node) {
+                    self.out.push_back((peer, Message::No { number, why }));
+                }
+            }
+            Message::Meet {
+                number,
+                node,
+                address,
+            } => self.on_meet(now_ns, peer, (number, node), address),
+        }
+    }
+
+    /// Whether a node may be there, as far as this one's socket reaches.
+    pub(super) fn is_possible(&self, address: SocketAddr) -> bool {
+        let (ip, own) = (address.ip(), self.setup.listen.ip());
+        let is_one_host = match ip {
+            IpAddr::V4(ip) => !ip.is_broadcast() && ip.octets()[0] != 0,
+            IpAddr::V6(ip) => ip.to_ipv4_mapped().is_none() && !ip.is_unicast_link_local(),
+        };
+        is_one_host
+            && address.port() != 0
+            && !ip.is_unspecified()
+            && !ip.is_multicast()
+            && ip.is_loopback() == own.is_loopback()
+            && ip.is_ipv4() == own.is_ipv4()
+    }
+
+    /// Has two neighbours meet.
+    fn arrange(&mut self, now_ns: u64, asker: NodeId, number: u64, node: NodeId) -> Result<(), No> {
+        let found = |peer: NodeId| {
+            let known = self.peers.get(&peer).filter(|known| known.is_neighbour())?;
+            Some((
+                known.sight.seen.filter(|&at| self.is_possible(at))?,
+                known.mapping?,
+            ))
+        };
+        let (Some(one), Some(other)) = (found(asker), found(node).filter(|_| node != asker)) else {
+            return Err(No::NotCommon);
+        };
+        if one.1 == Mapping::Dependent && other.1 == Mapping::Dependent {
+            return Err(No::Symmetric);
+        }
+        let mut is_seldom = |peer: NodeId, of: fn(&mut Peer) -> &mut Allowance| {
+            let known = self.peers.get_mut(&peer);
+            known.is_some_and(|known| of(known).take(now_ns))
+        };
+        if !is_seldom(asker, |known| &mut known.asks) || !is_seldom(node, |known| &mut known.met) {
+            return Err(No::Busy);
+        }
+        for (to, node, address) in [(node, asker, one.0), (asker, node, other.0)] {
+            let meet = Message::Meet {
+                number,
+                node,
+                address,
+            };
+            self.out.push_back((to, meet));
+        }
+        self.counted[0] += 1;
+        Ok(())
+    }
+}
