@@ -228,7 +228,7 @@ fn check(disk: &Memory, name: &LogName) -> Vec<u64> {
 fn is_last(offset: u64, end: u64) -> bool {
     let has_key = |offset: u64| offset % 13 != 1;
     let is_same = |later: u64| later % KEYS == offset % KEYS && has_key(later);
-    !has_key(offset) || offset % 13 != 0 && !(offset + 1..end).any(is_same)
+    !has_key(offset) || !offset.is_multiple_of(13) && !(offset + 1..end).any(is_same)
 }
 
 /// Does what an input says.
