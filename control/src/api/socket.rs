@@ -24,6 +24,16 @@ pub enum SocketError {
         "{} is in use by a running node: stop that one first, or give this node another name or `socket`", .0.display()
     )]
     InUse(PathBuf),
+    /// It is another user's, who lets nobody find out whether a daemon answers on it.
+    #[error(
+        "{} belongs to user {owner}, as whom another daemon was started: stop that one, and remove the file if it is still there", path.display()
+    )]
+    Another {
+        /// The socket.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
     /// Something that is not a socket is in its place.
     #[error("{} exists and is not a socket: move it away", .0.display())]
     NotASocket(PathBuf),
@@ -137,19 +147,23 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
             source,
         }
     };
-    match fs::symlink_metadata(path) {
+    let owner = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed("inspect")(error)),
         Ok(metadata) if !metadata.file_type().is_socket() => {
             return Err(SocketError::NotASocket(path.to_path_buf()));
         }
-        Ok(_) => {}
-    }
+        Ok(metadata) => metadata.uid(),
+    };
     match UnixStream::connect(path) {
         Ok(_) => Err(SocketError::InUse(path.to_path_buf())),
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
             fs::remove_file(path).map_err(failed("remove the stale socket"))
         }
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(SocketError::Another {
+            path: path.to_path_buf(),
+            owner,
+        }),
         Err(error) => Err(failed("try the old socket")(error)),
     }
 }

@@ -170,8 +170,9 @@ refused() {
     as "$1"
     "${words[@]}" timeout 60 /run/program node run --config "/run/nodes/$2/node.toml" 2>said || status=$?
     cat said >&2
-    [ "$status" = 1 ] && grep -q "another daemon runs node same: it holds $3; stop it first" said
+    [ "$status" = 1 ] && grep -qF "$3" said
 }
+taken() { refused "$1" "$2" "another daemon runs node same: it holds /run/virga/same.lock; stop it first"; }
 "#;
 
 #[test]
@@ -186,11 +187,16 @@ made root another 4003
 run root usual
 stop "$running"
 [ "$(stat -c '%u %a' /run/virga/same.lock)" = "12345 600" ]
+# What a daemon of root's that was killed has left cannot be tried by that user, who is told what to do.
+run root usual
+kill -KILL "$running" && ! wait "$running"
 chown -R 12345 /run/nodes/usual
+refused 12345 usual '/run/virga/same.sock belongs to user 0'
+rm /run/virga/same.sock
 run 12345 usual
 usual=$running
-refused root elsewhere /run/virga/same.lock
-refused root another /run/virga/same.lock
+taken root elsewhere
+taken root another
 # The first goes on, and whoever asks for it by its name finds it.
 kill -0 "$usual"
 as 12345
@@ -201,9 +207,9 @@ stop "$usual"
 run root elsewhere
 elsewhere=$running
 run root another
-refused 12345 usual /run/virga/same.lock
+taken 12345 usual
 stop "$elsewhere"
-refused 12345 usual /run/virga/same.lock
+taken 12345 usual
 stop "$running"
 run 12345 usual
 # A user who may not look into /run/virga has no part in it.
