@@ -202,7 +202,7 @@ fn cones() -> World {
 const NEIGHBOUR: NodeId = NodeId(99);
 
 fn nat_of_a() -> IpAddr {
-    "192.0.2.10".parse().unwrap()
+    "192.0.2.10".parse().expect("an address")
 }
 
 #[test]
