@@ -18,7 +18,7 @@ mod problem;
 mod replicas;
 mod routing;
 mod rules;
-mod scopes;
+pub(crate) mod scopes;
 pub(crate) mod secrets;
 pub mod settings;
 mod subnets;

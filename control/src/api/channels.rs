@@ -70,6 +70,9 @@ pub struct ChannelView {
     pub signed: Option<String>,
     /// What it says; none where it is removed.
     pub policy: Option<PolicyView>,
+    /// Whether it holds for all channels below its name.
+    #[serde(default)]
+    pub is_scope: bool,
 }
 
 /// What there is, and what a command needs to make another.
@@ -141,11 +144,15 @@ pub(super) async fn get(State(api): State<Arc<Api>>) -> Json<ChannelsView> {
         version: None,
         signed: None,
         policy: Some(PolicyView::of(&config, channel)),
+        is_scope: false,
     });
     let declared = listed.into_iter().map(|one| {
         // It was read before it was kept.
         let declaration = Declaration::parse(&one.signed).ok();
-        let policy = declaration.as_ref().and_then(Declaration::policy);
+        let scope = declaration.as_ref().and_then(Declaration::scope);
+        let policy = declaration.as_ref().and_then(Declaration::policy).cloned();
+        let is_scope = scope.is_some();
+        let policy = policy.or_else(|| scope.map(|scope| scope.as_policy()));
         ChannelView {
             name: one.place.0.to_string(),
             owner: Some(hex::encode(&one.place.1)),
@@ -153,7 +160,8 @@ pub(super) async fn get(State(api): State<Arc<Api>>) -> Json<ChannelsView> {
             holds: one.standing == Standing::Holds,
             version: declaration.as_ref().map(Declaration::version),
             signed: Some(URL_SAFE_NO_PAD.encode(&one.signed)),
-            policy: policy.map(|policy| PolicyView::of(&config, policy)),
+            policy: policy.map(|policy| PolicyView::of(&config, &policy)),
+            is_scope,
         }
     });
     let entities = config.entities.iter();

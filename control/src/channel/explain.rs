@@ -185,7 +185,8 @@ impl<O: Outlet> ChannelService<O> {
             (token, capabilities)
         };
         let mut checks = Vec::new();
-        let scopes = entry.config.iter().flat_map(|config| &config.scopes);
+        // In the order of the layers.
+        let mut scopes = entry.config.iter().flat_map(|config| &config.scopes);
         for layer in entry.policy.layers() {
             let (token, capabilities) = asked(layer);
             let Some(name) = layer.scope() else {
@@ -194,7 +195,7 @@ impl<O: Outlet> ChannelService<O> {
                 checks.push(Check::of("capabilities", capabilities));
                 continue;
             };
-            let scope = scopes.clone().find(|scope| scope.name == *name);
+            let scope = scopes.next();
             let listed = scope.is_none_or(|scope| match operation {
                 Subscribe => scope.subscribe.contains(evidence.holder),
                 _ => scope.publish.contains(evidence.holder),

@@ -4,7 +4,7 @@ use super::{Failure, block_on, client::Target, print_json};
 use crate::{
     api::channels::{ChannelView, ChannelsView, PolicyView},
     capability::Filter,
-    config::{CapabilityRules, ChannelConfig, Entity, Listed, values},
+    config::{CapabilityRules, ChannelConfig, Entity, Listed, ScopeConfig, values},
     hex,
     keys::{self, EntityKey, KeyKind},
     mesh::Mesh,
@@ -41,6 +41,10 @@ pub(super) struct Change {
     /// The authority's entity key file.
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
+    /// Not a channel, but what holds for this name and all below it: what is said here is asked beside what each
+    /// channel asks, and nobody is let in by it.
+    #[arg(long)]
+    subtree: bool,
     #[command(flatten)]
     policy: Policy,
     #[command(flatten)]
@@ -164,12 +168,17 @@ async fn create(change: &Change) -> Result<(), Failure> {
     let (mesh, all, owner) = asked(&change.target, &change.key).await?;
     let name = expand(&change.name, &all)?;
     let before = declared(&all, &name, &owner)?;
-    if before
-        .as_ref()
-        .is_some_and(|before| before.policy().is_some())
-    {
-        let what = format!("channel {name} is there already; change it with: virga channel set");
+    if before.as_ref().is_some_and(|before| !before.is_removed()) {
+        let what = format!("{name} is there already; change it with: virga channel set");
         return Err(Failure::Usage(what.into()));
+    }
+    if change.subtree {
+        let scope = change.policy.over_scope(&everything(&name), &all)?;
+        let declaration = match before {
+            Some(removed) => removed.next_scope(&scope),
+            None => Declaration::of_scope(owner.public, now_ns(), &scope),
+        };
+        return declare(&mesh, &declaration, &owner).await;
     }
     let has_token = change.policy.issuer.is_some();
     let asks_publishers = has_token || change.policy.publish_caps.is_some();
@@ -214,6 +223,14 @@ async fn set(change: &Change) -> Result<(), Failure> {
     let (mesh, all, owner) = asked(&change.target, &change.key).await?;
     let name = expand(&change.name, &all)?;
     let before = declared(&all, &name, &owner)?.ok_or_else(|| unknown(&name))?;
+    if let Some(scope) = before.scope() {
+        let scope = change.policy.over_scope(&scope, &all)?;
+        return declare(&mesh, &before.next_scope(&scope), &owner).await;
+    }
+    if change.subtree {
+        let what = format!("{name} is a channel, not a subtree");
+        return Err(Failure::Usage(what.into()));
+    }
     let policy = before.policy().cloned().ok_or_else(|| unknown(&name))?;
     let policy = change.policy.over(policy, &all)?;
     declare(&mesh, &before.next(Some(policy)), &owner).await
@@ -222,7 +239,7 @@ async fn set(change: &Change) -> Result<(), Failure> {
 async fn rm(remove: &Remove) -> Result<(), Failure> {
     let (mesh, all, owner) = asked(&remove.target, &remove.key).await?;
     let name = expand(&remove.name, &all)?;
-    let before = declared(&all, &name, &owner)?.filter(|before| before.policy().is_some());
+    let before = declared(&all, &name, &owner)?.filter(|before| !before.is_removed());
     let before = before.ok_or_else(|| unknown(&name))?;
     declare(&mesh, &before.next(None), &owner).await
 }
@@ -239,14 +256,18 @@ async fn declare(mesh: &Mesh, declaration: &Declaration, owner: &EntityKey) -> R
     let signed = declaration.sign(owner);
     let signed = signed.map_err(|error| Failure::Usage(error.into()))?;
     mesh.declare(&signed).await?;
-    let what = match (declaration.policy(), declaration.version()) {
-        (None, _) => "removed",
-        (Some(_), 1) => "made",
-        (Some(_), _) => "changed",
+    let what = match (declaration.is_removed(), declaration.version()) {
+        (true, _) => "removed",
+        (false, 1) => "made",
+        (false, _) => "changed",
+    };
+    let kind = match declaration.scope() {
+        Some(_) => "scope",
+        None => "channel",
     };
     Ok(writeln!(
         io::stdout(),
-        "channel {} is {what}: version {}, which peers are told of",
+        "{kind} {} is {what}: version {}, which peers are told of",
         declaration.name(),
         declaration.version()
     )?)
@@ -290,7 +311,35 @@ fn now_ns() -> u64 {
     unix.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
 }
 
+/// A scope that takes nothing away yet.
+fn everything(name: &ChannelName) -> ScopeConfig {
+    ScopeConfig {
+        name: name.clone(),
+        publish: Listed::Anyone,
+        subscribe: Listed::Anyone,
+        issuers: Vec::new(),
+        capabilities: CapabilityRules::default(),
+        visibility: Visibility::Global,
+        export_to: BTreeSet::new(),
+        max_rate_pps: None,
+    }
+}
+
 impl Policy {
+    /// A scope, changed to what was said.
+    fn over_scope(&self, scope: &ScopeConfig, all: &ChannelsView) -> Result<ScopeConfig, Failure> {
+        let before = scope.as_policy();
+        let policy = self.over(before, all)?;
+        let scope = ScopeConfig::of(&policy);
+        match scope.as_policy() == policy {
+            true => Ok(scope),
+            false => {
+                let what = "a subtree has lists, tokens, capabilities, visibility and a rate: leave out --mode, --priority, --salt and --hold-max-s";
+                Err(Failure::Usage(what.into()))
+            }
+        }
+    }
+
     /// A policy, changed to what was said.
     fn over(
         &self,
@@ -376,9 +425,10 @@ fn list(channels: &[ChannelView]) -> io::Result<()> {
         let version = channel
             .version
             .map_or_else(|| "-".to_owned(), |v| v.to_string());
+        let kind = if channel.is_scope { ", a subtree" } else { "" };
         writeln!(
             out,
-            "{:<40} version {version:<6} {}",
+            "{:<40} version {version:<6} {}{kind}",
             channel.name, channel.standing
         )?;
     }
@@ -416,10 +466,14 @@ fn tell(channel: &ChannelView) -> io::Result<()> {
         Some(names) if names.is_empty() => "nobody".to_owned(),
         Some(names) => names.join(", "),
     };
-    writeln!(
-        out,
-        "  hash {hash} (salt {salt}), priority {priority}, {mode}"
-    )?;
+    if channel.is_scope {
+        writeln!(out, "  holds for this name and all below it")?;
+    } else {
+        writeln!(
+            out,
+            "  hash {hash} (salt {salt}), priority {priority}, {mode}"
+        )?;
+    }
     writeln!(out, "  publish: {}", names(publish))?;
     writeln!(out, "  subscribe: {}", names(subscribe))?;
     if !issuers.is_empty() {
@@ -445,7 +499,7 @@ fn tell(channel: &ChannelView) -> io::Result<()> {
             export_to.join(", ")
         )?,
     }
-    if mode != Mode::Unreliable.name() {
+    if mode != Mode::Unreliable.name() && !channel.is_scope {
         writeln!(
             out,
             "  waits {hold_max_s} s for a subscriber that does not read"

@@ -17,9 +17,9 @@ use virga_ebpf::{
     limits::EXPORTS_PER_CHANNEL,
     subnet::{SubnetPrefix, Visibility},
 };
-use virga_transport::ChannelName;
+use virga_transport::{ChannelName, Mode};
 
-/// One `[[scopes]]` block: what a channel of this name and all below it allow at most.
+/// One `[[scopes]]` block, or one that an authority has declared: what a channel of this name and all below it allow at most.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScopeConfig {
     /// Where it begins, `$node` expanded.
@@ -38,6 +38,45 @@ pub struct ScopeConfig {
     pub export_to: BTreeSet<SubnetPrefix>,
     /// Packets a second that one origin may send at most, on each channel.
     pub max_rate_pps: Option<u32>,
+}
+
+impl ScopeConfig {
+    /// What of a channel's policy a whole subtree can have.
+    #[must_use]
+    pub fn of(policy: &ChannelConfig) -> Self {
+        Self {
+            name: policy.name.clone(),
+            publish: policy.publish.clone(),
+            subscribe: policy.subscribe.clone(),
+            issuers: policy.issuers.clone(),
+            capabilities: policy.capabilities.clone(),
+            visibility: policy.visibility,
+            export_to: policy.export_to.clone(),
+            max_rate_pps: policy.max_rate_pps,
+        }
+    }
+
+    /// The same as a channel's policy, of which nothing else counts.
+    #[must_use]
+    pub fn as_policy(&self) -> ChannelConfig {
+        ChannelConfig {
+            hash: self.name.hash(0),
+            name: self.name.clone(),
+            salt: 0,
+            priority: 0,
+            mode: Mode::ALL[0],
+            hold_max_s: 0,
+            max_rate_pps: self.max_rate_pps,
+            visibility: self.visibility,
+            export_to: self.export_to.clone(),
+            publish: self.publish.clone(),
+            subscribe: self.subscribe.clone(),
+            issuers: self.issuers.clone(),
+            capabilities: self.capabilities.clone(),
+            keep: None,
+            scopes: Vec::new(),
+        }
+    }
 }
 
 impl ChannelConfig {
@@ -69,7 +108,7 @@ impl ChannelConfig {
 }
 
 /// The broadest first: of two around one channel the one with the shorter name.
-fn sorted(mut scopes: Vec<ScopeConfig>) -> Vec<ScopeConfig> {
+pub(crate) fn sorted(mut scopes: Vec<ScopeConfig>) -> Vec<ScopeConfig> {
     scopes.sort_by_key(|scope| scope.name.as_str().len());
     scopes
 }

@@ -10,7 +10,7 @@ mod punched;
 use super::{DaemonError, declared, flood, path, unix_ns};
 use crate::{
     channel::{follow::Directory, reason::Reason},
-    config::{Config, PeerConfig, Reach},
+    config::{Config, PeerConfig, Reach, scopes},
     dispatch::{Dispatch, Ended, Service},
     hex,
     identity::{self, Book, Learned, Present, Rejected},
@@ -91,8 +91,11 @@ impl State {
             }
         }
         self.standings = standings;
+        let filed = configured.scopes.iter().cloned();
+        let all = filed.chain(self.catalogue.scopes()).collect();
         let configured = Config {
             channels,
+            scopes: scopes::sorted(all),
             ..configured.clone()
         };
         self.book.present(&configured, now_s)

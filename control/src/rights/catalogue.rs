@@ -8,6 +8,8 @@
 //!    by then is denied, and never changes what the earlier one says. So is one that lists more publishers than the
 //!    guards then have room for.
 //!
+//! A scope that is declared takes away from every channel below it, whoever's that is; it takes no name and no hash.
+//!
 //! `since` is the owner's word. An authority that backdates it can displace another's channel whose name or hash it
 //! may take: authorities are trusted with that much, each within its own names.
 
@@ -16,7 +18,7 @@ use super::{
     identity::Retired,
 };
 use crate::{
-    config::{Authority, ChannelConfig},
+    config::{Authority, ChannelConfig, ScopeConfig},
     hex,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -361,8 +363,10 @@ impl Catalogue {
         for (place, declaration) in all {
             let (name, owner) = place;
             let standing = match declaration.policy() {
-                None => Standing::Removed,
-                Some(_) if !self.heeds(owner, name) => Standing::Lapsed,
+                None if declaration.is_removed() => Standing::Removed,
+                _ if !self.heeds(owner, name) => Standing::Lapsed,
+                // It takes away from whatever holds, and nobody takes its place.
+                None => Standing::Holds,
                 Some(_) if is_configured.contains(name) => Standing::Configured,
                 Some(policy) => match (owners.get(name), hashes.get(&policy.hash.0)) {
                     (Some(&owner), _) => Standing::Taken { owner },
@@ -382,6 +386,15 @@ impl Catalogue {
             standings.insert(place.clone(), standing);
         }
         (channels, standings)
+    }
+
+    /// The scopes that hold.
+    #[must_use]
+    pub fn scopes(&self) -> Vec<ScopeConfig> {
+        let kept = self.kept.iter();
+        let heeded = kept.filter(|((name, owner), _)| self.heeds(owner, name));
+        let scopes = heeded.filter_map(|(_, kept)| kept.declaration.scope());
+        scopes.collect()
     }
 
     /// The smallest salt with which no channel that holds has the name's hash.

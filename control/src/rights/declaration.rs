@@ -1,4 +1,4 @@
-//! A channel that was made by command: its policy, signed by an authority over its name.
+//! A channel that was made by command, or a scope: its policy, signed by an authority over its name.
 //!
 //! ```text
 //! fields of type 5          bytes
@@ -14,14 +14,15 @@
 //!   subscribe_caps
 //!   exports                     -  subnets, 4 bytes and a mask of 4 each, in order, each once
 //! ```
-//! Without a policy the channel is removed. `lists` says which lists there are: bit 0 publish, bit 1 subscribe; one
-//! that is not there keeps nobody out, and needs issuers or a filter. The newest version of each (owner, name) is kept, also of
+//! Without a policy the channel is removed. `lists` says which lists there are: bit 0 publish, bit 1 subscribe. Bit 3
+//! makes it a scope, which holds for its name and all below it: salt, priority, mode and hold_max_s are 0
+//! then. A channel's publish or subscribe list that is not there keeps nobody out, and needs issuers or a filter. The newest version of each (owner, name) is kept, also of
 //! what is removed: without it an old one would count again.
 
 use super::signed::{self, Fields, Kind, ObjectError, Writer};
 use crate::{
     capability::{Filter, filter::FILTER_BYTES_MAX},
-    config::{CapabilityRules, ChannelConfig, Entity, Listed},
+    config::{CapabilityRules, ChannelConfig, Entity, Listed, ScopeConfig},
     hex,
     keys::EntityKey,
 };
@@ -44,6 +45,8 @@ pub const DECLARATION_BYTES_MAX: usize = 1_024
 
 const KEY_BYTES: usize = 32;
 const POLICY_BYTES: usize = 16;
+/// Where a policy says which lists there are.
+const LISTS_AT: usize = 14;
 const PREFIX_BYTES: usize = 8;
 /// Their numbers are their places.
 const VISIBILITIES: [Visibility; 4] = [
@@ -54,6 +57,7 @@ const VISIBILITIES: [Visibility; 4] = [
 ];
 const HAS_PUBLISH: u8 = 1;
 const HAS_SUBSCRIBE: u8 = 2;
+const IS_SCOPE: u8 = 8;
 
 /// Who declared a channel, when, and which of its declarations this is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,8 +66,9 @@ pub struct Declaration {
     since_ns: u64,
     version: u64,
     name: ChannelName,
-    /// None: it is removed.
+    /// None: it is removed. A scope's is of [`ScopeConfig::as_policy`].
     policy: Option<ChannelConfig>,
+    is_scope: bool,
 }
 
 /// Why there is no such declaration; whoever wrote it is at fault.
@@ -90,6 +95,25 @@ impl Declaration {
             version: 1,
             name: policy.name.clone(),
             policy: Some(policy),
+            is_scope: false,
+        }
+    }
+
+    /// A scope's first declaration.
+    #[must_use]
+    pub fn of_scope(owner: [u8; 32], since_ns: u64, scope: &ScopeConfig) -> Self {
+        Self {
+            is_scope: true,
+            ..Self::new(owner, since_ns, scope.as_policy())
+        }
+    }
+
+    /// The next one, of a scope.
+    #[must_use]
+    pub fn next_scope(&self, scope: &ScopeConfig) -> Self {
+        Self {
+            is_scope: true,
+            ..self.next(Some(scope.as_policy()))
         }
     }
 
@@ -99,6 +123,7 @@ impl Declaration {
         Self {
             version: self.version + 1,
             policy,
+            is_scope: false,
             ..self.clone()
         }
     }
@@ -127,10 +152,34 @@ impl Declaration {
         &self.name
     }
 
-    /// The channel's policy; none where it is removed.
+    /// Whether it says that nothing is there any more.
     #[must_use]
-    pub const fn policy(&self) -> Option<&ChannelConfig> {
-        self.policy.as_ref()
+    pub const fn is_removed(&self) -> bool {
+        self.policy.is_none()
+    }
+
+    /// The channel's policy; none where it is removed, or a scope.
+    #[must_use]
+    pub fn policy(&self) -> Option<&ChannelConfig> {
+        self.policy.as_ref().filter(|_| !self.is_scope)
+    }
+
+    /// The scope; none where it is removed, or a channel.
+    #[must_use]
+    pub fn scope(&self) -> Option<ScopeConfig> {
+        let policy = self.policy.as_ref().filter(|_| self.is_scope);
+        policy.map(ScopeConfig::of)
+    }
+
+    /// Neither a channel nor a scope can be like this.
+    fn check(&self) -> Result<(), DeclarationError> {
+        let Some(policy) = &self.policy else {
+            return Ok(());
+        };
+        match self.is_scope {
+            false => check(policy),
+            true => check_scope(policy),
+        }
     }
 
     /// Signs it.
@@ -139,7 +188,7 @@ impl Declaration {
     /// [`DeclarationError::Policy`].
     pub fn sign(&self, owner: &EntityKey) -> Result<Vec<u8>, DeclarationError> {
         debug_assert_eq!(owner.public, self.owner);
-        self.policy.as_ref().map_or(Ok(()), check)?;
+        self.check()?;
         let writer = Writer::new(Kind::Declaration)
             .field(&self.owner)
             .field(self.name.as_str().as_bytes())
@@ -152,7 +201,7 @@ impl Declaration {
         let asked = &policy.capabilities;
         let caps = |filter: &Option<Filter>| filter.as_ref().map(Filter::to_string);
         Ok(writer
-            .field(&head(policy))
+            .field(&head(policy, if self.is_scope { IS_SCOPE } else { 0 }))
             .field(&keys(named(&policy.publish)))
             .field(&keys(named(&policy.subscribe)))
             .field(&keys(all(&policy.issuers)))
@@ -204,6 +253,9 @@ impl Declaration {
         let is_empty = lists.iter().all(Vec::is_empty)
             && filters.iter().all(Option::is_none)
             && export_to.is_empty();
+        let is_scope = head
+            .get(LISTS_AT)
+            .is_some_and(|lists| lists & IS_SCOPE != 0);
         let policy = match head.first_chunk::<POLICY_BYTES>() {
             Some(exact) if head.len() == POLICY_BYTES => {
                 Some(policy(&name, exact, (lists, filters, export_to))?)
@@ -211,14 +263,16 @@ impl Declaration {
             None if head.is_empty() && is_empty => None,
             _ => return Err(wrong("policy", "has neither 0 nor 16 bytes").into()),
         };
-        policy.as_ref().map_or(Ok(()), check)?;
-        Ok(Self {
+        let declaration = Self {
             owner,
             since_ns,
             version,
             name,
             policy,
-        })
+            is_scope,
+        };
+        declaration.check()?;
+        Ok(declaration)
     }
 }
 
@@ -245,20 +299,35 @@ fn check(policy: &ChannelConfig) -> Result<(), DeclarationError> {
     let is_open = |listed: &Listed, caps: &Option<Filter>| {
         matches!(listed, Listed::Anyone) && policy.issuers.is_empty() && caps.is_none()
     };
-    let asks = asked.publish.is_some() || asked.subscribe.is_some();
-    let is_exported = policy.visibility == Visibility::Exported;
     let fault = if is_open(&policy.publish, &asked.publish)
         || is_open(&policy.subscribe, &asked.subscribe)
     {
         "keeps nobody out: name publishers and subscribers, require a token, or ask for capabilities"
-    } else if asks == asked.issuers.is_empty() {
+    } else if let Some(fault) = fault_of_both(policy) {
+        fault
+    } else if matches!(&policy.publish, Listed::Only(nobody) if nobody.is_empty()) {
+        "lets nobody publish, so nothing can pass: name publishers, or remove the channel"
+    } else if policy.priority >= PRIORITY_CONTROL {
+        "has a priority above 6"
+    } else if !(1..=HOLD_MAX_S_MAX).contains(&policy.hold_max_s) {
+        "has a hold_max_s that is not 1 to 86400"
+    } else {
+        return Ok(());
+    };
+    Err(DeclarationError::Policy(fault))
+}
+
+/// What neither a channel nor a scope may say.
+fn fault_of_both(policy: &ChannelConfig) -> Option<&'static str> {
+    let asked = &policy.capabilities;
+    let asks = asked.publish.is_some() || asked.subscribe.is_some();
+    let is_exported = policy.visibility == Visibility::Exported;
+    let fault = if asks == asked.issuers.is_empty() {
         "says whose word about capabilities counts exactly where it asks for some"
     } else if is_exported == policy.export_to.is_empty() {
         "names subnets exactly where it is exported"
     } else if policy.export_to.len() > EXPORTS_PER_CHANNEL as usize {
         "is exported to more subnets than a router holds"
-    } else if matches!(&policy.publish, Listed::Only(nobody) if nobody.is_empty()) {
-        "lets nobody publish, so nothing can pass: name publishers, or remove the channel"
     } else if [&policy.publish, &policy.subscribe]
         .iter()
         .any(|list| list.named().len() > ENTITIES_MAX)
@@ -266,14 +335,36 @@ fn check(policy: &ChannelConfig) -> Result<(), DeclarationError> {
         || asked.issuers.len() > ENTITIES_MAX
     {
         "has a list of more than 512 entities: use tokens"
-    } else if policy.priority >= PRIORITY_CONTROL {
-        "has a priority above 6"
-    } else if !(1..=HOLD_MAX_S_MAX).contains(&policy.hold_max_s) {
-        "has a hold_max_s that is not 1 to 86400"
     } else if policy.max_rate_pps == Some(0) {
         "lets no packet pass: its rate is 0"
     } else {
-        return Ok(());
+        return None;
+    };
+    Some(fault)
+}
+
+/// What no scope may be.
+fn check_scope(policy: &ChannelConfig) -> Result<(), DeclarationError> {
+    let scope = ScopeConfig::of(policy);
+    let open = ScopeConfig {
+        name: policy.name.clone(),
+        publish: Listed::Anyone,
+        subscribe: Listed::Anyone,
+        issuers: Vec::new(),
+        capabilities: CapabilityRules::default(),
+        visibility: Visibility::Global,
+        export_to: BTreeSet::new(),
+        max_rate_pps: None,
+    };
+    let fault = if scope.as_policy() != *policy {
+        "is a scope's and says what only a channel can have"
+    } else if scope == open {
+        "is a scope's and takes nothing away"
+    } else {
+        match fault_of_both(policy) {
+            None => return Ok(()),
+            Some(fault) => fault,
+        }
     };
     Err(DeclarationError::Policy(fault))
 }
@@ -304,12 +395,12 @@ fn keys(mut keys: Vec<[u8; 32]>) -> Vec<u8> {
     keys.concat()
 }
 
-fn head(policy: &ChannelConfig) -> Vec<u8> {
+fn head(policy: &ChannelConfig, kind: u8) -> Vec<u8> {
     let has = |listed: &Listed, bit| match listed {
         Listed::Only(_) => bit,
         Listed::Anyone => 0,
     };
-    let lists = has(&policy.publish, HAS_PUBLISH) | has(&policy.subscribe, HAS_SUBSCRIBE);
+    let lists = has(&policy.publish, HAS_PUBLISH) | has(&policy.subscribe, HAS_SUBSCRIBE) | kind;
     let mut head = policy.salt.to_be_bytes().to_vec();
     head.extend([policy.priority, mode_number(policy.mode)]);
     head.extend(policy.hold_max_s.to_be_bytes());
@@ -402,7 +493,7 @@ fn policy(
     let visibility = VISIBILITIES.get(usize::from(visibility));
     let visibility =
         *visibility.ok_or_else(|| wrong("policy", "has a visibility that there is not"))?;
-    if lists & !(HAS_PUBLISH | HAS_SUBSCRIBE) != 0 {
+    if lists & !(HAS_PUBLISH | HAS_SUBSCRIBE | IS_SCOPE) != 0 {
         return Err(wrong("policy", "has bits that are not known"));
     }
     let listed = |field, bit, entities: Vec<Entity>| match (lists & bit != 0, entities.is_empty()) {

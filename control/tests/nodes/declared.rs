@@ -343,3 +343,81 @@ async fn what_a_peer_removes_is_removed_also_where_it_cannot_be_written() {
     stage.start("b").await;
     assert_eq!(known(&stage, "b", NAME).await.unwrap().version, Some(2));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scope_by_command_takes_away_on_all_nodes_outlives_a_restart_and_goes_again() {
+    const SCOPE: &str = "by";
+    let mut stage = stage(&ALL);
+    for name in ["router", "b", "a"] {
+        stage.start(name).await;
+    }
+    create(&stage, "a", NAME, &[]).unwrap();
+    version(&stage, "b", NAME, 1).await;
+    passes(&stage, NAME, "one").await;
+    let said = |stage: &Stage, arguments: &[&str]| {
+        channel(stage.node("router"), stage.node("router"), arguments)
+    };
+    let nothing = said(&stage, &["create", SCOPE, "--subtree"]).unwrap_err();
+    assert!(nothing.contains("takes nothing away"), "{nothing}");
+    let mode = [
+        "create",
+        SCOPE,
+        "--subtree",
+        "--subscribe",
+        "a",
+        "--mode",
+        "signed",
+    ];
+    let refused = said(&stage, &mode).unwrap_err();
+    assert!(refused.contains("leave out --mode"), "{refused}");
+
+    let mut events = stage.mesh("b").await.subscribe(NAME).await.unwrap();
+    stage.subscribers(NAME, 1).await;
+    let made = said(
+        &stage,
+        &["create", SCOPE, "--subtree", "--subscribe", "router"],
+    )
+    .unwrap();
+    assert!(made.contains("scope by is made: version 1"), "{made}");
+    for node in ["a", "b"] {
+        let scope = version(&stage, node, SCOPE, 1).await;
+        assert!(scope.is_scope && scope.holds, "{node}");
+    }
+    stage.subscribers(NAME, 0).await;
+    in_time("the end", async {
+        while let Some(Ok(_)) = events.next_delivery().await {}
+    })
+    .await;
+    assert!(stage.mesh("b").await.subscribe(NAME).await.is_err());
+    let seen = known(&stage, "b", NAME).await.unwrap().policy.unwrap();
+    assert_eq!(seen.scopes, [SCOPE]);
+    let why = stage
+        .node("b")
+        .run(&["why", NAME, "b", "--to", "subscribe"]);
+    let why = String::from_utf8(why.stdout).unwrap();
+    assert!(
+        why.contains("by: its `subscribe` list does not name it"),
+        "{why}"
+    );
+
+    stage.kill("b");
+    stage.start("b").await;
+    assert!(stage.mesh("b").await.subscribe(NAME).await.is_err());
+    said(
+        &stage,
+        &["set", SCOPE, "--subscribe", "b", "--max-rate-pps", "900"],
+    )
+    .unwrap();
+    for node in ["a", "b"] {
+        version(&stage, node, SCOPE, 2).await;
+    }
+    passes(&stage, NAME, "two").await;
+    said(&stage, &["set", SCOPE, "--subscribe", "router"]).unwrap();
+    version(&stage, "b", SCOPE, 3).await;
+    assert!(stage.mesh("b").await.subscribe(NAME).await.is_err());
+    said(&stage, &["rm", SCOPE]).unwrap();
+    for node in ["a", "b"] {
+        version(&stage, node, SCOPE, 4).await;
+    }
+    passes(&stage, NAME, "three").await;
+}

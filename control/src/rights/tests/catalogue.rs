@@ -97,6 +97,46 @@ fn only_authorities_declare_and_each_within_its_names() {
 }
 
 #[test]
+fn scopes_count_by_the_word_of_authorities_and_take_no_name() {
+    let scope = |text| ScopeConfig {
+        name: name(text),
+        publish: Listed::Anyone,
+        ..ScopeConfig::of(&policy(text, 0))
+    };
+    let signed = |owner: u8, text| {
+        let declared = Declaration::of_scope(key(owner).public, 5, &scope(text));
+        declared.sign(&key(owner)).unwrap()
+    };
+    let mut known = catalogue(&[policy("s/a", 0)]);
+    known.declare(&signed(1, "s/a"), NOW_NS).unwrap();
+    known.declare(&signed(2, "s"), NOW_NS).unwrap();
+    let denied = known.declare(&signed(2, "t"), NOW_NS);
+    assert!(
+        matches!(denied, Err(Denied::Authority { .. })),
+        "{denied:?}"
+    );
+    assert_eq!(names(&known), ["s/a"]);
+    let held: BTreeSet<String> = known.scopes().iter().map(|s| s.name.to_string()).collect();
+    assert_eq!(held, BTreeSet::from(["s".to_owned(), "s/a".to_owned()]));
+    assert!(
+        known
+            .resolve()
+            .1
+            .values()
+            .all(|standing| *standing == Standing::Holds)
+    );
+
+    let removed = Declaration::of_scope(key(2).public, 5, &scope("s")).next(None);
+    known
+        .declare(&removed.sign(&key(2)).unwrap(), NOW_NS)
+        .unwrap();
+    assert_eq!(known.scopes(), [scope("s/a")]);
+    // Whoever is no authority any more has taken nothing away.
+    known.configure(vec![policy("s/a", 0)], Vec::new());
+    assert_eq!(known.scopes(), []);
+}
+
+#[test]
 fn the_file_wins_and_an_old_version_is_not_taken_for_a_new_one() {
     let mut known = catalogue(&[policy("a", 0)]);
     let declared = known.declare(&signed(1, 5, policy("a", 9)), NOW_NS);

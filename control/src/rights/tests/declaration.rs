@@ -117,3 +117,47 @@ fn a_policy_that_nothing_can_pass_or_everything_can_is_not_signed() {
         assert!(words.contains(say), "{words}");
     }
 }
+
+#[test]
+fn a_scope_is_read_as_it_was_signed_and_is_no_channel() {
+    let owner = key(9);
+    let scope = ScopeConfig {
+        publish: Listed::Anyone,
+        ..ScopeConfig::of(&policy("a"))
+    };
+    let first = Declaration::of_scope(owner.public, 5, &scope);
+    let channel = first.next(Some(policy("a")));
+    for one in [first.clone(), first.next_scope(&scope), channel.clone()] {
+        let signed = one.sign(&owner).unwrap();
+        assert_eq!(Declaration::parse(&signed).as_ref(), Ok(&one));
+        for at in 0..signed.len() {
+            let mut changed = signed.clone();
+            changed[at] ^= 1;
+            assert!(Declaration::parse(&changed).is_err(), "byte {at}");
+        }
+    }
+    assert_eq!((first.scope(), first.policy()), (Some(scope.clone()), None));
+    assert_eq!((channel.scope(), channel.is_removed()), (None, false));
+
+    let refused = |change: &dyn Fn(&mut Declaration)| {
+        let mut one = first.clone();
+        change(&mut one);
+        one.sign(&owner).unwrap_err().to_string()
+    };
+    let said = refused(&|one| one.policy.as_mut().unwrap().priority = 1);
+    assert!(said.contains("what only a channel can have"), "{said}");
+    let said = refused(&|one| one.policy.as_mut().unwrap().export_to.clear());
+    assert!(said.contains("where it is exported"), "{said}");
+    let open = ScopeConfig {
+        publish: Listed::Anyone,
+        subscribe: Listed::Anyone,
+        issuers: Vec::new(),
+        capabilities: CapabilityRules::default(),
+        visibility: Visibility::Global,
+        export_to: BTreeSet::new(),
+        max_rate_pps: None,
+        ..scope
+    };
+    let said = refused(&|one| *one = one.next_scope(&open));
+    assert!(said.contains("takes nothing away"), "{said}");
+}
