@@ -14,7 +14,8 @@
 //! a node at which address it sees it. The one of the two with the lower node id asks its neighbours, one after the
 //! other, for a meeting; one that has sessions with both as neighbours tells each of them at the same time where it sees
 //! the other. Both then ask the other for an answer from there, a few times and further and further apart: each packet
-//! opens its own NAT for the other's. Who hears the peer from another address than it was told asks there. Once both have
+//! opens its own NAT for the other's. Who hears the peer from another address than it was told asks there, and where it has
+//! heard it before, for a NAT may give out the same port again. Once both have
 //! told each other that they had an answer, each sends straight; one that cannot, since another node is at the peer's IP
 //! address and packets would not tell which of them they are from, says no instead. The session is the same all the while,
 //! and whoever drives this keeps the relay as the way until the link is heard, and for when it is silent.
@@ -25,7 +26,7 @@
 //!
 //! **Whom it can be turned against.** Addresses come from neighbours that the configuration or discovery names, in proven
 //! sessions, and each is one that the neighbour itself has had packets of that node's session from; and from packets of the
-//! peer itself while it is asked. One that was punched through to says nothing of others. A neighbour that lies, or a peer
+//! peer itself, while it is asked or before. One that was punched through to says nothing of others. A neighbour that lies, or a peer
 //! that sends from a false address, makes a node send [`limits::PROBES_MAX`] packets of some 120 bytes a try, for a peer
 //! that the node wants to reach anyway, and all together [`limits::PROBES_BURST`] of them and one more each
 //! [`limits::PROBES_PAUSE_NS`]; nothing of what comes back goes anywhere. A neighbour that has many members meet can occupy

@@ -5,7 +5,8 @@ const S: u64 = 1_000 * MS;
 
 /// Packets to one address in one try.
 pub const PROBES_MAX: u32 = 10;
-/// Packets of one try that go to the address that a neighbour told of; the others are for one that the peer was heard from.
+/// Packets of one try that go to the address that a neighbour told of, and every other one of them to where the peer was
+/// before the try, where that is another; the others are for one that the peer was heard from.
 pub const PROBES_TOLD: u32 = 6;
 /// After the first packet to an address the next one comes so much later, and then twice as much: one that is answered
 /// is not overtaken by the next one where the round trip is as long.

@@ -485,7 +485,7 @@ impl Nat {
         };
         if let Stage::Probing(probing) = &meeting.stage
             && self.setup.own > peer
-            && !probing.is_unasked
+            && probing.is_filtered(address)
         {
             // The other one had begun sooner, and its first packets did not come in.
             self.evidence.set_filtering(Filtering::Filtered);

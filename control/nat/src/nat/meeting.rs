@@ -48,8 +48,12 @@ pub(super) struct Probing {
     address: SocketAddr,
     /// Whether that is not where it was told to be.
     is_heard: bool,
-    /// Where its packets were seen to come from before.
+    /// Where its packets were seen to come from last.
     before: Option<SocketAddr>,
+    /// The same as the try began: packets that come from there now show nothing new.
+    was: Option<SocketAddr>,
+    /// That address, where it was not told and is asked as well: its NAT may still have it so.
+    also: Option<SocketAddr>,
     /// Packets to all addresses, and to this one.
     sent: (u32, u32),
     next_ns: u64,
@@ -59,13 +63,24 @@ pub(super) struct Probing {
     /// It says that this node has.
     is_proven: bool,
     /// It was heard before anything was sent to it.
-    pub(super) is_unasked: bool,
+    is_unasked: bool,
 }
 
 impl Probing {
     const fn may_send(&self) -> bool {
         let is_told_out = !self.is_heard && self.sent.1 >= PROBES_TOLD;
         self.reached.is_none() && self.sent.0 < PROBES_MAX && !is_told_out
+    }
+
+    /// Where the next packet goes.
+    fn target(&self) -> SocketAddr {
+        let is_turn = !self.is_heard && self.sent.1 % 2 == 1;
+        self.also.filter(|_| is_turn).unwrap_or(self.address)
+    }
+
+    /// Whether it was heard after this node had asked it alone, as far as that shows.
+    pub(super) fn is_filtered(&self, reached: SocketAddr) -> bool {
+        !self.is_unasked && self.was != Some(reached)
     }
 }
 
@@ -144,10 +159,14 @@ impl Nat {
             }
             return;
         }
+        let was = sight.seen;
+        let also = was.filter(|&at| at != address && self.is_possible(at));
         let stage = Stage::Probing(Probing {
             address,
             is_heard: false,
-            before: sight.seen,
+            before: was,
+            was,
+            also: also.filter(|at| !self.is_taken(peer, at.ip())),
             sent: (0, 0),
             next_ns: now_ns + if is_first { 0 } else { SECOND_NS },
             end_ns: now_ns + MEETING_NS,
@@ -218,8 +237,8 @@ impl Nat {
                 if !self.probes.take(now_ns) {
                     return self.refuse(Reason::Probes);
                 }
+                let address = probing.target();
                 probing.sent = (probing.sent.0 + 1, probing.sent.1 + 1);
-                let address = probing.address;
                 self.acts.push_back(Act::Probe { peer, address });
             }
             Stage::Probing(_) => {}

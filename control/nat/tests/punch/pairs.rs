@@ -147,6 +147,57 @@ fn a_hole_that_closes_is_left_for_the_relay_and_tried_again_less_and_less_often(
     assert!(world.is_punched(), "{:?}", world.why());
 }
 
+/// A symmetric NAT gives out the same port again: packets from there show nothing new.
+#[test]
+fn a_symmetric_nat_is_met_again_at_the_port_that_it_was_met_at_before() {
+    for mapping in [By::Address, By::Port] {
+        for filtering in By::ALL {
+            for other in [By::Endpoint, By::Address] {
+                let kinds = [Some((mapping, filtering)), Some((By::Endpoint, other))];
+                for kinds in [kinds, [kinds[1], kinds[0]]] {
+                    let mut world = World::new(kinds, 2);
+                    world.run(10 * S);
+                    assert!(world.is_punched(), "{kinds:?}: {:?}", world.why());
+                    let found = [A, B].map(|id| world.node(id).nat.evidence().filtering());
+                    let tries = |world: &mut World| world.node(A).nat.counted()[1..].iter().sum();
+                    world.is_cut = true;
+                    world.run(limits::SILENT_NS + 2 * S);
+                    assert!(world.why().is_some());
+                    let before: u64 = tries(&mut world);
+                    world.is_cut = false;
+                    world.run(limits::RETRY_NS + limits::MEETING_NS + 2 * limits::RETRY_NS + S);
+                    assert!(world.is_punched(), "{kinds:?}: {:?}", world.why());
+                    let took = tries(&mut world) - before;
+                    assert!(took <= 2, "{kinds:?}: {took} tries");
+                    // Nothing that was known of the NATs is known otherwise now.
+                    let now = [A, B].map(|id| world.node(id).nat.evidence().filtering());
+                    assert_eq!(now, found, "{kinds:?}");
+                }
+            }
+        }
+    }
+}
+
+/// The same where the peer was heard and never answered.
+#[test]
+fn a_symmetric_nat_that_was_heard_in_vain_is_met_in_a_later_try() {
+    let kinds = [
+        Some((By::Port, By::Port)),
+        Some((By::Endpoint, By::Address)),
+    ];
+    for kinds in [kinds, [kinds[1], kinds[0]]] {
+        for seed in 1..=8 {
+            let mut world = World::new(kinds, 2);
+            world.run(2 * S);
+            world.loss_percent = 60 + seed * 4;
+            world.run(12 * S);
+            world.loss_percent = 0;
+            world.run(45 * S);
+            assert!(world.is_punched(), "{kinds:?}: {:?}", world.why());
+        }
+    }
+}
+
 #[test]
 fn a_nat_that_gives_out_other_ports_is_met_again() {
     let cone = Some((By::Endpoint, By::Port));
