@@ -50,6 +50,8 @@ pub const MET_BURST: u32 = 16;
 pub const MET_PAUSE_NS: u64 = 500 * MS;
 /// Messages of those whose session was not seen yet: they wait for the next look.
 pub const EARLY_MAX: usize = 64;
+/// Of one of them.
+pub const EARLY_OF_ONE_MAX: usize = 8;
 /// How often neighbours are told again what they were told.
 pub const TELL_NS: u64 = 10 * S;
 /// Those of others that see this node's address, whose word counts.

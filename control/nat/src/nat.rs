@@ -12,7 +12,7 @@ use crate::{
         STABLE_NS,
     },
     reason::Reason,
-    wire::Message,
+    wire::{Message, No},
 };
 use meeting::{Meeting, Stage};
 use std::{
@@ -301,8 +301,14 @@ impl Nat {
             })
     }
 
+    /// A node that the configuration does not have says something: that is counted.
+    pub fn handle_stranger(&mut self) {
+        self.refuse(Reason::Stranger);
+    }
+
     /// These are the peers that there are sessions with now, and all that were punched through to; `places` are the IP
-    /// addresses of all that are sent to straight, or were and may be again.
+    /// addresses of all that are sent to straight, or were and may be again. All acts were done before, or were refused:
+    /// the relation of a peer shows which.
     pub fn look(
         &mut self,
         now_ns: u64,
@@ -346,16 +352,17 @@ impl Nat {
 
     /// Takes back what is silent, or is none any more.
     fn look_at_punched(&mut self, now_ns: u64, sights: &BTreeMap<NodeId, Sight>) {
-        let mut over = Vec::new();
+        let (mut over, mut refused) = (Vec::new(), Vec::new());
         for (&peer, one) in &mut self.punched {
             match sights.get(&peer).map(|sight| sight.relation) {
                 Some(Relation::Punched { is_silent: false }) => one.silent_ns = None,
-                Some(Relation::Punched { is_silent: true } | Relation::Wanted) => {
+                Some(Relation::Punched { is_silent: true }) => {
                     let since_ns = *one.silent_ns.get_or_insert(now_ns);
                     if now_ns >= since_ns + self.setup.silent_ns {
                         over.push(peer);
                     }
                 }
+                Some(Relation::Wanted) => refused.push((peer, *one)),
                 // The configuration says something else by now.
                 Some(Relation::Neighbour | Relation::Other) | None => over.push(peer),
             }
@@ -363,15 +370,26 @@ impl Nat {
         for peer in over {
             self.release(now_ns, peer, Why::Closed);
         }
+        for (peer, one) in refused {
+            let ip = one.address.ip();
+            let (why, no) = match self.is_taken(peer, ip) {
+                true => (Why::Taken(ip), No::Taken),
+                false => (Why::Full, No::Busy),
+            };
+            self.release(now_ns, peer, why);
+            self.say_no(peer, one.number, no);
+        }
         let all = self.punched.iter();
         let all: Vec<_> = all.map(|(&peer, one)| (peer, *one)).collect();
         for (peer, one) in all {
             // It may have moved since.
             let now = self.places.iter().find(|(node, _)| *node == peer);
-            let mut ips = [one.address.ip()].into_iter().chain(now.map(|(_, ip)| *ip));
+            let seen = sights.get(&peer).and_then(|sight| sight.seen);
+            let ips = [one.address.ip()].into_iter().chain(now.map(|(_, ip)| *ip));
+            let mut ips = ips.chain(seen.map(|at| at.ip()));
             if let Some(ip) = ips.find(|&ip| self.is_taken(peer, ip)) {
                 self.release(now_ns, peer, Why::Taken(ip));
-                self.say_taken(peer, one.number);
+                self.say_no(peer, one.number, No::Taken);
             }
         }
     }

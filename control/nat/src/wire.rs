@@ -8,6 +8,7 @@
 //! no       5 | number 8 | why 1                           there is no meeting, or not with the sender any more
 //! proven   6 | number 8 | address                         the sender had an answer from the peer, who is there
 //! follows  7                                              the sender has the receiver as a neighbour: see [`FOLLOWS`]
+//! same     8                                              and so has who answers that: see [`FOLLOWS_TOO`]
 //! address  4 | IPv4 4 | port 2    or    6 | IPv6 16 | port 2
 //! ```
 //! Big-endian; one way to write each message.
@@ -22,6 +23,9 @@ pub const MESSAGE_BYTES_MAX: usize = 17 + 19;
 /// The sender takes the receiver for a neighbour from now on, in the middle of their session or since it began: once
 /// both have said so, each can tell the other what neighbours are told. Whoever adds and takes away neighbours says it.
 pub const FOLLOWS: [u8; 1] = [7];
+/// The answer of one that does the same: where the one end ceased to do so and does again, and the other did all the
+/// while, it alone tells the first one.
+pub const FOLLOWS_TOO: [u8; 1] = [8];
 
 /// Why there is no meeting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -239,8 +243,10 @@ mod tests {
 
         #[test]
         fn no_message_is_what_neighbours_say(message in message()) {
-            prop_assert_ne!(message.encode(), FOLLOWS.to_vec());
-            prop_assert_eq!(Message::parse(&FOLLOWS), None);
+            for follows in [FOLLOWS, FOLLOWS_TOO] {
+                prop_assert_ne!(message.encode(), follows.to_vec());
+                prop_assert_eq!(Message::parse(&follows), None);
+            }
         }
 
         #[test]

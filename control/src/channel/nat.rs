@@ -4,7 +4,7 @@ use super::{delivery::Outlet, message::Message, reason::Reason, service::Channel
 use crate::nat::{Inbox, Seen};
 use std::net::SocketAddr;
 use virga_ebpf::header::NodeId;
-use virga_nat::wire::FOLLOWS;
+use virga_nat::wire::{FOLLOWS, FOLLOWS_TOO};
 use virga_transport::{Node, SessionState};
 
 impl<O: Outlet> ChannelService<O> {
@@ -15,9 +15,12 @@ impl<O: Outlet> ChannelService<O> {
         self
     }
 
-    pub(crate) fn on_nat(&mut self, peer: NodeId, said: Vec<u8>) {
+    pub(crate) fn on_nat(&mut self, now_ns: u64, node: &mut Node, peer: NodeId, said: Vec<u8>) {
         if said == FOLLOWS {
-            return self.on_follows(peer);
+            return self.on_follows(now_ns, node, peer);
+        }
+        if said == FOLLOWS_TOO {
+            return self.on_follows_too(peer);
         }
         let inbox = self.routes.nat.as_ref();
         if !inbox.is_some_and(|inbox| inbox.said(peer, said)) {

@@ -13,7 +13,7 @@ use crate::{
 };
 use std::collections::BTreeSet;
 use virga_ebpf::header::NodeId;
-use virga_nat::wire::FOLLOWS;
+use virga_nat::wire::{FOLLOWS, FOLLOWS_TOO};
 use virga_transport::{Node, SessionState};
 
 /// Where a worker tells of what neighbours say.
@@ -112,8 +112,21 @@ impl<O: Outlet> ChannelService<O> {
         }
     }
 
-    /// A peer takes this node for a neighbour: what it says about routes and link tags comes after this.
-    pub(crate) fn on_follows(&mut self, peer: NodeId) {
+    /// A peer takes this node for a neighbour from now on: what it says about routes and link tags comes after this. One
+    /// that did so before has ceased to meanwhile, and knows nothing any more of what it was told.
+    pub(crate) fn on_follows(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
+        if self.routes.punched.contains(&peer) && self.routes.followers.remove(&peer) {
+            let _always_room = self.told(peer, Heard::Ended);
+        }
+        self.on_follows_too(peer);
+        if self.routes.nat.is_some() && self.neighbours.contains(&peer) {
+            let too = Message::Nat(FOLLOWS_TOO.to_vec());
+            self.tell(now_ns, node, peer, &too);
+        }
+    }
+
+    /// A peer takes this node for a neighbour, and knows that this one does the same.
+    pub(crate) fn on_follows_too(&mut self, peer: NodeId) {
         let was_beside = self.is_beside(peer);
         self.routes.followers.insert(peer);
         if !was_beside && self.is_beside(peer) {

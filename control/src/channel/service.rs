@@ -327,7 +327,7 @@ impl<O: Outlet> ChannelService<O> {
             Ok(Message::Routes(items)) => self.on_routes(now_ns, node, peer, items),
             Ok(Message::Discovery(said)) => self.on_discovery(peer, said),
             Ok(Message::Lost(ppm)) => self.on_lost(peer, ppm),
-            Ok(Message::Nat(said)) => self.on_nat(peer, said),
+            Ok(Message::Nat(said)) => self.on_nat(now_ns, node, peer, said),
             Ok(Message::Trace(said)) => self.on_trace(now_ns, node, peer, said),
             Ok(Message::Replica(part)) => self.on_replica(now_ns, node, peer, part),
         }

@@ -10,7 +10,7 @@ use crate::{
     nat::{Heard, Inbox, NatStatus, Seen},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{SocketAddr, UdpSocket},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -155,9 +155,12 @@ impl Task {
     }
 
     fn hear(&self) {
+        let config = self.by.registry.configured();
+        let peers: BTreeSet<NodeId> = config.peers.iter().map(|peer| peer.id).collect();
         let mut nat = locked(&self.nat);
         for (peer, heard) in self.inbox.take() {
             match heard {
+                _ if !peers.contains(&peer) => nat.handle_stranger(),
                 Heard::Said(said) => nat.handle(monotonic_ns(), peer, &said),
                 Heard::Reached(address) => nat.reached(monotonic_ns(), peer, address),
             }

@@ -122,13 +122,22 @@ impl Nat {
         address: SocketAddr,
     ) {
         let known = self.peers.get(&peer).map(|known| known.sight);
-        let Some(sight) = known.filter(|sight| sight.relation == Relation::Wanted) else {
+        let is_wanted = |at: Relation| matches!(at, Relation::Wanted | Relation::Punched { .. });
+        let Some(sight) = known.filter(|sight| is_wanted(sight.relation)) else {
             return self.refuse(Reason::Unwanted);
         };
         if !self.is_possible(address) {
             return self.refuse(Reason::Address);
         }
         let is_first = self.setup.own < peer;
+        if let Some(one) = self.punched.get(&peer).filter(|_| !is_first) {
+            // Who asks for a meeting has given the way up.
+            if one.silent_ns.is_none() {
+                self.say_no(peer, number, No::Busy);
+                return self.refuse(Reason::Late);
+            }
+            self.release(now_ns, peer, Why::Closed);
+        }
         let meeting = self.meetings.get(&peer);
         let is_asked = meeting.is_some_and(|meeting| {
             let is_asking = matches!(meeting.stage, Stage::Asking { .. });
@@ -142,18 +151,12 @@ impl Nat {
             return self.refuse(Reason::Late);
         }
         if !is_first && !self.has_room() {
-            self.out.push_back((
-                peer,
-                Message::No {
-                    number,
-                    why: No::Busy,
-                },
-            ));
+            self.say_no(peer, number, No::Busy);
             return self.refuse(Reason::Full);
         }
         if self.is_taken(peer, address.ip()) {
             self.refuse(Reason::Taken);
-            self.say_taken(peer, number);
+            self.say_no(peer, number, No::Taken);
             if is_first {
                 self.fail(now_ns, peer, Why::Taken(address.ip()));
             }
@@ -178,9 +181,8 @@ impl Nat {
         self.go_on(now_ns, peer);
     }
 
-    /// A peer is told that it is not sent to straight: another one is at its IP address.
-    pub(super) fn say_taken(&mut self, peer: NodeId, number: u64) {
-        let why = No::Taken;
+    /// A peer is told that it is not sent to straight.
+    pub(super) fn say_no(&mut self, peer: NodeId, number: u64, why: No) {
         self.out.push_back((peer, Message::No { number, why }));
     }
 
@@ -293,7 +295,7 @@ impl Nat {
         }
         if is_taken {
             self.refuse(Reason::Taken);
-            self.say_taken(peer, number);
+            self.say_no(peer, number, No::Taken);
             return self.fail(now_ns, peer, Why::Taken(address.ip()));
         }
         probing.reached = Some(address);

@@ -3,7 +3,7 @@
 use super::{Nat, Peer, Why};
 use crate::{
     class::Mapping,
-    limits::{EARLY_MAX, SETTLE_NS, TELL_NS},
+    limits::{EARLY_MAX, EARLY_OF_ONE_MAX, SETTLE_NS, TELL_NS},
     reason::Reason,
     wire::{Message, No},
 };
@@ -39,7 +39,8 @@ impl Nat {
     /// A peer says something. Where its session was not seen yet, that waits for the next [`Nat::look`].
     pub fn handle(&mut self, now_ns: u64, peer: NodeId, said: &[u8]) {
         let Some(known) = self.peers.get_mut(&peer) else {
-            return match self.early.len() < EARLY_MAX {
+            let own = self.early.iter().filter(|(from, _)| *from == peer).count();
+            return match self.early.len() < EARLY_MAX && own < EARLY_OF_ONE_MAX {
                 true => self.early.push((peer, said.to_vec())),
                 false => self.refuse(Reason::Stranger),
             };

@@ -22,6 +22,8 @@ pub(super) enum Why {
     Vain(SocketAddr),
     /// Another one that is sent to straight is there.
     Taken(IpAddr),
+    /// This node cannot have it as a neighbour.
+    Full,
     /// It was sent to straight until the link was silent.
     Closed,
 }
@@ -47,6 +49,7 @@ impl fmt::Display for Why {
             }
             Self::Unanswered => f.write_str("the neighbour that was asked does not answer"),
             Self::Vain(address) => write!(f, "no packet came through from {address}"),
+            Self::Full => f.write_str("this node has no room for another neighbour"),
             Self::Closed => f.write_str("the link through the NATs fell silent"),
         }
     }

@@ -102,11 +102,16 @@ fn what_is_said_before_a_session_is_seen_waits_in_bounded_room_and_counts_then()
     for _ in 0..1_000 {
         world.say(NodeId(99), B, meet(1, A, "203.0.113.9:53"));
     }
-    let left = 1_001 - limits::EARLY_MAX as u64;
+    let left = 1_000 - limits::EARLY_OF_ONE_MAX as u64;
     assert_eq!(world.node(B).nat.refused(Reason::Stranger), left);
     assert!(world.node(B).nat.is_busy());
+    for n in 0..1_000 {
+        world.say(NodeId(1_000 + n), B, meet(1, A, "203.0.113.9:53"));
+    }
+    let early = limits::EARLY_MAX as u64;
+    assert_eq!(world.node(B).nat.refused(Reason::Stranger), 2_001 - early);
     world.look(B);
-    assert_eq!(world.node(B).nat.refused(Reason::Stranger), 1_000);
+    assert_eq!(world.node(B).nat.refused(Reason::Stranger), 2_000);
     let said = std::iter::from_fn(|| world.node(B).nat.poll_transmit());
     let is_seen = |(to, said): &(NodeId, Vec<u8>)| {
         *to == R[0] && matches!(Message::parse(said), Some(Message::Seen(_)))

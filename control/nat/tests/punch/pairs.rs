@@ -1,9 +1,9 @@
 //! Every pair of NATs.
 
 use crate::world::{A, B, By, C, MS, NEIGHBOURS_MAX, R, S, World};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use virga_ebpf::header::NodeId;
-use virga_nat::{Class, Filtering, Reason, limits};
+use virga_nat::{Class, Filtering, Reason, limits, wire::Message};
 
 type Kind = Option<(By, By)>;
 
@@ -178,26 +178,6 @@ fn a_symmetric_nat_is_met_again_at_the_port_that_it_was_met_at_before() {
     }
 }
 
-/// The same where the peer was heard and never answered.
-#[test]
-fn a_symmetric_nat_that_was_heard_in_vain_is_met_in_a_later_try() {
-    let kinds = [
-        Some((By::Port, By::Port)),
-        Some((By::Endpoint, By::Address)),
-    ];
-    for kinds in [kinds, [kinds[1], kinds[0]]] {
-        for seed in 1..=8 {
-            let mut world = World::new(kinds, 2);
-            world.run(2 * S);
-            world.loss_percent = 60 + seed * 4;
-            world.run(12 * S);
-            world.loss_percent = 0;
-            world.run(45 * S);
-            assert!(world.is_punched(), "{kinds:?}: {:?}", world.why());
-        }
-    }
-}
-
 #[test]
 fn a_nat_that_gives_out_other_ports_is_met_again() {
     let cone = Some((By::Endpoint, By::Port));
@@ -291,6 +271,67 @@ fn a_neighbour_that_comes_to_be_at_a_peers_ip_address_has_it_at_once_and_both_en
     world.run(S);
     assert!(!world.has_adopted(B, A) && !world.has_adopted(A, B));
     assert!(world.why().unwrap().contains("IP address"));
+}
+
+#[test]
+fn a_peer_that_moves_to_a_neighbours_ip_address_is_relayed_at_once() {
+    let mut world = cones();
+    world.run(10 * S);
+    assert!(world.is_punched());
+    let ip = IpAddr::from([203, 0, 113, 7]);
+    world.node(B).places.insert((NEIGHBOUR, ip));
+    world.run(S);
+    assert!(world.is_punched());
+    world.see(B, A, (ip, 9).into());
+    world.look(B);
+    world.run(MS);
+    assert!(!world.has_adopted(B, A));
+    world.run(S);
+    assert!(!world.has_adopted(A, B));
+}
+
+#[test]
+fn a_peer_that_may_be_no_neighbour_is_told_so_at_once() {
+    for (node, peer) in [(A, B), (B, A)] {
+        let mut world = cones();
+        world.run(10 * S);
+        assert!(world.is_punched());
+        world.refuse(node, peer);
+        world.run(S);
+        assert!(
+            !world.has_adopted(A, B) && !world.has_adopted(B, A),
+            "{node}"
+        );
+        let why = world.why().unwrap();
+        assert!(why.contains("no room"), "{why}");
+    }
+}
+
+/// The end that asks may give a way up sooner than the other one.
+#[test]
+fn a_meeting_with_one_whose_way_is_silent_is_held_and_with_one_that_is_heard_is_refused() {
+    let mut world = cones();
+    world.run(10 * S);
+    let at = SocketAddr::new(nat_of_a(), 40_007);
+    let meet = |number| Message::Meet {
+        number,
+        node: A,
+        address: at,
+    };
+    let late = world.node(B).nat.refused(Reason::Late);
+    world.say(R[0], B, meet(7).encode());
+    world.run(S);
+    assert!(world.is_punched());
+    assert_eq!(world.node(B).nat.refused(Reason::Late), late + 1);
+    world.is_cut = true;
+    world.run(2 * S);
+    assert!(world.has_adopted(B, A), "not silent for long");
+    world.say(R[0], B, meet(8).encode());
+    assert!(!world.has_adopted(B, A));
+    let asked = |world: &mut World| world.node(B).probed.get(&at).copied().unwrap_or(0);
+    let before = asked(&mut world);
+    world.run(limits::SECOND_NS + S);
+    assert!(asked(&mut world) > before);
 }
 
 /// One that answers there before it is told to stay away is not adopted either.

@@ -103,6 +103,8 @@ enum Event {
 struct End {
     seen: Option<SocketAddr>,
     probe: Option<(SocketAddr, u64)>,
+    /// It may not be a neighbour, whatever was done.
+    is_refused: bool,
     /// Where it is sent to straight, and when it was heard there.
     adopted: Option<(SocketAddr, Option<u64>)>,
 }
@@ -351,7 +353,8 @@ impl World {
                     self.send(id, address, Packet::Challenge(token));
                 }
                 Act::Adopt { peer, address } => {
-                    self.end(id, peer).adopted = Some((address, None));
+                    let end = self.end(id, peer);
+                    end.adopted = Some((address, None)).filter(|_| !end.is_refused);
                 }
                 Act::Release { peer } => self.end(id, peer).adopted = None,
             }
@@ -422,6 +425,7 @@ impl World {
                 }
             }
             for &id in &ids {
+                self.act(id);
                 if self.now_ns >= self.nodes[&id].next_look_ns {
                     self.look(id);
                 }
@@ -451,6 +455,17 @@ impl World {
     /// Whether a node sends to another one straight, heard or not.
     pub(crate) fn has_adopted(&mut self, id: NodeId, peer: NodeId) -> bool {
         self.end(id, peer).adopted.is_some()
+    }
+
+    /// A node cannot have another one as a neighbour from now on.
+    pub(crate) fn refuse(&mut self, id: NodeId, peer: NodeId) {
+        let end = self.end(id, peer);
+        (end.is_refused, end.adopted) = (true, None);
+    }
+
+    /// A peer's packets come from elsewhere.
+    pub(crate) fn see(&mut self, id: NodeId, peer: NodeId, at: SocketAddr) {
+        self.end(id, peer).seen = Some(at);
     }
 
     /// Why the first site relays to the second one; none where it does not.

@@ -109,6 +109,34 @@ fn one_that_ceased_to_be_a_neighbour_says_so_anew_before_it_counts() {
 }
 
 #[test]
+fn one_end_that_ceases_and_begins_again_alone_is_answered_and_told_all_anew() {
+    for at in [0, 1] {
+        let (mut net, inboxes) = net();
+        for at in [0, 1] {
+            net.follow(at, &[id(1 - at)]);
+        }
+        net.settle();
+        for inbox in &inboxes {
+            assert_eq!(all(inbox), ["began"]);
+        }
+        net.follow(at, &[]);
+        net.follow(at, &[id(1 - at)]);
+        net.settle();
+        for inbox in &inboxes {
+            assert_eq!(all(inbox), ["ended", "began"]);
+        }
+        for at in [0, 1] {
+            net.say_routes(at);
+        }
+        for inbox in &inboxes {
+            assert_eq!(all(inbox), ["said"]);
+        }
+        let lost = [0, 1].map(|at| net.count(at, Reason::RoutesStranger));
+        assert_eq!(lost, [0, 0]);
+    }
+}
+
+#[test]
 fn a_session_that_begins_anew_counts_once_both_have_said_so_in_it() {
     let (mut net, inboxes) = net();
     net.follow(0, &[id(1)]);

@@ -29,15 +29,29 @@ fn is_kept_apart(config: &Config, peer: NodeId, ip: IpAddr) -> bool {
     })
 }
 
-/// Has peers relayed that were reached through NATs at the IP address of a neighbour that is not where its block says.
+/// Has peers relayed that were reached through NATs and are at the IP address of a neighbour: of one that is not where
+/// its block says, or that the configuration has put where such a peer has moved to. Of two that were reached so the
+/// first one stays.
 fn keep_apart(before: &Config, config: &mut Config) {
-    let is_new = |peer: &&PeerConfig| before.punched.get(&peer.id) != config.punched.get(&peer.id);
+    let is_new = |peer: NodeId| before.punched.get(&peer) != config.punched.get(&peer);
+    let has_block_at = |ip: IpAddr| {
+        let mut others = config.peers.iter();
+        others.any(|one| match &one.reach {
+            Reach::Adjacent { address, .. } => {
+                address.ip() == ip && !config.punched.contains_key(&one.id)
+            }
+            Reach::Via { .. } | Reach::Learned => false,
+        })
+    };
     let punched = config
         .peers
         .iter()
         .filter(|peer| config.punched.contains_key(&peer.id));
-    let taken = punched.filter(is_new).filter(|peer| match &peer.reach {
-        Reach::Adjacent { address, .. } => is_kept_apart(config, peer.id, address.ip()),
+    let taken = punched.filter(|peer| match &peer.reach {
+        Reach::Adjacent { address, .. } if is_new(peer.id) => {
+            is_kept_apart(config, peer.id, address.ip())
+        }
+        Reach::Adjacent { address, .. } => has_block_at(address.ip()),
         Reach::Via { .. } | Reach::Learned => false,
     });
     let taken: BTreeSet<NodeId> = taken.map(|peer| peer.id).collect();
@@ -46,7 +60,7 @@ fn keep_apart(before: &Config, config: &mut Config) {
         .iter_mut()
         .filter(|peer| taken.contains(&peer.id))
     {
-        tracing::warn!(peer = %peer.name, "a neighbour has moved to the IP address of a peer that was reached through NATs: it stays relayed");
+        tracing::warn!(peer = %peer.name, "a neighbour is at the IP address of a peer that was reached through NATs: it is relayed");
         peer.reach = Reach::Learned;
         config.punched.remove(&peer.id);
     }
@@ -283,6 +297,21 @@ mod tests {
         // The neighbour's block says something else than where it is.
         moved(&mut now, 0, "192.0.2.1:4783");
         keep_apart(&config, &mut now);
+        assert_eq!(now.peers[1].reach, Reach::Learned);
+        assert!(now.punched.is_empty() && now.peers[0].is_adjacent());
+    }
+
+    #[test]
+    fn a_neighbour_that_the_configuration_puts_where_a_peer_has_moved_to_has_that_place() {
+        let config = config();
+        let ids: Vec<NodeId> = config.peers.iter().map(|peer| peer.id).collect();
+        let mut before = config.with_punched(&[(ids[1], at("192.0.2.1:7"))].into());
+        moved(&mut before, 1, "192.0.2.5:7");
+        let mut now = before.clone();
+        keep_apart(&before, &mut now);
+        assert!(now.peers[1].is_adjacent());
+        moved(&mut now, 0, "192.0.2.5:4783");
+        keep_apart(&before, &mut now);
         assert_eq!(now.peers[1].reach, Reach::Learned);
         assert!(now.punched.is_empty() && now.peers[0].is_adjacent());
     }
