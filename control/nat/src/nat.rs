@@ -496,11 +496,16 @@ impl Nat {
         self.tried.insert(peer, tried);
     }
 
-    /// Both ends have said that the other has answered.
+    /// Both ends have said that the other has answered. Another node may have come to be there since this one did.
     fn adopt(&mut self, now_ns: u64, peer: NodeId, address: SocketAddr) {
         let Some(meeting) = self.meetings.remove(&peer) else {
             return;
         };
+        if self.is_taken(peer, address.ip()) {
+            self.refuse(Reason::Taken);
+            self.say_no(peer, meeting.number, No::Taken);
+            return self.fail(now_ns, peer, Why::Taken(address.ip()));
+        }
         if let Stage::Probing(probing) = &meeting.stage
             && self.setup.own > peer
             && probing.is_filtered(address)

@@ -214,8 +214,10 @@ fn of_two_nodes_behind_one_nat_one_is_sent_to_straight_and_the_other_stays_relay
         world.run(S);
         // Who was there first stays, and neither end takes the other one up alone.
         assert!(world.are_punched(first, B));
-        assert!(!world.has_adopted(B, second) && !world.has_adopted(second, B));
     }
+    let mut adoptions = world.adoptions.iter();
+    let is_second = |(_, id, peer): &&(u64, NodeId, NodeId)| [*id, *peer].contains(&second);
+    assert_eq!(adoptions.find(is_second), None, "not for a moment");
     let why = world.why_of(second).unwrap();
     assert!(
         why.contains("at the IP address where it sees this one"),
@@ -245,13 +247,9 @@ fn neither_end_sends_straight_where_one_has_a_neighbour_at_the_others_ip_address
             _ => nat_of_a(),
         };
         world.node(node).places = [(NEIGHBOUR, at)].into();
-        for _ in 0..30 {
-            world.run(S);
-            assert!(
-                !world.has_adopted(A, B) && !world.has_adopted(B, A),
-                "{node}"
-            );
-        }
+        world.run(30 * S);
+        assert_eq!(world.adoptions, [], "{node}");
+        assert!(world.node(node).probed.is_empty(), "{node} asks nobody");
         assert!(world.node(node).nat.refused(Reason::Taken) > 0, "{node}");
         let why = world.why().unwrap();
         assert!(why.contains("IP address"), "{why}");
@@ -344,6 +342,26 @@ fn a_neighbour_that_comes_while_a_peer_is_asked_keeps_both_ends_from_sending_str
         world.run(3 * S);
         let adopted = [world.has_adopted(A, B), world.has_adopted(B, A)];
         assert_eq!(adopted, [false; 2], "{after_ms} ms");
+        // Once it has looked, the one with the neighbour takes up nobody, not for a moment.
+        let looked_ns = (after_ms + 110) * MS;
+        let late = |(at_ns, id, _): &&(u64, NodeId, NodeId)| *id == B && *at_ns > looked_ns;
+        assert_eq!(world.adoptions.iter().find(late), None, "{after_ms} ms");
+    }
+}
+
+#[test]
+fn a_peer_that_is_heard_from_a_neighbours_ip_address_is_not_asked_there() {
+    for is_there in [false, true] {
+        let mut world = World::new([Some((By::Endpoint, By::Port)), None], 1);
+        (world.liar, world.lied_to) = (Some(R[0]), Some(B));
+        if is_there {
+            world.node(B).places = [(NEIGHBOUR, nat_of_a())].into();
+        }
+        world.run(10 * S);
+        assert_eq!(world.is_punched(), !is_there, "{:?}", world.why());
+        let mut asked = world.node(B).probed.keys();
+        let is_asked = asked.any(|address| address.ip() == nat_of_a());
+        assert_eq!(is_asked, !is_there);
     }
 }
 

@@ -137,6 +137,10 @@ pub(crate) struct World {
     pub(crate) is_cut: bool,
     /// The addresses that this router tells of are false.
     pub(crate) liar: Option<NodeId>,
+    /// And only this node is told them.
+    pub(crate) lied_to: Option<NodeId>,
+    /// Who began to send to whom straight, and when.
+    pub(crate) adoptions: Vec<(u64, NodeId, NodeId)>,
     /// How often sessions are looked at while nothing is tried.
     pub(crate) look_every_ns: u64,
     next_alive_ns: u64,
@@ -160,6 +164,8 @@ impl World {
             random: 7,
             is_cut: false,
             liar: None,
+            lied_to: None,
+            adoptions: Vec::new(),
             look_every_ns: LOOK_SOON_NS,
             next_alive_ns: 0,
         };
@@ -353,6 +359,7 @@ impl World {
                     self.send(id, address, Packet::Challenge(token));
                 }
                 Act::Adopt { peer, address } => {
+                    self.adoptions.push((now_ns, id, peer));
                     let end = self.end(id, peer);
                     end.adopted = Some((address, None)).filter(|_| !end.is_refused);
                 }
@@ -362,7 +369,9 @@ impl World {
         while let Some((peer, said)) = self.node(id).nat.poll_transmit() {
             *self.node(id).told.entry(peer).or_default() += 1;
             let said = match Message::parse(&said) {
-                Some(Message::Meet { number, node, .. }) if self.liar == Some(id) => {
+                Some(Message::Meet { number, node, .. })
+                    if self.liar == Some(id) && self.lied_to.is_none_or(|to| to == peer) =>
+                {
                     let address = address(200);
                     Message::Meet {
                         number,
