@@ -115,8 +115,8 @@ impl<O: Outlet> ChannelService<O> {
     /// A peer takes this node for a neighbour from now on: what it says about routes and link tags comes after this. One
     /// that did so before has ceased to meanwhile, and knows nothing any more of what it was told.
     pub(crate) fn on_follows(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
-        if self.routes.punched.contains(&peer) && self.routes.followers.remove(&peer) {
-            let _always_room = self.told(peer, Heard::Ended);
+        if self.routes.punched.contains(&peer) {
+            self.routes.followers.remove(&peer);
         }
         self.on_follows_too(peer);
         if self.routes.nat.is_some() && self.neighbours.contains(&peer) {
