@@ -169,6 +169,12 @@ async fn a_peer_that_is_named_by_its_id_proves_its_key_and_its_entity() {
             stage.kill("b");
             by_id(&stage, "b", "a", false);
             stage.start("b").await;
+            // Until then a would publish to the node that was killed.
+            eventually("a's session with the new b", async || {
+                let status = stage.mesh("a").await.status().await.ok()?;
+                (session(&status, "b")?.pattern == "ik").then_some(())
+            })
+            .await;
         }
     }
     stage.kill("a");
