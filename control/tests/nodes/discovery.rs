@@ -13,8 +13,9 @@ const JUDGED_WITHIN: Duration = Duration::from_secs(300);
 
 /// Nodes that look for each other; whatever happens, no process outlives it.
 struct Strangers {
-    _folder: tempfile::TempDir,
     nodes: Vec<Node>,
+    /// Goes last.
+    _folder: tempfile::TempDir,
 }
 
 impl Strangers {
@@ -100,17 +101,6 @@ impl Strangers {
             },
         )
         .await;
-    }
-}
-
-impl Drop for Strangers {
-    fn drop(&mut self) {
-        for node in &mut self.nodes {
-            node.end();
-            if std::thread::panicking() {
-                eprintln!("--- log of {}\n{}", node.name, node.log());
-            }
-        }
     }
 }
 

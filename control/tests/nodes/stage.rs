@@ -55,7 +55,7 @@ impl Channel {
     }
 }
 
-/// One node: its files, and its process while it runs.
+/// One node: its files, and its process while it runs; whatever happens, that does not outlive it.
 pub(crate) struct Node {
     pub(crate) name: &'static str,
     pub(crate) listen: SocketAddr,
@@ -67,12 +67,13 @@ pub(crate) struct Node {
     process: Option<Child>,
 }
 
-/// All three; whatever happens, no process outlives it.
+/// All three.
 pub(crate) struct Stage {
-    _folder: tempfile::TempDir,
     pub(crate) nodes: [Node; 3],
     /// The network's key, which all three have.
     pub(crate) psk: Secret,
+    /// Goes last.
+    _folder: tempfile::TempDir,
 }
 
 /// Waits until `look` gives something.
@@ -413,13 +414,11 @@ fn send_signal(process: &Child, signal: &str) {
     }
 }
 
-impl Drop for Stage {
+impl Drop for Node {
     fn drop(&mut self) {
-        for node in &mut self.nodes {
-            node.end();
-            if std::thread::panicking() {
-                eprintln!("--- log of {}\n{}", node.name, node.log());
-            }
+        self.end();
+        if std::thread::panicking() {
+            eprintln!("--- log of {}\n{}", self.name, self.log());
         }
     }
 }

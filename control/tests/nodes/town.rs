@@ -7,8 +7,9 @@ use virga::{keys::Secret, mesh::Mesh};
 
 /// All of them; whatever happens, no process outlives it.
 pub(crate) struct Town {
-    _folder: tempfile::TempDir,
     nodes: Vec<Node>,
+    /// Goes last.
+    _folder: tempfile::TempDir,
 }
 
 impl Town {
@@ -110,16 +111,5 @@ impl Town {
             (channel.remote_subscribers == count).then_some(())
         })
         .await;
-    }
-}
-
-impl Drop for Town {
-    fn drop(&mut self) {
-        for node in &mut self.nodes {
-            node.end();
-            if std::thread::panicking() {
-                eprintln!("--- log of {}\n{}", node.name, node.log());
-            }
-        }
     }
 }
