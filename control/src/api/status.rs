@@ -282,7 +282,7 @@ pub(crate) async fn of(api: &Api) -> Result<Status, ApiError> {
     let all = all.unwrap_or_default();
     let service = ServiceStatus::of_node(services);
     let discovery = api.finder.status(config);
-    let told = (&forwarding, sessions.as_slice());
+    let told = (&forwarding, sessions.as_slice(), &all.transport.ended);
     let by = (&api.fallback, &api.crossing);
     let peers = peers::of((config, by), &ways, told, &discovery);
     Ok(Status {

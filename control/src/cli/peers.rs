@@ -35,7 +35,10 @@ fn write(out: &mut impl Write, peer: &PeerStatus) -> io::Result<()> {
     };
     let session = match &peer.session {
         Some(state) => format!("session {state}"),
-        None => "no session".to_owned(),
+        None => peer.ended.as_ref().map_or_else(
+            || "no session".to_owned(),
+            |why| format!("no session (the last one ended: {why})"),
+        ),
     };
     let rtt = peer
         .rtt_us

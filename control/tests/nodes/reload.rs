@@ -160,7 +160,15 @@ async fn peers_come_and_go_by_a_reload_and_no_other_session_hears_of_it() {
     let strangers = status.transport.drops["handshake_peer"];
     eventually("c has no session", async || {
         let status = Mesh::open(c.socket()).await.ok()?.status().await.ok()?;
-        sessions(&status).is_empty().then_some(())
+        let closed = &status.transport.closed_by_reason;
+        (sessions(&status).is_empty() && closed["peer"] > 0).then_some(())
+    })
+    .await;
+    eventually("c says why", async || {
+        let shown = c.run(&["peers"]);
+        let shown = String::from_utf8_lossy(&shown.stdout);
+        let say = "no session (the last one ended: ";
+        shown.contains(say).then_some(())
     })
     .await;
     // It tries again, and is a stranger.

@@ -1,5 +1,7 @@
 //! What a node tells its owner, and what its verbs return.
 
+pub use crate::close::CloseReason;
+
 use crate::{
     config::Congestion,
     name::ChannelName,
@@ -233,34 +235,6 @@ pub enum Fate {
     Acknowledged,
     /// Its deadline passed before any of its bytes were sent.
     Expired,
-}
-
-/// Why a session ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CloseReason {
-    /// [`crate::Node::close`] was called here, or [`crate::Node::drain`] and all is through.
-    Local,
-    /// [`crate::Node::drain`] was called here, and the peer did not have everything in time.
-    Unfinished,
-    /// The peer closed it.
-    Peer,
-    /// Nothing was heard of the peer for too long.
-    Idle,
-    /// The peer does not know the session any more: it restarted.
-    Reset,
-    /// A newer, proven session with the same peer took its place.
-    Superseded,
-    /// Too many packets failed to open, or sequences ran out.
-    Exhausted,
-    /// The peer broke the protocol in sealed, authentic packets.
-    Violation,
-    /// The peer could not prove the configured entity.
-    Entity,
-    /// [`crate::Node::set_peers`] was called here, and the entity that the peer has proven may prove
-    /// itself there no more.
-    Removed,
-    /// The handshake was not finished in time.
-    Deadline,
 }
 
 /// What a stream promises of its messages.

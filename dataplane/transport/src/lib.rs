@@ -22,6 +22,7 @@
 #![deny(unsafe_code)]
 
 mod classes;
+mod close;
 pub mod config;
 mod cookie;
 pub mod event;

@@ -408,6 +408,12 @@ impl Node {
         peers.filter_map(|peer| Some((peer.id, peer.conflict?)))
     }
 
+    /// Peers that there is no session with, and why the last one ended, or the last attempt at one.
+    pub fn ended(&self) -> impl Iterator<Item = (NodeId, CloseReason)> + '_ {
+        let without = self.peers.values().filter(|peer| peer.live.is_none());
+        without.filter_map(|peer| Some((peer.id, peer.ended?)))
+    }
+
     /// What was counted of each class of streams, and the bytes that its streams hold for sending now.
     pub fn classes(&self) -> impl Iterator<Item = (u8, ClassCounters, usize)> + '_ {
         let mut queued = [0; classes::ALL];

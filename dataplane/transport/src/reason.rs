@@ -1,6 +1,6 @@
 //! Why packets are dropped, and how often.
 
-use crate::classes::Classes;
+use crate::{classes::Classes, close::CloseReason};
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
@@ -152,6 +152,8 @@ pub struct NodeCounters {
     pub established_by_pattern: [u64; 3],
     /// Sessions that became established with ML-KEM-768 mixed into their keys.
     pub established_hybrid: u64,
+    /// Sessions that ended, by the place of the reason in [`CloseReason::ALL`]; attempts among them.
+    pub closed: [u64; CloseReason::ALL.len()],
     /// Cookies sent under load.
     pub cookies_sent: u64,
     /// Handshake messages given up because too many waited to be sent.
@@ -185,6 +187,7 @@ impl Default for NodeCounters {
             refusals_received: 0,
             established_by_pattern: [0; 3],
             established_hybrid: 0,
+            closed: [0; CloseReason::ALL.len()],
             cookies_sent: 0,
             outbox_full: 0,
             resets_sent: 0,

@@ -12,7 +12,7 @@ use crate::{
     tags::TagsStatus,
 };
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 use virga_discovery::Origin;
 use virga_nat::Way;
 
@@ -40,6 +40,9 @@ pub struct PeerStatus {
     pub over: Option<String>,
     /// How far the session with it is; none: there is none.
     pub session: Option<String>,
+    /// Where there is none: why the last one ended, or the last attempt at one.
+    #[serde(default)]
+    pub ended: Option<String>,
     /// Smoothed round trip of that.
     pub rtt_us: Option<u64>,
     /// Packets of a million that are lost on the way to it: of a neighbour's link of late, by its word; of others' session
@@ -60,11 +63,14 @@ pub struct PeerStatus {
     pub member_s: u64,
 }
 
+/// Why the last session with a peer ended, by its id in hex.
+type Ended = BTreeMap<String, String>;
+
 /// All peers; `ways` says where packets to each go now.
 pub(super) fn of(
     (config, (carried, crossing)): (&Config, (&Shown, &Crossing)),
     ways: &[Option<SocketAddr>],
-    (forwarding, sessions): (&ForwardingStatus, &[SessionStatus]),
+    (forwarding, sessions, ended): (&ForwardingStatus, &[SessionStatus], &Ended),
     discovery: &DiscoveryStatus,
 ) -> Vec<PeerStatus> {
     let peers = config.peers.iter().zip(ways);
@@ -89,6 +95,10 @@ pub(super) fn of(
             transport_why: by.map(|(_, why)| why),
             over: next.filter(|next| *next != peer.name).map(str::to_owned),
             session: session.map(|s| s.state.clone()),
+            ended: match session {
+                Some(_) => None,
+                None => ended.get(&id).cloned(),
+            },
             rtt_us: session.and_then(|s| s.rtt_us),
             lost_ppm: match link.map(|link| &link.keepalive) {
                 Some(found) if found.state != "off" => found.lost_ppm.map(u64::from),

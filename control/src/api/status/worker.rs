@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::SocketAddr};
 use virga_ebpf::header::NodeId;
 use virga_transport::{
-    Node, Pattern,
+    CloseReason, Node, Pattern,
     io::counters::IoCounters,
     worker::{Parts, Times, TimesSummary, WorkerTimes},
 };
@@ -116,6 +116,12 @@ pub struct TransportStatus {
     pub established_hybrid: u64,
     /// Peers that there is no session with, because the two ends' policies contradict each other.
     pub conflicts: Vec<ConflictStatus>,
+    /// Sessions that ended and attempts at one, by reason.
+    #[serde(default)]
+    pub closed_by_reason: BTreeMap<String, u64>,
+    /// Peers that there is no session with, by id in hex, and why the last one ended.
+    #[serde(default)]
+    pub ended: BTreeMap<String, String>,
     /// Cookies sent.
     pub cookies_sent: u64,
     /// Resets sent.
@@ -348,6 +354,16 @@ fn transport(
             .collect(),
         established_hybrid: counters.established_hybrid,
         conflicts: conflicts(&parts.node),
+        closed_by_reason: CloseReason::ALL
+            .iter()
+            .zip(counters.closed)
+            .map(|(reason, count)| (reason.name().to_owned(), count))
+            .collect(),
+        ended: parts
+            .node
+            .ended()
+            .map(|(peer, reason)| (peer.to_string(), reason.to_string()))
+            .collect(),
         cookies_sent: counters.cookies_sent,
         resets_sent: counters.resets_sent,
         resets_received: counters.resets_received,
@@ -495,6 +511,8 @@ impl TransportStatus {
         }
         self.established_hybrid += other.established_hybrid;
         self.conflicts.extend(other.conflicts.iter().cloned());
+        add_counts(&mut self.closed_by_reason, &other.closed_by_reason);
+        self.ended.extend(other.ended.clone());
         self.cookies_sent += other.cookies_sent;
         self.resets_sent += other.resets_sent;
         self.resets_received += other.resets_received;

@@ -422,6 +422,17 @@ pub(super) const SERIES: &[Series] = &[
         |status, rows| rows.put([], status.transport.established_hybrid),
     ),
     Series::counter(
+        "virga_sessions_closed_total",
+        "sessions",
+        &["reason"],
+        "Sessions that ended, and attempts at one, by reason: `violation` is a peer that broke the protocol.",
+        |status, rows| {
+            for (reason, &count) in &status.transport.closed_by_reason {
+                rows.put([reason.as_str()], count);
+            }
+        },
+    ),
+    Series::counter(
         "virga_handshake_cookies_sent_total",
         "handshakes",
         &[],

@@ -4,7 +4,7 @@
 use super::{Attempt, Node, completions::Completion};
 use crate::{
     cookie::{Admission, Age},
-    event::{CloseReason, Event},
+    event::CloseReason,
     handshake::{
         Agreed, Answer, Awaiting, Kind, Message, RESET_BYTES, Refused, build, made_ns, parse,
         respond,
@@ -14,7 +14,7 @@ use crate::{
     limits::{HALF_OPEN_PER_PEER_MAX, OUTBOX_MAX},
     policy::Pattern,
     reason::DropReason,
-    session::{Ends, Queued, Session},
+    session::{Ends, Session},
 };
 use std::{
     collections::BTreeMap,
@@ -363,11 +363,7 @@ impl Node {
         if let Some(known) = self.peers.get_mut(&peer) {
             known.live = None;
         }
-        let event = Event::Closed {
-            peer,
-            reason: CloseReason::Reset,
-        };
-        self.events.push_back(Queued::new(id, event));
+        self.tell_closed(id, peer, CloseReason::Reset);
         if matches!(
             self.peers.get(&peer).map(|p| &p.attempt),
             Some(Attempt::None)

@@ -53,6 +53,8 @@ pub(super) struct Peer {
     pub(super) policy: HandshakePolicy,
     /// Why there is no session, as its owner was told.
     pub(super) conflict: Option<Conflict>,
+    /// Why the last session with it ended, or the last attempt at one.
+    pub(super) ended: Option<CloseReason>,
     /// Those that may prove themselves there, and what headers call them; never empty.
     pub(super) entities: Vec<(OriginHash, [u8; 32])>,
     /// The established session.
@@ -73,6 +75,7 @@ impl Peer {
             node_key: config.node_key.known(),
             policy: config.handshake.unwrap_or(policy),
             conflict: None,
+            ended: None,
             entities: vec![(hash::origin_hash(&config.entity_key), config.entity_key)],
             live: None,
             attempt: Attempt::None,
@@ -501,11 +504,7 @@ impl Node {
             let superseded = CloseReason::Superseded;
             self.with_session(now_ns, old, |session, ctx| session.close(ctx, superseded));
             self.settle(now_ns, old, self.events.len());
-            let event = Event::Closed {
-                peer: ends.peer,
-                reason: superseded,
-            };
-            self.events.push_back(Queued::new(old, event));
+            self.tell_closed(old, ends.peer, superseded);
         }
         let event = Event::Connected {
             peer: ends.peer,
@@ -526,6 +525,16 @@ impl Node {
         if let Some(Some(peer)) = built {
             self.post_again(peer, bytes);
         }
+    }
+
+    /// Tells the owner, counts, and remembers it for who asks why there is no session.
+    pub(super) fn tell_closed(&mut self, id: SessionId, peer: NodeId, reason: CloseReason) {
+        self.counters.closed[reason as usize] += 1;
+        if let Some(known) = self.peers.get_mut(&peer) {
+            known.ended = Some(reason);
+        }
+        let event = Event::Closed { peer, reason };
+        self.events.push_back(Queued::new(id, event));
     }
 
     /// A session ended: its owner is told if it ever knew of it, and a wanted one is tried again.
@@ -557,8 +566,7 @@ impl Node {
             self.on_link_session(now_ns, (peer, None));
         }
         if was_live || was_attempt {
-            let event = Event::Closed { peer, reason };
-            self.events.push_back(Queued::new(id, event));
+            self.tell_closed(id, peer, reason);
             if matches!(
                 self.peers.get(&peer).map(|p| &p.attempt),
                 Some(Attempt::None)

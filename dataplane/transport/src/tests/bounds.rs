@@ -371,6 +371,8 @@ fn unordered_streams_share_the_session_s_grant() {
     }
     sim.run(SECOND);
     assert_eq!(sim.closed(1), [CloseReason::Violation]);
+    let closed = sim.nodes[1].counters().closed;
+    assert_eq!(closed[CloseReason::Violation as usize], 1);
 }
 
 /// Who grants more than there is gets no more than the windows and queues here allow; what it takes back
