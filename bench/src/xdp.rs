@@ -208,13 +208,13 @@ impl Bench {
         Ok(result.duration.as_secs_f64() * 1e9)
     }
 
-    /// Nanoseconds of our program; every run must have ended as the case says.
-    fn run_ours(&mut self, case: &Case) -> Result<f64, Skip> {
+    /// Nanoseconds of a program of ours; every run must have ended as the case says.
+    fn run_ours(&mut self, case: &Case, program: &'static str) -> Result<f64, Skip> {
         if case.uses_something_up() {
-            self.run(case, FORWARD, case.action)?;
+            self.run(case, program, case.action)?;
         }
         let before = self.maps.counters().map_err(failed)?;
-        let nanoseconds = self.run(case, FORWARD, case.action)?;
+        let nanoseconds = self.run(case, program, case.action)?;
         let after = self.maps.counters().map_err(failed)?;
         let place = case.counter as usize;
         let counted = after[place].packets - before[place].packets;
@@ -262,7 +262,7 @@ fn on_this_cpu(rounds: u32) -> Result<Vec<Entry>, Skip> {
                 // What makes a frame's link tag is no part of what is measured.
                 let is_plain = case.vary.tagged == 0;
                 let null = bench.run(if is_plain { &bare } else { case }, NULL, PASS)?;
-                figures.push(bench.run_ours(case)? - null);
+                figures.push(bench.run_ours(case, FORWARD)? - null);
                 if is_plain {
                     nulls.push(null);
                 }

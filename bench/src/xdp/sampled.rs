@@ -48,8 +48,8 @@ pub(super) fn measure(bench: &mut Bench, all: &[Case], rounds: u32) -> Result<Ve
         let (mut off, mut on) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
             let null = bench.run(&bare, NULL, PASS)?;
-            off.push(bench.run(case, FORWARD, case.action)? - null);
-            on.push(bench.run(case, SAMPLE, case.action)? - null);
+            off.push(bench.run_ours(case, FORWARD)? - null);
+            on.push(bench.run_ours(case, SAMPLE)? - null);
         }
         bench.samples.begin(&Order::default()).map_err(failed)?;
         let entry = Entry::new(name, "ns above null", median(&on)).spread(&on);
