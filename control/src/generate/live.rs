@@ -76,7 +76,7 @@ pub enum LiveError {
     },
     #[error(
         "{0} takes no redirected frames now: a veth takes them when its other end runs a native program \
-         (`virga sink` is one) or has GRO on, some cards while they run a program; see `virga doctor {0}`"
+         (`virga sink` is one) or has GRO on, some cards while they run a program; see `virga doctor --interface {0}`"
     )]
     NoTarget(String),
     #[error("the capture holds no frames: there is nothing to send")]
