@@ -561,8 +561,13 @@ fn write_logs(out: &mut impl Write, logs: &[LogStatus]) -> io::Result<()> {
         let problem = problem.map_or_else(String::new, |problem| format!("; {problem}"));
         let compaction = log.compaction_problem.as_ref();
         let compaction = compaction.map_or_else(String::new, |why| format!("; compaction: {why}"));
+        let gaps = log.gaps.iter().map(|(why, count)| {
+            let words = format!("times gone on without events that later ones follow ({why})");
+            some(*count, &words)
+        });
+        let gaps: String = gaps.collect();
         format!(
-            "  {} ({}{replicas}): events {}..{}{}{}{}{}{}{compaction}{problem}",
+            "  {} ({}{replicas}): events {}..{}{}{}{}{}{}{}{gaps}{compaction}{problem}",
             log.channel,
             log.durability,
             log.first,
@@ -575,6 +580,7 @@ fn write_logs(out: &mut impl Write, logs: &[LogStatus]) -> io::Result<()> {
                 "batches that contradict what their entity signed before"
             ),
             some(log.interrupted, "times let go, as it was too slow"),
+            some(log.repaired, "got from another node's log"),
         )
     });
     write_lines(out, "logs", lines)

@@ -287,7 +287,7 @@ async fn serve(
     let crossing = Crossing::run(crossed, by);
     let crossing = crossing.map_err(system("begin to look for ways through NATs"))?;
     let logs = logs
-        .run(&dispatch, &signing, &replicas)
+        .run(&dispatch, &signing, (&replicas, &reading))
         .map_err(system("start the logs' thread"))?;
     let parted = Parted {
         registry: registry.clone(),

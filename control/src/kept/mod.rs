@@ -4,6 +4,7 @@
 //! - [`writer`]: the thread that owns the logs: whatever came for all of them during a sync shares the next.
 //! - [`replicated`]: logs that are on several nodes: this node's replica of each.
 //! - `compaction`: a thread beside it, which takes events out of segments that are full.
+//! - [`ancestors`]: events that came before what they follow wait, while those are asked for at other nodes.
 //! - [`follow`]: a reader that goes on where the log goes on, without asking again and again.
 //!
 //! A log that does not get its events to disk holds up reliable channels as any slow subscriber does, and
@@ -12,6 +13,7 @@
 //! kept with it. A log that is on several nodes is no subscriber: publishers submit to the one that leads, and what most
 //! replicas have is read. After a failed write or sync it takes no more until the node is started again.
 
+pub mod ancestors;
 mod compaction;
 pub mod follow;
 pub mod replicated;
@@ -21,6 +23,7 @@ use crate::{
     channel::Pattern,
     config::{ChannelConfig, Config},
     dispatch::{Dispatch, NoSubscription},
+    reading::Reading,
     replicas::Replicas,
     signing::Signing,
 };
@@ -35,10 +38,11 @@ use virga_state::{
     Cursor, Durability, LogName, NameError, OpenError, Options, Reader,
     compact::Rules,
     format::LogId,
+    history::{self, Looked, Wanted},
     io::open::{self, OpenLog},
     replica::NoGroup,
 };
-use virga_transport::ChannelName;
+use virga_transport::{ChannelName, Mode};
 use writer::{Input, Writer};
 
 /// Batches on their way to the logs; what is beyond them waits in each log's queue.
@@ -49,6 +53,8 @@ const INPUT_EVENTS_MAX: usize = 512;
 const INPUT_BYTES_MAX: u32 = 16 * 1024 * 1024;
 /// What an event costs beside its payload.
 const EVENT_BYTES: usize = 128;
+/// How many look through logs for other nodes at a time: each reads up to [`virga_state::limits::LOOK_BYTES`].
+const LOOKS_MAX: usize = 4;
 /// How long a log waits before it subscribes again.
 const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(1);
 /// How long writing out may take when the node stops.
@@ -121,6 +127,12 @@ pub struct LogStatus {
     pub refused: u64,
     /// Batches whose entity had signed something that contradicts them.
     pub forks: u64,
+    /// Events that it got from another node's log, since later ones follow them.
+    #[serde(default)]
+    pub repaired: u64,
+    /// How often it went on without events that later ones follow, by why: see [`ancestors::Unfound`].
+    #[serde(default)]
+    pub gaps: BTreeMap<String, u64>,
     /// How often the channel went on without the log.
     pub interrupted: u64,
     /// Events that compaction has taken since the node was started.
@@ -156,6 +168,8 @@ struct Known {
 pub struct Kept {
     folder: Arc<PathBuf>,
     logs: Arc<BTreeMap<ChannelName, Known>>,
+    /// Who looks through a log for another node.
+    looks: Arc<Semaphore>,
 }
 
 /// The logs, open, while nothing comes yet.
@@ -168,6 +182,8 @@ pub struct Opened {
     seats: Vec<Option<Seat>>,
     /// How each is compacted.
     rules: Vec<Option<Rules>>,
+    /// The channel of each whose events are signed.
+    signed: Vec<Option<ChannelName>>,
     states: Vec<watch::Sender<LogStatus>>,
 }
 
@@ -228,6 +244,36 @@ impl Kept {
         let follower = Follower::new(channel.clone(), reader, state.clone());
         Ok(Some(follower))
     }
+
+    /// Looks through a channel's log for batches of a feed, a part of it at a time, and with no more than
+    /// [`LOOKS_MAX`] others.
+    ///
+    /// # Errors
+    /// See [`KeptError`]; none where the channel is not kept.
+    pub(crate) async fn look(
+        &self,
+        channel: &ChannelName,
+        cursor: Cursor,
+        wanted: Wanted,
+    ) -> Result<Option<Looked>, KeptError> {
+        let (Some(known), Ok(_place)) = (self.logs.get(channel), self.looks.acquire().await) else {
+            return Ok(None);
+        };
+        let (folder, name) = (Arc::clone(&self.folder), log_name(channel)?);
+        // Files may have more than can be read yet.
+        let limit = known.state.borrow().readable;
+        let looking = tokio::task::spawn_blocking(move || {
+            let disk = open::read(&folder, &name)?;
+            history::look(&disk, &name, (cursor, limit), wanted)
+        });
+        let failed = |source| KeptError::Open {
+            channel: channel.clone(),
+            folder: self.folder.to_path_buf(),
+            source,
+        };
+        let looked = looking.await.ok();
+        looked.transpose().map_err(failed)
+    }
 }
 
 impl Opened {
@@ -242,6 +288,7 @@ impl Opened {
             logs: Vec::new(),
             seats: Vec::new(),
             rules: Vec::new(),
+            signed: Vec::new(),
             states: Vec::new(),
         };
         let kept = config.channels.iter();
@@ -256,6 +303,8 @@ impl Opened {
             opened.logs.push(log);
             opened.seats.push(seat);
             opened.rules.push(keeping.compaction.clone());
+            let is_signed = channel.mode == Mode::Signed;
+            opened.signed.push(is_signed.then(|| channel.name.clone()));
         }
         Ok(opened)
     }
@@ -268,7 +317,7 @@ impl Opened {
         self,
         dispatch: &Dispatch,
         signing: &Signing,
-        replicas: &Replicas,
+        (replicas, reading): (&Replicas, &Reading),
     ) -> io::Result<Running> {
         let (to, inputs) = mpsc::channel(INPUTS_MAX);
         let mut known = BTreeMap::new();
@@ -291,15 +340,17 @@ impl Opened {
             true => None,
             false => Some(Writer::start(
                 (self.logs, self.seats, self.states),
+                self.signed,
                 signing.clone(),
-                (replicas.clone(), dispatch.clone()),
-                Compaction::new(self.rules, to.downgrade()),
+                (replicas.clone(), dispatch.clone(), reading.clone()),
+                (Compaction::new(self.rules, to.downgrade()), to.downgrade()),
                 inputs,
             )?),
         };
         let kept = Kept {
             folder: Arc::new(self.folder),
             logs: Arc::new(known),
+            looks: Arc::new(Semaphore::new(LOOKS_MAX)),
         };
         let inputs = writer.is_some().then_some(to);
         Ok(Running {
@@ -380,6 +431,10 @@ fn describe(log: &OpenLog, channel: &ChannelConfig) -> LogStatus {
         lost: 0,
         refused: 0,
         forks: 0,
+        repaired: 0,
+        gaps: ancestors::Unfound::ALL
+            .map(|why| (why.name().to_owned(), 0))
+            .into(),
         compacted_events: 0,
         compacted_bytes: 0,
         compaction_problem: None,

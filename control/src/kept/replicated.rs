@@ -17,7 +17,7 @@ use virga_state::{
     io::{clock, folder::Folder, open::OpenLog},
     replica::{Acks, Event, Group as Members, Replica, Role, Store, log_id, message::Message},
 };
-use virga_transport::{ChannelName, Mode};
+use virga_transport::ChannelName;
 
 /// Submissions of one log that wait until enough replicas have them.
 const PENDING_MAX: usize = 4_096;
@@ -119,7 +119,6 @@ pub(super) struct Seat {
     replica: Replica<Folder>,
     channel: ChannelName,
     group: Group,
-    is_signed: bool,
     /// What is to be answered.
     pending: Vec<Pending>,
     submissions: u64,
@@ -152,9 +151,6 @@ impl Seat {
             channel: replicated.channel.clone(),
             source: virga_state::replica::NoGroup::Stranger,
         })?;
-        let channel = config.channels.iter();
-        let mut channel = channel.filter(|channel| channel.name == replicated.channel);
-        let is_signed = channel.any(|channel| channel.mode == Mode::Signed);
         let findings: Vec<Finding> = open.findings.clone();
         let mut store = Store {
             log: &mut open.log,
@@ -172,7 +168,6 @@ impl Seat {
             replica: replica.map_err(failed)?,
             channel: replicated.channel.clone(),
             group,
-            is_signed,
             pending: Vec::new(),
             submissions: 0,
             cut_events: 0,
@@ -183,11 +178,6 @@ impl Seat {
 
     pub(super) const fn channel(&self) -> &ChannelName {
         &self.channel
-    }
-
-    /// Whether what is appended comes in signed batches.
-    pub(super) const fn is_signed(&self) -> bool {
-        self.is_signed
     }
 
     pub(super) const fn group(&self) -> &Group {

@@ -1,14 +1,17 @@
-//! The thread that owns the logs.
+//! The thread that owns the logs; [`append`] is what it does with what comes.
+
+mod append;
 
 use super::{
     LogStatus,
+    ancestors::{Ancestors, Unfound},
     compaction::{Answer as Put, Compaction},
     replicated::{Drop, Seat},
 };
 use crate::{
-    channel::{Delivery, Signature},
+    channel::Delivery,
     dispatch::Dispatch,
-    hex,
+    reading::Reading,
     replicas::{
         Heard, Replicas,
         wire::{Answer, Assembly, Kind, Submission},
@@ -28,13 +31,12 @@ use std::{
 };
 use tokio::{
     runtime::Handle,
-    sync::{OwnedSemaphorePermit, mpsc, watch},
+    sync::{OwnedSemaphorePermit, mpsc, oneshot, watch},
 };
-use virga_ebpf::{hash::origin_hash, header::NodeId};
+use virga_ebpf::header::NodeId;
 use virga_state::{
-    AppendError, Link,
-    batch::BatchError,
-    bundle,
+    AppendError,
+    batch::FeedId,
     compact::{self, CompactError, Outcome, Rewritten},
     io::{
         clock,
@@ -42,14 +44,13 @@ use virga_state::{
         open::OpenLog,
     },
 };
+use virga_transport::ChannelName;
 
 /// Inputs that are taken together.
 const TOGETHER_MAX: usize = 64;
 /// How often it is looked whether anything is due while nothing comes: retention by age, a disk that was
 /// full.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// How long it is waited while a log takes nothing.
-const RETRY: Duration = Duration::from_millis(50);
 
 /// What comes to a log.
 pub(super) enum Input {
@@ -70,6 +71,28 @@ pub(super) enum Input {
         rewritten: Rewritten,
         /// Who waits for it.
         answer: Put,
+    },
+    /// Batches of a feed that were missing.
+    Fetched {
+        /// Which log.
+        log: usize,
+        /// Which feed.
+        feed: FeedId,
+        /// In order.
+        messages: Vec<Bytes>,
+        /// Told when the log has them.
+        done: oneshot::Sender<()>,
+    },
+    /// Nobody looks for what is missing any more.
+    Searched {
+        /// Which log.
+        log: usize,
+        /// Which feed.
+        feed: FeedId,
+        /// Which gap.
+        number: u64,
+        /// Whether all came.
+        found: Result<(), Unfound>,
     },
     /// The channel went on without it.
     Interrupted {
@@ -95,16 +118,14 @@ impl Writer {
     /// Starts it; it ends when all senders of `inputs` are gone. Within a runtime.
     pub(super) fn start(
         (logs, seats, states): Logs,
+        signed: Vec<Option<ChannelName>>,
         signing: Signing,
-        (replicas, dispatch): (Replicas, Dispatch),
-        compaction: Compaction,
+        (replicas, dispatch, reading): (Replicas, Dispatch, Reading),
+        (compaction, to): (Compaction, mpsc::WeakSender<Input>),
         inputs: mpsc::Receiver<Input>,
     ) -> io::Result<Self> {
         let (runtime, is_late) = (Handle::current(), Arc::new(AtomicBool::new(false)));
-        let is_signed = seats
-            .iter()
-            .map(|seat| seat.as_ref().is_some_and(Seat::is_signed));
-        let is_signed = is_signed.collect();
+        let around = (dispatch.clone(), reading);
         let mut thread = Thread {
             logs,
             seats,
@@ -113,7 +134,8 @@ impl Writer {
             replicas,
             dispatch,
             begun: BTreeMap::new(),
-            is_signed,
+            signed,
+            ancestors: Ancestors::new(around, to, runtime.clone()),
             compaction,
             driver: Driver::open(Way::Auto),
             is_late: Arc::clone(&is_late),
@@ -167,8 +189,8 @@ fn tell_of_pass(state: &mut LogStatus, outcome: Result<Outcome, CompactError>) {
 struct Thread {
     logs: Vec<OpenLog>,
     seats: Vec<Option<Seat>>,
-    /// Whether events are signed, of each.
-    is_signed: Vec<bool>,
+    /// The channel of each whose events are signed.
+    signed: Vec<Option<ChannelName>>,
     states: Vec<watch::Sender<LogStatus>>,
     /// Is told of what is kept.
     signing: Signing,
@@ -176,6 +198,8 @@ struct Thread {
     dispatch: Dispatch,
     /// Of each peer, the message that is not whole.
     begun: BTreeMap<NodeId, Assembly>,
+    /// What waits for events that are missing, in the logs that are on this node alone.
+    ancestors: Ancestors,
     compaction: Compaction,
     driver: Driver,
     /// What a log does not take now is given up.
@@ -186,6 +210,7 @@ impl Thread {
     fn run(&mut self, runtime: &Handle, mut inputs: mpsc::Receiver<Input>) {
         let mut taken = Vec::with_capacity(TOGETHER_MAX);
         self.settle();
+        self.look_back();
         loop {
             if !runtime.block_on(self.wait(&mut inputs, &mut taken)) {
                 break;
@@ -208,6 +233,24 @@ impl Thread {
                         // One that waits no more has ended.
                         let _gone = answer.send(self.put(log, &rewritten));
                     }
+                    Input::Fetched {
+                        log,
+                        feed,
+                        messages,
+                        done,
+                    } => {
+                        self.fetched(log, feed, &messages);
+                        // One that waits no more has ended.
+                        let _gone = done.send(());
+                    }
+                    Input::Searched {
+                        log,
+                        feed,
+                        number,
+                        found,
+                    } => {
+                        self.searched(log, (feed, number), found);
+                    }
                     Input::Interrupted { log } => {
                         self.states[log].send_modify(|state| state.interrupted += 1);
                     }
@@ -221,6 +264,9 @@ impl Thread {
         }
         drop(inputs);
         self.compaction.stop();
+        while let Some((log, feed)) = self.ancestors.any() {
+            self.append_waiting(log, feed);
+        }
         for (open, state) in self.logs.drain(..).zip(&self.states) {
             let channel = state.borrow().channel.clone();
             if let Err(error) = open.close() {
@@ -351,7 +397,7 @@ impl Thread {
     ) -> Result<(), Answer> {
         loop {
             let refused = self.states[log].borrow().refused;
-            let appended = match self.is_signed[log] {
+            let appended = match self.signed[log].is_some() {
                 true => self.append_signed(log, &event),
                 false => self.append_one(log, &entity, &event),
             };
@@ -367,94 +413,6 @@ impl Thread {
                 Err(error) => return Err(Answer::Refused(error.to_string())),
             }
         }
-    }
-
-    fn append(&mut self, log: usize, deliveries: &[Delivery]) {
-        for (at, delivery) in deliveries.iter().enumerate() {
-            loop {
-                let appended = match &delivery.signature {
-                    // It comes with the batch's last event, all at once.
-                    Signature::Later => break,
-                    Signature::Here(message) => self.append_signed(log, message),
-                    Signature::None => self.append_one(log, &delivery.entity, &delivery.payload),
-                };
-                match appended {
-                    Ok(()) => break,
-                    Err(AppendError::Full | AppendError::DiskFull)
-                        if !self.is_late.load(Ordering::Acquire) =>
-                    {
-                        self.settle();
-                        if self.logs[log].log.is_disk_full() {
-                            std::thread::sleep(RETRY);
-                        }
-                    }
-                    Err(error) => {
-                        let lost = deliveries.len() - at;
-                        return self.lose(log, lost, &error);
-                    }
-                }
-            }
-        }
-    }
-
-    /// An event without a link of its own: the log says whose it is.
-    fn append_one(
-        &mut self,
-        log: usize,
-        entity: &[u8; 32],
-        payload: &[u8],
-    ) -> Result<(), AppendError> {
-        let link = Link {
-            entity: origin_hash(entity),
-            observed: 0,
-            parent: 0,
-        };
-        let log = &mut self.logs[log].log;
-        let appended = log.append(clock::now_unix_ns(), &link, payload);
-        appended.map(|_offset| ())
-    }
-
-    /// The events of a batch; what is not as it was signed is refused, and that is no failure of the log.
-    fn append_signed(&mut self, log: usize, message: &[u8]) -> Result<(), AppendError> {
-        let (batch, payloads) = match bundle::parse(message) {
-            Ok(parsed) => parsed,
-            Err(error) => {
-                self.refuse(log, 1, &error);
-                return Ok(());
-            }
-        };
-        let payloads: Vec<&[u8]> = payloads.into_iter().map(|range| &message[range]).collect();
-        let open = &mut self.logs[log].log;
-        let verified = match open.append_signed(clock::now_unix_ns(), &batch, &payloads) {
-            Ok((_offset, verified)) => verified,
-            Err(AppendError::Signature(error)) => {
-                self.refuse(log, payloads.len(), &error);
-                return Ok(());
-            }
-            Err(error) => return Err(error),
-        };
-        if let Some(fork) = self.signing.observe(&verified) {
-            let (entity, from) = (hex::encode(&fork.one.statement.entity), fork.from());
-            self.states[log].send_modify(|state| {
-                tracing::error!(channel = %state.channel, %entity, from, "an entity signed two things that contradict each other; `virga log verify` has the proof");
-                state.forks += 1;
-            });
-        }
-        Ok(())
-    }
-
-    fn refuse(&self, log: usize, events: usize, error: &BatchError) {
-        self.states[log].send_modify(|state| {
-            tracing::warn!(channel = %state.channel, events, %error, "not kept: not as they were signed");
-            state.refused += events as u64;
-        });
-    }
-
-    fn lose(&mut self, log: usize, lost: usize, error: &AppendError) {
-        self.states[log].send_modify(|state| {
-            tracing::error!(channel = %state.channel, lost, %error, "events are not in the log");
-            state.lost += u64::try_from(lost).unwrap_or(u64::MAX);
-        });
     }
 
     /// Does all that is to be done now, and tells of it.

@@ -83,6 +83,8 @@ mod tests {
             interrupted: 0,
             refused: 0,
             forks: 0,
+            repaired: 0,
+            gaps: std::collections::BTreeMap::new(),
             compacted_events: 0,
             compacted_bytes: 0,
             compaction_problem: None,

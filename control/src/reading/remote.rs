@@ -7,7 +7,7 @@ use super::{
 use crate::{
     api::frames::{Frames, LogOpened, ReplayFrame},
     config::Config,
-    dispatch::{Dispatch, NoSubscription, Reached},
+    dispatch::{Dispatch, Ended, NoSubscription, Reached},
     replicas::wire::{Kind, split},
 };
 use bytes::{Bytes, BytesMut};
@@ -69,13 +69,52 @@ pub struct Remote {
 }
 
 /// A node that is asked.
-struct Keeper {
+pub(crate) struct Keeper {
     dispatch: Dispatch,
+    reading: Reading,
     node: NodeId,
     channel: ChannelName,
     reader: u64,
     /// There is a session with it for as long.
     _reached: Reached,
+}
+
+impl Keeper {
+    /// Has a session with a node, to ask it about a channel's log.
+    ///
+    /// # Errors
+    /// [`Ended`].
+    pub(crate) async fn reach(
+        (dispatch, reading): (&Dispatch, &Reading),
+        node: NodeId,
+        channel: &ChannelName,
+    ) -> Result<Self, Ended> {
+        Ok(Self {
+            dispatch: dispatch.clone(),
+            reading: reading.clone(),
+            node,
+            channel: channel.clone(),
+            reader: reading.next_number(),
+            _reached: dispatch.reach(node).await?,
+        })
+    }
+
+    /// Waits for what it answers.
+    pub(crate) async fn ask(&self, want: Want, log: Option<LogId>, cursor: Cursor) -> Outcome {
+        let mut question = self.reading.ask(self.node, &self.channel);
+        let ask = Ask {
+            want,
+            reader: self.reader,
+            log,
+            cursor,
+        };
+        let parts = split(Kind::Read, &self.channel, question.number, &ask.encode());
+        match self.dispatch.say_reading(self.node, parts).await {
+            // Somebody answers it, or the session ends.
+            Ok(Sent::Taken) => (&mut question.outcome).await.unwrap_or(Outcome::Lost),
+            Ok(Sent::NoRoom(_) | Sent::NoSession | Sent::Refused(..)) | Err(_) => Outcome::Lost,
+        }
+    }
 }
 
 impl Drop for Keeper {
@@ -161,17 +200,12 @@ impl Remote {
 
     /// Asks a node to open its log until it answers.
     async fn look(&self, node: NodeId) -> Result<Looked, NoLog> {
-        let reached = self.dispatch.reach(node).await;
-        let keeper = Keeper {
-            dispatch: self.dispatch.clone(),
-            node,
-            channel: self.channel.clone(),
-            reader: self.reading.next_number(),
-            _reached: reached.map_err(NoSubscription::from)?,
-        };
+        let around = (&self.dispatch, &self.reading);
+        let keeper = Keeper::reach(around, node, &self.channel).await;
+        let keeper = keeper.map_err(NoSubscription::from)?;
         let (mut pause, mut full) = (AGAIN, 0);
         loop {
-            match self.ask(&keeper, Want::Open).await {
+            match keeper.ask(Want::Open, self.log, self.cursor).await {
                 Outcome::Given(Given::Events { log, next, .. }) => {
                     return Ok(Looked::Opened(Box::new(keeper), log, next));
                 }
@@ -190,22 +224,6 @@ impl Remote {
             pause = (pause * 2).min(AGAIN_MAX);
             // The right to it may have ended meanwhile, or the node be about to.
             self.dispatch.keepers(&self.channel).await?;
-        }
-    }
-
-    async fn ask(&self, keeper: &Keeper, want: Want) -> Outcome {
-        let mut question = self.reading.ask(keeper.node, &self.channel);
-        let ask = Ask {
-            want,
-            reader: keeper.reader,
-            log: self.log,
-            cursor: self.cursor,
-        };
-        let parts = split(Kind::Read, &self.channel, question.number, &ask.encode());
-        match self.dispatch.say_reading(keeper.node, parts).await {
-            // Somebody answers it, or the session ends.
-            Ok(Sent::Taken) => (&mut question.outcome).await.unwrap_or(Outcome::Lost),
-            Ok(Sent::NoRoom(_) | Sent::NoSession | Sent::Refused(..)) | Err(_) => Outcome::Lost,
         }
     }
 
@@ -228,7 +246,7 @@ impl Remote {
                 LogOpened { channel, log, node }.write(&mut chunk);
                 return Ok(chunk.freeze());
             }
-            match self.ask(keeper, Want::Events).await {
+            match keeper.ask(Want::Events, self.log, self.cursor).await {
                 Outcome::Given(Given::Events {
                     log: of,
                     next,

@@ -2,7 +2,7 @@
 
 use super::{
     Heard, Reading, Sent,
-    wire::{Ask, Given, Refusal, Want},
+    wire::{Ask, Given, Refusal, Want, encode_batches},
 };
 use crate::{
     dispatch::Dispatch,
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use std::{collections::BTreeMap, time::Duration};
 use tokio::{sync::mpsc, time::timeout};
 use virga_ebpf::header::NodeId;
-use virga_state::{Cursor, format::LogId};
+use virga_state::{Cursor, format::LogId, history::Wanted};
 use virga_transport::ChannelName;
 
 /// Readers that one peer may have here.
@@ -194,6 +194,9 @@ impl Seat {
     /// Waits for events where it is asked for some. None: the node stops.
     async fn answer(&mut self, ask: &Ask) -> Option<Given> {
         let failed = |why: &str| Some(Given::Refused(Refusal::Failed, why.to_owned()));
+        if let Want::Batches(wanted) = ask.want {
+            return Some(self.look(ask.cursor, wanted).await);
+        }
         let (log, open) = match self.open(ask).await {
             Ok(opened) => opened,
             Err(refused) => return Some(refused),
@@ -218,6 +221,33 @@ impl Seat {
             open.at = Cursor::Offset(next);
         }
         Some(Given::Events { log, next, frames })
+    }
+
+    /// Looks for batches of a feed.
+    async fn look(&self, cursor: Cursor, wanted: Wanted) -> Given {
+        let refused = |refusal, words: &str| Given::Refused(refusal, words.to_owned());
+        let Some(log) = self.kept.id(&self.channel) else {
+            return refused(Refusal::NotKept, "it does not keep the channel");
+        };
+        let looked = match self.kept.look(&self.channel, cursor, wanted).await {
+            Ok(Some(looked)) => looked,
+            Ok(None) => return refused(Refusal::NotKept, "it does not keep the channel"),
+            Err(error) => {
+                // Its words are about this node's files.
+                tracing::warn!(channel = %self.channel, %error, "another node cannot look through the log");
+                return refused(Refusal::Failed, "it cannot look through its log");
+            }
+        };
+        match looked.next {
+            None if looked.messages.is_empty() => {
+                refused(Refusal::NoMore, "its log has no more of them")
+            }
+            next => Given::Events {
+                log,
+                next: next.unwrap_or(u64::MAX),
+                frames: encode_batches(&looked.messages).into(),
+            },
+        }
     }
 
     /// The log at the place that is asked for: as it was left, or anew.

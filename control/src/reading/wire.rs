@@ -1,21 +1,26 @@
 //! What is asked and given about a log that another node keeps, as messages in parts ([`crate::replicas::wire`]).
 //!
 //! ```text
-//! ask      version 1 | want 1 | reader 8 | log 16 | cursor 1 | value 8
+//! ask      version 1 | want 1 | reader 8 | log 16 | cursor 1 | value 8, where `want` is 3 also: feed 32 | after 8 | to 8
 //! events   version 1 | 0 1    | log 16 | next 8 | frames `kept` and `gap` (see `api::frames`)
+//! batches  version 1 | 0 1    | log 16 | next 8 | of each batch: bytes 4 | message (see `virga_state::bundle`)
 //! refusal  version 1 | code 1 | words
 //! ```
 //! Big-endian. `want` is 0 to open the log, which is answered at once by where its next event is, 1 for events, which
-//! is answered when there are some, and 2 to end. A reader's number is its own among those of its node. A log of zeros
-//! in a question is any; else the one with that id is meant and no other. `next` is where to go on.
+//! is answered when there are some, 2 to end, and 3 for signed batches of a feed, behind so many of its events and up to
+//! one, which is answered at once, by none where they have to be looked for further on. A reader's number is its own among
+//! those of its node. A log of zeros in a question is any; else the one with that id is meant and no other. `next` is where
+//! to go on.
 
 use bytes::Bytes;
-use virga_state::{Cursor, format::LogId};
+use virga_state::{Cursor, batch::FeedId, format::LogId, history::Wanted};
 
 /// First byte of every message.
 const VERSION: u8 = 1;
 /// Bytes of a question.
 pub const ASK_BYTES: usize = 35;
+/// Bytes of what says which batches are wanted.
+pub const WANTED_BYTES: usize = 48;
 /// Bytes of what is in front of the events of an answer.
 const GIVEN_HEAD_BYTES: usize = 26;
 /// Bytes of a refusal's words.
@@ -32,6 +37,19 @@ pub enum Want {
     Events,
     /// Nothing more.
     End,
+    /// Batches of a feed, with their signatures.
+    Batches(Wanted),
+}
+
+impl Want {
+    const fn code(self) -> u8 {
+        match self {
+            Self::Open => 0,
+            Self::Events => 1,
+            Self::End => 2,
+            Self::Batches(_) => 3,
+        }
+    }
 }
 
 /// A reader's question.
@@ -58,25 +76,31 @@ impl Ask {
             Cursor::After(offset) => (3, offset),
             Cursor::Time(ns) => (4, ns),
         };
-        let mut out = vec![VERSION, self.want as u8];
+        let mut out = vec![VERSION, self.want.code()];
         out.extend(self.reader.to_be_bytes());
         out.extend(self.log.unwrap_or(ANY_LOG));
         out.push(cursor);
         out.extend(u64::to_be_bytes(value));
+        if let Want::Batches(Wanted { feed, after, to }) = self.want {
+            out.extend(feed.0);
+            out.extend(after.to_be_bytes());
+            out.extend(to.to_be_bytes());
+        }
         out
     }
 
     /// Reads one; none where the bytes have not this form.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; ASK_BYTES] = bytes.try_into().ok()?;
+        let (bytes, wanted) = bytes.split_first_chunk::<ASK_BYTES>()?;
         let (&[VERSION, want], rest) = bytes.split_first_chunk()? else {
             return None;
         };
-        let want = match want {
-            0 => Want::Open,
-            1 => Want::Events,
-            2 => Want::End,
+        let want = match (want, wanted) {
+            (0, []) => Want::Open,
+            (1, []) => Want::Events,
+            (2, []) => Want::End,
+            (3, wanted) => Want::Batches(wanted_of(wanted)?),
             _ => return None,
         };
         let (reader, rest) = rest.split_first_chunk()?;
@@ -100,6 +124,16 @@ impl Ask {
     }
 }
 
+fn wanted_of(bytes: &[u8]) -> Option<Wanted> {
+    let (feed, rest) = bytes.split_first_chunk()?;
+    let (after, to) = rest.split_first_chunk()?;
+    Some(Wanted {
+        feed: FeedId(*feed),
+        after: u64::from_be_bytes(*after),
+        to: u64::from_be_bytes(to.try_into().ok()?),
+    })
+}
+
 /// Why nothing is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -113,16 +147,19 @@ pub enum Refusal {
     Full,
     /// The log cannot be read.
     Failed,
+    /// The log has no more of the batches.
+    NoMore,
 }
 
 impl Refusal {
     /// Every one there is, by code less one.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::NotKept,
         Self::OtherLog,
         Self::NoRight,
         Self::Full,
         Self::Failed,
+        Self::NoMore,
     ];
 }
 
@@ -200,6 +237,35 @@ impl Given {
     }
 }
 
+/// The bytes of batches.
+#[must_use]
+pub fn encode_batches(messages: &[Vec<u8>]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for message in messages {
+        // A message has what the transport carries at most.
+        let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+        out.extend(length.to_be_bytes());
+        out.extend(message);
+    }
+    out
+}
+
+/// Reads batches; none where the bytes have not this form. The messages are not looked at.
+#[must_use]
+pub fn parse_batches(frames: &Bytes) -> Option<Vec<Bytes>> {
+    let (mut messages, mut at) = (Vec::new(), 0);
+    while at < frames.len() {
+        let (length, rest) = frames.get(at..)?.split_first_chunk()?;
+        let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+        if length > rest.len() {
+            return None;
+        }
+        messages.push(frames.slice(at + 4..at + 4 + length));
+        at += 4 + length;
+    }
+    Some(messages)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,7 +279,12 @@ mod tests {
             Cursor::After(u64::MAX),
             Cursor::Time(1),
         ];
-        let wants = [Want::Open, Want::Events, Want::End];
+        let wanted = Wanted {
+            feed: FeedId([5; 32]),
+            after: 1,
+            to: u64::MAX,
+        };
+        let wants = [Want::Open, Want::Events, Want::End, Want::Batches(wanted)];
         let logs = [None, Some([3; 16])];
         let all = wants
             .into_iter()
@@ -235,6 +306,8 @@ mod tests {
             let bytes = ask.encode();
             assert_eq!(Ask::parse(&bytes), Some(ask));
             assert_eq!(Ask::parse(&bytes[1..]), None);
+            assert_eq!(Ask::parse(&bytes[..bytes.len() - 1]), None);
+            assert_eq!(Ask::parse(&[&bytes[..], b"x"].concat()), None);
         }
         let mut given = vec![Given::Events {
             log: [1; 16],
@@ -253,6 +326,18 @@ mod tests {
         assert_eq!(Given::parse(Bytes::from_static(&[2, 1])), None);
     }
 
+    #[test]
+    fn batches_are_read_as_they_are_written_and_no_cut_of_them_is() {
+        let messages = [b"one".to_vec(), Vec::new(), vec![3; 70_000]];
+        let frames = Bytes::from(encode_batches(&messages));
+        let read = parse_batches(&frames).unwrap();
+        assert_eq!(read, messages);
+        for end in [1, 3, 5, 10, frames.len() - 1] {
+            assert_eq!(parse_batches(&frames.slice(..end)), None, "{end}");
+        }
+        assert_eq!(parse_batches(&Bytes::new()), Some(Vec::new()));
+    }
+
     proptest! {
         #[test]
         fn whatever_is_read_is_written_the_same(bytes in prop::collection::vec(0..6_u8, 0..40)) {
@@ -265,7 +350,7 @@ mod tests {
         }
 
         #[test]
-        fn changed_questions_are_read_as_what_they_say(place in 0..ASK_BYTES, byte: u8, which in 0..30_usize) {
+        fn changed_questions_are_read_as_what_they_say(place in 0..ASK_BYTES, byte: u8, which in 0..40_usize) {
             let mut bytes = asks()[which].encode();
             bytes[place] = byte;
             if let Some(ask) = Ask::parse(&bytes) {

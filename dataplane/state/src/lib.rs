@@ -13,7 +13,7 @@
 //! - [`disk`]: what is asked of a disk; [`files`]: a log's actions on it.
 //! - [`recover`]: where a log goes on after a crash: the decision table.
 //! - [`catalog`]: what a folder holds; [`reader`]: events from any cursor on; [`verify`]: whether all of it
-//!   is as it was written.
+//!   is as it was written; [`history`]: where the feeds in it end, and one feed's batches for a log that lacks them.
 //! - [`replica`]: one log on several nodes: one leads, the others copy its batches as they are.
 //! - [`fold`]: live state out of logs.
 //! - [`io`]: folders, io_uring and its fallback, the clock.
@@ -34,6 +34,7 @@ pub mod files;
 pub mod fold;
 pub mod fork;
 pub mod format;
+pub mod history;
 #[allow(clippy::disallowed_methods)] // the one place that touches clock and files
 pub mod io;
 pub mod limits;

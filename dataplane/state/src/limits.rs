@@ -44,6 +44,8 @@ pub const CAUSAL_CLOCK_ENTRIES_MAX: usize = 2 << 20;
 pub const CAUSAL_PENDING_ENTRIES_MAX: usize = 32 << 10;
 /// Refused batches that an index of causes looks for forks in, at most some 600 bytes each.
 pub const CAUSAL_REFUSED_MAX: usize = 16 << 10;
+/// Bytes of a log that are gone through at a time for the events of one feed: one batch more may be.
+pub const LOOK_BYTES: u64 = 64 << 20;
 /// Bytes of a log's name.
 pub const NAME_BYTES_MAX: usize = 255;
 /// Segments of one log: their numbers have ten digits, and the largest has no successor.

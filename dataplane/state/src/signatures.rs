@@ -112,6 +112,12 @@ impl<'a> Content<'a> {
         self.blocks.iter().map(range).collect()
     }
 
+    /// Each signed batch that can be read, unchecked, with the offset of its first event.
+    pub(crate) fn batches(&self) -> impl Iterator<Item = (u64, Batch)> {
+        let blocks = self.blocks.iter();
+        blocks.filter_map(|block| Some((block.offset, Batch::parse(block.signed).ok()?)))
+    }
+
     /// The events of a range that are there.
     pub(crate) fn within(&self, range: &Range<u64>) -> &[Record<'a>] {
         let before = |end| self.records.partition_point(|record| record.offset < end);

@@ -6,5 +6,5 @@ mod damage;
 mod folder;
 pub(crate) mod forgetful;
 mod running;
-mod signed;
+pub(crate) mod signed;
 pub(crate) mod world;

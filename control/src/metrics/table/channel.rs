@@ -208,6 +208,26 @@ pub(super) const SERIES: &[Series] = &[
         |status, rows| each_log(status, rows, |log| log.forks.into()),
     ),
     Series::counter(
+        "virga_log_repaired_events_total",
+        "events",
+        &["channel"],
+        "Events that a channel's log got from another node's, since later ones follow them.",
+        |status, rows| each_log(status, rows, |log| log.repaired.into()),
+    ),
+    Series::counter(
+        "virga_log_gaps_total",
+        "times",
+        &["channel", "reason"],
+        "How often a channel's log went on without events that later ones follow, and why.",
+        |status, rows| {
+            for log in &status.logs {
+                for (reason, count) in &log.gaps {
+                    rows.put([&log.channel, reason], *count);
+                }
+            }
+        },
+    ),
+    Series::counter(
         "virga_log_compacted_events_total",
         "events",
         &["channel"],

@@ -14,19 +14,19 @@ use crate::{
 };
 use ed25519_dalek::SigningKey;
 
-struct Author {
+pub(crate) struct Author {
     key: SigningKey,
-    end: FeedEnd,
+    pub(crate) end: FeedEnd,
 }
 
 impl Author {
-    fn new(seed: u8, channel: &LogName) -> Self {
+    pub(crate) fn new(seed: u8, channel: &LogName) -> Self {
         let key = SigningKey::from_bytes(&[seed; 32]);
         let end = FeedEnd::new(channel.clone(), key.verifying_key().to_bytes());
         Self { key, end }
     }
 
-    fn sign(&mut self, payloads: &[&[u8]]) -> Batch {
+    pub(crate) fn sign(&mut self, payloads: &[&[u8]]) -> Batch {
         let signed = self
             .end
             .sign(&self.key, Vec::new(), payloads.iter().copied());

@@ -1,0 +1,148 @@
+//! What a log lacks of an entity's signed events it gets from another node's log, before what follows them.
+
+use crate::{
+    numbered,
+    stage::{Channel, RELIABLE, Stage, eventually, in_time},
+};
+use std::process::Command;
+use virga::{
+    kept::LogStatus,
+    mesh::{Cursor, Replayed},
+};
+
+/// a publishes; the others may keep it.
+const SIGNED: Channel = Channel {
+    subscribe: &["b", "router"],
+    ..RELIABLE
+};
+
+fn stage() -> Stage {
+    let stage = Stage::new(&[SIGNED]);
+    let line = "name = \"test/reliable\"\n";
+    for (name, keys) in [
+        ("a", ""),
+        ("router", "persist = true\n"),
+        ("b", "persist = true\n"),
+    ] {
+        stage.edit(name, line, &format!("{line}signed = true\n{keys}"));
+    }
+    stage
+}
+
+/// Starts a node whose log gets what a publishes once this returns.
+async fn start(stage: &mut Stage, name: &str) {
+    stage.start(name).await;
+    eventually("the log has subscribed", async || {
+        let subscriptions = stage.mesh(name).await.subscriptions().await.unwrap();
+        let mut of_log = subscriptions.iter().filter(|s| s.name == SIGNED.name);
+        of_log.any(|s| s.state == "granted").then_some(())
+    })
+    .await;
+}
+
+async fn publish(stage: &Stage, events: &[Vec<u8>]) {
+    let mesh = stage.mesh("a").await;
+    let published = in_time("publishing", mesh.publish_batch(SIGNED.name, events)).await;
+    assert_eq!(
+        published.unwrap().published,
+        u64::try_from(events.len()).unwrap()
+    );
+}
+
+async fn log(stage: &Stage, name: &str) -> LogStatus {
+    stage.status(name).await.logs.remove(0)
+}
+
+/// Waits until a node's log has so many events.
+async fn has(stage: &Stage, name: &str, events: u64) -> LogStatus {
+    eventually("the log has all events", async || {
+        let log = log(stage, name).await;
+        assert_eq!((log.lost, log.refused, log.forks), (0, 0, 0));
+        (log.readable == events).then_some(log)
+    })
+    .await
+}
+
+/// All that b's log has, in its order.
+async fn read(stage: &Stage, count: usize) -> Vec<Vec<u8>> {
+    let mesh = stage.mesh("b").await;
+    let mut replay = mesh.replay(SIGNED.name, Cursor::Start).await.unwrap();
+    let mut all = Vec::new();
+    while all.len() < count {
+        let next = in_time("the log's next event", replay.next_kept()).await;
+        match next.unwrap().unwrap() {
+            Replayed::Event(event) => all.push(event.payload.to_vec()),
+            Replayed::Gap(why) => panic!("{why}"),
+        }
+    }
+    all
+}
+
+/// What `virga log` says of b's log.
+fn virga_log(stage: &Stage, arguments: &[&str]) -> String {
+    let logs = stage.node("b").file("state/logs");
+    let output = Command::new(env!("CARGO_BIN_EXE_virga"))
+        .arg("log")
+        .args(arguments)
+        .args(["--logs", logs.to_str().unwrap()])
+        .output()
+        .unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_away_gets_what_it_lacks_before_what_follows_that() {
+    let mut stage = stage();
+    stage.start("a").await;
+    for name in ["router", "b"] {
+        start(&mut stage, name).await;
+    }
+    let sent = numbered(900);
+    publish(&stage, &sent[..200]).await;
+    for name in ["router", "b"] {
+        has(&stage, name, 200).await;
+    }
+    // b hears nothing of these; what it hears then follows them.
+    stage.kill("b");
+    for some in sent[200..800].chunks(20) {
+        publish(&stage, some).await;
+    }
+    has(&stage, "router", 800).await;
+    start(&mut stage, "b").await;
+    publish(&stage, &sent[800..850]).await;
+    let log = has(&stage, "b", 850).await;
+    assert_eq!((log.repaired, log.gaps.values().sum::<u64>()), (600, 0));
+    assert_eq!(read(&stage, 850).await, sent[..850]);
+    let order = ["order", "test/reliable:100", "test/reliable:849"];
+    assert_eq!(virga_log(&stage, &order), "before\n");
+    let verified = virga_log(&stage, &["verify", SIGNED.name, "--signed"]);
+    assert!(
+        verified.contains("850 of 850 events are signed"),
+        "{verified}"
+    );
+    let status = stage.node("b").run(&["status"]);
+    let status = String::from_utf8(status.stdout).unwrap();
+    assert!(
+        status.contains("600 got from another node's log"),
+        "{status}"
+    );
+
+    // What nobody has is missing, and what is before and after it in no known order.
+    stage.terminate("router");
+    stage.kill("b");
+    publish(&stage, &sent[850..860]).await;
+    start(&mut stage, "router").await;
+    start(&mut stage, "b").await;
+    publish(&stage, &sent[860..]).await;
+    let log = has(&stage, "b", 890).await;
+    assert_eq!((log.repaired, log.gaps.values().sum::<u64>()), (0, 1));
+    let expected = [&sent[..850], &sent[860..]].concat();
+    assert_eq!(read(&stage, 890).await, expected);
+    let order = virga_log(&stage, &["order", "test/reliable:849", "test/reliable:850"]);
+    assert!(
+        order.starts_with("unknown until fetched: event 860 of test/reliable of entity"),
+        "{order}"
+    );
+}

@@ -1,0 +1,270 @@
+//! The feeds in a log, found by going through its files: where each ends, and a feed's batches behind one event, as
+//! messages that whoever gets them can check.
+
+use crate::{
+    Cursor, LogName,
+    batch::{Batch, FeedId, Verified},
+    bundle,
+    catalog::{Catalog, Found, OpenError},
+    disk::Disk,
+    format::{BatchHeader, Record, SEGMENT_HEADER_BYTES, segment_name},
+    limits::{CAUSAL_FEEDS_MAX, FETCH_BYTES, LOOK_BYTES},
+    signatures::Content,
+    sparse::Sparse,
+    walk::{self, Window},
+};
+use std::{collections::BTreeMap, io, ops::ControlFlow};
+
+/// The batch that a feed ends with in a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Last {
+    /// The batch.
+    pub batch: Verified,
+    /// When the log got it, in nanoseconds since 1970.
+    pub time_unix_ns: u64,
+}
+
+/// Events of a feed that are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Whose, and on which channel.
+    pub feed: FeedId,
+    /// They are behind that many of its events.
+    pub after: u64,
+    /// Number of the last one.
+    pub to: u64,
+}
+
+/// What was found of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Looked {
+    /// Batches of them with their signatures, see [`crate::bundle`], each right behind the one before it. Nothing of them
+    /// is checked.
+    pub messages: Vec<Vec<u8>>,
+    /// Offset where to look for the others; none where the log has no more.
+    pub next: Option<u64>,
+}
+
+/// Where each feed ends in the newest segments of a log, in so many that they have that many bytes; of no
+/// more feeds than an index of causes knows.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn last_of_feeds<D: Disk>(
+    disk: &D,
+    name: &LogName,
+    bytes: u64,
+) -> Result<Vec<Last>, OpenError> {
+    let catalog = Catalog::read(disk, name)?;
+    let used: Vec<&Found> = catalog.used().collect();
+    let mut counted = 0;
+    let newest = used.iter().rev().take_while(|found| {
+        let is_one = counted == 0 || counted < bytes;
+        counted += found.bytes;
+        is_one
+    });
+    let from = newest.last().map_or(0, |found| found.number);
+    let mut last: BTreeMap<FeedId, (Batch, u64)> = BTreeMap::new();
+    each_batch(disk, &catalog, from, |header, records| {
+        each_signed(header, records, |_, batch, _| {
+            let feed = batch.signed.statement.feed();
+            let end = |batch: &Batch| batch.signed.statement.last();
+            let is_last = match last.get(&feed) {
+                Some((known, _)) => end(known) <= end(&batch),
+                None => last.len() < CAUSAL_FEEDS_MAX,
+            };
+            if is_last {
+                last.insert(feed, (batch, header.last_time));
+            }
+            ControlFlow::Continue(())
+        })
+    })?;
+    let checked = last.into_values().filter_map(|(batch, time_unix_ns)| {
+        let batch = batch.verify_statement().ok()?;
+        Some(Last {
+            batch,
+            time_unix_ns,
+        })
+    });
+    Ok(checked.collect())
+}
+
+/// Looks for events from a place on, below an offset; not too far at a time, and gives not too many.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn look<D: Disk>(
+    disk: &D,
+    name: &LogName,
+    (cursor, limit): (Cursor, u64),
+    wanted: Wanted,
+) -> Result<Looked, OpenError> {
+    let catalog = Catalog::read(disk, name)?;
+    let mut search = Search {
+        wanted,
+        from: match cursor {
+            Cursor::Offset(offset) => offset,
+            Cursor::After(offset) => offset.saturating_add(1),
+            Cursor::End => limit,
+            Cursor::Start | Cursor::Time(_) => 0,
+        },
+        from_time: match cursor {
+            Cursor::Time(time) => time,
+            _ => 0,
+        },
+        limit,
+        seen_bytes: 0,
+        given_bytes: 0,
+        looked: Looked::default(),
+    };
+    let is_before = |found: &&&Found| {
+        let is_older = found
+            .first
+            .is_ok_and(|batch| batch.first_time < search.from_time);
+        let is_lower = found
+            .first_offset()
+            .is_some_and(|first| first <= search.from);
+        is_lower && search.from > 0 || is_older
+    };
+    let used: Vec<&Found> = catalog.used().collect();
+    let chosen = used.iter().rev().find(is_before).or(used.first());
+    let from = chosen.map_or(0, |found| found.number);
+    each_batch(disk, &catalog, from, |header, records| {
+        search.batch(header, records)
+    })?;
+    Ok(search.looked)
+}
+
+struct Search {
+    wanted: Wanted,
+    from: u64,
+    from_time: u64,
+    limit: u64,
+    seen_bytes: u64,
+    given_bytes: usize,
+    looked: Looked,
+}
+
+impl Search {
+    /// Looks through a batch of the log.
+    fn batch(&mut self, header: &BatchHeader, records: &[u8]) -> ControlFlow<()> {
+        if header.end() > self.limit {
+            return ControlFlow::Break(());
+        }
+        if header.end() <= self.from || header.last_time < self.from_time {
+            return ControlFlow::Continue(());
+        }
+        if self.seen_bytes >= LOOK_BYTES {
+            self.looked.next = Some(header.first_offset);
+            return ControlFlow::Break(());
+        }
+        self.seen_bytes += records.len() as u64;
+        each_signed(header, records, |offset, batch, records| {
+            self.signed(offset, &batch, records)
+        })
+    }
+
+    /// Looks at a signed batch: takes it if it is the next that is wanted.
+    fn signed(&mut self, offset: u64, batch: &Batch, records: &[Record<'_>]) -> ControlFlow<()> {
+        let statement = &batch.signed.statement;
+        let wanted = &mut self.wanted;
+        if offset < self.from || statement.last() <= wanted.after || statement.feed() != wanted.feed
+        {
+            return ControlFlow::Continue(());
+        }
+        let is_next = statement.first == wanted.after + 1 && statement.last() <= wanted.to;
+        if !is_next || records.len() != batch.count() {
+            self.looked.next = None;
+            return ControlFlow::Break(());
+        }
+        let payloads: Vec<&[u8]> = records.iter().map(|record| record.payload).collect();
+        let message = bundle::encode(batch, &payloads);
+        let is_one = self.looked.messages.is_empty();
+        if !is_one && self.given_bytes + message.len() > FETCH_BYTES {
+            self.looked.next = Some(offset);
+            return ControlFlow::Break(());
+        }
+        self.given_bytes += message.len();
+        wanted.after = statement.last();
+        self.looked.messages.push(message);
+        self.looked.next = Some(offset + batch.count() as u64);
+        match wanted.after < wanted.to {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
+    }
+}
+
+/// Goes through the batches of a log that are as they were written, from a segment on.
+fn each_batch<D: Disk>(
+    disk: &D,
+    catalog: &Catalog,
+    from: u32,
+    mut each: impl FnMut(&BatchHeader, &[u8]) -> ControlFlow<()>,
+) -> Result<(), OpenError> {
+    let Some(id) = catalog.id else {
+        return Ok(());
+    };
+    let mut window = Window::new();
+    for found in catalog.used().filter(|found| found.number >= from) {
+        let name = segment_name(found.number);
+        let failed = || OpenError::io(&name);
+        let file = match disk.open(&name) {
+            Ok(file) => file,
+            // Retention took it since.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed()(error)),
+        };
+        window.clear();
+        let mut at = SEGMENT_HEADER_BYTES as u64;
+        loop {
+            let batch = walk::batch_at(&mut window, &file, &id, at).map_err(failed())?;
+            let Ok(header) = batch else {
+                let next = walk::next_good_header(&mut window, &file, &id, at);
+                match next.map_err(failed())? {
+                    Some((next, _)) => at = next,
+                    None => break,
+                }
+                continue;
+            };
+            let range = walk::records_range(&header);
+            let end = range.end;
+            let records = window.held(at, end).get(range).unwrap_or_default();
+            let is_good = walk::check_records(&header, records).is_ok();
+            if is_good && each(&header, records).is_break() {
+                return Ok(());
+            }
+            at += end as u64;
+        }
+    }
+    Ok(())
+}
+
+/// Goes through the signed batches in one of the log's: with the offset of their first event, and with the events that are
+/// there.
+fn each_signed(
+    header: &BatchHeader,
+    records: &[u8],
+    mut each: impl FnMut(u64, Batch, &[Record<'_>]) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    let sparse = header
+        .sparse_bytes
+        .and_then(|_| Sparse::parse(header, records).ok());
+    let content = match (&sparse, header.sparse_bytes) {
+        (Some(sparse), _) => Content::of_sparse(sparse),
+        (None, None) => Content::of(header, records),
+        (None, Some(_)) => return ControlFlow::Continue(()),
+    };
+    // What was checked can be read.
+    let Ok(content) = content else {
+        return ControlFlow::Continue(());
+    };
+    for (offset, batch) in content.batches() {
+        let end = offset.saturating_add(batch.count() as u64);
+        each(offset, batch, content.within(&(offset..end)))?;
+    }
+    ControlFlow::Continue(())
+}
+
+#[cfg(test)]
+mod tests;

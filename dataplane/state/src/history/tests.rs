@@ -1,0 +1,213 @@
+use super::*;
+use crate::tests::{
+    forgetful::Forgetful,
+    signed::Author,
+    world::{SECOND, World, name, small},
+};
+
+/// Events of two entities in many segments; what each has signed.
+struct Told {
+    disk: Forgetful,
+    world: World,
+    authors: [Author; 2],
+    /// Of the first one.
+    messages: Vec<Vec<u8>>,
+}
+
+const PER_BATCH: usize = 3;
+
+impl Told {
+    fn new(rounds: usize) -> Self {
+        let disk = Forgetful::default();
+        let world = World::open(&disk, small());
+        let authors = [1, 2].map(|seed| Author::new(seed, &name()));
+        let mut told = Self {
+            disk,
+            world,
+            authors,
+            messages: Vec::new(),
+        };
+        for _ in 0..rounds {
+            told.say(0);
+            told.say(1);
+            told.world.append(1);
+            told.world.settle();
+        }
+        told
+    }
+
+    fn say(&mut self, who: usize) {
+        let payload = [7; 100];
+        let payloads = [&payload[..]; PER_BATCH];
+        let batch = self.authors[who].sign(&payloads);
+        self.world.now += 1;
+        let appended = self
+            .world
+            .log
+            .append_signed(self.world.now, &batch, &payloads);
+        appended.unwrap();
+        if who == 0 {
+            self.messages.push(bundle::encode(&batch, &payloads));
+        }
+    }
+
+    /// The first one's events behind some, up to one.
+    fn wanted(&self, after: u64, to: u64) -> Wanted {
+        Wanted {
+            feed: self.feed(),
+            after,
+            to,
+        }
+    }
+
+    fn feed(&self) -> FeedId {
+        let (batch, _) = bundle::parse(&self.messages[0]).unwrap();
+        batch.signed.statement.feed()
+    }
+
+    fn look(&self, cursor: Cursor, wanted: Wanted) -> Looked {
+        look(&self.disk, &name(), (cursor, u64::MAX), wanted).unwrap()
+    }
+}
+
+#[test]
+fn events_of_a_feed_are_found_from_any_place_on_and_no_others() {
+    let told = Told::new(20);
+    let batches = 60;
+    let all = told.look(Cursor::Start, told.wanted(0, batches));
+    assert_eq!(all.messages, told.messages);
+    // Events 16 to 30 are the batches 5 to 9.
+    let some = told.wanted(15, 30);
+    for cursor in [
+        Cursor::Start,
+        Cursor::Offset(7 * 5),
+        Cursor::Time(0),
+        Cursor::Time(SECOND + 16),
+    ] {
+        let looked = told.look(cursor, some);
+        assert_eq!(looked.messages, told.messages[5..10], "{cursor}");
+    }
+    // What lacks some of them is not looked for any further.
+    let late = told.look(Cursor::Offset(7 * 7), some);
+    assert_eq!(late, Looked::default());
+    let late = told.look(Cursor::Time(u64::MAX), some);
+    assert_eq!(late, Looked::default());
+    // Nor where what was asked for ends within a batch, as then another batch was signed.
+    let looked = told.look(Cursor::Start, told.wanted(15, 29));
+    assert_eq!(looked.messages, told.messages[5..9]);
+    assert_eq!(looked.next, None);
+    let looked = told.look(Cursor::Start, told.wanted(14, 30));
+    assert_eq!((looked.messages.len(), looked.next), (0, None));
+    // The last ones, and what is not there yet.
+    let looked = told.look(Cursor::Start, told.wanted(batches - 3, batches + 3));
+    assert_eq!(looked.messages, told.messages[19..]);
+    let next = Cursor::Offset(looked.next.unwrap());
+    let looked = told.look(next, told.wanted(batches, batches + 3));
+    assert_eq!(looked, Looked::default());
+    let looked = told.look(Cursor::Start, told.wanted(u64::MAX, 0));
+    assert_eq!(looked, Looked::default());
+}
+
+#[test]
+fn only_what_may_be_read_is_given() {
+    let told = Told::new(5);
+    let end = told.world.log.end();
+    for limit in 0..=end {
+        let looked = look(
+            &told.disk,
+            &name(),
+            (Cursor::Start, limit),
+            told.wanted(0, 15),
+        );
+        // Each of the log's batches has 7 events.
+        let whole = usize::try_from(limit / 7).unwrap();
+        assert_eq!(looked.unwrap().messages, told.messages[..whole]);
+    }
+}
+
+#[test]
+fn an_answer_has_a_bound_and_the_next_goes_on_behind_it() {
+    let disk = Forgetful::default();
+    let mut world = World::open(&disk, crate::Options::default());
+    let mut author = Author::new(1, &name());
+    let large = vec![1; 100_000];
+    let mut messages = Vec::new();
+    for _ in 0..8 {
+        let batch = author.sign(&[&large]);
+        messages.push(bundle::encode(&batch, &[&large]));
+        world.now += 1;
+        world
+            .log
+            .append_signed(world.now, &batch, &[&large])
+            .unwrap();
+        world.settle();
+    }
+    let (batch, _) = bundle::parse(&messages[0]).unwrap();
+    let mut wanted = Wanted {
+        feed: batch.signed.statement.feed(),
+        after: 0,
+        to: 8,
+    };
+    let (mut found, mut next) = (Vec::new(), Cursor::Start);
+    let mut answers = 0;
+    while wanted.after < wanted.to {
+        let looked = look(&disk, &name(), (next, u64::MAX), wanted).unwrap();
+        assert!(looked.messages.len() <= 2);
+        wanted.after += looked.messages.len() as u64;
+        found.extend(looked.messages);
+        next = Cursor::Offset(looked.next.unwrap());
+        answers += 1;
+    }
+    assert_eq!((found, answers), (messages, 4));
+}
+
+#[test]
+fn what_is_damaged_is_not_given() {
+    let told = Told::new(20);
+    let all = told.wanted(0, 60);
+    let segment = "0000000002.seg";
+    let bytes = told.disk.content(segment);
+    let used = bytes.iter().rposition(|&byte| byte != 0).unwrap();
+    for at in (SEGMENT_HEADER_BYTES..=used).step_by(37) {
+        told.disk.flip(segment, at, 0x20);
+        let looked = told.look(Cursor::Start, all);
+        let count = looked.messages.len();
+        assert_eq!(looked.messages, told.messages[..count], "byte {at}");
+        told.disk.flip(segment, at, 0x20);
+    }
+}
+
+#[test]
+fn feeds_end_where_their_newest_batch_does() {
+    let mut told = Told::new(20);
+    told.say(0);
+    told.world.settle();
+    let last = last_of_feeds(&told.disk, &name(), u64::MAX).unwrap();
+    let ends = |last: &[Last]| -> Vec<(u64, [u8; 32])> {
+        let mut ends: Vec<_> = last
+            .iter()
+            .map(|last| {
+                let statement = last.batch.statement();
+                (statement.last(), statement.head)
+            })
+            .collect();
+        ends.sort_unstable();
+        ends
+    };
+    let mut signed = told.authors.each_ref().map(|author| author.end.end());
+    signed.sort_unstable();
+    assert_eq!(ends(&last), signed);
+    assert!(last.iter().any(|last| last.time_unix_ns == told.world.now));
+    // The newest segment has but the last word.
+    let newest = last_of_feeds(&told.disk, &name(), 1).unwrap();
+    assert!(
+        newest.len() <= 2 && ends(&newest).contains(&signed[1]),
+        "{newest:?}"
+    );
+    assert_eq!(last_of_feeds(&told.disk, &name(), 0).unwrap(), newest);
+    assert!(
+        last_of_feeds(&Forgetful::default(), &name(), 1)
+            .unwrap()
+            .is_empty()
+    );
+}
