@@ -16,6 +16,7 @@
 pub mod ancestors;
 mod compaction;
 pub mod follow;
+mod looks;
 pub mod replicated;
 mod writer;
 
@@ -29,16 +30,18 @@ use crate::{
 };
 use compaction::Compaction;
 use follow::Follower;
+use looks::{Looks, WaitedFor};
 use replicated::{ReplicationStatus, Seat};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, watch};
+use virga_ebpf::header::NodeId;
 use virga_state::{
     Cursor, Durability, LogName, NameError, OpenError, Options, Reader,
     compact::Rules,
     format::LogId,
-    history::{self, Looked, Wanted},
+    history::{self, Looked, Place, Wanted},
     io::open::{self, OpenLog},
     replica::NoGroup,
 };
@@ -53,8 +56,6 @@ const INPUT_EVENTS_MAX: usize = 512;
 const INPUT_BYTES_MAX: u32 = 16 * 1024 * 1024;
 /// What an event costs beside its payload.
 const EVENT_BYTES: usize = 128;
-/// How many look through logs for other nodes at a time: each reads up to [`virga_state::limits::LOOK_BYTES`].
-const LOOKS_MAX: usize = 4;
 /// How long a log waits before it subscribes again.
 const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(1);
 /// How long writing out may take when the node stops.
@@ -169,7 +170,7 @@ pub struct Kept {
     folder: Arc<PathBuf>,
     logs: Arc<BTreeMap<ChannelName, Known>>,
     /// Who looks through a log for another node.
-    looks: Arc<Semaphore>,
+    looks: Arc<Looks>,
 }
 
 /// The logs, open, while nothing comes yet.
@@ -245,26 +246,31 @@ impl Kept {
         Ok(Some(follower))
     }
 
-    /// Looks through a channel's log for batches of a feed, a part of it at a time, and with no more than
-    /// [`LOOKS_MAX`] others.
+    /// Looks through a channel's log for batches of a feed for a node, a part of it at a time, and only as long as this
+    /// is waited for; see [`looks`].
     ///
     /// # Errors
     /// See [`KeptError`]; none where the channel is not kept.
     pub(crate) async fn look(
         &self,
-        channel: &ChannelName,
-        cursor: Cursor,
+        (peer, channel): (NodeId, &ChannelName),
+        (cursor, place): (Cursor, Option<Place>),
         wanted: Wanted,
     ) -> Result<Option<Looked>, KeptError> {
-        let (Some(known), Ok(_place)) = (self.logs.get(channel), self.looks.acquire().await) else {
+        let (Some(known), Some(seat)) = (self.logs.get(channel), self.looks.place(peer).await)
+        else {
             return Ok(None);
         };
+        let waits = WaitedFor::default();
+        let is_waited_for = waits.asker();
         let (folder, name) = (Arc::clone(&self.folder), log_name(channel)?);
         // Files may have more than can be read yet.
         let limit = known.state.borrow().readable;
         let looking = tokio::task::spawn_blocking(move || {
+            let _seat = seat;
             let disk = open::read(&folder, &name)?;
-            history::look(&disk, &name, (cursor, limit), wanted)
+            let on = (place, is_waited_for);
+            history::look(&disk, &name, (cursor, limit), wanted, on)
         });
         let failed = |source| KeptError::Open {
             channel: channel.clone(),
@@ -350,7 +356,7 @@ impl Opened {
         let kept = Kept {
             folder: Arc::new(self.folder),
             logs: Arc::new(known),
-            looks: Arc::new(Semaphore::new(LOOKS_MAX)),
+            looks: Arc::default(),
         };
         let inputs = writer.is_some().then_some(to);
         Ok(Running {

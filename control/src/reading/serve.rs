@@ -13,7 +13,11 @@ use bytes::Bytes;
 use std::{collections::BTreeMap, time::Duration};
 use tokio::{sync::mpsc, time::timeout};
 use virga_ebpf::header::NodeId;
-use virga_state::{Cursor, format::LogId, history::Wanted};
+use virga_state::{
+    Cursor,
+    format::LogId,
+    history::{Place, Wanted},
+};
 use virga_transport::ChannelName;
 
 /// Readers that one peer may have here.
@@ -85,6 +89,7 @@ fn hear(
         kept: kept.clone(),
         dispatch: dispatch.clone(),
         open: None,
+        looked: None,
     };
     let refused = match kept.id(&seat.channel) {
         None => Some((Refusal::NotKept, "it does not keep the channel")),
@@ -129,6 +134,8 @@ struct Seat {
     kept: Kept,
     dispatch: Dispatch,
     open: Option<Open>,
+    /// Where looking for batches ended: the offset and the place.
+    looked: Option<(u64, Place)>,
 }
 
 /// A log that is read.
@@ -224,12 +231,15 @@ impl Seat {
     }
 
     /// Looks for batches of a feed.
-    async fn look(&self, cursor: Cursor, wanted: Wanted) -> Given {
+    async fn look(&mut self, cursor: Cursor, wanted: Wanted) -> Given {
         let refused = |refusal, words: &str| Given::Refused(refusal, words.to_owned());
         let Some(log) = self.kept.id(&self.channel) else {
             return refused(Refusal::NotKept, "it does not keep the channel");
         };
-        let looked = match self.kept.look(&self.channel, cursor, wanted).await {
+        let last = self.looked.take();
+        let last = last.filter(|(next, _)| cursor == Cursor::Offset(*next));
+        let (of, from) = ((self.peer, &self.channel), (cursor, last.map(|(_, at)| at)));
+        let looked = match self.kept.look(of, from, wanted).await {
             Ok(Some(looked)) => looked,
             Ok(None) => return refused(Refusal::NotKept, "it does not keep the channel"),
             Err(error) => {
@@ -238,6 +248,7 @@ impl Seat {
                 return refused(Refusal::Failed, "it cannot look through its log");
             }
         };
+        self.looked = looked.next.zip(looked.place);
         match looked.next {
             None if looked.messages.is_empty() => {
                 refused(Refusal::NoMore, "its log has no more of them")

@@ -6,8 +6,11 @@ use crate::{
     batch::{Batch, FeedId, Verified},
     bundle,
     catalog::{Catalog, Found, OpenError},
-    disk::Disk,
-    format::{BatchHeader, Record, SEGMENT_HEADER_BYTES, segment_name},
+    disk::{Disk, DiskFile},
+    format::{
+        BatchHeader, IndexEntry, LogId, Record, SEGMENT_HEADER_BYTES, index_name, parse_index,
+        segment_name,
+    },
     limits::{CAUSAL_FEEDS_MAX, FETCH_BYTES, LOOK_BYTES},
     signatures::Content,
     sparse::Sparse,
@@ -43,6 +46,16 @@ pub struct Looked {
     pub messages: Vec<Vec<u8>>,
     /// Offset where to look for the others; none where the log has no more.
     pub next: Option<u64>,
+    /// Where that is in its files, for whoever looks on.
+    pub place: Option<Place>,
+}
+
+/// Where a batch of the log begins in its files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    segment: u32,
+    at: u64,
+    first_offset: u64,
 }
 
 /// Where each feed ends in the newest segments of a log, in so many that they have that many bytes; of no
@@ -65,7 +78,11 @@ pub fn last_of_feeds<D: Disk>(
     });
     let from = newest.last().map_or(0, |found| found.number);
     let mut last: BTreeMap<FeedId, (Batch, u64)> = BTreeMap::new();
-    each_batch(disk, &catalog, from, |header, records| {
+    let begin = (from, SEGMENT_HEADER_BYTES as u64);
+    each_batch(disk, &catalog, begin, |header, records, _| {
+        if walk::check_records(header, records).is_err() {
+            return ControlFlow::Continue(());
+        }
         each_signed(header, records, |_, batch, _| {
             let feed = batch.signed.statement.feed();
             let end = |batch: &Batch| batch.signed.statement.last();
@@ -89,7 +106,8 @@ pub fn last_of_feeds<D: Disk>(
     Ok(checked.collect())
 }
 
-/// Looks for events from a place on, below an offset; not too far at a time, and gives not too many.
+/// Looks for events from a place on, below an offset; not too far at a time, gives not too many, and stops where nobody
+/// waits for it. `place` is what the look before gave with this offset.
 ///
 /// # Errors
 /// See [`OpenError`].
@@ -98,6 +116,7 @@ pub fn look<D: Disk>(
     name: &LogName,
     (cursor, limit): (Cursor, u64),
     wanted: Wanted,
+    (place, is_waited_for): (Option<Place>, impl Fn() -> bool),
 ) -> Result<Looked, OpenError> {
     let catalog = Catalog::read(disk, name)?;
     let mut search = Search {
@@ -117,21 +136,22 @@ pub fn look<D: Disk>(
         given_bytes: 0,
         looked: Looked::default(),
     };
-    let is_before = |found: &&&Found| {
-        let is_older = found
-            .first
-            .is_ok_and(|batch| batch.first_time < search.from_time);
-        let is_lower = found
-            .first_offset()
-            .is_some_and(|first| first <= search.from);
-        is_lower && search.from > 0 || is_older
+    if search.from >= limit {
+        return Ok(search.looked);
+    }
+    let begin = match place.map(|place| search.is_there(disk, &catalog, place)) {
+        Some(Ok(Some(begin))) => begin,
+        _ => search.begin(disk, &catalog),
     };
-    let used: Vec<&Found> = catalog.used().collect();
-    let chosen = used.iter().rev().find(is_before).or(used.first());
-    let from = chosen.map_or(0, |found| found.number);
-    each_batch(disk, &catalog, from, |header, records| {
-        search.batch(header, records)
-    })?;
+    each_batch(
+        disk,
+        &catalog,
+        begin,
+        |header, records, place| match is_waited_for() {
+            true => search.batch(header, records, place),
+            false => ControlFlow::Break(()),
+        },
+    )?;
     Ok(search.looked)
 }
 
@@ -146,22 +166,93 @@ struct Search {
 }
 
 impl Search {
+    /// Segment and place where the look before ended, if the batch is there still: compaction may have moved it.
+    fn is_there<D: Disk>(
+        &self,
+        disk: &D,
+        catalog: &Catalog,
+        place: Place,
+    ) -> io::Result<Option<(u32, u64)>> {
+        let mut used = catalog.used();
+        let is_kept = used.any(|found| found.number == place.segment);
+        let (Some(id), true) = (catalog.id, is_kept && place.first_offset <= self.from) else {
+            return Ok(None);
+        };
+        let is_there = begins_at(disk, &id, place)?;
+        Ok(is_there.then_some((place.segment, place.at)))
+    }
+
+    /// Segment and place of a batch before all that is looked for, not far from it.
+    fn begin<D: Disk>(&self, disk: &D, catalog: &Catalog) -> (u32, u64) {
+        let is_before = |found: &&&Found| {
+            let is_older = found
+                .first
+                .is_ok_and(|batch| batch.first_time < self.from_time);
+            let first = found.first_offset();
+            let is_lower = first.is_some_and(|first| first <= self.from);
+            is_lower && self.from > 0 || is_older
+        };
+        let used: Vec<&Found> = catalog.used().collect();
+        let chosen = used.iter().rev().find(is_before).or(used.first());
+        let number = chosen.map_or(0, |found| found.number);
+        let is_last = used.last().is_none_or(|last| last.number == number);
+        // Where there is no index, or not this segment's, all of it is gone through.
+        let at = match (catalog.id, is_last) {
+            (Some(id), false) => self.by_index(disk, &id, number).unwrap_or_default(),
+            _ => None,
+        };
+        (number, at.unwrap_or(SEGMENT_HEADER_BYTES as u64))
+    }
+
+    /// The last batch that the index of a full segment has before what is looked for.
+    fn by_index<D: Disk>(&self, disk: &D, id: &LogId, segment: u32) -> io::Result<Option<u64>> {
+        let file = disk.open(&index_name(segment))?;
+        let mut bytes = vec![0; usize::try_from(file.bytes()?).unwrap_or(0)];
+        let read = file.read_full(0, &mut bytes)?;
+        let index = parse_index(&bytes[..read]).unwrap_or_default();
+        let is_before = |entry: &&IndexEntry| match self.from_time {
+            0 => entry.offset <= self.from,
+            time => entry.time < time,
+        };
+        let Some(entry) = index.iter().rev().find(is_before) else {
+            return Ok(None);
+        };
+        let place = Place {
+            segment,
+            at: entry.at,
+            first_offset: entry.offset,
+        };
+        Ok(begins_at(disk, id, place)?.then_some(entry.at))
+    }
+
     /// Looks through a batch of the log.
-    fn batch(&mut self, header: &BatchHeader, records: &[u8]) -> ControlFlow<()> {
+    fn batch(&mut self, header: &BatchHeader, records: &[u8], place: Place) -> ControlFlow<()> {
         if header.end() > self.limit {
             return ControlFlow::Break(());
         }
-        if header.end() <= self.from || header.last_time < self.from_time {
+        if header.end() <= self.from {
             return ControlFlow::Continue(());
         }
         if self.seen_bytes >= LOOK_BYTES {
-            self.looked.next = Some(header.first_offset);
+            (self.looked.next, self.looked.place) = (Some(header.first_offset), Some(place));
             return ControlFlow::Break(());
         }
         self.seen_bytes += records.len() as u64;
-        each_signed(header, records, |offset, batch, records| {
-            self.signed(offset, &batch, records)
-        })
+        if header.last_time >= self.from_time && walk::check_records(header, records).is_ok() {
+            let given = self.looked.messages.len();
+            let ended = each_signed(header, records, |offset, batch, records| {
+                self.signed(offset, &batch, records)
+            });
+            if ended.is_break() || self.looked.messages.len() > given {
+                self.looked.place = self.looked.next.map(|_| place);
+            }
+            ended?;
+        }
+        // What is behind that, in a segment that fills, is nothing yet.
+        match header.end() < self.limit {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
     }
 
     /// Looks at a signed batch: takes it if it is the next that is wanted.
@@ -195,12 +286,19 @@ impl Search {
     }
 }
 
-/// Goes through the batches of a log that are as they were written, from a segment on.
+/// Whether a batch of the log begins there, and is the one that it should be.
+fn begins_at<D: Disk>(disk: &D, id: &LogId, place: Place) -> io::Result<bool> {
+    let file = disk.open(&segment_name(place.segment))?;
+    let batch = walk::batch_at(&mut Window::new(), &file, id, place.at)?;
+    Ok(batch.is_ok_and(|header| header.first_offset == place.first_offset))
+}
+
+/// Goes through the batches of a log, from a place in a segment on. Their headers are as they were written.
 fn each_batch<D: Disk>(
     disk: &D,
     catalog: &Catalog,
-    from: u32,
-    mut each: impl FnMut(&BatchHeader, &[u8]) -> ControlFlow<()>,
+    (from, from_at): (u32, u64),
+    mut each: impl FnMut(&BatchHeader, &[u8], Place) -> ControlFlow<()>,
 ) -> Result<(), OpenError> {
     let Some(id) = catalog.id else {
         return Ok(());
@@ -216,7 +314,10 @@ fn each_batch<D: Disk>(
             Err(error) => return Err(failed()(error)),
         };
         window.clear();
-        let mut at = SEGMENT_HEADER_BYTES as u64;
+        let mut at = match found.number == from {
+            true => from_at,
+            false => SEGMENT_HEADER_BYTES as u64,
+        };
         loop {
             let batch = walk::batch_at(&mut window, &file, &id, at).map_err(failed())?;
             let Ok(header) = batch else {
@@ -230,8 +331,12 @@ fn each_batch<D: Disk>(
             let range = walk::records_range(&header);
             let end = range.end;
             let records = window.held(at, end).get(range).unwrap_or_default();
-            let is_good = walk::check_records(&header, records).is_ok();
-            if is_good && each(&header, records).is_break() {
+            let place = Place {
+                segment: found.number,
+                at,
+                first_offset: header.first_offset,
+            };
+            if each(&header, records, place).is_break() {
                 return Ok(());
             }
             at += end as u64;

@@ -66,7 +66,14 @@ impl Told {
     }
 
     fn look(&self, cursor: Cursor, wanted: Wanted) -> Looked {
-        look(&self.disk, &name(), (cursor, u64::MAX), wanted).unwrap()
+        let looked = look(
+            &self.disk,
+            &name(),
+            (cursor, u64::MAX),
+            wanted,
+            (None, || true),
+        );
+        looked.unwrap()
     }
 }
 
@@ -118,6 +125,7 @@ fn only_what_may_be_read_is_given() {
             &name(),
             (Cursor::Start, limit),
             told.wanted(0, 15),
+            (None, || true),
         );
         // Each of the log's batches has 7 events.
         let whole = usize::try_from(limit / 7).unwrap();
@@ -148,10 +156,16 @@ fn an_answer_has_a_bound_and_the_next_goes_on_behind_it() {
         after: 0,
         to: 8,
     };
-    let (mut found, mut next) = (Vec::new(), Cursor::Start);
+    let (mut found, mut next, mut place) = (Vec::new(), Cursor::Start, None);
     let mut answers = 0;
     while wanted.after < wanted.to {
-        let looked = look(&disk, &name(), (next, u64::MAX), wanted).unwrap();
+        let from = (next, u64::MAX);
+        let looked = look(&disk, &name(), from, wanted, (place, || true)).unwrap();
+        // It is the same wherever the look begins.
+        let anew = look(&disk, &name(), from, wanted, (None, || true)).unwrap();
+        assert_eq!(looked, anew);
+        place = looked.place;
+        assert!(place.is_some());
         assert!(looked.messages.len() <= 2);
         wanted.after += looked.messages.len() as u64;
         found.extend(looked.messages);
@@ -168,11 +182,21 @@ fn what_is_damaged_is_not_given() {
     let segment = "0000000002.seg";
     let bytes = told.disk.content(segment);
     let used = bytes.iter().rposition(|&byte| byte != 0).unwrap();
+    // A batch of the log has one of the feed's, in front of segment 2 as in it.
+    let catalog = Catalog::read(&told.disk, &name()).unwrap();
+    let mut segments = catalog.used();
+    let second = segments.find(|found| found.number == 2).unwrap();
+    let before = usize::try_from(second.first_offset().unwrap() / 7).unwrap();
+    assert!(before > 0);
     for at in (SEGMENT_HEADER_BYTES..=used).step_by(37) {
         told.disk.flip(segment, at, 0x20);
         let looked = told.look(Cursor::Start, all);
         let count = looked.messages.len();
         assert_eq!(looked.messages, told.messages[..count], "byte {at}");
+        assert!(
+            (before..told.messages.len()).contains(&count),
+            "byte {at}: {count}"
+        );
         told.disk.flip(segment, at, 0x20);
     }
 }
@@ -210,4 +234,32 @@ fn feeds_end_where_their_newest_batch_does() {
             .unwrap()
             .is_empty()
     );
+}
+
+#[test]
+fn a_look_goes_on_where_the_last_one_ended_and_stops_where_nobody_waits() {
+    let told = Told::new(20);
+    let wanted = told.wanted(15, 60);
+    let from = (Cursor::Offset(7 * 5), u64::MAX);
+    let of = |place| look(&told.disk, &name(), from, wanted, (place, || true)).unwrap();
+    let catalog = Catalog::read(&told.disk, &name()).unwrap();
+    let mut places = Vec::new();
+    let begin = (0, SEGMENT_HEADER_BYTES as u64);
+    let gone = each_batch(&told.disk, &catalog, begin, |_, _, place| {
+        places.push(place);
+        ControlFlow::Continue(())
+    });
+    gone.unwrap();
+    assert_eq!(places.len(), 20);
+    // One that is too far on, and one that no batch is at, are not believed.
+    for place in &places {
+        assert_eq!(of(Some(*place)).messages, told.messages[5..], "{place:?}");
+        let wrong = Place {
+            at: place.at + 1,
+            ..*place
+        };
+        assert_eq!(of(Some(wrong)).messages, told.messages[5..], "{place:?}");
+    }
+    let given_up = look(&told.disk, &name(), from, wanted, (None, || false)).unwrap();
+    assert_eq!(given_up, Looked::default());
 }
