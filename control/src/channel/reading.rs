@@ -168,6 +168,19 @@ impl<O: Outlet> ChannelService<O> {
         Ok(keepers.map(|(&peer, _)| peer).collect())
     }
 
+    /// Whether what an entity signed may come onto a channel now, as far as this worker knows: a peer's right is looked
+    /// at where there is a session with it.
+    pub(crate) fn may_say(&self, now_ns: u64, channel: &ChannelName, entity: &[u8; 32]) -> bool {
+        let entry = self.names.get(channel).map(|&index| &self.entries[index]);
+        let Some(entry) = entry.filter(|entry| !entry.is_retired()) else {
+            return false;
+        };
+        let mut sessions = self.sessions.values().filter(|s| s.entity == *entity);
+        let rights = &self.rights;
+        let may = |session| rights.peer_may(now_ns, entry, session, Operation::Publish);
+        entry.publishers.contains(entity) && sessions.all(|session| may(session).is_ok())
+    }
+
     /// The channels that a pattern means and this node's entity may have.
     pub(crate) fn subscribable(&self, now_ns: u64, pattern: &Pattern) -> Vec<ChannelName> {
         let allowed = self.allowed(now_ns, pattern).into_iter();

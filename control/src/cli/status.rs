@@ -567,7 +567,7 @@ fn write_logs(out: &mut impl Write, logs: &[LogStatus]) -> io::Result<()> {
         });
         let gaps: String = gaps.collect();
         format!(
-            "  {} ({}{replicas}): events {}..{}{}{}{}{}{}{}{gaps}{compaction}{problem}",
+            "  {} ({}{replicas}): events {}..{}{}{}{}{}{}{}{}{gaps}{compaction}{problem}",
             log.channel,
             log.durability,
             log.first,
@@ -581,6 +581,10 @@ fn write_logs(out: &mut impl Write, logs: &[LogStatus]) -> io::Result<()> {
             ),
             some(log.interrupted, "times let go, as it was too slow"),
             some(log.repaired, "got from another node's log"),
+            some(
+                log.waiting_bytes,
+                "bytes waiting for events in front of them"
+            ),
         )
     });
     write_lines(out, "logs", lines)

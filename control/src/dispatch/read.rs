@@ -92,6 +92,21 @@ impl Dispatch {
         Ok(keepers)
     }
 
+    /// Whether what an entity signed may come onto a channel now.
+    ///
+    /// # Errors
+    /// [`Ended`].
+    pub(crate) async fn may_say(
+        &self,
+        channel: &ChannelName,
+        entity: [u8; 32],
+    ) -> Result<bool, Ended> {
+        let channel = channel.clone();
+        let all =
+            self.with_all(move |now_ns, parts| parts.service.may_say(now_ns, &channel, &entity));
+        Ok(all.await?.into_iter().all(|may| may))
+    }
+
     /// The channels that a pattern means and this node's entity may have.
     ///
     /// # Errors

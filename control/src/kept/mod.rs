@@ -134,6 +134,9 @@ pub struct LogStatus {
     /// How often it went on without events that later ones follow, by why: see [`ancestors::Unfound`].
     #[serde(default)]
     pub gaps: BTreeMap<String, u64>,
+    /// Bytes of events that are in no log yet, as they wait for those in front of them.
+    #[serde(default)]
+    pub waiting_bytes: u64,
     /// How often the channel went on without the log.
     pub interrupted: u64,
     /// Events that compaction has taken since the node was started.
@@ -438,6 +441,7 @@ fn describe(log: &OpenLog, channel: &ChannelConfig) -> LogStatus {
         refused: 0,
         forks: 0,
         repaired: 0,
+        waiting_bytes: 0,
         gaps: ancestors::Unfound::ALL
             .map(|why| (why.name().to_owned(), 0))
             .into(),

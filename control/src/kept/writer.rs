@@ -80,8 +80,8 @@ pub(super) enum Input {
         feed: FeedId,
         /// In order.
         messages: Vec<Bytes>,
-        /// Told when the log has them.
-        done: oneshot::Sender<()>,
+        /// Told when it is known whether the log has them.
+        done: oneshot::Sender<bool>,
     },
     /// Nobody looks for what is missing any more.
     Searched {
@@ -239,9 +239,8 @@ impl Thread {
                         messages,
                         done,
                     } => {
-                        self.fetched(log, feed, &messages);
                         // One that waits no more has ended.
-                        let _gone = done.send(());
+                        let _gone = done.send(self.fetched(log, feed, &messages));
                     }
                     Input::Searched {
                         log,
@@ -265,6 +264,7 @@ impl Thread {
         drop(inputs);
         self.compaction.stop();
         while let Some((log, feed)) = self.ancestors.any() {
+            self.count_gap(log, Unfound::Failed);
             self.append_waiting(log, feed);
         }
         for (open, state) in self.logs.drain(..).zip(&self.states) {
@@ -422,8 +422,11 @@ impl Thread {
             self.settle_replicas();
         }
         let own = self.replicas.own();
-        for ((open, seat), state) in self.logs.iter().zip(&self.seats).zip(&self.states) {
+        for (at, ((open, seat), state)) in
+            (self.logs.iter().zip(&self.seats).zip(&self.states)).enumerate()
+        {
             let log = &open.log;
+            let waiting_bytes = self.ancestors.waiting_bytes(at);
             let is_full = log.is_disk_full();
             let full = is_full.then_some("the disk is full: make room, the log goes on by itself");
             let ended = seat.as_ref().and_then(Seat::failure);
@@ -437,6 +440,7 @@ impl Thread {
                 let is_same = (state.first, state.end, state.readable)
                     == (log.first(), log.end(), readable)
                     && state.problem == problem
+                    && state.waiting_bytes == waiting_bytes
                     && state.replication == replication;
                 (state.first, state.end, state.readable) = (log.first(), log.end(), readable);
                 // One that has ended is told of by who brings it events.
@@ -445,6 +449,7 @@ impl Thread {
                 }
                 (state.problem, state.has_ended) = (problem, has_ended);
                 state.replication = replication;
+                state.waiting_bytes = waiting_bytes;
                 !is_same
             });
         }

@@ -85,6 +85,7 @@ mod tests {
             forks: 0,
             repaired: 0,
             gaps: std::collections::BTreeMap::new(),
+            waiting_bytes: 0,
             compacted_events: 0,
             compacted_bytes: 0,
             compaction_problem: None,

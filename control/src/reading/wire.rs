@@ -237,6 +237,9 @@ impl Given {
     }
 }
 
+/// Batches in one answer at most: those that bytes allow, each with its signature, are fewer.
+const BATCHES_MAX: usize = 4_096;
+
 /// The bytes of batches.
 #[must_use]
 pub fn encode_batches(messages: &[Vec<u8>]) -> Vec<u8> {
@@ -257,7 +260,7 @@ pub fn parse_batches(frames: &Bytes) -> Option<Vec<Bytes>> {
     while at < frames.len() {
         let (length, rest) = frames.get(at..)?.split_first_chunk()?;
         let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
-        if length > rest.len() {
+        if length > rest.len() || messages.len() >= BATCHES_MAX {
             return None;
         }
         messages.push(frames.slice(at + 4..at + 4 + length));

@@ -7,7 +7,7 @@ use crate::{
 use std::process::Command;
 use virga::{
     kept::LogStatus,
-    mesh::{Cursor, Replayed},
+    mesh::{Cursor, Replayed, Which},
 };
 
 /// a publishes; the others may keep it.
@@ -111,8 +111,19 @@ async fn a_log_that_was_away_gets_what_it_lacks_before_what_follows_that() {
     }
     has(&stage, "router", 800).await;
     start(&mut stage, "b").await;
+    // Reading there, b has a session with the router, and keeps it.
+    let mesh = stage.mesh("b").await;
+    let at_router = Which {
+        node: Some("router".to_owned()),
+        log: None,
+    };
+    let reading = mesh.replay_at(SIGNED.name, Cursor::Start, &at_router);
+    let mut there = in_time("the router's log", reading).await.unwrap();
+    let first = in_time("its first event", there.next_kept()).await;
+    assert!(matches!(first, Some(Ok(Replayed::Event(_)))), "{first:?}");
     publish(&stage, &sent[800..850]).await;
     let log = has(&stage, "b", 850).await;
+    drop(there);
     assert_eq!((log.repaired, log.gaps.values().sum::<u64>()), (600, 0));
     assert_eq!(read(&stage, 850).await, sent[..850]);
     let order = ["order", "test/reliable:100", "test/reliable:849"];

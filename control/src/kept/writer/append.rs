@@ -60,16 +60,22 @@ impl Thread {
 
     /// A batch that came: it waits while events are missing in front of it.
     fn append_arrived(&mut self, log: usize, message: &Bytes) -> Result<(), AppendError> {
-        let arrived = match &self.signed[log] {
-            Some(channel) => self.ancestors.arrived((log, channel), message),
-            None => Arrived::Next,
-        };
-        match arrived {
-            Arrived::Waits => return Ok(()),
-            Arrived::Next => {}
-            Arrived::Full(feed) => {
-                self.count_gap(log, Unfound::Full);
-                self.append_waiting(log, feed);
+        loop {
+            let arrived = match &self.signed[log] {
+                Some(channel) => self.ancestors.arrived((log, channel), message),
+                None => Arrived::Next,
+            };
+            match arrived {
+                Arrived::Waits => return Ok(()),
+                Arrived::Next => break,
+                Arrived::Without(why) => {
+                    self.count_gap(log, why);
+                    break;
+                }
+                Arrived::Evict(of, feed) => {
+                    self.count_gap(of, Unfound::Full);
+                    self.append_waiting(of, feed);
+                }
             }
         }
         self.until_taken(log, |thread| thread.append_signed(log, message))
@@ -96,6 +102,7 @@ impl Thread {
         };
         if let Err(why) = found {
             self.count_gap(log, why);
+            self.ancestors.pause(feed);
         }
         let appended = self.until_taken(log, |thread| thread.append_signed(log, &first));
         self.lose_unless(log, &first, appended);
@@ -106,8 +113,8 @@ impl Thread {
         }
     }
 
-    /// Batches that were missing, each checked by who asked for them.
-    pub(super) fn fetched(&mut self, log: usize, feed: FeedId, messages: &[Bytes]) {
+    /// Batches that were missing, each checked by who asked for them; whether the log has them.
+    pub(super) fn fetched(&mut self, log: usize, feed: FeedId, messages: &[Bytes]) -> bool {
         for message in messages {
             // The log may have gone on without them.
             if !self.ancestors.is_next(feed, message) {
@@ -116,18 +123,20 @@ impl Thread {
             match self.until_taken(log, |thread| thread.append_signed(log, message)) {
                 Ok(()) => {
                     let events = events_of(message);
+                    self.ancestors.took(feed, message.len());
                     self.states[log].send_modify(|state| state.repaired += events);
                 }
                 // They are at the node that gave them.
                 Err(error) => {
                     tracing::warn!(%error, "events that another node gave are not in the log");
-                    return;
+                    return false;
                 }
             }
         }
+        true
     }
 
-    fn count_gap(&self, log: usize, why: Unfound) {
+    pub(super) fn count_gap(&self, log: usize, why: Unfound) {
         self.states[log].send_modify(|state| {
             tracing::warn!(channel = %state.channel, why = why.name(), "the log goes on without events that later ones follow");
             *state.gaps.entry(why.name().to_owned()).or_default() += 1;

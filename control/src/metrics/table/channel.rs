@@ -227,6 +227,13 @@ pub(super) const SERIES: &[Series] = &[
             }
         },
     ),
+    Series::gauge(
+        "virga_log_waiting_bytes",
+        "bytes",
+        &["channel"],
+        "Events that are not in a channel's log yet, as they wait for those in front of them.",
+        |status, rows| each_log(status, rows, |log| log.waiting_bytes.into()),
+    ),
     Series::counter(
         "virga_log_compacted_events_total",
         "events",
