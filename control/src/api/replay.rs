@@ -110,8 +110,14 @@ pub(super) async fn get(
     };
     let sources = find(&pattern, sources, look).await?;
     let (to, chunks) = mpsc::channel(CHUNKS_MAX);
-    for source in sources {
-        tokio::spawn(source.pass_on(to.clone()));
+    let is_one = matches!(pattern, Pattern::Channel(_));
+    for mut source in sources {
+        let to = to.clone();
+        tokio::spawn(async move {
+            if is_one || source.is_kept(&to).await {
+                source.pass_on(to).await;
+            }
+        });
     }
     drop(to);
     let state = (chunks, api.stopping.clone());
@@ -228,6 +234,17 @@ impl From<NoLog> for ApiError {
 }
 
 impl Source {
+    /// Waits for a node that keeps it; false where none does, or nobody reads any more.
+    async fn is_kept(&mut self, to: &mpsc::Sender<Bytes>) -> bool {
+        let Self::There(remote) = self else {
+            return true;
+        };
+        tokio::select! {
+            found = remote.find() => !found.is_err_and(|error| error.is_kept_nowhere()),
+            () = to.closed() => false,
+        }
+    }
+
     /// Until whoever reads is gone, the node stops, or the log cannot be read on.
     async fn pass_on(mut self, to: mpsc::Sender<Bytes>) {
         if let Self::Here(_, opened) = &self {

@@ -256,3 +256,36 @@ async fn a_reader_that_does_not_read_holds_up_nobody_and_misses_nothing() {
     }
     assert_eq!(events(&mut slow, 40).await, placed(&large, 0));
 }
+
+/// What comes before it answers is not given: of several logs, one that is not to be had for so long is read from where it
+/// then ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prefix_from_the_end_begins_where_a_log_ends_once_its_node_answers() {
+    let mut stage = stage().await;
+    let sent = numbered(400);
+    publish(&stage, &sent[..100], 100).await;
+    stage.kill("b");
+    let mesh = stage.mesh("router").await;
+    let mut prefix = mesh.replay_prefix("test", Cursor::End).await.unwrap();
+    stage.start("b").await;
+    is_heard(&stage).await;
+    publish(&stage, &sent[100..200], 200).await;
+    // The first that is given is the next that came once b's log was found, and all behind it are given.
+    let mut next = 200;
+    let first = loop {
+        publish(&stage, &sent[next..=next], next as u64 + 1).await;
+        next += 1;
+        let given = tokio::time::timeout(std::time::Duration::from_millis(200), prefix.next_kept());
+        match given.await {
+            Err(_) => assert!(next < 300, "b's log is not found"),
+            Ok(given) => match given.unwrap().unwrap() {
+                Replayed::Event(event) => break usize::try_from(event.offset).unwrap(),
+                Replayed::Gap(why) => panic!("{why}"),
+            },
+        }
+    };
+    assert!((100..next).contains(&first), "{first}");
+    publish(&stage, &sent[next..], 400).await;
+    let rest = events(&mut prefix, 400 - first - 1).await;
+    assert_eq!(rest, placed(&sent, first + 1));
+}
