@@ -1,5 +1,7 @@
 //! `virga status`: what a running node is doing.
 
+mod logs;
+
 use super::{
     Failure, block_on,
     client::{ClientError, Target},
@@ -12,7 +14,6 @@ use crate::{
     daemon::flood::AdmissionsStatus,
     drops::{self, Place},
     filters::FiltersStatus,
-    kept::LogStatus,
     tags::TagsStatus,
 };
 use std::{
@@ -104,7 +105,7 @@ fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
     write_filters(out, &status.admissions.filters)?;
     write_sessions(out, status)?;
     write_channels(out, status)?;
-    write_logs(out, &status.logs)?;
+    logs::write(out, &status.logs)?;
     let title = "drops at this node's end";
     write_reasons(out, title, &status.transport.drops, Place::Sessions)?;
     write_lost(out, status)?;
@@ -545,51 +546,6 @@ fn write_reasons(
 }
 
 /// A title and what is below it; without anything there the title says so.
-/// Nothing where no channel is kept.
-fn write_logs(out: &mut impl Write, logs: &[LogStatus]) -> io::Result<()> {
-    if logs.is_empty() {
-        return Ok(());
-    }
-    let lines = logs.iter().map(|log| {
-        let some = |count: u64, words: &str| match count {
-            0 => String::new(),
-            count => format!("; {count} {words}"),
-        };
-        let replicas = log.replication.as_ref();
-        let replicas = replicas.map_or_else(String::new, |r| format!(", {}", r.role));
-        let problem = log.problem.as_ref();
-        let problem = problem.map_or_else(String::new, |problem| format!("; {problem}"));
-        let compaction = log.compaction_problem.as_ref();
-        let compaction = compaction.map_or_else(String::new, |why| format!("; compaction: {why}"));
-        let gaps = log.gaps.iter().map(|(why, count)| {
-            let words = format!("times gone on without events that later ones follow ({why})");
-            some(*count, &words)
-        });
-        let gaps: String = gaps.collect();
-        format!(
-            "  {} ({}{replicas}): events {}..{}{}{}{}{}{}{}{}{gaps}{compaction}{problem}",
-            log.channel,
-            log.durability,
-            log.first,
-            log.readable,
-            some(log.compacted_events, "taken by compaction since the start"),
-            some(log.lost, "lost"),
-            some(log.refused, "refused, as they are not as they were signed"),
-            some(
-                log.forks,
-                "batches that contradict what their entity signed before"
-            ),
-            some(log.interrupted, "times let go, as it was too slow"),
-            some(log.repaired, "got from another node's log"),
-            some(
-                log.waiting_bytes,
-                "bytes waiting for events in front of them"
-            ),
-        )
-    });
-    write_lines(out, "logs", lines)
-}
-
 fn write_lines(
     out: &mut impl Write,
     title: &str,

@@ -11,12 +11,12 @@
 mod search;
 
 use super::writer::Input;
-use crate::{dispatch::Dispatch, reading::Reading};
 use bytes::Bytes;
-use search::{Search, Silent};
+pub(super) use search::Mesh;
+use search::{Around, Search, Silent, Times};
 use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{runtime::Handle, sync::mpsc::WeakSender, task::AbortHandle, time::Instant};
@@ -104,6 +104,21 @@ pub(super) enum Arrived {
     Evict(usize, FeedId),
 }
 
+/// Feeds of which a log gets what it lacks from another node at this moment: whoever asks this node for that may ask
+/// again. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Coming(Arc<Mutex<BTreeSet<FeedId>>>);
+
+impl Coming {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<FeedId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn has(&self, feed: FeedId) -> bool {
+        self.lock().contains(&feed)
+    }
+}
+
 /// Where a feed ends in its log.
 #[derive(Clone, Copy, Debug)]
 struct End {
@@ -139,34 +154,30 @@ impl Drop for Gap {
 }
 
 /// See the module.
-pub(super) struct Ancestors {
+pub(super) struct Ancestors<A> {
     ends: BTreeMap<FeedId, End>,
     gaps: BTreeMap<FeedId, Gap>,
     past: BTreeMap<FeedId, Past>,
     silent: Arc<Silent>,
+    coming: Coming,
     waiting_bytes: usize,
     last_number: u64,
-    dispatch: Dispatch,
-    reading: Reading,
+    around: A,
     to: WeakSender<Input>,
     runtime: Handle,
 }
 
-impl Ancestors {
-    pub(super) fn new(
-        (dispatch, reading): (Dispatch, Reading),
-        to: WeakSender<Input>,
-        runtime: Handle,
-    ) -> Self {
+impl<A: Around + Clone + 'static> Ancestors<A> {
+    pub(super) fn new(around: A, coming: Coming, to: WeakSender<Input>, runtime: Handle) -> Self {
         Self {
             ends: BTreeMap::new(),
             gaps: BTreeMap::new(),
             past: BTreeMap::new(),
             silent: Arc::default(),
+            coming,
             waiting_bytes: 0,
             last_number: 0,
-            dispatch,
-            reading,
+            around,
             to,
             runtime,
         }
@@ -277,6 +288,10 @@ impl Ancestors {
 
     /// Missing events of a feed were taken.
     pub(super) fn took(&mut self, feed: FeedId, bytes: usize) {
+        // More of them come, as long as somebody looks for them.
+        if self.gaps.contains_key(&feed) {
+            self.coming.lock().insert(feed);
+        }
         self.past(feed).bytes += bytes;
     }
 
@@ -297,8 +312,8 @@ impl Ancestors {
         let (end, last) = to;
         self.last_number += 1;
         let search = Search {
-            dispatch: self.dispatch.clone(),
-            reading: self.reading.clone(),
+            around: self.around.clone(),
+            times: Times::REAL,
             channel: channel.clone(),
             wanted: Wanted {
                 feed,
@@ -351,6 +366,7 @@ impl Ancestors {
         let Some(mut gap) = self.gaps.remove(&feed) else {
             return VecDeque::new();
         };
+        self.coming.lock().remove(&feed);
         self.waiting_bytes -= gap.bytes;
         std::mem::take(&mut gap.waiting)
     }
@@ -361,3 +377,6 @@ impl Ancestors {
         gap.map(|(feed, gap)| (gap.log, *feed))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,12 +28,19 @@ use crate::{
     replicas::Replicas,
     signing::Signing,
 };
+use ancestors::Coming;
 use compaction::Compaction;
 use follow::Follower;
-use looks::{Looks, WaitedFor};
+use looks::{LOOK_WITHIN, Looks, WaitedFor};
 use replicated::{ReplicationStatus, Seat};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, watch};
 use virga_ebpf::header::NodeId;
@@ -134,7 +141,7 @@ pub struct LogStatus {
     /// How often it went on without events that later ones follow, by why: see [`ancestors::Unfound`].
     #[serde(default)]
     pub gaps: BTreeMap<String, u64>,
-    /// Bytes of events that are in no log yet, as they wait for those in front of them.
+    /// Bytes of events that are in memory alone, as they wait for those in front of them, or for where the log's feeds end.
     #[serde(default)]
     pub waiting_bytes: u64,
     /// How often the channel went on without the log.
@@ -174,6 +181,7 @@ pub struct Kept {
     logs: Arc<BTreeMap<ChannelName, Known>>,
     /// Who looks through a log for another node.
     looks: Arc<Looks>,
+    coming: Coming,
 }
 
 /// The logs, open, while nothing comes yet.
@@ -250,7 +258,7 @@ impl Kept {
     }
 
     /// Looks through a channel's log for batches of a feed for a node, a part of it at a time, and only as long as this
-    /// is waited for; see [`looks`].
+    /// is waited for; see [`looks`]. Of what the log gets itself at that moment, it may be asked again at its end.
     ///
     /// # Errors
     /// See [`KeptError`]; none where the channel is not kept.
@@ -270,18 +278,27 @@ impl Kept {
         // Files may have more than can be read yet.
         let limit = known.state.borrow().readable;
         let looking = tokio::task::spawn_blocking(move || {
-            let _seat = seat;
+            let (_seat, began) = (seat, Instant::now());
             let disk = open::read(&folder, &name)?;
-            let on = (place, is_waited_for);
-            history::look(&disk, &name, (cursor, limit), wanted, on)
+            let is_enough = || !is_waited_for() || began.elapsed() >= LOOK_WITHIN;
+            history::look(&disk, &name, (cursor, limit), wanted, (place, is_enough))
         });
         let failed = |source| KeptError::Open {
             channel: channel.clone(),
             folder: self.folder.to_path_buf(),
             source,
         };
-        let looked = looking.await.ok();
-        looked.transpose().map_err(failed)
+        let looked = looking.await.ok().transpose().map_err(failed)?;
+        Ok(looked.map(|mut looked| {
+            let has_none = looked.next.is_none() && looked.messages.is_empty();
+            if has_none && self.coming.has(wanted.feed) {
+                looked.next = Some(match cursor {
+                    Cursor::Offset(from) => from.max(limit),
+                    _ => limit,
+                });
+            }
+            looked
+        }))
     }
 }
 
@@ -345,6 +362,7 @@ impl Opened {
             let id = *self.logs[log].log.id();
             known.insert(channel.clone(), Known { state, id });
         }
+        let coming = Coming::default();
         let writer = match self.logs.is_empty() {
             true => None,
             false => Some(Writer::start(
@@ -352,6 +370,7 @@ impl Opened {
                 self.signed,
                 signing.clone(),
                 (replicas.clone(), dispatch.clone(), reading.clone()),
+                coming.clone(),
                 (Compaction::new(self.rules, to.downgrade()), to.downgrade()),
                 inputs,
             )?),
@@ -360,6 +379,7 @@ impl Opened {
             folder: Arc::new(self.folder),
             logs: Arc::new(known),
             looks: Arc::default(),
+            coming,
         };
         let inputs = writer.is_some().then_some(to);
         Ok(Running {

@@ -4,7 +4,7 @@ mod append;
 
 use super::{
     LogStatus,
-    ancestors::{Ancestors, Unfound},
+    ancestors::{Ancestors, Coming, Mesh, Unfound},
     compaction::{Answer as Put, Compaction},
     replicated::{Drop, Seat},
 };
@@ -38,6 +38,7 @@ use virga_state::{
     AppendError,
     batch::FeedId,
     compact::{self, CompactError, Outcome, Rewritten},
+    history::Last,
     io::{
         clock,
         driver::{Driver, Way},
@@ -94,12 +95,22 @@ pub(super) enum Input {
         /// Whether all came.
         found: Result<(), Unfound>,
     },
+    /// It was looked where a log's feeds end.
+    LookedBack {
+        /// Which log.
+        log: usize,
+        /// Where they do.
+        ends: Vec<Last>,
+    },
     /// The channel went on without it.
     Interrupted {
         /// Which log.
         log: usize,
     },
 }
+
+/// Events of a log, and their room.
+type Early = (Vec<Delivery>, OwnedSemaphorePermit);
 
 /// All logs, the replicas of those that are on several nodes, and where is told how they stand.
 type Logs = (
@@ -121,11 +132,12 @@ impl Writer {
         signed: Vec<Option<ChannelName>>,
         signing: Signing,
         (replicas, dispatch, reading): (Replicas, Dispatch, Reading),
+        coming: Coming,
         (compaction, to): (Compaction, mpsc::WeakSender<Input>),
         inputs: mpsc::Receiver<Input>,
     ) -> io::Result<Self> {
         let (runtime, is_late) = (Handle::current(), Arc::new(AtomicBool::new(false)));
-        let around = (dispatch.clone(), reading);
+        let around = Mesh::new(dispatch.clone(), reading);
         let mut thread = Thread {
             logs,
             seats,
@@ -135,7 +147,9 @@ impl Writer {
             dispatch,
             begun: BTreeMap::new(),
             signed,
-            ancestors: Ancestors::new(around, to, runtime.clone()),
+            ancestors: Ancestors::new(around, coming, to.clone(), runtime.clone()),
+            early: BTreeMap::new(),
+            to,
             compaction,
             driver: Driver::open(Way::Auto),
             is_late: Arc::clone(&is_late),
@@ -199,7 +213,10 @@ struct Thread {
     /// Of each peer, the message that is not whole.
     begun: BTreeMap<NodeId, Assembly>,
     /// What waits for events that are missing, in the logs that are on this node alone.
-    ancestors: Ancestors,
+    ancestors: Ancestors<Mesh>,
+    /// What came to logs of which it is not known yet where their feeds end.
+    early: BTreeMap<usize, Vec<Early>>,
+    to: mpsc::WeakSender<Input>,
     compaction: Compaction,
     driver: Driver,
     /// What a log does not take now is given up.
@@ -210,7 +227,7 @@ impl Thread {
     fn run(&mut self, runtime: &Handle, mut inputs: mpsc::Receiver<Input>) {
         let mut taken = Vec::with_capacity(TOGETHER_MAX);
         self.settle();
-        self.look_back();
+        self.look_back(runtime);
         loop {
             if !runtime.block_on(self.wait(&mut inputs, &mut taken)) {
                 break;
@@ -221,10 +238,14 @@ impl Thread {
                         log,
                         deliveries,
                         room,
-                    } => {
-                        self.append(log, &deliveries);
-                        drop(room);
-                    }
+                    } => match self.early.get_mut(&log) {
+                        Some(early) => early.push((deliveries, room)),
+                        None => {
+                            self.append(log, &deliveries);
+                            drop(room);
+                        }
+                    },
+                    Input::LookedBack { log, ends } => self.looked_back(log, ends),
                     Input::Compacted {
                         log,
                         rewritten,
@@ -263,6 +284,9 @@ impl Thread {
         }
         drop(inputs);
         self.compaction.stop();
+        while let Some((&log, _)) = self.early.first_key_value() {
+            self.looked_back(log, Vec::new());
+        }
         while let Some((log, feed)) = self.ancestors.any() {
             self.count_gap(log, Unfound::Failed);
             self.append_waiting(log, feed);
@@ -426,7 +450,7 @@ impl Thread {
             (self.logs.iter().zip(&self.seats).zip(&self.states)).enumerate()
         {
             let log = &open.log;
-            let waiting_bytes = self.ancestors.waiting_bytes(at);
+            let waiting_bytes = self.ancestors.waiting_bytes(at) + self.early_bytes(at);
             let is_full = log.is_disk_full();
             let full = is_full.then_some("the disk is full: make room, the log goes on by itself");
             let ended = seat.as_ref().and_then(Seat::failure);

@@ -24,6 +24,11 @@ use virga_transport::ChannelName;
 pub const READERS_PER_PEER_MAX: usize = 64;
 /// Readers of all peers: each holds a file open, and what it reads ahead.
 pub const READERS_MAX: usize = 256;
+/// Readers of one peer, and of all, that only look for batches, beside those: what a log lacks is had however much programs
+/// read.
+const SEARCHES_PER_PEER_MAX: usize = 16;
+/// See [`SEARCHES_PER_PEER_MAX`].
+const SEARCHES_MAX: usize = 64;
 /// Questions of one reader that wait; it asks the next when it has the answer to the last.
 const ASKS_MAX: usize = 4;
 /// How long a reader keeps its place without asking anything.
@@ -31,7 +36,7 @@ pub(super) const IDLE_MAX: Duration = Duration::from_secs(60);
 /// How long it is waited while there is no room on the way to a peer.
 const ROOM_PAUSE: Duration = Duration::from_millis(20);
 
-const _: () = assert!(READERS_PER_PEER_MAX <= READERS_MAX);
+const _: () = assert!(READERS_PER_PEER_MAX <= READERS_MAX && SEARCHES_PER_PEER_MAX <= SEARCHES_MAX);
 
 /// A reader: its node, its number there, and which channel it reads.
 type Key = (NodeId, u64, ChannelName);
@@ -82,6 +87,11 @@ fn hear(
     };
     seats.retain(|_, seat| !seat.is_closed());
     let (peer, _, channel) = key.clone();
+    let (mut of_peer_max, mut of_all_max) = (READERS_PER_PEER_MAX, READERS_MAX);
+    if matches!(numbered.1.want, Want::Batches(_)) {
+        of_peer_max += SEARCHES_PER_PEER_MAX;
+        of_all_max += SEARCHES_MAX;
+    }
     let of_peer = seats.keys().filter(|(of, ..)| *of == peer).count();
     let seat = Seat {
         peer,
@@ -93,7 +103,7 @@ fn hear(
     };
     let refused = match kept.id(&seat.channel) {
         None => Some((Refusal::NotKept, "it does not keep the channel")),
-        _ if of_peer >= READERS_PER_PEER_MAX || seats.len() >= READERS_MAX => {
+        _ if of_peer >= of_peer_max || seats.len() >= of_all_max => {
             Some((Refusal::Full, "too many read logs there now"))
         }
         _ => None,

@@ -7,7 +7,7 @@ use crate::{
 use std::process::Command;
 use virga::{
     kept::LogStatus,
-    mesh::{Cursor, Replayed, Which},
+    mesh::{Cursor, Replay, Replayed, Which},
 };
 
 /// a publishes; the others may keep it.
@@ -16,15 +16,16 @@ const SIGNED: Channel = Channel {
     ..RELIABLE
 };
 
-fn stage() -> Stage {
-    let stage = Stage::new(&[SIGNED]);
+/// Some of the nodes keep the channel.
+fn stage(channel: Channel, keepers: &[&str]) -> Stage {
+    let stage = Stage::new(&[channel]);
     let line = "name = \"test/reliable\"\n";
-    for (name, keys) in [
-        ("a", ""),
-        ("router", "persist = true\n"),
-        ("b", "persist = true\n"),
-    ] {
-        stage.edit(name, line, &format!("{line}signed = true\n{keys}"));
+    for name in ["a", "router", "b"] {
+        let keys = match keepers.contains(&name) {
+            true => "signed = true\npersist = true\n",
+            false => "signed = true\n",
+        };
+        stage.edit(name, line, &format!("{line}{keys}"));
     }
     stage
 }
@@ -78,6 +79,20 @@ async fn read(stage: &Stage, count: usize) -> Vec<Vec<u8>> {
     all
 }
 
+/// Reading there, b has a session with the router, and keeps it.
+async fn reads_at_the_router(stage: &Stage) -> Replay {
+    let mesh = stage.mesh("b").await;
+    let at_router = Which {
+        node: Some("router".to_owned()),
+        log: None,
+    };
+    let reading = mesh.replay_at(SIGNED.name, Cursor::Start, &at_router);
+    let mut there = in_time("the router's log", reading).await.unwrap();
+    let first = in_time("its first event", there.next_kept()).await;
+    assert!(matches!(first, Some(Ok(Replayed::Event(_)))), "{first:?}");
+    there
+}
+
 /// What `virga log` says of b's log.
 fn virga_log(stage: &Stage, arguments: &[&str]) -> String {
     let logs = stage.node("b").file("state/logs");
@@ -94,7 +109,7 @@ fn virga_log(stage: &Stage, arguments: &[&str]) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_was_away_gets_what_it_lacks_before_what_follows_that() {
-    let mut stage = stage();
+    let mut stage = stage(SIGNED, &["router", "b"]);
     stage.start("a").await;
     for name in ["router", "b"] {
         start(&mut stage, name).await;
@@ -111,16 +126,7 @@ async fn a_log_that_was_away_gets_what_it_lacks_before_what_follows_that() {
     }
     has(&stage, "router", 800).await;
     start(&mut stage, "b").await;
-    // Reading there, b has a session with the router, and keeps it.
-    let mesh = stage.mesh("b").await;
-    let at_router = Which {
-        node: Some("router".to_owned()),
-        log: None,
-    };
-    let reading = mesh.replay_at(SIGNED.name, Cursor::Start, &at_router);
-    let mut there = in_time("the router's log", reading).await.unwrap();
-    let first = in_time("its first event", there.next_kept()).await;
-    assert!(matches!(first, Some(Ok(Replayed::Event(_)))), "{first:?}");
+    let there = reads_at_the_router(&stage).await;
     publish(&stage, &sent[800..850]).await;
     let log = has(&stage, "b", 850).await;
     drop(there);
@@ -156,4 +162,40 @@ async fn a_log_that_was_away_gets_what_it_lacks_before_what_follows_that() {
         order.starts_with("unknown until fetched: event 860 of test/reliable of entity"),
         "{order}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_hangs_does_not_keep_a_log_from_what_another_has() {
+    let held = Channel {
+        subscribe: &["a", "b", "router"],
+        ..SIGNED
+    };
+    let mut stage = stage(held, &["a", "router", "b"]);
+    // The router may hang without being in the way.
+    for (name, peer) in [("a", "b"), ("b", "a")] {
+        let address = format!("address = \"{}\"", stage.node(peer).listen);
+        stage.edit(name, "via = [\"router\"]", &address);
+    }
+    stage.start("a").await;
+    for name in ["router", "b"] {
+        start(&mut stage, name).await;
+    }
+    let sent = numbered(350);
+    publish(&stage, &sent[..100]).await;
+    for name in ["a", "router", "b"] {
+        has(&stage, name, 100).await;
+    }
+    stage.kill("b");
+    publish(&stage, &sent[100..300]).await;
+    for name in ["a", "router"] {
+        has(&stage, name, 300).await;
+    }
+    start(&mut stage, "b").await;
+    let there = reads_at_the_router(&stage).await;
+    stage.signal("router", "-STOP");
+    publish(&stage, &sent[300..]).await;
+    let log = has(&stage, "b", 350).await;
+    drop(there);
+    assert_eq!((log.repaired, log.gaps.values().sum::<u64>()), (200, 0));
+    assert_eq!(read(&stage, 350).await, sent);
 }

@@ -58,8 +58,8 @@ pub struct Place {
     first_offset: u64,
 }
 
-/// Where each feed ends in the newest segments of a log, in so many that they have that many bytes; of no
-/// more feeds than an index of causes knows.
+/// Where each feed ends in the newest segments of a log: in the last one, which fills, and in so many before it that they
+/// have that many bytes; of no more feeds than an index of causes knows. It stops where nobody waits for it.
 ///
 /// # Errors
 /// See [`OpenError`].
@@ -67,19 +67,24 @@ pub fn last_of_feeds<D: Disk>(
     disk: &D,
     name: &LogName,
     bytes: u64,
+    is_waited_for: impl Fn() -> bool,
 ) -> Result<Vec<Last>, OpenError> {
     let catalog = Catalog::read(disk, name)?;
-    let used: Vec<&Found> = catalog.used().collect();
+    let mut newest = catalog.used().collect::<Vec<&Found>>().into_iter().rev();
+    let fills = newest.next();
     let mut counted = 0;
-    let newest = used.iter().rev().take_while(|found| {
-        let is_one = counted == 0 || counted < bytes;
+    let full = newest.take_while(|found| {
+        let is_one = counted < bytes;
         counted += found.bytes;
         is_one
     });
-    let from = newest.last().map_or(0, |found| found.number);
+    let from = full.last().or(fills).map_or(0, |found| found.number);
     let mut last: BTreeMap<FeedId, (Batch, u64)> = BTreeMap::new();
     let begin = (from, SEGMENT_HEADER_BYTES as u64);
     each_batch(disk, &catalog, begin, |header, records, _| {
+        if !is_waited_for() {
+            return ControlFlow::Break(());
+        }
         if walk::check_records(header, records).is_err() {
             return ControlFlow::Continue(());
         }
@@ -106,8 +111,9 @@ pub fn last_of_feeds<D: Disk>(
     Ok(checked.collect())
 }
 
-/// Looks for events from a place on, below an offset; not too far at a time, gives not too many, and stops where nobody
-/// waits for it. `place` is what the look before gave with this offset.
+/// Looks for events from a place on, below an offset; not too far at a time, and gives not too many. Behind the first
+/// batch of the log it ends where it `is_enough`: the next look goes on there. `place` is what the look before gave with
+/// this offset.
 ///
 /// # Errors
 /// See [`OpenError`].
@@ -116,7 +122,7 @@ pub fn look<D: Disk>(
     name: &LogName,
     (cursor, limit): (Cursor, u64),
     wanted: Wanted,
-    (place, is_waited_for): (Option<Place>, impl Fn() -> bool),
+    (place, is_enough): (Option<Place>, impl Fn() -> bool),
 ) -> Result<Looked, OpenError> {
     let catalog = Catalog::read(disk, name)?;
     let mut search = Search {
@@ -136,6 +142,7 @@ pub fn look<D: Disk>(
         given_bytes: 0,
         looked: Looked::default(),
     };
+    let mut is_first = true;
     if search.from >= limit {
         return Ok(search.looked);
     }
@@ -143,15 +150,10 @@ pub fn look<D: Disk>(
         Some(Ok(Some(begin))) => begin,
         _ => search.begin(disk, &catalog),
     };
-    each_batch(
-        disk,
-        &catalog,
-        begin,
-        |header, records, place| match is_waited_for() {
-            true => search.batch(header, records, place),
-            false => ControlFlow::Break(()),
-        },
-    )?;
+    each_batch(disk, &catalog, begin, |header, records, place| {
+        let is_over = !std::mem::take(&mut is_first) && is_enough();
+        search.batch(header, records, (place, is_over))
+    })?;
     Ok(search.looked)
 }
 
@@ -225,17 +227,24 @@ impl Search {
         Ok(begins_at(disk, id, place)?.then_some(entry.at))
     }
 
-    /// Looks through a batch of the log.
-    fn batch(&mut self, header: &BatchHeader, records: &[u8], place: Place) -> ControlFlow<()> {
+    /// Looks through a batch of the log, unless it is over.
+    fn batch(
+        &mut self,
+        header: &BatchHeader,
+        records: &[u8],
+        (place, is_over): (Place, bool),
+    ) -> ControlFlow<()> {
         if header.end() > self.limit {
+            return ControlFlow::Break(());
+        }
+        if is_over || self.seen_bytes >= LOOK_BYTES {
+            // Batches that are only passed over do not move the offset, but the place.
+            let next = header.first_offset.max(self.from);
+            (self.looked.next, self.looked.place) = (Some(next), Some(place));
             return ControlFlow::Break(());
         }
         if header.end() <= self.from {
             return ControlFlow::Continue(());
-        }
-        if self.seen_bytes >= LOOK_BYTES {
-            (self.looked.next, self.looked.place) = (Some(header.first_offset), Some(place));
-            return ControlFlow::Break(());
         }
         self.seen_bytes += records.len() as u64;
         if header.last_time >= self.from_time && walk::check_records(header, records).is_ok() {

@@ -1,9 +1,9 @@
 //! Who asks for what is missing: all nodes at once that may have it, then the one that gave some of it, and all again.
 
-use super::Unfound;
+use super::{GAPS_MAX, Unfound};
 use crate::{
     dispatch::Dispatch,
-    kept::writer::Input,
+    kept::{looks::LOOK_WITHIN, writer::Input},
     reading::{
         Outcome, Reading,
         remote::Keeper,
@@ -26,36 +26,130 @@ use virga_ebpf::header::NodeId;
 use virga_state::{Cursor, bundle, format::Hash, history::Wanted};
 use virga_transport::ChannelName;
 
-/// So long nothing of what is missing comes before a log goes on without it.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The same while nodes look through their logs for it.
-const PATIENCE_MAX: Duration = Duration::from_secs(20);
-/// How long it is asked for, whatever comes.
-const WHOLE: Duration = Duration::from_secs(120);
-/// How long one node may take for an answer before it is asked again.
-const ANSWER_WITHIN: Duration = Duration::from_secs(3);
-/// How long one that gives batches may take for the next before the others are asked too.
-const NEXT_WITHIN: Duration = Duration::from_secs(1);
 /// How long it is waited before a node is asked again; each pause doubles it.
 const AGAIN: Duration = Duration::from_millis(100);
 /// The longest such pause.
 const AGAIN_MAX: Duration = Duration::from_secs(1);
-/// How long all are asked before it is looked who may keep the channel now.
-const ROUND: Duration = Duration::from_secs(4);
-/// How long a node that answered nothing is not asked: one of an earlier version never does.
-const SILENT: Duration = Duration::from_secs(60);
+/// The pause before a node is asked to look further on: it looked for longer, or says so for nothing.
+const FURTHER: Duration = Duration::from_millis(5);
 /// How much earlier than here another node may have got an event, by its own clock: looked from the first on, then
 /// from the next, and then through the whole log.
 const EARLIER_NS: [u64; 3] = [60_000_000_000, 3_600_000_000_000, 24 * 3_600_000_000_000];
+
+/// How long what is waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// Nothing of what is missing comes for so long before a log goes on without it.
+    patience: Duration,
+    /// The same while nodes look through their logs for it, or get it themselves.
+    patience_max: Duration,
+    /// It is asked for, whatever comes.
+    whole: Duration,
+    /// One node takes for an answer before it is asked again.
+    answer: Duration,
+    /// One that gives batches takes for the next before the others are asked too.
+    next: Duration,
+    /// All are asked before it is looked who may keep the channel now.
+    round: Duration,
+    /// A node that answered nothing is not asked: one of an earlier version never does.
+    silent: Duration,
+}
+
+impl Times {
+    pub(super) const REAL: Self = Self {
+        patience: Duration::from_secs(5),
+        patience_max: Duration::from_secs(20),
+        whole: Duration::from_secs(120),
+        answer: Duration::from_secs(3),
+        next: Duration::from_secs(1),
+        round: Duration::from_secs(4),
+        silent: Duration::from_secs(60),
+    };
+}
+
+// A node that all gaps ask for something looks, and rests, once for each.
+const _: () = assert!(
+    Times::REAL.answer.as_millis() > GAPS_MAX as u128 * 2 * LOOK_WITHIN.as_millis()
+        && Times::REAL.answer.as_millis() < Times::REAL.round.as_millis()
+        && Times::REAL.round.as_millis() < Times::REAL.patience.as_millis()
+);
+
+/// The nodes around, as a search sees them.
+pub(in crate::kept) trait Around: Send + Sync {
+    /// One that is asked.
+    type Node: Asking;
+
+    /// Those that may keep a channel's log.
+    fn keepers(
+        &self,
+        channel: &ChannelName,
+    ) -> impl Future<Output = Result<Vec<NodeId>, Unfound>> + Send;
+
+    /// Has a session with one.
+    fn reach(
+        &self,
+        node: NodeId,
+        channel: &ChannelName,
+    ) -> impl Future<Output = Result<Self::Node, Unfound>> + Send;
+
+    /// Whether what an entity signed may come onto a channel now.
+    fn may_say(&self, channel: &ChannelName, entity: [u8; 32])
+    -> impl Future<Output = bool> + Send;
+}
+
+/// See [`Around`].
+pub(in crate::kept) trait Asking: Send + Sync {
+    /// Waits for what it answers.
+    fn ask(&self, wanted: Wanted, cursor: Cursor) -> impl Future<Output = Outcome> + Send;
+}
+
+/// The nodes of the mesh. Cheap to clone.
+#[derive(Clone)]
+pub(in crate::kept) struct Mesh {
+    dispatch: Dispatch,
+    reading: Reading,
+}
+
+impl Mesh {
+    pub(in crate::kept) const fn new(dispatch: Dispatch, reading: Reading) -> Self {
+        Self { dispatch, reading }
+    }
+}
+
+impl Around for Mesh {
+    type Node = Keeper;
+
+    async fn keepers(&self, channel: &ChannelName) -> Result<Vec<NodeId>, Unfound> {
+        let nodes = self.dispatch.keepers(channel).await;
+        nodes.map_err(|_| Unfound::Nobody)
+    }
+
+    async fn reach(&self, node: NodeId, channel: &ChannelName) -> Result<Keeper, Unfound> {
+        let around = (&self.dispatch, &self.reading);
+        let keeper = Keeper::reach(around, node, channel).await;
+        keeper.map_err(|_| Unfound::Failed)
+    }
+
+    async fn may_say(&self, channel: &ChannelName, entity: [u8; 32]) -> bool {
+        let may = self.dispatch.may_say(channel, entity).await;
+        may.unwrap_or(false)
+    }
+}
+
+impl Asking for Keeper {
+    async fn ask(&self, wanted: Wanted, cursor: Cursor) -> Outcome {
+        Self::ask(self, Want::Batches(wanted), None, cursor).await
+    }
+}
 
 /// Nodes that answered nothing, and until when they are not asked.
 #[derive(Debug, Default)]
 pub(super) struct Silent(Mutex<BTreeMap<NodeId, Instant>>);
 
 impl Silent {
-    fn add(&self, node: NodeId) {
+    fn add(&self, node: NodeId, until: Instant) {
         let mut silent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        silent.insert(node, Instant::now() + SILENT);
+        silent.insert(node, until);
     }
 
     fn has(&self, node: NodeId) -> bool {
@@ -66,9 +160,9 @@ impl Silent {
 }
 
 /// See the module.
-pub(super) struct Search {
-    pub(super) dispatch: Dispatch,
-    pub(super) reading: Reading,
+pub(super) struct Search<A> {
+    pub(super) around: A,
+    pub(super) times: Times,
     pub(super) channel: ChannelName,
     /// Behind what is there.
     pub(super) wanted: Wanted,
@@ -86,9 +180,18 @@ pub(super) struct Search {
     pub(super) to: WeakSender<Input>,
 }
 
+/// Why a node is asked no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Out {
+    /// It keeps no log of the channel, or none for this node.
+    HasNone,
+    /// What it gave is not what was asked for.
+    Wrong,
+}
+
 /// A node that is asked.
-struct Asked {
-    keeper: Keeper,
+struct Asked<N> {
+    node: N,
     cursor: Cursor,
     /// How many of [`EARLIER_NS`] were in vain.
     earlier: usize,
@@ -100,16 +203,18 @@ struct Asked {
     has_answered: bool,
     /// It looked through its log and has none.
     has_none: bool,
-    /// When it last got further in its log.
+    /// When it last said that there may be some further on.
     went_on: Option<Instant>,
-    /// It is asked no more.
-    is_out: bool,
+    out: Option<Out>,
 }
 
-impl Asked {
-    fn new(keeper: Keeper, since_unix_ns: u64) -> Self {
+/// Batches that a node gave, and where to go on.
+type Batches = (Vec<Bytes>, u64);
+
+impl<N: Asking> Asked<N> {
+    fn new(node: N, since_unix_ns: u64) -> Self {
         Self {
-            keeper,
+            node,
             cursor: Cursor::Time(since_unix_ns.saturating_sub(EARLIER_NS[0])),
             earlier: 0,
             pause: AGAIN,
@@ -118,65 +223,85 @@ impl Asked {
             has_answered: false,
             has_none: false,
             went_on: None,
-            is_out: false,
+            out: None,
         }
     }
 
     /// Asks until it gives batches; none when it is asked no more.
-    async fn ask(&mut self, wanted: Wanted, since_unix_ns: u64) -> Option<(Vec<Bytes>, u64)> {
-        while !self.is_out {
-            let asked = self.keeper.ask(Want::Batches(wanted), None, self.cursor);
-            let Ok(outcome) = timeout(ANSWER_WITHIN, asked).await else {
+    async fn ask(
+        &mut self,
+        wanted: Wanted,
+        (since_unix_ns, within): (u64, Duration),
+    ) -> Option<Batches> {
+        while self.out.is_none() {
+            let Ok(outcome) = timeout(within, self.node.ask(wanted, self.cursor)).await else {
                 self.is_late = true;
                 continue;
             };
             self.has_answered |= matches!(outcome, Outcome::Given(_));
             match outcome {
                 Outcome::Given(Given::Events { next, frames, .. }) => {
-                    let is_back = matches!(self.cursor, Cursor::Offset(from) if next <= from);
-                    let messages = parse_batches(&frames).filter(|_| !is_back);
-                    let Some(messages) = messages else {
-                        self.is_out = true;
-                        break;
-                    };
-                    if messages.is_empty() {
-                        self.cursor = Cursor::Offset(next);
-                        self.went_on = Some(Instant::now());
-                        continue;
+                    match self.given(next, &frames) {
+                        Some(messages) if messages.is_empty() => {}
+                        Some(messages) => return Some((messages, next)),
+                        None => self.out = Some(Out::Wrong),
                     }
-                    return Some((messages, next));
                 }
                 Outcome::Given(Given::Refused(Refusal::NoMore, _)) => {
-                    if !self.has_given && self.earlier < EARLIER_NS.len() {
-                        self.earlier += 1;
-                        self.cursor = match EARLIER_NS.get(self.earlier) {
-                            Some(ns) => Cursor::Time(since_unix_ns.saturating_sub(*ns)),
-                            None => Cursor::Start,
-                        };
+                    if self.goes_back(since_unix_ns) {
                         continue;
-                    }
-                    // It may get them yet, as this node may: at its log's end.
-                    self.has_none = true;
-                    if !self.has_given {
-                        let now_unix_ns = virga_state::io::clock::now_unix_ns();
-                        self.cursor = Cursor::Time(now_unix_ns.saturating_sub(EARLIER_NS[0]));
                     }
                 }
                 Outcome::Lost
                 | Outcome::Given(Given::Refused(Refusal::Full | Refusal::Failed, _)) => {}
-                Outcome::Given(Given::Refused(..)) => {
-                    (self.is_out, self.has_none) = (true, true);
-                    break;
-                }
+                Outcome::Given(Given::Refused(..)) => self.out = Some(Out::HasNone),
             }
             sleep(self.pause).await;
             self.pause = (self.pause * 2).min(AGAIN_MAX);
         }
         None
     }
+
+    /// What it gave; without batches it is asked further on, or there again. None where that has not its form.
+    fn given(&mut self, next: u64, frames: &Bytes) -> Option<Vec<Bytes>> {
+        let messages = parse_batches(frames)?;
+        let further = match self.cursor {
+            Cursor::Offset(from) if next < from => return None,
+            Cursor::Offset(from) => next > from,
+            _ => true,
+        };
+        if messages.is_empty() {
+            (self.cursor, self.went_on) = (Cursor::Offset(next), Some(Instant::now()));
+            self.has_none = false;
+        }
+        if further {
+            self.pause = FURTHER;
+        }
+        Some(messages)
+    }
+
+    /// It has no more from there on: whether it is asked from an earlier place on now.
+    fn goes_back(&mut self, since_unix_ns: u64) -> bool {
+        if !self.has_given && self.earlier < EARLIER_NS.len() {
+            self.earlier += 1;
+            self.cursor = match EARLIER_NS.get(self.earlier) {
+                Some(ns) => Cursor::Time(since_unix_ns.saturating_sub(*ns)),
+                None => Cursor::Start,
+            };
+            return true;
+        }
+        // It may get them yet, as this node may: at its log's end.
+        self.has_none = true;
+        if !self.has_given {
+            let now_unix_ns = virga_state::io::clock::now_unix_ns();
+            self.cursor = Cursor::Time(now_unix_ns.saturating_sub(EARLIER_NS[0]));
+        }
+        self.pause = self.pause.max(AGAIN);
+        false
+    }
 }
 
-impl Search {
+impl<A: Around> Search<A> {
     /// Until all is there, or the log goes on without it; whatever happens, it hears of that.
     pub(super) async fn run(mut self) {
         let (log, feed, number) = (self.log, self.wanted.feed, self.number);
@@ -186,7 +311,7 @@ impl Search {
         let found = found.unwrap_or(Err(Unfound::Failed));
         for (node, asked) in &asked {
             if asked.is_late && !asked.has_answered {
-                self.silent.add(*node);
+                self.silent.add(*node, Instant::now() + self.times.silent);
             }
         }
         if let Some(to) = to.upgrade() {
@@ -202,35 +327,31 @@ impl Search {
         }
     }
 
-    async fn find(&mut self, all: &mut BTreeMap<NodeId, Asked>) -> Result<(), Unfound> {
-        let begun = Instant::now();
-        let (mut since, mut is_wrong) = (begun, false);
+    async fn find(&mut self, all: &mut BTreeMap<NodeId, Asked<A::Node>>) -> Result<(), Unfound> {
+        let (begun, times) = (Instant::now(), self.times);
+        let mut since = begun;
         let mut from: Option<NodeId> = None;
         while self.wanted.after < self.wanted.to {
-            let is_any = self.look_for_keepers(all).await?;
-            let looking = all.values().filter(|asked| !asked.is_out);
-            let went_on = looking.clone().filter_map(|asked| asked.went_on).max();
-            let until = (since + PATIENCE)
-                .max(went_on.map_or(since, |at| at + PATIENCE))
-                .min(since + PATIENCE_MAX)
-                .min(begun + WHOLE);
-            let is_over = is_any && looking.clone().next().is_none();
+            let may_keep = self.look_for_keepers(all).await?;
+            let went_on = all.values().filter(|asked| asked.out.is_none());
+            let went_on = went_on.filter_map(|asked| asked.went_on).max();
+            let until = (since + times.patience)
+                .max(went_on.map_or(since, |at| at + times.patience))
+                .min(since + times.patience_max)
+                .min(begun + times.whole);
+            let is_over = may_keep > 0 && all.values().all(|asked| asked.out.is_some());
             if is_over || Instant::now() >= until {
-                return Err(match looking.clone().all(|asked| asked.has_none) {
-                    _ if is_wrong => Unfound::Wrong,
-                    true => Unfound::Nobody,
-                    false => Unfound::Late,
-                });
+                let is_any_silent = may_keep > all.len();
+                return Err(why(all, is_any_silent));
             }
-            let given = match from {
-                Some(node) => timeout(NEXT_WITHIN, self.ask(all, Some(node))).await,
+            let given = match from.take() {
+                Some(node) => timeout(times.next, self.ask(all, Some(node))).await,
                 None => {
                     let left = until.saturating_duration_since(Instant::now());
-                    timeout(ROUND.min(left), self.ask(all, None)).await
+                    timeout(times.round.min(left), self.ask(all, None)).await
                 }
             };
-            from = None;
-            let (node, messages, next) = match given {
+            let (node, (messages, next)) = match given {
                 Ok(Some(given)) => given,
                 Err(_) => continue,
                 // Nobody is left to be asked, or known yet.
@@ -248,45 +369,43 @@ impl Search {
                     (asked.has_given, asked.has_none) = (true, false);
                     (since, from) = (Instant::now(), Some(node));
                 }
-                None => (asked.is_out, is_wrong) = (true, true),
+                None => asked.out = Some(Out::Wrong),
             }
         }
         Ok(())
     }
 
-    /// Has all that may keep the channel among those that are asked, and no others; whether there are any.
-    async fn look_for_keepers(&self, all: &mut BTreeMap<NodeId, Asked>) -> Result<bool, Unfound> {
-        let nodes = self.dispatch.keepers(&self.channel).await;
-        let nodes = nodes.map_err(|_| Unfound::Nobody)?;
+    /// Has all that may keep the channel among those that are asked, but those that answered nothing a moment ago, and no
+    /// others; how many may keep it.
+    async fn look_for_keepers(
+        &self,
+        all: &mut BTreeMap<NodeId, Asked<A::Node>>,
+    ) -> Result<usize, Unfound> {
+        let nodes = self.around.keepers(&self.channel).await?;
         // With those that are asked there is a session, or one is tried for.
         all.retain(|node, _| nodes.contains(node));
         for &node in &nodes {
-            if all.contains_key(&node) || self.silent.has(node) {
-                continue;
+            if !all.contains_key(&node) && !self.silent.has(node) {
+                let reached = self.around.reach(node, &self.channel).await?;
+                all.insert(node, Asked::new(reached, self.since_unix_ns));
             }
-            let around = (&self.dispatch, &self.reading);
-            let keeper = Keeper::reach(around, node, &self.channel).await;
-            let keeper = keeper.map_err(|_| Unfound::Failed)?;
-            all.insert(node, Asked::new(keeper, self.since_unix_ns));
         }
-        Ok(!nodes.is_empty())
+        Ok(nodes.len())
     }
 
     /// Asks one node or all; the first batches that one gives.
     async fn ask(
         &self,
-        all: &mut BTreeMap<NodeId, Asked>,
+        all: &mut BTreeMap<NodeId, Asked<A::Node>>,
         only: Option<NodeId>,
-    ) -> Option<(NodeId, Vec<Bytes>, u64)> {
-        let (wanted, since_unix_ns) = (self.wanted, self.since_unix_ns);
-        let some = all.iter_mut();
-        let some = some.filter(|(node, _)| only.is_none_or(|only| only == **node));
-        let mut asking: FuturesUnordered<_> = some
-            .map(async |(node, asked)| {
-                let (messages, next) = asked.ask(wanted, since_unix_ns).await?;
-                Some((*node, messages, next))
-            })
-            .collect();
+    ) -> Option<(NodeId, Batches)> {
+        let (wanted, how) = (self.wanted, (self.since_unix_ns, self.times.answer));
+        let mut asking = FuturesUnordered::new();
+        for (&node, asked) in all {
+            if only.is_none_or(|only| only == node) {
+                asking.push(async move { Some((node, asked.ask(wanted, how).await?)) });
+            }
+        }
         while let Some(given) = asking.next().await {
             if given.is_some() {
                 return given;
@@ -311,13 +430,7 @@ impl Search {
         let Some((wanted, head)) = behind else {
             return Ok(None);
         };
-        let channel = &self.channel;
-        if !self
-            .dispatch
-            .may_say(channel, self.entity)
-            .await
-            .unwrap_or(false)
-        {
+        if !self.around.may_say(&self.channel, self.entity).await {
             return Err(Unfound::NoRight);
         }
         if !self.give(messages).await {
@@ -344,6 +457,18 @@ impl Search {
     }
 }
 
+/// Why a log goes on without what is missing, by what nodes said that were asked.
+fn why<N>(all: &BTreeMap<NodeId, Asked<N>>, is_any_silent: bool) -> Unfound {
+    let mut looking = all.values().filter(|asked| asked.out.is_none());
+    if all.values().any(|asked| asked.out == Some(Out::Wrong)) {
+        Unfound::Wrong
+    } else if is_any_silent || looking.any(|asked| !asked.has_none) {
+        Unfound::Late
+    } else {
+        Unfound::Nobody
+    }
+}
+
 /// What is missing after a batch, and the head after it; none where the batch is not the first that is missing, or not as
 /// it was signed.
 fn follow((wanted, head): (Wanted, Hash), message: &[u8]) -> Option<(Wanted, Hash)> {
@@ -364,56 +489,4 @@ fn follow((wanted, head): (Wanted, Hash), message: &[u8]) -> Option<(Wanted, Has
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use ed25519_dalek::SigningKey;
-    use virga_state::{LogName, batch::FeedId, feed::FeedEnd};
-
-    fn sign(feed: &mut FeedEnd, key: &SigningKey, payload: &[u8]) -> Vec<u8> {
-        let batch = feed.sign(key, Vec::new(), [payload].into_iter()).unwrap();
-        bundle::encode(&batch, &[payload])
-    }
-
-    #[test]
-    fn only_the_next_batch_of_that_entity_is_taken() {
-        let channel = LogName::parse("alarms").unwrap();
-        let keys = [1, 2].map(|seed| SigningKey::from_bytes(&[seed; 32]));
-        let entity = |key: &SigningKey| key.verifying_key().to_bytes();
-        let mut feed = FeedEnd::new(channel.clone(), entity(&keys[0]));
-        let mut other = FeedEnd::new(channel.clone(), entity(&keys[1]));
-        let first = sign(&mut feed, &keys[0], b"one");
-        let (_, head) = feed.end();
-        let mut twin = feed.clone();
-        let second = sign(&mut feed, &keys[0], b"two");
-        let third = sign(&mut feed, &keys[0], b"three");
-        let wanted = Wanted {
-            feed: FeedId::of(&channel, &entity(&keys[0])),
-            after: 1,
-            to: 3,
-        };
-        let at = (wanted, head);
-        let behind = follow(at, &second).unwrap();
-        assert_eq!(behind.0.after, 2);
-        assert_eq!(
-            follow(behind, &third).unwrap(),
-            (Wanted { after: 3, ..wanted }, feed.end().1)
-        );
-        // What is there, what is further on, and another's.
-        for wrong in [&first, &third, &sign(&mut other, &keys[1], b"two")] {
-            assert_eq!(follow(at, wrong), None);
-        }
-        // A second one that follows something else than what is there.
-        let twin_second = sign(&mut twin, &keys[0], b"other");
-        assert!(follow(at, &twin_second).is_some());
-        let twin_third = sign(&mut twin, &keys[0], b"three");
-        assert_eq!(follow(behind, &twin_third), None);
-        // More than was asked for.
-        let short = (Wanted { to: 1, ..wanted }, head);
-        assert_eq!(follow(short, &second), None);
-        for place in 0..second.len() {
-            let mut changed = second.clone();
-            changed[place] ^= 1;
-            assert_eq!(follow(at, &changed), None, "byte {place}");
-        }
-    }
-}
+mod tests;

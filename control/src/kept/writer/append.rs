@@ -1,6 +1,6 @@
 //! What comes is appended; what follows events that a log lacks waits for them.
 
-use super::Thread;
+use super::{Input, Thread};
 use crate::{
     channel::{Delivery, Signature},
     hex,
@@ -8,11 +8,13 @@ use crate::{
 };
 use bytes::Bytes;
 use std::{sync::atomic::Ordering, time::Duration};
+use tokio::{runtime::Handle, sync::mpsc};
 use virga_ebpf::hash::origin_hash;
 use virga_state::{
     AppendError, Link, LogName,
     batch::{BatchError, FeedId},
-    bundle, history,
+    bundle,
+    history::{self, Last},
     io::clock,
 };
 
@@ -143,30 +145,61 @@ impl Thread {
         });
     }
 
-    /// Notes where feeds end in the logs that are on this node alone.
-    pub(super) fn look_back(&mut self) {
+    /// Has somebody look where feeds end in the logs that are on this node alone, one log after the other; what comes to
+    /// them before that is known waits.
+    pub(super) fn look_back(&mut self, runtime: &Handle) {
+        let mut logs = Vec::new();
         let alone = self.logs.iter().zip(&self.seats).zip(&self.signed);
-        for ((open, seat), channel) in alone {
+        for (log, ((open, seat), channel)) in alone.enumerate() {
             let (Some(channel), None) = (channel, seat) else {
                 continue;
             };
             let Ok(name) = LogName::parse(channel.as_str()) else {
                 continue;
             };
-            let disk = open.files.disk();
-            match history::last_of_feeds(disk, &name, LOOKED_BACK_BYTES) {
-                Ok(all) => {
-                    for last in all {
-                        self.ancestors.note(&last.batch, last.time_unix_ns);
-                        // It is the first of its feed.
-                        let _no_fork = self.signing.observe(&last.batch);
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%channel, %error, "where its feeds end is not known: what it lacks is not asked for");
-                }
+            match open.files.disk().share() {
+                Ok(disk) => logs.push((log, name, disk)),
+                Err(error) => tell_of_ends(channel.as_str(), &error),
             }
         }
+        self.early = logs.iter().map(|&(log, ..)| (log, Vec::new())).collect();
+        let to = self.to.clone();
+        runtime.spawn_blocking(move || {
+            for (log, name, disk) in logs {
+                // Once the logs are being closed nobody waits for it.
+                let is_waited_for = || to.strong_count() > 0;
+                let ends = history::last_of_feeds(&disk, &name, LOOKED_BACK_BYTES, is_waited_for);
+                let ends = ends.unwrap_or_else(|error| {
+                    tell_of_ends(name.as_str(), &error);
+                    Vec::new()
+                });
+                let input = Input::LookedBack { log, ends };
+                let is_closed = |to: mpsc::Sender<Input>| to.blocking_send(input).is_err();
+                if to.upgrade().is_none_or(is_closed) {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Takes what came to a log before it was known where its feeds end.
+    pub(super) fn looked_back(&mut self, log: usize, ends: Vec<Last>) {
+        for last in ends {
+            self.ancestors.note(&last.batch, last.time_unix_ns);
+            // It is the first of its feed.
+            let _no_fork = self.signing.observe(&last.batch);
+        }
+        for (deliveries, room) in self.early.remove(&log).unwrap_or_default() {
+            self.append(log, &deliveries);
+            drop(room);
+        }
+    }
+
+    /// Bytes of what came to a log before that.
+    pub(super) fn early_bytes(&self, log: usize) -> u64 {
+        let early = self.early.get(&log).into_iter().flatten();
+        let deliveries = early.flat_map(|(deliveries, _)| deliveries);
+        deliveries.map(|one| one.payload.len() as u64).sum()
     }
 
     /// An event without a link of its own: the log says whose it is.
@@ -239,6 +272,10 @@ impl Thread {
             self.lose(log, events, &error);
         }
     }
+}
+
+fn tell_of_ends(log: &str, error: &dyn std::error::Error) {
+    tracing::warn!(%log, %error, "where the log's feeds end is not known: what it lacks is not asked for");
 }
 
 /// How many events a message has.

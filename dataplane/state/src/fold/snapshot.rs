@@ -67,10 +67,8 @@ pub enum SnapshotError {
         /// What was asked for.
         wanted: LogName,
     },
-    /// It is of a log that had the same name before.
-    #[error(
-        "the snapshot is of another log, which had the name {0} before: remove it, and the fold begins anew"
-    )]
+    /// It is of a log that had the same name before; now another has it, or none.
+    #[error("the snapshot is of another log than {0} is now: remove it, and the fold begins anew")]
     OtherLog(LogName),
     /// The state's type has changed since, and nothing says what became of it.
     #[error(

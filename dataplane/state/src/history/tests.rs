@@ -71,7 +71,7 @@ impl Told {
             &name(),
             (cursor, u64::MAX),
             wanted,
-            (None, || true),
+            (None, || false),
         );
         looked.unwrap()
     }
@@ -125,7 +125,7 @@ fn only_what_may_be_read_is_given() {
             &name(),
             (Cursor::Start, limit),
             told.wanted(0, 15),
-            (None, || true),
+            (None, || false),
         );
         // Each of the log's batches has 7 events.
         let whole = usize::try_from(limit / 7).unwrap();
@@ -160,9 +160,9 @@ fn an_answer_has_a_bound_and_the_next_goes_on_behind_it() {
     let mut answers = 0;
     while wanted.after < wanted.to {
         let from = (next, u64::MAX);
-        let looked = look(&disk, &name(), from, wanted, (place, || true)).unwrap();
+        let looked = look(&disk, &name(), from, wanted, (place, || false)).unwrap();
         // It is the same wherever the look begins.
-        let anew = look(&disk, &name(), from, wanted, (None, || true)).unwrap();
+        let anew = look(&disk, &name(), from, wanted, (None, || false)).unwrap();
         assert_eq!(looked, anew);
         place = looked.place;
         assert!(place.is_some());
@@ -206,7 +206,7 @@ fn feeds_end_where_their_newest_batch_does() {
     let mut told = Told::new(20);
     told.say(0);
     told.world.settle();
-    let last = last_of_feeds(&told.disk, &name(), u64::MAX).unwrap();
+    let last = last_of_feeds(&told.disk, &name(), u64::MAX, || true).unwrap();
     let ends = |last: &[Last]| -> Vec<(u64, [u8; 32])> {
         let mut ends: Vec<_> = last
             .iter()
@@ -222,26 +222,26 @@ fn feeds_end_where_their_newest_batch_does() {
     signed.sort_unstable();
     assert_eq!(ends(&last), signed);
     assert!(last.iter().any(|last| last.time_unix_ns == told.world.now));
-    // The newest segment has but the last word.
-    let newest = last_of_feeds(&told.disk, &name(), 1).unwrap();
+    // The newest segment has but the last word, and the one before it the other's.
+    let newest = last_of_feeds(&told.disk, &name(), 0, || true).unwrap();
     assert!(
         newest.len() <= 2 && ends(&newest).contains(&signed[1]),
         "{newest:?}"
     );
-    assert_eq!(last_of_feeds(&told.disk, &name(), 0).unwrap(), newest);
-    assert!(
-        last_of_feeds(&Forgetful::default(), &name(), 1)
-            .unwrap()
-            .is_empty()
-    );
+    let two = last_of_feeds(&told.disk, &name(), 1, || true).unwrap();
+    assert_eq!(ends(&two), signed);
+    let none = last_of_feeds(&told.disk, &name(), u64::MAX, || false).unwrap();
+    assert_eq!(none, Vec::new());
+    let empty = last_of_feeds(&Forgetful::default(), &name(), 1, || true).unwrap();
+    assert_eq!(empty, Vec::new());
 }
 
 #[test]
-fn a_look_goes_on_where_the_last_one_ended_and_stops_where_nobody_waits() {
+fn a_look_goes_on_where_the_last_one_ended() {
     let told = Told::new(20);
     let wanted = told.wanted(15, 60);
     let from = (Cursor::Offset(7 * 5), u64::MAX);
-    let of = |place| look(&told.disk, &name(), from, wanted, (place, || true)).unwrap();
+    let of = |place| look(&told.disk, &name(), from, wanted, (place, || false)).unwrap();
     let catalog = Catalog::read(&told.disk, &name()).unwrap();
     let mut places = Vec::new();
     let begin = (0, SEGMENT_HEADER_BYTES as u64);
@@ -260,6 +260,30 @@ fn a_look_goes_on_where_the_last_one_ended_and_stops_where_nobody_waits() {
         };
         assert_eq!(of(Some(wrong)).messages, told.messages[5..], "{place:?}");
     }
-    let given_up = look(&told.disk, &name(), from, wanted, (None, || false)).unwrap();
-    assert_eq!(given_up, Looked::default());
+}
+
+#[test]
+fn a_look_that_is_ended_early_gets_further_each_time() {
+    let told = Told::new(20);
+    for begin in [Cursor::Start, Cursor::Offset(7 * 5), Cursor::Time(SECOND)] {
+        let (mut wanted, mut cursor, mut place) = (told.wanted(15, 60), begin, None);
+        let mut found = Vec::new();
+        for looks in 1.. {
+            let from = (cursor, u64::MAX);
+            let looked = look(&told.disk, &name(), from, wanted, (place, || true)).unwrap();
+            assert!(looked.messages.len() <= 1, "of one batch of the log");
+            wanted.after += (PER_BATCH * looked.messages.len()) as u64;
+            found.extend(looked.messages);
+            if wanted.after == wanted.to {
+                break;
+            }
+            // One look for each batch of the log is the most that it takes.
+            assert!(looks < 20, "{begin}");
+            let next = looked.next.unwrap();
+            let (before, moved) = (place.replace(looked.place.unwrap()), cursor);
+            cursor = Cursor::Offset(next);
+            assert!(place != before || cursor != moved, "{begin}: it stands");
+        }
+        assert_eq!(found, told.messages[5..], "{begin}");
+    }
 }
