@@ -11,7 +11,7 @@ mod evidence;
 mod fallback;
 mod file;
 mod handshake;
-mod keeping;
+pub mod keeping;
 mod metrics;
 mod peers;
 mod problem;

@@ -1,10 +1,16 @@
-//! `GET /channels` and `POST /channel`: the channels that hold here, and those that authorities declare.
+//! `GET /channels` and `POST /channel`: the channels that hold here, and those that authorities declare; `POST /keep`
+//! and `POST /leave`: whether this node keeps one.
 
-use super::{Api, error::ApiError};
+use super::{
+    Api,
+    error::{ApiError, Query},
+};
 use crate::{
-    config::{ChannelConfig, Config, Entity, Listed, values},
+    channel::Pattern,
+    config::{ChannelConfig, Config, Entity, Listed, keeping::KeepWords, values},
     daemon::{declared::NotDeclared, identity::NotFollowed},
     hex,
+    kept::chosen::{Holds, NotKept},
     rights::{Declaration, catalogue::Standing, declaration::DECLARATION_BYTES_MAX},
 };
 use axum::{
@@ -16,6 +22,7 @@ use axum::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
+use virga_transport::ChannelName;
 
 /// One channel's policy, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +80,9 @@ pub struct ChannelView {
     /// Whether it holds for all channels below its name.
     #[serde(default)]
     pub is_scope: bool,
+    /// How this node keeps it, where it does.
+    #[serde(default)]
+    pub kept: Option<KeptView>,
 }
 
 /// What there is, and what a command needs to make another.
@@ -84,6 +94,116 @@ pub struct ChannelsView {
     pub entities: BTreeMap<String, String>,
     /// All channels.
     pub channels: Vec<ChannelView>,
+}
+
+/// How the node keeps a channel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptView {
+    /// Whether a command had it kept, and not the configuration file.
+    pub by_command: bool,
+    /// When an event counts as kept.
+    pub durability: String,
+    /// What the command said.
+    #[serde(default)]
+    pub words: KeepWords,
+}
+
+impl KeptView {
+    /// In words.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let by = match self.by_command {
+            true => "kept here by command",
+            false => "kept here",
+        };
+        let all = [vec![self.durability.clone()], self.words.words()].concat();
+        format!("{by} ({})", all.join(", "))
+    }
+}
+
+/// Which channel is meant.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Named {
+    channel: String,
+}
+
+impl Named {
+    fn channel(&self) -> Result<ChannelName, ApiError> {
+        let channel = ChannelName::parse(&self.channel);
+        channel.map_err(|error| ApiError::Request(error.to_string()))
+    }
+}
+
+impl From<NotKept> for ApiError {
+    fn from(error: NotKept) -> Self {
+        let text = crate::cause::chain(&error);
+        match error {
+            NotKept::InFile(_) | NotKept::Words(_) => Self::Request(text),
+            NotKept::Unknown(_) => Self::Missing(text),
+            NotKept::Full => Self::Busy(text),
+            NotKept::Kept(_) | NotKept::NotNoted(_) => Self::Failed(text),
+            NotKept::Ended => Self::Stopping,
+        }
+    }
+}
+
+/// Bytes of what says how a channel is kept.
+const WORDS_BYTES_MAX: usize = 16 * 1_024;
+
+pub(super) async fn keep(
+    State(api): State<Arc<Api>>,
+    Query(named): Query<Named>,
+    body: Body,
+) -> Result<Json<Holds>, ApiError> {
+    let channel = named.channel()?;
+    let read = to_bytes(body, WORDS_BYTES_MAX).await;
+    let bytes = read.map_err(|error| {
+        ApiError::Request(format!(
+            "the body, at most {WORDS_BYTES_MAX} bytes: {error}"
+        ))
+    })?;
+    let words: KeepWords = serde_json::from_slice(&bytes)
+        .map_err(|error| ApiError::Request(format!("how the channel is kept: {error}")))?;
+    let pattern = Pattern::Channel(channel.clone());
+    if api.dispatch.subscribable(&pattern).await?.is_empty() {
+        return Err(ApiError::Forbidden(format!(
+            "there is no channel {channel} here that this node's entity may subscribe to: nothing would come to its log"
+        )));
+    }
+    // Whoever asked may go away: what was begun is done all the same.
+    let kept = api.kept.clone();
+    let done = tokio::spawn(async move { kept.keep(channel, words).await }).await;
+    Ok(Json(
+        done.map_err(|error| ApiError::Failed(error.to_string()))??,
+    ))
+}
+
+pub(super) async fn leave(
+    State(api): State<Arc<Api>>,
+    Query(named): Query<Named>,
+) -> Result<StatusCode, ApiError> {
+    let (channel, kept) = (named.channel()?, api.kept.clone());
+    let done = tokio::spawn(async move { kept.leave(&channel).await }).await;
+    done.map_err(|error| ApiError::Failed(error.to_string()))??;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The channels that the node keeps.
+async fn kept(api: &Api) -> BTreeMap<String, KeptView> {
+    let mut notes = api.kept.by_command().await;
+    let logs = api.kept.status().into_iter();
+    let logs = logs.map(|log| {
+        let channel = ChannelName::parse(&log.channel).ok();
+        let words = channel.and_then(|channel| notes.remove(&channel));
+        let view = KeptView {
+            by_command: words.is_some(),
+            durability: log.durability,
+            words: words.unwrap_or_default(),
+        };
+        (log.channel, view)
+    });
+    logs.collect()
 }
 
 impl From<NotDeclared> for ApiError {
@@ -136,6 +256,7 @@ pub(super) async fn get(State(api): State<Arc<Api>>) -> Json<ChannelsView> {
     let listed = api.identity.declared().await;
     let config = api.identity.config();
     let file = api.identity.configured();
+    let mut kept = kept(&api).await;
     let configured = file.channels.iter().map(|channel| ChannelView {
         name: channel.name.to_string(),
         owner: None,
@@ -145,6 +266,7 @@ pub(super) async fn get(State(api): State<Arc<Api>>) -> Json<ChannelsView> {
         signed: None,
         policy: Some(PolicyView::of(&config, channel)),
         is_scope: false,
+        kept: None,
     });
     let declared = listed.into_iter().map(|one| {
         // It was read before it was kept.
@@ -162,15 +284,31 @@ pub(super) async fn get(State(api): State<Arc<Api>>) -> Json<ChannelsView> {
             signed: Some(URL_SAFE_NO_PAD.encode(&one.signed)),
             policy: policy.map(|policy| PolicyView::of(&config, &policy)),
             is_scope,
+            kept: None,
         }
     });
+    let mut channels: Vec<ChannelView> = configured.chain(declared).collect();
+    for channel in channels.iter_mut().filter(|channel| channel.holds) {
+        channel.kept = kept.remove(&channel.name);
+    }
+    channels.extend(kept.into_iter().map(|(name, view)| ChannelView {
+        name,
+        owner: None,
+        standing: "is not there now: nothing comes to its log".to_owned(),
+        holds: false,
+        version: None,
+        signed: None,
+        policy: None,
+        is_scope: false,
+        kept: Some(view),
+    }));
     let entities = config.entities.iter();
     Json(ChannelsView {
         node: config.node.name.clone(),
         entities: entities
             .map(|named| (named.name.clone(), hex::encode(&named.entity.key)))
             .collect(),
-        channels: configured.chain(declared).collect(),
+        channels,
     })
 }
 

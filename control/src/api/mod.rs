@@ -16,6 +16,8 @@
 //! | `POST /identity` | a file of placements and successions | 204; they count, are kept and passed on |
 //! | `GET /channels` | | the channels that the node knows: [`channels::ChannelsView`] as JSON |
 //! | `POST /channel` | a signed declaration | 204; it holds, is kept and passed on |
+//! | `POST /keep?channel=NAME` | how ([`KeepWords`](crate::config::keeping::KeepWords) as JSON) | [`Holds`](crate::kept::chosen::Holds) as JSON; this node keeps the channel, and when it is started again |
+//! | `POST /leave?channel=NAME` | | 204; it keeps it no more, if a command had it kept |
 //! | `GET /routes` | | [`routes::RoutesStatus`](crate::routes::RoutesStatus) as JSON: who leads where, and by whose word |
 //! | `GET /trace?to=NAME` or a node's id | | [`trace::Trace`](crate::trace::Trace) as JSON: the way that packets take, link by link |
 //! | `GET /flow?channel=NAME` and what of [`Asked`](crate::flow::Asked) | | how long the channel's events stay in each stage here, a line of JSON now and then ([`Report`](crate::flow::Report)), until the connection ends |
@@ -124,6 +126,8 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/capture", get(capture::get).post(capture::stop))
         .route("/channels", get(channels::get))
         .route("/channel", post(channels::post))
+        .route("/keep", post(channels::keep))
+        .route("/leave", post(channels::leave))
         .route("/token", post(rights::token))
         .route("/statement", post(rights::statement))
         .route("/membership", post(rights::membership))

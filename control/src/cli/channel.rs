@@ -1,4 +1,6 @@
-//! `virga channel`: channels of a running node: what there are, and, for authorities, new ones.
+//! `virga channel`: channels of a running node: what there are, whether it keeps them, and, for authorities, new ones.
+
+mod keep;
 
 use super::{Failure, block_on, client::Target, print_json};
 use crate::{
@@ -23,15 +25,28 @@ use virga_transport::{ChannelName, Mode};
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Make a channel, as an authority that the nodes' configurations name for it.
-    Create(Change),
+    Create(Create),
     /// Change a channel that one has made; what is not said stays.
     Set(Change),
     /// Remove a channel that one has made.
     Rm(Remove),
+    /// Have the node keep a log of a channel, from now on and over restarts, or no more.
+    Keep(keep::Keep),
     /// List the channels that the node knows.
     Ls(Ls),
     /// Show what the node knows of a channel.
     Show(Show),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Create {
+    #[command(flatten)]
+    change: Change,
+    /// Have the node that is asked keep a log of it, as `virga channel keep` does.
+    #[arg(long)]
+    persist: bool,
+    #[command(flatten)]
+    how: keep::How,
 }
 
 #[derive(Debug, clap::Args)]
@@ -139,7 +154,8 @@ pub(super) struct Show {
 pub(super) fn run(command: &Command) -> Result<(), Failure> {
     block_on(async {
         match command {
-            Command::Create(change) => create(change).await,
+            Command::Create(asked) => create(asked).await,
+            Command::Keep(asked) => keep::run(asked).await,
             Command::Set(change) => set(change).await,
             Command::Rm(remove) => rm(remove).await,
             Command::Ls(ls) => {
@@ -164,7 +180,18 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
     })
 }
 
-async fn create(change: &Change) -> Result<(), Failure> {
+async fn create(
+    Create {
+        change,
+        persist,
+        how,
+    }: &Create,
+) -> Result<(), Failure> {
+    let words = how.words(*persist)?;
+    if *persist && change.subtree {
+        let what = "a subtree has no log: say --persist of the channels in it";
+        return Err(Failure::Usage(what.into()));
+    }
     let (mesh, all, owner) = asked(&change.target, &change.key).await?;
     let name = expand(&change.name, &all)?;
     let before = declared(&all, &name, &owner)?;
@@ -206,14 +233,18 @@ async fn create(change: &Change) -> Result<(), Failure> {
         subscribe: others(has_token || change.policy.subscribe_caps.is_some()),
         issuers: Vec::new(),
         capabilities: CapabilityRules::default(),
-        name,
+        name: name.clone(),
     };
     let policy = change.policy.over(policy, &all)?;
     let declaration = match before {
         Some(removed) => removed.next(Some(policy)),
         None => Declaration::new(owner.public, now_ns(), policy),
     };
-    declare(&mesh, &declaration, &owner).await
+    declare(&mesh, &declaration, &owner).await?;
+    match persist {
+        true => keep::begin(&mesh, &name, &words).await,
+        false => Ok(()),
+    }
 }
 
 /// What the configuration file has where nothing is said.
@@ -241,7 +272,13 @@ async fn rm(remove: &Remove) -> Result<(), Failure> {
     let name = expand(&remove.name, &all)?;
     let before = declared(&all, &name, &owner)?.filter(|before| !before.is_removed());
     let before = before.ok_or_else(|| unknown(&name))?;
-    declare(&mesh, &before.next(None), &owner).await
+    declare(&mesh, &before.next(None), &owner).await?;
+    let is_kept = |view: &ChannelView| view.kept.as_ref().is_some_and(|kept| kept.by_command);
+    let mut named = all.channels.iter().filter(|one| one.name == name.as_str());
+    match named.any(is_kept) {
+        true => keep::end(&mesh, &name).await,
+        false => Ok(()),
+    }
 }
 
 /// The node, what it knows, and who asks.
@@ -426,9 +463,11 @@ fn list(channels: &[ChannelView]) -> io::Result<()> {
             .version
             .map_or_else(|| "-".to_owned(), |v| v.to_string());
         let kind = if channel.is_scope { ", a subtree" } else { "" };
+        let kept = channel.kept.as_ref();
+        let kept = kept.map_or_else(String::new, |kept| format!(", {}", kept.words()));
         writeln!(
             out,
-            "{:<40} version {version:<6} {}{kind}",
+            "{:<40} version {version:<6} {}{kind}{kept}",
             channel.name, channel.standing
         )?;
     }
@@ -440,6 +479,9 @@ fn tell(channel: &ChannelView) -> io::Result<()> {
     writeln!(out, "{}: {}", channel.name, channel.standing)?;
     if let (Some(owner), Some(version)) = (&channel.owner, channel.version) {
         writeln!(out, "  owner {owner}, version {version}")?;
+    }
+    if let Some(kept) = &channel.kept {
+        writeln!(out, "  {}", kept.words())?;
     }
     let Some(policy) = &channel.policy else {
         return Ok(());

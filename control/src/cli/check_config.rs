@@ -3,12 +3,14 @@
 
 use super::{Failure, block_on, print_json};
 use crate::{
+    api::channels::KeptView,
     cause,
     config::{
         Config, ConfigError, Listed, Problem, Reach,
         settings::{self, Change, Effect},
     },
     fallback,
+    kept::chosen,
     mesh::{Mesh, MeshError},
 };
 use std::{
@@ -190,6 +192,22 @@ fn describe(config: &Config) -> io::Result<()> {
             count(&channel.publish),
             count(&channel.subscribe)
         )?;
+    }
+    let chosen = match chosen::read(&node.state) {
+        Ok(chosen) => chosen,
+        Err(error) => return writeln!(out, "not looked at: {error}"),
+    };
+    for (channel, words) in chosen {
+        let durability = words.resolve().map_or_else(
+            |why| why,
+            |keeping| keeping.options.durability.name().to_owned(),
+        );
+        let view = KeptView {
+            by_command: true,
+            durability,
+            words,
+        };
+        writeln!(out, "channel {channel}: {}", view.words())?;
     }
     Ok(())
 }

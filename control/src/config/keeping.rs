@@ -7,6 +7,7 @@ use super::{
     values::{self, Fault},
 };
 use crate::kept::Keeping;
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use toml::Spanned;
 use virga_state::{Durability, Options, Retention, compact::Rules};
@@ -125,6 +126,97 @@ impl Keys {
             compaction,
         })
     }
+}
+
+/// The same keys, where a command says that the node keeps a channel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeepWords {
+    /// When an event counts as kept: `synced`, `flushed` or `memory`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub durability: Option<String>,
+    /// Events at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_events: Option<u64>,
+    /// Bytes at most, the newest segment aside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_bytes: Option<u64>,
+    /// For how long, such as `30days`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_for: Option<String>,
+    /// The member of the events that has their key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compact_by: Option<String>,
+    /// How long events are left as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compact_after: Option<String>,
+    /// How long removals are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compact_removals_after: Option<String>,
+}
+
+impl KeepWords {
+    /// How the channel is kept.
+    ///
+    /// # Errors
+    /// What is wrong, and what to do.
+    pub fn resolve(&self) -> Result<Keeping, String> {
+        let number = |key: &str, number: Option<u64>| match number {
+            Some(0) => Err(format!("{key} is 0; say 1 or more, or leave it out")),
+            number => Ok(number),
+        };
+        let age = |key, text: &Option<String>| read(key, text.as_deref(), age_ns);
+        let retention = Retention {
+            events_max: number("keep_events", self.keep_events)?,
+            bytes_max: number("keep_bytes", self.keep_bytes)?,
+            age_ns_max: age("keep_for", &self.keep_for)?,
+        };
+        let durability = read("durability", self.durability.as_deref(), durability)?;
+        let after_ns = age("compact_after", &self.compact_after)?;
+        let removals_after_ns = age("compact_removals_after", &self.compact_removals_after)?;
+        let key = read("compact_by", self.compact_by.as_deref(), member)?;
+        if key.is_none() && (after_ns.is_some() || removals_after_ns.is_some()) {
+            let what = "compact_after and compact_removals_after belong to a log that is compacted";
+            return Err(format!("{what}; say compact_by, too, or leave them out"));
+        }
+        Ok(Keeping {
+            options: Options {
+                durability: durability.unwrap_or_default(),
+                retention,
+                ..Options::default()
+            },
+            compaction: key.map(|key| Rules {
+                key,
+                after_ns: after_ns.unwrap_or(COMPACT_AFTER_NS),
+                removals_after_ns,
+            }),
+        })
+    }
+
+    /// What is said, as in the file.
+    #[must_use]
+    pub fn words(&self) -> Vec<String> {
+        let text = |key: &str, text: &Option<String>| Some(format!("{key} {}", text.as_ref()?));
+        let number = |key: &str, number: Option<u64>| Some(format!("{key} {}", number?));
+        let all = [
+            number("keep_events", self.keep_events),
+            number("keep_bytes", self.keep_bytes),
+            text("keep_for", &self.keep_for),
+            text("compact_by", &self.compact_by),
+            text("compact_after", &self.compact_after),
+            text("compact_removals_after", &self.compact_removals_after),
+        ];
+        all.into_iter().flatten().collect()
+    }
+}
+
+fn read<T>(
+    key: &str,
+    text: Option<&str>,
+    read: impl Fn(&str) -> Result<T, Fault>,
+) -> Result<Option<T>, String> {
+    let value = text.map(read).transpose();
+    value.map_err(|fault| format!("{key}: {fault}"))
 }
 
 fn durability(word: &str) -> Result<Durability, Fault> {

@@ -79,6 +79,12 @@ impl Compaction {
         }
     }
 
+    /// One more log.
+    pub(super) fn add(&mut self, rules: Option<Rules>) {
+        self.rules.push(rules);
+        self.looked.push(Looked::default());
+    }
+
     /// What a pass came to that has ended.
     pub(super) fn ended(&mut self) -> Option<(usize, Result<Outcome, CompactError>)> {
         let job = self.job.take_if(|job| job.thread.is_finished())?;

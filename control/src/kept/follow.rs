@@ -40,7 +40,10 @@ impl Follower {
     /// Why the log cannot be read on.
     pub async fn next_chunk(&mut self) -> Result<Option<Bytes>, String> {
         loop {
-            let readable = self.state.borrow_and_update().readable;
+            let (readable, is_left) = {
+                let state = self.state.borrow_and_update();
+                (state.readable, state.is_left)
+            };
             let Some(mut reader) = self.reader.take() else {
                 return Ok(None);
             };
@@ -58,15 +61,18 @@ impl Follower {
             if !chunk.is_empty() {
                 return Ok(Some(chunk));
             }
+            if is_left {
+                return Err(format!("the node keeps {} no more", self.channel));
+            }
             if self.changed(readable).await.is_err() {
                 return Ok(None);
             }
         }
     }
 
-    /// Waits until there is more to read than that.
+    /// Waits until there is more to read than that, or the log is left.
     async fn changed(&mut self, readable: u64) -> Result<(), watch::error::RecvError> {
-        let is_more = |state: &LogStatus| state.readable != readable;
+        let is_more = |state: &LogStatus| state.readable != readable || state.is_left;
         self.state.wait_for(is_more).await.map(|_| ())
     }
 }

@@ -5,6 +5,8 @@
 //! - [`replicated`]: logs that are on several nodes: this node's replica of each.
 //! - `compaction`: a thread beside it, which takes events out of segments that are full.
 //! - [`ancestors`]: events that came before what they follow wait, while those are asked for at other nodes.
+//! - `feed`: a log as one of its channel's subscribers.
+//! - [`chosen`]: channels that are kept because a command said so, beside those of the configuration file.
 //! - [`follow`]: a reader that goes on where the log goes on, without asking again and again.
 //!
 //! A log that does not get its events to disk holds up reliable channels as any slow subscriber does, and
@@ -14,7 +16,9 @@
 //! replicas have is read. After a failed write or sync it takes no more until the node is started again.
 
 pub mod ancestors;
+pub mod chosen;
 mod compaction;
+mod feed;
 pub mod follow;
 mod looks;
 pub mod replicated;
@@ -22,14 +26,16 @@ mod writer;
 
 use crate::{
     channel::Pattern,
-    config::{ChannelConfig, Config},
-    dispatch::{Dispatch, NoSubscription},
+    config::{Config, Replicated, keeping::KeepWords},
+    dispatch::Dispatch,
     reading::Reading,
     replicas::Replicas,
     signing::Signing,
 };
 use ancestors::Coming;
+use chosen::Chosen;
 use compaction::Compaction;
+use feed::feed;
 use follow::Follower;
 use looks::{LOOK_WITHIN, Looks, WaitedFor};
 use replicated::{ReplicationStatus, Seat};
@@ -37,12 +43,12 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     io,
-    path::PathBuf,
-    sync::Arc,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 use thiserror::Error;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use virga_ebpf::header::NodeId;
 use virga_state::{
     Cursor, Durability, LogName, NameError, OpenError, Options, Reader,
@@ -57,14 +63,6 @@ use writer::{Input, Writer};
 
 /// Batches on their way to the logs; what is beyond them waits in each log's queue.
 const INPUTS_MAX: usize = 64;
-/// Events of one batch.
-const INPUT_EVENTS_MAX: usize = 512;
-/// Bytes of batches on their way to one log; one batch more may be taken, and waits.
-const INPUT_BYTES_MAX: u32 = 16 * 1024 * 1024;
-/// What an event costs beside its payload.
-const EVENT_BYTES: usize = 128;
-/// How long a log waits before it subscribes again.
-const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(1);
 /// How long writing out may take when the node stops.
 const CLOSING: Duration = Duration::from_secs(5);
 
@@ -105,6 +103,16 @@ pub enum KeptError {
         channel: ChannelName,
         /// What is wrong.
         source: NoGroup,
+    },
+    /// Which channels are kept by command is not known.
+    #[error(
+        "the channels that are kept by command cannot be read from {}: {why}; remove the file, and none is, to start nevertheless", path.display()
+    )]
+    Notes {
+        /// Where they are noted.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
     },
     /// The system refused something.
     #[error("cannot {operation}: {source}")]
@@ -162,6 +170,9 @@ pub struct LogStatus {
     /// Of a log that is on several nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication: Option<ReplicationStatus>,
+    /// Whether the node keeps it no more, by command.
+    #[serde(skip)]
+    pub(crate) is_left: bool,
 }
 
 /// What is told of a log, newest first.
@@ -174,11 +185,30 @@ struct Known {
     id: LogId,
 }
 
+/// All that readers know. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+struct AllKnown(Arc<RwLock<BTreeMap<ChannelName, Known>>>);
+
+impl AllKnown {
+    fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<ChannelName, Known>) -> T) -> T {
+        act(&mut self.0.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn look<T>(&self, look: impl FnOnce(&BTreeMap<ChannelName, Known>) -> T) -> T {
+        look(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn find(&self, channel: &ChannelName) -> Option<Known> {
+        self.look(|all| all.get(channel).cloned())
+    }
+}
+
 /// The logs of a node. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Kept {
     folder: Arc<PathBuf>,
-    logs: Arc<BTreeMap<ChannelName, Known>>,
+    logs: AllKnown,
+    chosen: Arc<Chosen>,
     /// Who looks through a log for another node.
     looks: Arc<Looks>,
     coming: Coming,
@@ -197,35 +227,65 @@ pub struct Opened {
     /// The channel of each whose events are signed.
     signed: Vec<Option<ChannelName>>,
     states: Vec<watch::Sender<LogStatus>>,
+    /// Those that are kept by command.
+    notes: BTreeMap<ChannelName, KeepWords>,
+    place: chosen::Place,
 }
 
 /// The logs while they are written.
 pub struct Running {
     kept: Kept,
-    writer: Option<Writer>,
+    writer: Writer,
     /// The writer goes on while there is this, also where no log is a subscriber.
-    inputs: Option<mpsc::Sender<Input>>,
+    inputs: mpsc::Sender<Input>,
 }
 
 impl Kept {
     /// How each log stands, by name.
     #[must_use]
     pub fn status(&self) -> Vec<LogStatus> {
-        let states = self.logs.values().map(|log| log.state.borrow().clone());
-        states.collect()
+        let state = |log: &Known| log.state.borrow().clone();
+        self.logs.look(|all| all.values().map(state).collect())
     }
 
     /// The kept channels that a pattern means.
     #[must_use]
     pub fn matching(&self, pattern: &Pattern) -> Vec<ChannelName> {
-        let names = self.logs.keys().filter(|name| pattern.matches(name));
-        names.cloned().collect()
+        self.logs.look(|all| {
+            let names = all.keys().filter(|name| pattern.matches(name));
+            names.cloned().collect()
+        })
     }
 
     /// The id of a channel's log; none where the channel is not kept.
     #[must_use]
     pub fn id(&self, channel: &ChannelName) -> Option<LogId> {
-        self.logs.get(channel).map(|log| log.id)
+        self.logs.find(channel).map(|log| log.id)
+    }
+
+    /// The channels that are kept by command, and how that was said.
+    pub async fn by_command(&self) -> BTreeMap<ChannelName, KeepWords> {
+        self.chosen.notes().await
+    }
+
+    /// Keeps a channel from now on, and when the node is started again.
+    ///
+    /// # Errors
+    /// See [`chosen::NotKept`].
+    pub async fn keep(
+        &self,
+        channel: ChannelName,
+        words: KeepWords,
+    ) -> Result<chosen::Holds, chosen::NotKept> {
+        self.chosen.keep(channel, words).await
+    }
+
+    /// Keeps a channel no more that a command had it keep. The log's files stay.
+    ///
+    /// # Errors
+    /// See [`chosen::NotKept`].
+    pub async fn leave(&self, channel: &ChannelName) -> Result<(), chosen::NotKept> {
+        self.chosen.leave(channel).await
     }
 
     /// Reads a channel's log from a place on, and goes on with it. Blocks while it looks for the place.
@@ -237,7 +297,7 @@ impl Kept {
         channel: &ChannelName,
         cursor: Cursor,
     ) -> Result<Option<Follower>, KeptError> {
-        let Some(Known { state, .. }) = self.logs.get(channel) else {
+        let Some(Known { state, .. }) = self.logs.find(channel) else {
             return Ok(None);
         };
         let failed = |source| KeptError::Open {
@@ -253,7 +313,7 @@ impl Kept {
         };
         let disk = open::read(&self.folder, &name).map_err(failed)?;
         let reader = Reader::open(disk, &name, cursor).map_err(failed)?;
-        let follower = Follower::new(channel.clone(), reader, state.clone());
+        let follower = Follower::new(channel.clone(), reader, state);
         Ok(Some(follower))
     }
 
@@ -268,7 +328,7 @@ impl Kept {
         (cursor, place): (Cursor, Option<Place>),
         wanted: Wanted,
     ) -> Result<Option<Looked>, KeptError> {
-        let (Some(known), Some(seat)) = (self.logs.get(channel), self.looks.place(peer).await)
+        let (Some(known), Some(seat)) = (self.logs.find(channel), self.looks.place(peer).await)
         else {
             return Ok(None);
         };
@@ -316,23 +376,52 @@ impl Opened {
             rules: Vec::new(),
             signed: Vec::new(),
             states: Vec::new(),
+            notes: chosen::read(&config.node.state)?,
+            place: chosen::Place::of(config),
         };
         let kept = config.channels.iter();
         for (channel, keeping) in kept.filter_map(|c| Some((c, c.keep.as_ref()?))) {
-            let (log, seat) = open(config, channel, keeping)?;
-            let mut state = describe(&log, channel);
-            if let Some(seat) = &seat {
-                state.readable = seat.readable(&log);
+            opened.add(
+                config,
+                (&channel.name, channel.mode == Mode::Signed),
+                keeping,
+            )?;
+        }
+        for (channel, words) in opened.notes.clone() {
+            let is_replicated = |one: &Replicated| one.channel == channel;
+            if opened.channels.contains(&channel) || config.replicated.iter().any(is_replicated) {
+                tracing::warn!(%channel, "the configuration file says how the channel is kept; what a command said does not count");
+                opened.notes.remove(&channel);
+                continue;
             }
-            opened.states.push(watch::Sender::new(state));
-            opened.channels.push(channel.name.clone());
-            opened.logs.push(log);
-            opened.seats.push(seat);
-            opened.rules.push(keeping.compaction.clone());
-            let is_signed = channel.mode == Mode::Signed;
-            opened.signed.push(is_signed.then(|| channel.name.clone()));
+            let keeping = words.resolve().map_err(|why| KeptError::Notes {
+                path: chosen::path(&config.node.state),
+                why: format!("{channel}: {why}"),
+            })?;
+            // Whether its events are signed is said by who declares it, at any time.
+            opened.add(config, (&channel, true), &keeping)?;
         }
         Ok(opened)
+    }
+
+    fn add(
+        &mut self,
+        config: &Config,
+        (channel, is_signed): (&ChannelName, bool),
+        keeping: &Keeping,
+    ) -> Result<(), KeptError> {
+        let (log, seat) = open(config, channel, keeping)?;
+        let mut state = describe(&log, channel);
+        if let Some(seat) = &seat {
+            state.readable = seat.readable(&log);
+        }
+        self.states.push(watch::Sender::new(state));
+        self.channels.push(channel.clone());
+        self.logs.push(log);
+        self.seats.push(seat);
+        self.rules.push(keeping.compaction.clone());
+        self.signed.push(is_signed.then(|| channel.clone()));
+        Ok(())
     }
 
     /// Has them take their channels' events. Within a runtime.
@@ -346,7 +435,7 @@ impl Opened {
         (replicas, reading): (&Replicas, &Reading),
     ) -> io::Result<Running> {
         let (to, inputs) = mpsc::channel(INPUTS_MAX);
-        let mut known = BTreeMap::new();
+        let (known, mut feeds) = (AllKnown::default(), BTreeMap::new());
         for (log, (channel, state)) in self.channels.iter().zip(&self.states).enumerate() {
             let state = state.subscribe();
             if self.seats[log].is_none() {
@@ -357,35 +446,40 @@ impl Opened {
                     log,
                     to.clone(),
                 );
-                tokio::spawn(feed);
+                feeds.insert(channel.clone(), tokio::spawn(feed).abort_handle());
             }
             let id = *self.logs[log].log.id();
-            known.insert(channel.clone(), Known { state, id });
+            let one = Known { state, id };
+            known.with(|all| all.insert(channel.clone(), one));
         }
+        let open = self.channels.iter().enumerate();
+        let chosen = Chosen::new(
+            (self.place, dispatch.clone()),
+            (to.downgrade(), known.clone()),
+            self.notes,
+            open.filter_map(|(log, channel)| Some((channel.clone(), log, feeds.remove(channel)?))),
+        );
         let coming = Coming::default();
-        let writer = match self.logs.is_empty() {
-            true => None,
-            false => Some(Writer::start(
-                (self.logs, self.seats, self.states),
-                self.signed,
-                signing.clone(),
-                (replicas.clone(), dispatch.clone(), reading.clone()),
-                coming.clone(),
-                (Compaction::new(self.rules, to.downgrade()), to.downgrade()),
-                inputs,
-            )?),
-        };
+        let writer = Writer::start(
+            (self.logs, self.seats, self.states),
+            self.signed,
+            signing.clone(),
+            (replicas.clone(), dispatch.clone(), reading.clone()),
+            coming.clone(),
+            (Compaction::new(self.rules, to.downgrade()), to.downgrade()),
+            inputs,
+        )?;
         let kept = Kept {
             folder: Arc::new(self.folder),
-            logs: Arc::new(known),
+            logs: known,
+            chosen: Arc::new(chosen),
             looks: Arc::default(),
             coming,
         };
-        let inputs = writer.is_some().then_some(to);
         Ok(Running {
             kept,
             writer,
-            inputs,
+            inputs: to,
         })
     }
 }
@@ -400,9 +494,7 @@ impl Running {
     /// After the workers have ended: writes out what came, and closes the logs.
     pub async fn stop(self) {
         drop(self.inputs);
-        if let Some(writer) = self.writer {
-            writer.stop(CLOSING).await;
-        }
+        self.writer.stop(CLOSING).await;
     }
 }
 
@@ -425,34 +517,49 @@ pub(crate) fn random() -> Result<u64, KeptError> {
 
 fn open(
     config: &Config,
-    channel: &ChannelConfig,
+    channel: &ChannelName,
     keeping: &Keeping,
 ) -> Result<(OpenLog, Option<Seat>), KeptError> {
-    let name = log_name(&channel.name)?;
+    let name = log_name(channel)?;
     let mut replicated = config.replicated.iter();
-    let replicated = replicated.find(|one| one.channel == channel.name);
+    let replicated = replicated.find(|one| one.channel == *channel);
     let fresh_id = match replicated {
         Some(_) => replicated::id(config, &name),
-        None => (u128::from(random()?) << 64 | u128::from(random()?)).to_be_bytes(),
+        None => fresh_id()?,
     };
-    let folder = &config.node.logs;
+    let mut log = open_alone(&config.node.logs, channel, keeping, fresh_id)?;
+    let seat = replicated.map(|one| Seat::open(config, (one, &name), &mut log));
+    Ok((log, seat.transpose()?))
+}
+
+/// A log's id that no other has.
+fn fresh_id() -> Result<LogId, KeptError> {
+    Ok((u128::from(random()?) << 64 | u128::from(random()?)).to_be_bytes())
+}
+
+fn open_alone(
+    folder: &Path,
+    channel: &ChannelName,
+    keeping: &Keeping,
+    fresh_id: LogId,
+) -> Result<OpenLog, KeptError> {
+    let name = log_name(channel)?;
     let log = OpenLog::open(folder, &name, keeping.options, fresh_id);
-    let mut log = log.map_err(|source| KeptError::Open {
-        channel: channel.name.clone(),
-        folder: folder.clone(),
+    let log = log.map_err(|source| KeptError::Open {
+        channel: channel.clone(),
+        folder: folder.to_owned(),
         source,
     })?;
     for finding in &log.findings {
         tracing::warn!(log = %name, "{finding}");
     }
-    let seat = replicated.map(|one| Seat::open(config, (one, &name), &mut log));
-    Ok((log, seat.transpose()?))
+    Ok(log)
 }
 
-fn describe(log: &OpenLog, channel: &ChannelConfig) -> LogStatus {
+fn describe(log: &OpenLog, channel: &ChannelName) -> LogStatus {
     let durability: Durability = log.log.options().durability;
     LogStatus {
-        channel: channel.name.to_string(),
+        channel: channel.to_string(),
         durability: durability.name().to_owned(),
         first: log.log.first(),
         end: log.log.end(),
@@ -472,68 +579,6 @@ fn describe(log: &OpenLog, channel: &ChannelConfig) -> LogStatus {
         problem: None,
         has_ended: false,
         replication: None,
-    }
-}
-
-/// Has a log take its channel's events until the workers end, or the log does.
-async fn feed(
-    dispatch: Dispatch,
-    channel: ChannelName,
-    mut state: State,
-    log: usize,
-    to: mpsc::Sender<Input>,
-) {
-    let pattern = Pattern::Channel(channel.clone());
-    let room = Arc::new(Semaphore::new(INPUT_BYTES_MAX as usize));
-    loop {
-        let mut subscribed = match dispatch.subscribe(&pattern).await {
-            Ok(subscribed) => subscribed,
-            Err(NoSubscription::Ended(_)) => return,
-            Err(NoSubscription::Refused(error)) => {
-                tracing::warn!(%channel, %error, "the log has no subscription; trying again");
-                tokio::time::sleep(SUBSCRIBE_AGAIN).await;
-                continue;
-            }
-        };
-        loop {
-            let deliveries = tokio::select! {
-                deliveries = subscribed.take(INPUT_EVENTS_MAX) => deliveries,
-                failed = state.wait_for(|state| state.has_ended) => {
-                    // Where the writer has ended, so has the node.
-                    if let Ok(state) = failed {
-                        let problem = state.problem.clone().unwrap_or_default();
-                        tracing::error!(%channel, %problem, "the log takes no more events");
-                    }
-                    return;
-                }
-            };
-            if deliveries.is_empty() {
-                break;
-            }
-            let bytes: usize = deliveries
-                .iter()
-                .map(|d| EVENT_BYTES + d.payload.len())
-                .sum();
-            let bytes = u32::try_from(bytes).map_or(INPUT_BYTES_MAX, |b| b.min(INPUT_BYTES_MAX));
-            let Ok(room) = Arc::clone(&room).acquire_many_owned(bytes).await else {
-                return;
-            };
-            let events = Input::Events {
-                log,
-                deliveries,
-                room,
-            };
-            if to.send(events).await.is_err() {
-                return;
-            }
-        }
-        let Some(why) = subscribed.drain.end() else {
-            return;
-        };
-        tracing::warn!(%channel, %why, "the channel went on without its log; subscribing again");
-        if to.send(Input::Interrupted { log }).await.is_err() {
-            return;
-        }
-        tokio::time::sleep(SUBSCRIBE_AGAIN).await;
+        is_left: false,
     }
 }

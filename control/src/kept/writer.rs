@@ -37,7 +37,7 @@ use virga_ebpf::header::NodeId;
 use virga_state::{
     AppendError,
     batch::FeedId,
-    compact::{self, CompactError, Outcome, Rewritten},
+    compact::{self, CompactError, Outcome, Rewritten, Rules},
     history::Last,
     io::{
         clock,
@@ -102,11 +102,33 @@ pub(super) enum Input {
         /// Where they do.
         ends: Vec<Last>,
     },
+    /// One more log, on this node alone.
+    Begin {
+        /// The log.
+        begun: Box<Begun>,
+        /// Told its number.
+        done: oneshot::Sender<usize>,
+    },
+    /// Whether the node keeps it no more, by command.
+    Left {
+        /// Which log.
+        log: usize,
+        /// Whether it does.
+        is_left: bool,
+    },
     /// The channel went on without it.
     Interrupted {
         /// Which log.
         log: usize,
     },
+}
+
+/// A log that is begun while the others are written.
+pub(super) struct Begun {
+    pub(super) open: OpenLog,
+    pub(super) channel: ChannelName,
+    pub(super) rules: Option<Rules>,
+    pub(super) state: watch::Sender<LogStatus>,
 }
 
 /// Events of a log, and their room.
@@ -227,7 +249,7 @@ impl Thread {
     fn run(&mut self, runtime: &Handle, mut inputs: mpsc::Receiver<Input>) {
         let mut taken = Vec::with_capacity(TOGETHER_MAX);
         self.settle();
-        self.look_back(runtime);
+        self.look_back(runtime, 0..self.logs.len());
         loop {
             if !runtime.block_on(self.wait(&mut inputs, &mut taken)) {
                 break;
@@ -246,6 +268,15 @@ impl Thread {
                         }
                     },
                     Input::LookedBack { log, ends } => self.looked_back(log, ends),
+                    Input::Begin { begun, done } => {
+                        let log = self.begin(*begun);
+                        self.look_back(runtime, log..log + 1);
+                        // Who waits no more asks again.
+                        let _gone = done.send(log);
+                    }
+                    Input::Left { log, is_left } => {
+                        self.states[log].send_modify(|state| state.is_left = is_left);
+                    }
                     Input::Compacted {
                         log,
                         rewritten,
@@ -297,6 +328,15 @@ impl Thread {
                 tracing::error!(%channel, %error, "the log could not be closed");
             }
         }
+    }
+
+    fn begin(&mut self, begun: Begun) -> usize {
+        self.logs.push(begun.open);
+        self.seats.push(None);
+        self.states.push(begun.state);
+        self.signed.push(Some(begun.channel));
+        self.compaction.add(begun.rules);
+        self.logs.len() - 1
     }
 
     /// Waits until something came or is due; whether anything more can come.

@@ -1,7 +1,7 @@
 //! The channels of a node, as programs ask for them and declare them.
 
 use super::{Mesh, MeshError, empty, read_json, whole};
-use crate::api::channels::ChannelsView;
+use crate::{api::channels::ChannelsView, config::keeping::KeepWords, kept::chosen::Holds};
 use hyper::Method;
 use virga_transport::ChannelName;
 
@@ -40,6 +40,28 @@ impl Mesh {
     pub async fn declare(&self, signed: &[u8]) -> Result<(), MeshError> {
         let body = whole(signed.to_vec());
         self.send(Method::POST, "/channel".to_owned(), body).await?;
+        Ok(())
+    }
+
+    /// Has the node keep a log of a channel, from now on and when it is started again; from when on holds how.
+    ///
+    /// # Errors
+    /// [`MeshError::Refused`] when its configuration file has the say, its entity may not subscribe there, or it has no
+    /// room.
+    pub async fn keep(&self, channel: &ChannelName, how: &KeepWords) -> Result<Holds, MeshError> {
+        let body = serde_json::to_vec(how);
+        let body = whole(body.map_err(|error| MeshError::Broken(error.to_string()))?);
+        let uri = format!("/keep?channel={channel}");
+        read_json(self.send(Method::POST, uri, body).await?).await
+    }
+
+    /// Has the node keep a channel no more that [`Mesh::keep`] had it keep; the log's files stay.
+    ///
+    /// # Errors
+    /// [`MeshError::Refused`] when no command had it kept.
+    pub async fn leave(&self, channel: &ChannelName) -> Result<(), MeshError> {
+        let uri = format!("/leave?channel={channel}");
+        self.send(Method::POST, uri, empty()).await?;
         Ok(())
     }
 }

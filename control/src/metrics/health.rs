@@ -92,6 +92,7 @@ mod tests {
             problem: Some("no space left on device".into()),
             has_ended: true,
             replication: None,
+            is_left: false,
         };
         not.logs = vec![log];
         assert_eq!(shown(&not), ["the log of a/b: no space left on device"]);

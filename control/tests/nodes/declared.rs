@@ -18,10 +18,10 @@ use virga::{
 use virga_ebpf::subnet::Visibility;
 use virga_transport::{ChannelName, Mode};
 
-const NAME: &str = "by/command";
+pub(crate) const NAME: &str = "by/command";
 
 /// Three nodes without any channel of their own.
-fn stage(authorities: &[(&str, &str)]) -> Stage {
+pub(crate) fn stage(authorities: &[(&str, &str)]) -> Stage {
     let stage = Stage::new(&[]);
     for (node, entity) in authorities {
         let block = format!(
@@ -32,10 +32,10 @@ fn stage(authorities: &[(&str, &str)]) -> Stage {
     stage
 }
 
-const ALL: [(&str, &str); 3] = [("a", "router"), ("b", "router"), ("router", "router")];
+pub(crate) const ALL: [(&str, &str); 3] = [("a", "router"), ("b", "router"), ("router", "router")];
 
 /// `virga channel …` as an entity at a node; what it printed, or what it said when it failed.
-fn channel(at: &Node, owner: &Node, arguments: &[&str]) -> Result<String, String> {
+pub(crate) fn channel(at: &Node, owner: &Node, arguments: &[&str]) -> Result<String, String> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_virga"));
     command.arg("channel").args(arguments);
     command.arg("--key").arg(owner.file("entity.key"));
@@ -47,7 +47,7 @@ fn channel(at: &Node, owner: &Node, arguments: &[&str]) -> Result<String, String
     }
 }
 
-fn create(stage: &Stage, at: &str, name: &str, more: &[&str]) -> Result<String, String> {
+pub(crate) fn create(stage: &Stage, at: &str, name: &str, more: &[&str]) -> Result<String, String> {
     let arguments = ["create", name, "--publish", "a", "--subscribe", "b"];
     let owner = stage.node("router");
     channel(stage.node(at), owner, &[&arguments[..], more].concat())
@@ -61,7 +61,7 @@ async fn known(stage: &Stage, at: &str, name: &str) -> Option<ChannelView> {
 }
 
 /// Waits until a node knows a version of a channel.
-async fn version(stage: &Stage, at: &str, name: &str, wanted: u64) -> ChannelView {
+pub(crate) async fn version(stage: &Stage, at: &str, name: &str, wanted: u64) -> ChannelView {
     eventually(&format!("version {wanted} of {name} at {at}"), async || {
         known(stage, at, name)
             .await

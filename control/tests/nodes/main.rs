@@ -25,6 +25,7 @@ mod kept;
 mod lines;
 mod links;
 mod metrics;
+mod persisted;
 mod publishing;
 mod reading;
 mod reload;

@@ -7,7 +7,7 @@ use crate::{
     kept::ancestors::{Arrived, LOOKED_BACK_BYTES, Unfound},
 };
 use bytes::Bytes;
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{ops::Range, sync::atomic::Ordering, time::Duration};
 use tokio::{runtime::Handle, sync::mpsc};
 use virga_ebpf::hash::origin_hash;
 use virga_state::{
@@ -147,11 +147,11 @@ impl Thread {
 
     /// Has somebody look where feeds end in the logs that are on this node alone, one log after the other; what comes to
     /// them before that is known waits.
-    pub(super) fn look_back(&mut self, runtime: &Handle) {
+    pub(super) fn look_back(&mut self, runtime: &Handle, of: Range<usize>) {
         let mut logs = Vec::new();
-        let alone = self.logs.iter().zip(&self.seats).zip(&self.signed);
-        for (log, ((open, seat), channel)) in alone.enumerate() {
-            let (Some(channel), None) = (channel, seat) else {
+        for log in of {
+            let (open, seat) = (&self.logs[log], &self.seats[log]);
+            let (Some(channel), None) = (&self.signed[log], seat) else {
                 continue;
             };
             let Ok(name) = LogName::parse(channel.as_str()) else {
@@ -162,7 +162,8 @@ impl Thread {
                 Err(error) => tell_of_ends(channel.as_str(), &error),
             }
         }
-        self.early = logs.iter().map(|&(log, ..)| (log, Vec::new())).collect();
+        self.early
+            .extend(logs.iter().map(|&(log, ..)| (log, Vec::new())));
         let to = self.to.clone();
         runtime.spawn_blocking(move || {
             for (log, name, disk) in logs {

@@ -1,0 +1,370 @@
+//! Channels that a node keeps because a command said so, beside those of its configuration file.
+//!
+//! They are noted in `kept.json` of the node's state folder, on disk before whoever asked is told so, and kept when the
+//! node is started again. A channel that a command had it keep no more takes nothing into its log from then on; the
+//! log's files stay, and are open until the node is started again.
+
+use super::{
+    AllKnown, Keeping, KeptError, Known, State, describe,
+    feed::feed,
+    fresh_id, open_alone,
+    writer::{Begun, Input},
+};
+use crate::{
+    config::{Config, keeping::KeepWords},
+    dispatch::Dispatch,
+    rights::file::{self, FileError},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+};
+use thiserror::Error;
+use tokio::{
+    sync::{Mutex, mpsc::WeakSender, oneshot, watch},
+    task::AbortHandle,
+};
+use virga_state::format::LogId;
+use virga_transport::ChannelName;
+
+/// Channels that are kept by command at most: each has its own log, with its buffers.
+pub const CHOSEN_MAX: usize = 64;
+/// Bytes of the notes: names and words are short.
+const NOTES_BYTES_MAX: u64 = 1 << 20;
+
+/// Why nothing has changed.
+#[derive(Debug, Error)]
+pub enum NotKept {
+    /// The configuration file has the say.
+    #[error("the configuration file says how {0} is kept here: change it there")]
+    InFile(ChannelName),
+    /// No command had it kept.
+    #[error("no command had {0} kept here")]
+    Unknown(ChannelName),
+    /// What was asked for cannot be.
+    #[error("{0}")]
+    Words(String),
+    /// No more.
+    #[error(
+        "{CHOSEN_MAX} channels are kept here by command already: keep one of them no more first"
+    )]
+    Full,
+    /// Its log cannot be opened.
+    #[error(transparent)]
+    Kept(#[from] KeptError),
+    /// It cannot be noted.
+    #[error("the node would forget it when it is started again, so nothing has changed: {0}")]
+    NotNoted(#[from] FileError),
+    /// The node is about to end.
+    #[error("the node is shutting down")]
+    Ended,
+}
+
+/// From when on holds what was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Holds {
+    /// At once.
+    Now,
+    /// The channel is kept, and its log is open with what was asked before: from the node's next start on.
+    AfterRestart,
+}
+
+/// What there is on disk.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Notes {
+    channels: BTreeMap<String, KeepWords>,
+}
+
+/// Where things are.
+pub(super) struct Place {
+    state: PathBuf,
+    logs: PathBuf,
+    /// Logs that several nodes hold together: the file alone has them.
+    replicated: BTreeSet<ChannelName>,
+}
+
+impl Place {
+    pub(super) fn of(config: &Config) -> Self {
+        let replicated = config.replicated.iter();
+        Self {
+            state: config.node.state.clone(),
+            logs: config.node.logs.clone(),
+            replicated: replicated.map(|one| one.channel.clone()).collect(),
+        }
+    }
+}
+
+/// Where it is noted.
+#[must_use]
+pub fn path(state: &Path) -> PathBuf {
+    state.join("kept.json")
+}
+
+/// The channels that a node with this state folder keeps by command.
+///
+/// # Errors
+/// [`KeptError::Notes`].
+pub fn read(state: &Path) -> Result<BTreeMap<ChannelName, KeepWords>, KeptError> {
+    let path = path(state);
+    let failed = |why: String| KeptError::Notes {
+        path: path.clone(),
+        why,
+    };
+    let length = match fs::metadata(&path) {
+        Ok(data) => data.len(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(error) => return Err(failed(error.to_string())),
+    };
+    if length > NOTES_BYTES_MAX {
+        return Err(failed(format!("it has {length} bytes")));
+    }
+    let text = fs::read_to_string(&path).map_err(|error| failed(error.to_string()))?;
+    let notes: Notes = serde_json::from_str(&text).map_err(|error| failed(error.to_string()))?;
+    if notes.channels.len() > CHOSEN_MAX {
+        return Err(failed(format!("it names more than {CHOSEN_MAX} channels")));
+    }
+    let named = notes.channels.into_iter().map(|(name, words)| {
+        let channel = ChannelName::parse(&name);
+        Ok((channel.map_err(|error| failed(error.to_string()))?, words))
+    });
+    named.collect()
+}
+
+fn write(state: &Path, notes: &BTreeMap<ChannelName, KeepWords>) -> Result<(), FileError> {
+    let named = notes.iter();
+    let notes = Notes {
+        channels: named
+            .map(|(channel, words)| (channel.to_string(), words.clone()))
+            .collect(),
+    };
+    let path = path(state);
+    let text = serde_json::to_string_pretty(&notes);
+    let text = text.map_err(|error| FileError::Io {
+        path: path.clone(),
+        operation: "write",
+        source: io::Error::other(error),
+    })?;
+    file::replace(&path, &(text + "\n"))
+}
+
+/// See the module.
+pub(super) struct Chosen {
+    place: Place,
+    dispatch: Dispatch,
+    to: WeakSender<Input>,
+    known: AllKnown,
+    /// One command at a time.
+    all: Mutex<All>,
+}
+
+#[derive(Default)]
+struct All {
+    notes: BTreeMap<ChannelName, KeepWords>,
+    /// Of those, and of those that are kept no more and open still.
+    logs: BTreeMap<ChannelName, Log>,
+}
+
+/// A log that the writer has.
+struct Log {
+    number: usize,
+    id: LogId,
+    state: State,
+    keeping: Keeping,
+    /// What brings it events; none where it is kept no more.
+    feed: Option<AbortHandle>,
+}
+
+impl Chosen {
+    /// `open` says which logs are open, their numbers, and what brings them events.
+    pub(super) fn new(
+        (place, dispatch): (Place, Dispatch),
+        (to, known): (WeakSender<Input>, AllKnown),
+        notes: BTreeMap<ChannelName, KeepWords>,
+        open: impl Iterator<Item = (ChannelName, usize, AbortHandle)>,
+    ) -> Self {
+        let logs = open.filter_map(|(channel, number, feed)| {
+            let (words, Known { state, id }) = (notes.get(&channel)?, known.find(&channel)?);
+            let log = Log {
+                number,
+                id,
+                state,
+                // They were looked at when it was opened.
+                keeping: words.resolve().ok()?,
+                feed: Some(feed),
+            };
+            Some((channel, log))
+        });
+        let logs = logs.collect();
+        Self {
+            place,
+            dispatch,
+            to,
+            known,
+            all: Mutex::new(All { notes, logs }),
+        }
+    }
+
+    pub(super) async fn notes(&self) -> BTreeMap<ChannelName, KeepWords> {
+        self.all.lock().await.notes.clone()
+    }
+
+    pub(super) async fn keep(
+        &self,
+        channel: ChannelName,
+        words: KeepWords,
+    ) -> Result<Holds, NotKept> {
+        let keeping = words.resolve().map_err(NotKept::Words)?;
+        let mut all = self.all.lock().await;
+        let is_noted = all.notes.contains_key(&channel);
+        let is_elsewhere = self.known.find(&channel).is_some() && !is_noted;
+        if is_elsewhere || self.place.replicated.contains(&channel) {
+            return Err(NotKept::InFile(channel));
+        }
+        if !is_noted && all.notes.len() >= CHOSEN_MAX {
+            return Err(NotKept::Full);
+        }
+        // What cannot be opened is not noted.
+        let mut log = match all.logs.remove(&channel) {
+            Some(log) => log,
+            None => self.begin(&channel, keeping.clone()).await?,
+        };
+        let mut notes = all.notes.clone();
+        notes.insert(channel.clone(), words);
+        let noted = write(&self.place.state, &notes);
+        if noted.is_ok() {
+            all.notes = notes;
+            self.take_in(&channel, &mut log).await?;
+        }
+        let holds = match log.keeping == keeping {
+            true => Holds::Now,
+            false => Holds::AfterRestart,
+        };
+        all.logs.insert(channel, log);
+        noted?;
+        Ok(holds)
+    }
+
+    pub(super) async fn leave(&self, channel: &ChannelName) -> Result<(), NotKept> {
+        let mut all = self.all.lock().await;
+        let mut notes = all.notes.clone();
+        if notes.remove(channel).is_none() {
+            return Err(match self.known.find(channel) {
+                Some(_) => NotKept::InFile(channel.clone()),
+                None => NotKept::Unknown(channel.clone()),
+            });
+        }
+        write(&self.place.state, &notes)?;
+        all.notes = notes;
+        self.known.with(|known| known.remove(channel));
+        let Some(log) = all.logs.get_mut(channel) else {
+            return Ok(());
+        };
+        if let Some(feed) = log.feed.take() {
+            feed.abort();
+        }
+        let log = log.number;
+        self.tell(Input::Left { log, is_left: true }).await
+    }
+
+    async fn tell(&self, input: Input) -> Result<(), NotKept> {
+        let to = self.to.upgrade().ok_or(NotKept::Ended)?;
+        to.send(input).await.map_err(|_| NotKept::Ended)
+    }
+
+    /// Opens a log and gives it to the writer.
+    async fn begin(&self, channel: &ChannelName, keeping: Keeping) -> Result<Log, NotKept> {
+        let (folder, name, how) = (self.place.logs.clone(), channel.clone(), keeping.clone());
+        let opening =
+            tokio::task::spawn_blocking(move || open_alone(&folder, &name, &how, fresh_id()?));
+        let open = opening.await.map_err(|_| NotKept::Ended)??;
+        let id = *open.log.id();
+        let state = watch::Sender::new(describe(&open, channel));
+        let told = state.subscribe();
+        let begun = Box::new(Begun {
+            open,
+            channel: channel.clone(),
+            rules: keeping.compaction.clone(),
+            state,
+        });
+        let (done, number) = oneshot::channel();
+        self.tell(Input::Begin { begun, done }).await?;
+        Ok(Log {
+            number: number.await.map_err(|_| NotKept::Ended)?,
+            id,
+            state: told,
+            keeping,
+            feed: None,
+        })
+    }
+
+    /// Has a log take its channel's events, and be read, if it is not so.
+    async fn take_in(&self, channel: &ChannelName, log: &mut Log) -> Result<(), NotKept> {
+        if log.feed.is_some() {
+            return Ok(());
+        }
+        let (number, to) = (log.number, self.to.upgrade().ok_or(NotKept::Ended)?);
+        self.tell(Input::Left {
+            log: number,
+            is_left: false,
+        })
+        .await?;
+        let feed = feed(
+            self.dispatch.clone(),
+            channel.clone(),
+            log.state.clone(),
+            number,
+            to,
+        );
+        log.feed = Some(tokio::spawn(feed).abort_handle());
+        let known = Known {
+            state: log.state.clone(),
+            id: log.id,
+        };
+        self.known.with(|all| all.insert(channel.clone(), known));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_are_read_as_they_are_written_and_no_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path();
+        assert_eq!(read(state).unwrap(), BTreeMap::new());
+        let channel = |name| ChannelName::parse(name).unwrap();
+        let words = KeepWords {
+            durability: Some("flushed".into()),
+            keep_events: Some(7),
+            keep_for: Some("2h".into()),
+            ..KeepWords::default()
+        };
+        let notes: BTreeMap<ChannelName, KeepWords> = [
+            (channel("a/b"), words),
+            (channel("plain"), KeepWords::default()),
+        ]
+        .into();
+        write(state, &notes).unwrap();
+        assert_eq!(read(state).unwrap(), notes);
+        for wrong in [
+            "",
+            "{}",
+            "{\"channels\": {\"a b\": {}}}",
+            "{\"channels\": {\"a\": {\"keep\": 1}}}",
+            "{\"channels\": {}, \"more\": 1}",
+        ] {
+            fs::write(path(state), wrong).unwrap();
+            let words = read(state).unwrap_err().to_string();
+            assert!(
+                words.contains("kept.json") && words.contains("remove the file"),
+                "{words}"
+            );
+        }
+    }
+}
