@@ -99,7 +99,7 @@ impl<D: Disk> Reader<D> {
         Ok(reader)
     }
 
-    /// Events from this offset on are not given yet.
+    /// Events from this offset on are not given yet; those below are in the files, as the writer says: what is not is damaged.
     pub fn set_limit(&mut self, limit: u64) {
         if limit != self.limit {
             self.limit = limit;
@@ -489,11 +489,18 @@ impl<D: Disk> Reader<D> {
             if self.next_segment(*number)? {
                 continue;
             }
-            if self.closed_end > self.next && self.closed_end <= self.limit {
-                self.next = self.closed_end;
-                return Err(self.damaged(from.0, from.1, fault));
+            let known_end = match self.limit {
+                u64::MAX => self.closed_end,
+                limit => limit,
+            };
+            if known_end <= self.next {
+                return Ok(false);
             }
-            return Ok(false);
+            if self.limit != u64::MAX && self.looks_again(from.0) {
+                continue;
+            }
+            self.next = known_end;
+            return Err(self.damaged(from.0, from.1, fault));
         }
     }
 

@@ -187,6 +187,43 @@ fn a_flipped_bit_in_the_tail_of_a_closed_log_is_reported_and_kept() {
     );
 }
 
+/// A log that goes on has no mark of where it was closed any more, and nothing behind the damage yet: its writer knows.
+#[test]
+fn what_is_damaged_at_the_end_of_a_running_log_is_told_to_who_follows_it() {
+    for is_opened_again in [true, false] {
+        let disk = Forgetful::default();
+        let mut world = World::open(&disk, small());
+        world.append_each(9);
+        let last_batch = used(&disk, 1);
+        world.append_each(1);
+        if is_opened_again {
+            world.close();
+            world = World::open(&disk, small());
+            world.settle();
+        }
+        disk.flip(&segment_name(1), last_batch, 0x80);
+        let mut reader = Reader::open(disk.clone(), &name(), Cursor::Start).unwrap();
+        reader.set_limit(world.log.readable());
+        let (good, bad) = drain(&mut reader);
+        assert_eq!(good, (0..9).collect::<Vec<_>>());
+        let is_told = matches!(
+            bad[..],
+            [ReadError::Damaged {
+                from: 9,
+                to: 10,
+                ..
+            }]
+        );
+        assert!(is_told, "{bad:?}");
+        assert_eq!(reader.position(), 10);
+        // It goes on behind.
+        world.append_each(2);
+        reader.set_limit(world.log.readable());
+        let (good, bad) = drain(&mut reader);
+        assert!(good == [10, 11] && bad.is_empty(), "{good:?} {bad:?}");
+    }
+}
+
 #[test]
 fn a_flipped_bit_in_a_segment_header_loses_no_event() {
     for (log, segments) in [
