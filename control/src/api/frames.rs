@@ -6,11 +6,14 @@
 //! kept        length 4 | 1 1 | name length 1 | name | origin 8 | offset 8 | time 8 | event
 //! gap         length 4 | 2 1 | which kept events are not given, and why
 //! opened      length 4 | 3 1 | name length 1 | name | log 16 | node 8
+//! place       length 4 | 4 1 | name length 1 | name | next 8 | end 8
 //! ended       length 4 | 0 1 | why the node ended the subscription, or the replay
 //! ```
 //! `length` counts what follows it; `received` and `time` are Unix time in nanoseconds. A replay has the
 //! frames `opened`, `kept`, `gap` and `ended`, a subscription the others. `opened` says whose log the events of a
-//! channel are from then on. Nodes give each other events of logs in the same frames.
+//! channel are from then on. Only who asks for places gets `place`, at the begin and behind each part of a log: events
+//! below `next` were given, or a gap stands for them, and the log ended at `end` when it was found. Nothing of a part
+//! follows a gap. Nodes give each other events of logs as `kept` and `gap`.
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use thiserror::Error;
@@ -32,6 +35,7 @@ const ENDED: u8 = 0;
 const KEPT: u8 = 1;
 const GAP: u8 = 2;
 const OPENED: u8 = 3;
+const PLACE: u8 = 4;
 
 const _: () = assert!(MESSAGE_BYTES_MAX + DELIVERED_BYTES + 255 <= FRAME_BYTES_MAX);
 const _: () = assert!(EVENT_BYTES_MAX + KEPT_BYTES + 255 <= FRAME_BYTES_MAX);
@@ -275,12 +279,52 @@ impl LogOpened {
     }
 }
 
+/// How far a log was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) channel: ChannelName,
+    /// Where it goes on.
+    pub(crate) next: u64,
+    /// Where the log ended when it was found.
+    pub(crate) end: u64,
+}
+
+impl Place {
+    /// Appends it as a frame.
+    pub(crate) fn write(&self, out: &mut BytesMut) {
+        let name = self.channel.as_str().as_bytes();
+        let bytes = 1 + 1 + name.len() + 8 + 8;
+        out.put_u32(u32::try_from(bytes).unwrap_or(u32::MAX));
+        out.put_u8(PLACE);
+        out.put_u8(u8::try_from(name.len()).unwrap_or(u8::MAX));
+        out.extend_from_slice(name);
+        out.put_u64(self.next);
+        out.put_u64(self.end);
+    }
+
+    /// Reads a frame, without its length and kind.
+    fn parse(mut frame: Bytes) -> Option<Self> {
+        let name_bytes = usize::from(frame.try_get_u8().ok()?);
+        if frame.len() != name_bytes + 8 + 8 {
+            return None;
+        }
+        let name = frame.split_to(name_bytes);
+        let channel = ChannelName::parse(std::str::from_utf8(&name).ok()?).ok()?;
+        Some(Self {
+            channel,
+            next: frame.try_get_u64().ok()?,
+            end: frame.try_get_u64().ok()?,
+        })
+    }
+}
+
 /// A frame of a replay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ReplayFrame {
     Opened(LogOpened),
     Kept(KeptEvent),
     Gap(String),
+    Place(Place),
     Ended(String),
 }
 
@@ -297,6 +341,10 @@ impl ReplayFrame {
             Ok(OPENED) => {
                 let opened = LogOpened::parse(frame).ok_or(FrameError::Delivery)?;
                 Ok(Self::Opened(opened))
+            }
+            Ok(PLACE) => {
+                let place = Place::parse(frame).ok_or(FrameError::Delivery)?;
+                Ok(Self::Place(place))
             }
             Ok(KEPT) => {
                 let event = KeptEvent::parse(frame).ok_or(FrameError::Delivery)?;
@@ -363,8 +411,14 @@ mod tests {
             log: [7; 16],
             node: NodeId(1),
         };
+        let place = Place {
+            channel: channel.clone(),
+            next: 6,
+            end: u64::MAX,
+        };
         let mut all = BytesMut::new();
         opened.write(&mut all);
+        place.write(&mut all);
         KeptEvent::write(&mut all, &channel, &event);
         write_gap(&mut all, "gap");
         write_end(&mut all, "end");
@@ -379,6 +433,13 @@ mod tests {
         for cut in 0..first.len() {
             let cut = ReplayFrame::parse(first.slice(..cut));
             assert!(!matches!(cut, Ok(ReplayFrame::Opened(_))));
+        }
+        let second = next();
+        let read = ReplayFrame::parse(second.clone());
+        assert_eq!(read, Ok(ReplayFrame::Place(place)));
+        for cut in 0..second.len() {
+            let cut = ReplayFrame::parse(second.slice(..cut));
+            assert_eq!(cut, Err(FrameError::Delivery));
         }
         let kept = next();
         let read = KeptEvent {

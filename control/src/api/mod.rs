@@ -7,7 +7,7 @@
 //! | `POST /publish?channel=NAME` | events, each after its length | [`publish::Published`] as JSON, once the body ends |
 //! | `POST /fanout?channel=NAME` and `policy`, `quorum`, `in_flight`, `within_ms` | a few events, each after its length | [`fanout::Report`] as JSON, once it is known |
 //! | `GET /subscribe?channel=NAME` or `?prefix=NAME` | | deliveries, without end: [`frames`] |
-//! | `GET /replay?channel=NAME` or `?prefix=NAME`, `from=CURSOR`, and where one of several is meant `at=NAME` and `log=ID` | | what is kept here, or at another node, from there on, and on with what comes, without end: [`frames`] |
+//! | `GET /replay?channel=NAME` or `?prefix=NAME`, `from=CURSOR`, where one of several is meant `at=NAME` and `log=ID`, `places=true` to be told how far each was given | | what is kept here, or at another node, from there on, and on with what comes, without end: [`frames`] |
 //! | `POST /token` | a token's chain | it is held and shown to all peers; [`Given`](crate::channel::explain::Given) as JSON: what it gives here, and what the neighbours made of it |
 //! | `POST /statement` | a signed statement about this node's entity | the same |
 //! | `GET /capabilities` | | [`rights::NamedStatement`]s as JSON: what is said of this node's entity and of peers |

@@ -4,7 +4,7 @@
 use super::{
     Api,
     error::{ApiError, Query},
-    frames::{LogOpened, write_end},
+    frames::{LogOpened, Place, write_end},
     subscribe::pattern,
     trace::node,
 };
@@ -45,6 +45,9 @@ pub(super) struct Wanted {
     at: Option<String>,
     /// The id of the log that is meant, in hex.
     log: Option<String>,
+    /// Whether it is told how far each log was given.
+    #[serde(default)]
+    places: bool,
 }
 
 /// Which log is meant, where there may be several.
@@ -87,9 +90,17 @@ impl Wanted {
     }
 }
 
+/// Whether a reader is told how far each log was given.
+#[derive(Clone, Copy)]
+enum Places {
+    Told,
+    Untold,
+}
+
 /// A log that is read.
 enum Source {
-    Here(Box<Follower>, LogOpened),
+    /// This node's, and where it ended when it was opened.
+    Here(Box<Follower>, LogOpened, u64),
     There(Box<Remote>),
 }
 
@@ -109,13 +120,17 @@ pub(super) async fn get(
         _ => Some(LOOK),
     };
     let sources = find(&pattern, sources, look).await?;
+    let places = match wanted.places {
+        true => Places::Told,
+        false => Places::Untold,
+    };
     let (to, chunks) = mpsc::channel(CHUNKS_MAX);
     let is_one = matches!(pattern, Pattern::Channel(_));
     for mut source in sources {
         let to = to.clone();
         tokio::spawn(async move {
             if is_one || source.is_kept(&to).await {
-                source.pass_on(to).await;
+                source.pass_on(to, places).await;
             }
         });
     }
@@ -171,11 +186,12 @@ async fn source(
             log,
             node: own,
         };
+        let end = kept.readable(&channel);
         // Looking for the place reads files.
         let opening = tokio::task::spawn_blocking(move || kept.follow(&channel, cursor));
         let follower = opening.await.map_err(failed)?.map_err(failed)?;
         let follower = follower.ok_or_else(|| failed("the log is gone"))?;
-        return Ok(Source::Here(Box::new(follower), opened));
+        return Ok(Source::Here(Box::new(follower), opened, end));
     }
     if which.at == Some(own) {
         let words = format!("this node keeps no log of {channel}, or another one than is meant");
@@ -246,39 +262,74 @@ impl Source {
     }
 
     /// Until whoever reads is gone, the node stops, or the log cannot be read on.
-    async fn pass_on(mut self, to: mpsc::Sender<Bytes>) {
-        if let Self::Here(_, opened) = &self {
-            let mut chunk = BytesMut::new();
-            opened.write(&mut chunk);
-            if to.send(chunk.freeze()).await.is_err() {
-                return;
-            }
+    async fn pass_on(mut self, to: mpsc::Sender<Bytes>, places: Places) {
+        let passed = tokio::select! {
+            passed = self.pass_chunks(&to, places) => passed,
+            () = to.closed() => return,
+        };
+        if let Err(why) = passed {
+            let mut end = BytesMut::new();
+            write_end(&mut end, &why);
+            // Nobody reads any more otherwise.
+            let _sent = to.send(end.freeze()).await;
         }
+    }
+
+    async fn pass_chunks(
+        &mut self,
+        to: &mpsc::Sender<Bytes>,
+        places: Places,
+    ) -> Result<(), String> {
+        let end = match places {
+            Places::Told => Some(self.end().await?),
+            Places::Untold => None,
+        };
+        let mut first = BytesMut::new();
+        if let Self::Here(_, opened, _) = self {
+            opened.write(&mut first);
+        }
+        let mut chunk = Some(first.freeze()).filter(|first| !first.is_empty());
         loop {
-            let chunk = tokio::select! {
-                chunk = self.next_chunk() => chunk,
-                () = to.closed() => return,
+            if chunk.is_none() {
+                chunk = self.next_chunk().await?;
+            }
+            let Some(ready) = chunk.take() else {
+                return Ok(());
             };
-            let (chunk, is_last) = match chunk {
-                Ok(Some(chunk)) => (chunk, false),
-                Ok(None) => return,
-                Err(why) => {
-                    let mut end = BytesMut::new();
-                    write_end(&mut end, &why);
-                    (end.freeze(), true)
+            let place = end.and_then(|end| self.place(end));
+            for part in [Some(ready), place].into_iter().flatten() {
+                if to.send(part).await.is_err() {
+                    return Ok(());
                 }
-            };
-            if to.send(chunk).await.is_err() || is_last {
-                return;
             }
         }
     }
 
     async fn next_chunk(&mut self) -> Result<Option<Bytes>, String> {
         match self {
-            Self::Here(follower, _) => follower.next_chunk().await,
+            Self::Here(follower, ..) => follower.next_chunk().await,
             Self::There(remote) => remote.next_chunk().await.map(Some),
         }
+    }
+
+    /// Where the log ends when it is found.
+    async fn end(&mut self) -> Result<u64, String> {
+        match self {
+            Self::Here(_, _, end) => Ok(*end),
+            Self::There(remote) => remote.end().await,
+        }
+    }
+
+    /// How far it was given, as a frame.
+    fn place(&self, end: u64) -> Option<Bytes> {
+        let (channel, next) = match self {
+            Self::Here(follower, opened, _) => (&opened.channel, follower.position()?),
+            Self::There(remote) => (remote.channel(), remote.position()),
+        };
+        let mut frame = BytesMut::new();
+        let channel = channel.clone();
+        Place { channel, next, end }.write(&mut frame);
+        Some(frame.freeze())
     }
 }
 

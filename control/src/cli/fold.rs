@@ -1,6 +1,8 @@
-//! `virga fold`: what a fold makes of logs, now.
+//! `virga fold`: what a fold makes of logs, in a folder or by way of a node, now and on with what comes.
 
-use super::{Failure, log::log_name};
+mod live;
+
+use super::{Failure, client::Target, log::log_name};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -11,10 +13,11 @@ use std::{
 use virga_state::{
     Cursor, LogName, OpenError, Reader,
     fold::{
-        Fold, FoldError, Folding, Policy, Progress,
-        ready::{AddWins, Counters, LastWriterWins, Latest},
+        Fold, FoldError, Folding, Policy, Progress, Token,
+        ready::{AddWins, Counters, KeyChange, LastWriterWins, Latest},
         snapshot::SnapshotError,
     },
+    format::LogId,
     io::open,
 };
 
@@ -49,12 +52,30 @@ struct Logs {
     /// The logs' names.
     #[arg(required = true, value_name = "LOG", value_parser = log_name)]
     names: Vec<LogName>,
-    /// The folder that holds the logs.
-    #[arg(long, value_name = "FOLDER")]
-    logs: PathBuf,
+    /// The folder that holds the logs; without it the node on this machine gives them, its own or another node's.
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["socket", "node", "follow", "reach", "at", "log"])]
+    logs: Option<PathBuf>,
+    /// Fold the logs that NODE keeps: a peer's name, this node's own, or a node's id. Where several nodes keep one of their own, any is
+    /// folded without it, and --json tells which.
+    #[arg(long, value_name = "NODE")]
+    at: Option<String>,
+    /// Fold the log with this id, whatever node has it, as --json tells it: an offset is a place in that log and in no other.
+    #[arg(long, value_name = "ID", value_parser = live::id)]
+    log: Option<LogId>,
+    #[command(flatten)]
+    target: Target,
     /// Keep the state in this folder, and go on from it: only what came since is read.
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", requires = "logs")]
     snapshots: Option<PathBuf>,
+    /// Go on with what comes, and print each change.
+    #[arg(long)]
+    follow: bool,
+    /// End after so many changes.
+    #[arg(long, value_name = "N", requires = "follow")]
+    count: Option<u64>,
+    /// Wait until this event is in the state, by its log's name and its offset there.
+    #[arg(long, value_name = "LOG:OFFSET", value_parser = live::token)]
+    reach: Option<Token>,
     /// Pass over events that make no sense to the fold, and over those that a log cannot give, and count
     /// them; else the first of them ends the fold.
     #[arg(long)]
@@ -86,31 +107,55 @@ enum Error {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let json = |bytes: &[u8]| serde_json::from_slice(bytes).unwrap_or_default();
     match &arguments.fold {
-        Which::Counters(logs) => logs.fold(Counters, |state| {
-            let sums = state.iter();
-            sums.map(|(key, sum)| (key.clone(), Value::from(*sum)))
-                .collect()
-        }),
-        Which::Latest { by, logs } => logs.fold(Latest::by(by), |state| {
-            let events = state.iter();
-            let value = |bytes: &[u8]| serde_json::from_slice(bytes).unwrap_or_default();
-            events
-                .map(|(key, held)| (key.clone(), value(&held.value)))
-                .collect()
-        }),
-        Which::LastWriterWins(logs) => logs.fold(LastWriterWins, |state| {
-            let values = LastWriterWins::values(state);
-            values
-                .map(|(key, value)| (key.to_owned(), value.clone()))
-                .collect()
-        }),
-        Which::AddWins(logs) => logs.fold(AddWins, |state| {
-            let values = state.values();
-            values
-                .map(|(key, value)| (key.to_owned(), value.clone()))
-                .collect()
-        }),
+        Which::Counters(logs) => logs.fold(
+            Counters,
+            |state| {
+                let sums = state.iter();
+                sums.map(|(key, sum)| (key.clone(), Value::from(*sum)))
+                    .collect()
+            },
+            |change| with(change, Value::from),
+        ),
+        Which::Latest { by, logs } => logs.fold(
+            Latest::by(by),
+            |state| {
+                let events = state.iter();
+                events
+                    .map(|(key, held)| (key.clone(), json(&held.value)))
+                    .collect()
+            },
+            |change| with(change, |bytes| json(&bytes)),
+        ),
+        Which::LastWriterWins(logs) => logs.fold(
+            LastWriterWins,
+            |state| {
+                let values = LastWriterWins::values(state);
+                values
+                    .map(|(key, value)| (key.to_owned(), value.clone()))
+                    .collect()
+            },
+            |change| with(change, |value| value),
+        ),
+        Which::AddWins(logs) => logs.fold(
+            AddWins,
+            |state| {
+                let values = state.values();
+                values
+                    .map(|(key, value)| (key.to_owned(), value.clone()))
+                    .collect()
+            },
+            |change| with(change, |value| value),
+        ),
+    }
+}
+
+/// A change with its value as it is shown.
+fn with<T>(change: KeyChange<T>, show: impl FnOnce(T) -> Value) -> KeyChange<Value> {
+    KeyChange {
+        key: change.key,
+        value: change.value.map(show),
     }
 }
 
@@ -119,17 +164,31 @@ struct Place {
     next: u64,
     refused: u64,
     missing: u64,
+    #[serde(flatten)]
+    of: Option<Found>,
 }
 
-impl From<&Progress> for Place {
-    fn from(progress: &Progress) -> Self {
+impl Place {
+    fn of(progress: &Progress, of: Option<&Found>) -> Self {
         Self {
             next: progress.next,
             refused: progress.refused,
             missing: progress.missing,
+            of: of.cloned(),
         }
     }
 }
+
+/// Which log it is.
+#[derive(Clone, serde::Serialize)]
+struct Found {
+    id: String,
+    /// The node that gave it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
+}
+
+type FoundLogs = BTreeMap<LogName, Found>;
 
 #[derive(serde::Serialize)]
 struct Shown {
@@ -144,16 +203,34 @@ impl Logs {
         &self,
         fold: F,
         show: impl Fn(&F::State) -> BTreeMap<String, Value>,
+        change: impl Fn(F::Change) -> KeyChange<Value>,
     ) -> Result<(), Failure> {
         let policy = match self.skip {
             true => Policy::Skip,
             false => Policy::Stop,
         };
+        let Some(logs) = &self.logs else {
+            return super::block_on(self.live(fold, policy, show, change));
+        };
         let mut folding = Folding::new(fold, policy);
+        let mut found = FoundLogs::new();
         for name in &self.names {
-            self.catch_up(&mut folding, name)
-                .map_err(Failure::runtime)?;
+            let id = self.catch_up(&mut folding, logs, name);
+            if let Some(id) = id.map_err(Failure::runtime)? {
+                let (id, node) = (crate::hex::encode_bytes(&id), None);
+                found.insert(name.clone(), Found { id, node });
+            }
         }
+        self.show(&folding, &found, show)
+    }
+
+    /// The state now.
+    fn show<F: Fold>(
+        &self,
+        folding: &Folding<F>,
+        found: &FoundLogs,
+        show: impl Fn(&F::State) -> BTreeMap<String, Value>,
+    ) -> Result<(), Failure> {
         let view = folding.view();
         let shown = Shown {
             fold: F::NAME,
@@ -161,7 +238,7 @@ impl Logs {
             logs: view
                 .places
                 .iter()
-                .map(|(log, at)| (log.to_string(), at.into()))
+                .map(|(log, at)| (log.to_string(), Place::of(at, found.get(log))))
                 .collect(),
             state: show(&view.state),
         };
@@ -179,24 +256,31 @@ impl Logs {
                 0 => String::new(),
                 _ => format!(", {} refused, {} missing", at.refused, at.missing),
             };
+            let node = at.of.as_ref().and_then(|of| of.node.as_deref());
+            let by = node.map_or_else(String::new, |node| format!(", by node {node}"));
             writeln!(
                 io::stderr(),
-                "virga: {log}: events below {}{passed}",
+                "virga: {log}: events below {}{passed}{by}",
                 at.next
             )?;
         }
         Ok(writeln!(io::stderr(), "virga: hash {}", shown.hash)?)
     }
 
-    /// One log, from its snapshot or its begin to its end.
-    fn catch_up<F: Fold>(&self, folding: &mut Folding<F>, name: &LogName) -> Result<(), Error> {
+    /// One log, from its snapshot or its begin to its end; its id.
+    fn catch_up<F: Fold>(
+        &self,
+        folding: &mut Folding<F>,
+        logs: &Path,
+        name: &LogName,
+    ) -> Result<Option<LogId>, Error> {
         let failed = |source| Error::Open {
             name: name.clone(),
             source,
         };
         let file = self.snapshots.as_ref();
         let file = file.map(|folder| folder.join(format!("{}.{}", name.folder(), F::NAME)));
-        let disk = open::read(&self.logs, name).map_err(failed)?;
+        let disk = open::read(logs, name).map_err(failed)?;
         let kept = file.as_deref().map(load).transpose()?.flatten();
         let mut reader = match (&file, kept) {
             (Some(file), Some(bytes)) => {
@@ -213,7 +297,8 @@ impl Logs {
         if let (Some(file), Some(bytes)) = (&file, folding.snapshot(name)) {
             save(file, &bytes)?;
         }
-        Ok(caught_up.map(|_| ())?)
+        caught_up?;
+        Ok(reader.id())
     }
 }
 

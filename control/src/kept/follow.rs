@@ -77,7 +77,7 @@ impl Follower {
     }
 }
 
-/// What there is now, at most a chunk.
+/// What there is now, at most a chunk; nothing of it follows a gap, so that the reader is where the gap ends.
 fn read(reader: &mut Reader<Folder>, channel: &ChannelName) -> Result<Bytes, ReadError> {
     let mut chunk = BytesMut::new();
     for _ in 0..CHUNK_EVENTS_MAX {
@@ -87,6 +87,7 @@ fn read(reader: &mut Reader<Folder>, channel: &ChannelName) -> Result<Bytes, Rea
             Err(error @ ReadError::Io { .. }) => return Err(error),
             Err(error @ (ReadError::Damaged { .. } | ReadError::Gone { .. })) => {
                 write_gap(&mut chunk, &format!("{channel}: {error}"));
+                break;
             }
         }
         if chunk.len() >= CHUNK_BYTES {

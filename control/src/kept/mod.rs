@@ -288,6 +288,13 @@ impl Kept {
         self.chosen.leave(channel).await
     }
 
+    /// Events of a channel's log below that can be read; 0 where the channel is not kept.
+    #[must_use]
+    pub fn readable(&self, channel: &ChannelName) -> u64 {
+        let log = self.logs.find(channel);
+        log.map_or(0, |log| log.state.borrow().readable)
+    }
+
     /// Reads a channel's log from a place on, and goes on with it. Blocks while it looks for the place.
     ///
     /// # Errors

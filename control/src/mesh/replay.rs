@@ -27,7 +27,7 @@
 
 use super::{Mesh, MeshError};
 use crate::{
-    api::frames::{Frames, KeptEvent, LogOpened, ReplayFrame},
+    api::frames::{Frames, KeptEvent, LogOpened, Place, ReplayFrame},
     hex,
 };
 use futures_core::Stream;
@@ -48,6 +48,13 @@ pub enum Replayed {
     Event(KeptEvent),
     /// Events that it cannot give, and why: retention has removed them, or they are damaged.
     Gap(String),
+}
+
+/// What a replay has, where it is asked for places.
+#[derive(Debug)]
+pub(super) enum Item {
+    Given(Replayed),
+    Place(Place),
 }
 
 /// Which log of a channel is meant, where several nodes keep one each; any where nothing is said.
@@ -94,6 +101,17 @@ impl Mesh {
     pub async fn replay_prefix(&self, prefix: &str, from: Cursor) -> Result<Replay, MeshError> {
         let which = Which::default();
         self.replay_of("prefix", prefix, from, &which).await
+    }
+
+    /// The same as [`Self::replay_at`], with places between.
+    pub(super) async fn replay_with_places(
+        &self,
+        channel: &str,
+        from: Cursor,
+        which: &Which,
+    ) -> Result<Replay, MeshError> {
+        let key = "places=true&channel";
+        self.replay_of(key, channel, from, which).await
     }
 
     async fn replay_of(
@@ -143,6 +161,29 @@ impl Stream for Replay {
     type Item = Result<Replayed, MeshError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            return Poll::Ready(match std::task::ready!(self.poll_item(context)) {
+                Some(Ok(Item::Given(given))) => Some(Ok(given)),
+                Some(Ok(Item::Place(_))) => continue,
+                Some(Err(error)) => Some(Err(error)),
+                None => None,
+            });
+        }
+    }
+}
+
+impl Replay {
+    /// Which log a channel's events came from until now; none before the first.
+    #[must_use]
+    pub fn log(&self, channel: &ChannelName) -> Option<&LogOpened> {
+        self.logs.get(channel)
+    }
+
+    /// What comes next, a place too; `None` when the node stops.
+    pub(super) fn poll_item(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Item, MeshError>>> {
         use hyper::body::Body as _;
         loop {
             match self.frames.next_frame() {
@@ -152,8 +193,9 @@ impl Stream for Replay {
                             self.logs.insert(opened.channel.clone(), opened);
                             continue;
                         }
-                        Ok(ReplayFrame::Kept(event)) => Ok(Replayed::Event(event)),
-                        Ok(ReplayFrame::Gap(why)) => Ok(Replayed::Gap(why)),
+                        Ok(ReplayFrame::Kept(event)) => Ok(Item::Given(Replayed::Event(event))),
+                        Ok(ReplayFrame::Gap(why)) => Ok(Item::Given(Replayed::Gap(why))),
+                        Ok(ReplayFrame::Place(place)) => Ok(Item::Place(place)),
                         Ok(ReplayFrame::Ended(why)) => Err(MeshError::Ended(why)),
                         Err(error) => Err(error.into()),
                     }));
@@ -171,14 +213,6 @@ impl Stream for Replay {
                 None => return Poll::Ready(None),
             }
         }
-    }
-}
-
-impl Replay {
-    /// Which log a channel's events came from until now; none before the first.
-    #[must_use]
-    pub fn log(&self, channel: &ChannelName) -> Option<&LogOpened> {
-        self.logs.get(channel)
     }
 
     /// What comes next; `None` when the node stops.

@@ -227,6 +227,47 @@ impl Remote {
         }
     }
 
+    /// Waits until a node says where the log ends now.
+    ///
+    /// # Errors
+    /// Why the log cannot be read.
+    pub async fn end(&mut self) -> Result<u64, String> {
+        let mut pause = AGAIN;
+        loop {
+            self.find().await.map_err(|error| error.to_string())?;
+            let (Some(keeper), Some(log)) = (&self.keeper, self.log) else {
+                continue;
+            };
+            match keeper.ask(Want::Open, Some(log), Cursor::End).await {
+                Outcome::Given(Given::Events { next, .. }) => return Ok(next),
+                Outcome::Given(Given::Refused(Refusal::NotKept | Refusal::OtherLog, _))
+                | Outcome::Lost => self.keeper = None,
+                Outcome::Given(Given::Refused(Refusal::Full, _)) => {}
+                Outcome::Given(Given::Refused(_, words)) => {
+                    return Err(format!("{}: {words}", self.name(keeper.node)));
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(AGAIN_MAX);
+        }
+    }
+
+    /// Whose log it is.
+    #[must_use]
+    pub const fn channel(&self) -> &ChannelName {
+        &self.channel
+    }
+
+    /// Where the next event is, as far as that is known: 0 before the first where no offset was asked for.
+    #[must_use]
+    pub const fn position(&self) -> u64 {
+        match self.cursor {
+            Cursor::Offset(offset) => offset,
+            Cursor::After(offset) => offset.saturating_add(1),
+            Cursor::Start | Cursor::End | Cursor::Time(_) => 0,
+        }
+    }
+
     /// Waits for events, and gives some as frames of a replay; which log they are of first. Goes on over restarts of
     /// the node that keeps the log, and with another one that keeps the same.
     ///
@@ -252,12 +293,7 @@ impl Remote {
                     next,
                     frames,
                 }) => {
-                    let from = match self.cursor {
-                        Cursor::Offset(offset) => offset,
-                        Cursor::After(offset) => offset.saturating_add(1),
-                        Cursor::Start | Cursor::End | Cursor::Time(_) => 0,
-                    };
-                    if of != log || !is_in_order(&frames, &self.channel, from, next) {
+                    if of != log || !is_in_order(&frames, &self.channel, self.position(), next) {
                         let name = self.name(node);
                         return Err(format!("what {name} gave is no part of the log"));
                     }

@@ -17,6 +17,7 @@ mod examples;
 mod fallback;
 mod fan_out;
 mod flow;
+mod folds;
 mod gateways;
 mod handshakes;
 mod hostile;

@@ -19,7 +19,11 @@
 pub mod ready;
 pub mod snapshot;
 
-use crate::{Event, LogName, ReadError, Reader, disk::Disk, format::Hash};
+use crate::{
+    Event, LogName, ReadError, Reader,
+    disk::Disk,
+    format::{Hash, LogId},
+};
 use snapshot::{Mark, SnapshotError};
 use std::collections::BTreeMap;
 use thiserror::Error;
@@ -265,20 +269,30 @@ impl<F: Fold> Folding<F> {
         Ok(is_applied)
     }
 
-    /// Goes on at an event.
-    fn go_to(&mut self, log: &LogName, offset: u64) {
+    /// Goes on at an event: the log holds none between.
+    pub fn go_to(&mut self, log: &LogName, offset: u64) {
         let part = self.parts.entry(log.clone());
         let part = part.or_insert_with(|| Part::begin(&self.fold));
-        part.progress.next = offset;
+        part.progress.next = part.progress.next.max(offset);
     }
 
-    /// Goes on behind events that the log does not give.
-    fn pass(&mut self, log: &LogName, to: u64) {
+    /// Goes on behind events that the log does not give, which are counted.
+    pub fn pass(&mut self, log: &LogName, to: u64) {
         let part = self.parts.entry(log.clone());
         let part = part.or_insert_with(|| Part::begin(&self.fold));
         part.progress.missing += to.saturating_sub(part.progress.next);
         part.progress.next = part.progress.next.max(to);
         part.mark.last = None;
+    }
+
+    /// Says which log it is, where no reader does: its snapshot then tells it by the id alone.
+    pub fn identify(&mut self, log: &LogName, id: LogId) {
+        if let Some(part) = self.parts.get_mut(log) {
+            part.mark = Mark {
+                log: Some(id),
+                last: None,
+            };
+        }
     }
 
     /// The event of a log that is next.

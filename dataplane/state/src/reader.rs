@@ -116,11 +116,12 @@ impl<D: Disk> Reader<D> {
         self.id
     }
 
-    /// Offset of the next event, unless it is damaged.
+    /// Where the next call begins: at the next event, unless it is damaged, or at those that it says are gone.
     #[must_use]
     pub fn position(&self) -> u64 {
         let next = self.next.max(self.from);
-        self.found.as_ref().map_or(next, |found| found.offset)
+        let next = self.found.as_ref().map_or(next, |found| found.offset);
+        self.gone.map_or(next, |(from, _)| from)
     }
 
     /// Behind what was given last, an event or an error: from there to the next event nothing is missing but what compaction
