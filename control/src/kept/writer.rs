@@ -379,6 +379,8 @@ impl Thread {
 
     /// Puts a segment in its place that compaction made anew; whether compaction may go on.
     fn put(&mut self, log: usize, rewritten: &Rewritten) -> bool {
+        // What retention is letting go of has to be gone first.
+        self.settle();
         let open = &mut self.logs[log];
         let put = compact::put(&mut open.log, &mut open.files, rewritten);
         self.states[log].send_modify(|state| match &put {

@@ -12,8 +12,10 @@
 //! - A segment is only written anew where an eighth of it goes.
 //! - A number that is no integer of 64 bits is no key: several may read as one. Where a text reads as such a number, the
 //!   removals of that text stay.
-//! - At most [`COMPACTION_KEYS_MAX`] keys are held; where there are more, their hashes are gone through in parts. Each
-//!   part is gone through by itself: a piece of events of several parts stays, and so does a signed batch.
+//! - At most [`COMPACTION_KEYS_MAX`] keys are held; where there are more, their hashes are gone through in parts: of each it is
+//!   noted which events go, a bit each, and all goes together then. Room for that is taken in pages, only of events where
+//!   something goes. Where [`COMPACTION_PAGES_MAX`] are not enough, as many of the oldest segments are gone through as they are enough for,
+//!   then those behind, of which removals stay until the next pass.
 //!
 //! # Order of writes
 //!
@@ -35,6 +37,7 @@
 //! is synced. While that is under way nothing is put in its place ([`Log::closed`] is empty), and a pass that was refused
 //! a segment ends: what it would go on to take rests on it.
 
+mod gone;
 mod pass;
 #[cfg(test)]
 mod tests;
@@ -44,9 +47,10 @@ use crate::{
     disk::Disk,
     files::Files,
     format::{LogId, compacting_name, index_name, segment_name},
-    limits::{COMPACTION_KEYS_MAX, COMPACTION_PARTS_MAX},
+    limits::{COMPACTION_KEYS_MAX, COMPACTION_PAGES_MAX, COMPACTION_PARTS_MAX},
     log::Closed,
 };
+use gone::Gone;
 use pass::Pass;
 use std::{collections::BTreeSet, io};
 use thiserror::Error;
@@ -96,20 +100,12 @@ impl Outcome {
     /// Why not all went that could, if so.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
-        let damaged = (!self.damaged.is_empty()).then(|| {
+        (!self.damaged.is_empty()).then(|| {
             format!(
                 "segments {:?} are damaged, and left as they are: `virga log verify` says where",
                 self.damaged
             )
-        });
-        let keys = (self.parts > 1).then(|| {
-            format!(
-                "it has more than {COMPACTION_KEYS_MAX} keys: they are gone through in {} parts, and small events stay where others next to them are of another part",
-                self.parts
-            )
-        });
-        let problems: Vec<String> = damaged.into_iter().chain(keys).collect();
-        (!problems.is_empty()).then(|| problems.join("; "))
+        })
     }
 }
 
@@ -174,12 +170,12 @@ pub fn pass<D: Disk>(
     goes_on: &dyn Fn() -> bool,
     put: &mut dyn FnMut(Rewritten) -> Result<bool, CompactError>,
 ) -> Result<Outcome, CompactError> {
-    let bound = COMPACTION_KEYS_MAX;
-    pass_within(bound, disk, subject, (rules, now_unix_ns), goes_on, put)
+    let bounds = (COMPACTION_KEYS_MAX, COMPACTION_PAGES_MAX);
+    pass_within(bounds, disk, subject, (rules, now_unix_ns), goes_on, put)
 }
 
 fn pass_within<D: Disk>(
-    keys_max: usize,
+    (keys_max, pages_max): (usize, usize),
     disk: &D,
     subject: &Subject,
     (rules, now_unix_ns): (&Rules, u64),
@@ -187,27 +183,56 @@ fn pass_within<D: Disk>(
     put: &mut dyn FnMut(Rewritten) -> Result<bool, CompactError>,
 ) -> Result<Outcome, CompactError> {
     let mut outcome = Outcome::default();
-    let (mut part, mut parts) = (0, 1);
-    while part < parts {
-        let mut pass = Pass::new(
+    let due = &subject.closed[..rules.due(&subject.closed, now_unix_ns)];
+    // Segments before are gone through.
+    let (mut from, mut parts) = (0, 1);
+    loop {
+        let mut gone = Gone::within(pages_max);
+        let mut part = 0;
+        while part < parts {
+            let mut pass = Pass::new(
+                (disk, subject),
+                (rules, now_unix_ns),
+                goes_on,
+                (keys_max, part, parts),
+                &mut outcome,
+            );
+            if !pass.find_newest()? {
+                (part, parts) = (0, parts * 2);
+                gone = Gone::within(pages_max);
+                if parts > COMPACTION_PARTS_MAX {
+                    return Err(CompactError::Keys);
+                }
+                continue;
+            }
+            if parts == 1 {
+                pass.compact(due, put)?;
+                outcome.parts = parts;
+                return Ok(outcome);
+            }
+            if from > 0 {
+                pass.keep_removals();
+            }
+            pass.mark(&due[from..], &mut gone)?;
+            part += 1;
+        }
+        let fit = due.partition_point(|closed| closed.end <= gone.limit());
+        // A part of what goes of a segment may go, too.
+        let to = fit.max(from + 1).min(due.len());
+        let pass = Pass::new(
             (disk, subject),
             (rules, now_unix_ns),
             goes_on,
-            (keys_max, part, parts),
+            (keys_max, 0, parts),
             &mut outcome,
         );
-        if !pass.find_newest()? {
-            (part, parts) = (0, parts * 2);
-            if parts > COMPACTION_PARTS_MAX {
-                return Err(CompactError::Keys);
-            }
-            continue;
+        pass.of_marked(&gone).compact(&due[from..to], put)?;
+        if to == due.len() {
+            outcome.parts = parts;
+            return Ok(outcome);
         }
-        pass.compact(put)?;
-        part += 1;
+        from = to;
     }
-    outcome.parts = parts;
-    Ok(outcome)
 }
 
 /// Puts a segment that was written anew in its place; false where the log has let go of it meanwhile, or is letting go of

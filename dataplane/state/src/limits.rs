@@ -54,6 +54,9 @@ pub const SEGMENT_NUMBER_MAX: u32 = u32::MAX - 1;
 pub const COMPACTION_KEYS_MAX: usize = 256 << 10;
 /// Parts that it goes through keys in, each with a pass over the log.
 pub const COMPACTION_PARTS_MAX: u32 = 64;
+/// Pages of 256 events that it holds at a time, where it goes through keys in parts: a bit an event, some 65 bytes a page of which any
+/// goes. Where there are more, what comes behind is gone through next.
+pub const COMPACTION_PAGES_MAX: usize = 1 << 20;
 /// A segment is written anew where one part in so many of its bytes goes.
 pub const SAVED_PART: u64 = 8;
 /// Requests that a ring submits at once.

@@ -1,6 +1,6 @@
-//! A pass over a log's segments, for one part of the keys.
+//! A pass over a log's segments, for one part of the keys, or for what was noted of all parts.
 
-use super::{CompactError, Outcome, Rewritten, Rules, Subject};
+use super::{CompactError, Outcome, Rewritten, Rules, Subject, gone::Gone};
 use crate::{
     disk::{Disk, DiskFile},
     fold::ready::Latest,
@@ -66,8 +66,10 @@ pub(super) struct Pass<'a, D> {
     newest: BTreeMap<Hash, Newest>,
     /// Keys whose removals stay: another key reads the same.
     ambiguous: BTreeSet<Hash>,
-    /// Whether a segment cannot be read: it may have events of any key.
+    /// Whether events of any key may be, or have been, before a removal: a segment cannot be read.
     is_unknown_left: bool,
+    /// What goes, where that was noted before.
+    gone: Option<&'a Gone>,
     outcome: &'a mut Outcome,
 }
 
@@ -97,8 +99,47 @@ impl<'a, D: Disk> Pass<'a, D> {
             newest: BTreeMap::new(),
             ambiguous: BTreeSet::new(),
             is_unknown_left: false,
+            gone: None,
             outcome,
         }
+    }
+
+    /// By what was noted of all parts.
+    pub(super) const fn of_marked(mut self, gone: &'a Gone) -> Self {
+        self.gone = Some(gone);
+        self
+    }
+
+    /// Takes no removals: what they hide may have gone in this very pass.
+    pub(super) const fn keep_removals(&mut self) {
+        self.is_unknown_left = true;
+    }
+
+    /// Notes which events go, of this part's keys.
+    pub(super) fn mark(&mut self, due: &[Closed], gone: &mut Gone) -> Result<(), CompactError> {
+        for closed in due {
+            // What comes behind is for the next time.
+            if closed.first_offset >= gone.limit() {
+                break;
+            }
+            let walked = self.each_batch(closed, |batch| {
+                for place in &batch.sparse.places {
+                    let record = batch.sparse.record(*place).map_err(|_| Stop::Fault)?;
+                    if self.goes(&record) {
+                        gone.note(record.offset);
+                    }
+                }
+                Ok(())
+            });
+            match walked {
+                Ok(_) | Err(Stop::Gone) => {}
+                Err(Stop::Fault) => {
+                    self.outcome.damaged.insert(closed.number);
+                }
+                Err(Stop::Error(error)) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Of each key of this part the newest event; false where there are too many.
@@ -171,10 +212,10 @@ impl<'a, D: Disk> Pass<'a, D> {
 
     pub(super) fn compact(
         &mut self,
+        due: &[Closed],
         put: &mut dyn FnMut(Rewritten) -> Result<bool, CompactError>,
     ) -> Result<(), CompactError> {
-        let due = self.rules.due(&self.subject.closed, self.now);
-        for closed in &self.subject.closed[..due] {
+        for closed in due {
             match self.compact_one(closed, put) {
                 Ok(()) | Err(Stop::Gone) => {}
                 Err(Stop::Fault) => {
@@ -219,7 +260,7 @@ impl<'a, D: Disk> Pass<'a, D> {
             freed += self.fate(batch)?.freed as u64;
             Ok(())
         })?;
-        let saved = freed * blake3::CHUNK_LEN as u64 * u64::from(self.part.1);
+        let saved = freed * blake3::CHUNK_LEN as u64;
         Ok(saved > 0 && saved >= bytes / SAVED_PART)
     }
 
@@ -260,6 +301,9 @@ impl<'a, D: Disk> Pass<'a, D> {
 
     /// Whether an event may go.
     fn goes(&self, record: &Record<'_>) -> bool {
+        if let Some(gone) = self.gone {
+            return gone.has(record.offset);
+        }
         let Some(key) = self.key(record).filter(|key| key.is_exact) else {
             return false;
         };

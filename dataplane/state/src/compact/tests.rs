@@ -1,6 +1,7 @@
 //! Logs of events with keys, compacted, also where the power goes meanwhile.
 
 mod crash;
+mod parts;
 mod removals;
 
 use super::*;
@@ -54,6 +55,15 @@ fn compact_within(
     world: &mut World,
     rules: &Rules,
 ) -> Result<Outcome, CompactError> {
+    compact_in((keys_max, COMPACTION_PAGES_MAX), world, rules)
+}
+
+/// The same where so many keys and pages are held.
+fn compact_in(
+    bounds: (usize, usize),
+    world: &mut World,
+    rules: &Rules,
+) -> Result<Outcome, CompactError> {
     world.now += SECOND;
     let subject = Subject {
         id: *world.log.id(),
@@ -64,7 +74,7 @@ fn compact_within(
         log, files, now, ..
     } = world;
     pass_within(
-        keys_max,
+        bounds,
         &disk,
         &subject,
         (rules, *now),
@@ -148,7 +158,8 @@ fn a_compacted_log_folds_to_the_same_state_whenever_the_power_goes() {
             if random.below(3) > 0 {
                 disk.die_after(random.below(60));
             }
-            match compact_within(keys_max, &mut world, &RULES()) {
+            let pages_max = 1 + usize::try_from(random.below(3)).unwrap();
+            match compact_in((keys_max, pages_max), &mut world, &RULES()) {
                 Ok(outcome) => removed += outcome.removed_events,
                 Err(error) => {
                     assert!(
@@ -383,42 +394,25 @@ fn events_next_to_a_damaged_batch_stay_until_they_are_old() {
 }
 
 #[test]
-fn more_keys_than_are_held_are_gone_through_in_parts() {
-    let disk = Forgetful::default();
-    let mut world = World::open(&disk, options());
-    for value in 0..200 {
-        say(&mut world, &event(value % 20, value, 500));
-        world.settle();
-    }
-    let outcome = compact_within(8, &mut world, &RULES()).unwrap();
-    assert!(outcome.parts > 2, "{outcome:?}");
-    let problem = outcome.problem().unwrap();
-    assert!(problem.contains("262144 keys"), "{problem}");
-    let (left, _) = events(disk.clone(), Cursor::Start);
-    assert!(left.len() < 100, "{}", left.len());
-    assert!(matches!(
-        compact_within(0, &mut world, &RULES()),
-        Err(CompactError::Keys)
-    ));
-}
-
-#[test]
 fn a_damaged_segment_is_left_as_it_is() {
-    let disk = Forgetful::default();
-    let mut world = World::open(&disk, options());
-    for value in 0..100 {
-        say(&mut world, &event(1, value, 500));
-        world.settle();
+    for keys_max in [COMPACTION_KEYS_MAX, 1] {
+        let disk = Forgetful::default();
+        let mut world = World::open(&disk, options());
+        for value in 0..100 {
+            say(&mut world, &event(value % 2, value, 500));
+            world.settle();
+        }
+        let file = segment_name(2);
+        disk.flip(&file, 3_000, 4);
+        let before = disk.content(&file);
+        let outcome = compact_within(keys_max, &mut world, &RULES()).unwrap();
+        assert_eq!(outcome.parts > 1, keys_max == 1);
+        assert_eq!(outcome.damaged, BTreeSet::from([2]));
+        let problem = outcome.problem().unwrap();
+        assert!(problem.starts_with("segments {2} are damaged"));
+        assert_eq!(disk.content(&file), before);
+        assert!(outcome.segments > 0);
     }
-    let file = segment_name(2);
-    disk.flip(&file, 3_000, 4);
-    let before = disk.content(&file);
-    let outcome = compact(&mut world, &RULES()).unwrap();
-    assert_eq!(outcome.damaged, BTreeSet::from([2]));
-    let problem = outcome.problem().unwrap();
-    assert!(problem.starts_with("segments {2} are damaged") && !problem.contains("keys"));
-    assert_eq!(disk.content(&file), before);
-    assert!(outcome.segments > 0);
 }
 
 #[test]

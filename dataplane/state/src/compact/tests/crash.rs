@@ -84,7 +84,8 @@ fn survives(seed: u64) -> (u64, u64) {
             disk.die_after(random.below(60));
         }
         let keys_max = 4 + usize::try_from(random.below(40)).unwrap();
-        match compact_within(keys_max, &mut world, &removals_after(0)) {
+        let pages_max = 1 + usize::try_from(random.below(3)).unwrap();
+        match compact_in((keys_max, pages_max), &mut world, &removals_after(0)) {
             Ok(outcome) => removed += outcome.removed_events,
             Err(_) => ended += 1,
         }

@@ -154,23 +154,6 @@ fn a_number_that_reads_as_others_is_no_key() {
 }
 
 #[test]
-fn what_went_is_counted_once_however_many_parts_there_are() {
-    let disk = Forgetful::default();
-    let mut world = World::open(&disk, options());
-    for value in 0..400 {
-        say(&mut world, &event(value % 20, value, 500));
-        world.settle();
-    }
-    let closed: u64 = world.log.closed().iter().map(|closed| closed.bytes).sum();
-    let outcome = compact_within(8, &mut world, &RULES()).unwrap();
-    assert!(outcome.parts > 2, "{outcome:?}");
-    let left: u64 = world.log.closed().iter().map(|closed| closed.bytes).sum();
-    assert_eq!(outcome.removed_bytes, closed - left);
-    let report = assert_whole(&disk);
-    assert_eq!(outcome.removed_events, report.removed_events);
-}
-
-#[test]
 fn a_pass_that_ends_leaves_no_file_behind() {
     type How<'a> = &'a mut dyn FnMut() -> Result<bool, CompactError>;
     let stopping = |disk: &Forgetful, world: &mut World, how: How<'_>| {
