@@ -42,6 +42,8 @@ use crate::{
 };
 
 mod bare;
+mod compaction;
+mod direct;
 mod large;
 mod stores;
 
@@ -106,6 +108,8 @@ pub(crate) fn measure(rounds: u32) -> Result<Vec<Entry>, Skip> {
     entries.push(memory_append(rounds, folder.path())?);
     entries.push(replay("log.replay", 1_024, rounds, folder.path())?);
     entries.push(replay("log.replay_100b", 100, rounds, folder.path())?);
+    entries.push(compaction::measure(rounds, folder.path())?);
+    entries.extend(direct::measure(rounds, folder.path())?);
     entries.extend(stores::measure(rounds, folder.path())?);
     entries.extend(large::measure(rounds, folder.path())?);
     Ok(entries)

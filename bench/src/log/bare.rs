@@ -1,7 +1,7 @@
 //! The limits: what the disk and the memory do for a program that does nothing else.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::File,
     hint::black_box,
     io,
     os::unix::fs::FileExt as _,
@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{self, FallocateFlags, Mode, OFlags, fallocate};
 use virga_state::{
     format::{RECORD_HEADER_BYTES, segment_of},
     limits::{BATCH_BYTES, READ_BYTES},
@@ -20,27 +20,49 @@ use super::{Round, Skip, failed};
 /// Room of the file that is written to: made before, as a log's segments are.
 const FILE_BYTES: u64 = 256 << 20;
 
+/// Blocks of the disk, which writes past the page cache are made of, in memory that begins at such a place.
+const BLOCK_BYTES: usize = 4_096;
+
 /// Writes so many bytes at a time and syncs each time; each counts as so many events.
 pub(super) fn write_and_sync(bytes: usize, events: usize, below: &Path) -> Result<Round, Skip> {
+    write_and_sync_by(OFlags::empty(), bytes, events, below)
+}
+
+/// The same past the page cache, by whole blocks.
+pub(super) fn write_direct_and_sync(bytes: usize, below: &Path) -> Result<Round, Skip> {
+    write_and_sync_by(OFlags::DIRECT, bytes, 1, below)
+}
+
+fn write_and_sync_by(
+    how: OFlags,
+    bytes: usize,
+    events: usize,
+    below: &Path,
+) -> Result<Round, Skip> {
     let folder = tempfile::tempdir_in(below).map_err(failed)?;
-    let mut options = OpenOptions::new();
-    let file = options
-        .write(true)
-        .create_new(true)
-        .open(folder.path().join("file"))
-        .map_err(failed)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | how;
+    let mode = Mode::RUSR | Mode::WUSR;
+    let file = match fs::open(folder.path().join("file"), flags, mode) {
+        Err(rustix::io::Errno::INVAL) if how == OFlags::DIRECT => {
+            let words = "this file system writes nothing past the page cache";
+            return Err(Skip::Missing(words.into()));
+        }
+        opened => File::from(opened.map_err(failed)?),
+    };
     match fallocate(&file, FallocateFlags::empty(), 0, FILE_BYTES) {
         Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(FILE_BYTES).map_err(failed)?,
         made => made.map_err(failed)?,
     }
     file.sync_all().map_err(failed)?;
-    let content = vec![0x5a; bytes];
+    let memory = vec![0x5a; bytes + BLOCK_BYTES];
+    let from = memory.as_ptr().align_offset(BLOCK_BYTES);
+    let content = &memory[from..from + bytes];
     let mut at = 0;
     Round::run(|| {
         if at + bytes as u64 > FILE_BYTES {
             at = 0;
         }
-        file.write_all_at(&content, at).map_err(failed)?;
+        file.write_all_at(content, at).map_err(failed)?;
         file.sync_data().map_err(failed)?;
         at += bytes as u64;
         Ok(events)
@@ -69,7 +91,7 @@ pub(super) fn copy_check_and_hash(payload: &[u8], times: u32) -> Duration {
 /// A log's segments, in order.
 pub(super) fn segments(log: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(log)? {
+    for entry in std::fs::read_dir(log)? {
         let entry = entry?;
         if entry.file_name().to_str().and_then(segment_of).is_some() {
             found.push(entry.path());
@@ -107,9 +129,32 @@ pub(super) fn copy_and_check(files: &[PathBuf]) -> io::Result<Read> {
     Ok(Read { bytes, took })
 }
 
+/// Copies files into a folder, in pieces, and syncs each.
+pub(super) fn copy_and_sync(files: &[PathBuf], to: &Path) -> io::Result<Duration> {
+    let mut piece = vec![0; READ_BYTES];
+    let begin = Instant::now();
+    for (number, file) in files.iter().enumerate() {
+        let (from, to) = (
+            File::open(file)?,
+            File::create(to.join(number.to_string()))?,
+        );
+        let mut at = 0;
+        loop {
+            let read = from.read_at(&mut piece, at)?;
+            if read == 0 {
+                break;
+            }
+            to.write_all_at(&piece[..read], at)?;
+            at += read as u64;
+        }
+        to.sync_all()?;
+    }
+    Ok(begin.elapsed())
+}
+
 /// The file system that a folder lies on, in words.
 pub(super) fn file_system(folder: &Path) -> String {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let fields = mounts.lines().filter_map(|line| {
         let mut words = line.split(' ');
         Some((words.next()?, words.next()?, words.next()?))

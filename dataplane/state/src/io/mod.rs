@@ -4,6 +4,11 @@
 //! - [`driver`]: performs what logs ask for: several logs' writes and syncs in one call of io_uring, or
 //!   one after the other where io_uring is refused.
 //! - [`open`]: a log by its name below a folder; [`clock`]: what time it is.
+//!
+//! Writes go through the page cache, and a sync follows: a commit begins and ends anywhere. Past the cache (`O_DIRECT`) it
+//! would have to begin and end at whole blocks of 4 KiB, so that the last block of one is written again by the next, and a
+//! single event of 100 bytes writes 40 times as much. `scripts/bench log` measures what the disk makes of both:
+//! `log.direct_4k` stands for single events, `log.direct_1m` for the largest commits.
 
 pub mod clock;
 pub mod driver;
