@@ -61,7 +61,9 @@ async fn a_link_that_falls_silent_gives_way_to_the_backup_and_comes_back() {
     let (r2, r3) = (forwarded(&hosts, "r2"), forwarded(&hosts, "r3"));
     assert!(r2 > 500, "the primary carries traffic");
     let mut hand = Hand::new(&hosts).unwrap();
+    // Its program's coming may have held packets up for longer than a link is believed.
     pause(100).await;
+    assert!(eventually(|| is_up(&hosts, "r1", "r2")));
     let detections = || link(&hosts, "r1", "r2")["detections"].as_u64().unwrap();
     let before = detections();
     let cut_at = hand.cut().unwrap();
