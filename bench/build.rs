@@ -10,7 +10,13 @@ fn main() {
         Err(_) => String::new(),
     };
     let number = version.split_whitespace().nth(1).unwrap_or("unknown");
-    println!("cargo::rustc-env=BUILT_BY=rustc {number}");
+    // So are those of code that is optimised over crates' borders.
+    println!("cargo::rerun-if-env-changed=CARGO_PROFILE_RELEASE_LTO");
+    let lto = match env::var("CARGO_PROFILE_RELEASE_LTO").as_deref() {
+        Ok("false" | "off") => " without LTO",
+        _ => "",
+    };
+    println!("cargo::rustc-env=BUILT_BY=rustc {number}{lto}");
     let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
     println!("cargo::rustc-env=BUILT_WITH={}", flags.replace('\x1f', " "));
 }
