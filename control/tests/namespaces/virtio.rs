@@ -1,7 +1,11 @@
 //! A router with virtio NICs and native XDP, in the machine that `scripts/kernels` boots: two cables, each
 //! between two NICs. There the kernel has what others leave out: netem, and pktgen with its scripts.
 
-use std::{fs, process::Stdio, time::Duration};
+use std::{
+    fs,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use virga_ebpf::reason::Reason;
 
@@ -57,7 +61,7 @@ fn plug(hosts: &Hosts, nic: u32, (host, interface, address): End) {
     assert!(is_here, "the machine has NIC {nic}");
     let namespace = hosts.host(host).namespace.as_deref().unwrap();
     let ip = |args: &[&str]| {
-        let done = std::process::Command::new("ip").args(args).output();
+        let done = Command::new("ip").args(args).output();
         let done = done.unwrap();
         assert!(done.status.success(), "ip {args:?}: {done:?}");
     };
@@ -338,7 +342,7 @@ fn the_pktgen_scripts_clear_up_and_say_what_is_wrong() {
         "it sends until it is told not to"
     );
     let kill = ["-INT", &sender.id().to_string()];
-    let killed = std::process::Command::new("kill").args(kill).status();
+    let killed = Command::new("kill").args(kill).status();
     assert!(killed.unwrap().success());
     assert!(
         eventually(|| sender.try_wait().unwrap().is_some()),
@@ -422,4 +426,69 @@ fn what_is_tuned_on_a_virtio_nic_is_undone_to_the_letter() {
     let (is_ok, said) = tune::tune(&hosts, &["v0", "--undo"]);
     assert!(is_ok && said.contains("put back"), "{said}");
     assert_eq!((tune::settings(&hosts), interrupts()), before);
+}
+
+/// Settings of the whole machine, which the test of hosts must not touch elsewhere.
+const OF_THE_MACHINE: [&str; 3] = [
+    "/proc/sys/net/core/busy_poll",
+    "/proc/sys/net/core/busy_read",
+    "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages",
+];
+
+#[test]
+#[ignore = "needs the machine that scripts/kernels boots"]
+fn rings_polling_and_huge_pages_are_set_and_put_back() {
+    if !is_guest() {
+        return;
+    }
+    let mut name = None;
+    // It comes back from the last test's namespace a while after that is gone.
+    let is_here = eventually(|| {
+        name = interface_of(&format!("{MAC}3"));
+        name.is_some()
+    });
+    assert!(is_here, "the machine has NIC 3");
+    let name = name.unwrap();
+    let ethtool = |arguments: &[&str]| {
+        let output = Command::new("ethtool").args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // What QEMU's card holds at most, 256, is less than a router wants.
+    ethtool(&["-G", &name, "rx", "128", "tx", "64"]);
+    let settings = || {
+        let files = OF_THE_MACHINE.map(|path| fs::read_to_string(path).unwrap());
+        (files, ethtool(&["-g", &name]))
+    };
+    let before = settings();
+    let state = tempfile::tempdir().unwrap();
+    let tune = |how: &[&str]| {
+        let mut command = Command::new(virga());
+        command.args(["tune", &name, "--state"]).arg(state.path());
+        let output = command.args(how).output().unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(output.status.success(), "{how:?}: {said}");
+        said
+    };
+    let said = tune(&["--apply", "--hugepages", "4"]);
+    println!("{said}");
+    for line in [
+        format!("ethtool -G {name} rx 256"),
+        format!("ethtool -G {name} tx 256"),
+        format!("echo 50 > {}", OF_THE_MACHINE[0]),
+        format!("echo 50 > {}", OF_THE_MACHINE[1]),
+        format!("echo 4 > {}", OF_THE_MACHINE[2]),
+    ] {
+        assert!(said.contains(&line), "{line}: {said}");
+    }
+    let (files, card) = settings();
+    assert_eq!(files, ["50\n", "50\n", "4\n"]);
+    let now = card.split("Current").nth(1).unwrap();
+    assert_eq!(now.matches("256").count(), 2, "{now}");
+    let again = tune(&["--apply", "--hugepages", "4"]);
+    assert!(again.contains("nothing changed"), "{again}");
+    let undone = tune(&["--undo"]);
+    assert!(undone.contains("put back"), "{undone}");
+    assert_eq!(settings(), before);
+    ethtool(&["-G", &name, "rx", "256", "tx", "256"]);
 }
