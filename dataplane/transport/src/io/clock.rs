@@ -1,6 +1,6 @@
 //! The clock that every `now_ns` comes from, and the system's randomness.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Nanoseconds since the clock was made; monotonic, and never 0.
 #[derive(Clone, Copy, Debug)]
@@ -23,4 +23,14 @@ impl Clock {
         let elapsed = self.zero.elapsed() + Duration::from_nanos(1);
         u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
     }
+}
+
+/// The time of the host's clock, in nanoseconds since 1970, for what the kernel tells by it; that clock may be set at
+/// any time.
+#[must_use]
+pub fn unix_ns() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+    since_1970.map_or(0, |since| {
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    })
 }

@@ -88,6 +88,17 @@ pub enum DriverError {
     },
 }
 
+/// When the kernel got a run of datagrams: its network stack notes that as it takes packets from the NIC's driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stamp {
+    /// Then, in nanoseconds since 1970 by the host's clock: one time for all of the run.
+    At(u64),
+    /// The kernel does not say; nobody may have asked it to.
+    Untold,
+    /// It did not pass the kernel's network stack: AF_XDP.
+    Bypassed,
+}
+
 /// A run of datagrams of one source: each `segment_bytes` long, the last perhaps shorter.
 #[derive(Debug)]
 pub struct Run<'a> {
@@ -99,6 +110,8 @@ pub struct Run<'a> {
     pub bytes: &'a mut [u8],
     /// Bytes of each but the last; never 0.
     pub segment_bytes: usize,
+    /// When the kernel got them, after [`Driver::set_stamped`].
+    pub stamp: Stamp,
 }
 
 /// What became of a run of datagrams.
@@ -231,6 +244,11 @@ impl Driver {
         if let Kind::Xsk(xsk) = &mut self.kind {
             xsk.set_next_hops(next_hops);
         }
+    }
+
+    /// Has runs say from now on when the kernel got them, or no more.
+    pub fn set_stamped(&mut self, is_stamped: bool) {
+        self.socket().set_stamped(is_stamped);
     }
 
     fn with_mmsg(

@@ -1,6 +1,7 @@
 //! The bytes around a datagram: socket addresses, control messages, and what a multishot `recvmsg`
 //! writes before the payload. All of it in the machine's own byte order, but for addresses' fields.
 
+use super::driver::Stamp;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 /// Bytes of the largest socket address, padded.
@@ -32,6 +33,7 @@ pub(super) struct Received {
     pub(super) bytes: usize,
     /// Bytes of each datagram but the last; never 0.
     pub(super) segment_bytes: usize,
+    pub(super) stamp: Stamp,
 }
 
 /// Reads what the kernel wrote into a buffer before the payload; `None` when it is not a whole
@@ -56,6 +58,7 @@ pub(super) fn received(buffer: &[u8]) -> Option<Received> {
         ifindex: 0,
         bytes,
         segment_bytes: bytes.max(1),
+        stamp: Stamp::Untold,
     };
     read_control(control, &mut received);
     Some(received)
@@ -76,10 +79,20 @@ fn read_control(mut control: &[u8], received: &mut Received) {
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                 received.ifindex = field::<4>(data, 16).map_or(0, u32::from_ne_bytes);
             }
+            (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
+                received.stamp = since_1970_ns(data).map_or(Stamp::Untold, Stamp::At);
+            }
             _ => {}
         }
         control = rest;
     }
+}
+
+/// `struct timespec`: seconds and nanoseconds, a word each.
+fn since_1970_ns(time: &[u8]) -> Option<u64> {
+    let word = |at| u64::try_from(isize::from_ne_bytes(field(time, at)?)).ok();
+    let (seconds, ns) = (word(0)?, word(WORD)?);
+    Some(seconds.saturating_mul(1_000_000_000).saturating_add(ns))
 }
 
 /// The first control message's level, type and data, and what follows it.
@@ -196,6 +209,9 @@ mod tests {
     fn a_run_comes_with_its_segment_size_and_interface() {
         let source = "192.0.2.7:4783".parse().unwrap();
         let mut control = message(libc::SOL_SOCKET, 99, b"whatever");
+        let time = [7isize, 9].map(isize::to_ne_bytes).concat();
+        let stamp = message(libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS, &time);
+        control.extend(stamp);
         control.extend(message(libc::SOL_UDP, libc::UDP_GRO, &3i32.to_ne_bytes()));
         let pktinfo = [7u32.to_ne_bytes(), [0; 4], [0; 4]].concat();
         control.extend(message(libc::IPPROTO_IP, libc::IP_PKTINFO, &pktinfo));
@@ -204,6 +220,7 @@ mod tests {
             ifindex: 7,
             bytes: 5,
             segment_bytes: 3,
+            stamp: Stamp::At(7_000_000_009),
         };
         assert_eq!(
             received(&buffer(source, &control, b"onetw")),
@@ -220,6 +237,15 @@ mod tests {
         assert_eq!((one.ifindex, one.bytes, one.segment_bytes), (9, 5, 5));
         let empty = received(&buffer(source, &[], b"")).unwrap();
         assert_eq!((empty.bytes, empty.segment_bytes), (0, 1));
+    }
+
+    #[test]
+    fn a_time_that_cannot_be_read_is_none_and_one_that_is_too_large_is_the_last() {
+        let time = |seconds: isize, ns: isize| [seconds, ns].map(isize::to_ne_bytes).concat();
+        assert_eq!(since_1970_ns(&time(1, 5)), Some(1_000_000_005));
+        assert_eq!(since_1970_ns(&time(isize::MAX, 5)), Some(u64::MAX));
+        assert_eq!(since_1970_ns(&time(-1, 5)), None);
+        assert_eq!(since_1970_ns(&time(1, 5)[1..]), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use super::{
     counters::{ErrorKind, IoCounters},
-    driver::{Outlet, Run, Sent},
+    driver::{Outlet, Run, Sent, Stamp},
     outbound::Outbound,
     socket::Socket,
     wake::{Interest, Ready, Wake, wait},
@@ -171,6 +171,9 @@ impl Mmsg {
                 ifindex: meta.interface_index.unwrap_or(0),
                 bytes: &mut buffer[..bytes],
                 segment_bytes,
+                stamp: meta.timestamp.map_or(Stamp::Untold, |since_1970| {
+                    Stamp::At(u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX))
+                }),
             };
             handle(&mut self.sender, run);
         }

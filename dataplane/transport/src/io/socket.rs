@@ -42,8 +42,8 @@ impl Socket {
         let bytes = libc::c_int::try_from(SOCKET_BUFFER_BYTES).unwrap_or(libc::c_int::MAX);
         let _may_not = set_option(&socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, bytes);
         let _may_not = set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes);
-        // Nobody here reads when a datagram came or with which class of service; a kernel that
-        // goes on telling is slower, not wrong.
+        // Nobody here reads with which class of service a datagram came, and hardly ever when; a
+        // kernel that goes on telling is slower, not wrong.
         let _kept = set_option(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 0);
         let _kept = set_option(&socket, libc::IPPROTO_IP, libc::IP_RECVTOS, 0);
         let _kept = set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 0);
@@ -101,6 +101,14 @@ impl Socket {
             )
         };
         if got == 0 { words[DROPS].into() } else { 0 }
+    }
+
+    /// Has the kernel tell when it got each datagram, or no more. It notes that in any case: it was asked to
+    /// when the state was made, and forgets that with the socket alone.
+    pub(super) fn set_stamped(&self, is_stamped: bool) {
+        let value = is_stamped.into();
+        // Where it refuses, datagrams come without.
+        let _without = set_option(&self.socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, value);
     }
 
     /// Has reads and waits poll the NIC's queue for so long before they sleep.

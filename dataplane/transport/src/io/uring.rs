@@ -117,6 +117,7 @@ impl Uring {
                     ifindex: message.ifindex,
                     bytes: &mut buffer[message::PAYLOAD_AT..][..message.bytes],
                     segment_bytes: message.segment_bytes,
+                    stamp: message.stamp,
                 };
                 handle(&mut Outlet::Uring(&mut self.ring), run);
             } else {

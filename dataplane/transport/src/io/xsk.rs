@@ -18,7 +18,7 @@ pub mod sender;
 
 use super::{
     counters::{ErrorKind, IoCounters},
-    driver::{Outlet as AnyOutlet, Run, Sent},
+    driver::{Outlet as AnyOutlet, Run, Sent, Stamp},
     mmsg::{self, Mmsg},
     socket::Socket,
     wake::{Ready, Wake, timespec},
@@ -206,6 +206,7 @@ impl Xsk {
                     ifindex,
                     bytes,
                     segment_bytes,
+                    stamp: Stamp::Bypassed,
                 };
                 let outlet = Outlet {
                     kernel: &mut *sender,

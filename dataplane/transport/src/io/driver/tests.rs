@@ -2,7 +2,7 @@
 //! with two ends over every pair of them.
 
 use super::*;
-use crate::io::counters::ErrorKind;
+use crate::io::{clock::unix_ns, counters::ErrorKind};
 use std::{
     net::UdpSocket,
     time::{Duration, Instant},
@@ -208,6 +208,60 @@ fn many_runs_are_queued_before_they_are_flushed_and_keep_their_order() {
         let expected: Vec<_> = (0..200u8).flat_map(|n| [[n; 10]; 3]).collect();
         assert_eq!(receiver.payloads(600), expected);
     });
+}
+
+/// Sends a run and reads it a while later; its stamps, and the host's clock as it was sent and when it was there.
+fn stamps(sender: &mut End, receiver: &mut End) -> (Vec<Stamp>, [u64; 2]) {
+    let (mut stamps, mut datagrams) = (Vec::new(), 0);
+    let sent_ns = unix_ns();
+    sender.send(receiver.address(), b"onetwo", 3);
+    let there_ns = unix_ns();
+    std::thread::sleep(Duration::from_millis(5));
+    while datagrams < 2 {
+        let ready = receiver.driver.wait(Some(10 * SECOND_NS)).unwrap();
+        assert!(ready.readable, "{datagrams} of 2");
+        while receiver.driver.receive(|_, run| {
+            datagrams += run.bytes.len() / run.segment_bytes;
+            stamps.push(run.stamp);
+        }) {}
+    }
+    (stamps, [sent_ns, there_ns])
+}
+
+#[test]
+fn a_run_says_when_the_kernel_got_it_while_that_is_asked_for() {
+    for address in LOOPBACK {
+        for choice in choices() {
+            println!("{} at {address}", choice.name());
+            let open = |choice| {
+                let config = DriverConfig {
+                    choice,
+                    ..DriverConfig::default()
+                };
+                End::try_open(&config, address).unwrap()
+            };
+            let (mut sender, mut receiver) = (open(Choice::Mmsg), open(choice));
+            let (before, _) = stamps(&mut sender, &mut receiver);
+            assert!(before.iter().all(|s| *s == Stamp::Untold), "{before:?}");
+            receiver.driver.set_stamped(true);
+            // What comes before the kernel has begun to note it is stamped as it is read.
+            let give_up = Instant::now() + Duration::from_secs(10);
+            loop {
+                let (stamps, [sent_ns, there_ns]) = stamps(&mut sender, &mut receiver);
+                let is_then = |stamp: &Stamp| matches!(stamp, Stamp::At(ns) if (sent_ns..=there_ns).contains(ns));
+                if stamps.iter().all(is_then) {
+                    break;
+                }
+                assert!(
+                    Instant::now() < give_up,
+                    "{stamps:?} of {sent_ns} to {there_ns}"
+                );
+            }
+            receiver.driver.set_stamped(false);
+            let (after, _) = stamps(&mut sender, &mut receiver);
+            assert!(after.iter().all(|s| *s == Stamp::Untold), "{after:?}");
+        }
+    }
 }
 
 #[test]
