@@ -5,15 +5,17 @@
 //! - [`Report`]: what is told of it, stage by stage.
 //! - [`run`]: the daemon's side: it has the workers and the API take times, and turns that off when the asker is gone.
 //!
-//! What takes the times: [`virga_transport::flow`]. All are differences of this host's one monotonic clock; clocks of
-//! different hosts are never compared.
+//! What takes the times: [`virga_transport::flow`]. All are differences of this host's one monotonic clock, but for
+//! those of [`Stage::Receive`], which the kernel's stamps begin, by the clock of the day: what is no time that a packet
+//! can have waited is none. Clocks of different hosts are never compared.
 
 pub mod run;
 
 use crate::config::Config;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use virga_transport::{
-    flow::Stage,
+    flow::{Stage, Untimed},
     times::{Times, TimesSummary},
 };
 
@@ -72,6 +74,9 @@ pub struct StageTimes {
     pub count: u64,
     /// Events that passed it and were not timed; none where what passes is not events one by one.
     pub not_timed: Option<u64>,
+    /// Why no time was taken of those of them that were looked at, and of how many.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub why_not: BTreeMap<String, u64>,
     /// Half of them were at most this.
     pub p50_ns: u64,
     /// 99 of 100.
@@ -101,6 +106,7 @@ pub const fn name(stage: Stage) -> &'static str {
         Stage::Queue => "queue",
         Stage::Send => "send",
         Stage::Acknowledge => "acknowledge",
+        Stage::Receive => "receive",
         Stage::Order => "order",
         Stage::Open => "open",
         Stage::Check => "check",
@@ -118,12 +124,37 @@ pub const fn meaning(stage: Stage) -> &'static str {
         Stage::Queue => "event in the stream's queue, until its packet is made",
         Stage::Send => "packets sealed and given to the kernel or the NIC's queue",
         Stage::Acknowledge => "from that packet's making to the peer's acknowledgement",
+        Stage::Receive => "from the kernel's receive timestamp to the worker's read",
         Stage::Order => "packet waits for what was sent before it, or the rest of its event",
         Stage::Open => "batch of packets read from the driver, opened, event told",
         Stage::Check => {
             "a signed batch taken apart; rights were checked as the stream began, signatures are by who reads"
         }
         Stage::Deliver => "event in the program's queue, until its connection takes it",
+    }
+}
+
+/// What a reason is called for which [`Stage::Receive`] has no time.
+#[must_use]
+pub const fn reason(why: Untimed) -> &'static str {
+    match why {
+        Untimed::Xsk => "xsk",
+        Untimed::Carried => "carried",
+        Untimed::Earlier => "earlier",
+        Untimed::Untold => "untold",
+        Untimed::ClockSet => "clock_set",
+    }
+}
+
+/// What it is, for people; after "not timed".
+#[must_use]
+pub const fn explanation(why: Untimed) -> &'static str {
+    match why {
+        Untimed::Xsk => "on xsk: its rings say no time of arrival",
+        Untimed::Carried => "over TCP or WebSocket: its bytes came to the kernel as a stream",
+        Untimed::Earlier => "after an earlier read, or another worker's: it has waited since",
+        Untimed::Untold => "where the kernel does not say when it came",
+        Untimed::ClockSet => "as the host's clock was set meanwhile",
     }
 }
 
@@ -165,15 +196,33 @@ impl Asked {
 
 /// Times of all stages so far.
 #[derive(Debug, Default)]
-struct Histograms([Times; Stage::ALL.len()]);
+struct Histograms {
+    times: [Times; Stage::ALL.len()],
+    /// Packets that were received when nobody knows.
+    untimed: BTreeMap<Untimed, u64>,
+}
 
 impl Histograms {
     fn record(&mut self, stage: Stage, ns: u64) {
-        self.0[stage as usize].record(ns);
+        self.times[stage as usize].record(ns);
+    }
+
+    /// When a packet was received is not known.
+    fn pass_over(&mut self, why: Untimed) {
+        *self.untimed.entry(why).or_default() += 1;
     }
 
     fn summary(&self, stage: Stage) -> TimesSummary {
-        self.0[stage as usize].summary()
+        self.times[stage as usize].summary()
+    }
+
+    fn why_not(&self, stage: Stage) -> BTreeMap<String, u64> {
+        if stage != Stage::Receive {
+            return BTreeMap::new();
+        }
+        let untimed = self.untimed.iter();
+        let named = untimed.map(|(why, count)| (reason(*why).to_owned(), *count));
+        named.collect()
     }
 
     /// Times of the stage that has most.
@@ -189,13 +238,14 @@ impl Histograms {
             let summary = self.summary(*stage);
             let passed = match stage {
                 Stage::Queue => Some(sent),
-                Stage::Open | Stage::Check => Some(received),
+                Stage::Receive | Stage::Open | Stage::Check => Some(received),
                 _ => None,
             };
             StageTimes {
                 stage: name(*stage).to_owned(),
                 count: summary.count,
                 not_timed: passed.map(|passed| passed.saturating_sub(summary.count)),
+                why_not: self.why_not(*stage),
                 p50_ns: summary.p50_ns,
                 p99_ns: summary.p99_ns,
                 max_ns: summary.max_ns,
@@ -238,9 +288,33 @@ mod tests {
         let queue = &report.publishing[3];
         assert_eq!((queue.count, queue.not_timed), (3, Some(7)));
         assert!(queue.p50_ns.abs_diff(5_000) < 100 && queue.max_ns >= queue.p99_ns);
-        let open = &report.receiving[1];
+        let open = &report.receiving[2];
         assert_eq!((open.count, open.not_timed), (1, Some(4)));
-        assert_eq!(report.receiving[3].not_timed, None);
+        assert_eq!(report.receiving[4].not_timed, None);
+    }
+
+    #[test]
+    fn what_was_received_when_nobody_knows_is_counted_by_reason_and_has_no_time() {
+        let mut times = Histograms::default();
+        times.record(Stage::Receive, 3_000);
+        for why in Untimed::ALL {
+            times.pass_over(why);
+        }
+        times.pass_over(Untimed::Xsk);
+        let mut report = Report {
+            received: 9,
+            ..Report::default()
+        };
+        times.tell(&mut report);
+        let receive = &report.receiving[0];
+        assert_eq!((&*receive.stage, receive.count), ("receive", 1));
+        assert_eq!(receive.not_timed, Some(8));
+        let expected =
+            Untimed::ALL.map(|why| (reason(why).to_owned(), 1 + u64::from(why == Untimed::Xsk)));
+        assert_eq!(receive.why_not, BTreeMap::from(expected));
+        assert!(receive.max_ns < 3_100, "{receive:?}");
+        let others = report.publishing.iter().chain(&report.receiving[1..]);
+        assert!(others.map(|one| &one.why_not).all(BTreeMap::is_empty));
     }
 
     #[test]

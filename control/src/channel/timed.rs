@@ -57,6 +57,7 @@ pub(crate) fn came(
     if !flow.is_heard(channel, entity) || !flow.admits(Stage::Open, now_ns) {
         return 0;
     }
+    flow.received();
     let came_ns = flow.notes().now_ns();
     flow.notes()
         .note(Stage::Open, came_ns.saturating_sub(now_ns));

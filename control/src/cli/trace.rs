@@ -9,7 +9,7 @@ mod flow;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "With --flow, events are timed while it runs, at a bounded rate, and a table is printed at its end (Ctrl-C ends it, too). Times are differences of this host's own clock: clocks of different hosts are never compared. One flow is timed at a time, and none costs nothing."
+    after_help = "With --flow, events are timed while it runs, at a bounded rate, and a table is printed at its end (Ctrl-C ends it, too). Times are differences of this host's own clocks: clocks of different hosts are never compared. One flow is timed at a time, and none costs nothing."
 )]
 pub(super) struct Arguments {
     /// A peer's name, or a node's id.

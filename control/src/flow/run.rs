@@ -166,7 +166,7 @@ impl Flows {
             Arc::new(Mutex::new((0..workers).map(|_| part()).collect()));
         let give = move |_: u64, all: &mut virga_transport::worker::Parts<dispatch::Service>| {
             let flow = parts.lock().ok().and_then(|mut parts| parts.pop());
-            all.node.set_flow(flow).is_some()
+            all.set_flow(flow).is_some()
         };
         self.dispatch.with_all(give).await?;
         self.dispatch.time(Some(Timed::new(&wanted, notes)));
@@ -189,7 +189,7 @@ impl Flows {
         // What is taken back is let go of here, and with the workers, the daemon ends.
         let _ended = self
             .dispatch
-            .with_all(|_, parts| parts.node.set_flow(None))
+            .with_all(|_, parts| parts.set_flow(None))
             .await;
     }
 
@@ -260,7 +260,10 @@ impl Flows {
 impl Timing {
     fn look(&mut self) {
         while let Some(note) = self.noted.next() {
-            self.times.record(note.stage, note.ns);
+            match note.ns {
+                Ok(ns) => self.times.record(note.stage, ns),
+                Err(why) => self.times.pass_over(why),
+            }
         }
     }
 

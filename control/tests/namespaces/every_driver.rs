@@ -4,11 +4,14 @@
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use virga::mesh::Mesh;
+use virga::{
+    flow::{Asked, StageTimes},
+    mesh::{Flow, Mesh},
+};
 
 use crate::{
     hosts::Hosts,
-    stage::{LOSSY, RELIABLE, Sink, V4, assert_complete, line_keyed, number, publish},
+    stage::{LOSSY, RELIABLE, Sink, V4, assert_complete, line_keyed, number, publish, publishing},
 };
 
 /// What only each driver counts, at the sending end and at the receiving one.
@@ -65,6 +68,41 @@ async fn suite(hosts: &Hosts) -> u64 {
     published
 }
 
+/// Times b's part of the reliable channel's way.
+async fn timed(hosts: &Hosts) -> Flow {
+    let asked = Asked {
+        channel: RELIABLE.to_owned(),
+        ..Asked::default()
+    };
+    let mesh = Mesh::open(hosts.socket("b")).await.unwrap();
+    mesh.flow(&asked).await.unwrap()
+}
+
+/// How long events waited at b to be read, once so many have come.
+async fn waited(mut flow: Flow, events: u64) -> StageTimes {
+    let patience = Duration::from_secs(20);
+    loop {
+        let next = tokio::time::timeout(patience, flow.next_report()).await;
+        let mut report = next.expect("a report comes").unwrap().unwrap();
+        if report.received >= events {
+            return report.receiving.swap_remove(0);
+        }
+    }
+}
+
+/// What people see of that.
+async fn table(hosts: &Hosts) -> String {
+    let sink = Sink::subscribe(hosts, RELIABLE).await;
+    let published = publishing(hosts, RELIABLE, 200, Duration::from_secs(4));
+    let (program, socket) = (hosts.virga().to_str().unwrap(), hosts.socket("b"));
+    let socket = socket.to_str().unwrap();
+    let trace = ["trace", "--flow", RELIABLE, "--seconds", "2"];
+    let output = hosts.run("b", program, &[&trace[..], &["--socket", socket]].concat());
+    let count = published.await.unwrap();
+    assert_complete(&sink.numbers().await, count);
+    String::from_utf8(output.unwrap().stdout).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: scripts/test runs it"]
 async fn every_driver_carries_the_same_at_either_end_and_its_own_counters_move() {
@@ -80,7 +118,15 @@ async fn every_driver_carries_the_same_at_either_end_and_its_own_counters_move()
         for (to, [_, receiving]) in there() {
             restart(&mut hosts, "b", to);
             let before = [figure(&hosts, "a", sending), figure(&hosts, "b", receiving)];
+            let flow = timed(&hosts).await;
             let count = suite(&hosts).await;
+            let receive = waited(flow, count / 4).await;
+            let untimed: Vec<_> = receive.why_not.keys().collect();
+            match to {
+                // The kernel has no time of what it did not see.
+                "xsk" => assert!(receive.count == 0 && untimed == ["xsk"], "{receive:?}"),
+                _ => assert!(receive.count > 0 && untimed.is_empty(), "{receive:?}"),
+            }
             let after = [figure(&hosts, "a", sending), figure(&hosts, "b", receiving)];
             for (name, (before, after)) in [sending, receiving]
                 .iter()
@@ -99,4 +145,12 @@ async fn every_driver_carries_the_same_at_either_end_and_its_own_counters_move()
             }
         }
     }
+    // The last one of them is xsk.
+    let told = table(&hosts).await;
+    let mut lines = told.lines();
+    let receive = lines.find(|line| line.trim_start().starts_with("receive "));
+    let row: Vec<_> = receive.unwrap().split_whitespace().take(6).collect();
+    assert_eq!((row[1], &row[3..]), ("0", &["-"; 3][..]), "{told}");
+    let why = lines.next().unwrap().trim_start();
+    assert!(why.starts_with("not timed on xsk: "), "{told}");
 }

@@ -15,7 +15,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpStream, UdpSocket},
 };
-use virga::api::status::PeerStatus;
+use virga::{api::status::PeerStatus, flow::Asked};
 
 /// From a to its neighbour, reliable.
 const NEAR: Channel = Channel {
@@ -187,6 +187,32 @@ async fn fallback_carries_a_stream_and_gives_it_back_to_udp_and_nothing_is_lost(
     parted.stage.kill("router");
     parted.stage.start("router").await;
     parted.is_carried_by(&["ws"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_carried_has_no_time_in_the_kernel_and_a_traced_flow_says_so() {
+    let parted = Parted::new(|tcp, _| format!("\"tcp://{tcp}\"")).await;
+    parted.is_carried_by(&["tcp"]).await;
+    let mesh = parted.stage.mesh("router").await;
+    let mut events = mesh.subscribe(NEAR.name).await.unwrap();
+    parted.stage.subscribers(NEAR.name, 1).await;
+    let publisher = parted.stage.publisher(NEAR.name).await;
+    let asked = Asked {
+        channel: NEAR.name.to_owned(),
+        ..Asked::default()
+    };
+    let mut flow = mesh.flow(&asked).await.unwrap();
+    let receive = eventually("what was carried is counted", async || {
+        publisher.publish(b"event").await.unwrap();
+        let arrived = in_time("the event", events.next_delivery()).await;
+        arrived.unwrap().unwrap();
+        let report = in_time("a report", flow.next_report()).await;
+        let receive = report.unwrap().unwrap().receiving.swap_remove(0);
+        receive.why_not.contains_key("carried").then_some(receive)
+    })
+    .await;
+    assert_eq!((&*receive.stage, receive.count), ("receive", 0));
+    assert_eq!(receive.why_not.len(), 1, "{receive:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

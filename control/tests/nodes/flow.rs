@@ -66,12 +66,12 @@ async fn every_stage_is_timed_at_both_ends_and_together_they_are_no_longer_than_
                 "send",
                 "acknowledge",
             ][..],
-            &["order", "open", "check", "deliver"][..],
+            &["receive", "order", "open", "check", "deliver"][..],
         ),
         (
             UNRELIABLE.name,
             &["accept", "hand_over", "admit", "queue", "send"],
-            &["open", "check", "deliver"],
+            &["receive", "open", "check", "deliver"],
         ),
     ] {
         let mut events = stage.subscribed(channel).await;
@@ -124,6 +124,56 @@ async fn every_stage_is_timed_at_both_ends_and_together_they_are_no_longer_than_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_events_wait_in_the_kernel_is_timed_with_every_driver_of_its_socket() {
+    const STILL: Duration = Duration::from_millis(60);
+    for driver in ["auto", "mmsg"] {
+        let mut stage = Stage::new(&[RELIABLE]);
+        let line = format!("driver = \"{driver}\"\n[forwarding]");
+        stage.edit("b", "[forwarding]", &line);
+        for name in ["router", "b", "a"] {
+            stage.start(name).await;
+        }
+        let mut events = stage.subscribed(RELIABLE.name).await;
+        let publisher = stage.publisher(RELIABLE.name).await;
+        let asked = Asked {
+            channel: RELIABLE.name.to_owned(),
+            rate: Some(RATE_MAX),
+            ..Asked::default()
+        };
+        let began = Instant::now();
+        let mut flow = begun(&stage, "b", &asked).await;
+        let report = eventually("events are timed", async || {
+            for _ in 0..20 {
+                publish(&publisher, &mut events).await;
+            }
+            let report = in_time("a report", flow.next_report()).await;
+            let report = report.unwrap().unwrap();
+            has_enough(&report, &["receive", "open"]).then_some(report)
+        })
+        .await;
+        let receive = &report.receiving[0];
+        assert_eq!(receive.stage, "receive");
+        assert_eq!(receive.not_timed, Some(report.received - receive.count));
+        assert!(receive.why_not.is_empty(), "{driver}: {receive:?}");
+        let longest = Duration::from_nanos(receive.max_ns);
+        assert!(longest <= began.elapsed(), "{driver}: {receive:?}");
+        // What comes while b stands still waits as long.
+        eventually("an event has waited", async || {
+            stage.signal("b", "-STOP");
+            publisher.publish(b"event").await.unwrap();
+            tokio::time::sleep(2 * STILL).await;
+            stage.signal("b", "-CONT");
+            let arrived = in_time("the event", events.next_delivery()).await;
+            arrived.unwrap().unwrap();
+            let report = in_time("a report", flow.next_report()).await;
+            let longest = report.unwrap().unwrap().receiving[0].max_ns;
+            (Duration::from_nanos(longest) >= STILL).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_the_entity_that_is_asked_for_is_timed_and_the_rest_is_counted() {
     let stage = Stage::running(&[RELIABLE]).await;
     let mut events = stage.subscribed(RELIABLE.name).await;
@@ -147,7 +197,7 @@ async fn only_the_entity_that_is_asked_for_is_timed_and_the_rest_is_counted() {
             (report.received >= ENOUGH).then_some(report)
         })
         .await;
-        let open = &report.receiving[1];
+        let open = &report.receiving[2];
         assert_eq!((&*open.stage, open.count > 0), ("open", is_timed));
         assert_eq!(open.not_timed, Some(report.received - open.count));
         assert!(report.publishing.iter().all(|one| one.count == 0));
@@ -209,6 +259,7 @@ async fn it_is_off_again_when_the_asker_is_killed_and_one_goes_on_at_a_time() {
     for part in [
         "events were published here",
         "hand_over",
+        "receive",
         "deliver",
         "path to b: round trip",
     ] {

@@ -4,7 +4,10 @@
 //! over one bounded queue to whoever asked ([`Noted`]): nothing is allocated, no lock is taken, and what finds no
 //! room there is not timed. Of each stage a worker notes one time an interval at most.
 
-use crate::{io::clock::Clock, name::ChannelName};
+use crate::{
+    io::{clock::Clock, driver::Stamp},
+    name::ChannelName,
+};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use virga_ebpf::header::{SessionId, StreamId};
 
@@ -12,6 +15,8 @@ use virga_ebpf::header::{SessionId, StreamId};
 const NOTES_MAX: usize = 4_096;
 /// Packets that wait for others before them, and are timed.
 const EARLY_MAX: usize = 32;
+/// Longer than packets wait for a worker that runs: where the kernel's stamp is older, the clock was set meanwhile.
+const WAITED_NS_MAX: u64 = 10_000_000_000;
 
 /// A part of a message's way through a node; first those of what is published, then those of what arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,6 +33,8 @@ pub enum Stage {
     Send,
     /// From that packet's making until the peer has acknowledged all of the message.
     Acknowledge,
+    /// The kernel got a packet, until the worker reads the run of packets that it came with.
+    Receive,
     /// A packet was opened, until no byte before its last is missing and the message that this ends in is whole.
     Order,
     /// The run of packets is read from the driver, until the message is opened and told to the channels' service.
@@ -40,17 +47,44 @@ pub enum Stage {
 
 impl Stage {
     /// All of them, in the order in which messages pass them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Accept,
         Self::HandOver,
         Self::Admit,
         Self::Queue,
         Self::Send,
         Self::Acknowledge,
+        Self::Receive,
         Self::Order,
         Self::Open,
         Self::Check,
         Self::Deliver,
+    ];
+}
+
+/// Why it is not known how long a packet waited until the worker read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Untimed {
+    /// It came by AF_XDP, past the kernel's network stack, and its ring says no time.
+    Xsk,
+    /// It was carried over TCP or WebSocket: the kernel knows when the carrier passed it on.
+    Carried,
+    /// It was read before, by this worker or another one, and has waited since.
+    Earlier,
+    /// The kernel did not say when it got it.
+    Untold,
+    /// The kernel got it in the future, or too long ago: the host's clock was set meanwhile.
+    ClockSet,
+}
+
+impl Untimed {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Xsk,
+        Self::Carried,
+        Self::Earlier,
+        Self::Untold,
+        Self::ClockSet,
     ];
 }
 
@@ -59,8 +93,8 @@ impl Stage {
 pub struct Note {
     /// Of which stage.
     pub stage: Stage,
-    /// How long it took.
-    pub ns: u64,
+    /// How long it took, or why that is not known.
+    pub ns: Result<u64, Untimed>,
 }
 
 /// Where times are told. Cheap to clone.
@@ -84,6 +118,10 @@ pub fn notes(clock: Clock) -> (Notes, Noted) {
 impl Notes {
     /// Tells a time.
     pub fn note(&self, stage: Stage, ns: u64) {
+        self.tell(stage, Ok(ns));
+    }
+
+    fn tell(&self, stage: Stage, ns: Result<u64, Untimed>) {
         // What finds no room is not timed, and nobody needs what nobody reads.
         let _not_timed = self.to.try_send(Note { stage, ns });
     }
@@ -136,6 +174,21 @@ pub struct Flow {
     /// When the first packet was made that the driver has not taken.
     made_ns: Option<u64>,
     early: [Option<Early>; EARLY_MAX],
+    /// How long the run of packets that is taken in now has waited to be read.
+    waited: Result<u64, Untimed>,
+}
+
+/// How long a run of packets has waited that is read at `unix_ns`, by the clock that stamps are of.
+pub(crate) fn waited(stamp: Stamp, unix_ns: u64) -> Result<u64, Untimed> {
+    match stamp {
+        Stamp::At(stamp_ns) => {
+            let waited_ns = unix_ns.checked_sub(stamp_ns);
+            let sane = waited_ns.filter(|ns| *ns <= WAITED_NS_MAX);
+            sane.ok_or(Untimed::ClockSet)
+        }
+        Stamp::Untold => Err(Untimed::Untold),
+        Stamp::Bypassed => Err(Untimed::Xsk),
+    }
 }
 
 impl Flow {
@@ -148,6 +201,7 @@ impl Flow {
             next_ns: [0; Stage::ALL.len()],
             made_ns: None,
             early: [None; EARLY_MAX],
+            waited: Err(Untimed::Earlier),
         }
     }
 
@@ -199,6 +253,16 @@ impl Flow {
             let now_ns = self.notes.now_ns();
             self.note(Stage::Send, now_ns, made_ns);
         }
+    }
+
+    /// What comes from now on is of a run of packets that has waited so long to be read.
+    pub(crate) fn set_waited(&mut self, waited: Result<u64, Untimed>) {
+        self.waited = waited;
+    }
+
+    /// A message is told of that is whole with the packets that are taken in now.
+    pub fn received(&self) {
+        self.notes.tell(Stage::Receive, self.waited);
     }
 
     /// The peer has all of a message, whose last packet was made at `sent_ns`.
@@ -265,7 +329,7 @@ mod tests {
 
     fn told(noted: &Noted) -> Vec<(Stage, u64)> {
         std::iter::from_fn(|| noted.next())
-            .map(|note| (note.stage, note.ns))
+            .map(|note| (note.stage, note.ns.unwrap()))
             .collect()
     }
 
@@ -342,6 +406,29 @@ mod tests {
         assert_eq!(told(&noted).len(), NOTES_MAX);
         drop(noted);
         bounded_rate.notes().note(Stage::Open, 1);
+    }
+
+    #[test]
+    fn a_packets_wait_is_known_while_its_run_is_taken_in_and_never_made_up() {
+        let stamp_ns = 1_700_000_000_000_000_000;
+        let (stamp, max_ns) = (Stamp::At(stamp_ns), WAITED_NS_MAX);
+        assert_eq!(waited(stamp, stamp_ns), Ok(0));
+        assert_eq!(waited(stamp, stamp_ns + max_ns), Ok(max_ns));
+        for clock_ns in [0, stamp_ns - 1, stamp_ns + max_ns + 1, u64::MAX] {
+            assert_eq!(waited(stamp, clock_ns), Err(Untimed::ClockSet));
+        }
+        assert_eq!(waited(Stamp::Untold, stamp_ns), Err(Untimed::Untold));
+        assert_eq!(waited(Stamp::Bypassed, stamp_ns), Err(Untimed::Xsk));
+        let (mut flow, noted) = flow(0);
+        flow.received();
+        flow.set_waited(Ok(7));
+        flow.received();
+        flow.set_waited(Err(Untimed::Xsk));
+        flow.received();
+        for ns in [Err(Untimed::Earlier), Ok(7), Err(Untimed::Xsk)] {
+            let stage = Stage::Receive;
+            assert_eq!(noted.next(), Some(Note { stage, ns }));
+        }
     }
 
     #[test]

@@ -223,6 +223,12 @@ impl Forwarder {
         forwarding
     }
 
+    /// Whether the neighbour at an address is carried there by another transport.
+    #[must_use]
+    pub fn is_carried(&self, source: SocketAddr) -> bool {
+        self.carried.contains(&source)
+    }
+
     /// Whether another program of this machine sent a packet from the address that a neighbour's carrier has.
     fn is_impostor(&self, source: SocketAddr) -> bool {
         let at = |port| SocketAddr::new(source.ip(), port);

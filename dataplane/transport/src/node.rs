@@ -439,7 +439,7 @@ impl Node {
     }
 
     /// Times messages from now on, or none any more; gives back what was there.
-    pub fn set_flow(&mut self, flow: Option<Box<Flow>>) -> Option<Box<Flow>> {
+    pub(crate) fn set_flow(&mut self, flow: Option<Box<Flow>>) -> Option<Box<Flow>> {
         std::mem::replace(&mut self.flow, flow)
     }
 

@@ -7,6 +7,7 @@
 use crate::{
     config::ConfigError,
     event::{Event, Heard, Toward, Watch},
+    flow::Flow,
     forward::Forwarder,
     io::{
         clock::Clock,
@@ -167,6 +168,12 @@ impl<S> Parts<S> {
     /// Has links heard by what the NIC path notes, too.
     pub fn set_echoes(&mut self, echoes: Box<dyn Echoes>) {
         self.echoes = Some(echoes);
+    }
+
+    /// Times messages from now on, or none any more; gives back what was there.
+    pub fn set_flow(&mut self, flow: Option<Box<Flow>>) -> Option<Box<Flow>> {
+        self.driver.set_stamped(flow.is_some());
+        self.node.set_flow(flow)
     }
 
     /// What the worker counted.

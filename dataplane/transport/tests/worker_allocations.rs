@@ -95,7 +95,7 @@ fn time(worker: &WorkerHandle<Application>) {
         interval_ns: 0,
     };
     let flow = Some(Box::new(Flow::new(wanted, notes)));
-    assert!(look(worker, move |parts| parts.node.set_flow(flow)).is_none());
+    assert!(look(worker, move |parts| parts.set_flow(flow)).is_none());
     std::mem::forget(noted);
 }
 

@@ -6,7 +6,7 @@ use crate::{
         client::{ClientError, Target},
         print_json,
     },
-    flow::{Asked, Report, StageTimes, meaning, name},
+    flow::{Asked, Report, StageTimes, explanation, meaning, name, reason},
     mesh::Flow,
 };
 use std::{
@@ -17,7 +17,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::timeout,
 };
-use virga_transport::flow::Stage;
+use virga_transport::flow::{Stage, Untimed};
 
 /// A node that answers at all has told something by then.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -159,17 +159,32 @@ fn write_stage(out: &mut impl Write, stage: &StageTimes) -> io::Result<()> {
         _ => [stage.p50_ns, stage.p99_ns, stage.max_ns].map(us),
     };
     let [p50, p99, max] = times;
-    let StageTimes { stage, count, .. } = stage;
+    let StageTimes {
+        stage,
+        count,
+        why_not,
+        ..
+    } = stage;
     writeln!(
         out,
         "  {stage:<12} {count:>9} {missed:>9} {p50:>10} {p99:>10} {max:>10}  {meaning}"
-    )
+    )?;
+    for (name, count) in why_not {
+        let known = Untimed::ALL.into_iter().find(|why| reason(*why) == name);
+        let why = match known {
+            Some(why) => explanation(why),
+            None => name.as_str(),
+        };
+        writeln!(out, "    not timed {why} ({count})")?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::flow::Path;
+    use std::collections::BTreeMap;
 
     #[test]
     fn a_table_has_a_line_for_each_stage_and_says_what_is_outside() {
@@ -177,6 +192,7 @@ mod tests {
             stage: name(stage).to_owned(),
             count,
             not_timed: (stage == Stage::Queue).then_some(9),
+            why_not: BTreeMap::new(),
             p50_ns: 1_234,
             p99_ns: 20_000,
             max_ns: 64,
@@ -203,6 +219,11 @@ mod tests {
         assert_eq!(lines[3], ["queue", "3", "9", "1.3", "20.0", "0.1"]);
         assert_eq!(lines[6], ["deliver", "0", "-", "-", "-", "-"]);
         assert!(told.contains("no session"), "{told}");
+        report.receiving[0].why_not = [("xsk".to_owned(), 7)].into();
+        let told = text(&report);
+        let line = told.lines().nth(7).unwrap();
+        assert!(line.starts_with("    not timed on xsk: "), "{told}");
+        assert!(line.ends_with(" (7)"), "{told}");
         report.paths.push(Path {
             node: "00000000000000aa".into(),
             name: Some("b".into()),

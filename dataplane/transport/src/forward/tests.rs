@@ -158,9 +158,11 @@ fn another_program_at_the_address_of_a_neighbours_carrier_is_no_neighbour() {
         let dropped = Forwarding::Drop(Reason::Neighbour);
         assert!(matches!(sent(&mut f, at), Forwarding::Forward { .. }));
         assert_eq!(sent(&mut f, beside), dropped);
+        assert!(f.is_carried(at) && !f.is_carried(beside));
         // There it is, once it has moved.
         f.follow(NEIGHBOUR, beside);
         assert!(matches!(sent(&mut f, beside), Forwarding::Forward { .. }));
+        assert!(f.is_carried(beside));
         f.apply(&image, || 7).unwrap();
         assert_eq!(sent(&mut f, beside), dropped);
         let counted = f.counters()[Reason::Neighbour.counter() as usize];

@@ -6,8 +6,12 @@ use super::{
 };
 use crate::{
     event::Event,
+    flow::{self, Untimed},
     forward::{Forwarder, Forwarding},
-    io::driver::{Outlet, Run, Sent},
+    io::{
+        clock::unix_ns,
+        driver::{Outlet, Run, Sent},
+    },
     limits::TRANSMIT_BYTES_MAX,
     node::Node,
 };
@@ -25,6 +29,9 @@ pub(super) struct Inward<'a, S> {
 impl<S: Service> Inward<'_, S> {
     /// Sends on what is for others, and hands over what is for this node.
     pub(super) fn take_in(&mut self, now_ns: u64, outlet: &mut Outlet<'_>, run: Run<'_>) {
+        if let Some(flow) = self.node.flow_mut() {
+            flow.set_waited(waited(self.forwarder, &run, unix_ns()));
+        }
         let mut onward = Onward::new(run.segment_bytes);
         for at in (0..run.bytes.len()).step_by(run.segment_bytes) {
             let end = run.bytes.len().min(at + run.segment_bytes);
@@ -46,6 +53,9 @@ impl<S: Service> Inward<'_, S> {
             }
         }
         self.counters.forward_blocked += onward.flush(outlet, run.bytes);
+        if let Some(flow) = self.node.flow_mut() {
+            flow.set_waited(Err(Untimed::Earlier));
+        }
     }
 
     /// Opens a datagram, or hands it over to the worker whose session it is.
@@ -72,6 +82,14 @@ impl<S: Service> Inward<'_, S> {
             follow(self.forwarder, &event);
             self.service.on_event(now_ns, self.node, event);
         }
+    }
+}
+
+/// How long a run waited in the kernel; what was carried has waited elsewhere before that.
+fn waited(forwarder: &Forwarder, run: &Run<'_>, unix_ns: u64) -> Result<u64, Untimed> {
+    match forwarder.is_carried(run.source) {
+        true => Err(Untimed::Carried),
+        false => flow::waited(run.stamp, unix_ns),
     }
 }
 
@@ -127,5 +145,32 @@ impl Onward {
             Sent::Done => 0,
             Sent::Blocked { from } => (bytes.len() - from).div_ceil(self.segment_bytes) as u64,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::driver::Stamp;
+    use virga_ebpf::{header::NodeId, image::Image};
+
+    #[test]
+    fn what_was_carried_has_no_wait_and_what_came_by_udp_has() {
+        let [carrier, other]: [SocketAddr; 2] =
+            ["127.86.0.1:5000", "127.0.0.1:5000"].map(|at| at.parse().unwrap());
+        let mut image = Image::default();
+        image.adjacent.insert(NodeId(7), carrier);
+        let mut forwarder = Forwarder::new();
+        forwarder.apply(&image, || 7).unwrap();
+        let run = |source| Run {
+            source,
+            ifindex: 0,
+            bytes: &mut [],
+            segment_bytes: 1,
+            stamp: Stamp::At(40),
+        };
+        let waited_from = |source| waited(&forwarder, &run(source), 100);
+        assert_eq!(waited_from(other), Ok(60));
+        assert_eq!(waited_from(carrier), Err(Untimed::Carried));
     }
 }

@@ -12,6 +12,7 @@ use virga_ebpf::{
     tables::{NextHop, Pair},
 };
 
+mod arrivals;
 mod refill;
 mod several;
 
@@ -81,12 +82,12 @@ fn spawn(forwarder: Forwarder) -> (WorkerHandle<Probe>, mpsc::Receiver<Exit>) {
 }
 
 /// Runs `look` on the worker and gives what it saw.
-fn look<T: Send + 'static>(
-    handle: &WorkerHandle<Probe>,
-    look: impl FnOnce(&mut Parts<Probe>) -> T + Send + 'static,
+fn look<S: Service, T: Send + 'static>(
+    handle: &WorkerHandle<S>,
+    look: impl FnOnce(&mut Parts<S>) -> T + Send + 'static,
 ) -> T {
     let (reply, answer) = mpsc::channel();
-    let task: Task<Probe> = Box::new(move |_, parts| reply.send(look(parts)).unwrap());
+    let task: Task<S> = Box::new(move |_, parts| reply.send(look(parts)).unwrap());
     assert!(handle.commander().run(task).is_ok());
     answer.recv().unwrap()
 }

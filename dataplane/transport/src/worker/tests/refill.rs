@@ -53,15 +53,16 @@ impl Service for Filler {
 }
 
 /// A port of this machine that nobody listens on.
-fn free() -> SocketAddr {
+pub(super) fn free() -> SocketAddr {
     let any = "127.0.0.1:0".parse().unwrap();
     Socket::bind(any).unwrap().address()
 }
 
 /// Lets both entities send, and routes to `there`.
-fn way(here: &Node, there: &Node, via: SocketAddr) -> Forwarder {
+pub(super) fn way(here: &Node, there: &Node, via: SocketAddr) -> Forwarder {
     let mut image = Image {
         node_id: here.id(),
+        subnet: Subnet(1 << 24),
         port: 4783,
         ..Image::default()
     };
