@@ -113,6 +113,8 @@ struct Asked {
     channel: ChannelName,
     /// What is there of the answer.
     begun: Assembly,
+    /// Counts its parts.
+    arrived: Arc<AtomicU64>,
     reply: oneshot::Sender<Outcome>,
 }
 
@@ -199,14 +201,20 @@ impl Reading {
         Arc::clone(&self.0.places).try_acquire_owned().ok()
     }
 
-    /// Begins to wait for what a peer will give.
-    pub(crate) fn ask(&self, peer: NodeId, channel: &ChannelName) -> Question {
+    /// Begins to wait for what a peer will give; `arrived` counts the parts of it that have come.
+    pub(crate) fn ask(
+        &self,
+        peer: NodeId,
+        channel: &ChannelName,
+        arrived: &Arc<AtomicU64>,
+    ) -> Question {
         let number = self.next_number();
         let (reply, outcome) = oneshot::channel();
         let asked = Asked {
             peer,
             channel: channel.clone(),
             begun: Assembly::default(),
+            arrived: Arc::clone(arrived),
             reply,
         };
         lock(&self.0.asked).insert(number, asked);
@@ -229,6 +237,7 @@ impl Reading {
         if asked.peer != peer || asked.channel != part.channel || part.kind != Kind::Given {
             return false;
         }
+        asked.arrived.fetch_add(1, Ordering::Relaxed);
         let given = match asked.begun.take(part) {
             Ok(None) => return true,
             Ok(Some(whole)) => Given::parse(Bytes::from(whole.bytes)),

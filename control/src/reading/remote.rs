@@ -12,7 +12,13 @@ use crate::{
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 use thiserror::Error;
 use tokio::sync::OwnedSemaphorePermit;
 use virga_ebpf::header::NodeId;
@@ -75,6 +81,8 @@ pub(crate) struct Keeper {
     node: NodeId,
     channel: ChannelName,
     reader: u64,
+    /// Parts of its answers that have come.
+    arrived: Arc<AtomicU64>,
     /// There is a session with it for as long.
     _reached: Reached,
 }
@@ -95,13 +103,15 @@ impl Keeper {
             node,
             channel: channel.clone(),
             reader: reading.next_number(),
+            arrived: Arc::default(),
             _reached: dispatch.reach(node).await?,
         })
     }
 
     /// Waits for what it answers.
     pub(crate) async fn ask(&self, want: Want, log: Option<LogId>, cursor: Cursor) -> Outcome {
-        let mut question = self.reading.ask(self.node, &self.channel);
+        let (reading, arrived) = (&self.reading, &self.arrived);
+        let mut question = reading.ask(self.node, &self.channel, arrived);
         let ask = Ask {
             want,
             reader: self.reader,
@@ -114,6 +124,11 @@ impl Keeper {
             Ok(Sent::Taken) => (&mut question.outcome).await.unwrap_or(Outcome::Lost),
             Ok(Sent::NoRoom(_) | Sent::NoSession | Sent::Refused(..)) | Err(_) => Outcome::Lost,
         }
+    }
+
+    /// How many parts of its answers have come.
+    pub(crate) fn arrived(&self) -> u64 {
+        self.arrived.load(Ordering::Relaxed)
     }
 }
 

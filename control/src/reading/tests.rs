@@ -49,7 +49,7 @@ fn an_answer_comes_from_the_one_that_was_asked_whole_and_once() {
         frames: vec![9; 2 * PART_BYTES_MAX].into(),
     };
     let parts = |channel, number| split(Kind::Given, channel, number, &given.encode());
-    let mut asked = reading.ask(one, &alarms);
+    let mut asked = reading.ask(one, &alarms, &Arc::default());
     let number = asked.number;
     for part in parts(&alarms, number) {
         assert!(!reading.given(two, part));
@@ -70,7 +70,7 @@ fn an_answer_comes_from_the_one_that_was_asked_whole_and_once() {
         assert!(reading.given(one, part));
     }
     // One with a part missing is no answer.
-    let mut asked = reading.ask(one, &alarms);
+    let mut asked = reading.ask(one, &alarms, &Arc::default());
     let parts = parts(&alarms, asked.number);
     assert!(reading.given(one, parts[0].clone()));
     assert!(!reading.given(one, parts[2].clone()));
@@ -82,7 +82,10 @@ fn an_answer_comes_from_the_one_that_was_asked_whole_and_once() {
     };
     assert!(failed(asked.outcome.try_recv()));
     // None comes of a session that has ended.
-    let mut asked = [reading.ask(one, &alarms), reading.ask(two, &alarms)];
+    let mut asked = [
+        reading.ask(one, &alarms, &Arc::default()),
+        reading.ask(two, &alarms, &Arc::default()),
+    ];
     reading.closed(one);
     let lost = asked.each_mut().map(|a| a.outcome.try_recv().is_ok());
     assert_eq!(lost, [true, false]);

@@ -47,7 +47,7 @@ fn opening() -> Ask {
 
 fn ask(net: &mut Net, from: usize, to: u8) -> Question {
     let reading = net.sides[from].service.reading.clone();
-    let question = reading.ask(id(to), &name("log"));
+    let question = reading.ask(id(to), &name("log"), &Arc::default());
     let bytes = opening().encode();
     let parts = split(Kind::Read, &name("log"), question.number, &bytes);
     assert!(matches!(say(net, from, to, parts), Sent::Taken));
@@ -125,7 +125,10 @@ fn who_asks_more_than_there_is_room_for_is_told_so_and_who_is_gone_is_forgotten(
     assert_eq!(refusal(&mut asked), Refusal::Full);
     assert_eq!(net.count(1, Reason::ReadFull), 1);
     // Those that wait end with the session.
-    let mut asked = net.sides[2].service.reading.ask(id(1), &name("log"));
+    let mut asked = net.sides[2]
+        .service
+        .reading
+        .ask(id(1), &name("log"), &Arc::default());
     let Side { node, service } = &mut net.sides[1];
     service.on_closed(net.now_ns, node, id(2));
     assert!(matches!(&heard(&net)[..], [Heard::Closed(peer)] if *peer == id(2)));
@@ -177,7 +180,10 @@ fn events_wait_for_room_on_the_way_and_refusals_and_ends_do_not() {
         let many = std::iter::repeat_n(bytes, WAITING_MAX).flatten();
         session.outbox.extend(many);
     };
-    let mut asked = net.sides[2].service.reading.ask(id(1), &name("log"));
+    let mut asked = net.sides[2]
+        .service
+        .reading
+        .ask(id(1), &name("log"), &Arc::default());
     let number = asked.number;
     fill(&mut net);
     assert!(matches!(give(&mut net, number), Sent::NoRoom(_)));

@@ -1,19 +1,18 @@
 //! Who asks for what is missing: all nodes at once that may have it, then the one that gave some of it, and all again.
 
+mod asked;
+
 use super::{GAPS_MAX, Unfound};
 use crate::{
     dispatch::Dispatch,
     kept::{looks::LOOK_WITHIN, writer::Input},
-    reading::{
-        Outcome, Reading,
-        remote::Keeper,
-        wire::{Given, Refusal, Want, parse_batches},
-    },
+    reading::{Outcome, Reading, remote::Keeper, wire::Want},
 };
+use asked::{Asked, Batches, Out};
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     panic::AssertUnwindSafe,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -45,13 +44,14 @@ pub(super) struct Times {
     patience_max: Duration,
     /// It is asked for, whatever comes.
     whole: Duration,
-    /// One node takes for an answer before it is asked again.
+    /// One node takes for an answer before it counts as late.
     answer: Duration,
-    /// One that gives batches takes for the next before the others are asked too.
+    /// One that gives batches takes for the next before the others are asked too, and one that answered nothing the last
+    /// time for any answer.
     next: Duration,
     /// All are asked before it is looked who may keep the channel now.
     round: Duration,
-    /// A node that answered nothing is not asked: one of an earlier version never does.
+    /// A node that answered nothing is not waited for: one of an earlier version never does.
     silent: Duration,
 }
 
@@ -98,9 +98,12 @@ pub(in crate::kept) trait Around: Send + Sync {
 }
 
 /// See [`Around`].
-pub(in crate::kept) trait Asking: Send + Sync {
+pub(in crate::kept) trait Asking: Send + Sync + 'static {
     /// Waits for what it answers.
     fn ask(&self, wanted: Wanted, cursor: Cursor) -> impl Future<Output = Outcome> + Send;
+
+    /// How many parts of its answers have come.
+    fn arrived(&self) -> u64;
 }
 
 /// The nodes of the mesh. Cheap to clone.
@@ -140,9 +143,13 @@ impl Asking for Keeper {
     async fn ask(&self, wanted: Wanted, cursor: Cursor) -> Outcome {
         Self::ask(self, Want::Batches(wanted), None, cursor).await
     }
+
+    fn arrived(&self) -> u64 {
+        Self::arrived(self)
+    }
 }
 
-/// Nodes that answered nothing, and until when they are not asked.
+/// Nodes that answered nothing, and until when they are not waited for.
 #[derive(Debug, Default)]
 pub(super) struct Silent(Mutex<BTreeMap<NodeId, Instant>>);
 
@@ -150,6 +157,11 @@ impl Silent {
     fn add(&self, node: NodeId, until: Instant) {
         let mut silent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         silent.insert(node, until);
+    }
+
+    fn remove(&self, node: NodeId) {
+        let mut silent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        silent.remove(&node);
     }
 
     fn has(&self, node: NodeId) -> bool {
@@ -180,124 +192,29 @@ pub(super) struct Search<A> {
     pub(super) to: WeakSender<Input>,
 }
 
-/// Why a node is asked no more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Out {
-    /// It keeps no log of the channel, or none for this node.
-    HasNone,
-    /// What it gave is not what was asked for.
-    Wrong,
+/// Who of those that may have what is missing is asked.
+#[derive(Clone, Copy, Debug)]
+enum Whom {
+    All,
+    Only(NodeId),
+    But(NodeId),
 }
 
-/// A node that is asked.
-struct Asked<N> {
-    node: N,
-    cursor: Cursor,
-    /// How many of [`EARLIER_NS`] were in vain.
-    earlier: usize,
-    pause: Duration,
-    /// Whether it gave any batch: it has the next behind that, or nowhere.
-    has_given: bool,
-    /// Whether a question got no answer, and whether one did.
-    is_late: bool,
-    has_answered: bool,
-    /// It looked through its log and has none.
-    has_none: bool,
-    /// When it last said that there may be some further on.
-    went_on: Option<Instant>,
-    out: Option<Out>,
+/// Who gives what is missing, since when, and behind which of the events.
+#[derive(Clone, Copy, Debug)]
+struct Giver {
+    node: NodeId,
+    since: Instant,
+    after: u64,
 }
 
-/// Batches that a node gave, and where to go on.
-type Batches = (Vec<Bytes>, u64);
-
-impl<N: Asking> Asked<N> {
-    fn new(node: N, since_unix_ns: u64) -> Self {
-        Self {
-            node,
-            cursor: Cursor::Time(since_unix_ns.saturating_sub(EARLIER_NS[0])),
-            earlier: 0,
-            pause: AGAIN,
-            has_given: false,
-            is_late: false,
-            has_answered: false,
-            has_none: false,
-            went_on: None,
-            out: None,
-        }
-    }
-
-    /// Asks until it gives batches; none when it is asked no more.
-    async fn ask(
-        &mut self,
-        wanted: Wanted,
-        (since_unix_ns, within): (u64, Duration),
-    ) -> Option<Batches> {
-        while self.out.is_none() {
-            let Ok(outcome) = timeout(within, self.node.ask(wanted, self.cursor)).await else {
-                self.is_late = true;
-                continue;
-            };
-            self.has_answered |= matches!(outcome, Outcome::Given(_));
-            match outcome {
-                Outcome::Given(Given::Events { next, frames, .. }) => {
-                    match self.given(next, &frames) {
-                        Some(messages) if messages.is_empty() => {}
-                        Some(messages) => return Some((messages, next)),
-                        None => self.out = Some(Out::Wrong),
-                    }
-                }
-                Outcome::Given(Given::Refused(Refusal::NoMore, _)) => {
-                    if self.goes_back(since_unix_ns) {
-                        continue;
-                    }
-                }
-                Outcome::Lost
-                | Outcome::Given(Given::Refused(Refusal::Full | Refusal::Failed, _)) => {}
-                Outcome::Given(Given::Refused(..)) => self.out = Some(Out::HasNone),
-            }
-            sleep(self.pause).await;
-            self.pause = (self.pause * 2).min(AGAIN_MAX);
-        }
-        None
-    }
-
-    /// What it gave; without batches it is asked further on, or there again. None where that has not its form.
-    fn given(&mut self, next: u64, frames: &Bytes) -> Option<Vec<Bytes>> {
-        let messages = parse_batches(frames)?;
-        let further = match self.cursor {
-            Cursor::Offset(from) if next < from => return None,
-            Cursor::Offset(from) => next > from,
-            _ => true,
-        };
-        if messages.is_empty() {
-            (self.cursor, self.went_on) = (Cursor::Offset(next), Some(Instant::now()));
-            self.has_none = false;
-        }
-        if further {
-            self.pause = FURTHER;
-        }
-        Some(messages)
-    }
-
-    /// It has no more from there on: whether it is asked from an earlier place on now.
-    fn goes_back(&mut self, since_unix_ns: u64) -> bool {
-        if !self.has_given && self.earlier < EARLIER_NS.len() {
-            self.earlier += 1;
-            self.cursor = match EARLIER_NS.get(self.earlier) {
-                Some(ns) => Cursor::Time(since_unix_ns.saturating_sub(*ns)),
-                None => Cursor::Start,
-            };
-            return true;
-        }
-        // It may get them yet, as this node may: at its log's end.
-        self.has_none = true;
-        if !self.has_given {
-            let now_unix_ns = virga_state::io::clock::now_unix_ns();
-            self.cursor = Cursor::Time(now_unix_ns.saturating_sub(EARLIER_NS[0]));
-        }
-        self.pause = self.pause.max(AGAIN);
-        false
+impl Giver {
+    /// Whether all comes in time if it goes on like that, as far as can be said.
+    fn is_enough(&self, wanted: Wanted, (now, end): (Instant, Instant), trial: Duration) -> bool {
+        let (took, left) = (now - self.since, end.saturating_duration_since(now));
+        let (given, missing) = (wanted.after - self.after, wanted.to - wanted.after);
+        took < trial
+            || took.as_millis() * u128::from(missing) <= left.as_millis() * u128::from(given)
     }
 }
 
@@ -310,7 +227,9 @@ impl<A: Around> Search<A> {
         let found = AssertUnwindSafe(self.find(&mut asked)).catch_unwind().await;
         let found = found.unwrap_or(Err(Unfound::Failed));
         for (node, asked) in &asked {
-            if asked.is_late && !asked.has_answered {
+            if asked.has_answered {
+                self.silent.remove(*node);
+            } else if asked.is_silent() {
                 self.silent.add(*node, Instant::now() + self.times.silent);
             }
         }
@@ -329,30 +248,38 @@ impl<A: Around> Search<A> {
 
     async fn find(&mut self, all: &mut BTreeMap<NodeId, Asked<A::Node>>) -> Result<(), Unfound> {
         let (begun, times) = (Instant::now(), self.times);
+        let end = begun + times.whole;
         let mut since = begun;
-        let mut from: Option<NodeId> = None;
+        let (mut whom, mut giver) = (Whom::All, None::<Giver>);
         while self.wanted.after < self.wanted.to {
             let may_keep = self.look_for_keepers(all).await?;
-            let went_on = all.values().filter(|asked| asked.out.is_none());
-            let went_on = went_on.filter_map(|asked| asked.went_on).max();
-            let until = (since + times.patience)
-                .max(went_on.map_or(since, |at| at + times.patience))
-                .min(since + times.patience_max)
-                .min(begun + times.whole);
-            let is_over = may_keep > 0 && all.values().all(|asked| asked.out.is_some());
-            if is_over || Instant::now() >= until {
-                let is_any_silent = may_keep > all.len();
-                return Err(why(all, is_any_silent));
+            all.values_mut().for_each(Asked::look);
+            let now = Instant::now();
+            let until = self.until(all, since).min(end);
+            let is_passed_over = all.values().all(Asked::is_passed_over);
+            let is_any_left = all.values().any(|asked| asked.out.is_none());
+            // Who was silent before has a moment to answer all the same.
+            let is_over = is_passed_over && (!is_any_left || now >= begun + times.next);
+            if may_keep > 0 && is_over || now >= until {
+                return Err(why(all));
             }
-            let given = match from.take() {
-                Some(node) => timeout(times.next, self.ask(all, Some(node))).await,
-                None => {
-                    let left = until.saturating_duration_since(Instant::now());
-                    timeout(times.round.min(left), self.ask(all, None)).await
-                }
+            let most = match whom {
+                Whom::Only(_) => times.next,
+                Whom::All | Whom::But(_) => times.round.min(until - now),
             };
-            let (node, (messages, next)) = match given {
+            let most = match is_passed_over {
+                true => most.min(times.next),
+                false => most,
+            };
+            let given = timeout(most, self.ask(all, whom)).await;
+            let asked = std::mem::replace(&mut whom, Whom::All);
+            let (node, batches) = match given {
                 Ok(Some(given)) => given,
+                // The others have nothing: the one that is slow is better than none.
+                Err(_) | Ok(None) if matches!(asked, Whom::But(_)) => {
+                    giver = None;
+                    continue;
+                }
                 Err(_) => continue,
                 // Nobody is left to be asked, or known yet.
                 Ok(None) => {
@@ -360,23 +287,55 @@ impl<A: Around> Search<A> {
                     continue;
                 }
             };
+            let (next, before) = (batches.next, self.wanted.after);
+            let taken = self.take(batches).await?;
             let Some(asked) = all.get_mut(&node) else {
                 continue;
             };
-            match self.take(messages).await? {
-                Some(()) => {
-                    (asked.cursor, asked.pause) = (Cursor::Offset(next), AGAIN);
-                    (asked.has_given, asked.has_none) = (true, false);
-                    (since, from) = (Instant::now(), Some(node));
-                }
-                None => asked.out = Some(Out::Wrong),
+            if taken.is_none() {
+                asked.out = Some(Out::Wrong);
+                continue;
             }
+            (asked.cursor, asked.pause) = (Cursor::Offset(next), AGAIN);
+            (asked.has_given, asked.has_none) = (true, false);
+            if self.wanted.after == before {
+                continue;
+            }
+            since = Instant::now();
+            let one = match giver.filter(|giver| giver.node == node) {
+                Some(giver) => giver,
+                None => Giver {
+                    node,
+                    since: now,
+                    after: before,
+                },
+            };
+            giver = Some(one);
+            let is_enough = one.is_enough(self.wanted, (since, end), times.patience);
+            let mut others = all.iter().filter(|(other, _)| **other != node);
+            let has_others = others.any(|(_, other)| other.out.is_none() && !other.has_none);
+            whom = match is_enough || !has_others {
+                true => Whom::Only(node),
+                false => Whom::But(node),
+            };
         }
         Ok(())
     }
 
-    /// Has all that may keep the channel among those that are asked, but those that answered nothing a moment ago, and no
-    /// others; how many may keep it.
+    /// How long it is waited for more of what is missing.
+    fn until(&self, all: &BTreeMap<NodeId, Asked<A::Node>>, since: Instant) -> Instant {
+        let times = self.times;
+        let asked = all.values().filter(|asked| asked.out.is_none());
+        let went_on = asked.clone().filter_map(|asked| asked.went_on).max();
+        let arrived = asked.filter_map(|asked| asked.arrived).max();
+        let looks = went_on.map_or(since, |at| at + times.patience);
+        let comes = arrived.map_or(since, |at| at + times.patience);
+        (since + times.patience)
+            .max(looks.min(since + times.patience_max))
+            .max(comes)
+    }
+
+    /// Has all that may keep the channel among those that are asked, and no others; how many may keep it.
     async fn look_for_keepers(
         &self,
         all: &mut BTreeMap<NodeId, Asked<A::Node>>,
@@ -385,24 +344,30 @@ impl<A: Around> Search<A> {
         // With those that are asked there is a session, or one is tried for.
         all.retain(|node, _| nodes.contains(node));
         for &node in &nodes {
-            if !all.contains_key(&node) && !self.silent.has(node) {
+            if let Entry::Vacant(place) = all.entry(node) {
                 let reached = self.around.reach(node, &self.channel).await?;
-                all.insert(node, Asked::new(reached, self.since_unix_ns));
+                let was_silent = self.silent.has(node);
+                place.insert(Asked::new(reached, self.since_unix_ns, was_silent));
             }
         }
         Ok(nodes.len())
     }
 
-    /// Asks one node or all; the first batches that one gives.
+    /// Asks some; the first batches that one gives.
     async fn ask(
         &self,
         all: &mut BTreeMap<NodeId, Asked<A::Node>>,
-        only: Option<NodeId>,
+        whom: Whom,
     ) -> Option<(NodeId, Batches)> {
         let (wanted, how) = (self.wanted, (self.since_unix_ns, self.times.answer));
         let mut asking = FuturesUnordered::new();
         for (&node, asked) in all {
-            if only.is_none_or(|only| only == node) {
+            let is_asked = match whom {
+                Whom::All => true,
+                Whom::Only(only) => node == only,
+                Whom::But(but) => node != but,
+            };
+            if is_asked {
                 asking.push(async move { Some((node, asked.ask(wanted, how).await?)) });
             }
         }
@@ -415,7 +380,16 @@ impl<A: Around> Search<A> {
     }
 
     /// Goes on behind batches, and has the log take them, if they are what is missing; none if they are something else.
-    async fn take(&mut self, messages: Vec<Bytes>) -> Result<Option<()>, Unfound> {
+    async fn take(&mut self, batches: Batches) -> Result<Option<()>, Unfound> {
+        let mut messages = batches.messages;
+        if batches.after < self.wanted.after {
+            // Another node gave some of them meanwhile.
+            let known = messages.iter().take_while(|one| self.is_there(one)).count();
+            messages.drain(..known);
+        }
+        if messages.is_empty() {
+            return Ok(Some(()));
+        }
         let bytes: usize = messages.iter().map(Bytes::len).sum();
         if bytes > self.bytes_left {
             return Err(Unfound::Full);
@@ -441,6 +415,14 @@ impl<A: Around> Search<A> {
         Ok(Some(()))
     }
 
+    /// Whether a batch is of what came since a node was asked.
+    fn is_there(&self, message: &[u8]) -> bool {
+        bundle::parse(message).is_ok_and(|(batch, _)| {
+            let statement = &batch.signed.statement;
+            statement.feed() == self.wanted.feed && statement.last() <= self.wanted.after
+        })
+    }
+
     /// Hands batches to the log, and waits until it took them; whether it did.
     async fn give(&self, messages: Vec<Bytes>) -> bool {
         let Some(to) = self.to.upgrade() else {
@@ -458,7 +440,8 @@ impl<A: Around> Search<A> {
 }
 
 /// Why a log goes on without what is missing, by what nodes said that were asked.
-fn why<N>(all: &BTreeMap<NodeId, Asked<N>>, is_any_silent: bool) -> Unfound {
+fn why<N: Asking>(all: &BTreeMap<NodeId, Asked<N>>) -> Unfound {
+    let is_any_silent = all.values().any(Asked::is_silent);
     let mut looking = all.values().filter(|asked| asked.out.is_none());
     if all.values().any(|asked| asked.out == Some(Out::Wrong)) {
         Unfound::Wrong

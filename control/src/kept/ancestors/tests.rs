@@ -6,7 +6,7 @@ use ed25519_dalek::SigningKey;
 use std::{
     collections::BTreeMap,
     future::pending,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 use tokio::sync::mpsc;
 use virga_ebpf::header::NodeId;
@@ -20,6 +20,10 @@ type Says = dyn Fn(Wanted, Cursor) -> Option<Given> + Send + Sync;
 pub(super) struct Node {
     says: Arc<Says>,
     asked: Arc<AtomicUsize>,
+    /// How long its answers are on their way, and whether parts of them come all the while.
+    way: Duration,
+    is_seen: bool,
+    arrived: Arc<AtomicU64>,
 }
 
 impl Node {
@@ -29,6 +33,22 @@ impl Node {
         Self {
             says: Arc::new(says),
             asked: Arc::default(),
+            way: Duration::ZERO,
+            is_seen: false,
+            arrived: Arc::default(),
+        }
+    }
+
+    /// The same over a thin link.
+    pub(super) fn after(self, way: Duration) -> Self {
+        Self { way, ..self }
+    }
+
+    /// The same, and parts of each answer come all the while.
+    pub(super) fn in_parts(self) -> Self {
+        Self {
+            is_seen: true,
+            ..self
         }
     }
 
@@ -41,10 +61,22 @@ impl Node {
 impl Asking for Node {
     async fn ask(&self, wanted: Wanted, cursor: Cursor) -> Outcome {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        match (self.says)(wanted, cursor) {
-            Some(given) => Outcome::Given(given),
-            None => pending().await,
+        let Some(given) = (self.says)(wanted, cursor) else {
+            return pending().await;
+        };
+        let whole = Instant::now() + self.way;
+        while Instant::now() < whole {
+            self.arrived
+                .fetch_add(self.is_seen.into(), Ordering::Relaxed);
+            let part = (Instant::now() + Duration::from_millis(50)).min(whole);
+            tokio::time::sleep_until(part).await;
         }
+        self.arrived.fetch_add(1, Ordering::Relaxed);
+        Outcome::Given(given)
+    }
+
+    fn arrived(&self) -> u64 {
+        self.arrived.load(Ordering::Relaxed)
     }
 }
 

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     kept::ancestors::tests::{Author, Node, Town, feed_of},
-    reading::wire::encode_batches,
+    reading::wire::{Given, Refusal, encode_batches},
 };
 use std::sync::{
     Arc,
@@ -256,6 +256,7 @@ async fn what_nobody_has_is_missing_after_all_have_said_so() {
         began.elapsed() >= stage.times.patience,
         "they may get them yet"
     );
+    assert!(began.elapsed() < stage.times.whole);
     // From four places on, and at the end of their logs again.
     assert!(one.asked() > EARLIER_NS.len() + 1 && two.asked() > EARLIER_NS.len() + 1);
     // Those that keep no log cannot.
@@ -293,21 +294,108 @@ async fn a_node_is_asked_from_ever_earlier_places_on() {
 }
 
 #[tokio::test]
-async fn who_is_silent_is_not_asked_for_a_while() {
-    let stage = Stage::new(20);
-    let old = silent();
-    let found = stage.search(Town::new(&[&old])).await;
-    assert_eq!(found, (Err(Unfound::Late), Vec::new()));
-    let asked = old.asked();
-    assert!(asked >= 1);
-    let found = stage.search(Town::new(&[&old])).await;
-    assert_eq!(found, (Err(Unfound::Late), Vec::new()));
-    assert_eq!(old.asked(), asked);
-    // The others are.
-    let (silent, keeper) = (old, stage.keeper(100));
-    let found = stage.search(Town::new(&[&silent, &keeper])).await;
+async fn who_was_silent_is_hardly_waited_for_until_it_answers() {
+    let mut stage = Stage::new(20);
+    stage.times.silent = Duration::from_secs(3_600);
+    stage.times.next = Duration::from_millis(300);
+    let is_deaf = Arc::new(AtomicBool::new(true));
+    let (messages, deaf) = (stage.messages.clone(), Arc::clone(&is_deaf));
+    let keeper = Node::new(move |wanted, _| {
+        let is_deaf = deaf.load(Ordering::Relaxed);
+        (!is_deaf).then(|| batches(&messages, wanted, 100))
+    });
+    let late = (Err(Unfound::Late), Vec::new());
+    let began = Instant::now();
+    assert_eq!(stage.search(Town::new(&[&keeper])).await, late);
+    let first = began.elapsed();
+    assert!(first >= stage.times.patience);
+    let (began, asked) = (Instant::now(), keeper.asked());
+    assert_eq!(stage.search(Town::new(&[&keeper])).await, late);
+    assert!(began.elapsed() < first, "it is waited for as long again");
+    assert!(
+        keeper.asked() > asked,
+        "another feed's question may reach it"
+    );
+    // It holds up nobody who answers, and when it does itself, it is one of them.
+    is_deaf.store(false, Ordering::Relaxed);
+    let found = stage.search(Town::new(&[&keeper])).await;
     assert!(stage.is_whole(&found), "{:?}", found.0);
-    assert_eq!(silent.asked(), asked);
+    let later = keeper.after(2 * stage.times.next);
+    let found = stage.search(Town::new(&[&later])).await;
+    assert!(stage.is_whole(&found), "{:?}", found.0);
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_late_is_taken() {
+    let mut stage = Stage::new(20);
+    stage.times.patience = Duration::from_secs(4);
+    // Each takes longer than a question does.
+    let thin = stage.keeper(6).after(2 * stage.times.answer);
+    let found = stage.search(Town::new(&[&thin])).await;
+    assert!(stage.is_whole(&found), "{:?}", found.0);
+    assert_eq!(thin.asked(), 3, "each is asked for once");
+    // Longer than anybody is waited for, but something of it comes all the while.
+    stage.times.patience = Duration::from_millis(1_500);
+    let way = 2 * stage.times.patience;
+    let thin = stage.keeper(100).after(way).in_parts();
+    let found = stage.search(Town::new(&[&thin])).await;
+    assert!(stage.is_whole(&found), "{:?}", found.0);
+    let still = stage.keeper(100).after(way);
+    let found = stage.search(Town::new(&[&still])).await;
+    assert_eq!(found, (Err(Unfound::Late), Vec::new()));
+}
+
+#[tokio::test]
+async fn an_answer_is_taken_of_which_another_node_gave_a_part_meanwhile() {
+    let stage = Stage::new(20);
+    let thin = stage.keeper(100).after(stage.times.round);
+    // It has only the first few.
+    let messages = stage.messages[..HAS + 5].to_vec();
+    let first = Node::new(move |wanted, _| Some(batches(&messages, wanted, 100)));
+    let found = stage.search(Town::new(&[&thin, &first])).await;
+    assert!(stage.is_whole(&found), "{:?}", found.0);
+    assert_eq!(thin.asked(), 1);
+    // What is not behind what was asked for is no part of that.
+    let messages = stage.messages.clone();
+    let stale = Node::new(move |wanted, _| {
+        let first = Wanted { after: 0, ..wanted };
+        Some(batches(&messages, first, HAS))
+    });
+    let found = stage.search(Town::new(&[&stale])).await;
+    assert_eq!(found, (Err(Unfound::Wrong), Vec::new()));
+}
+
+#[tokio::test]
+async fn who_would_not_be_through_in_time_leaves_others_theirs() {
+    let mut stage = Stage::new(202);
+    // One batch at a time, some are missing in the end.
+    stage.times.whole = Duration::from_secs(8);
+    let slow = stage.keeper(1).after(stage.times.next / 2);
+    let fast = stage.keeper(100).after(3 * stage.times.next);
+    let found = stage.search(Town::new(&[&slow, &fast])).await;
+    assert!(stage.is_whole(&found), "{:?}", found.0);
+    // The one that is slow is asked on where the others have nothing.
+    stage.times.whole = Duration::from_secs(4);
+    let none = Node::new(|_, _| Some(no(Refusal::Full)));
+    let (found, given) = stage.search(Town::new(&[&slow, &none])).await;
+    assert_eq!(found, Err(Unfound::Late));
+    assert!(given.len() > 20, "{}", given.len());
+}
+
+#[tokio::test]
+async fn who_has_no_right_yet_may_have_it_a_moment_later() {
+    let stage = Stage::new(20);
+    let (messages, began) = (stage.messages.clone(), Instant::now());
+    let later = stage.times.patience / 3;
+    let keeper = Node::new(move |wanted, _| match began.elapsed() > later {
+        true => Some(batches(&messages, wanted, 100)),
+        false => Some(no(Refusal::NoRight)),
+    });
+    let found = stage.search(Town::new(&[&keeper])).await;
+    assert!(stage.is_whole(&found), "{:?}", found.0);
+    let never = Node::new(|_, _| Some(no(Refusal::NoRight)));
+    let found = stage.search(Town::new(&[&never])).await;
+    assert_eq!(found, (Err(Unfound::Nobody), Vec::new()));
 }
 
 #[tokio::test]
