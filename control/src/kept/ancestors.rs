@@ -34,9 +34,15 @@ pub(super) const LOOKED_BACK_BYTES: u64 = 256 << 20;
 /// Bytes of all events that wait.
 const WAITING_BYTES_MAX: usize = 8 << 20;
 /// Feeds whose events wait at a time.
-const GAPS_MAX: usize = 16;
+const GAPS_MAX: usize = 128;
 /// Of those, feeds of one entity.
-const GAPS_PER_ENTITY_MAX: usize = 4;
+const GAPS_PER_ENTITY_MAX: usize = 32;
+/// Feeds of which somebody looks for what is missing at a time; the others wait for their turn.
+const SEARCHES_MAX: usize = 16;
+/// Of those, feeds of one entity.
+const SEARCHES_PER_ENTITY_MAX: usize = 4;
+/// A feed waits for its turn for so long.
+const TURN_WITHIN: Duration = Duration::from_secs(120);
 /// Bytes of missing events that are taken of a feed in [`FETCHED_WITHIN`]: its entity may publish no faster by leaving
 /// events out.
 const FETCHED_BYTES_MAX: usize = 256 << 20;
@@ -133,10 +139,15 @@ struct Gap {
     /// Which one: a later one of the feed has another number.
     number: u64,
     log: usize,
+    channel: ChannelName,
+    /// Number of the last event that is missing.
+    last: u64,
+    since: Instant,
     /// In the order in which they came.
     waiting: VecDeque<Bytes>,
     bytes: usize,
-    search: AbortHandle,
+    /// None: its turn has not come.
+    search: Option<AbortHandle>,
 }
 
 /// What came of asking for a feed's events.
@@ -149,7 +160,9 @@ struct Past {
 
 impl Drop for Gap {
     fn drop(&mut self) {
-        self.search.abort();
+        if let Some(search) = &self.search {
+            search.abort();
+        }
     }
 }
 
@@ -228,12 +241,23 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
             if self.gaps.len() >= GAPS_MAX || of_entity.count() >= GAPS_PER_ENTITY_MAX {
                 return Arrived::Without(Unfound::Full);
             }
-            let bytes_left = match self.bytes_left(feed) {
-                Ok(bytes) => bytes,
-                Err(why) => return Arrived::Without(why),
+            if let Err(why) = self.bytes_left(feed) {
+                return Arrived::Without(why);
+            }
+            self.last_number += 1;
+            let gap = Gap {
+                entity,
+                number: self.last_number,
+                log,
+                channel: channel.clone(),
+                last: first - 1,
+                since: Instant::now(),
+                waiting: VecDeque::new(),
+                bytes: 0,
+                search: None,
             };
-            let to = (end, first - 1);
-            self.begin((log, channel), (feed, entity), to, bytes_left);
+            self.gaps.insert(feed, gap);
+            self.begin_next();
         }
         if self.waiting_bytes + message.len() > WAITING_BYTES_MAX {
             // The one that takes most makes room for the others.
@@ -301,16 +325,39 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
         gaps.map(|gap| gap.bytes as u64).sum()
     }
 
-    /// Has somebody look for the events between a feed's end and one, with which that is.
-    fn begin(
-        &mut self,
-        (log, channel): (usize, &ChannelName),
-        (feed, entity): (FeedId, [u8; 32]),
-        to: (End, u64),
-        bytes_left: usize,
-    ) {
-        let (end, last) = to;
-        self.last_number += 1;
+    /// Has somebody look for what is missing of the feeds whose turn has come.
+    fn begin_next(&mut self) {
+        loop {
+            let mut searches = BTreeMap::<[u8; 32], usize>::new();
+            for gap in self.gaps.values().filter(|gap| gap.search.is_some()) {
+                *searches.entry(gap.entity).or_default() += 1;
+            }
+            if searches.values().sum::<usize>() >= SEARCHES_MAX {
+                return;
+            }
+            let of_entity = |gap: &Gap| searches.get(&gap.entity).copied().unwrap_or(0);
+            let waiting = self.gaps.iter().filter(|(_, gap)| {
+                gap.search.is_none() && of_entity(gap) < SEARCHES_PER_ENTITY_MAX
+            });
+            let next = waiting.min_by_key(|(_, gap)| gap.number);
+            let Some(feed) = next.map(|(feed, _)| *feed) else {
+                return;
+            };
+            if !self.begin(feed) {
+                return;
+            }
+        }
+    }
+
+    /// Has somebody look for the events between a feed's end and what waits of it; whether there is anything to look for.
+    fn begin(&mut self, feed: FeedId) -> bool {
+        let bytes_left = self.bytes_left(feed).unwrap_or(0);
+        // Whose events wait has an end here.
+        let (Some(gap), Some(end)) = (self.gaps.get_mut(&feed), self.ends.get(&feed)) else {
+            return false;
+        };
+        let (channel, last) = (&gap.channel, gap.last);
+        tracing::info!(%channel, after = end.count, to = last, "events are missing before those that came: asking other nodes for them");
         let search = Search {
             around: self.around.clone(),
             times: Times::REAL,
@@ -322,23 +369,25 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
             },
             head: end.head,
             since_unix_ns: end.time_unix_ns,
-            entity,
+            entity: gap.entity,
             bytes_left,
             silent: Arc::clone(&self.silent),
-            log,
-            number: self.last_number,
+            log: gap.log,
+            number: gap.number,
             to: self.to.clone(),
         };
-        tracing::info!(%channel, after = end.count, to = last, "events are missing before those that came: asking other nodes for them");
-        let gap = Gap {
-            entity,
-            number: self.last_number,
-            log,
-            waiting: VecDeque::new(),
-            bytes: 0,
-            search: self.runtime.spawn(search.run()).abort_handle(),
-        };
-        self.gaps.insert(feed, gap);
+        gap.search = Some(self.runtime.spawn(search.run()).abort_handle());
+        true
+    }
+
+    /// Has somebody look for what is missing where there is a place again; a feed whose turn did not come in time, and in
+    /// which log.
+    pub(super) fn turn(&mut self) -> Option<(usize, FeedId)> {
+        self.begin_next();
+        let now = Instant::now();
+        let mut late = self.gaps.iter().filter(|(_, gap)| gap.search.is_none());
+        let late = late.find(|(_, gap)| now >= gap.since + TURN_WITHIN);
+        late.map(|(feed, gap)| (gap.log, *feed))
     }
 
     /// Whether a log has all that is before a batch of that feed, and nothing of it.

@@ -310,6 +310,10 @@ impl Thread {
             for heard in self.replicas.take() {
                 self.hear(heard);
             }
+            while let Some((log, feed)) = self.ancestors.turn() {
+                self.count_gap(log, Unfound::Full);
+                self.append_waiting(log, feed);
+            }
             self.settle();
             self.compact();
         }

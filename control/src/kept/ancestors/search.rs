@@ -2,7 +2,7 @@
 
 mod asked;
 
-use super::{GAPS_MAX, Unfound};
+use super::{SEARCHES_MAX, Unfound};
 use crate::{
     dispatch::Dispatch,
     kept::{looks::LOOK_WITHIN, writer::Input},
@@ -67,9 +67,9 @@ impl Times {
     };
 }
 
-// A node that all gaps ask for something looks, and rests, once for each.
+// A node that all searches ask for something looks, and rests, once for each.
 const _: () = assert!(
-    Times::REAL.answer.as_millis() > GAPS_MAX as u128 * 2 * LOOK_WITHIN.as_millis()
+    Times::REAL.answer.as_millis() > SEARCHES_MAX as u128 * 2 * LOOK_WITHIN.as_millis()
         && Times::REAL.answer.as_millis() < Times::REAL.round.as_millis()
         && Times::REAL.round.as_millis() < Times::REAL.patience.as_millis()
 );

@@ -251,19 +251,51 @@ async fn nobody_is_asked_again_at_once_where_nothing_came_of_it() {
 }
 
 #[tokio::test]
-async fn an_entity_has_few_gaps_and_is_given_so_much_and_no_more() {
+async fn what_is_missing_of_an_entity_has_its_turn_and_no_more_waits_than_may() {
     let mut front = Front::new();
-    let names: Vec<String> = (0..=GAPS_PER_ENTITY_MAX)
-        .map(|at| format!("test/{at}"))
+    let feeds: Vec<FeedId> = (0..=GAPS_PER_ENTITY_MAX)
+        .map(|at| {
+            let third = front.skips(1, &format!("test/{at}")).say(b"third");
+            let expected = match at < GAPS_PER_ENTITY_MAX {
+                true => Arrived::Waits,
+                false => Arrived::Without(Unfound::Full),
+            };
+            assert_eq!(front.arrived(&third), expected, "{at}");
+            feed_of(&third)
+        })
         .collect();
-    for (at, name) in names.iter().enumerate() {
-        let third = front.skips(1, name).say(b"third");
-        let expected = match at < GAPS_PER_ENTITY_MAX {
-            true => Arrived::Waits,
-            false => Arrived::Without(Unfound::Full),
+    let searched = |front: &Front| {
+        let is_searched = |feed: &FeedId| {
+            let gap = front.ancestors.gaps.get(feed);
+            gap.is_some_and(|gap| gap.search.is_some())
         };
-        assert_eq!(front.arrived(&third), expected, "{name}");
-    }
+        feeds.iter().map(is_searched).collect::<Vec<bool>>()
+    };
+    let few = SEARCHES_PER_ENTITY_MAX;
+    let first: Vec<bool> = (0..feeds.len()).map(|at| at < few).collect();
+    assert_eq!(searched(&front), first);
+    // Another entity's has a place.
+    let third = front.skips(2, "test/0").say(b"third");
+    assert_eq!(front.arrived(&third), Arrived::Waits);
+    assert!(front.ancestors.gaps[&feed_of(&third)].search.is_some());
+    // Once one is through, the next is looked for.
+    assert_eq!(front.ancestors.turn(), None);
+    assert_eq!(front.ancestors.end(feeds[0], 1).len(), 1);
+    assert_eq!(front.ancestors.turn(), None);
+    let next: Vec<bool> = (0..feeds.len()).map(|at| (1..=few).contains(&at)).collect();
+    assert_eq!(searched(&front), next);
+    // One whose turn does not come is given up.
+    let late = feeds[few + 1];
+    let gap = front.ancestors.gaps.get_mut(&late).unwrap();
+    gap.since = Instant::now().checked_sub(TURN_WITHIN).unwrap();
+    assert_eq!(front.ancestors.turn(), Some((0, late)));
+    assert_eq!(front.ancestors.give_up(late).len(), 1);
+    assert_eq!(front.ancestors.turn(), None);
+}
+
+#[tokio::test]
+async fn a_feed_is_given_so_much_and_no_more() {
+    let mut front = Front::new();
     let third = front.skips(2, "test/0").say(b"third");
     assert_eq!(front.arrived(&third), Arrived::Waits);
     let feed = feed_of(&third);
