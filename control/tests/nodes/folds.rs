@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
-use virga::mesh::{LiveError, Which};
+use virga::mesh::{Cursor, LiveError, Replayed, Which};
 use virga_ebpf::header::OriginHash;
 use virga_state::{
     Link, LogName, Options, Retention,
@@ -352,6 +352,50 @@ async fn what_a_log_cannot_give_ends_a_fold_or_is_counted_and_nothing_behind_it_
         folding.catch_up(&log, &mut reader, |_, _| {}).unwrap();
         assert_eq!(folding.next(&log), EVENTS);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_behind_a_reader_is_nothing_to_it_wherever_it_goes_on() {
+    let mut stage = Stage::new(&[MIDDLE]);
+    let line = format!("name = \"{}\"\n", MIDDLE.name);
+    stage.edit("b", &line, &format!("{line}persist = true\n"));
+    make(&stage, MIDDLE.name, None);
+    for name in ["router", "b", "a"] {
+        stage.start(name).await;
+    }
+    let mesh = stage.mesh("router").await;
+    let live = mesh.fold(Counters, Policy::Stop, &[MIDDLE.name]).await;
+    let mut live = live.unwrap();
+    let read = in_time("all of it", live.catch_up(|_, _| {})).await;
+    read.unwrap();
+    // In the segment that reading goes on in.
+    stage.terminate("b");
+    damage(&stage, MIDDLE.name, event(EVENTS - 2).as_bytes());
+    stage.start("b").await;
+    eventually("b's log has subscribed", async || {
+        let subscriptions = stage.mesh("b").await.subscriptions().await.unwrap();
+        let mut of_log = subscriptions.iter().filter(|s| s.name == MIDDLE.name);
+        of_log.any(|s| s.state == "granted").then_some(())
+    })
+    .await;
+    let mut ends = Vec::new();
+    for name in ["b", "router"] {
+        let mesh = stage.mesh(name).await;
+        ends.push(mesh.replay_prefix("test", Cursor::End).await.unwrap());
+    }
+    add(&stage, MIDDLE.name, 1_000, 1).await;
+    let last = token(MIDDLE.name, EVENTS);
+    let read = in_time("the next event", live.reach(&last, |_, _| {})).await;
+    read.unwrap();
+    for end in &mut ends {
+        let next = in_time("the next event", end.next_kept()).await;
+        let is_it = matches!(&next, Some(Ok(Replayed::Event(event))) if event.offset == EVENTS);
+        assert!(is_it, "{next:?}");
+    }
+    // Whoever reads it anew is told.
+    let again = mesh.fold(Counters, Policy::Stop, &[MIDDLE.name]).await;
+    let read = in_time("a gap", again.unwrap().catch_up(|_, _| {})).await;
+    assert!(matches!(read, Err(LiveError::Gap(_))), "{read:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -306,11 +306,21 @@ impl<D: Disk> Reader<D> {
     }
 
     fn find(&mut self) -> Result<Option<Place>, ReadError> {
-        let found = self.next_place();
-        if let Err(ReadError::Damaged { to, .. } | ReadError::Gone { to, .. }) = &found {
-            self.given = Some(*to);
+        let asked = self.from;
+        loop {
+            let mut found = self.next_place();
+            match &mut found {
+                // Reading begins at a batch in front of the cursor: what is wrong there was not asked for.
+                Err(ReadError::Damaged { to, .. }) if *to <= asked => continue,
+                Err(ReadError::Damaged { from, to, .. }) => {
+                    *from = asked.max(*from);
+                    self.given = Some(*to);
+                }
+                Err(ReadError::Gone { to, .. }) => self.given = Some(*to),
+                _ => {}
+            }
+            return found;
         }
-        found
     }
 
     fn next_place(&mut self) -> Result<Option<Place>, ReadError> {

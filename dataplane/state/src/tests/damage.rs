@@ -490,3 +490,31 @@ fn a_log_with_everything_broken_is_left_as_it_is() {
     assert!(matches!(refused, Some(OpenError::Identity)), "{refused:?}");
     assert_eq!(disk.content(&segment_name(1)), vec![2; 4_096]);
 }
+
+#[test]
+fn what_is_damaged_in_front_of_the_cursor_is_not_told() {
+    for is_end in [false, true] {
+        let disk = closed(10);
+        let at = match is_end {
+            true => used(&disk, 1) - 1,
+            false => used(&disk, 1) / 2,
+        };
+        disk.flip(&segment_name(1), at, 1);
+        let (_, errors) = read(&disk, Cursor::Start);
+        let [ReadError::Damaged { from, to, .. }] = errors[..] else {
+            panic!("{errors:?}");
+        };
+        assert_eq!(is_end, to == 10);
+        for offset in to..12 {
+            assert_reads(&disk, Cursor::Offset(offset), offset..10);
+            assert_reads(&disk, Cursor::After(offset - 1), offset..10);
+        }
+        // What is in it is.
+        for offset in from..to {
+            let (good, errors) = read(&disk, Cursor::Offset(offset));
+            assert_eq!(good, (to..10).collect::<Vec<_>>());
+            let is_told = matches!(errors[..], [ReadError::Damaged { from: f, to: t, .. }] if (f, t) == (offset, to));
+            assert!(is_told, "{errors:?}");
+        }
+    }
+}
