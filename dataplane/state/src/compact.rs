@@ -15,7 +15,8 @@
 //! - At most [`COMPACTION_KEYS_MAX`] keys are held; where there are more, their hashes are gone through in parts: of each it is
 //!   noted which events go, a bit each, and all goes together then. Room for that is taken in pages, only of events where
 //!   something goes. Where [`COMPACTION_PAGES_MAX`] are not enough, as many of the oldest segments are gone through as they are enough for,
-//!   then those behind, of which removals stay until the next pass.
+//!   then those behind, of which removals stay until the next pass: for ever where what takes up the room is never worth
+//!   taking.
 //!
 //! # Order of writes
 //!
