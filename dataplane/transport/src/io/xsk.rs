@@ -40,6 +40,9 @@ use virga_ebpf::tables::NextHop;
 
 /// Queues that one driver runs at most.
 pub const QUEUES_MAX: usize = 16;
+/// How often a wait looks whether a queue has room: the kernel tells of room in the ring, not of frames that
+/// came back, and of neither to whoever waits for packets. A ring of frames a pause is ten million packets a second.
+const LOOK_AGAIN_NS: u64 = 100_000;
 
 /// See the module.
 #[derive(Debug)]
@@ -96,8 +99,7 @@ pub struct Outlet<'a> {
 impl Outlet<'_> {
     /// Sends a run of datagrams, each `segment_bytes` long but the last.
     pub fn send(&mut self, to: SocketAddr, run: &[u8], segment_bytes: usize) -> Sent {
-        let known_as = SocketAddr::new(to.ip().to_canonical(), to.port());
-        let Some((next_hop, place)) = self.links.ways.get(&known_as) else {
+        let Some((next_hop, place)) = self.links.ways.get(&known_as(to)) else {
             return self.kernel.send(to, run, segment_bytes);
         };
         let (_, outflow) = &mut self.links.outflows[*place];
@@ -124,6 +126,11 @@ impl Outlet<'_> {
     }
 }
 
+/// How a next hop's address is written, whatever the socket's family.
+fn known_as(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 impl Links {
     /// Finds the ways anew: next hops on interfaces that have a socket.
     fn find_ways(&mut self) {
@@ -144,6 +151,13 @@ impl Links {
         for (_, outflow) in &mut self.outflows {
             outflow.kick();
         }
+    }
+
+    /// Whether the kernel left packets where they are that nobody asks it to take again.
+    fn is_stalled(&self) -> bool {
+        self.outflows
+            .iter()
+            .any(|(_, outflow)| outflow.is_stalled())
     }
 }
 
@@ -277,17 +291,54 @@ impl Xsk {
     }
 
     pub(super) fn wait(&mut self, timeout_ns: Option<u64>) -> io::Result<Ready> {
-        self.links.kick();
         self.counted.waits += 1;
-        let (read, read_write) = (PollFlags::IN, PollFlags::IN | PollFlags::OUT);
-        let is_blocked = self.blocked.is_some();
-        let interest = if is_blocked { read_write } else { read };
+        let mut left_ns = timeout_ns;
+        loop {
+            self.links.kick();
+            let place = self.blocked_at();
+            if place.is_none() && !self.links.is_stalled() {
+                return Ok(self.wait_once(left_ns)?.unwrap_or_default());
+            }
+            let pause_ns = left_ns.map_or(LOOK_AGAIN_NS, |left_ns| left_ns.min(LOOK_AGAIN_NS));
+            let Some(mut ready) = self.wait_once(Some(pause_ns))? else {
+                return Ok(Ready::default());
+            };
+            // The queue may be gone; the next offer then goes another way.
+            ready.writable |= place.is_some_and(|place| {
+                let outflow = self.links.outflows.get_mut(place);
+                outflow.is_none_or(|(_, outflow)| outflow.has_room() || outflow.is_down())
+            });
+            left_ns = left_ns.map(|left_ns| left_ns - pause_ns);
+            if ready != Ready::default() || left_ns == Some(0) {
+                return Ok(ready);
+            }
+        }
+    }
+
+    /// The queue that the outgoing run waits for; `None` where it waits for the kernel's socket, or for nothing.
+    fn blocked_at(&self) -> Option<usize> {
+        let blocked = self.blocked.as_ref()?;
+        let way = self.links.ways.get(&known_as(blocked.to));
+        way.map(|(_, place)| *place)
+    }
+
+    /// Sleeps until something is there to read, the kernel's socket has room for a run that waits for it, a ring, or the
+    /// time-out; `None` when a signal came.
+    fn wait_once(&mut self, timeout_ns: Option<u64>) -> io::Result<Option<Ready>> {
+        let read = PollFlags::IN;
+        // The kernel's socket has room whether or not a queue has.
+        let waits_for_kernel = self.blocked.is_some() && self.blocked_at().is_none();
+        let write = if waits_for_kernel {
+            PollFlags::OUT
+        } else {
+            PollFlags::empty()
+        };
         let wake = Arc::clone(self.kernel.wake());
         // The kernel's socket, the wake, then the queues; what is left of the places is not looked at.
         let mut fds: [PollFd<'_>; 2 + QUEUES_MAX] = std::array::from_fn(|n| match n {
-            0 => PollFd::from_borrowed_fd(self.kernel.socket().as_fd(), interest),
+            0 => PollFd::from_borrowed_fd(self.kernel.socket().as_fd(), read | write),
             n => match n.checked_sub(2).and_then(|n| self.inlets.get(n)) {
-                Some(inlet) => PollFd::new(inlet, interest),
+                Some(inlet) => PollFd::new(inlet, read),
                 None => PollFd::new(&wake, read),
             },
         });
@@ -295,7 +346,7 @@ impl Xsk {
         let timeout = timeout_ns.map(timespec);
         match poll(fds, timeout.as_ref()) {
             Ok(_) => {}
-            Err(Errno::INTR) => return Ok(Ready::default()),
+            Err(Errno::INTR) => return Ok(None),
             Err(error) => return Err(error.into()),
         }
         let over = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
@@ -305,7 +356,7 @@ impl Xsk {
                 .iter()
                 .chain(&fds[2..])
                 .any(|fd| has(fd, over | read)),
-            writable: fds.iter().any(|fd| has(fd, PollFlags::OUT)),
+            writable: has(&fds[0], write),
             woken: has(&fds[1], read),
         };
         self.is_kernel_ready |= has(&fds[0], over | read);
@@ -317,7 +368,7 @@ impl Xsk {
             wake.clear();
         }
         self.drop_gone(&gone);
-        Ok(ready)
+        Ok(Some(ready))
     }
 
     /// Drops the queues whose interface is gone.
@@ -384,3 +435,6 @@ impl Xsk {
         self.kernel.socket()
     }
 }
+
+#[cfg(test)]
+mod tests;

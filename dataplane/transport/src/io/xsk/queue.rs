@@ -179,6 +179,7 @@ impl Queue {
                 is_pending: false,
                 is_down: false,
                 is_dead: false,
+                is_stalled: false,
                 wakeups: 0,
             },
         })
@@ -288,6 +289,8 @@ pub(super) struct Outflow {
     is_down: bool,
     /// Its interface is gone.
     is_dead: bool,
+    /// The kernel took nothing of what is in the ring when it was called last.
+    is_stalled: bool,
     wakeups: u64,
 }
 
@@ -354,35 +357,50 @@ impl Outflow {
 
     /// Has the kernel take what is queued, and takes back the frames of what was sent.
     pub(super) fn kick(&mut self) {
+        self.is_stalled = false;
         if self.is_pending {
             self.sent.publish();
-            for _ in 0..KICKS_MAX {
-                if !self.sent.needs_wakeup() {
-                    // The driver sends by itself: its link is up.
-                    self.is_down = false;
-                    break;
-                }
-                self.wakeups += 1;
-                let sent = send(&*self.socket, &[], SendFlags::DONTWAIT);
-                // What is in the ring waits for the interface to come up: each turn asks again.
-                self.is_down = sent == Err(Errno::NETDOWN);
-                match sent {
-                    // It has more in the ring than it takes in one call.
-                    Err(Errno::AGAIN) => {}
-                    Err(Errno::NXIO | Errno::NODEV | Errno::BADF) => {
-                        self.is_dead = true;
-                        break;
-                    }
-                    // Busy or out of memory: the next call goes on from there.
-                    Ok(_) | Err(_) => break,
-                }
-            }
+            self.wake_kernel();
             self.is_pending = self.sent.free() < FRAMES || self.is_down;
         }
         while let Some(address) = self.completed.pop() {
             self.free.push(address);
         }
         self.completed.release();
+    }
+
+    fn wake_kernel(&mut self) {
+        for _ in 0..KICKS_MAX {
+            if !self.sent.needs_wakeup() {
+                // The driver sends by itself: its link is up.
+                self.is_down = false;
+                return;
+            }
+            self.wakeups += 1;
+            let room = self.sent.free();
+            let sent = send(&*self.socket, &[], SendFlags::DONTWAIT);
+            // What is in the ring waits for the interface to come up: each turn asks again.
+            self.is_down = sent == Err(Errno::NETDOWN);
+            let took_nothing = self.sent.free() == room && room < FRAMES;
+            match sent {
+                // It has more in the ring than it takes in one call.
+                Err(Errno::AGAIN) if !took_nothing => {}
+                Err(Errno::NXIO | Errno::NODEV | Errno::BADF) => {
+                    self.is_dead = true;
+                    return;
+                }
+                // Nothing more is to be sent, or there is no room behind the ring: a later call goes on from there.
+                Ok(_) | Err(_) => {
+                    self.is_stalled = took_nothing && sent.is_err() && !self.is_down;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Whether the kernel had no room for what is in the ring: it has to be called again.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.is_stalled
     }
 
     /// Packets that have not been sent yet.
@@ -407,29 +425,76 @@ impl Outflow {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A driver that sends by itself asks for no call that could tell that the link is up again.
-    #[test]
-    fn an_interface_that_came_up_again_is_sent_to() {
-        let frames = Region::anonymous(2 * FRAME_BYTES as usize).unwrap();
+impl Queue {
+    /// A queue whose rings no kernel serves.
+    pub(super) fn alone(ifindex: u32) -> Self {
+        let frame = |n: u32| u64::from(n) * u64::from(FRAME_BYTES);
+        let frames = Region::anonymous(2 * (FRAMES * FRAME_BYTES) as usize).unwrap();
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut outflow = Outflow {
-            socket: Arc::new(socket.into()),
-            frames: Arc::new(frames),
-            sent: Ring::alone(FRAMES).unwrap(),
-            completed: Ring::alone(FRAMES).unwrap(),
-            free: vec![0, u64::from(FRAME_BYTES)],
-            frame_bytes: FRAME_BYTES,
-            is_pending: true,
-            is_down: true,
-            is_dead: false,
-            wakeups: 0,
-        };
-        assert_eq!(outflow.put_with(|_| Some(60)), Err(Unsent::Down));
-        outflow.kick();
-        assert_eq!(outflow.put_with(|_| Some(60)), Ok(()));
-        assert_eq!(outflow.wakeups(), 0);
+        let (frames, socket) = (Arc::new(frames), Arc::new(OwnedFd::from(socket)));
+        let mut fill = Ring::alone(FRAMES).unwrap();
+        (0..FRAMES).map(frame).for_each(|at| fill.push(at));
+        fill.publish();
+        Self {
+            number: 0,
+            copied: None,
+            ifindex,
+            inlet: Inlet {
+                socket: Arc::clone(&socket),
+                frames: Arc::clone(&frames),
+                fill,
+                received: Ring::alone(FRAMES).unwrap(),
+                frame_bytes: FRAME_BYTES,
+                ifindex,
+                wakeups: 0,
+            },
+            outflow: Outflow {
+                socket,
+                frames,
+                sent: Ring::alone(FRAMES).unwrap(),
+                completed: Ring::alone(FRAMES).unwrap(),
+                free: (FRAMES..2 * FRAMES).map(frame).collect(),
+                frame_bytes: FRAME_BYTES,
+                is_pending: false,
+                is_down: false,
+                is_dead: false,
+                is_stalled: false,
+                wakeups: 0,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+impl Outflow {
+    /// As the kernel: takes packets out of the transmit ring, `count` at most; where their frames are.
+    pub(super) fn serve(&mut self, count: usize) -> Vec<u64> {
+        let taken = self.sent.take(count).into_iter();
+        taken.map(|descriptor| descriptor.address).collect()
+    }
+
+    /// As the kernel: gives frames back.
+    pub(super) fn complete(&mut self, frames: &[u64]) {
+        for frame in frames {
+            self.completed.give(*frame);
+        }
+    }
+
+    /// As the kernel: whether it waits to be called.
+    pub(super) fn ask(&mut self, asks: bool) {
+        self.sent.ask(asks);
+    }
+
+    /// As the kernel: the interface is down.
+    pub(super) fn take_down(&mut self) {
+        (self.is_down, self.is_pending) = (true, true);
+    }
+}
+
+#[cfg(test)]
+impl Inlet {
+    /// As the kernel: whether it waits for frames.
+    pub(super) fn ask(&mut self, asks: bool) {
+        self.fill.ask(asks);
     }
 }

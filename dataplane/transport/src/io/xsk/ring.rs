@@ -234,4 +234,36 @@ impl<T: Plain> Ring<T> {
             holds: PhantomData,
         })
     }
+
+    /// The other side: takes what was published, `count` at most.
+    pub(super) fn take(&mut self, count: usize) -> Vec<T> {
+        let published = self.word(self.producer).load(Ordering::Acquire);
+        let taken = self.word(self.consumer);
+        let from = taken.load(Ordering::Acquire);
+        let there = published.wrapping_sub(from) as usize;
+        let values = (0..count.min(there)).map(|n| {
+            let index = from.wrapping_add(u32::try_from(n).unwrap());
+            // SAFETY: an entry that was published and not taken yet.
+            unsafe { self.entry(index).read() }
+        });
+        let values: Vec<T> = values.collect();
+        let count = u32::try_from(values.len()).unwrap();
+        taken.store(from.wrapping_add(count), Ordering::Release);
+        values
+    }
+
+    /// The other side: adds an entry, which there must be room for.
+    pub(super) fn give(&mut self, value: T) {
+        let index = self.word(self.producer).load(Ordering::Acquire);
+        // SAFETY: a free entry is the producer's alone, as which this acts.
+        unsafe { self.entry(index).write(value) };
+        let next = index.wrapping_add(1);
+        self.word(self.producer).store(next, Ordering::Release);
+    }
+
+    /// The other side: whether it waits to be called.
+    pub(super) fn ask(&mut self, asks: bool) {
+        let flags = if asks { NEED_WAKEUP } else { 0 };
+        self.word(self.flags).store(flags, Ordering::Relaxed);
+    }
 }
