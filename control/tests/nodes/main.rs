@@ -23,6 +23,7 @@ mod handshakes;
 mod hostile;
 mod identity;
 mod kept;
+mod liar;
 mod lines;
 mod links;
 mod metrics;

@@ -471,7 +471,7 @@ const fn is_over(state: SessionState) -> bool {
     matches!(state, SessionState::Draining)
 }
 
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, fuzzing, feature = "sim"))]
 impl Node {
     /// Seals any payload under any stream of the first session with `peer`: what a member with a broken
     /// or hostile program sends. Panics without a session.

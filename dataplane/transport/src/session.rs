@@ -564,7 +564,7 @@ impl Session {
     }
 }
 
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, fuzzing, feature = "sim"))]
 impl Session {
     /// Packets on their way, and matters to tell.
     pub(crate) fn kept(&self) -> (usize, usize) {

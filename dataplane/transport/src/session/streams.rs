@@ -151,7 +151,7 @@ impl Streams {
     }
 }
 
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, fuzzing, feature = "sim"))]
 impl Streams {
     /// Matters to tell.
     pub(super) fn matters(&self) -> usize {

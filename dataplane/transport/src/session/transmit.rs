@@ -557,7 +557,7 @@ fn pad(out: &mut Vec<u8>, start: usize) {
     }
 }
 
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, fuzzing, feature = "sim"))]
 impl Session {
     /// Seals any payload under any stream: what a member with a broken or hostile program sends.
     pub(crate) fn seal_raw(

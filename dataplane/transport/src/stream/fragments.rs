@@ -145,7 +145,7 @@ impl Reassembly {
         over.len() as u64
     }
 
-    #[cfg(any(test, fuzzing))]
+    #[cfg(any(test, fuzzing, feature = "sim"))]
     pub(crate) fn held(&self) -> (usize, usize) {
         (self.unfinished.len(), self.held_bytes)
     }
