@@ -29,7 +29,8 @@
 //! - `loss_1pct`: CUBIC at 1 % loss, 20 ms and packets of 1,472 bytes is where it follows Reno (RFC 9438, 4.3): about
 //!   1.22 / sqrt(0.01) = 12 packets in flight, 0.83 MB/s, less what acknowledgements wait; quinn-proto's CUBIC meets the same path, so what is measured
 //!   is rules, not cycles. `reorder_5pct`: beside the same path without it; 1 can be had.
-//! - `idle_rss_mib`: the receive buffers (8 of 64 KiB), the flow cache and the tables are some MiB, the binary some more.
+//! - `idle_rss_mib`: one worker's flow cache and tables are some MiB, the binary some more. Its receive buffers (64 of 64 KiB
+//!   on io_uring, 16 on plain system calls) cost what datagrams have touched of them: nothing yet.
 //!   With huge pages, which a node does without, all of its tables would be resident: some 42 MiB more. Neither
 //!   forwarding in user space nor any figure here was slower without them.
 //! - `session_bytes`: two epochs' keys of 1.3 KiB, the replay window of 512 bytes, maps and queues that are empty.

@@ -67,7 +67,8 @@ pub struct Batching {
 pub struct DriverConfig {
     /// Which one.
     pub choice: Choice,
-    /// Waits poll the NIC's queue for so long before they sleep.
+    /// Microseconds of busy polling. On io_uring waits poll the NIC's queue for so long before they sleep; elsewhere each call on a
+    /// socket polls it once, and waits do it where the system's net.core.busy_poll says so.
     pub busy_poll_us: Option<u32>,
     /// Waits go on until datagrams come in numbers; where the driver is io_uring.
     pub batching: Option<Batching>,
@@ -214,11 +215,7 @@ impl Driver {
         }
     }
 
-    fn with_xsk(mut socket: Socket, wake: Arc<Wake>, config: &DriverConfig) -> Self {
-        if let Some(us) = config.busy_poll_us {
-            // The queues' sockets say what became of it.
-            let _refused = socket.set_busy_poll(us);
-        }
+    fn with_xsk(socket: Socket, wake: Arc<Wake>, config: &DriverConfig) -> Self {
         let mut driver = Self {
             kind: Kind::Xsk(Box::new(Xsk::open(socket, wake, config.busy_poll_us))),
             why: String::new(),
@@ -231,9 +228,8 @@ impl Driver {
     /// its queues are, or why there is none.
     pub fn run_queues(&mut self, queues: Vec<Queue>, told: &str) {
         if let Kind::Xsk(xsk) = &mut self.kind {
-            let busy_poll = xsk
-                .add(queues)
-                .map_or(String::new(), |text| format!("; {text}"));
+            let busy_poll = xsk.add(queues).map(|text| format!("; {text}"));
+            let busy_poll: String = busy_poll.collect();
             self.why = format!("the configuration asks for it; {told}{busy_poll}");
         }
     }
@@ -258,10 +254,7 @@ impl Driver {
         mut why: String,
     ) -> Self {
         if let Some(us) = config.busy_poll_us {
-            why = match socket.set_busy_poll(us) {
-                Ok(()) => format!("{why}; reads poll the NIC for {us} µs"),
-                Err(error) => format!("{why}; busy polling was refused: {error}"),
-            };
+            why = format!("{why}; {}", socket.busy_poll(us));
         }
         Self {
             kind: Kind::Mmsg(Box::new(Mmsg::open(socket, wake))),

@@ -111,10 +111,35 @@ impl Socket {
         let _without = set_option(&self.socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, value);
     }
 
-    /// Has reads and waits poll the NIC's queue for so long before they sleep.
-    pub(super) fn set_busy_poll(&mut self, us: u32) -> io::Result<()> {
-        let us = libc::c_int::try_from(us).unwrap_or(libc::c_int::MAX);
-        set_option(&self.socket, libc::SOL_SOCKET, libc::SO_BUSY_POLL, us)
+    /// Has each read poll the NIC's queue; what became of it. A socket that never blocks polls once a call, however long it may,
+    /// and `ppoll` asks it only where the system's own time is not 0 (`sk_busy_loop` and `sock_poll` in the kernel's net/).
+    pub(super) fn busy_poll(&mut self, us: u32) -> String {
+        let value = libc::c_int::try_from(us).unwrap_or(libc::c_int::MAX);
+        match set_option(&self.socket, libc::SOL_SOCKET, libc::SO_BUSY_POLL, value) {
+            Ok(()) => format!(
+                "each read polls the NIC once (SO_BUSY_POLL = {us} µs); waits do where net.core.busy_poll is not 0, for that long"
+            ),
+            Err(error) => format!("busy polling was refused (SO_BUSY_POLL): {error}"),
+        }
+    }
+
+    /// For how long the kernel was told to poll the NIC.
+    #[cfg(test)]
+    pub(super) fn busy_poll_us(&self) -> libc::c_int {
+        let mut value: libc::c_int = -1;
+        let mut bytes = libc::socklen_t::try_from(size_of_val(&value)).unwrap();
+        // SAFETY: the kernel writes at most `bytes` bytes into `value`, and its count into `bytes`.
+        let got = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_BUSY_POLL,
+                (&raw mut value).cast(),
+                &raw mut bytes,
+            )
+        };
+        assert_eq!(got, 0);
+        value
     }
 
     /// Whether the kernel sends each datagram whole or not at all.

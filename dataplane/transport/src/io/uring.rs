@@ -209,20 +209,14 @@ fn refusal(error: &io::Error) -> String {
     format!("io_uring cannot be set up: {error}; {why}")
 }
 
-/// Has waits poll the NIC's queue for so long before they sleep; what became of it.
+/// Has waits poll the NIC's queue for so long before they sleep, which is the ring's to do; what became of it.
 fn busy_poll(uring: &IoUring, socket: &mut Socket, us: u32) -> String {
     let mut napi = io_uring::types::Napi::new()
         .set_busy_poll_timeout(us)
         .set_prefer_busy_poll(true);
     let Err(registered) = uring.submitter().register_napi(&mut napi) else {
-        return format!("waits poll the NIC for {us} µs, by the ring");
+        return format!("waits poll the NIC for {us} µs (io_uring's NAPI polling, preferred)");
     };
-    match socket.set_busy_poll(us) {
-        Ok(()) => format!(
-            "waits poll the NIC for {us} µs, by the socket (the ring refused it: {registered})"
-        ),
-        Err(error) => format!(
-            "busy polling was refused, by the ring: {registered}, and by the socket: {error}"
-        ),
-    }
+    let by_socket = socket.busy_poll(us);
+    format!("waits do not poll the NIC, as the ring refused that: {registered}; {by_socket}")
 }

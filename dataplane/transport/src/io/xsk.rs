@@ -51,6 +51,8 @@ pub struct Xsk {
     /// Whether the last wait found something at the kernel's socket, or it had more than was read.
     is_kernel_ready: bool,
     busy_poll_us: Option<u32>,
+    /// What became of that: at the kernel's socket, and at the queues.
+    polls: [Option<String>; 2],
     inlets: Vec<Inlet>,
     links: Links,
     outgoing: Vec<u8>,
@@ -162,12 +164,14 @@ impl Links {
 }
 
 impl Xsk {
-    pub(super) fn open(socket: Socket, wake: Arc<Wake>, busy_poll_us: Option<u32>) -> Self {
+    pub(super) fn open(mut socket: Socket, wake: Arc<Wake>, busy_poll_us: Option<u32>) -> Self {
+        let polls = busy_poll_us.map(|us| format!("the kernel's socket: {}", socket.busy_poll(us)));
         let source_port = socket.address().port();
         Self {
             kernel: Mmsg::open(socket, wake),
             is_kernel_ready: true,
             busy_poll_us,
+            polls: [polls, None],
             inlets: Vec::new(),
             links: Links {
                 outflows: Vec::new(),
@@ -184,22 +188,23 @@ impl Xsk {
 
     /// Runs more queues, as many as a driver can; the others close. What became of busy polling, where it
     /// was asked for.
-    pub(super) fn add(&mut self, queues: Vec<Queue>) -> Option<String> {
+    pub(super) fn add(&mut self, queues: Vec<Queue>) -> impl Iterator<Item = &str> {
         let room = QUEUES_MAX - self.inlets.len();
-        let mut told = self
-            .busy_poll_us
-            .map(|us| format!("waits poll the NIC for {us} µs"));
         for queue in queues.into_iter().take(room) {
-            if let Some(us) = self.busy_poll_us
-                && let Err(error) = queue.set_busy_poll(us)
-            {
-                told = Some(format!("busy polling was refused: {error}"));
+            if let Some(us) = self.busy_poll_us {
+                self.polls[1] = Some(match queue.set_busy_poll(us) {
+                    Ok(()) => format!(
+                        "the queues: each call polls the NIC once (SO_BUSY_POLL = {us} µs, SO_PREFER_BUSY_POLL); waits do \
+                         where net.core.busy_poll is not 0, for that long"
+                    ),
+                    Err(error) => format!("the queues: busy polling was refused: {error}"),
+                });
             }
             self.inlets.push(queue.inlet);
             self.links.outflows.push((queue.ifindex, queue.outflow));
         }
         self.links.find_ways();
-        told
+        self.polls.iter().flatten().map(String::as_str)
     }
 
     /// Sends to these next hops by the queues of their interfaces, and to all others through the kernel.

@@ -187,8 +187,8 @@ impl Queue {
 }
 
 impl Queue {
-    /// Has whoever waits for the socket poll the NIC for so long, and the NIC wait for that instead of
-    /// interrupting (Documentation/networking/napi.rst).
+    /// Has each call on the socket poll the NIC, and the NIC wait for that instead of interrupting, as long as its
+    /// `napi_defer_hard_irqs` and `gro_flush_timeout` say (Documentation/networking/napi.rst).
     pub(super) fn set_busy_poll(&self, us: u32) -> io::Result<()> {
         /// Packets that one poll takes (the kernel's own default is 8).
         const BUDGET: libc::c_int = 64;

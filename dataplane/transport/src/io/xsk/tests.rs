@@ -19,7 +19,7 @@ fn alone() -> (Xsk, Arc<Wake>) {
     let socket = Socket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let wake = Arc::new(Wake::new().unwrap());
     let mut xsk = Xsk::open(socket, Arc::clone(&wake), None);
-    assert_eq!(xsk.add(vec![Queue::alone(IFINDEX)]), None);
+    assert_eq!(xsk.add(vec![Queue::alone(IFINDEX)]).count(), 0);
     xsk.set_next_hops(vec![NextHop {
         target: Address::from(to().ip()),
         port: to().port(),
