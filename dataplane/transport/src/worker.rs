@@ -148,6 +148,16 @@ pub struct WorkerCounters {
     pub taken_over: u64,
 }
 
+/// What waited for a worker when its last turn began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Commands, at most [`COMMANDS_MAX`].
+    pub commands: usize,
+    /// Datagrams that other workers handed over, at most [`HANDED_OVER_MAX`] and
+    /// [`HANDSHAKES_HANDED_OVER_MAX`].
+    pub handed_over: usize,
+}
+
 /// All that a worker owns and others may look at and change, on its thread.
 pub struct Parts<S> {
     /// The protocol.
@@ -159,6 +169,7 @@ pub struct Parts<S> {
     share: Share,
     core: Option<usize>,
     counters: WorkerCounters,
+    waiting: Waiting,
     times: WorkerTimes,
     driver: Driver,
     echoes: Option<Box<dyn Echoes>>,
@@ -180,6 +191,12 @@ impl<S> Parts<S> {
     #[must_use]
     pub fn counters(&self) -> &WorkerCounters {
         &self.counters
+    }
+
+    /// What waited for it when this turn began.
+    #[must_use]
+    pub fn waiting(&self) -> Waiting {
+        self.waiting
     }
 
     /// How long its work took and waited.
@@ -261,6 +278,10 @@ impl<S: Service> Worker<S> {
     /// One turn; whether some kind of work was cut short and waits for the next.
     fn turn(&mut self) -> bool {
         self.parts.counters.turns += 1;
+        self.parts.waiting = Waiting {
+            commands: self.commands.len(),
+            handed_over: self.mailbox.len(),
+        };
         let more_commands = self.take_commands();
         let more_datagrams = self.receive() | self.take_over();
         self.handle_timeouts();

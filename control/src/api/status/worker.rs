@@ -32,6 +32,12 @@ pub struct WorkerStatus {
     pub hand_over_full: u64,
     /// Datagrams that other workers handed over.
     pub taken_over: u64,
+    /// Commands that waited when its last turn began, this question among them.
+    #[serde(default)]
+    pub waiting_commands: usize,
+    /// Datagrams from other workers that waited then.
+    #[serde(default)]
+    pub waiting_datagrams: usize,
 }
 
 /// One direction of a worker's socket.
@@ -47,6 +53,9 @@ pub struct IoStatus {
     pub segments: u64,
     /// Datagrams that found the socket full.
     pub would_block: u64,
+    /// Bytes that wait in the kernel's socket now, with what it needs for them.
+    #[serde(default)]
+    pub queued_bytes: u64,
     /// By kind.
     pub errors: BTreeMap<String, u64>,
 }
@@ -60,6 +69,7 @@ impl From<&IoCounters> for IoStatus {
             batches: counters.batches,
             segments: counters.segments,
             would_block: counters.would_block,
+            queued_bytes: 0,
             errors: errors.map(|(k, n)| (k.name().to_owned(), n)).collect(),
         }
     }
@@ -267,6 +277,8 @@ impl Snapshot {
         let sessions: Vec<_> = parts.node.sessions().collect();
         let driver = parts.driver();
         let figures = driver.figures().into_iter();
+        let waiting = parts.waiting();
+        let [received_bytes, sent_bytes] = driver.socket().queued_bytes();
         let WorkerTimes {
             handling,
             command_wait,
@@ -292,14 +304,22 @@ impl Snapshot {
                 handed_over: counters.handed_over,
                 hand_over_full: counters.hand_over_full,
                 taken_over: counters.taken_over,
+                waiting_commands: waiting.commands,
+                waiting_datagrams: waiting.handed_over,
             },
             socket: SocketStatus {
                 driver: driver.name().to_owned(),
                 why: driver.why().to_owned(),
                 gso: driver.socket().segments_max() > 1,
                 gro: driver.socket().coalesces(),
-                sent: driver.sent().into(),
-                received: driver.received().into(),
+                sent: IoStatus {
+                    queued_bytes: sent_bytes,
+                    ..driver.sent().into()
+                },
+                received: IoStatus {
+                    queued_bytes: received_bytes,
+                    ..driver.received().into()
+                },
                 figures: figures.map(|(name, n)| (name.to_owned(), n)).collect(),
             },
             userspace: parts.forwarder.counters().into(),
@@ -460,6 +480,7 @@ impl IoStatus {
         self.batches += other.batches;
         self.segments += other.segments;
         self.would_block += other.would_block;
+        self.queued_bytes += other.queued_bytes;
         add_counts(&mut self.errors, &other.errors);
     }
 }
@@ -478,6 +499,8 @@ impl OneWorker {
         worker.handed_over += more.handed_over;
         worker.hand_over_full += more.hand_over_full;
         worker.taken_over += more.taken_over;
+        worker.waiting_commands += more.waiting_commands;
+        worker.waiting_datagrams += more.waiting_datagrams;
         let (socket, more) = (&mut self.socket, &other.socket);
         // A machine that offers less to one of them is told of; the others are in the list.
         if socket.driver != more.driver && !socket.driver.contains(&more.driver) {

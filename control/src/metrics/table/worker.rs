@@ -5,8 +5,9 @@ use crate::{
     metrics::{Rows, Series, quantiles, seconds},
 };
 
-/// What a driver counts that goes up and down.
+/// What drivers tell of that goes up and down.
 const QUEUES: &str = "xsk_queues";
+const UNSENT: &str = "xsk_unsent";
 
 pub(super) const SERIES: &[Series] = &[
     Series::gauge(
@@ -134,6 +135,20 @@ pub(super) const SERIES: &[Series] = &[
         "Datagrams that other workers handed over.",
         |status, rows| each_worker(status, rows, |worker| worker.taken_over),
     ),
+    Series::gauge(
+        "virga_worker_waiting_commands",
+        "commands",
+        &["worker"],
+        "Commands that waited for a worker when its last turn began, at most 1,024; asking for this is one.",
+        |status, rows| each_worker(status, rows, |worker| worker.waiting_commands as u64),
+    ),
+    Series::gauge(
+        "virga_worker_waiting_datagrams",
+        "datagrams",
+        &["worker"],
+        "Datagrams from other workers that waited for it then, at most 512 of sessions and 64 of handshakes.",
+        |status, rows| each_worker(status, rows, |worker| worker.waiting_datagrams as u64),
+    ),
     Series::counter(
         "virga_socket_datagrams_total",
         "datagrams",
@@ -191,8 +206,10 @@ pub(super) const SERIES: &[Series] = &[
         "What a worker's driver counts beside; `socket_lost` and `xsk_lost` are datagrams that arrived and found no room.",
         |status, rows| {
             for (number, one) in workers(status) {
-                for (figure, count) in one.socket.figures.iter().filter(|(f, _)| *f != QUEUES) {
-                    rows.put([&number, figure], *count);
+                for (figure, count) in one.socket.figures.iter() {
+                    if ![QUEUES, UNSENT].contains(&figure.as_str()) {
+                        rows.put([&number, figure], *count);
+                    }
                 }
             }
         },
@@ -202,13 +219,21 @@ pub(super) const SERIES: &[Series] = &[
         "queues",
         &["worker"],
         "Queues of NICs that a worker reads by AF_XDP.",
-        |status, rows| {
-            for (number, one) in workers(status) {
-                if let Some(&queues) = one.socket.figures.get(QUEUES) {
-                    rows.put([&number], queues);
-                }
-            }
-        },
+        |status, rows| figures(status, rows, QUEUES),
+    ),
+    Series::gauge(
+        "virga_socket_xsk_unsent_packets",
+        "packets",
+        &["worker"],
+        "Packets in AF_XDP queues that their NIC has not sent yet.",
+        |status, rows| figures(status, rows, UNSENT),
+    ),
+    Series::gauge(
+        "virga_socket_queued_bytes",
+        "bytes",
+        &["worker", "direction"],
+        "Bytes that wait in the kernel's socket, with what it needs for them: sent ones for the NIC, received ones for the worker.",
+        |status, rows| directions(status, rows, |io| io.queued_bytes),
     ),
     Series::gauge(
         "virga_socket_offload",
@@ -233,6 +258,14 @@ fn workers(status: &Status) -> impl Iterator<Item = (String, &OneWorker)> {
 fn each_worker(status: &Status, rows: &mut Rows, figure: fn(&WorkerStatus) -> u64) {
     for (number, one) in workers(status) {
         rows.put([&number], figure(&one.worker));
+    }
+}
+
+fn figures(status: &Status, rows: &mut Rows, name: &str) {
+    for (number, one) in workers(status) {
+        if let Some(&figure) = one.socket.figures.get(name) {
+            rows.put([&number], figure);
+        }
     }
 }
 

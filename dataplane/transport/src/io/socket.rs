@@ -85,10 +85,24 @@ impl Socket {
     /// Datagrams that the kernel had no room for in this socket's receive buffer; 0 where it does not say.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        /// How many words `SO_MEMINFO` gives, and which of them counts drops (linux/sock_diag.h).
-        const WORDS: usize = 9;
+        /// Its place among the words (linux/sock_diag.h); the same for those below.
         const DROPS: usize = 8;
-        let mut words = [0u32; WORDS];
+        self.memory()[DROPS].into()
+    }
+
+    /// Bytes of the kernel's that received datagrams take which nobody has read, and sent ones that are not on the
+    /// wire; 0 where it does not say.
+    #[must_use]
+    pub fn queued_bytes(&self) -> [u64; 2] {
+        const RECEIVED: usize = 0;
+        const SENT: usize = 2;
+        let words = self.memory();
+        [words[RECEIVED], words[SENT]].map(u64::from)
+    }
+
+    /// What `SO_MEMINFO` gives.
+    fn memory(&self) -> [u32; 9] {
+        let mut words = [0u32; 9];
         let mut bytes = libc::socklen_t::try_from(size_of_val(&words)).unwrap_or(0);
         // SAFETY: the kernel writes at most `bytes` bytes into `words`, and its count into `bytes`.
         let got = unsafe {
@@ -100,7 +114,7 @@ impl Socket {
                 &raw mut bytes,
             )
         };
-        if got == 0 { words[DROPS].into() } else { 0 }
+        if got == 0 { words } else { [0; 9] }
     }
 
     /// Has the kernel tell when it got each datagram, or no more. It notes that in any case: it was asked to

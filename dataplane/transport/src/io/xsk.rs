@@ -421,11 +421,13 @@ impl Xsk {
         } = self.counted;
         let lost = lost + self.inlets.iter().map(Inlet::lost).sum::<u64>();
         let inlets = self.inlets.iter().map(Inlet::wakeups).sum::<u64>();
-        let outflows = self.links.outflows.iter();
-        let wakeups = wakeups + inlets + outflows.map(|(_, o)| o.wakeups()).sum::<u64>();
+        let outflows = || self.links.outflows.iter().map(|(_, outflow)| outflow);
+        let wakeups = wakeups + inlets + outflows().map(Outflow::wakeups).sum::<u64>();
+        let unsent: usize = outflows().map(Outflow::on_the_way).sum();
         vec![
             ("xsk_queues", self.inlets.len() as u64),
             ("xsk_queues_gone", gone),
+            ("xsk_unsent", unsent as u64),
             ("xsk_received", received),
             ("xsk_sent", self.links.sent),
             ("xsk_lost", lost),

@@ -1,7 +1,7 @@
 //! Starting and stopping a node's workers together.
 
 use super::{
-    COMMANDS_MAX, Command, Commander, Exit, Parts, Refused, Service, Worker, WorkerConfig,
+    COMMANDS_MAX, Command, Commander, Exit, Parts, Refused, Service, Waiting, Worker, WorkerConfig,
     WorkerCounters, WorkerError, WorkerTimes, mailbox,
     mailbox::{Mailbox, Slots},
     panic_message,
@@ -279,6 +279,7 @@ impl Seat {
                         share,
                         core,
                         counters: WorkerCounters::default(),
+                        waiting: Waiting::default(),
                         times: WorkerTimes::default(),
                         driver,
                         echoes: None,

@@ -47,6 +47,10 @@ impl Mailbox {
         first.try_recv().or_else(|_| second.try_recv()).ok()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.packets.len() + self.handshakes.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.packets.is_empty() && self.handshakes.is_empty()
     }

@@ -133,6 +133,32 @@ fn a_full_queue_gives_the_command_back_and_takes_more_later() {
 }
 
 #[test]
+fn how_many_commands_wait_is_known_at_each_turn() {
+    let (handle, _exited) = spawn(Forwarder::new());
+    let (begin, begun) = mpsc::channel();
+    let (release, waiting) = mpsc::channel();
+    assert!(handle.command(Ask::Wait(begin, waiting)).is_ok());
+    begun.recv().unwrap();
+    // The others of this turn; then those of the next.
+    for _ in 1..COMMANDS_PER_TURN {
+        assert!(handle.command(Ask::Nothing).is_ok());
+    }
+    let (reply, answer) = mpsc::channel();
+    let task: Task<Probe> = Box::new(move |_, parts| reply.send(parts.waiting()).unwrap());
+    assert!(handle.commander().run(task).is_ok());
+    for _ in 0..36 {
+        assert!(handle.command(Ask::Nothing).is_ok());
+    }
+    release.send(()).unwrap();
+    let expected = Waiting {
+        commands: 37,
+        handed_over: 0,
+    };
+    assert_eq!(answer.recv().unwrap(), expected);
+    handle.stop();
+}
+
+#[test]
 fn a_timer_that_is_due_makes_a_full_socket_no_busy_one() {
     assert_eq!(pause_ns(10, 4, true), BLOCKED_NS_MIN);
     assert_eq!(pause_ns(10, 4, false), 0);
