@@ -192,13 +192,20 @@ impl Xsk {
         let room = QUEUES_MAX - self.inlets.len();
         for queue in queues.into_iter().take(room) {
             if let Some(us) = self.busy_poll_us {
-                self.polls[1] = Some(match queue.set_busy_poll(us) {
-                    Ok(()) => format!(
-                        "the queues: each call polls the NIC once (SO_BUSY_POLL = {us} µs, SO_PREFER_BUSY_POLL); waits do \
-                         where net.core.busy_poll is not 0, for that long"
-                    ),
-                    Err(error) => format!("the queues: busy polling was refused: {error}"),
-                });
+                match queue.set_busy_poll(us) {
+                    // What one of them refuses is told, whatever the others take.
+                    Ok(()) if self.polls[1].is_some() => {}
+                    Ok(()) => {
+                        self.polls[1] = Some(format!(
+                            "the queues: each call polls the NIC once (SO_BUSY_POLL = {us} µs, SO_PREFER_BUSY_POLL); waits do \
+                             where net.core.busy_poll is not 0, for that long"
+                        ));
+                    }
+                    Err(error) => {
+                        self.polls[1] =
+                            Some(format!("the queues: busy polling was refused: {error}"));
+                    }
+                }
             }
             self.inlets.push(queue.inlet);
             self.links.outflows.push((queue.ifindex, queue.outflow));

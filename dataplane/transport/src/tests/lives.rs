@@ -169,6 +169,8 @@ struct Flow {
     mode: Mode,
     /// Bytes of its messages.
     sent: Vec<usize>,
+    /// Which of them have a deadline.
+    timed: BTreeSet<usize>,
     is_over: bool,
     /// One of the ends gave it up.
     is_given_up: bool,
@@ -242,6 +244,7 @@ impl World {
             id: self.sim.open(near, far, &spec),
             mode,
             sent: Vec::new(),
+            timed: BTreeSet::new(),
             is_over: false,
             is_given_up: false,
         });
@@ -261,6 +264,9 @@ impl World {
             match taken.refused {
                 None => {
                     assert!(!flow.is_over, "nothing follows the end");
+                    if within_ns.is_some() {
+                        flow.timed.insert(flow.sent.len());
+                    }
                     return flow.sent.push(bytes);
                 }
                 Some(SendError::Full) => self.sim.run(LOOK_NS),
@@ -410,13 +416,16 @@ impl World {
             } if *stream == flow.id => *messages,
             _ => 0,
         });
-        let accounted = came.len() + usize::try_from(unsent.sum::<u64>()).unwrap();
-        assert!(accounted <= flow.sent.len());
+        let unsent = usize::try_from(unsent.sum::<u64>()).unwrap();
+        assert!(unsent <= flow.timed.len(), "only deadlines expire");
+        assert!(came.len() + unsent <= flow.sent.len());
         if flow.mode.is_reliable() && !flow.is_given_up {
-            assert_eq!(
-                accounted,
-                flow.sent.len(),
-                "of a reliable stream's messages"
+            assert_eq!(came.len() + unsent, flow.sent.len());
+            let came = BTreeSet::from_iter(came);
+            let mut all = 0..flow.sent.len();
+            assert!(
+                all.all(|n| came.contains(&n) || flow.timed.contains(&n)),
+                "what has no deadline arrives: {came:?}"
             );
         }
     }

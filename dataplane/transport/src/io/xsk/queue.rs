@@ -390,12 +390,12 @@ impl Outflow {
                     return;
                 }
                 // Nothing more is to be sent, or there is no room behind the ring: a later call goes on from there.
-                Ok(_) | Err(_) => {
-                    self.is_stalled = took_nothing && sent.is_err() && !self.is_down;
-                    return;
-                }
+                Ok(_) => return,
+                Err(_) => break,
             }
         }
+        // A call that failed may have taken some of them.
+        self.is_stalled = self.sent.free() < FRAMES && !self.is_down;
     }
 
     /// Whether the kernel had no room for what is in the ring: it has to be called again.
