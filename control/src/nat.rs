@@ -103,6 +103,30 @@ pub struct NatStatus {
     pub failed: u64,
     /// What was said of it and not followed, by reason.
     pub refused: BTreeMap<String, u64>,
+    /// The port of the router's that leads to this node.
+    #[serde(default)]
+    pub port_mapping: PortMappingStatus,
+}
+
+/// A port of the router in front of this node that leads to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMappingStatus {
+    /// Whether there is to be one.
+    pub is_on: bool,
+    /// How the router was asked: `PCP`, `NAT-PMP` or `UPnP`; none: there is no mapping.
+    pub protocol: Option<String>,
+    /// Where others send to.
+    pub external: Option<String>,
+    /// Seconds until the router forgets it, unless it is renewed; none: it has no end.
+    pub lease_left_s: Option<u64>,
+    /// What becomes of it, or why there is none.
+    pub why: String,
+    /// Mappings that were made, by protocol.
+    pub made: BTreeMap<String, u64>,
+    /// And renewed.
+    pub renewed: BTreeMap<String, u64>,
+    /// Requests in vain.
+    pub failed: BTreeMap<String, u64>,
 }
 
 #[cfg(test)]

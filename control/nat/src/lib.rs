@@ -22,11 +22,14 @@
 //!
 //! **Who can.** With names of RFC 4787: where both NATs map one inner address to one outer address, whatever the
 //! destination (a cone), always. Where one maps for each destination anew (symmetric), if the other's NAT takes packets
-//! from other ports of an address that it has sent to. Where both do: it is not tried, for that would be guessing ports.
+//! from other ports of an address that it has sent to. Where both do: it is not tried, for that would be guessing ports; unless
+//! the router of one of them passes on to it all that comes to one port ([`Nat::set_mapped`]): neighbours are told of that
+//! address, and have it asked beside the one where they see the node.
 //!
 //! **Whom it can be turned against.** Addresses come from neighbours that the configuration or discovery names, in proven
 //! sessions, and each is one that the neighbour itself has had packets of that node's session from; and from packets of the
-//! peer itself, while it is asked or before. One that was punched through to says nothing of others. A neighbour that lies, or a peer
+//! peer itself, while it is asked or before. The port alone is the node's own word where its router maps one: the IP address has
+//! to be the one where the neighbour sees it. One that was punched through to says nothing of others. A neighbour that lies, or a peer
 //! that sends from a false address, makes a node send [`limits::PROBES_MAX`] packets of some 120 bytes a try, for a peer
 //! that the node wants to reach anyway, and all together [`limits::PROBES_BURST`] of them and one more each
 //! [`limits::PROBES_PAUSE_NS`]; nothing of what comes back goes anywhere. A neighbour that has many members meet can occupy

@@ -23,6 +23,8 @@ pub const SETTLE_NS: u64 = S;
 pub const RETRY_NS: u64 = 5 * S;
 /// But no longer.
 pub const RETRY_NS_MAX: u64 = 600 * S;
+/// Behind two symmetric NATs, one of whose routers may map a port at any time and tells only neighbours of it.
+pub const SYMMETRIC_NS_MAX: u64 = 60 * S;
 /// How long the link to a peer that was reached may be silent before that is taken back, where its keepalive comes
 /// often.
 pub const SILENT_NS: u64 = 5 * S;

@@ -9,7 +9,7 @@ use crate::{
     limits::{
         ANSWER_NS, ASKS_BURST, ASKS_PAUSE_NS, MEETINGS_MAX, MET_BURST, MET_PAUSE_NS, PROBES_BURST,
         PROBES_PAUSE_NS, PUNCHED_MAX, RETRY_NS, RETRY_NS_MAX, SAID_BURST, SAID_PAUSE_NS, SETTLE_NS,
-        STABLE_NS,
+        STABLE_NS, SYMMETRIC_NS_MAX,
     },
     reason::Reason,
     wire::{Message, No},
@@ -110,6 +110,10 @@ struct Peer {
     told: (Option<Mapping>, Option<SocketAddr>),
     /// When it was told all of it.
     told_ns: u64,
+    /// And of where its router leads to it; none: nothing.
+    told_mapped: Option<Option<SocketAddr>>,
+    /// Where the peer's own router does, by its word.
+    mapped: Option<SocketAddr>,
     said: Allowance,
     /// Meetings that it asks for, and that others ask for with it.
     asks: Allowance,
@@ -123,6 +127,8 @@ impl Peer {
             mapping: None,
             told: (None, None),
             told_ns: 0,
+            told_mapped: None,
+            mapped: None,
             said: Allowance::new(SAID_BURST, SAID_PAUSE_NS),
             asks: Allowance::new(ASKS_BURST, ASKS_PAUSE_NS),
             met: Allowance::new(MET_BURST, MET_PAUSE_NS),
@@ -174,6 +180,8 @@ pub struct Nat {
     /// Where nodes are that are sent to straight, or were and may be again.
     places: BTreeSet<(NodeId, IpAddr)>,
     evidence: Evidence,
+    /// Where this node's router passes on to it what comes.
+    mapped: Option<SocketAddr>,
     probes: Allowance,
     random: u64,
     /// What was said by those whose session was not seen yet.
@@ -198,6 +206,7 @@ impl Nat {
             punched: BTreeMap::new(),
             places: BTreeSet::new(),
             evidence: Evidence::default(),
+            mapped: None,
             probes: Allowance::new(PROBES_BURST, PROBES_PAUSE_NS),
             early: Vec::new(),
             out: VecDeque::new(),
@@ -235,6 +244,20 @@ impl Nat {
     #[must_use]
     pub const fn evidence(&self) -> &Evidence {
         &self.evidence
+    }
+
+    /// This node's router passes on to it what comes there; or does so no more. Neighbours are told, and where two symmetric
+    /// NATs were in the way they are no more.
+    pub fn set_mapped(&mut self, now_ns: u64, mapped: Option<SocketAddr>) {
+        if self.mapped == mapped {
+            return;
+        }
+        self.mapped = mapped;
+        let waiting = self.tried.values_mut();
+        for tried in waiting.filter(|tried| tried.why == Why::No(No::Symmetric)) {
+            tried.next_ns = tried.next_ns.min(now_ns + SETTLE_NS);
+        }
+        self.tell(now_ns);
     }
 
     /// Whether sessions have to be looked at often: the sooner it is seen where a peer is heard from, the better.
@@ -485,7 +508,11 @@ impl Nat {
             .tried
             .get(&peer)
             .map_or((0, None), |tried| (tried.count, tried.via));
-        let most_ns = (RETRY_NS << count.min(16)).min(RETRY_NS_MAX);
+        let cap_ns = match why {
+            Why::No(No::Symmetric) => SYMMETRIC_NS_MAX,
+            _ => RETRY_NS_MAX,
+        };
+        let most_ns = (RETRY_NS << count.min(16)).min(cap_ns);
         let wait_ns = most_ns / 2 + self.number() % (most_ns / 2 + 1);
         let tried = Tried {
             count: count.saturating_add(is_real.into()),

@@ -9,6 +9,8 @@
 //! proven   6 | number 8 | address                         the sender had an answer from the peer, who is there
 //! follows  7                                              the sender has the receiver as a neighbour: see [`FOLLOWS`]
 //! same     8                                              and so has who answers that: see [`FOLLOWS_TOO`]
+//! mapped   9 | address or 0                               where the sender's router passes on all that comes, to its neighbours
+//! also    10 | number 8 | address                         where the router of the node of a `meet` does, right after that
 //! address  4 | IPv4 4 | port 2    or    6 | IPv6 16 | port 2
 //! ```
 //! Big-endian; one way to write each message.
@@ -86,6 +88,15 @@ pub enum Message {
         /// Where it was asked.
         address: SocketAddr,
     },
+    /// The sender's router passes on to it what comes there from anybody; none: no more.
+    Mapped(Option<SocketAddr>),
+    /// The node that [`Self::Meet`] names is there as well, by its own word, at the IP address where it is seen.
+    Also {
+        /// Of the meeting.
+        number: u64,
+        /// Where.
+        address: SocketAddr,
+    },
 }
 
 impl Message {
@@ -124,6 +135,18 @@ impl Message {
                 out.extend(number.to_be_bytes());
                 write(&mut out, *address);
             }
+            Self::Mapped(address) => {
+                out.push(9);
+                match address {
+                    Some(address) => write(&mut out, *address),
+                    None => out.push(0),
+                }
+            }
+            Self::Also { number, address } => {
+                out.push(10);
+                out.extend(number.to_be_bytes());
+                write(&mut out, *address);
+            }
         }
         out
     }
@@ -149,6 +172,15 @@ impl Message {
                 why: *No::ALL.get(usize::from(rest.byte()?))?,
             },
             6 => Self::Proven {
+                number: rest.number()?,
+                address: rest.address()?,
+            },
+            9 if rest.0 == [0] => {
+                rest.byte()?;
+                Self::Mapped(None)
+            }
+            9 => Self::Mapped(Some(rest.address()?)),
+            10 => Self::Also {
                 number: rest.number()?,
                 address: rest.address()?,
             },
@@ -226,6 +258,9 @@ mod tests {
             }),
             (any::<u64>(), address())
                 .prop_map(|(number, address)| Message::Proven { number, address }),
+            proptest::option::of(address()).prop_map(Message::Mapped),
+            (any::<u64>(), address())
+                .prop_map(|(number, address)| Message::Also { number, address }),
         ]
     }
 

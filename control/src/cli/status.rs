@@ -14,6 +14,7 @@ use crate::{
     daemon::flood::AdmissionsStatus,
     drops::{self, Place},
     filters::FiltersStatus,
+    nat::PortMappingStatus,
     tags::TagsStatus,
 };
 use std::{
@@ -79,6 +80,7 @@ fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
     )?;
     if status.nat.is_on {
         writeln!(out, "  NAT: {}: {}", status.nat.class, status.nat.why)?;
+        write_port_mapping(out, &status.nat.port_mapping)?;
     }
     if node.unwritten > 0 {
         writeln!(
@@ -111,6 +113,24 @@ fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
     write_lost(out, status)?;
     let title = "drops and refusals of the channels";
     write_reasons(out, title, &status.channel_reasons, Place::Channels)
+}
+
+fn write_port_mapping(out: &mut impl Write, mapping: &PortMappingStatus) -> io::Result<()> {
+    if !mapping.is_on {
+        return Ok(());
+    }
+    let (Some(protocol), Some(external)) = (&mapping.protocol, &mapping.external) else {
+        return writeln!(out, "  port mapping: none: {}", mapping.why);
+    };
+    let lease = match mapping.lease_left_s {
+        Some(seconds) => format!("{seconds} s of its lease left"),
+        None => "without an end".to_owned(),
+    };
+    let why = &mapping.why;
+    writeln!(
+        out,
+        "  port mapping: {external} by {protocol}, {lease}: {why}"
+    )
 }
 
 fn write_details(out: &mut impl Write, status: &Status) -> io::Result<()> {

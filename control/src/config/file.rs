@@ -159,6 +159,7 @@ pub(super) struct Routing {
 #[serde(deny_unknown_fields, expecting = "the section [nat]")]
 pub(super) struct Nat {
     pub(super) enabled: Field<bool>,
+    pub(super) port_mapping: Field<bool>,
 }
 
 /// `[handshake]`

@@ -15,6 +15,8 @@ pub struct RoutingSection {
     pub aggregation: Aggregation,
     /// `[nat]`: whether peers that routers lead to are sent to straight where their NATs let packets through.
     pub crosses_nats: bool,
+    /// And whether the router in front of this node is asked for a port.
+    pub maps_ports: bool,
 }
 
 pub(super) fn resolve(
@@ -31,6 +33,15 @@ pub(super) fn resolve(
         .is_some_and(|routing| is_enabled(&routing.get_ref().enabled));
     let keepalive = forwarding.and_then(|forwarding| forwarding.get_ref().keepalive_ms.as_ref());
     let is_unwatched = keepalive.is_some_and(|ms| *ms.get_ref() == 0);
+    let maps_ports = nat
+        .as_ref()
+        .is_some_and(|nat| is_enabled(&nat.get_ref().port_mapping));
+    let is_useless = |nat: &&Spanned<file::Nat>| maps_ports && !is_enabled(&nat.get_ref().enabled);
+    if let Some(nat) = nat.as_ref().filter(is_useless) {
+        let what = "has a router pass on what comes to a port, of which nobody is told";
+        let fix = "add `enabled = true`, or remove it";
+        report.add(nat.span(), "nat.port_mapping", what, fix);
+    }
     let nat = nat.filter(|nat| is_enabled(&nat.get_ref().enabled));
     let crosses_nats = nat.is_some();
     if let Some(nat) = nat
@@ -58,6 +69,7 @@ pub(super) fn resolve(
             false => Aggregation::Exact,
         },
         crosses_nats,
+        maps_ports,
     }
 }
 

@@ -219,6 +219,7 @@ impl Writer<'_> {
         self.put(&block, "by_subnet", is_by_subnet);
         let block = Block("nat", None);
         self.put(&block, "enabled", config.routing.crosses_nats);
+        self.put(&block, "port_mapping", config.routing.maps_ports);
         self.discovery();
         self.handshake(&Block("handshake", None), config.handshake);
         self.put_some(&Block("metrics", None), "listen", config.metrics);

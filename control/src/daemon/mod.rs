@@ -13,6 +13,7 @@ pub mod flood;
 pub mod identity;
 pub mod lock;
 pub mod log;
+mod mapping;
 pub mod nat;
 mod notify;
 pub mod path;
@@ -305,7 +306,7 @@ async fn serve(
         flows: Flows::new(&dispatch, &api_stopped),
         path: asker,
         finder,
-        crossing,
+        crossing: crossing.clone(),
         rights: keeper.clone(),
         stopping: api_stopped.clone(),
         kept: logs.kept().clone(),
@@ -348,8 +349,12 @@ async fn serve(
     }
     drop(stop_api);
     let result = match ended {
-        Some(exit) => Err(DaemonError::Ended(describe(exit))),
-        None => workers.stop().await,
+        Some(exit) => {
+            crossing.end().await;
+            Err(DaemonError::Ended(describe(exit)))
+        }
+        // The router takes back what it maps while the workers say good-bye.
+        None => tokio::join!(workers.stop(), crossing.end()).0,
     };
     // What the workers took in is kept.
     logs.stop().await;

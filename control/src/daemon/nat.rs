@@ -1,13 +1,13 @@
 //! Looks for ways through NATs: what is seen and heard goes to [`virga_nat`]; whom it reaches becomes a neighbour of this
 //! node in the session that there is, and routers lead to it again once it falls silent.
 
-use super::{identity::Registry, monotonic_ns, path::Asker};
+use super::{identity::Registry, mapping::Mapping, monotonic_ns, path::Asker};
 use crate::{
     config::{Config, PeerConfig, Reach},
     dispatch::{Dispatch, Ended, Service},
     links::Found,
     moves::Moves,
-    nat::{Heard, Inbox, NatStatus, Seen},
+    nat::{Heard, Inbox, NatStatus, PortMappingStatus, Seen},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,7 +30,10 @@ const KEEPALIVES_SILENT: u64 = 8;
 
 /// What is known. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Crossing(Option<Arc<Mutex<Nat>>>);
+pub struct Crossing {
+    nat: Option<Arc<Mutex<Nat>>>,
+    mapping: Option<Arc<Mapping>>,
+}
 
 /// What the task goes by.
 pub(super) struct Parted {
@@ -48,6 +51,7 @@ pub(super) struct Parted {
 
 struct Task {
     nat: Arc<Mutex<Nat>>,
+    mapping: Option<Arc<Mapping>>,
     inbox: Inbox,
     by: Parted,
     /// Those that are neighbours now, as the registry was told.
@@ -75,33 +79,51 @@ impl Crossing {
             silent_ns: SILENT_NS.max(KEEPALIVES_SILENT * keepalive_ns),
         });
         let nat = Arc::new(Mutex::new(nat));
+        let seed = crate::kept::random().map_err(std::io::Error::other)?;
+        let mapping = Mapping::run(&config, seed).map(Arc::new);
+        if mapping.is_none() && config.routing.maps_ports {
+            tracing::warn!(
+                "no port of a router's is mapped: that is done for IPv4, and the node listens by IPv6"
+            );
+        }
         let task = Task {
             nat: Arc::clone(&nat),
+            mapping: mapping.clone(),
             inbox,
             by,
             punched: BTreeMap::new(),
         };
         tokio::spawn(task.run());
-        Ok(Self(Some(nat)))
+        Ok(Self {
+            nat: Some(nat),
+            mapping,
+        })
+    }
+
+    /// Has the router take back what it maps; the node stops.
+    pub(super) async fn end(&self) {
+        if let Some(mapping) = &self.mapping {
+            mapping.end().await;
+        }
     }
 
     /// Whether it is looked for ways at all.
     #[must_use]
     pub const fn is_on(&self) -> bool {
-        self.0.is_some()
+        self.nat.is_some()
     }
 
     /// Whether packets to a peer go through NATs, and why; none where this has nothing to say of it.
     #[must_use]
     pub fn way(&self, peer: NodeId) -> Option<Way> {
-        let nat = self.0.as_ref()?;
+        let nat = self.nat.as_ref()?;
         locked(nat).way(monotonic_ns(), peer)
     }
 
     /// All of it.
     #[must_use]
     pub fn status(&self) -> NatStatus {
-        let Some(nat) = &self.0 else {
+        let Some(nat) = &self.nat else {
             return NatStatus::default();
         };
         let nat = locked(nat);
@@ -122,6 +144,13 @@ impl Crossing {
             refused: Reason::ALL
                 .map(|reason| (reason.name().to_owned(), nat.refused(reason)))
                 .into(),
+            port_mapping: match &self.mapping {
+                Some(mapping) => mapping.status(),
+                None => PortMappingStatus {
+                    why: "the node listens at no port of IPv4".to_owned(),
+                    ..PortMappingStatus::default()
+                },
+            },
         }
     }
 }
@@ -147,10 +176,19 @@ impl Task {
                 }
                 () = tokio::time::sleep(due.min(LOOK_EVERY)) => {}
             }
+            self.follow_mapping();
             locked(&self.nat).handle_timeout(monotonic_ns());
             if self.act().await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// Wants a port of the router's as the configuration does, and has neighbours told of the one that there is.
+    fn follow_mapping(&self) {
+        if let Some(mapping) = &self.mapping {
+            mapping.want(self.by.registry.configured().routing.maps_ports);
+            locked(&self.nat).set_mapped(monotonic_ns(), mapping.announced());
         }
     }
 

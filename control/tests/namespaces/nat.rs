@@ -9,6 +9,8 @@
 //! filtering) is one with the port forwarded (`dnat`). NATs that filter by address alone are the simulator's
 //! (`control/nat/tests`).
 
+mod mapped;
+
 use std::{fs, path::Path, process::Command};
 
 use crate::{

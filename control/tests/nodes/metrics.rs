@@ -225,6 +225,11 @@ fn every_figure_is_in_a_scrape(status: &Status) {
     });
     (marked["nat"]["is_on"], marked["nat"]["class"]) = (true.into(), "cone".into());
     marked["nat"]["refused"] = json!({"malformed": 0});
+    let counts = json!({"PCP": 0});
+    let mapping = &mut marked["nat"]["port_mapping"];
+    (mapping["made"], mapping["renewed"], mapping["failed"]) =
+        (counts.clone(), counts.clone(), counts);
+    mapping["protocol"] = "PCP".into();
     marked["channels"][0]["paused_ms"] = 0.into();
     let mut places = BTreeMap::new();
     mark(&mut marked, String::new(), &mut places);

@@ -52,7 +52,8 @@ pub(super) struct Probing {
     before: Option<SocketAddr>,
     /// The same as the try began: packets that come from there now show nothing new.
     was: Option<SocketAddr>,
-    /// That address, where it was not told and is asked as well: its NAT may still have it so.
+    /// That address, where it was not told and is asked as well: its NAT may still have it so. Or, where it has one, the
+    /// address of its router's that leads to it.
     also: Option<SocketAddr>,
     /// Packets to all addresses, and to this one.
     sent: (u32, u32),
@@ -179,6 +180,28 @@ impl Nat {
         });
         self.meetings.insert(peer, Meeting { number, via, stage });
         self.go_on(now_ns, peer);
+    }
+
+    /// The neighbour that has this node meet a peer says where its router passes on to it what comes.
+    pub(super) fn on_also(&mut self, via: NodeId, number: u64, address: SocketAddr) {
+        let (is_possible, mut meetings) = (self.is_possible(address), self.meetings.iter_mut());
+        let of_this = |meeting: &Meeting| (meeting.number, meeting.via) == (number, via);
+        let found = meetings.find(|(_, meeting)| of_this(meeting));
+        let Some((
+            _,
+            Meeting {
+                stage: Stage::Probing(probing),
+                ..
+            },
+        )) = found
+        else {
+            return self.refuse(Reason::Late);
+        };
+        // At the IP address that it was told of, so that nobody else is asked; where it was heard by now, that is better.
+        if !is_possible || (!probing.is_heard && address.ip() != probing.address.ip()) {
+            return self.refuse(Reason::Address);
+        }
+        probing.also = Some(address);
     }
 
     /// A peer is told that it is not sent to straight.

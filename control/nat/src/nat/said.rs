@@ -18,8 +18,17 @@ impl Nat {
     pub(super) fn tell(&mut self, now_ns: u64) {
         let mapping = self.evidence.mapping();
         for (&peer, known) in self.peers.iter_mut().filter(|(_, known)| known.is_near()) {
-            if known.mapping.is_some() && now_ns >= known.told_ns + TELL_NS {
+            let is_again = known.mapping.is_some() && now_ns >= known.told_ns + TELL_NS;
+            if is_again {
                 (known.told, known.told_ns) = ((None, None), now_ns);
+            }
+            let has_news = known.told_mapped != Some(self.mapped) || is_again;
+            if known.mapping.is_some()
+                && has_news
+                && (self.mapped.is_some() || known.told_mapped.is_some())
+            {
+                known.told_mapped = Some(self.mapped);
+                self.out.push_back((peer, Message::Mapped(self.mapped)));
             }
             if known.told.0 != Some(mapping) {
                 known.told.0 = Some(mapping);
@@ -72,7 +81,17 @@ impl Nat {
                 }
                 self.tell(now_ns);
             }
+            // What its router is said to pass on is where it is seen itself: its word sends nobody's packets elsewhere.
+            Message::Mapped(address) => {
+                let seen = known.sight.seen.map(|seen| seen.ip());
+                let is_there = |at: &SocketAddr| Some(at.ip()) == seen && at.port() != 0;
+                known.mapped = address.filter(is_there);
+                if known.mapped != address {
+                    self.refuse(Reason::Address);
+                }
+            }
             _ if !is_neighbour => self.refuse(Reason::Stranger),
+            Message::Also { number, address } => self.on_also(peer, number, address),
             Message::Ask { number, node } => {
                 if let Err(why) = self.arrange(now_ns, peer, number, node) {
                     self.out.push_back((peer, Message::No { number, why }));
@@ -105,15 +124,15 @@ impl Nat {
     fn arrange(&mut self, now_ns: u64, asker: NodeId, number: u64, node: NodeId) -> Result<(), No> {
         let found = |peer: NodeId| {
             let known = self.peers.get(&peer).filter(|known| known.is_neighbour())?;
-            Some((
-                known.sight.seen.filter(|&at| self.is_possible(at))?,
-                known.mapping?,
-            ))
+            let seen = known.sight.seen.filter(|&at| self.is_possible(at))?;
+            let mapped = known.mapped.filter(|at| at.ip() == seen.ip());
+            Some((seen, known.mapping?, mapped))
         };
         let (Some(one), Some(other)) = (found(asker), found(node).filter(|_| node != asker)) else {
             return Err(No::NotCommon);
         };
-        if one.1 == Mapping::Dependent && other.1 == Mapping::Dependent {
+        let is_open = one.2.is_some() || other.2.is_some();
+        if one.1 == Mapping::Dependent && other.1 == Mapping::Dependent && !is_open {
             return Err(No::Symmetric);
         }
         let mut is_seldom = |peer: NodeId, of: fn(&mut Peer) -> &mut Allowance| {
@@ -123,13 +142,16 @@ impl Nat {
         if !is_seldom(asker, |known| &mut known.asks) || !is_seldom(node, |known| &mut known.met) {
             return Err(No::Busy);
         }
-        for (to, node, address) in [(node, asker, one.0), (asker, node, other.0)] {
+        for (to, node, (address, _, mapped)) in [(node, asker, one), (asker, node, other)] {
             let meet = Message::Meet {
                 number,
                 node,
                 address,
             };
             self.out.push_back((to, meet));
+            if let Some(address) = mapped.filter(|&at| at != address) {
+                self.out.push_back((to, Message::Also { number, address }));
+            }
         }
         self.counted[0] += 1;
         Ok(())

@@ -2,5 +2,6 @@
 //! stays relayed, and nobody is made to send more than there are bounds for.
 
 mod hostile;
+mod mapped;
 mod pairs;
 mod world;

@@ -54,10 +54,17 @@ struct Box {
     next_port: u16,
     ports: BTreeMap<(NodeId, Option<SocketAddr>), u16>,
     sent_to: BTreeMap<u16, BTreeSet<Option<SocketAddr>>>,
+    /// A port that leads to a node, whoever sends there; and who did: answers go out from it.
+    mapped: Option<(u16, NodeId)>,
+    came_by_it: BTreeSet<SocketAddr>,
 }
 
 impl Box {
     fn out(&mut self, from: NodeId, target: SocketAddr) -> SocketAddr {
+        let by = self.mapped.filter(|(_, node)| *node == from);
+        if let Some((port, _)) = by.filter(|_| self.came_by_it.contains(&target)) {
+            return SocketAddr::new(self.outer, port);
+        }
         let (mapping, filtering) = (self.mapping.part(target), self.filtering.part(target));
         let port = *self.ports.entry((from, mapping)).or_insert_with(|| {
             self.next_port += 7;
@@ -69,6 +76,9 @@ impl Box {
 
     /// Who gets what comes to a port.
     fn lets_in(&self, port: u16, source: SocketAddr) -> Option<NodeId> {
+        if let Some((_, node)) = self.mapped.filter(|(mapped, _)| *mapped == port) {
+            return Some(node);
+        }
         let is_let_in = self
             .sent_to
             .get(&port)?
@@ -178,6 +188,8 @@ impl World {
                     next_port: 40_000,
                     ports: BTreeMap::new(),
                     sent_to: BTreeMap::new(),
+                    mapped: None,
+                    came_by_it: BTreeSet::new(),
                 });
                 world.boxes.len() - 1
             });
@@ -295,6 +307,12 @@ impl World {
         // It is of a session between the two, or nobody can open it.
         if self.is_cut && from != to || !self.nodes[&to].ends.contains_key(&from) {
             return;
+        }
+        let mut boxes = self.boxes.iter_mut();
+        if let Some(nat) = boxes.find(|nat| nat.outer == target.ip())
+            && nat.mapped.is_some_and(|(port, _)| port == target.port())
+        {
+            nat.came_by_it.insert(source);
         }
         let now_ns = self.now_ns;
         let end = self.end(to, from);
@@ -489,6 +507,15 @@ impl World {
             Way::Relayed(why) => Some(why),
             Way::Punched(_) => None,
         }
+    }
+
+    /// The router of a site says that it maps a port to it, and does so, or does not.
+    pub(crate) fn map_port(&mut self, id: NodeId, port: u16, is_done: bool) {
+        let nat = self.node(id).behind.expect("a NAT");
+        let nat = &mut self.boxes[nat];
+        nat.mapped = is_done.then_some((port, id));
+        let (now_ns, at) = (self.now_ns, SocketAddr::new(nat.outer, port));
+        self.node(id).nat.set_mapped(now_ns, Some(at));
     }
 
     /// The NAT of a site gives out other addresses from now on.

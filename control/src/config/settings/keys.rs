@@ -67,6 +67,7 @@ pub const KEYS: &[(&str, Effect, &[&str])] = &[
     ("forwarding", Effect::Reload, &["link_tags", "link_key_s"]),
     ("routing", Effect::Restart, &["enabled", "by_subnet"]),
     ("nat", Effect::Restart, &["enabled"]),
+    ("nat", Effect::Reload, &["port_mapping"]),
     (
         "discovery",
         Effect::Restart,

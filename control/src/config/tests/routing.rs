@@ -59,6 +59,10 @@ fn ways_through_nats_need_learned_routes_and_watched_links() {
     }
     let off = format!("{NODE}[nat]\nenabled = false\n");
     assert!(!parse(&off).unwrap().routing.crosses_nats);
+    let mapped = format!("{NODE}{LEARNS}{NAT}port_mapping = true\n");
+    assert!(!on.routing.maps_ports && parse(&mapped).unwrap().routing.maps_ports);
+    let useless = format!("{NODE}[nat]\nport_mapping = true\n");
+    refused(&useless, "nat.port_mapping", "nobody is told");
 }
 
 #[test]

@@ -46,4 +46,48 @@ pub(super) const SERIES: &[Series] = &[
             }
         },
     ),
+    Series::gauge(
+        "virga_port_mapping",
+        "none",
+        &["protocol"],
+        "1 for the protocol by which the router maps a port to this node, where it does: PCP, NAT-PMP, UPnP.",
+        |status, rows| {
+            if let Some(protocol) = &status.nat.port_mapping.protocol {
+                rows.put([protocol], 1_u32);
+            }
+        },
+    ),
+    Series::counter(
+        "virga_port_mapping_made_total",
+        "mappings",
+        &["protocol"],
+        "Ports that the router was asked to map and did, by protocol; those that it had forgotten among them.",
+        |status, rows| {
+            for (protocol, &count) in &status.nat.port_mapping.made {
+                rows.put([protocol], count);
+            }
+        },
+    ),
+    Series::counter(
+        "virga_port_mapping_renewed_total",
+        "mappings",
+        &["protocol"],
+        "Mappings of the router's that were renewed, by protocol.",
+        |status, rows| {
+            for (protocol, &count) in &status.nat.port_mapping.renewed {
+                rows.put([protocol], count);
+            }
+        },
+    ),
+    Series::counter(
+        "virga_port_mapping_failed_total",
+        "requests",
+        &["protocol"],
+        "Requests for a mapping that no router granted, by protocol.",
+        |status, rows| {
+            for (protocol, &count) in &status.nat.port_mapping.failed {
+                rows.put([protocol], count);
+            }
+        },
+    ),
 ];

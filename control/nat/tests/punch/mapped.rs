@@ -1,0 +1,74 @@
+//! Sites whose router maps a port to them.
+
+use crate::world::{A, B, By, MS, R, S, World};
+use std::net::SocketAddr;
+use virga_nat::{Reason, wire::Message};
+
+const SYMMETRIC: Option<(By, By)> = Some((By::Port, By::Port));
+const CONE: Option<(By, By)> = Some((By::Endpoint, By::Port));
+const PORT: u16 = 5_000;
+
+#[test]
+fn of_two_behind_symmetric_nats_one_with_a_mapped_port_is_met_there() {
+    for site in [A, B] {
+        let mut world = World::new([SYMMETRIC; 2], 2);
+        world.run(5 * S);
+        assert!(!world.is_punched());
+        world.map_port(site, PORT, true);
+        world.run(40 * S);
+        assert!(world.is_punched(), "{site}: {:?}", world.why());
+    }
+}
+
+#[test]
+fn a_port_that_leads_nowhere_keeps_nobody_from_being_met_where_it_is_seen() {
+    let mut world = World::new([CONE; 2], 1);
+    for site in [A, B] {
+        world.map_port(site, PORT, false);
+    }
+    world.run(20 * S);
+    assert!(world.is_punched(), "{:?}", world.why());
+    let probed = &world.node(A).probed;
+    assert!(probed.keys().any(|at| at.port() == PORT), "{probed:?}");
+}
+
+#[test]
+fn a_mapping_at_another_ip_address_than_the_node_is_seen_at_is_not_believed() {
+    let mut world = World::new([CONE; 2], 1);
+    let elsewhere: SocketAddr = "192.0.2.200:5000".parse().unwrap();
+    world.run(100 * MS);
+    world.say(A, R[0], Message::Mapped(Some(elsewhere)).encode());
+    assert_eq!(world.node(R[0]).nat.refused(Reason::Address), 1);
+    world.run(20 * S);
+    assert!(world.is_punched(), "{:?}", world.why());
+    assert_eq!(world.node(B).probed.get(&elsewhere), None);
+}
+
+#[test]
+fn a_neighbour_that_lies_of_a_mapped_port_has_nobody_asked_at_another_ip_address() {
+    let mut world = World::new([CONE; 2], 1);
+    world.is_cut = true;
+    // Before the true neighbour arranges anything.
+    world.run(500 * MS);
+    let there: SocketAddr = "192.0.2.10:40007".parse().unwrap();
+    let meet = Message::Meet {
+        number: 9,
+        node: A,
+        address: there,
+    };
+    world.say(R[0], B, meet.encode());
+    let elsewhere: SocketAddr = "192.0.2.200:5000".parse().unwrap();
+    for number in [9, 10] {
+        let also = Message::Also {
+            number,
+            address: elsewhere,
+        };
+        world.say(R[0], B, also.encode());
+    }
+    let nat = &world.node(B).nat;
+    let refused = [Reason::Address, Reason::Late].map(|reason| nat.refused(reason));
+    assert_eq!(refused, [1, 1]);
+    world.run(15 * S);
+    assert!(world.node(B).probed.contains_key(&there));
+    assert_eq!(world.node(B).probed.get(&elsewhere), None);
+}

@@ -1,0 +1,102 @@
+//! Mappings that a router has, or may have: what is known of each, and how it is taken back.
+
+use crate::{
+    Ask, Failure, Protocol, Route,
+    igd::Igd,
+    limits::{GIVE_BACK, LEFT_MAX},
+    pmp,
+};
+use std::{num::NonZeroU16, time::Instant};
+use tokio::{task::JoinSet, time::timeout};
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Left {
+    pub(crate) protocol: Protocol,
+    pub(crate) route: Route,
+    pub(crate) igd: Option<Igd>,
+    /// The router's port.
+    pub(crate) port: NonZeroU16,
+    /// Until when it has it; none: until it is deleted.
+    pub(crate) until: Option<Instant>,
+    /// Whether the router gave it, and was not seen to lose it.
+    pub(crate) is_sure: bool,
+}
+
+impl Left {
+    /// Whether a router has only one of the two: by PCP and NAT-PMP it knows them by the inner port.
+    fn is_same(&self, other: &Self) -> bool {
+        let of = |one: &Self| (one.protocol, one.route.clone());
+        of(self) == of(other) && (self.igd.is_none() || self.port == other.port)
+    }
+
+    async fn take_back(&self, ask: &Ask) -> Result<(), Failure> {
+        let ask = Ask {
+            external: self.port,
+            ..*ask
+        };
+        let Some(igd) = &self.igd else {
+            return pmp::delete(self.protocol, &self.route, &ask).await;
+        };
+        // The port may be another host's by now.
+        if !self.is_sure && matches!(igd.has(&ask, self.route.own).await, Ok(false)) {
+            return Ok(());
+        }
+        igd.delete(&ask).await
+    }
+}
+
+/// A few of them.
+#[derive(Debug, Default)]
+pub(crate) struct Leftovers(Vec<Left>);
+
+impl Leftovers {
+    /// One more; where there are too many, the oldest is forgotten, and that is said.
+    pub(crate) fn push(&mut self, one: Left) {
+        self.forget(&one);
+        if self.0.len() >= LEFT_MAX {
+            warn(&self.0.remove(0), &Failure::Silent);
+        }
+        self.0.push(one);
+    }
+
+    /// It is held, or was taken back.
+    pub(crate) fn forget(&mut self, one: &Left) {
+        self.0.retain(|other| !one.is_same(other));
+    }
+
+    /// Has the routers take all of it back, at the same time. What is not done when this is dropped is still there.
+    pub(crate) async fn give_back(&mut self, now: Instant, ask: &Ask) {
+        self.0
+            .retain(|one| one.until.is_none_or(|until| now < until));
+        let mut tasks = JoinSet::new();
+        for one in self.0.iter().cloned() {
+            let ask = *ask;
+            tasks.spawn(async move {
+                let done = timeout(GIVE_BACK, one.take_back(&ask)).await;
+                (one, done.unwrap_or(Err(Failure::Silent)))
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            let Ok((one, done)) = done else {
+                continue;
+            };
+            if let Err(failure) = done {
+                warn(&one, &failure);
+            }
+            self.forget(&one);
+        }
+        self.0.clear();
+    }
+}
+
+fn warn(one: &Left, failure: &Failure) {
+    let until = match one.until {
+        Some(_) => "until its lease is over",
+        None => "until it is deleted by hand",
+    };
+    tracing::warn!(
+        protocol = one.protocol.name(), router = %one.route.gateway, port = one.port, %failure,
+        "the router was not told that its mapping is not needed, and may have it {until}"
+    );
+}

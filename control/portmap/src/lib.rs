@@ -1,0 +1,147 @@
+//! Port mapping: a node behind a router asks it to pass on what comes to one of its ports, so that others can send to the
+//! node first, whatever kind of NAT the router is.
+//!
+//! - [`limits`]: every number.
+//! - [`route`]: which router that is, as the kernel's table has it.
+//! - [`pmp`]: PCP (RFC 6887) and NAT-PMP (RFC 6886), with the crate `crab_nat`; [`epoch`] sees that the router has restarted.
+//! - [`igd`]: UPnP's Internet Gateway Device, with [`ssdp`], [`url`], [`http`] and [`xml`].
+//! - [`keeper`]: one mapping, by the first of the three that works: made, renewed, made again, given back.
+//!
+//! **Why UPnP is not another crate's.** `igd-next`, the one that is kept up, reads what answers with an XML parser that
+//! expands entities without bound, and follows whatever address an answer names: any host of the LAN could take a
+//! daemon's memory with a page of text, or have it ask another host. Here an answer has so many bytes, a document so many
+//! levels and no entities of its own, and the router of the default route is asked, and no other host.
+//!
+//! **Who is believed.** Nobody signs any of this. The router that the default route leads to can say what it likes: it has
+//! all packets anyway. What another host of the LAN sends in its name, with its address, may be taken for its word: PCP's numbers are looked at by
+//! `crab_nat` only once an answer says yes, so that a no counts when it comes twice, and NAT-PMP has no numbers at all; a
+//! UPnP router's page is asked for at its own address, without a question in it. What either can do is to name a port
+//! that leads nowhere: neighbours take the address only where they see the node at the same IP address themselves
+//! (`virga-nat`), and it is one that is tried beside others.
+#![deny(unsafe_code)]
+
+pub mod epoch;
+pub mod http;
+pub mod igd;
+pub mod keeper;
+mod left;
+pub mod limits;
+pub mod pmp;
+pub mod route;
+pub mod ssdp;
+pub mod url;
+pub mod xml;
+
+#[cfg(test)]
+mod tests;
+
+use limits::{LEASE_MAX, LEASE_MIN};
+
+pub use keeper::{Counts, Held, Keeper, Setup, Shown, State, Wish};
+pub use route::Route;
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddrV4},
+    num::NonZeroU16,
+    time::Duration,
+};
+
+/// How a router is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Protocol {
+    /// RFC 6887.
+    Pcp,
+    /// RFC 6886.
+    NatPmp,
+    /// UPnP's Internet Gateway Device.
+    Upnp,
+}
+
+impl Protocol {
+    /// All of them, in the order in which they are tried.
+    pub const ALL: [Self; 3] = [Self::Pcp, Self::NatPmp, Self::Upnp];
+
+    /// Its name, the same everywhere.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pcp => "PCP",
+            Self::NatPmp => "NAT-PMP",
+            Self::Upnp => "UPnP",
+        }
+    }
+}
+
+/// Why there is no mapping.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Nobody answers.
+    #[error("no answer")]
+    Silent,
+    /// The router has nothing at that port.
+    #[error("the router does not have it")]
+    Absent,
+    /// What answers does not keep to the protocol.
+    #[error("the answer cannot be read: {0}")]
+    Malformed(String),
+    /// The router says no.
+    #[error("the router refuses: {0}")]
+    Refused(String),
+    /// The operating system does.
+    #[error("cannot send to the router: {0}")]
+    System(#[from] io::Error),
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask {
+    /// The node's own port.
+    pub port: NonZeroU16,
+    /// The router's, if it has it free.
+    pub external: NonZeroU16,
+    /// By which PCP knows whose mapping it is: the same after a restart, so that the mapping is taken over.
+    pub nonce: [u32; 3],
+}
+
+/// What the router gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// Where others send to.
+    pub external: SocketAddrV4,
+    /// How long it lasts; none: until it is deleted.
+    pub lease: Option<Duration>,
+    /// The router's own time, where it says it.
+    pub epoch: Option<u32>,
+}
+
+/// Whether a mapping is one to go by.
+pub(crate) fn judged(made: Made) -> Result<Made, Failure> {
+    if made.external.ip().is_unspecified() {
+        return Err(Failure::Refused("it has no outer address".into()));
+    }
+    match made.lease {
+        Some(lease) if lease < LEASE_MIN => Err(Failure::Refused(format!(
+            "its mapping would last {} s, and at least {} are needed",
+            lease.as_secs(),
+            LEASE_MIN.as_secs()
+        ))),
+        lease => Ok(Made {
+            lease: lease.map(|lease| lease.min(LEASE_MAX)),
+            ..made
+        }),
+    }
+}
+
+/// Whether an address says nothing outside some network: of RFC 1918, 3927 or 6598, or none of a host's.
+#[must_use]
+pub fn is_private(ip: Ipv4Addr) -> bool {
+    let [first, second, ..] = ip.octets();
+    ip.is_private()
+        || ip.is_loopback()
+        || ip.is_link_local()
+        || ip.is_multicast()
+        || (first == 100 && (64..128).contains(&second))
+        || first == 0
+        || first >= 240
+}

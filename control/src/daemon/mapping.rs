@@ -1,0 +1,127 @@
+//! The port of the router's that leads to this node, while the configuration wants one: [`virga_portmap`] keeps it, beside
+//! everything else, and neighbours are told of it.
+
+use crate::{config::Config, nat::PortMappingStatus};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::{sync::watch, task::JoinHandle};
+use virga_ebpf::hash;
+use virga_portmap::{Keeper, Protocol, Setup, Shown, State, Wish, limits::GIVE_BACK};
+
+/// How long a node that stops waits for the router to take its mapping back: a moment longer than the router is given.
+const FAREWELL: Duration = GIVE_BACK.saturating_add(Duration::from_secs(1));
+
+/// What keeps it.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    wish: watch::Sender<Wish>,
+    shown: watch::Receiver<Shown>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Mapping {
+    /// Begins, and does nothing yet; none where there is no port to map, for the node listens by IPv6 alone.
+    pub(super) fn run(config: &Config, seed: u64) -> Option<Self> {
+        let listen = config.node.listen;
+        let (IpAddr::V4(ip), Some(port)) = (listen.ip(), NonZeroU16::new(listen.port())) else {
+            return None;
+        };
+        // The same after each start, so that the router knows the mapping for this node's, and nobody else can guess it.
+        let secret = config.keys.node.secret.expose();
+        let nonce = hash::keyed(b"virga port mapping v1", &[&secret[..]]);
+        let word = |at: usize| {
+            u32::from_be_bytes([nonce[at], nonce[at + 1], nonce[at + 2], nonce[at + 3]])
+        };
+        let setup = Setup {
+            listen: ip,
+            port,
+            nonce: [word(0), word(4), word(8)],
+            seed,
+        };
+        let (wish, wished) = watch::channel(Wish::Off);
+        let (show, shown) = watch::channel(Shown::default());
+        let keeper = Keeper::new(setup, Instant::now());
+        let task = tokio::spawn(keeper.run(wished, show));
+        Some(Self {
+            wish,
+            shown,
+            task: Mutex::new(Some(task)),
+        })
+    }
+
+    /// Whether there is to be one.
+    pub(super) fn want(&self, is_wanted: bool) {
+        let next = if is_wanted { Wish::On } else { Wish::Off };
+        self.wish.send_if_modified(|wish| {
+            let is_new = *wish != next && *wish != Wish::End;
+            if is_new {
+                *wish = next;
+            }
+            is_new
+        });
+    }
+
+    /// What neighbours may be told.
+    pub(super) fn announced(&self) -> Option<SocketAddr> {
+        self.shown.borrow().announced().map(SocketAddr::V4)
+    }
+
+    /// Has the router take it back, and waits for that as long as a node that stops may.
+    pub(super) async fn end(&self) {
+        self.wish.send_replace(Wish::End);
+        let task = self
+            .task
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(mut task) = task
+            && tokio::time::timeout(FAREWELL, &mut task).await.is_err()
+        {
+            tracing::warn!(
+                "the router does not take back the port that it has mapped: that ends with its lease, if it has one"
+            );
+            task.abort();
+        }
+    }
+
+    /// All of it.
+    pub(super) fn status(&self) -> PortMappingStatus {
+        let shown = self.shown.borrow();
+        let by_protocol = |counts: &[u64; 3]| -> BTreeMap<String, u64> {
+            let names = Protocol::ALL.map(|protocol| protocol.name().to_owned());
+            names.into_iter().zip(*counts).collect()
+        };
+        let mut status = PortMappingStatus {
+            is_on: shown.state != State::Off,
+            made: by_protocol(&shown.counts.made),
+            renewed: by_protocol(&shown.counts.renewed),
+            failed: by_protocol(&shown.counts.failed),
+            ..PortMappingStatus::default()
+        };
+        match &shown.state {
+            State::Off => "port_mapping in [nat] is off".clone_into(&mut status.why),
+            State::Searching => "routers are asked".clone_into(&mut status.why),
+            State::Failed(why) => status.why.clone_from(why),
+            State::Held(held) => {
+                status.protocol = Some(held.protocol.name().to_owned());
+                status.external = Some(held.external.to_string());
+                let left =
+                    |until: Instant| until.saturating_duration_since(Instant::now()).as_secs();
+                status.lease_left_s = held.until.map(left);
+                let why = match held.is_behind_another() {
+                    true => {
+                        "the router's own address is a private one: there is a second NAT behind it, and nobody is told of the port"
+                    }
+                    false => "neighbours are told of it",
+                };
+                why.clone_into(&mut status.why);
+            }
+        }
+        status
+    }
+}
