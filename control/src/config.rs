@@ -32,7 +32,7 @@ pub use authorities::Authority;
 pub use discovery::{Admit, DiscoverySection};
 pub use fallback::FallbackSection;
 pub use problem::{ConfigError, Problem};
-pub use replicas::{ReplicaNode, Replicated};
+pub use replicas::{ReplicaNode, Replicated, may_hold, named_replicas, noted_replicas};
 pub use routing::RoutingSection;
 pub use scopes::ScopeConfig;
 
@@ -90,7 +90,7 @@ pub struct Config {
     pub entities: Vec<NamedEntity>,
     /// Who may publish and subscribe where.
     pub channels: Vec<ChannelConfig>,
-    /// Those of them whose log is on several nodes.
+    /// Channels whose log is on several nodes.
     pub replicated: Vec<Replicated>,
     /// What holds for whole subtrees of channels, the broadest first; [`Self::channels`] are narrowed by them.
     pub scopes: Vec<ScopeConfig>,

@@ -20,7 +20,7 @@ use std::{
 };
 use tokio::sync::oneshot;
 use virga_transport::{
-    ChannelName,
+    ChannelName, Mode,
     io::clock::Clock,
     worker::{Commander, Parts, Refused, Task, Times},
 };
@@ -145,6 +145,12 @@ impl Dispatch {
     pub fn replicating(mut self, replicas: Replicas) -> Self {
         self.replicas = replicas;
         self
+    }
+
+    /// What is promised of a channel's events; none where there is no such channel.
+    #[must_use]
+    pub fn mode(&self, channel: &ChannelName) -> Option<Mode> {
+        self.presence.mode(channel)
     }
 
     /// These are the channels from now on, before the workers' services are told the same.

@@ -314,11 +314,15 @@ impl Replicas {
             found.is_some_and(|channel| channel.publish.contains(entity))
         };
         let concerns = move |one: &&crate::config::Replicated| {
-            one.replicas.iter().any(|replica| replica.node == own) || publishes(&one.channel)
+            let is_member = one.replicas.iter().any(|replica| replica.node == own);
+            // Who publishes on a declared channel is not in the file.
+            is_member || one.is_by_command || publishes(&one.channel)
         };
         let needed = config.replicated.iter().filter(concerns);
         let nodes = needed.flat_map(|one| one.replicas.iter().map(|replica| replica.node));
-        nodes.filter(move |node| *node != own)
+        // A command's may be a peer's no more.
+        let is_peer = |node: &NodeId| config.peers.iter().any(|peer| peer.id == *node);
+        nodes.filter(move |node| *node != own && is_peer(node))
     }
 }
 

@@ -7,7 +7,9 @@ use super::{
 };
 use crate::{
     channel::Pattern,
-    config::{ChannelConfig, Config, Entity, Listed, keeping::KeepWords, values},
+    config::{
+        ChannelConfig, Config, Entity, Listed, keeping::KeepWords, may_hold, named_replicas, values,
+    },
     daemon::{declared::NotDeclared, identity::NotFollowed},
     hex,
     kept::chosen::{Holds, NotKept},
@@ -22,7 +24,7 @@ use axum::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
-use virga_transport::ChannelName;
+use virga_transport::{ChannelName, Mode};
 
 /// One channel's policy, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,8 +103,11 @@ pub struct ChannelsView {
 pub struct KeptView {
     /// Whether a command had it kept, and not the configuration file.
     pub by_command: bool,
-    /// When an event counts as kept.
+    /// When an event counts as kept; empty where only other nodes keep it, or will from this one's next start on.
     pub durability: String,
+    /// Why it is not kept here, although it should be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
     /// What the command said.
     #[serde(default)]
     pub words: KeepWords,
@@ -112,11 +117,18 @@ impl KeptView {
     /// In words.
     #[must_use]
     pub fn words(&self) -> String {
+        if let Some(problem) = &self.problem {
+            return format!("not kept here, although a command said so: {problem}");
+        }
         let by = match self.by_command {
+            true if self.durability.is_empty() => "kept on other nodes, by command",
             true => "kept here by command",
             false => "kept here",
         };
-        let all = [vec![self.durability.clone()], self.words.words()].concat();
+        let mut all = self.words.words();
+        if !self.durability.is_empty() {
+            all.insert(0, self.durability.clone());
+        }
         format!("{by} ({})", all.join(", "))
     }
 }
@@ -163,10 +175,25 @@ pub(super) async fn keep(
             "the body, at most {WORDS_BYTES_MAX} bytes: {error}"
         ))
     })?;
-    let words: KeepWords = serde_json::from_slice(&bytes)
+    let mut words: KeepWords = serde_json::from_slice(&bytes)
         .map_err(|error| ApiError::Request(format!("how the channel is kept: {error}")))?;
+    let mode = api.dispatch.mode(&channel);
+    if words.replicas.is_some() && !mode.is_some_and(Mode::is_reliable) {
+        return Err(ApiError::Request(format!(
+            "replicas hold the log of a reliable channel, and {channel} is none here"
+        )));
+    }
     let pattern = Pattern::Channel(channel.clone());
-    if api.dispatch.subscribable(&pattern).await?.is_empty() {
+    let config = api.identity.config();
+    if let Some(named) = &words.replicas {
+        let nodes = named_replicas(named, &config).map_err(ApiError::Request)?;
+        may_hold(&nodes, &channel, &config).map_err(ApiError::Forbidden)?;
+        // Names may change.
+        let ids = nodes.iter().map(|replica| replica.node.to_string());
+        words.replicas = Some(ids.collect());
+    }
+    let is_here = words.is_on(&config.node);
+    if is_here && api.dispatch.subscribable(&pattern).await?.is_empty() {
         return Err(ApiError::Forbidden(format!(
             "there is no channel {channel} here that this node's entity may subscribe to: nothing would come to its log"
         )));
@@ -182,28 +209,41 @@ pub(super) async fn keep(
 pub(super) async fn leave(
     State(api): State<Arc<Api>>,
     Query(named): Query<Named>,
-) -> Result<StatusCode, ApiError> {
+) -> Result<Json<Holds>, ApiError> {
     let (channel, kept) = (named.channel()?, api.kept.clone());
     let done = tokio::spawn(async move { kept.leave(&channel).await }).await;
-    done.map_err(|error| ApiError::Failed(error.to_string()))??;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(Json(
+        done.map_err(|error| ApiError::Failed(error.to_string()))??,
+    ))
 }
 
 /// The channels that the node keeps.
 async fn kept(api: &Api) -> BTreeMap<String, KeptView> {
-    let mut notes = api.kept.by_command().await;
+    let (mut notes, config) = (api.kept.by_command().await, api.identity.config());
     let logs = api.kept.status().into_iter();
     let logs = logs.map(|log| {
         let channel = ChannelName::parse(&log.channel).ok();
         let words = channel.and_then(|channel| notes.remove(&channel));
         let view = KeptView {
             by_command: words.is_some(),
+            problem: log.problem.filter(|_| log.durability.is_empty()),
             durability: log.durability,
-            words: words.unwrap_or_default(),
+            words: words.unwrap_or_default().shown(&config),
         };
         (log.channel, view)
     });
-    logs.collect()
+    let mut kept: BTreeMap<String, KeptView> = logs.collect();
+    let elsewhere = notes.into_iter().map(|(channel, words)| {
+        let view = KeptView {
+            by_command: true,
+            problem: None,
+            durability: String::new(),
+            words: words.shown(&config),
+        };
+        (channel.to_string(), view)
+    });
+    kept.extend(elsewhere);
+    kept
 }
 
 impl From<NotDeclared> for ApiError {

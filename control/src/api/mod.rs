@@ -17,7 +17,7 @@
 //! | `GET /channels` | | the channels that the node knows: [`channels::ChannelsView`] as JSON |
 //! | `POST /channel` | a signed declaration | 204; it holds, is kept and passed on |
 //! | `POST /keep?channel=NAME` | how ([`KeepWords`](crate::config::keeping::KeepWords) as JSON) | [`Holds`](crate::kept::chosen::Holds) as JSON; this node keeps the channel, and when it is started again |
-//! | `POST /leave?channel=NAME` | | 204; it keeps it no more, if a command had it kept |
+//! | `POST /leave?channel=NAME` | | [`Holds`](crate::kept::chosen::Holds) as JSON; it keeps it no more, if a command had it kept |
 //! | `GET /routes` | | [`routes::RoutesStatus`](crate::routes::RoutesStatus) as JSON: who leads where, and by whose word |
 //! | `GET /trace?to=NAME` or a node's id | | [`trace::Trace`](crate::trace::Trace) as JSON: the way that packets take, link by link |
 //! | `GET /flow?channel=NAME` and what of [`Asked`](crate::flow::Asked) | | how long the channel's events stay in each stage here, a line of JSON now and then ([`Report`](crate::flow::Report)), until the connection ends |

@@ -25,7 +25,7 @@ use virga_transport::{ChannelName, Mode};
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Make a channel, as an authority that the nodes' configurations name for it.
-    Create(Create),
+    Create(Box<Create>),
     /// Change a channel that one has made; what is not said stays.
     Set(Change),
     /// Remove a channel that one has made.

@@ -17,6 +17,7 @@ use std::{
     io::{self, Write as _},
     path::{Path, PathBuf},
 };
+use virga_transport::ChannelName;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -47,13 +48,20 @@ enum Wrong {
         path: PathBuf,
         source: Box<fallback::ListenError>,
     },
+    /// What a command said before.
+    #[error("channel {channel}, as {} says: {why}", path.display())]
+    Chosen {
+        path: PathBuf,
+        channel: ChannelName,
+        why: String,
+    },
 }
 
 impl Wrong {
     fn problems(&self) -> &[Problem] {
         match self {
             Self::Config(error) => error.problems(),
-            Self::Fallback { .. } => &[],
+            Self::Fallback { .. } | Self::Chosen { .. } => &[],
         }
     }
 }
@@ -66,13 +74,20 @@ impl From<Wrong> for Failure {
 
 fn check(file: &Path) -> Result<Config, Wrong> {
     let config = Config::load(file)?;
-    match fallback::files(&config) {
-        Ok(_) => Ok(config),
-        Err(source) => Err(Wrong::Fallback {
+    if let Err(source) = fallback::files(&config) {
+        return Err(Wrong::Fallback {
             path: file.into(),
             source: Box::new(source),
-        }),
+        });
     }
+    // Whoever checks may not read them: that is said where the rest is described.
+    for (channel, words) in chosen::read(&config.node.state).unwrap_or_default() {
+        if let Some(why) = chosen::problem(&config, &channel, &words) {
+            let path = chosen::path(&config.node.state);
+            return Err(Wrong::Chosen { path, channel, why });
+        }
+    }
+    Ok(config)
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -193,19 +208,22 @@ fn describe(config: &Config) -> io::Result<()> {
             count(&channel.subscribe)
         )?;
     }
-    let chosen = match chosen::read(&node.state) {
+    let chosen = chosen::read(&node.state);
+    let chosen = match chosen {
         Ok(chosen) => chosen,
         Err(error) => return writeln!(out, "not looked at: {error}"),
     };
     for (channel, words) in chosen {
-        let durability = words.resolve().map_or_else(
-            |why| why,
-            |keeping| keeping.options.durability.name().to_owned(),
-        );
+        let durability = match words.resolve() {
+            Ok(keeping) if words.is_on(node) => keeping.options.durability.name().to_owned(),
+            Ok(_) => String::new(),
+            Err(why) => why,
+        };
         let view = KeptView {
             by_command: true,
+            problem: None,
             durability,
-            words,
+            words: words.shown(config),
         };
         writeln!(out, "channel {channel}: {}", view.words())?;
     }

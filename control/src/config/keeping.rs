@@ -1,16 +1,19 @@
 //! The keys of a `[[channels]]` block that say whether this node keeps the channel, and how.
 
 use super::{
-    Entity, Listed, file,
+    Config, Entity, Listed, NodeSection, file,
     problem::{Report, Section},
+    replicas,
     rules::Checker,
     values::{self, Fault},
 };
 use crate::kept::Keeping;
 use serde::{Deserialize, Serialize};
-use std::ops::Range;
+use std::{ops::Range, slice::from_ref};
 use toml::Spanned;
-use virga_state::{Durability, Options, Retention, compact::Rules};
+use virga_state::{
+    Durability, Options, Retention, compact::Rules, limits::REPLICAS_MAX, replica::Acks,
+};
 
 /// How long events are left as they are where nothing else is said.
 const COMPACT_AFTER_NS: u64 = 24 * 3_600 * 1_000_000_000;
@@ -153,6 +156,12 @@ pub struct KeepWords {
     /// How long removals are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compact_removals_after: Option<String>,
+    /// The nodes that hold the log together, by name or id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<Vec<String>>,
+    /// When what this node publishes counts as published: `leader`, `quorum` or `all`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acks: Option<String>,
 }
 
 impl KeepWords {
@@ -179,6 +188,33 @@ impl KeepWords {
             let what = "compact_after and compact_removals_after belong to a log that is compacted";
             return Err(format!("{what}; say compact_by, too, or leave them out"));
         }
+        let acks = self.read_acks()?;
+        match &self.replicas {
+            None if acks.is_some() => {
+                return Err(
+                    "acks belongs to a log on several nodes; say replicas, too, or leave it out"
+                        .into(),
+                );
+            }
+            Some(nodes) if !(1..=REPLICAS_MAX).contains(&nodes.len()) => {
+                let count = nodes.len();
+                return Err(format!(
+                    "replicas names {count} nodes, and 1 to {REPLICAS_MAX} hold a log; name three or five"
+                ));
+            }
+            Some(_) if key.is_some() => {
+                return Err(
+                    "replicas hold a log whole, byte for byte; leave compact_by out".into(),
+                );
+            }
+            Some(_) if durability.is_some_and(|word| word != Durability::Synced) => {
+                return Err(
+                    "what replicas promise each other rests on what is on disk; leave durability out"
+                        .into(),
+                );
+            }
+            _ => {}
+        }
         Ok(Keeping {
             options: Options {
                 durability: durability.unwrap_or_default(),
@@ -193,6 +229,35 @@ impl KeepWords {
         })
     }
 
+    fn read_acks(&self) -> Result<Option<Acks>, String> {
+        read("acks", self.acks.as_deref(), replicas::acks)
+    }
+
+    /// When what this node publishes counts as published, where several nodes hold the log.
+    #[must_use]
+    pub fn acks(&self) -> Acks {
+        self.read_acks().ok().flatten().unwrap_or_default()
+    }
+
+    /// Whether the log is to be on a node.
+    #[must_use]
+    pub fn is_on(&self, node: &NodeSection) -> bool {
+        let is_it = |word: &String| *word == node.name || *word == node.id.to_string();
+        let replicas = self.replicas.as_ref();
+        replicas.is_none_or(|words| words.iter().any(is_it))
+    }
+
+    /// The same with the nodes' names in place of their ids, where they are known.
+    #[must_use]
+    pub fn shown(mut self, config: &Config) -> Self {
+        for word in self.replicas.iter_mut().flatten() {
+            if let Ok(found) = replicas::named_replicas(from_ref(word), config) {
+                *word = found.into_iter().map(|node| node.name).collect();
+            }
+        }
+        self
+    }
+
     /// What is said, as in the file.
     #[must_use]
     pub fn words(&self) -> Vec<String> {
@@ -205,6 +270,10 @@ impl KeepWords {
             text("compact_by", &self.compact_by),
             text("compact_after", &self.compact_after),
             text("compact_removals_after", &self.compact_removals_after),
+            self.replicas
+                .as_ref()
+                .map(|nodes| format!("replicas {}", nodes.join(" "))),
+            text("acks", &self.acks),
         ];
         all.into_iter().flatten().collect()
     }

@@ -1,15 +1,19 @@
 //! The keys of a `[[channels]]` block that say which nodes hold the channel's log together.
 
 use super::{
-    ChannelConfig, file,
+    ChannelConfig, Config, file,
     peers::Roster,
     problem::{Report, Section, suggest},
     rules::Checker,
     values,
 };
-use std::ops::Range;
+use std::{ops::Range, slice::from_ref};
 use toml::Spanned;
-use virga_ebpf::header::NodeId;
+use virga_ebpf::{
+    header::{NodeId, Subnet},
+    image::exports_of,
+    subnet::may_cross,
+};
 use virga_state::{Durability, limits::REPLICAS_MAX, replica::Acks};
 use virga_transport::ChannelName;
 
@@ -22,6 +26,8 @@ pub struct Replicated {
     pub replicas: Vec<ReplicaNode>,
     /// When what this node publishes counts as published.
     pub acks: Acks,
+    /// Whether a command said so ([`crate::kept::chosen`]), and not the file.
+    pub is_by_command: bool,
 }
 
 /// A node that holds a log.
@@ -116,6 +122,7 @@ impl Keys {
             channel: channel.name.clone(),
             replicas,
             acks: acks.unwrap_or_default(),
+            is_by_command: false,
         })
     }
 }
@@ -156,7 +163,118 @@ fn nodes(
     nodes
 }
 
-fn acks(word: &str) -> Result<Acks, values::Fault> {
+/// The nodes that a command names: this one and its peers, by name or id.
+///
+/// # Errors
+/// Which word means none of them, or one again.
+pub fn named_replicas(words: &[String], config: &Config) -> Result<Vec<ReplicaNode>, String> {
+    let peers = config.peers.iter().map(|peer| (peer.id, &peer.name));
+    let known: Vec<_> = [(config.node.id, &config.node.name)]
+        .into_iter()
+        .chain(peers)
+        .collect();
+    let mut nodes: Vec<ReplicaNode> = Vec::new();
+    for word in words {
+        let mut known = known.iter();
+        let found = known.find(|(node, name)| *name == word || node.to_string() == *word);
+        let Some(&(node, name)) = found else {
+            return Err(format!(
+                "replicas: {word:?} is neither a node's name here nor the id of a peer"
+            ));
+        };
+        if nodes.iter().any(|known| known.node == node) {
+            return Err(format!("replicas: {word:?} is named twice"));
+        }
+        nodes.push(ReplicaNode {
+            node,
+            name: name.clone(),
+        });
+    }
+    Ok(nodes)
+}
+
+/// The same of words that were noted when they were right: an id that is no peer's any more is a node all the same, so
+/// that nobody here publishes past the others.
+///
+/// # Errors
+/// Which word is no node's name and no id, or means one again.
+pub fn noted_replicas(words: &[String], config: &Config) -> Result<Vec<ReplicaNode>, String> {
+    let mut nodes: Vec<ReplicaNode> = Vec::new();
+    for word in words {
+        let found = match (
+            named_replicas(from_ref(word), config),
+            values::read_node_id(word),
+        ) {
+            (Ok(found), _) => found,
+            (Err(_), Some(node)) => vec![ReplicaNode {
+                node,
+                name: word.clone(),
+            }],
+            (Err(why), None) => return Err(why),
+        };
+        for replica in found {
+            if nodes.iter().any(|known| known.node == replica.node) {
+                return Err(format!("replicas: {word:?} is named twice"));
+            }
+            nodes.push(replica);
+        }
+    }
+    Ok(nodes)
+}
+
+/// Whether nodes may hold a channel's log together: each may have its events, and they cross between all. Nothing is said
+/// of a channel that is not known here.
+///
+/// # Errors
+/// Which node may not, and why.
+pub fn may_hold(
+    nodes: &[ReplicaNode],
+    channel: &ChannelName,
+    config: &Config,
+) -> Result<(), String> {
+    let Some(channel) = config.channels.iter().find(|c| c.name == *channel) else {
+        return Ok(());
+    };
+    let mut subnets = vec![(&config.node.name, config.node.subnet)];
+    for replica in nodes {
+        let peer = config.peers.iter().find(|peer| peer.id == replica.node);
+        let own = [config.keys.entity.public];
+        let entities = peer.map_or(&own[..], |peer| &peer.entities);
+        if !entities.iter().any(|key| channel.subscribe.contains(key)) {
+            return Err(format!(
+                "replicas: the entity of {} may not subscribe to {}; leave that node out, or have the channel's authority list it",
+                replica.name, channel.name
+            ));
+        }
+        if let Some(peer) = peer {
+            let subnet = peer.subnet.map_or(Subnet(0), |subnet| subnet.subnet);
+            subnets.push((&replica.name, subnet));
+        }
+    }
+    let exports = exports_of(&channel.export_to);
+    let crosses = |from, to| {
+        may_cross(
+            channel.hash,
+            channel.visibility,
+            || Some(&exports),
+            from,
+            to,
+        )
+    };
+    for (at, (one, from)) in subnets.iter().enumerate() {
+        for (other, to) in &subnets[at + 1..] {
+            if !crosses(*from, *to) || !crosses(*to, *from) {
+                return Err(format!(
+                    "replicas: {} does not cross between the subnets of {one} and {other}; name nodes of one subnet, or export the channel",
+                    channel.name
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn acks(word: &str) -> Result<Acks, values::Fault> {
     match Acks::ALL.into_iter().find(|acks| acks.name() == word) {
         Some(acks) => Ok(acks),
         None => values::fault(

@@ -100,7 +100,7 @@ pub fn of(config: &Config) -> Vec<Setting> {
     for channel in &config.channels {
         all.channel(channel);
     }
-    for replicated in &config.replicated {
+    for replicated in config.replicated.iter().filter(|one| !one.is_by_command) {
         all.replicated(replicated);
     }
     for scope in &config.scopes {

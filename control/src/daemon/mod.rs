@@ -215,7 +215,7 @@ async fn serve(
     (local, reloads): Asked,
     ready: oneshot::Sender<()>,
 ) -> Result<(), DaemonError> {
-    let start = Start::read(config)?;
+    let start = Start::read(kept::chosen::join(config)?)?;
     let config = Arc::new(start.present.config.clone());
     let _lock = lock::take(&config)?;
     let socket = socket::listen(&Place {

@@ -8,7 +8,7 @@ use super::identity::{NotFollowed, Registry};
 use crate::{
     api::Api,
     config::{
-        Config, ConfigError,
+        Config, ConfigError, Replicated,
         settings::{self, Change, Effect, Setting},
     },
     dispatch::Ended,
@@ -150,7 +150,13 @@ async fn apply(api: &Arc<Api>) -> Result<Reloaded, NotReloaded> {
     // One at a time.
     let mut serving = api.reloading.0.lock().await;
     let before = api.identity.filed();
-    let next = block_in_place(|| Config::load(&before.path))?;
+    let mut next = block_in_place(|| Config::load(&before.path))?;
+    for one in before.replicated.iter().filter(|one| one.is_by_command) {
+        let is_same = |other: &Replicated| other.channel == one.channel;
+        if !next.replicated.iter().any(is_same) {
+            next.replicated.push(one.clone());
+        }
+    }
     let changes = settings::changes(&settings::of(&before), &settings::of(&next));
     let (fixed, changes): (Vec<Change>, Vec<Change>) = changes
         .into_iter()

@@ -2,16 +2,17 @@
 //!
 //! They are noted in `kept.json` of the node's state folder, on disk before whoever asked is told so, and kept when the
 //! node is started again. A channel that a command had it keep no more takes nothing into its log from then on; the
-//! log's files stay, and are open until the node is started again.
+//! log's files stay, and are open until the node is started again. Which nodes hold a log together is settled when they
+//! start: what a command says of that holds from then on.
 
 use super::{
-    AllKnown, Keeping, KeptError, Known, State, describe,
+    AllKnown, AllNotKept, Keeping, KeptError, Known, State, describe,
     feed::feed,
-    fresh_id, open_alone,
+    log_name, open_alone, replicated,
     writer::{Begun, Input},
 };
 use crate::{
-    config::{Config, keeping::KeepWords},
+    config::{Config, Replicated, keeping::KeepWords, may_hold, named_replicas, noted_replicas},
     dispatch::Dispatch,
     rights::file::{self, FileError},
 };
@@ -26,7 +27,7 @@ use tokio::{
     sync::{Mutex, mpsc::WeakSender, oneshot, watch},
     task::AbortHandle,
 };
-use virga_state::format::LogId;
+use virga_state::{Catalog, LogName, format::LogId, io::open};
 use virga_transport::ChannelName;
 
 /// Channels that are kept by command at most: each has its own log, with its buffers.
@@ -81,21 +82,101 @@ struct Notes {
 
 /// Where things are.
 pub(super) struct Place {
-    state: PathBuf,
-    logs: PathBuf,
-    /// Logs that several nodes hold together: the file alone has them.
-    replicated: BTreeSet<ChannelName>,
+    config: Config,
+    /// Logs that several nodes hold together, as the file says, or as commands did before the node was started.
+    in_file: BTreeSet<ChannelName>,
+    by_command: BTreeMap<ChannelName, KeepWords>,
 }
 
 impl Place {
-    pub(super) fn of(config: &Config) -> Self {
-        let replicated = config.replicated.iter();
+    pub(super) fn of(config: &Config, notes: &BTreeMap<ChannelName, KeepWords>) -> Self {
+        let those = |is_by_command: bool| {
+            let all = config.replicated.iter();
+            let those = all.filter(move |one| one.is_by_command == is_by_command);
+            those.map(|one| one.channel.clone())
+        };
+        let words = |channel| notes.get(&channel).map(|words| (channel, words.clone()));
         Self {
-            state: config.node.state.clone(),
-            logs: config.node.logs.clone(),
-            replicated: replicated.map(|one| one.channel.clone()).collect(),
+            config: config.clone(),
+            in_file: those(false).collect(),
+            by_command: those(true).filter_map(words).collect(),
         }
     }
+
+    /// Whether the log that there is can be kept as these words say, once the node is started again. Blocks.
+    fn look(&self, channel: &ChannelName, words: &KeepWords) -> Result<(), NotKept> {
+        let (node, name) = (&self.config.node, log_name(channel)?);
+        if !words.is_on(node) {
+            return Ok(());
+        }
+        let Ok(disk) = open::read(&node.logs, &name) else {
+            return Ok(());
+        };
+        let found = Catalog::read(&disk, &name).ok().and_then(|found| found.id);
+        let is_shared = found == Some(replicated::id(&self.config, &name));
+        match words.replicas {
+            None if is_shared => Err(shared(&node.logs, channel, &name).into()),
+            Some(_) if found.is_some() && !is_shared => Err(NotKept::Words(format!(
+                "there is a log of {channel} here that this node holds alone, in {}: end it (virga channel keep {channel} --end), stop the node and move that folder aside first",
+                node.logs.join(name.folder()).display()
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A log that several nodes hold together, or did, which this one is to hold alone.
+pub(super) fn shared(logs: &Path, channel: &ChannelName, name: &LogName) -> KeptError {
+    KeptError::Shared {
+        channel: channel.clone(),
+        folder: logs.join(name.folder()),
+    }
+}
+
+/// Why this node cannot hold a log with others as a command said.
+#[must_use]
+pub fn problem(config: &Config, channel: &ChannelName, words: &KeepWords) -> Option<String> {
+    let nodes = named_replicas(words.replicas.as_deref()?, config);
+    let may = nodes.and_then(|nodes| may_hold(&nodes, channel, config));
+    let why = may.err().filter(|_| words.is_on(&config.node))?;
+    Some(format!(
+        "{why}; say anew which nodes hold it (virga channel keep {channel} --replicas), or --end, and start the node again"
+    ))
+}
+
+/// The same configuration, and with it the logs that commands had several nodes hold together. Of those that name a node
+/// which is none, nothing is known here; [`problem`] says why.
+///
+/// # Errors
+/// [`KeptError::Notes`].
+pub fn join(mut config: Config) -> Result<Config, KeptError> {
+    for (channel, words) in read(&config.node.state)? {
+        let mut in_file = config.channels.iter();
+        let is_in_file = in_file.any(|c| c.name == channel && c.keep.is_some())
+            || config.replicated.iter().any(|one| one.channel == channel);
+        let Some(named) = words.replicas.as_ref().filter(|_| !is_in_file) else {
+            continue;
+        };
+        let failed = |why| KeptError::Notes {
+            path: path(&config.node.state),
+            why: format!("{channel}: {why}"),
+        };
+        words.resolve().map_err(failed)?;
+        let replicas = match noted_replicas(named, &config) {
+            Ok(replicas) => replicas,
+            Err(why) => {
+                tracing::error!(%channel, why, "which nodes hold the channel's log by command is not known");
+                continue;
+            }
+        };
+        config.replicated.push(Replicated {
+            channel,
+            replicas,
+            acks: words.acks(),
+            is_by_command: true,
+        });
+    }
+    Ok(config)
 }
 
 /// Where it is noted.
@@ -157,6 +238,7 @@ pub(super) struct Chosen {
     dispatch: Dispatch,
     to: WeakSender<Input>,
     known: AllKnown,
+    not_kept: AllNotKept,
     /// One command at a time.
     all: Mutex<All>,
 }
@@ -182,7 +264,7 @@ impl Chosen {
     /// `open` says which logs are open, their numbers, and what brings them events.
     pub(super) fn new(
         (place, dispatch): (Place, Dispatch),
-        (to, known): (WeakSender<Input>, AllKnown),
+        (to, known, not_kept): (WeakSender<Input>, AllKnown, AllNotKept),
         notes: BTreeMap<ChannelName, KeepWords>,
         open: impl Iterator<Item = (ChannelName, usize, AbortHandle)>,
     ) -> Self {
@@ -204,6 +286,7 @@ impl Chosen {
             dispatch,
             to,
             known,
+            not_kept,
             all: Mutex::new(All { notes, logs }),
         }
     }
@@ -220,12 +303,28 @@ impl Chosen {
         let keeping = words.resolve().map_err(NotKept::Words)?;
         let mut all = self.all.lock().await;
         let is_noted = all.notes.contains_key(&channel);
-        let is_elsewhere = self.known.find(&channel).is_some() && !is_noted;
-        if is_elsewhere || self.place.replicated.contains(&channel) {
+        let at_start = self.place.by_command.get(&channel);
+        let is_shared = at_start.is_some();
+        let is_elsewhere = self.known.find(&channel).is_some() && !is_noted && !is_shared;
+        if is_elsewhere || self.place.in_file.contains(&channel) {
             return Err(NotKept::InFile(channel));
         }
         if !is_noted && all.notes.len() >= CHOSEN_MAX {
             return Err(NotKept::Full);
+        }
+        if words.replicas.is_some() || is_shared {
+            tokio::task::block_in_place(|| self.place.look(&channel, &words))?;
+            let mut notes = all.notes.clone();
+            notes.insert(channel.clone(), words.clone());
+            write(&self.place.config.node.state, &notes)?;
+            all.notes = notes;
+            // One that could not be kept is not until the node is started again.
+            return Ok(
+                match at_start == Some(&words) && !self.not_kept.has(&channel) {
+                    true => Holds::Now,
+                    false => Holds::AfterRestart,
+                },
+            );
         }
         // What cannot be opened is not noted.
         let mut log = match all.logs.remove(&channel) {
@@ -234,10 +333,11 @@ impl Chosen {
         };
         let mut notes = all.notes.clone();
         notes.insert(channel.clone(), words);
-        let noted = write(&self.place.state, &notes);
+        let noted = write(&self.place.config.node.state, &notes);
         if noted.is_ok() {
             all.notes = notes;
             self.take_in(&channel, &mut log).await?;
+            self.not_kept.forget(&channel);
         }
         let holds = match log.keeping == keeping {
             true => Holds::Now,
@@ -248,26 +348,35 @@ impl Chosen {
         Ok(holds)
     }
 
-    pub(super) async fn leave(&self, channel: &ChannelName) -> Result<(), NotKept> {
+    pub(super) async fn leave(&self, channel: &ChannelName) -> Result<Holds, NotKept> {
         let mut all = self.all.lock().await;
         let mut notes = all.notes.clone();
         if notes.remove(channel).is_none() {
             return Err(match self.known.find(channel) {
-                Some(_) => NotKept::InFile(channel.clone()),
-                None => NotKept::Unknown(channel.clone()),
+                Some(_) if !self.place.by_command.contains_key(channel) => {
+                    NotKept::InFile(channel.clone())
+                }
+                _ => NotKept::Unknown(channel.clone()),
             });
         }
-        write(&self.place.state, &notes)?;
+        write(&self.place.config.node.state, &notes)?;
         all.notes = notes;
+        if self.not_kept.forget(channel) {
+            return Ok(Holds::Now);
+        }
+        if self.place.by_command.contains_key(channel) {
+            return Ok(Holds::AfterRestart);
+        }
         self.known.with(|known| known.remove(channel));
         let Some(log) = all.logs.get_mut(channel) else {
-            return Ok(());
+            return Ok(Holds::Now);
         };
         if let Some(feed) = log.feed.take() {
             feed.abort();
         }
         let log = log.number;
-        self.tell(Input::Left { log, is_left: true }).await
+        self.tell(Input::Left { log, is_left: true }).await?;
+        Ok(Holds::Now)
     }
 
     async fn tell(&self, input: Input) -> Result<(), NotKept> {
@@ -277,9 +386,10 @@ impl Chosen {
 
     /// Opens a log and gives it to the writer.
     async fn begin(&self, channel: &ChannelName, keeping: Keeping) -> Result<Log, NotKept> {
-        let (folder, name, how) = (self.place.logs.clone(), channel.clone(), keeping.clone());
-        let opening =
-            tokio::task::spawn_blocking(move || open_alone(&folder, &name, &how, fresh_id()?));
+        let config = &self.place.config;
+        let shared = replicated::id(config, &log_name(channel)?);
+        let (logs, name, how) = (config.node.logs.clone(), channel.clone(), keeping.clone());
+        let opening = tokio::task::spawn_blocking(move || open_alone((&logs, shared), &name, &how));
         let open = opening.await.map_err(|_| NotKept::Ended)??;
         let id = *open.log.id();
         let state = watch::Sender::new(describe(&open, channel));

@@ -22,6 +22,7 @@ mod feed;
 pub mod follow;
 mod looks;
 pub mod replicated;
+mod status;
 mod writer;
 
 use crate::{
@@ -38,8 +39,9 @@ use compaction::Compaction;
 use feed::feed;
 use follow::Follower;
 use looks::{LOOK_WITHIN, Looks, WaitedFor};
-use replicated::{ReplicationStatus, Seat};
-use serde::{Deserialize, Serialize};
+use replicated::Seat;
+pub use status::LogStatus;
+use status::{AllNotKept, describe};
 use std::{
     collections::BTreeMap,
     io,
@@ -51,7 +53,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use virga_ebpf::header::NodeId;
 use virga_state::{
-    Cursor, Durability, LogName, NameError, OpenError, Options, Reader,
+    Cursor, LogName, NameError, OpenError, Options, Reader,
     compact::Rules,
     format::LogId,
     history::{self, Looked, Place, Wanted},
@@ -104,6 +106,16 @@ pub enum KeptError {
         /// What is wrong.
         source: NoGroup,
     },
+    /// Several nodes hold its log together, or did: what one writes there alone would count among them.
+    #[error(
+        "the log of {channel} in {} is one that several nodes hold together, and this node is to hold it alone: say which nodes do (replicas in the file, or virga channel keep {channel} --replicas), or stop the node and move that folder aside first", folder.display()
+    )]
+    Shared {
+        /// Whose log.
+        channel: ChannelName,
+        /// Its folder.
+        folder: PathBuf,
+    },
     /// Which channels are kept by command is not known.
     #[error(
         "the channels that are kept by command cannot be read from {}: {why}; remove the file, and none is, to start nevertheless", path.display()
@@ -122,57 +134,6 @@ pub enum KeptError {
         /// What the system said.
         source: io::Error,
     },
-}
-
-/// How one log stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogStatus {
-    /// The channel's full name.
-    pub channel: String,
-    /// When an event counts as kept: `synced`, `flushed` or `memory`.
-    pub durability: String,
-    /// Offset of the first event that is kept.
-    pub first: u64,
-    /// Offset of the next event.
-    pub end: u64,
-    /// Events below can be read.
-    pub readable: u64,
-    /// Events that the log had taken and could not write. What it had no room for, the channel counts.
-    pub lost: u64,
-    /// Events that it did not take, as they are not as their entity signed them.
-    pub refused: u64,
-    /// Batches whose entity had signed something that contradicts them.
-    pub forks: u64,
-    /// Events that it got from another node's log, since later ones follow them.
-    #[serde(default)]
-    pub repaired: u64,
-    /// How often it went on without events that later ones follow, by why: see [`ancestors::Unfound`].
-    #[serde(default)]
-    pub gaps: BTreeMap<String, u64>,
-    /// Bytes of events that are in memory alone, as they wait for those in front of them, or for where the log's feeds end.
-    #[serde(default)]
-    pub waiting_bytes: u64,
-    /// How often the channel went on without the log.
-    pub interrupted: u64,
-    /// Events that compaction has taken since the node was started.
-    #[serde(default)]
-    pub compacted_events: u64,
-    /// Bytes that it has taken since then.
-    #[serde(default)]
-    pub compacted_bytes: u64,
-    /// Why it is not compacted, or not all of it, although it should be.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub compaction_problem: Option<String>,
-    /// What keeps it from taking events now.
-    pub problem: Option<String>,
-    /// Whether it takes no more until the node is started again.
-    pub has_ended: bool,
-    /// Of a log that is on several nodes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replication: Option<ReplicationStatus>,
-    /// Whether the node keeps it no more, by command.
-    #[serde(skip)]
-    pub(crate) is_left: bool,
 }
 
 /// What is told of a log, newest first.
@@ -208,6 +169,7 @@ impl AllKnown {
 pub struct Kept {
     folder: Arc<PathBuf>,
     logs: AllKnown,
+    not_kept: AllNotKept,
     chosen: Arc<Chosen>,
     /// Who looks through a log for another node.
     looks: Arc<Looks>,
@@ -229,6 +191,7 @@ pub struct Opened {
     states: Vec<watch::Sender<LogStatus>>,
     /// Those that are kept by command.
     notes: BTreeMap<ChannelName, KeepWords>,
+    not_kept: AllNotKept,
     place: chosen::Place,
 }
 
@@ -241,11 +204,13 @@ pub struct Running {
 }
 
 impl Kept {
-    /// How each log stands, by name.
+    /// How each log stands, by name; last those that should be there and are not.
     #[must_use]
     pub fn status(&self) -> Vec<LogStatus> {
         let state = |log: &Known| log.state.borrow().clone();
-        self.logs.look(|all| all.values().map(state).collect())
+        let mut all: Vec<LogStatus> = self.logs.look(|all| all.values().map(state).collect());
+        all.extend(self.not_kept.status());
+        all
     }
 
     /// The kept channels that a pattern means.
@@ -284,7 +249,7 @@ impl Kept {
     ///
     /// # Errors
     /// See [`chosen::NotKept`].
-    pub async fn leave(&self, channel: &ChannelName) -> Result<(), chosen::NotKept> {
+    pub async fn leave(&self, channel: &ChannelName) -> Result<chosen::Holds, chosen::NotKept> {
         self.chosen.leave(channel).await
     }
 
@@ -375,6 +340,7 @@ impl Opened {
     /// # Errors
     /// See [`KeptError`].
     pub fn open(config: &Config) -> Result<Self, KeptError> {
+        let notes = chosen::read(&config.node.state)?;
         let mut opened = Self {
             folder: config.node.logs.clone(),
             channels: Vec::new(),
@@ -383,8 +349,9 @@ impl Opened {
             rules: Vec::new(),
             signed: Vec::new(),
             states: Vec::new(),
-            notes: chosen::read(&config.node.state)?,
-            place: chosen::Place::of(config),
+            place: chosen::Place::of(config, &notes),
+            notes,
+            not_kept: AllNotKept::default(),
         };
         let kept = config.channels.iter();
         for (channel, keeping) in kept.filter_map(|c| Some((c, c.keep.as_ref()?))) {
@@ -395,8 +362,8 @@ impl Opened {
             )?;
         }
         for (channel, words) in opened.notes.clone() {
-            let is_replicated = |one: &Replicated| one.channel == channel;
-            if opened.channels.contains(&channel) || config.replicated.iter().any(is_replicated) {
+            let is_in_file = |one: &Replicated| one.channel == channel && !one.is_by_command;
+            if opened.channels.contains(&channel) || config.replicated.iter().any(is_in_file) {
                 tracing::warn!(%channel, "the configuration file says how the channel is kept; what a command said does not count");
                 opened.notes.remove(&channel);
                 continue;
@@ -405,8 +372,22 @@ impl Opened {
                 path: chosen::path(&config.node.state),
                 why: format!("{channel}: {why}"),
             })?;
+            if !words.is_on(&config.node) {
+                continue;
+            }
+            if let Some(why) = chosen::problem(config, &channel, &words) {
+                opened.not_kept.add(channel, why);
+                continue;
+            }
             // Whether its events are signed is said by who declares it, at any time.
-            opened.add(config, (&channel, true), &keeping)?;
+            match opened.add(config, (&channel, true), &keeping) {
+                Err(error)
+                    if words.replicas.is_some() || matches!(error, KeptError::Shared { .. }) =>
+                {
+                    opened.not_kept.add(channel, error.to_string());
+                }
+                added => added?,
+            }
         }
         Ok(opened)
     }
@@ -462,7 +443,7 @@ impl Opened {
         let open = self.channels.iter().enumerate();
         let chosen = Chosen::new(
             (self.place, dispatch.clone()),
-            (to.downgrade(), known.clone()),
+            (to.downgrade(), known.clone(), self.not_kept.clone()),
             self.notes,
             open.filter_map(|(log, channel)| Some((channel.clone(), log, feeds.remove(channel)?))),
         );
@@ -479,6 +460,7 @@ impl Opened {
         let kept = Kept {
             folder: Arc::new(self.folder),
             logs: known,
+            not_kept: self.not_kept,
             chosen: Arc::new(chosen),
             looks: Arc::default(),
             coming,
@@ -529,14 +511,26 @@ fn open(
 ) -> Result<(OpenLog, Option<Seat>), KeptError> {
     let name = log_name(channel)?;
     let mut replicated = config.replicated.iter();
-    let replicated = replicated.find(|one| one.channel == *channel);
-    let fresh_id = match replicated {
-        Some(_) => replicated::id(config, &name),
-        None => fresh_id()?,
+    let id = replicated::id(config, &name);
+    let Some(one) = replicated.find(|one| one.channel == *channel) else {
+        return Ok((open_alone((&config.node.logs, id), channel, keeping)?, None));
     };
-    let mut log = open_alone(&config.node.logs, channel, keeping, fresh_id)?;
-    let seat = replicated.map(|one| Seat::open(config, (one, &name), &mut log));
-    Ok((log, seat.transpose()?))
+    let mut log = open_log(&config.node.logs, channel, keeping, id)?;
+    let seat = Seat::open(config, (one, &name), &mut log)?;
+    Ok((log, Some(seat)))
+}
+
+/// A log of this node alone, and not the one that several hold together.
+fn open_alone(
+    (logs, shared): (&Path, LogId),
+    channel: &ChannelName,
+    keeping: &Keeping,
+) -> Result<OpenLog, KeptError> {
+    let log = open_log(logs, channel, keeping, fresh_id()?)?;
+    if *log.log.id() == shared {
+        return Err(chosen::shared(logs, channel, &log_name(channel)?));
+    }
+    Ok(log)
 }
 
 /// A log's id that no other has.
@@ -544,7 +538,7 @@ fn fresh_id() -> Result<LogId, KeptError> {
     Ok((u128::from(random()?) << 64 | u128::from(random()?)).to_be_bytes())
 }
 
-fn open_alone(
+fn open_log(
     folder: &Path,
     channel: &ChannelName,
     keeping: &Keeping,
@@ -561,31 +555,4 @@ fn open_alone(
         tracing::warn!(log = %name, "{finding}");
     }
     Ok(log)
-}
-
-fn describe(log: &OpenLog, channel: &ChannelName) -> LogStatus {
-    let durability: Durability = log.log.options().durability;
-    LogStatus {
-        channel: channel.to_string(),
-        durability: durability.name().to_owned(),
-        first: log.log.first(),
-        end: log.log.end(),
-        readable: log.log.readable(),
-        lost: 0,
-        refused: 0,
-        forks: 0,
-        repaired: 0,
-        waiting_bytes: 0,
-        gaps: ancestors::Unfound::ALL
-            .map(|why| (why.name().to_owned(), 0))
-            .into(),
-        compacted_events: 0,
-        compacted_bytes: 0,
-        compaction_problem: None,
-        interrupted: 0,
-        problem: None,
-        has_ended: false,
-        replication: None,
-        is_left: false,
-    }
 }

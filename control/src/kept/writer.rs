@@ -45,7 +45,7 @@ use virga_state::{
         open::OpenLog,
     },
 };
-use virga_transport::ChannelName;
+use virga_transport::{ChannelName, Mode};
 
 /// Inputs that are taken together.
 const TOGETHER_MAX: usize = 64;
@@ -465,9 +465,16 @@ impl Thread {
         entity: [u8; 32],
         event: Bytes,
     ) -> Result<(), Answer> {
+        // Who declares the channel says so, at any time.
+        let channel = self.seats[log].as_ref().map(Seat::channel);
+        let mode = channel.and_then(|channel| self.dispatch.mode(channel));
+        let Some(mode) = mode else {
+            let words = "the channel is not known there".to_owned();
+            return Err(Answer::Refused(words));
+        };
         loop {
             let refused = self.states[log].borrow().refused;
-            let appended = match self.signed[log].is_some() {
+            let appended = match mode == Mode::Signed {
                 true => self.append_signed(log, &event),
                 false => self.append_one(log, &entity, &event),
             };

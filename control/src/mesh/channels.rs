@@ -59,9 +59,8 @@ impl Mesh {
     ///
     /// # Errors
     /// [`MeshError::Refused`] when no command had it kept.
-    pub async fn leave(&self, channel: &ChannelName) -> Result<(), MeshError> {
+    pub async fn leave(&self, channel: &ChannelName) -> Result<Holds, MeshError> {
         let uri = format!("/leave?channel={channel}");
-        self.send(Method::POST, uri, empty()).await?;
-        Ok(())
+        read_json(self.send(Method::POST, uri, empty()).await?).await
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     numbered,
     stage::{Channel, RELIABLE, Stage, eventually, in_time},
 };
-use std::process::Command;
+use std::{fs, process::Command};
 use virga::mesh::{Cursor, MeshError, Replay, Replayed};
 
 /// b publishes nothing and keeps; a publishes.
@@ -141,7 +141,7 @@ async fn a_channel_is_kept_by_command_over_a_restart_until_another_ends_it() {
     stage.kill("b");
     stage.start("b").await;
     assert_eq!(stage.status("b").await.logs, []);
-    let logs = std::fs::read_dir(stage.node("b").file("state/logs"));
+    let logs = fs::read_dir(stage.node("b").file("state/logs"));
     assert_eq!(logs.unwrap().count(), 1, "its files");
 }
 
@@ -175,4 +175,215 @@ async fn what_nothing_would_come_to_is_not_kept_and_what_the_file_says_holds() {
         let (is_done, text) = said(&stage, &[&["channel", "keep", NAME], wrong].concat());
         assert!(!is_done && !text.is_empty(), "{wrong:?}: {text}");
     }
+}
+
+const NODES: [&str; 3] = ["a", "router", "b"];
+
+/// Starts all anew, and waits until all know who leads the log that they hold together.
+async fn restart(stage: &mut Stage) {
+    for name in NODES {
+        stage.kill(name);
+    }
+    for name in NODES {
+        stage.start(name).await;
+    }
+    eventually("one leads the log", async || {
+        for name in NODES {
+            let logs = stage.status(name).await.logs;
+            let leader = logs.first()?.replication.as_ref()?.leader.clone();
+            leader?;
+        }
+        Some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_hold_a_log_together_by_command_from_their_next_start_on() {
+    let mut stage = running().await;
+    let everybody = "a,b,router";
+    let made = ["create", NAME, "--publish", "a", "--subscribe", everybody];
+    channel(stage.node("b"), stage.node("router"), &made).unwrap();
+    for name in NODES {
+        version(&stage, name, NAME, 1).await;
+    }
+    for (wrong, why) in [
+        (&["--replicas", "a,nobody,b"][..], "\"nobody\" is neither"),
+        (&["--replicas", "a,b,a"], "\"a\" is named twice"),
+        (&["--replicas", "b", "--compact-by", "id"], "byte for byte"),
+        (&["--replicas", "b", "--durability", "memory"], "on disk"),
+        (
+            &["--replicas", "b", "--acks", "most"],
+            "no number of replicas",
+        ),
+        (&["--acks", "all"], "say replicas, too"),
+    ] {
+        let (is_done, text) = said(&stage, &[&["channel", "keep", NAME], wrong].concat());
+        assert!(!is_done && text.contains(why), "{wrong:?}: {text}");
+    }
+    let replicas = ["channel", "keep", NAME, "--replicas", "a,router,b"];
+    for name in NODES {
+        let output = stage.node(name).run(&replicas);
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        let expected = "on its replicas once this node is started again";
+        assert!(text.contains(expected), "{name}: {text}");
+        assert_eq!(stage.status(name).await.logs, []);
+    }
+    restart(&mut stage).await;
+    let sent = numbered(40);
+    let publish = async |stage: &Stage, events: &[Vec<u8>]| {
+        let mesh = stage.mesh("a").await;
+        let published = in_time("publishing", mesh.publish_batch(NAME, events)).await;
+        assert_eq!(published.unwrap().published, events.len() as u64);
+    };
+    publish(&stage, &sent[..20]).await;
+    for name in NODES {
+        eventually("the replica has them", async || {
+            (stage.status(name).await.logs.first()?.readable == 20).then_some(())
+        })
+        .await;
+    }
+    let kept = "kept here by command (synced, replicas a router b)";
+    let (_, text) = said(&stage, &["channel", "ls"]);
+    assert!(text.contains(kept), "{text}");
+    // What a command said is no change of the file.
+    let (is_done, text) = said(&stage, &["reload"]);
+    assert!(is_done, "{text}");
+    // Two of three are enough, over another restart, too.
+    restart(&mut stage).await;
+    stage.kill("b");
+    publish(&stage, &sent[20..]).await;
+    let mesh = stage.mesh("router").await;
+    let mut replay = mesh.replay(NAME, Cursor::Start).await.unwrap();
+    assert_eq!(events(&mut replay, 40).await, sent);
+    stage.start("b").await;
+    eventually("b has the rest", async || {
+        (stage.status("b").await.logs.first()?.readable == 40).then_some(())
+    })
+    .await;
+    // No more from the next start on; a log of its own is no copy of that one.
+    let (is_done, text) = said(&stage, &["channel", "keep", NAME, "--end"]);
+    assert!(
+        is_done && text.contains("until it is started again"),
+        "{text}"
+    );
+    stage.kill("b");
+    stage.start("b").await;
+    assert_eq!(stage.status("b").await.logs, []);
+    // Its log of those is none that it may go on with alone.
+    let (is_done, text) = said(&stage, &["channel", "keep", NAME]);
+    assert!(
+        !is_done && text.contains("several nodes hold together"),
+        "{text}"
+    );
+    let other = NAME.replace("command", "itself");
+    let made = [
+        "create",
+        &other,
+        "--publish",
+        "a",
+        "--subscribe",
+        everybody,
+        "--persist",
+    ];
+    channel(stage.node("b"), stage.node("router"), &made).unwrap();
+    let replicas = ["channel", "keep", &other, "--replicas", "a,router,b"];
+    let (is_done, text) = said(&stage, &replicas);
+    assert!(!is_done && text.contains("this node holds alone"), "{text}");
+}
+
+/// What is in the way of b's configuration, by the command that looks.
+fn checked(stage: &Stage) -> (bool, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_virga"));
+    let output = command.arg("check-config").arg(stage.node("b").config());
+    let output = output.output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(text).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_starts_whatever_became_of_those_that_hold_a_log_with_it_by_command() {
+    let mut stage = running().await;
+    let everybody = "a,b,router";
+    let made = ["create", NAME, "--publish", "a", "--subscribe", everybody];
+    channel(stage.node("b"), stage.node("router"), &made).unwrap();
+    // Who may not have the events holds no log of them.
+    let other = NAME.replace("command", "few");
+    create(&stage, "b", &other, &[]).unwrap();
+    for name in NODES {
+        version(&stage, name, NAME, 1).await;
+    }
+    version(&stage, "b", &other, 1).await;
+    let replicas = ["channel", "keep", &other, "--replicas", "b,a"];
+    let (is_done, text) = said(&stage, &replicas);
+    assert!(
+        !is_done && text.contains("of a may not subscribe"),
+        "{text}"
+    );
+    let replicas = ["channel", "keep", NAME, "--replicas", "a,router,b"];
+    for name in NODES {
+        let output = stage.node(name).run(&replicas);
+        assert!(output.status.success(), "{name}: {output:?}");
+    }
+    restart(&mut stage).await;
+    // Said again it holds already.
+    let (is_done, text) = said(&stage, &replicas);
+    assert!(is_done && text.contains("from now on"), "{text}");
+    // Another name for a node changes nothing.
+    let path = stage.node("b").config();
+    let whole = fs::read_to_string(&path).unwrap();
+    let block = "[[peers]]\nname = \"a\"";
+    stage.edit("b", block, "[[peers]]\nname = \"renamed\"");
+    let (is_done, text) = checked(&stage);
+    assert!(
+        is_done && text.contains("replicas renamed router b"),
+        "{text}"
+    );
+    stage.kill("b");
+    stage.start("b").await;
+    eventually("b takes part", async || {
+        let logs = stage.status("b").await.logs;
+        let leader = logs.first()?.replication.as_ref()?.leader.clone();
+        leader.is_some().then_some(())
+    })
+    .await;
+    // Without the node the log is not kept, and all else is as it was.
+    let text = fs::read_to_string(&path).unwrap();
+    let (before, after) = text.split_once("[[peers]]\nname = \"renamed\"").unwrap();
+    let rest = after.find("\n[[").map_or("", |at| &after[at..]);
+    fs::write(&path, format!("{before}{rest}")).unwrap();
+    let (is_done, text) = checked(&stage);
+    assert!(!is_done && text.contains("neither a node's name"), "{text}");
+    stage.kill("b");
+    stage.start("b").await;
+    let logs = stage.status("b").await.logs;
+    let problem = logs[0].problem.clone().unwrap();
+    assert!(
+        logs[0].has_ended && problem.contains("neither a node's name"),
+        "{problem}"
+    );
+    let (_, text) = said(&stage, &["channel", "ls"]);
+    assert!(text.contains("not kept here, although"), "{text}");
+    fs::write(&path, whole).unwrap();
+    // A note that has this node go on alone with what several hold is not followed.
+    stage.kill("b");
+    let notes = stage.node("b").file("state").join("kept.json");
+    fs::write(&notes, format!("{{\"channels\": {{\"{NAME}\": {{}}}}}}")).unwrap();
+    stage.start("b").await;
+    let logs = stage.status("b").await.logs;
+    let problem = logs[0].problem.clone().unwrap();
+    assert!(problem.contains("several nodes hold together"), "{problem}");
+    let (is_done, text) = said(&stage, &replicas);
+    assert!(
+        is_done && text.contains("once this node is started"),
+        "{text}"
+    );
+    stage.kill("b");
+    stage.start("b").await;
+    eventually("b takes part again", async || {
+        let logs = stage.status("b").await.logs;
+        let leader = logs.first()?.replication.as_ref()?.leader.clone();
+        leader.is_some().then_some(())
+    })
+    .await;
 }

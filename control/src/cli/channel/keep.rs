@@ -42,6 +42,12 @@ pub(crate) struct How {
     /// How long removals are.
     #[arg(long, value_name = "TIME")]
     compact_removals_after: Option<String>,
+    /// The nodes that hold one log together: say the same on each of them and on all that publish there.
+    #[arg(long, value_name = "NODE", value_delimiter = ',')]
+    replicas: Option<Vec<String>>,
+    /// When what this node publishes there counts as published: leader, quorum (the default) or all.
+    #[arg(long, value_name = "WORD")]
+    acks: Option<String>,
 }
 
 impl How {
@@ -55,6 +61,8 @@ impl How {
             compact_by: self.compact_by.clone(),
             compact_after: self.compact_after.clone(),
             compact_removals_after: self.compact_removals_after.clone(),
+            replicas: self.replicas.clone(),
+            acks: self.acks.clone(),
         };
         if !is_kept && words != KeepWords::default() {
             let what = "how a log is kept belongs to a channel that is: say --persist to create it so, and no --end";
@@ -83,6 +91,9 @@ pub(super) async fn begin(
 ) -> Result<(), Failure> {
     let when = match mesh.keep(name, words).await? {
         Holds::Now => "from now on",
+        Holds::AfterRestart if words.replicas.is_some() => {
+            "on its replicas once this node is started again; say so on each of them and on all that publish there, too"
+        }
         Holds::AfterRestart => {
             "its log is open with what was said before: what is said now holds once the node is started again"
         }
@@ -92,9 +103,16 @@ pub(super) async fn begin(
 
 /// Has the node keep it no more.
 pub(super) async fn end(mesh: &Mesh, name: &ChannelName) -> Result<(), Failure> {
-    mesh.leave(name).await?;
+    let since = match mesh.leave(name).await? {
+        Holds::Now => {
+            "its log takes nothing from now on; the log's files stay, open until the node is started again"
+        }
+        Holds::AfterRestart => {
+            "it takes part in its replicas until it is started again; the log's files stay"
+        }
+    };
     Ok(writeln!(
         io::stdout(),
-        "this node keeps {name} no more: its log takes nothing from now on; the log's files stay, open until the node is started again"
+        "this node keeps {name} no more: {since}"
     )?)
 }
