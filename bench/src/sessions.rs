@@ -23,12 +23,14 @@ static HELD_BYTES: AtomicU64 = AtomicU64::new(0);
 
 // SAFETY: every call goes to the system's allocator as it is; only sizes are counted.
 unsafe impl GlobalAlloc for Counting {
+    // SAFETY: the caller keeps `GlobalAlloc`'s rules for this call: a layout of some size.
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         HELD_BYTES.fetch_add(layout.size() as u64, Ordering::Relaxed);
         // SAFETY: the caller keeps `GlobalAlloc`'s rules.
         unsafe { System.alloc(layout) }
     }
 
+    // SAFETY: the caller keeps `GlobalAlloc`'s rules: the memory came from here, with this layout.
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         HELD_BYTES.fetch_sub(layout.size() as u64, Ordering::Relaxed);
         // SAFETY: the caller keeps `GlobalAlloc`'s rules.

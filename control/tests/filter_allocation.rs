@@ -21,12 +21,14 @@ fn count() {
 
 // SAFETY: everything is handed to the system's allocator as it came.
 unsafe impl GlobalAlloc for Counting {
+    // SAFETY: the caller keeps `GlobalAlloc`'s rules for this call: a layout of some size.
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
         // SAFETY: the caller keeps the same promise to us.
         unsafe { System.alloc(layout) }
     }
 
+    // SAFETY: the caller keeps `GlobalAlloc`'s rules: the memory came from here, with this layout.
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         // SAFETY: the caller keeps the same promise to us.
         unsafe { System.dealloc(pointer, layout) }

@@ -27,23 +27,27 @@ fn count() {
 
 // SAFETY: every call goes on to the system's allocator as it came.
 unsafe impl GlobalAlloc for Counting {
+    // SAFETY: the caller keeps `GlobalAlloc`'s rules for this call: a layout of some size.
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
         // SAFETY: the caller's promise.
         unsafe { System.alloc(layout) }
     }
 
+    // SAFETY: the caller keeps `GlobalAlloc`'s rules: the memory came from here, with this layout.
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
         // SAFETY: the caller's promise.
         unsafe { System.dealloc(memory, layout) }
     }
 
+    // SAFETY: the caller keeps `GlobalAlloc`'s rules for this call: a layout of some size.
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count();
         // SAFETY: the caller's promise.
         unsafe { System.alloc_zeroed(layout) }
     }
 
+    // SAFETY: the caller keeps `GlobalAlloc`'s rules: the memory came from here, with this layout, and the new size is not 0.
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
         count();
         // SAFETY: the caller's promise.

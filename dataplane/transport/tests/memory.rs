@@ -26,12 +26,14 @@ fn signed(bytes: usize) -> isize {
 
 // SAFETY: every call goes to the system's allocator as it is; counting touches no memory of it.
 unsafe impl GlobalAlloc for Counting {
+    // SAFETY: the caller keeps `GlobalAlloc`'s rules for this call: a layout of some size.
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATED.fetch_add(signed(layout.size()), Relaxed);
         // SAFETY: the caller keeps this function's contract, which is the same.
         unsafe { System.alloc(layout) }
     }
 
+    // SAFETY: the caller keeps `GlobalAlloc`'s rules: the memory came from here, with this layout.
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
         ALLOCATED.fetch_sub(signed(layout.size()), Relaxed);
         // SAFETY: `memory` came from `alloc` above, with this layout.

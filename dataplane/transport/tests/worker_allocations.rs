@@ -40,17 +40,20 @@ fn count() {
 
 // SAFETY: every call goes to the system's allocator as it is; the counter allocates nothing itself.
 unsafe impl GlobalAlloc for Counting {
+    // SAFETY: the caller keeps `GlobalAlloc`'s rules for this call: a layout of some size.
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
         // SAFETY: the caller's promises are passed on.
         unsafe { System.alloc(layout) }
     }
 
+    // SAFETY: the caller keeps `GlobalAlloc`'s rules: the memory came from here, with this layout.
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         // SAFETY: the caller's promises are passed on.
         unsafe { System.dealloc(pointer, layout) }
     }
 
+    // SAFETY: the caller keeps `GlobalAlloc`'s rules: the memory came from here, with this layout, and the new size is not 0.
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
         count();
         // SAFETY: the caller's promises are passed on.
