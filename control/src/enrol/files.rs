@@ -107,6 +107,7 @@ impl NodeFile<'_> {
             text += &format!("psk_generation = {}\n", self.psk_generation);
         }
         text += &format!("listen = \"{}\"\n", self.listen);
+        text += "# A worker for each physical core, pinned to it.\nworkers = \"auto\"\n";
         if let Some(subnet) = self.subnet {
             text += &format!("subnet = {}\n", quoted(subnet));
         }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    config::Reach,
+    config::{Reach, Workers},
     keys::{EntityKey, NodeKey, Secret},
 };
 use std::os::unix::fs::PermissionsExt as _;
@@ -48,6 +48,7 @@ fn a_new_nodes_file_says_what_was_meant_whatever_its_words() {
     let config = Config::from_toml(&text, Path::new("/x/node.toml"), ours).unwrap();
     assert_eq!(config.node.network, network);
     assert_eq!(config.node.psk_generation, 7);
+    assert_eq!(config.node.workers, Workers::Auto);
     assert_eq!(config.node.node_key_file, Path::new("/x/node.key"));
     assert_eq!(config.node.socket, Path::new("/run/a \"b\"/s.sock"));
     assert_eq!(config.forwarding.interfaces, interfaces);
