@@ -231,7 +231,7 @@ pub const NETWORK_ID_BYTES_MAX: usize = 255;
 pub const DURATION_NS_MAX: u64 = 366 * 86_400 * 1_000_000_000;
 /// Configured peers.
 pub const PEERS_MAX: usize = 65_536;
-/// An old epoch's keys are dropped this long after the move to the next.
+/// An old epoch's keys are dropped this long after the move to the next, or later, once the peer was heard in that.
 pub const PREVIOUS_EPOCH_NS: u64 = 10_000_000_000;
 /// Failed opens after which a session wants new keys (RFC 9001, 6.6, halved).
 pub const FAILED_OPENS_REKEY: u64 = 1 << 35;

@@ -16,7 +16,7 @@ use crate::{
     handshake::Agreed,
     hybrid::Exchange,
     keys::{Epoch, Role},
-    limits::{PREVIOUS_EPOCH_NS, REST_NS},
+    limits::REST_NS,
     path::{Path, Validation},
     policy::Pattern,
     proof::Subject,
@@ -460,10 +460,7 @@ impl Session {
             }
             SessionState::Established => {}
         }
-        let previous = self
-            .previous
-            .as_ref()
-            .map(|_| self.epoch_since_ns + PREVIOUS_EPOCH_NS);
+        let previous = self.previous_until_ns();
         let rekey = (self.ends.role == Role::Initiator && self.may_propose())
             .then_some(self.epoch_since_ns + limits.rekey_after_ns);
         let keepalive = (!self.standing.contains(Standing::PING))

@@ -57,10 +57,17 @@ impl Session {
             && !self.proposal.is_asked
     }
 
+    /// When the epoch before is dropped. A peer that was not heard in the current one may not have heard of it, and seals
+    /// with the one before: it may have moved, and is found by nothing else.
+    pub(super) fn previous_until_ns(&self) -> Option<u64> {
+        let is_over = self.previous.is_some() && self.proposal.is_confirmed;
+        is_over.then_some(self.epoch_since_ns + PREVIOUS_EPOCH_NS)
+    }
+
     /// Drops what is too old, and asks for new keys when these are worn.
     pub(super) fn check_epoch(&mut self, ctx: &mut Context<'_>) {
         let age_ns = ctx.now_ns.saturating_sub(self.epoch_since_ns);
-        if self.previous.is_some() && age_ns >= PREVIOUS_EPOCH_NS {
+        if self.previous_until_ns().is_some_and(|at| ctx.now_ns >= at) {
             self.previous = None;
         }
         let packets = self.sequence - self.epoch_first_sequence;

@@ -271,6 +271,37 @@ fn a_peer_that_moves_is_followed() {
     }
 }
 
+/// New keys are made, and the answerer moves before it hears of them: it seals with those before, for longer than these
+/// are kept otherwise, and is found by nothing but its packets.
+#[test]
+fn a_peer_that_moves_before_it_uses_new_keys_is_found_however_long_that_takes() {
+    let moved = SocketAddr::from(([10, 9, 9, 9], 40_000));
+    let limits = NodeLimits {
+        rekey_after_ns: SECOND,
+        ..NodeLimits::default()
+    };
+    let mut sim = Sim::new(7, 2, &limits, PATH);
+    sim.connect(0, 1);
+    let stream = sim.open(1, 0, &spec("log", Mode::Ordered));
+    sim.send(1, 0, stream, b"before").unwrap();
+    assert!(sim.run_until(5 * SECOND, |sim| sim.epoch(0) == 1));
+    sim.network.parted.extend([(0, 1), (1, 0)]);
+    sim.run(limits::PREVIOUS_EPOCH_NS + SECOND);
+    assert_eq!((sim.epoch(0), sim.epoch(1)), (1, 0));
+    sim.addresses[1] = moved;
+    sim.network.parted.clear();
+    sim.send(1, 0, stream, b"after").unwrap();
+    assert!(sim.run_until(20 * SECOND, |sim| sim.next_hops[0][1] == moved));
+    sim.run(SECOND);
+    assert_eq!(sim.epoch(1), sim.epoch(0));
+    let came = sim.told[0].iter().filter_map(|event| match event {
+        Event::Message { event, .. } => Some(&event[..]),
+        _ => None,
+    });
+    assert!(came.eq([&b"before"[..], b"after"]));
+    assert!(sim.closed(0).is_empty() && sim.closed(1).is_empty());
+}
+
 /// Somebody sees a peer's packets, outruns each with a copy from his own address, and passes on what is
 /// sent there: nothing goes his way while the peer is where it was, and all does once it is not.
 #[test]
