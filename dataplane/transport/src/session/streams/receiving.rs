@@ -507,6 +507,13 @@ impl Streams {
         };
         s.is_refused = true;
         self.receive_consumed += s.bytes.unread();
+        // What is missing before an end that is known need not come any more: the stream may be over with this.
+        if let Some(end) = s.end.filter(|_| s.mode.is_reliable()) {
+            let missing = end.saturating_sub(s.bytes.highest);
+            s.bytes.highest += missing;
+            self.receive_highest += missing;
+            self.receive_consumed += missing;
+        }
         s.bytes.discard();
         s.bytes.recount(&mut self.entries);
         self.reassembly.on_stream_over(stream);
