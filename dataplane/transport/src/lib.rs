@@ -17,7 +17,8 @@
 //! - [`forward`]: forwarding in user space, by the NIC path's own decision.
 //! - [`share`]: which worker a peer and its datagrams belong to.
 //! - [`worker`]: the thread that owns all of it; [`io`]: the system's clock, sockets and waiting.
-//! - `sim` (a feature): a network that is not there, for tests and measurements; and a node seals what it is told to.
+//! - `sim` (a feature): a network that is not there, for tests and measurements, a driver on it and workers that are
+//!   given their turns; and a node seals what it is told to.
 //! - [`limits`]: every number, with its invariant.
 #![deny(unsafe_code)]
 

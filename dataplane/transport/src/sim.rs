@@ -1,5 +1,9 @@
 //! A network that is not there: latency, loss, reordering, duplication, corruption, packet sizes, links
 //! with queues, partitions. It has no clock of its own, and everything depends on its seed alone.
+//!
+//! Two simulators stand on it. Tests of the protocol drive a [`crate::Node`] by its five verbs, so that they can look at
+//! each datagram between two of them and put in their own. [`crate::io::simulated`] is a worker's driver: there whole
+//! workers run, with their queues, rings, forwarders and sockets.
 
 use crate::{
     limits::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN},

@@ -10,24 +10,28 @@ use crate::{
     flow::Flow,
     forward::Forwarder,
     io::{
-        clock::Clock,
+        clock::{Clock, Now},
         driver::{Driver, DriverConfig, DriverError},
     },
     limits::{DATAGRAM_BYTES_MIN, TRANSMIT_BYTES_MAX},
     node::Node,
     share::Share,
 };
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, ops::ControlFlow};
 use thiserror::Error;
 use virga_ebpf::tables::Address;
 
 mod commander;
+mod counters;
 mod group;
 mod inward;
 mod mailbox;
+#[cfg(any(test, feature = "sim"))]
+pub mod stepped;
 pub use crate::times::{Times, TimesSummary, WorkerTimes};
 use commander::{Asked, Command};
 pub use commander::{Commander, Refused, Task};
+pub use counters::{Waiting, WorkerCounters};
 pub use group::{Beginning, WorkerHandle, Workers, WorkersConfig, spawn_all};
 use inward::{Inward, follow};
 pub use mailbox::{HANDED_OVER_MAX, HANDSHAKES_HANDED_OVER_MAX};
@@ -124,40 +128,6 @@ pub enum WorkerError {
     Config(#[from] ConfigError),
 }
 
-/// What the worker itself counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WorkerCounters {
-    /// Turns of its loop.
-    pub turns: u64,
-    /// Datagrams that were sent on, or were to be.
-    pub forwarded: u64,
-    /// Datagrams that were to be sent on while the socket was full: lost.
-    pub forward_blocked: u64,
-    /// Datagrams of this node's own to a node that no live next hop leads to: lost.
-    pub unroutable: u64,
-    /// Datagrams of this node's own that the next hop's link does not take: lost, and the session was
-    /// told. Probes of the packet size end so.
-    pub too_big: u64,
-    /// Commands taken.
-    pub commands: u64,
-    /// Datagrams that were another worker's, and were handed over.
-    pub handed_over: u64,
-    /// Datagrams that were another worker's, whose ring was full: lost.
-    pub hand_over_full: u64,
-    /// Datagrams that other workers handed over.
-    pub taken_over: u64,
-}
-
-/// What waited for a worker when its last turn began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Waiting {
-    /// Commands, at most [`COMMANDS_MAX`].
-    pub commands: usize,
-    /// Datagrams that other workers handed over, at most [`HANDED_OVER_MAX`] and
-    /// [`HANDSHAKES_HANDED_OVER_MAX`].
-    pub handed_over: usize,
-}
-
 /// All that a worker owns and others may look at and change, on its thread.
 pub struct Parts<S> {
     /// The protocol.
@@ -176,6 +146,25 @@ pub struct Parts<S> {
 }
 
 impl<S> Parts<S> {
+    fn new(
+        (node, forwarder, service): (Node, Forwarder, S),
+        (share, core): (Share, Option<usize>),
+        driver: Driver,
+    ) -> Self {
+        Self {
+            node,
+            forwarder,
+            service,
+            share,
+            core,
+            counters: WorkerCounters::default(),
+            waiting: Waiting::default(),
+            times: WorkerTimes::default(),
+            driver,
+            echoes: None,
+        }
+    }
+
     /// Has links heard by what the NIC path notes, too.
     pub fn set_echoes(&mut self, echoes: Box<dyn Echoes>) {
         self.echoes = Some(echoes);
@@ -241,12 +230,12 @@ pub enum Exit {
 }
 
 /// What makes workers.
-pub struct Worker<S: Service> {
+pub struct Worker<S: Service, C = Clock> {
     parts: Parts<S>,
     commands: crossbeam_channel::Receiver<Asked<S>>,
     mailbox: Mailbox,
     slots: Slots,
-    clock: Clock,
+    clock: C,
     stopping_since_ns: Option<u64>,
     /// The driver had no room for what the node may have to send.
     is_blocked: bool,
@@ -260,19 +249,46 @@ enum Step {
     NoRoom,
 }
 
-impl<S: Service> Worker<S> {
+impl<S: Service, C: Now> Worker<S, C> {
+    fn new(
+        parts: Parts<S>,
+        commands: crossbeam_channel::Receiver<Asked<S>>,
+        (mailbox, slots): (Mailbox, Slots),
+        clock: C,
+    ) -> Self {
+        Self {
+            parts,
+            commands,
+            mailbox,
+            slots,
+            clock,
+            stopping_since_ns: None,
+            is_blocked: false,
+        }
+    }
+
     fn run(mut self) -> io::Result<()> {
-        let now_ns = self.clock.now_ns();
-        self.parts.service.start(now_ns, &mut self.parts.node);
-        loop {
-            let more = self.turn();
-            if self.has_stopped(more) {
-                return Ok(());
-            }
-            let timeout_ns = if more { Some(0) } else { self.sleep_ns() };
+        self.start();
+        while let ControlFlow::Continue(timeout_ns) = self.go_on() {
             // Each turn looks after everything, whatever ended the wait.
             let _ready = self.parts.driver.wait(timeout_ns)?;
         }
+        Ok(())
+    }
+
+    fn start(&mut self) {
+        let now_ns = self.clock.now_ns();
+        self.parts.service.start(now_ns, &mut self.parts.node);
+    }
+
+    /// One turn, and how long the driver waits before the next (`None`: until something comes), or that there is
+    /// none.
+    fn go_on(&mut self) -> ControlFlow<(), Option<u64>> {
+        let more = self.turn();
+        if self.has_stopped(more) {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(if more { Some(0) } else { self.sleep_ns() })
     }
 
     /// One turn; whether some kind of work was cut short and waits for the next.

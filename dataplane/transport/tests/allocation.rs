@@ -69,7 +69,10 @@ const BYTES: usize = 1_000;
 
 /// One round: runs from `near` to `far`, which sends them back out of its receive buffers.
 fn round(near: &mut Driver, far: &mut Driver, payload: &[u8]) {
-    let (here, there) = (near.socket().address(), far.socket().address());
+    let (here, there) = (
+        near.socket().unwrap().address(),
+        far.socket().unwrap().address(),
+    );
     for _ in 0..RUNS {
         near.room().unwrap().extend_from_slice(payload);
         near.commit(there, BYTES);

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use virga_ebpf::header::NodeId;
 use virga_transport::{
     CloseReason, Node, Pattern,
-    io::counters::IoCounters,
+    io::{counters::IoCounters, socket::Socket},
     worker::{Parts, Times, TimesSummary, WorkerTimes},
 };
 
@@ -278,7 +278,8 @@ impl Snapshot {
         let driver = parts.driver();
         let figures = driver.figures().into_iter();
         let waiting = parts.waiting();
-        let [received_bytes, sent_bytes] = driver.socket().queued_bytes();
+        let socket = driver.socket();
+        let [received_bytes, sent_bytes] = socket.map_or([0; 2], Socket::queued_bytes);
         let WorkerTimes {
             handling,
             command_wait,
@@ -310,8 +311,8 @@ impl Snapshot {
             socket: SocketStatus {
                 driver: driver.name().to_owned(),
                 why: driver.why().to_owned(),
-                gso: driver.socket().segments_max() > 1,
-                gro: driver.socket().coalesces(),
+                gso: socket.is_some_and(|socket| socket.segments_max() > 1),
+                gro: socket.is_some_and(Socket::coalesces),
                 sent: IoStatus {
                     queued_bytes: sent_bytes,
                     ..driver.sent().into()

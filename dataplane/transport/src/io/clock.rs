@@ -1,4 +1,4 @@
-//! The clock that every `now_ns` comes from, and the system's randomness.
+//! The clock that every `now_ns` comes from.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -22,6 +22,19 @@ impl Clock {
     pub fn now_ns(&self) -> u64 {
         let elapsed = self.zero.elapsed() + Duration::from_nanos(1);
         u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// What tells a worker the time.
+pub trait Now {
+    /// Nanoseconds since some moment; never less than before, and never 0.
+    fn now_ns(&self) -> u64;
+}
+
+impl Now for Clock {
+    #[inline]
+    fn now_ns(&self) -> u64 {
+        Self::now_ns(self)
     }
 }
 

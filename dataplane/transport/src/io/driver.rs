@@ -11,6 +11,8 @@
 //!
 //! Neither what the network nor what a single datagram does stops a driver: errors are counted.
 
+#[cfg(any(test, feature = "sim"))]
+use super::simulated::{self, Simulated};
 use super::{
     counters::IoCounters,
     mmsg::{self, Mmsg},
@@ -140,6 +142,8 @@ enum Kind {
     Mmsg(Box<Mmsg>),
     Uring(Box<Uring>),
     Xsk(Box<Xsk>),
+    #[cfg(any(test, feature = "sim"))]
+    Simulated(Box<Simulated>),
 }
 
 /// Where a run goes out that is not the driver's to keep: it is sent or copied before
@@ -152,6 +156,9 @@ pub enum Outlet<'a> {
     Uring(&'a mut uring::Ring),
     /// On AF_XDP, or on plain system calls.
     Xsk(xsk::Outlet<'a>),
+    /// On a network that is not there.
+    #[cfg(any(test, feature = "sim"))]
+    Simulated(&'a mut simulated::Sender),
 }
 
 impl Outlet<'_> {
@@ -162,6 +169,8 @@ impl Outlet<'_> {
             Self::Mmsg(sender) => sender.send(to, run, segment_bytes),
             Self::Uring(ring) => ring.send(to, run, segment_bytes),
             Self::Xsk(outlet) => outlet.send(to, run, segment_bytes),
+            #[cfg(any(test, feature = "sim"))]
+            Self::Simulated(sender) => sender.send(to, run, segment_bytes),
         }
     }
 }
@@ -244,7 +253,9 @@ impl Driver {
 
     /// Has runs say from now on when the kernel got them, or no more.
     pub fn set_stamped(&mut self, is_stamped: bool) {
-        self.socket().set_stamped(is_stamped);
+        if let Some(socket) = self.socket() {
+            socket.set_stamped(is_stamped);
+        }
     }
 
     fn with_mmsg(
@@ -268,6 +279,8 @@ impl Driver {
             Kind::Mmsg(mmsg) => mmsg.receive(handle),
             Kind::Uring(uring) => uring.receive(handle),
             Kind::Xsk(xsk) => xsk.receive(handle),
+            #[cfg(any(test, feature = "sim"))]
+            Kind::Simulated(simulated) => simulated.receive(handle),
         }
     }
 
@@ -277,6 +290,8 @@ impl Driver {
             Kind::Mmsg(mmsg) => mmsg.room(),
             Kind::Uring(uring) => uring.room(),
             Kind::Xsk(xsk) => xsk.room(),
+            #[cfg(any(test, feature = "sim"))]
+            Kind::Simulated(simulated) => simulated.room(),
         }
     }
 
@@ -287,6 +302,8 @@ impl Driver {
             Kind::Mmsg(mmsg) => mmsg.commit(to, segment_bytes),
             Kind::Uring(uring) => uring.commit(to, segment_bytes),
             Kind::Xsk(xsk) => xsk.commit(to, segment_bytes),
+            #[cfg(any(test, feature = "sim"))]
+            Kind::Simulated(simulated) => simulated.commit(to, segment_bytes),
         }
     }
 
@@ -296,6 +313,8 @@ impl Driver {
             Kind::Mmsg(mmsg) => mmsg.flush(),
             Kind::Uring(uring) => uring.flush(),
             Kind::Xsk(xsk) => xsk.flush(),
+            #[cfg(any(test, feature = "sim"))]
+            Kind::Simulated(simulated) => simulated.flush(),
         }
     }
 
@@ -310,6 +329,8 @@ impl Driver {
             Kind::Mmsg(mmsg) => mmsg.wait(timeout_ns),
             Kind::Uring(uring) => uring.wait(timeout_ns),
             Kind::Xsk(xsk) => xsk.wait(timeout_ns),
+            #[cfg(any(test, feature = "sim"))]
+            Kind::Simulated(simulated) => simulated.wait(timeout_ns),
         }
     }
 
@@ -319,6 +340,8 @@ impl Driver {
             Kind::Mmsg(mmsg) => mmsg.outlet(),
             Kind::Uring(uring) => uring.outlet(),
             Kind::Xsk(xsk) => xsk.outlet(),
+            #[cfg(any(test, feature = "sim"))]
+            Kind::Simulated(simulated) => simulated.outlet(),
         }
     }
 
@@ -329,6 +352,8 @@ impl Driver {
             Kind::Mmsg(_) => Choice::Mmsg.name(),
             Kind::Uring(_) => Choice::Uring.name(),
             Kind::Xsk(_) => Choice::Xsk.name(),
+            #[cfg(any(test, feature = "sim"))]
+            Kind::Simulated(_) => "simulated",
         }
     }
 
@@ -345,6 +370,8 @@ impl Driver {
             Kind::Mmsg(mmsg) => mmsg.sent(),
             Kind::Uring(uring) => uring.sent(),
             Kind::Xsk(xsk) => xsk.sent(),
+            #[cfg(any(test, feature = "sim"))]
+            Kind::Simulated(simulated) => simulated.sent(),
         }
     }
 
@@ -355,6 +382,8 @@ impl Driver {
             Kind::Mmsg(mmsg) => mmsg.received(),
             Kind::Uring(uring) => uring.received(),
             Kind::Xsk(xsk) => xsk.received(),
+            #[cfg(any(test, feature = "sim"))]
+            Kind::Simulated(simulated) => simulated.received(),
         }
     }
 
@@ -365,16 +394,42 @@ impl Driver {
             Kind::Mmsg(mmsg) => mmsg.figures(),
             Kind::Uring(uring) => uring.figures(),
             Kind::Xsk(xsk) => xsk.figures(),
+            #[cfg(any(test, feature = "sim"))]
+            Kind::Simulated(simulated) => simulated.figures(),
         }
     }
 
-    /// Its socket.
+    /// Its socket; none where there is no network.
     #[must_use]
-    pub fn socket(&self) -> &Socket {
+    pub fn socket(&self) -> Option<&Socket> {
         match &self.kind {
-            Kind::Mmsg(mmsg) => mmsg.socket(),
-            Kind::Uring(uring) => uring.socket(),
-            Kind::Xsk(xsk) => xsk.socket(),
+            Kind::Mmsg(mmsg) => Some(mmsg.socket()),
+            Kind::Uring(uring) => Some(uring.socket()),
+            Kind::Xsk(xsk) => Some(xsk.socket()),
+            #[cfg(any(test, feature = "sim"))]
+            Kind::Simulated(_) => None,
+        }
+    }
+}
+
+#[cfg(any(test, feature = "sim"))]
+impl Driver {
+    /// The driver on a network that is not there.
+    #[must_use]
+    pub fn simulated(end: Simulated) -> Self {
+        Self {
+            kind: Kind::Simulated(Box::new(end)),
+            why: "the network is not there".to_owned(),
+        }
+    }
+
+    /// When a wait ends that began with no more than this to wait for: see [`Simulated::due_ns`]. `None`
+    /// for a driver that waits by itself.
+    #[must_use]
+    pub fn due_ns(&self, deadline_ns: Option<u64>) -> Option<u64> {
+        match &self.kind {
+            Kind::Simulated(simulated) => simulated.due_ns(deadline_ns),
+            Kind::Mmsg(_) | Kind::Uring(_) | Kind::Xsk(_) => None,
         }
     }
 }

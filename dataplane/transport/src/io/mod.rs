@@ -7,6 +7,7 @@
 //! - [`steer`]: several workers' sockets at one address; [`topology`]: the cores that they stay on.
 //! - [`mmsg`]: the driver on plain system calls; [`uring`]: the driver on io_uring.
 //! - [`xsk`]: the driver on AF_XDP.
+//! - `simulated` (with the feature `sim`): the driver on a network that is not there, and its clock.
 //! - `message` and `outbound`: the bytes around a datagram, and what the kernel is shown of them.
 //! - [`wake`]: how other threads end a worker's wait; [`clock`]: what time it is.
 
@@ -16,6 +17,8 @@ pub mod driver;
 mod message;
 pub mod mmsg;
 mod outbound;
+#[cfg(any(test, feature = "sim"))]
+pub mod simulated;
 pub mod socket;
 pub mod steer;
 pub mod topology;

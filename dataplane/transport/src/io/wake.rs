@@ -31,6 +31,13 @@ impl Wake {
         let _full = rustix::io::write(&self.fd, &1u64.to_ne_bytes());
     }
 
+    /// Whether anybody rang since they were forgotten last.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn is_rung(&self) -> bool {
+        let mut fds = [PollFd::new(self, PollFlags::IN)];
+        poll(&mut fds, Some(&timespec(0))).is_ok_and(|ready| ready > 0)
+    }
+
     /// Forgets all rings so far.
     pub fn clear(&self) {
         let _empty = rustix::io::read(&self.fd, &mut [0; 8]);

@@ -1,7 +1,10 @@
 //! How other threads reach a worker: commands and closures over a bounded queue.
 
 use super::{Parts, Service};
-use crate::io::{clock::Clock, wake::Wake};
+use crate::io::{
+    clock::{Clock, Now},
+    wake::Wake,
+};
 use std::sync::Arc;
 
 /// A closure that runs on the worker's thread.
@@ -29,23 +32,23 @@ pub enum Refused<C> {
 }
 
 /// How other threads reach a worker; clone it freely.
-pub struct Commander<S: Service> {
+pub struct Commander<S: Service, C = Clock> {
     pub(super) commands: crossbeam_channel::Sender<Asked<S>>,
     pub(super) wake: Arc<Wake>,
-    pub(super) clock: Clock,
+    pub(super) clock: C,
 }
 
-impl<S: Service> Clone for Commander<S> {
+impl<S: Service, C: Clone> Clone for Commander<S, C> {
     fn clone(&self) -> Self {
         Self {
             commands: self.commands.clone(),
             wake: Arc::clone(&self.wake),
-            clock: self.clock,
+            clock: self.clock.clone(),
         }
     }
 }
 
-impl<S: Service> Commander<S> {
+impl<S: Service, C: Now> Commander<S, C> {
     /// Has the service do something.
     ///
     /// # Errors

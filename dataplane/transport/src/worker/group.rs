@@ -1,8 +1,8 @@
 //! Starting and stopping a node's workers together.
 
 use super::{
-    COMMANDS_MAX, Command, Commander, Exit, Parts, Refused, Service, Waiting, Worker, WorkerConfig,
-    WorkerCounters, WorkerError, WorkerTimes, mailbox,
+    COMMANDS_MAX, Command, Commander, Exit, Parts, Refused, Service, Worker, WorkerConfig,
+    WorkerError, mailbox,
     mailbox::{Mailbox, Slots},
     panic_message,
 };
@@ -271,26 +271,8 @@ impl Seat {
                     }
                 };
                 let _is_told = tell_started.send(Ok(()));
-                let worker = Worker {
-                    parts: Parts {
-                        node,
-                        forwarder,
-                        service,
-                        share,
-                        core,
-                        counters: WorkerCounters::default(),
-                        waiting: Waiting::default(),
-                        times: WorkerTimes::default(),
-                        driver,
-                        echoes: None,
-                    },
-                    commands,
-                    mailbox,
-                    slots,
-                    clock,
-                    stopping_since_ns: None,
-                    is_blocked: false,
-                };
+                let parts = Parts::new((node, forwarder, service), (share, core), driver);
+                let worker = Worker::new(parts, commands, (mailbox, slots), clock);
                 let ended = catch_unwind(AssertUnwindSafe(|| worker.run()));
                 exited(match ended {
                     Ok(Ok(())) => Exit::Stopped,

@@ -15,6 +15,8 @@ use virga_ebpf::{
 mod arrivals;
 mod refill;
 mod several;
+mod storms;
+mod world;
 
 /// Counts what it is told; a command panics, blocks until told otherwise, or does nothing.
 #[derive(Default)]
@@ -236,7 +238,7 @@ fn runs_are_sent_on_whole_and_strangers_and_garbage_are_counted() {
         Driver::open(Socket::bind(any).unwrap(), wake, &DriverConfig::default()).unwrap()
     };
     let (mut source, mut sink) = (open(), open());
-    let sink_address = sink.socket().address();
+    let sink_address = sink.socket().unwrap().address();
     let mut f = forwarder(sink_address);
     let mut probe = datagram(THERE, 0);
     let verdict = f.handle(1, 0, sink_address, &mut probe);

@@ -34,7 +34,7 @@ impl End {
     }
 
     fn address(&self) -> SocketAddr {
-        self.driver.socket().address()
+        self.driver.socket().unwrap().address()
     }
 
     /// Sends a run, waiting for room as long as it takes.
@@ -149,7 +149,7 @@ fn runs_arrive_as_their_datagrams_and_both_ends_count_them() {
             assert_eq!((counters.datagrams, counters.bytes), (11, 1_007));
             assert!(counters.batches >= 1);
         }
-        if sender.driver.socket().segments_max() > 1 {
+        if sender.driver.socket().unwrap().segments_max() > 1 {
             assert_eq!((sent.batches, sent.segments), (1, 11));
         }
         assert_eq!((all_errors(sent), all_errors(received)), (0, 0));
@@ -325,7 +325,7 @@ fn what_the_sockets_buffer_has_no_room_for_is_counted() {
         let to = end.address();
         let other = UdpSocket::bind(LOOPBACK[0]).unwrap();
         assert_eq!(end.figure("socket_lost"), 0);
-        assert_eq!(end.driver.socket().queued_bytes(), [0, 0]);
+        assert_eq!(end.driver.socket().unwrap().queued_bytes(), [0, 0]);
         // Four times what a socket holds at most.
         for _ in 0..4_000 {
             other.send_to(&[0; 8_000], to).unwrap();
@@ -334,7 +334,7 @@ fn what_the_sockets_buffer_has_no_room_for_is_counted() {
         assert!(lost > 0, "{}", end.driver.name());
         let kept = usize::try_from(4_000 - lost).unwrap();
         // io_uring has taken the first ones into its own buffers.
-        let [queued_bytes, _] = end.driver.socket().queued_bytes();
+        let [queued_bytes, _] = end.driver.socket().unwrap().queued_bytes();
         assert!(queued_bytes > 1_000_000, "{queued_bytes}");
         assert_eq!(end.payloads(kept).len(), kept);
     });
@@ -463,7 +463,11 @@ fn busy_polling_says_what_became_of_it() {
         let mut end = End::try_open(&config, LOOPBACK[0]).unwrap();
         let why = end.driver.why().to_owned();
         let by_socket = why.contains("(SO_BUSY_POLL = 20 µs)");
-        assert_eq!(end.driver.socket().busy_poll_us() == 20, by_socket, "{why}");
+        assert_eq!(
+            end.driver.socket().unwrap().busy_poll_us() == 20,
+            by_socket,
+            "{why}"
+        );
         let by_ring = why.contains("waits poll the NIC for 20 µs");
         assert!(by_socket || by_ring || why.contains("refused"), "{why}");
         // Only a ring polls while it waits, whatever the system's own setting is.
@@ -476,7 +480,7 @@ fn busy_polling_says_what_became_of_it() {
 
 #[test]
 fn the_kernel_took_the_options_that_forbid_fragments() {
-    each(|end| assert!(end.driver.socket().forbids_fragments()));
+    each(|end| assert!(end.driver.socket().unwrap().forbids_fragments()));
 }
 
 #[test]

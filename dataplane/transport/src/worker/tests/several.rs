@@ -153,7 +153,7 @@ fn a_run_that_holds_several_workers_datagrams_is_handed_over() {
     assert_eq!((counted[0].opened, counted[1].opened), (30, 30));
     assert_eq!(counted[0].handed_over, counted[1].taken_over);
     // Where the kernel cuts and joins runs, the first one's worker gets all of this one.
-    if source.socket().segments_max() > 1 && source.socket().coalesces() {
+    if source.socket().unwrap().segments_max() > 1 && source.socket().unwrap().coalesces() {
         assert_eq!(counted[0].handed_over, 30);
     }
     group.workers.stop();
@@ -191,7 +191,7 @@ fn a_full_ring_counts_what_it_has_no_room_for() {
     let more = 40;
     let datagrams = u64::try_from(HANDED_OVER_MAX).unwrap() + more;
     let mut source = sender();
-    if source.socket().segments_max() <= 1 || !source.socket().coalesces() {
+    if source.socket().unwrap().segments_max() <= 1 || !source.socket().unwrap().coalesces() {
         // Each datagram would be steered by itself.
         release.send(()).unwrap();
         return group.workers.stop();
