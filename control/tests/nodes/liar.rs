@@ -14,7 +14,7 @@ use virga::{
 };
 use virga_ebpf::{
     hash,
-    header::{Flags, NodeId, StreamId},
+    header::{Flags, Header, NodeId, StreamId},
 };
 use virga_transport::{
     ChannelName, CloseReason, Event, Mode, Node, NodeConfig, NodeLimits, PeerConfig, Share,
@@ -71,6 +71,19 @@ struct Liar {
     /// Its owner reads nothing.
     is_deaf: bool,
     closed: Vec<CloseReason>,
+    /// Messages that came on streams.
+    heard: usize,
+    sizes: Sizes,
+}
+
+/// How it lies about the size of what reaches it.
+struct Sizes {
+    /// Larger datagrams do not: probes of the packet size are acknowledged all the same.
+    taken_max: usize,
+    /// How often it did that,
+    lied: u32,
+    /// and how often what it missed was no probe.
+    missed: u32,
 }
 
 impl Liar {
@@ -110,6 +123,12 @@ impl Liar {
             target: stage.node("router").listen,
             is_deaf: false,
             closed: Vec::new(),
+            heard: 0,
+            sizes: Sizes {
+                taken_max: usize::MAX,
+                lied: 0,
+                missed: 0,
+            },
         }
     }
 
@@ -121,6 +140,10 @@ impl Liar {
     fn turn(&mut self) {
         let mut buffer = [0; 65_536];
         while let Ok((bytes, source)) = self.socket.recv_from(&mut buffer) {
+            if bytes > self.sizes.taken_max {
+                self.miss(&buffer[..bytes]);
+                continue;
+            }
             let now_ns = self.now_ns();
             let _judged = self.node.handle(now_ns, source, &mut buffer[..bytes]);
         }
@@ -131,8 +154,10 @@ impl Liar {
         while !self.is_deaf
             && let Some(event) = self.node.poll()
         {
-            if let Event::Closed { reason, .. } = event {
-                self.closed.push(reason);
+            match event {
+                Event::Closed { reason, .. } => self.closed.push(reason),
+                Event::Message { .. } => self.heard += 1,
+                _ => {}
             }
         }
         let mut run = Vec::new();
@@ -146,6 +171,37 @@ impl Liar {
             }
             run.clear();
         }
+    }
+
+    /// Does as if a datagram had not come; and as if it had, where it is a probe of the packet size.
+    fn miss(&mut self, datagram: &[u8]) {
+        let header = Header::decode(datagram.first_chunk().unwrap());
+        if header.flags.contains(Flags::CONTROL) {
+            self.say_control(&ack(header.sequence));
+            self.sizes.lied += 1;
+        } else {
+            self.sizes.missed += 1;
+        }
+    }
+
+    /// Asks for what the router publishes, and waits until that knows.
+    async fn subscribe(&mut self, stage: &Stage) {
+        let pattern = Pattern::Channel(ChannelName::parse(TAKEN.name).unwrap());
+        let asked = Message::Subscribe {
+            request: 1,
+            pattern,
+        };
+        let (now_ns, router) = (self.now_ns(), self.router);
+        let sent = self.node.send_control(now_ns, router, &asked.encode());
+        sent.unwrap();
+        eventually("the liar is a subscriber", async || {
+            self.turn();
+            let status = stage.status("router").await;
+            let mut channels = status.channels.iter();
+            let channel = channels.find(|c| c.name == TAKEN.name)?;
+            (channel.remote_subscribers == 1).then_some(())
+        })
+        .await;
     }
 
     fn turn_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
@@ -444,23 +500,8 @@ async fn a_member_that_never_reads_holds_up_its_own_channel_alone() {
     let mut honest = Honest::new(&stage).await;
     let mut liar = Liar::new(&stage);
     liar.connect();
-    let pattern = Pattern::Channel(ChannelName::parse(TAKEN.name).unwrap());
-    let asked = Message::Subscribe {
-        request: 1,
-        pattern,
-    };
-    let (now_ns, router) = (liar.now_ns(), liar.router);
-    let sent = liar.node.send_control(now_ns, router, &asked.encode());
-    sent.unwrap();
     liar.is_deaf = true;
-    eventually("the liar is a subscriber", async || {
-        liar.turn();
-        let status = stage.status("router").await;
-        let mut channels = status.channels.iter();
-        let channel = channels.find(|c| c.name == TAKEN.name)?;
-        (channel.remote_subscribers == 1).then_some(())
-    })
-    .await;
+    liar.subscribe(&stage).await;
     let before = resident_kib(&stage);
     let publisher = stage.mesh("router").await.publisher(TAKEN.name).await;
     let publisher = publisher.unwrap();
@@ -486,7 +527,7 @@ async fn a_member_that_never_reads_holds_up_its_own_channel_alone() {
     assert!(refused > 0, "counted");
     honest.assert_unharmed(&stage).await;
     // Without it, the channel goes on.
-    let now_ns = liar.now_ns();
+    let (now_ns, router) = (liar.now_ns(), liar.router);
     liar.node.close(now_ns, router);
     liar.turn();
     eventually("the publisher has room again", async || {
@@ -495,4 +536,60 @@ async fn a_member_that_never_reads_holds_up_its_own_channel_alone() {
     .await;
     let closed = stage.status("router").await.transport.closed_by_reason;
     assert_eq!(closed["peer"], 1, "{closed:?}");
+}
+
+/// It acknowledges probes of packet sizes that never reached it, and then takes smaller packets than before: it is sent
+/// small ones again, over and over, and all that it asked for arrives in the same session.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_lies_about_packet_sizes_is_sent_small_packets_and_all_that_it_asked_for() {
+    const EVENTS: usize = 64;
+    let stage = stage().await;
+    let mut honest = Honest::new(&stage).await;
+    let mut liar = Liar::new(&stage);
+    liar.connect();
+    let session = liar.session();
+    liar.subscribe(&stage).await;
+    let publisher = stage.mesh("router").await.publisher(TAKEN.name).await;
+    let publisher = publisher.unwrap();
+    let event = vec![9; 16 * 1024];
+    let give_up = Instant::now() + PATIENCE;
+    for taken_max in [1_420, 1_300] {
+        liar.sizes = Sizes {
+            taken_max,
+            lied: 0,
+            missed: 0,
+        };
+        let mut published = 0;
+        let before = liar.heard;
+        while liar.heard < before + EVENTS || liar.sizes.lied == 0 || liar.sizes.missed == 0 {
+            let Sizes { lied, missed, .. } = liar.sizes;
+            assert!(
+                Instant::now() < give_up,
+                "{taken_max} bytes: {published} events published, {} came, {lied} lies, {missed} missed",
+                liar.heard - before
+            );
+            match publisher.try_publish(event.clone()) {
+                Ok(()) => published += 1,
+                Err(TryPublishError::Full(_)) => tokio::time::sleep(TURN).await,
+                Err(error) => panic!("{error}"),
+            }
+            liar.turn();
+        }
+        // While a search goes on, a size that it lied about holds until data is lost.
+        let status = eventually("it is sent small packets", async || {
+            published += usize::from(publisher.try_publish(event.clone()).is_ok());
+            liar.turn();
+            let status = stage.status("router").await;
+            let mut sessions = status.sessions.iter();
+            let bytes = sessions.find(|s| s.name == "b")?.path.datagram_bytes;
+            (bytes <= taken_max).then_some(status)
+        })
+        .await;
+        liar.turn_until("all that was published comes", |liar| {
+            liar.heard == before + published
+        });
+        assert_eq!(violations(&status), 0);
+        honest.assert_unharmed(&stage).await;
+    }
+    assert_eq!(liar.session(), session);
 }

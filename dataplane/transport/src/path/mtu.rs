@@ -8,6 +8,9 @@
 //!        └── larger packets are lost over and over, smaller ones arrive: a black hole
 //! ```
 //!
+//! A size that was found by probes and carried no data is given up by half of what it is above those that did: who
+//! acknowledges probes that never came, or takes no data as large, is sent smaller packets after few losses.
+//!
 //! A probe is a ping with padding. Its loss is no sign of congestion, and it carries nothing that
 //! anybody would miss.
 
@@ -44,6 +47,8 @@ pub(crate) struct Mtu {
     is_wanted: bool,
     /// Times that larger packets were lost since the last that arrived.
     losses: u32,
+    /// Largest packet that was no probe and was acknowledged since the last black hole.
+    carried: usize,
 }
 
 impl Mtu {
@@ -59,6 +64,7 @@ impl Mtu {
             probe_at_ns: 0,
             is_wanted: false,
             losses: 0,
+            carried: DATAGRAM_BYTES_MIN,
         }
     }
 
@@ -125,6 +131,7 @@ impl Mtu {
             self.losses = 0;
         }
         let Some(probe) = self.take_probe(sequence) else {
+            self.carried = self.carried.max(bytes);
             return false;
         };
         self.failures = 0;
@@ -161,8 +168,9 @@ impl Mtu {
         if self.losses < BLACK_HOLE_LOSSES {
             return false;
         }
-        self.ceiling = self.bytes;
+        self.ceiling = self.bytes - self.bytes.saturating_sub(self.carried) / 2;
         self.bytes = DATAGRAM_BYTES_MIN;
+        self.carried = DATAGRAM_BYTES_MIN;
         self.void(0);
         self.failures = 0;
         self.losses = 0;
@@ -281,6 +289,27 @@ mod tests {
         assert_eq!(mtu.bytes(), DATAGRAM_BYTES_MIN);
         search(&mut mtu, 0, 1_452);
         assert_eq!(mtu.bytes(), 1_452);
+    }
+
+    /// Probes are acknowledged whatever their size, and data above a size is lost: from the largest datagrams to those
+    /// that carry data it takes few black holes.
+    #[test]
+    fn a_size_that_carries_no_data_is_halved() {
+        const CARRIED: usize = 1_400;
+        let mut mtu = Mtu::new(65_507);
+        let mut holes = 0;
+        loop {
+            search(&mut mtu, 0, usize::MAX);
+            if mtu.bytes() <= CARRIED {
+                break;
+            }
+            // What was sent while the search was at smaller sizes arrived.
+            mtu.on_acked(u64::MAX, 1_372);
+            while !mtu.on_larger_lost() {}
+            holes += 1;
+            assert!(holes < 16, "still {} bytes", mtu.bytes());
+        }
+        assert!(mtu.bytes() >= 1_372, "{}", mtu.bytes());
     }
 
     /// Who acknowledges what never arrived gets what it asked for, and no more than this end's limits and

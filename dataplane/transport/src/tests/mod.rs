@@ -18,3 +18,4 @@ mod peers;
 mod reasons;
 mod sessions;
 pub(crate) mod sim;
+mod sizes;
