@@ -15,6 +15,7 @@
 //! - [`kept`]: channels that have a log on this node's disk.
 //! - [`replicas`]: logs that are on several nodes, and what nodes tell each other about them.
 //! - [`signing`]: what this node's entity signs of what it publishes.
+//! - [`placement`]: the cores that its workers stay on, and why there.
 //! - [`dispatch`]: the node's workers, as all that is above them reaches them.
 //! - [`fallback`]: neighbours that are carried over TCP or WebSocket, where UDP does not get through.
 //! - [`nat`]: ways past routers, to peers behind NATs.
@@ -67,6 +68,7 @@ pub mod moves;
 pub mod nat;
 pub mod nic;
 pub mod notices;
+pub mod placement;
 pub mod reading;
 pub mod replicas;
 pub mod rights;

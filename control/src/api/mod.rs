@@ -59,6 +59,7 @@ use crate::{
     fallback::Shown,
     flow::run::Flows,
     kept::Kept,
+    placement::Place,
     reading::Reading,
 };
 use axum::{
@@ -76,6 +77,8 @@ pub struct Api {
     pub dispatch: Dispatch,
     /// How datagrams find their worker.
     pub steering: String,
+    /// Where each worker is, and why there.
+    pub placement: Vec<Place>,
     /// What owns the forwarding path.
     pub path: path::Asker,
     /// What looks for other nodes.

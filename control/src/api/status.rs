@@ -276,7 +276,11 @@ pub(crate) async fn of(api: &Api) -> Result<Status, ApiError> {
             None => all = Some(snapshot.worker.clone()),
             Some(all) => all.add(&snapshot.worker),
         }
-        workers.push(snapshot.worker);
+        let place = api.placement.get(usize::from(snapshot.worker.number));
+        workers.push(OneWorker {
+            core_why: place.map_or_else(String::new, |place| place.why.clone()),
+            ..snapshot.worker
+        });
         services.push(snapshot.service);
     }
     let all = all.unwrap_or_default();

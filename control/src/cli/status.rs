@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     admissions::Verdict,
-    api::status::{Count, PathStatus, SessionStatus, Status, TimesStatus, Verdicts},
+    api::status::{Count, OneWorker, PathStatus, SessionStatus, Status, TimesStatus, Verdicts},
     channel::status::ChannelStatus,
     daemon::flood::AdmissionsStatus,
     drops::{self, Place},
@@ -285,15 +285,17 @@ fn write_filters(out: &mut impl Write, held: &FiltersStatus) -> io::Result<()> {
     Ok(())
 }
 
-/// Nothing where there is one: its figures are the node's.
+/// Nothing where there is one that stays on no core: its figures are the node's.
 fn write_workers(out: &mut impl Write, status: &Status) -> io::Result<()> {
-    if status.workers.len() < 2 {
+    if matches!(&status.workers[..], [] | [OneWorker { core: None, .. }]) {
         return Ok(());
     }
     let lines = status.workers.iter().map(|one| {
-        let core = one
-            .core
-            .map_or_else(String::new, |core| format!(" on core {core}"));
+        let core = match (one.core, &*one.core_why) {
+            (None, _) => String::new(),
+            (Some(core), "") => format!(" on core {core}"),
+            (Some(core), why) => format!(" on core {core} ({why})"),
+        };
         let done = &one.worker;
         let handed_over = match (done.handed_over, done.hand_over_full) {
             (0, 0) => String::new(),

@@ -301,6 +301,7 @@ async fn serve(
         identity: registry.clone(),
         dispatch: dispatch.clone(),
         steering: workers.steering().why(),
+        placement: workers.placement().to_vec(),
         tracer: Tracer::run(config.node.id, &dispatch, &asker, traces),
         captures: Captures::new(&dispatch, &asker, &api_stopped),
         flows: Flows::new(&dispatch, &api_stopped),

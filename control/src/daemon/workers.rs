@@ -7,11 +7,12 @@ use crate::{
         ChannelService, Presence, Setup, Subnets,
         follow::{self, Directory},
     },
-    config::{self, Config},
+    config::Config,
     discovery,
     dispatch::{Dispatch, Service},
     nat,
     notices::Notices,
+    placement::{self, Place},
     reading::Reading,
     replicas::Replicas,
     signing::Signing,
@@ -22,11 +23,7 @@ use tokio::sync::mpsc;
 use virga_transport::{
     NodeConfig, NodeLimits, Share,
     forward::Forwarder,
-    io::{
-        steer::{Steer, Steering},
-        topology,
-    },
-    share::WORKERS_MAX,
+    io::steer::{Steer, Steering},
     worker::{Beginning, Exit, Workers, WorkersConfig, spawn_all},
 };
 
@@ -35,6 +32,7 @@ pub(super) struct Running {
     workers: Workers<Service>,
     dispatch: Dispatch,
     exited: mpsc::UnboundedReceiver<(Share, Exit)>,
+    placement: Vec<Place>,
 }
 
 impl Running {
@@ -48,7 +46,8 @@ impl Running {
         (discovery, nat): (Option<&discovery::Inbox>, Option<&nat::Inbox>),
         (signing, replicas, reading): (&Signing, &Replicas, &Reading),
     ) -> Result<Self, DaemonError> {
-        let cores = cores(config)?;
+        let placement = placement::of(config).map_err(system("ask which CPUs may be used"))?;
+        let cores: Vec<_> = placement.iter().map(|place| place.core).collect();
         let shares: Vec<Share> = Share::split(cores.len()).collect();
         let presence = Arc::new(Presence::new(&config.channels, shares.len()));
         let image = path.image();
@@ -112,6 +111,7 @@ impl Running {
             workers,
             dispatch,
             exited,
+            placement,
         })
     }
 
@@ -121,6 +121,11 @@ impl Running {
 
     pub(super) fn steering(&self) -> &Steering {
         self.workers.steering()
+    }
+
+    /// Where each of them is, and why there.
+    pub(super) fn placement(&self) -> &[Place] {
+        &self.placement
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -143,23 +148,6 @@ impl Running {
             }
         }
         Ok(())
-    }
-}
-
-/// One entry a worker: the core that it stays on, if any.
-fn cores(config: &Config) -> Result<Vec<Option<usize>>, DaemonError> {
-    match &config.node.workers {
-        config::Workers::Number(workers) => Ok(vec![None; *workers]),
-        config::Workers::Cores(cores) => Ok(cores.iter().copied().map(Some).collect()),
-        config::Workers::Auto => {
-            let cpus = topology::allowed().map_err(system("ask which CPUs may be used"))?;
-            let interfaces = config.forwarding.interfaces.iter().map(String::as_str);
-            let order = topology::order(&cpus, topology::numa_of_interfaces(interfaces));
-            let workers = topology::workers(&cpus).min(usize::from(WORKERS_MAX));
-            let cores: Vec<_> = order.into_iter().take(workers).map(Some).collect();
-            tracing::info!(cores = ?cores.iter().flatten().collect::<Vec<_>>(), "workers = \"auto\"");
-            Ok(cores)
-        }
     }
 }
 

@@ -6,8 +6,10 @@ use crate::{
     hw::Kernel,
     io::probe,
     nic::pins::{self, Absent},
+    placement,
 };
 use std::{fs, io, path::Path};
+use virga_transport::io::topology::Seat;
 
 /// Kernels that the NIC path's program was tried on start here.
 const KERNEL_TRIED: (u32, u32) = (6, 1);
@@ -18,6 +20,9 @@ const KERNEL_MIN: (u32, u32) = (5, 11);
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_BPF: u32 = 39;
+const WORKER_CORES: &str = "worker cores";
+/// What to do about cores that were named.
+const NAME_NONE: &str = "under [node]: workers = \"auto\", without worker_cores";
 
 /// Looks at the host.
 #[must_use]
@@ -193,26 +198,32 @@ fn ip_forwarding() -> Check {
     )
 }
 
+/// Where the workers are, or would be for this process; none where the kernel decides.
 fn worker_cores(config: &Config) -> Option<Check> {
-    const NAME: &str = "worker cores";
-    let Workers::Cores(cores) = &config.node.workers else {
-        return None;
-    };
-    let online = fs::read_to_string("/sys/devices/system/cpu/online").ok()?;
-    let online = online.trim();
-    let absent = cores.iter().find(|&&core| !is_in(core, online));
-    Some(match absent {
-        None => Check::ok(NAME, format!("{cores:?} are online")),
-        Some(core) => {
+    if let Workers::Cores(cores) = &config.node.workers {
+        let online = fs::read_to_string("/sys/devices/system/cpu/online").ok()?;
+        let online = online.trim();
+        if let Some(core) = cores.iter().find(|&&core| !is_in(core, online)) {
             let found = format!("core {core} is not among {online}");
-            Check::new(
-                NAME,
-                Verdict::Fail,
-                found,
-                "under [node]: workers = \"auto\", without worker_cores",
-            )
+            return Some(Check::new(WORKER_CORES, Verdict::Fail, found, NAME_NONE));
         }
-    })
+    }
+    let seats = placement::seats(config).ok()?;
+    let is_named = matches!(config.node.workers, Workers::Cores(_));
+    (!seats.is_empty()).then(|| seated(&seats, is_named))
+}
+
+/// What there is to say of the workers' cores; where they are named, others may be better.
+fn seated(seats: &[Seat], is_named: bool) -> Check {
+    let found = seats
+        .iter()
+        .map(|seat| format!("core {}: {seat}", seat.core));
+    let found = found.collect::<Vec<_>>().join("; ");
+    let is_poor = |seat: &Seat| seat.is_far() || seat.sibling.is_some();
+    match is_named && seats.iter().any(is_poor) {
+        true => Check::new(WORKER_CORES, Verdict::Warn, found, NAME_NONE),
+        false => Check::ok(WORKER_CORES, found),
+    }
 }
 
 /// Whether a list such as `0-3,6` holds a number.
@@ -285,5 +296,31 @@ mod tests {
     fn lists_of_cores() {
         assert!(is_in(0, "0") && is_in(3, "0-3,6") && is_in(6, "0-3,6"));
         assert!(!is_in(4, "0-3,6") && !is_in(0, "") && !is_in(0, "a-b"));
+    }
+
+    #[test]
+    fn named_cores_are_warned_of_where_others_are_nearer_or_whole() {
+        let seat = |core, numa, sibling| Seat {
+            core,
+            numa: Some(numa),
+            near: Some(0),
+            sibling,
+        };
+        let (good, far) = (seat(0, 0, None), seat(5, 1, None));
+        let check = seated(&[good, far], true);
+        assert_eq!(check.verdict, Verdict::Warn);
+        assert!(
+            check
+                .found
+                .contains("core 5: NUMA node 1 (the interfaces' is 0)")
+        );
+        assert_eq!(check.fix.as_deref(), Some(NAME_NONE));
+        assert_eq!(
+            seated(&[good, seat(4, 0, Some(0))], true).verdict,
+            Verdict::Warn
+        );
+        assert_eq!(seated(&[good], true).verdict, Verdict::Ok);
+        // What "auto" took is what there is.
+        assert_eq!(seated(&[good, far], false).verdict, Verdict::Ok);
     }
 }

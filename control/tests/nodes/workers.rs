@@ -195,6 +195,18 @@ async fn workers_stay_on_the_cores_that_are_named_or_found() {
     talk(&stage, 500).await;
     for (name, wanted) in [("a", Some(named)), ("b", None)] {
         let status = stage.status(name).await;
+        let asked = match wanted {
+            Some(_) => "worker_cores",
+            None => "auto",
+        };
+        let printed = stage.node(name).run(&["status"]).stdout;
+        let printed = String::from_utf8(printed).unwrap();
+        for worker in &status.workers {
+            let (core, why) = (worker.core.unwrap(), &worker.core_why);
+            assert!(why.starts_with(asked) && why.contains("NUMA node"), "{why}");
+            let line = format!("worker {} on core {core} ({why}): ", worker.number);
+            assert!(printed.contains(&line), "{line}: {printed}");
+        }
         let cores: Vec<usize> = status.workers.iter().filter_map(|w| w.core).collect();
         assert_eq!(cores.len(), status.workers.len(), "{name}");
         assert!(!cores.is_empty() && wanted.is_none_or(|wanted| wanted == cores));

@@ -239,6 +239,9 @@ pub struct OneWorker {
     pub number: u8,
     /// The core that it stays on, if any.
     pub core: Option<usize>,
+    /// Why there, or on none.
+    #[serde(default)]
+    pub core_why: String,
     /// Sessions that it has.
     pub sessions: usize,
     /// Time that its thread has had on a processor.
@@ -293,6 +296,7 @@ impl Snapshot {
         let worker = OneWorker {
             number: parts.share().worker(),
             core: parts.core(),
+            core_why: String::new(),
             sessions: sessions.len(),
             cpu_ns: thread_cpu_ns(),
             worker: WorkerStatus {

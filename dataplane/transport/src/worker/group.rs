@@ -247,8 +247,7 @@ impl Seat {
             mailbox,
             slots,
         } = self;
-        let node = Node::new(beginning.node, clock.now_ns())?;
-        let (forwarder, service) = (beginning.forwarder, beginning.service);
+        let (node, forwarder, service) = (beginning.node, beginning.forwarder, beginning.service);
         let address = socket.address();
         let (commands_in, commands) = crossbeam_channel::bounded(COMMANDS_MAX);
         let commander = Commander {
@@ -260,10 +259,13 @@ impl Seat {
         let thread = std::thread::Builder::new()
             .name(format!("virga-worker-{}", share.worker()))
             .spawn(move || {
-                // A driver is made on the thread that uses it.
-                let driver = match pin(core).and_then(|()| Ok(Driver::open(socket, wake, &driver)?))
-                {
-                    Ok(driver) => driver,
+                // Both are made on the thread that uses them: their memory is then of the core's own NUMA node.
+                let made = pin(core).and_then(|()| {
+                    let node = Node::new(node, clock.now_ns())?;
+                    Ok((node, Driver::open(socket, wake, &driver)?))
+                });
+                let (node, driver) = match made {
+                    Ok(made) => made,
                     Err(error) => {
                         // Whoever spawns it waits for this.
                         let _is_told = tell_started.send(Err(error));
