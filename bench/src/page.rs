@@ -4,7 +4,7 @@ use std::{fmt::Write as _, fs, path::Path, process::Command};
 
 use crate::{
     plot::bars,
-    report::{Entry, Skip, cell, failed, number, percent, remarks},
+    report::{Entry, Skip, cell, failed, number, percent, reasons, remarks},
     way,
 };
 
@@ -63,6 +63,10 @@ pub fn write(
                 e.asked()
             );
         }
+    }
+    if reasons(entries).next().is_some() {
+        let _ = writeln!(page, "\n## Where limits come from\n");
+        reasons(entries).for_each(|(name, because)| page += &format!("- {name}: {because}\n"));
     }
     let left = way::left(entries);
     if !left.is_empty() {

@@ -50,6 +50,9 @@ pub struct Entry {
     /// The lowest and the highest round of what is asked of: `ours` of a cost, `ratio` of a rate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spread: Option<[f64; 2]>,
+    /// The arithmetic that the limit comes of, or why there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
 }
 
 impl Entry {
@@ -65,6 +68,7 @@ impl Entry {
             limit: None,
             lost: None,
             spread: None,
+            because: None,
         }
     }
 
@@ -143,6 +147,15 @@ impl Entry {
             ..self
         }
     }
+
+    /// With the arithmetic of what is asked, or why nothing is.
+    #[must_use]
+    pub fn because(self, because: impl Into<String>) -> Self {
+        Self {
+            because: Some(because.into()),
+            ..self
+        }
+    }
 }
 
 /// Why there are no figures.
@@ -184,7 +197,17 @@ pub fn table(entries: &[Entry]) -> String {
             e.unit
         );
     }
+    for (name, because) in reasons(entries) {
+        let _ = writeln!(out, "{name}: {because}");
+    }
     out
+}
+
+/// What says where its limit comes from, or why it has none.
+pub(crate) fn reasons(entries: &[Entry]) -> impl Iterator<Item = (&'static str, &str)> {
+    entries
+        .iter()
+        .filter_map(|entry| Some((entry.name, entry.because.as_deref()?)))
 }
 
 /// A figure, or a dash.
@@ -234,7 +257,9 @@ mod tests {
         let bare =
             r#"[{"name":"a","ours":22.0,"reference":null,"unit":"ns","ratio":null,"limit":20.0}]"#;
         assert_eq!(json(std::slice::from_ref(&entry)), bare);
-        let more = entry.lost(0.25).spread(&[3.0, 1.0, 2.0]);
-        assert!(json(&[more]).contains(r#""lost":0.25,"spread":[1.0,3.0]"#));
+        let more = entry.lost(0.25).spread(&[3.0, 1.0, 2.0]).because("4 x 5");
+        let more = [more];
+        assert!(json(&more).contains(r#""lost":0.25,"spread":[1.0,3.0],"because":"4 x 5"}"#));
+        assert!(table(&more).ends_with("\na: 4 x 5\n"));
     }
 }
