@@ -24,7 +24,7 @@ pub(super) mod generator;
 mod sink;
 
 pub use egress::check;
-pub use generator::{Generator, Sent, Until};
+pub use generator::{Core, Generator, Sent, Until};
 pub use sink::{Latency, Measured, Sink};
 
 /// The built object; `scripts/build-ebpf` makes it from `ebpf/src/traffic.rs`.

@@ -271,3 +271,51 @@ impl Iterator for Frames {
         Some(frame)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn several_cpus_share_the_rate_and_no_flow() {
+        const RATE: u32 = 20_000;
+        const FLOWS: u32 = 50;
+        let path = Path {
+            source_mac: [2, 0, 0, 0, 0, 1],
+            target_mac: [2, 0, 0, 0, 0, 2],
+            vlan: 0,
+            source: IpAddr::from([10, 0, 0, 2]),
+            target: IpAddr::from([10, 0, 0, 1]),
+            port: UDP_PORT,
+        };
+        let plan = Plan {
+            flows: FLOWS,
+            rate: Some(RATE.into()),
+            ..Plan::new(path, NodeId(1), OriginHash(2), ChannelHash(3))
+        };
+        for cpus in [1, 2, 3, 7] {
+            let workload = plan.workload(1, cpus).unwrap();
+            let (mut of_flow, mut sent) = (BTreeMap::new(), 0);
+            for (cpu, mut lane) in plan.lanes(cpus).unwrap().into_iter().enumerate() {
+                // A second, looked at each 10 us.
+                for now_ns in (0..1_000_000_000).step_by(10_000) {
+                    while lane.is_due(&workload, now_ns) {
+                        let flow = lane.step(&workload).header.stream_id.0 - 1;
+                        assert_eq!(*of_flow.entry(flow).or_insert(cpu), cpu);
+                    }
+                }
+                sent += lane.sent();
+            }
+            assert!(
+                of_flow.into_keys().eq(0..FLOWS),
+                "{cpus} CPUs send all flows"
+            );
+            let due = u64::from(RATE)..=u64::from(RATE + cpus);
+            assert!(due.contains(&sent), "{sent} by {cpus} CPUs");
+        }
+        let too_many = plan.lanes(FLOWS + 1).unwrap_err();
+        let (flows, lanes) = (FLOWS, FLOWS + 1);
+        assert_eq!(too_many, PlanError::Lanes { flows, lanes });
+    }
+}

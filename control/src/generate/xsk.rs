@@ -124,10 +124,8 @@ pub fn send(
         elapsed_ns: u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX),
         ..Sent::default()
     };
-    for (lane, calls) in ended {
-        sent.authorised += lane.authorised.packets;
-        sent.hostile += lane.hostile.packets;
-        sent.bytes += lane.authorised.bytes + lane.hostile.bytes;
+    for (cpu, (lane, calls)) in cpus.iter().zip(ended) {
+        sent.add(*cpu, &Lane::default(), &lane);
         sent.calls += calls;
     }
     Ok(sent)

@@ -484,6 +484,55 @@ fn af_xdp_sends_the_same_packets_at_the_rate_asked_for() {
 
 #[test]
 #[ignore = "needs root: scripts/test runs it"]
+fn two_cpus_share_the_flows_and_the_rate_out_of_the_kernel_and_through_af_xdp() {
+    const EACH: u64 = 10_000;
+    const FLOWS: u32 = 32;
+    if thread::available_parallelism().unwrap().get() < 2 {
+        println!("skipped: this machine has one CPU");
+        return;
+    }
+    let hosts = joined(&V4);
+    // A veth sends by no more queues than its other end receives by.
+    for direction in ["rx", "tx"] {
+        for (host, interface) in [("a", "m0"), ("router", "ma")] {
+            let set = ["-L", interface, direction, "2"];
+            hosts.run(host, "ethtool", &set).unwrap();
+        }
+    }
+    // It follows the first half of the flows: what it does not follow is all of the second CPU's.
+    let attach = || Sink::attach("ma", 4783, FLOWS, Mode::Native).unwrap();
+    let mut sink = hosts.inside("router", attach).unwrap();
+    let (flows, count) = ((2 * FLOWS).to_string(), (2 * EACH).to_string());
+    let shared = ["--cores", "2", "--flows", &flows, "--size", "imix"];
+    let paced = ["--rate", "20000", "--count", &count];
+    for (way, by) in [("--xdp", "xdp"), ("--af-xdp", "af-xdp, copied")] {
+        sink.clear().unwrap();
+        let sent = gen_command(&hosts, &[&[way], &shared[..], &paced].concat());
+        let measured = settled(&sink);
+        println!("{sent}\n{measured:?}");
+        assert_eq!(sent["by"], by);
+        let cores = sent["cores"].as_array().unwrap();
+        let of = |name: &str| -> Vec<u64> { cores.iter().map(|c| number(&c[name])).collect() };
+        assert_eq!(of("authorised"), [EACH; 2]);
+        assert_eq!((of("flows"), of("first_flow")), (vec![32; 2], vec![0, 32]));
+        assert_ne!(of("cpu")[0], of("cpu")[1]);
+        assert_eq!(of("bytes").iter().sum::<u64>(), number(&sent["bytes"]));
+        // One packet each 50 us is both CPUs' share; so many of each would take half as long.
+        let elapsed_ns = number(&sent["elapsed_ns"]);
+        assert!(elapsed_ns > 2 * EACH * 50_000 * 9 / 10, "{elapsed_ns} ns");
+
+        // A veth's ring may be full, which it says.
+        let full = number(&sent["refused"]);
+        assert_eq!(measured.received, 2 * EACH - full);
+        let second = EACH.saturating_sub(full)..=EACH;
+        assert!(second.contains(&measured.untracked), "{measured:?}");
+        assert!(measured.lost <= full, "{measured:?}");
+        assert_eq!((measured.reordered, measured.strangers), (0, 0));
+    }
+}
+
+#[test]
+#[ignore = "needs root: scripts/test runs it"]
 fn af_xdp_says_what_an_interface_does_not_have() {
     let hosts = joined(&V4);
     let said = |more: &[&str]| {

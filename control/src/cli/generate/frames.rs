@@ -16,7 +16,7 @@ use crate::{
     cli::print_json,
     files,
     generate::{
-        live::{self, Generator, LiveError, Sent, Until},
+        live::{self, Core, Generator, LiveError, Sent, Until},
         pcap,
         plan::{Path, Plan, Spread},
         profile::Profile,
@@ -60,7 +60,7 @@ pub(super) fn send(
             xsk::send(&interface, what, &cpus, copying, until(arguments))?
         }
     };
-    tell(arguments, &interface, by, sent)
+    tell(arguments, &interface, by, &sent)
 }
 
 /// How frames are sent.
@@ -133,7 +133,7 @@ pub(super) fn replay(arguments: &Arguments, file: &FilePath) -> Result<(), Failu
             xsk::send(&interface, what, &[cpu], copying, until(arguments))?
         }
     };
-    tell(arguments, &interface, by, sent)
+    tell(arguments, &interface, by, &sent)
 }
 
 /// Writes a capture, and what another generator needs with it.
@@ -350,7 +350,7 @@ fn resolve(target: IpAddr, wants_mac: bool) -> Result<(Interface, Link), Failure
 }
 
 /// Says what was sent.
-fn tell(arguments: &Arguments, interface: &str, by: Way, sent: Sent) -> Result<(), Failure> {
+fn tell(arguments: &Arguments, interface: &str, by: Way, sent: &Sent) -> Result<(), Failure> {
     if arguments.json {
         return print_json(&serde_json::json!({
             "by": by.text(),
@@ -361,21 +361,25 @@ fn tell(arguments: &Arguments, interface: &str, by: Way, sent: Sent) -> Result<(
             "counted": sent.counted,
             "bytes": sent.bytes,
             "elapsed_ns": sent.elapsed_ns,
+            "cores": sent.cores,
         }));
     }
     let seconds = Duration::from_nanos(sent.elapsed_ns).as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "for people to read")]
     let per_second = |count: u64| count as f64 / seconds.max(1e-9);
+    let each = |core: &Core| format!("CPU {} {}", core.cpu, core.authorised + core.hostile);
+    let each: Vec<String> = sent.cores.iter().map(each).collect();
     let words = format!(
         "{} packets ({} of unknown origins) made in {seconds:.3} s by {}: {:.3} million a second, {:.3} Gbit/s of frames; \
-         {interface} dropped {} and counted {} as sent",
+         {interface} dropped {} and counted {} as sent; made by {}",
         sent.authorised + sent.hostile,
         sent.hostile,
         by.text(),
         per_second(sent.authorised + sent.hostile) / 1e6,
         per_second(sent.bytes * 8) / 1e9,
         sent.refused,
-        sent.counted
+        sent.counted,
+        each.join(", ")
     );
     Ok(writeln!(io::stdout(), "{words}")?)
 }

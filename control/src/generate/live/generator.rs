@@ -33,7 +33,7 @@ const CALL_MAX: Duration = Duration::from_secs(2);
 const FRAME_BYTES_MIN: usize = 14;
 
 /// What was sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Sent {
     /// Packets with the plan's origin (all of them, of a capture).
     pub authorised: u64,
@@ -49,6 +49,25 @@ pub struct Sent {
     pub elapsed_ns: u64,
     /// System calls that it took, all CPUs together: each has a fixed cost.
     pub calls: u64,
+    /// What each CPU had a part in.
+    pub cores: Vec<Core>,
+}
+
+/// One CPU's part in what was sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Core {
+    /// Which one.
+    pub cpu: u32,
+    /// First of its flows; no other CPU has any of them.
+    pub first_flow: u32,
+    /// How many it has; of a capture, its frames.
+    pub flows: u32,
+    /// Packets with the plan's origin.
+    pub authorised: u64,
+    /// Packets of strangers.
+    pub hostile: u64,
+    /// Bytes of all its frames.
+    pub bytes: u64,
 }
 
 impl Sent {
@@ -56,6 +75,23 @@ impl Sent {
     #[must_use]
     pub const fn packets(&self) -> u64 {
         (self.authorised + self.hostile).saturating_sub(self.refused)
+    }
+
+    /// Adds what one CPU has sent, by how far its lane had come before.
+    pub(in crate::generate) fn add(&mut self, cpu: u32, before: &Lane, after: &Lane) {
+        let bytes = |lane: &Lane| lane.authorised.bytes + lane.hostile.bytes;
+        let core = Core {
+            cpu,
+            first_flow: after.first_flow,
+            flows: after.flows,
+            authorised: after.authorised.packets - before.authorised.packets,
+            hostile: after.hostile.packets - before.hostile.packets,
+            bytes: bytes(after) - bytes(before),
+        };
+        self.authorised += core.authorised;
+        self.hostile += core.hostile;
+        self.bytes += core.bytes;
+        self.cores.push(core);
     }
 }
 
@@ -251,11 +287,9 @@ impl Generator {
             calls,
             ..Sent::default()
         };
-        for (after, before) in self.lanes()?.iter().zip(&before) {
-            let bytes = |lane: &Lane| lane.authorised.bytes + lane.hostile.bytes;
-            sent.authorised += after.authorised.packets - before.authorised.packets;
-            sent.hostile += after.hostile.packets - before.hostile.packets;
-            sent.bytes += bytes(after) - bytes(before);
+        let after = self.lanes()?;
+        for &cpu in &self.cpus {
+            sent.add(cpu, &before[cpu as usize], &after[cpu as usize]);
         }
         Ok(sent)
     }
