@@ -24,7 +24,8 @@
 //! destination (a cone), always. Where one maps for each destination anew (symmetric), if the other's NAT takes packets
 //! from other ports of an address that it has sent to. Where both do: it is not tried, for that would be guessing ports; unless
 //! the router of one of them passes on to it all that comes to one port ([`Nat::set_mapped`]): neighbours are told of that
-//! address, and have it asked beside the one where they see the node.
+//! address, and have it asked beside the one where they see the node. A peer that waits to ask for the next meeting is told
+//! of a new one as well, and asks at once.
 //!
 //! **Whom it can be turned against.** Addresses come from neighbours that the configuration or discovery names, in proven
 //! sessions, and each is one that the neighbour itself has had packets of that node's session from; and from packets of the
@@ -33,7 +34,8 @@
 //! that sends from a false address, makes a node send [`limits::PROBES_MAX`] packets of some 120 bytes a try, for a peer
 //! that the node wants to reach anyway, and all together [`limits::PROBES_BURST`] of them and one more each
 //! [`limits::PROBES_PAUSE_NS`]; nothing of what comes back goes anywhere. A neighbour that has many members meet can occupy
-//! the [`limits::MEETINGS_MAX`] tries that a node has at a time: others are told no until those end. Strangers can say
+//! the [`limits::MEETINGS_MAX`] tries that a node has at a time: others are told no until those end. A peer that is relayed
+//! can have this node try it sooner, once each [`limits::HINTS_PAUSE_NS`] and where its neighbours see it. Strangers can say
 //! nothing.
 #![deny(unsafe_code)]
 

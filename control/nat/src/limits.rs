@@ -5,8 +5,8 @@ const S: u64 = 1_000 * MS;
 
 /// Packets to one address in one try.
 pub const PROBES_MAX: u32 = 10;
-/// Packets of one try that go to the address that a neighbour told of, and every other one of them to where the peer was
-/// before the try, where that is another; the others are for one that the peer was heard from.
+/// Packets of one try that go to the address that a neighbour told of, in turn with the port that the peer's router maps
+/// and with where the peer was before the try, where it has those; the others are for one that the peer was heard from.
 pub const PROBES_TOLD: u32 = 6;
 /// After the first packet to an address the next one comes so much later, and then twice as much: one that is answered
 /// is not overtaken by the next one where the round trip is as long.
@@ -54,6 +54,12 @@ pub const MET_PAUSE_NS: u64 = 500 * MS;
 pub const EARLY_MAX: usize = 64;
 /// Of one of them.
 pub const EARLY_OF_ONE_MAX: usize = 8;
+/// Times that one peer's word of a mapped port has it tried at once that it relays to, all at once.
+pub const HINTS_BURST: u32 = 2;
+/// One more each: no sooner than where two symmetric NATs are tried for nothing.
+pub const HINTS_PAUSE_NS: u64 = SYMMETRIC_NS_MAX;
+/// The pauses behind such a try are as after so many in vain, where there were more: it is the peer's word alone.
+pub const HINTED_IN_VAIN_MAX: u32 = 3;
 /// How often neighbours are told again what they were told.
 pub const TELL_NS: u64 = 10 * S;
 /// Those of others that see this node's address, whose word counts.
@@ -62,6 +68,9 @@ pub const OBSERVERS_MAX: usize = 16;
 const _: () = assert!(
     PROBES_TOLD < PROBES_MAX && PROBES_BURST as usize >= MEETINGS_MAX * PROBES_MAX as usize
 );
+// Each of three addresses is asked.
+const _: () = assert!(PROBES_TOLD >= 3);
+const _: () = assert!(RETRY_NS << HINTED_IN_VAIN_MAX <= HINTS_PAUSE_NS);
 const _: () = assert!(PROBE_NS * ((1 << PROBES_TOLD) - 1) + SECOND_NS < MEETING_NS);
 const _: () = assert!(ASKS_BURST < MET_BURST && MET_BURST < SAID_BURST);
 const _: () = assert!(ASKS_PAUSE_NS > MET_PAUSE_NS && MET_PAUSE_NS > SAID_PAUSE_NS);

@@ -2,14 +2,14 @@
 
 mod meeting;
 mod said;
+mod tries;
 mod why;
 
 use crate::{
     class::{Evidence, Filtering, Mapping},
     limits::{
-        ANSWER_NS, ASKS_BURST, ASKS_PAUSE_NS, MEETINGS_MAX, MET_BURST, MET_PAUSE_NS, PROBES_BURST,
-        PROBES_PAUSE_NS, PUNCHED_MAX, RETRY_NS, RETRY_NS_MAX, SAID_BURST, SAID_PAUSE_NS, SETTLE_NS,
-        STABLE_NS, SYMMETRIC_NS_MAX,
+        ASKS_BURST, ASKS_PAUSE_NS, HINTS_BURST, HINTS_PAUSE_NS, MET_BURST, MET_PAUSE_NS,
+        PROBES_BURST, PROBES_PAUSE_NS, SAID_BURST, SAID_PAUSE_NS, STABLE_NS,
     },
     reason::Reason,
     wire::{Message, No},
@@ -19,6 +19,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::{IpAddr, SocketAddr},
 };
+use tries::Tried;
 use virga_ebpf::header::NodeId;
 use virga_routing::allowance::Allowance;
 use why::Why;
@@ -114,6 +115,9 @@ struct Peer {
     told_mapped: Option<Option<SocketAddr>>,
     /// Where the peer's own router does, by its word.
     mapped: Option<SocketAddr>,
+    /// What it said last of that as one that this node asks for meetings with; and how often that may bring the next one forward.
+    hinted: Option<SocketAddr>,
+    hints: Allowance,
     said: Allowance,
     /// Meetings that it asks for, and that others ask for with it.
     asks: Allowance,
@@ -129,6 +133,8 @@ impl Peer {
             told_ns: 0,
             told_mapped: None,
             mapped: None,
+            hinted: None,
+            hints: Allowance::new(HINTS_BURST, HINTS_PAUSE_NS),
             said: Allowance::new(SAID_BURST, SAID_PAUSE_NS),
             asks: Allowance::new(ASKS_BURST, ASKS_PAUSE_NS),
             met: Allowance::new(MET_BURST, MET_PAUSE_NS),
@@ -147,16 +153,6 @@ impl Peer {
     const fn is_neighbour(&self) -> bool {
         matches!(self.sight.relation, Relation::Neighbour)
     }
-}
-
-/// What became of a peer that is to be sent to straight.
-#[derive(Debug)]
-struct Tried {
-    count: u32,
-    next_ns: u64,
-    why: Why,
-    /// The neighbour that was asked last: the next try begins with the one behind it.
-    via: Option<NodeId>,
 }
 
 /// A peer that is sent to straight.
@@ -246,16 +242,17 @@ impl Nat {
         &self.evidence
     }
 
-    /// This node's router passes on to it what comes there; or does so no more. Neighbours are told, and where two symmetric
-    /// NATs were in the way they are no more.
+    /// This node's router passes on to it what comes there; or does so no more. Neighbours are told, and whoever is relayed
+    /// may be reached now: it is tried again at once.
     pub fn set_mapped(&mut self, now_ns: u64, mapped: Option<SocketAddr>) {
         if self.mapped == mapped {
             return;
         }
         self.mapped = mapped;
-        let waiting = self.tried.values_mut();
-        for tried in waiting.filter(|tried| tried.why == Why::No(No::Symmetric)) {
-            tried.next_ns = tried.next_ns.min(now_ns + SETTLE_NS);
+        if mapped.is_some() {
+            for peer in self.tried.keys().copied().collect::<Vec<_>>() {
+                self.hurry(now_ns, peer, 0);
+            }
         }
         self.tell(now_ns);
     }
@@ -438,91 +435,6 @@ impl Nat {
         }
     }
 
-    /// Asks for meetings with those that it is time for.
-    fn begin_tries(&mut self, now_ns: u64) {
-        let wanted = self.peers.iter();
-        let wanted = wanted.filter(|(_, known)| known.sight.relation == Relation::Wanted);
-        for peer in wanted.map(|(&peer, _)| peer).collect::<Vec<_>>() {
-            if self.meetings.contains_key(&peer) || self.punched.contains_key(&peer) {
-                continue;
-            }
-            let is_theirs = peer < self.setup.own;
-            let tried = self.tried.entry(peer).or_insert(Tried {
-                count: 0,
-                next_ns: now_ns + SETTLE_NS,
-                why: if is_theirs { Why::Theirs } else { Why::Fresh },
-                via: None,
-            });
-            if is_theirs || now_ns < tried.next_ns || !self.has_room() {
-                continue;
-            }
-            let number = self.number();
-            self.ask_next(now_ns, peer, number, BTreeSet::new(), Why::Nobody);
-        }
-    }
-
-    fn has_room(&self) -> bool {
-        let many = self.meetings.len() + self.punched.len();
-        let places = self.places.iter().map(|(node, _)| *node);
-        let nodes: BTreeSet<NodeId> = places.chain(self.punched.keys().copied()).collect();
-        self.meetings.len() < MEETINGS_MAX
-            && many < PUNCHED_MAX
-            && nodes.len() + self.meetings.len() < self.setup.neighbours_max
-    }
-
-    /// Asks the next neighbour for a meeting, the one behind that of the last try first; after all of them the try has
-    /// failed.
-    fn ask_next(
-        &mut self,
-        now_ns: u64,
-        peer: NodeId,
-        number: u64,
-        mut asked: BTreeSet<NodeId>,
-        why: Why,
-    ) {
-        let is_next = |(node, known): &(&NodeId, &Peer)| {
-            known.is_neighbour() && known.mapping.is_some() && !asked.contains(node)
-        };
-        let last = self.tried.get(&peer).and_then(|tried| tried.via);
-        let behind = self.peers.iter().filter(|(node, _)| Some(**node) > last);
-        let found = behind.chain(&self.peers).find(is_next);
-        let Some(via) = found.map(|(&via, _)| via) else {
-            return self.fail(now_ns, peer, why);
-        };
-        asked.insert(via);
-        self.out
-            .push_back((via, Message::Ask { number, node: peer }));
-        let stage = Stage::Asking {
-            asked,
-            until_ns: now_ns + ANSWER_NS,
-        };
-        self.meetings.insert(peer, Meeting { number, via, stage });
-    }
-
-    /// A try is over: the next one comes later.
-    fn fail(&mut self, now_ns: u64, peer: NodeId, why: Why) {
-        let over = self.meetings.remove(&peer);
-        let is_real = why != Why::Nobody;
-        self.counted[2] += u64::from(is_real);
-        let (count, last) = self
-            .tried
-            .get(&peer)
-            .map_or((0, None), |tried| (tried.count, tried.via));
-        let cap_ns = match why {
-            Why::No(No::Symmetric) => SYMMETRIC_NS_MAX,
-            _ => RETRY_NS_MAX,
-        };
-        let most_ns = (RETRY_NS << count.min(16)).min(cap_ns);
-        let wait_ns = most_ns / 2 + self.number() % (most_ns / 2 + 1);
-        let tried = Tried {
-            count: count.saturating_add(is_real.into()),
-            next_ns: now_ns + wait_ns,
-            why,
-            via: over.map_or(last, |over| Some(over.via)),
-        };
-        self.tried.insert(peer, tried);
-    }
-
     /// Both ends have said that the other has answered. Another node may have come to be there since this one did.
     fn adopt(&mut self, now_ns: u64, peer: NodeId, address: SocketAddr) {
         let Some(meeting) = self.meetings.remove(&peer) else {
@@ -549,6 +461,9 @@ impl Nat {
             silent_ns: None,
         };
         self.punched.insert(peer, punched);
+        if let Some(tried) = self.tried.get_mut(&peer) {
+            tried.is_overtaken = false;
+        }
         self.acts.push_back(Act::Adopt { peer, address });
     }
 

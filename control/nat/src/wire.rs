@@ -9,7 +9,8 @@
 //! proven   6 | number 8 | address                         the sender had an answer from the peer, who is there
 //! follows  7                                              the sender has the receiver as a neighbour: see [`FOLLOWS`]
 //! same     8                                              and so has who answers that: see [`FOLLOWS_TOO`]
-//! mapped   9 | address or 0                               where the sender's router passes on all that comes, to its neighbours
+//! mapped   9 | address or 0                               where the sender's router passes on all that comes, to its neighbours, and
+//!                                                         to those that ask for meetings with it
 //! also    10 | number 8 | address                         where the router of the node of a `meet` does, right after that
 //! address  4 | IPv4 4 | port 2    or    6 | IPv6 16 | port 2
 //! ```

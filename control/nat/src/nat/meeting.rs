@@ -52,9 +52,10 @@ pub(super) struct Probing {
     before: Option<SocketAddr>,
     /// The same as the try began: packets that come from there now show nothing new.
     was: Option<SocketAddr>,
-    /// That address, where it was not told and is asked as well: its NAT may still have it so. Or, where it has one, the
-    /// address of its router's that leads to it.
+    /// That address, where it was not told and is asked as well: its NAT may still have it so.
     also: Option<SocketAddr>,
+    /// The address of its router's that leads to it, where it has one.
+    mapped: Option<SocketAddr>,
     /// Packets to all addresses, and to this one.
     sent: (u32, u32),
     next_ns: u64,
@@ -75,8 +76,11 @@ impl Probing {
 
     /// Where the next packet goes.
     fn target(&self) -> SocketAddr {
-        let is_turn = !self.is_heard && self.sent.1 % 2 == 1;
-        self.also.filter(|_| is_turn).unwrap_or(self.address)
+        let others = [self.mapped, self.also];
+        let others = others.into_iter().flatten().filter(|_| !self.is_heard);
+        let mut all: Vec<SocketAddr> = std::iter::once(self.address).chain(others).collect();
+        let turn = usize::try_from(self.sent.1).unwrap_or_default() % all.len();
+        all.swap_remove(turn)
     }
 
     /// Whether it was heard after this node had asked it alone, as far as that shows.
@@ -171,6 +175,7 @@ impl Nat {
             before: was,
             was,
             also: also.filter(|at| !self.is_taken(peer, at.ip())),
+            mapped: None,
             sent: (0, 0),
             next_ns: now_ns + if is_first { 0 } else { SECOND_NS },
             end_ns: now_ns + MEETING_NS,
@@ -197,11 +202,15 @@ impl Nat {
         else {
             return self.refuse(Reason::Late);
         };
-        // At the IP address that it was told of, so that nobody else is asked; where it was heard by now, that is better.
-        if !is_possible || (!probing.is_heard && address.ip() != probing.address.ip()) {
+        // Where it was heard by now, that is better.
+        if probing.is_heard {
+            return self.refuse(Reason::Late);
+        }
+        // At the IP address that it was told of, so that nobody else is asked.
+        if !is_possible || address.ip() != probing.address.ip() {
             return self.refuse(Reason::Address);
         }
-        probing.also = Some(address);
+        probing.mapped = Some(address);
     }
 
     /// A peer is told that it is not sent to straight.

@@ -1,9 +1,9 @@
 //! What peers say and are told.
 
-use super::{Nat, Peer, Why};
+use super::{Nat, Peer, Relation, Why};
 use crate::{
     class::Mapping,
-    limits::{EARLY_MAX, EARLY_OF_ONE_MAX, SETTLE_NS, TELL_NS},
+    limits::{EARLY_MAX, EARLY_OF_ONE_MAX, HINTED_IN_VAIN_MAX, SETTLE_NS, TELL_NS},
     reason::Reason,
     wire::{Message, No},
 };
@@ -42,7 +42,42 @@ impl Nat {
                 self.out.push_back((peer, Message::Seen(seen)));
             }
         }
+        self.tell_those_that_ask();
         self.handle_timeout(now_ns);
+    }
+
+    /// A peer with a lower id asks for meetings with this node, and waits longer and longer from one to the next: it is told
+    /// of a new mapped port as well, once. What it makes of that is to ask again, and no more.
+    fn tell_those_that_ask(&mut self) {
+        if self.mapped.is_none() {
+            return;
+        }
+        let own = self.setup.own;
+        for (&peer, known) in self.peers.iter_mut().filter(|(peer, _)| **peer < own) {
+            let is_news = known.told_mapped != Some(self.mapped);
+            if known.sight.relation == Relation::Wanted && is_news {
+                known.told_mapped = Some(self.mapped);
+                self.out.push_back((peer, Message::Mapped(self.mapped)));
+            }
+        }
+    }
+
+    /// A peer that is relayed says that its router maps a port: whoever has the two meet knows of it too, and is asked now.
+    fn on_hint(&mut self, now_ns: u64, peer: NodeId, address: Option<SocketAddr>) {
+        let own = self.setup.own;
+        let known = self.peers.get_mut(&peer);
+        let known = known.filter(|known| known.sight.relation == Relation::Wanted);
+        let Some(known) = known.filter(|_| own < peer) else {
+            return self.refuse(Reason::Stranger);
+        };
+        let before = std::mem::replace(&mut known.hinted, address);
+        if address.is_none() || address == before {
+            return;
+        }
+        match known.hints.take(now_ns) {
+            true => self.hurry(now_ns, peer, HINTED_IN_VAIN_MAX),
+            false => self.refuse(Reason::Rate),
+        }
     }
 
     /// A peer says something. Where its session was not seen yet, that waits for the next [`Nat::look`].
@@ -64,6 +99,7 @@ impl Nat {
         match message {
             Message::Proven { number, address } => self.on_proven(now_ns, peer, number, address),
             Message::No { number, why } => self.on_no(now_ns, peer, number, why),
+            Message::Mapped(address) if !is_near => self.on_hint(now_ns, peer, address),
             _ if !is_near => self.refuse(Reason::Stranger),
             Message::About(mapping) => {
                 let is_first = known.mapping.replace(mapping).is_none();
@@ -81,12 +117,13 @@ impl Nat {
                 }
                 self.tell(now_ns);
             }
-            // What its router is said to pass on is where it is seen itself: its word sends nobody's packets elsewhere.
+            // What its router is said to pass on counts where the peer is seen at the same IP address when others are to
+            // meet it: its word sends nobody's packets elsewhere, and one that has just moved need not say it again.
             Message::Mapped(address) => {
                 let seen = known.sight.seen.map(|seen| seen.ip());
-                let is_there = |at: &SocketAddr| Some(at.ip()) == seen && at.port() != 0;
-                known.mapped = address.filter(is_there);
-                if known.mapped != address {
+                known.mapped = address.filter(|at| at.port() != 0);
+                let is_there = |at: SocketAddr| Some(at.ip()) == seen && at.port() != 0;
+                if address.is_some_and(|at| !is_there(at)) {
                     self.refuse(Reason::Address);
                 }
             }

@@ -140,6 +140,8 @@ pub(crate) struct World {
     boxes: Vec<Box>,
     events: BTreeMap<(u64, u64), Event>,
     count: u64,
+    /// When what was said last from one to another is heard.
+    said_ns: BTreeMap<(NodeId, NodeId), u64>,
     pub(crate) latency_ns: u64,
     pub(crate) loss_percent: u64,
     random: u64,
@@ -169,6 +171,7 @@ impl World {
             boxes: Vec::new(),
             events: BTreeMap::new(),
             count: 0,
+            said_ns: BTreeMap::new(),
             latency_ns: 20 * MS,
             loss_percent: 0,
             random: 7,
@@ -278,8 +281,14 @@ impl World {
     fn later(&mut self, event: Event) {
         self.count += 1;
         let jitter = self.number() % MS;
-        let at = (self.now_ns + self.latency_ns + jitter, self.count);
-        self.events.insert(at, event);
+        let mut at_ns = self.now_ns + self.latency_ns + jitter;
+        // What is said in a session is heard in its order.
+        if let Event::Said(from, to, _) = event {
+            let last_ns = self.said_ns.entry((from, to)).or_default();
+            at_ns = at_ns.max(*last_ns);
+            *last_ns = at_ns;
+        }
+        self.events.insert((at_ns, self.count), event);
     }
 
     fn send(&mut self, from: NodeId, target: SocketAddr, packet: Packet) {
