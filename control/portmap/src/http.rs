@@ -64,9 +64,11 @@ async fn exchange_at_leisure(url: &Url, content: Content) -> Result<(StatusCode,
         };
         Failure::Malformed(why.into())
     })?;
-    let text = String::from_utf8(body.to_bytes().into());
-    let text = text.map_err(|_| Failure::Malformed("it is not in UTF-8".into()))?;
-    Ok((status, text))
+    // What a router calls itself may be in any character set.
+    Ok((
+        status,
+        String::from_utf8_lossy(&body.to_bytes()).into_owned(),
+    ))
 }
 
 /// In words of this node's own: the other end's are nothing for a log or a terminal.

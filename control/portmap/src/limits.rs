@@ -44,7 +44,7 @@ pub const DATAGRAM_BYTES_MAX: usize = 1_536;
 pub const SEARCH: Duration = Duration::from_secs(3);
 /// How long after the first answer that will do.
 pub const SEARCH_MORE: Duration = Duration::from_millis(300);
-/// Answers that are looked at.
+/// Answers of the router's that are looked at.
 pub const ANSWERS_MAX: usize = 64;
 /// Of them addresses that are asked.
 pub const ROUTERS_MAX: usize = 4;

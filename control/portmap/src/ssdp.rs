@@ -6,7 +6,10 @@ use crate::{
     url::Url,
 };
 use socket2::{Domain, Protocol, Type};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::{
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    time::Duration,
+};
 use tokio::{
     net::UdpSocket,
     time::{Instant, timeout_at},
@@ -37,7 +40,9 @@ fn request(target: &str) -> String {
 /// address, or a question to be asked there: that may be any page of the router's.
 #[must_use]
 pub fn location(answer: &[u8], from: Ipv4Addr, route: &Route) -> Option<Url> {
-    let mut lines = str::from_utf8(answer).ok()?.split("\r\n");
+    // What a router calls itself may be in any character set.
+    let answer = String::from_utf8_lossy(answer);
+    let mut lines = answer.split("\r\n");
     let mut status = lines.next()?.split_ascii_whitespace();
     let is_answer = status.next()?.starts_with("HTTP/1.") && status.next()? == "200";
     let value = |name: &str| {
@@ -65,12 +70,18 @@ pub async fn search(route: &Route) -> Result<Vec<Url>, Failure> {
     socket.set_multicast_if_v4(&route.own)?;
     socket.set_multicast_ttl_v4(2)?;
     let socket = UdpSocket::from_std(socket.into())?;
-    let mut until = Instant::now() + SEARCH;
     for target in TARGETS {
         socket.send_to(request(target).as_bytes(), GROUP).await?;
     }
+    hear(&socket, route, SEARCH).await
+}
+
+/// Hears so many answers of the router's, for so long; others', and what is none, keep nobody from it.
+async fn hear(socket: &UdpSocket, route: &Route, longest: Duration) -> Result<Vec<Url>, Failure> {
+    let mut until = Instant::now() + longest;
     let (mut found, mut bytes) = (Vec::<Url>::new(), [0; DATAGRAM_BYTES_MAX]);
-    for _ in 0..ANSWERS_MAX {
+    let mut answers = 0;
+    while answers < ANSWERS_MAX {
         let Ok(received) = timeout_at(until, socket.recv_from(&mut bytes)).await else {
             break;
         };
@@ -81,6 +92,7 @@ pub async fn search(route: &Route) -> Result<Vec<Url>, Failure> {
         let Some(url) = location(answer, *from.ip(), route) else {
             continue;
         };
+        answers += 1;
         until = until.min(Instant::now() + SEARCH_MORE);
         if found.len() < ROUTERS_MAX && !found.contains(&url) {
             found.push(url);
@@ -146,9 +158,42 @@ mod tests {
             .replace("HTTP/1.1 200 OK", "NOTIFY * HTTP/1.1")
             .as_bytes()));
         assert!(!is(whole.replace("Location", "Elsewhere").as_bytes()));
-        assert!(!is(&[whole.as_bytes(), &[0xff]].concat()));
+        // Its name is in another character set.
+        let (head, rest) = whole.split_at(whole.find("st:").unwrap());
+        let named = [head.as_bytes(), b"SERVER: Fran\xe7ois\r\n", rest.as_bytes()].concat();
+        assert!(is(&named));
         // Behind the head there is no header.
         assert!(!is(whole.replace("st:", "\r\nst:").as_bytes()));
+    }
+
+    #[tokio::test]
+    async fn rubbish_of_other_hosts_keeps_nobody_from_the_routers_answer() {
+        let gateway = Ipv4Addr::new(127, 53, 51, 30);
+        let route = Route {
+            gateway,
+            own: Ipv4Addr::LOCALHOST,
+        };
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let to = socket.local_addr().unwrap();
+        let own = answer("http://127.53.51.30:5000/root.xml", TARGETS[0]);
+        for last in [31, 30] {
+            let host = UdpSocket::bind((Ipv4Addr::new(127, 53, 51, last), 0))
+                .await
+                .unwrap();
+            let rubbish = [own.as_bytes(), b"rubbish"];
+            for n in 0..=ANSWERS_MAX {
+                let which = if last == 30 { 1 } else { n % 2 };
+                host.send_to(rubbish[which], to).await.unwrap();
+            }
+            if last == 30 {
+                host.send_to(own.as_bytes(), to).await.unwrap();
+            }
+        }
+        let found = hear(&socket, &route, Duration::from_secs(20))
+            .await
+            .unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(*found[0].host.ip(), gateway);
     }
 
     proptest! {
