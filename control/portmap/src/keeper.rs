@@ -20,7 +20,7 @@ use crate::{
         CHECK, CHECK_UPNP, LEASE, LEASE_MAX, LOOK, PORTS_MAX, RENEW_AGAIN, SEARCH_AGAIN,
         SEARCH_AGAIN_MAX, SEARCH_ALL, SILENT_MAX,
     },
-    pmp,
+    not_public, pmp,
 };
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
@@ -69,10 +69,10 @@ pub struct Held {
 }
 
 impl Held {
-    /// Whether that address is one that nobody outside can send to: there is a second NAT behind the router.
+    /// What that address is where nobody outside can send to it: there is a second NAT behind the router, or no network.
     #[must_use]
-    pub fn is_behind_another(&self) -> bool {
-        is_private(*self.external.ip())
+    pub fn useless(&self) -> Option<&'static str> {
+        not_public(*self.external.ip())
     }
 }
 
@@ -115,7 +115,7 @@ impl Shown {
     #[must_use]
     pub fn announced(&self) -> Option<SocketAddrV4> {
         match &self.state {
-            State::Held(held) if !held.is_behind_another() => Some(held.external),
+            State::Held(held) if held.useless().is_none() => Some(held.external),
             _ => None,
         }
     }
@@ -337,14 +337,16 @@ impl Keeper {
             _ if is_same => {}
             State::Off => tracing::info!("no port of the router's is mapped any more"),
             State::Searching => {}
-            State::Held(held) if held.is_behind_another() => tracing::warn!(
-                protocol = held.protocol.name(), external = %held.external,
-                "the router maps a port, but its own address is a private one: there is a second NAT behind it, and others are not told of the port"
-            ),
-            State::Held(held) => tracing::info!(
-                protocol = held.protocol.name(), external = %held.external,
-                "the router passes on what comes to a port of its own"
-            ),
+            State::Held(held) => match held.useless() {
+                Some(why) => tracing::warn!(
+                    protocol = held.protocol.name(), external = %held.external,
+                    "the router maps a port, but its own address is {why}: others are not told of the port"
+                ),
+                None => tracing::info!(
+                    protocol = held.protocol.name(), external = %held.external,
+                    "the router passes on what comes to a port of its own"
+                ),
+            },
             State::Failed(why) => tracing::warn!(%why, "no port of a router's is mapped"),
         }
         self.shown.state = state;

@@ -133,15 +133,32 @@ pub(crate) fn judged(made: Made) -> Result<Made, Failure> {
     }
 }
 
-/// Whether an address says nothing outside some network: of RFC 1918, 3927 or 6598, or none of a host's.
+/// What an address is that says nothing outside some network (RFC 6890's registry); none where anybody can send to it.
 #[must_use]
-pub fn is_private(ip: Ipv4Addr) -> bool {
-    let [first, second, ..] = ip.octets();
-    ip.is_private()
-        || ip.is_loopback()
-        || ip.is_link_local()
-        || ip.is_multicast()
-        || (first == 100 && (64..128).contains(&second))
-        || first == 0
-        || first >= 240
+pub const fn not_public(ip: Ipv4Addr) -> Option<&'static str> {
+    Some(match ip.octets() {
+        [0, ..] => "none",
+        [10, ..] | [172, 16..=31, ..] | [192, 168, ..] => {
+            "a private one (RFC 1918), so that there is a second NAT behind it"
+        }
+        [100, 64..=127, ..] => {
+            "one of a provider's NAT (RFC 6598), so that many customers share one behind it"
+        }
+        [192, 0, 0, _] => {
+            "one of DS-Lite (RFC 6333) or its like, so that the provider's NAT is behind it"
+        }
+        [169, 254, ..] => "one of its link alone (RFC 3927), so that it has got none from outside",
+        [127, ..] => "its own loopback",
+        [198, 18 | 19, ..] => "one for measurements (RFC 2544)",
+        [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] => "one for documentation (RFC 5737)",
+        [224..=239, ..] => "one of a group (multicast)",
+        [240..=255, ..] => "a reserved one",
+        _ => return None,
+    })
+}
+
+/// Whether an address says nothing outside some network.
+#[must_use]
+pub const fn is_private(ip: Ipv4Addr) -> bool {
+    not_public(ip).is_some()
 }

@@ -1,5 +1,7 @@
 //! Routers that keep to the protocols and such that do not, at addresses of loopback; all listen at the same port.
 
+mod keeping;
+
 use crate::{
     Ask, Failure, Keeper, Made, Protocol, Route, Setup, State, epoch,
     igd::Igd,

@@ -4,7 +4,7 @@
 use crate::{config::Config, nat::PortMappingStatus};
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroU16,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
@@ -89,21 +89,22 @@ impl Mapping {
         }
     }
 
-    /// All of it.
-    pub(super) fn status(&self) -> PortMappingStatus {
+    /// All of it; neighbours see this node at `addresses`.
+    pub(super) fn status(&self, addresses: &[SocketAddr]) -> PortMappingStatus {
         let shown = self.shown.borrow();
         let by_protocol = |counts: &[u64; 3]| -> BTreeMap<String, u64> {
             let names = Protocol::ALL.map(|protocol| protocol.name().to_owned());
             names.into_iter().zip(*counts).collect()
         };
         let mut status = PortMappingStatus {
-            is_on: shown.state != State::Off,
+            is_on: *self.wish.borrow() == Wish::On,
             made: by_protocol(&shown.counts.made),
             renewed: by_protocol(&shown.counts.renewed),
             failed: by_protocol(&shown.counts.failed),
             ..PortMappingStatus::default()
         };
         match &shown.state {
+            State::Off if status.is_on => "routers are asked next".clone_into(&mut status.why),
             State::Off => "port_mapping in [nat] is off".clone_into(&mut status.why),
             State::Searching => "routers are asked".clone_into(&mut status.why),
             State::Failed(why) => status.why.clone_from(why),
@@ -113,15 +114,48 @@ impl Mapping {
                 let left =
                     |until: Instant| until.saturating_duration_since(Instant::now()).as_secs();
                 status.lease_left_s = held.until.map(left);
-                let why = match held.is_behind_another() {
-                    true => {
-                        "the router's own address is a private one: there is a second NAT behind it, and nobody is told of the port"
+                status.why = match held.useless() {
+                    Some(why) => {
+                        format!("the router's own address is {why}, and nobody is told of the port")
                     }
-                    false => "neighbours are told of it",
+                    None => told(*held.external.ip(), addresses),
                 };
-                why.clone_into(&mut status.why);
             }
         }
         status
+    }
+}
+
+/// Whom a mapping is any use to, by where neighbours see this node.
+fn told(external: Ipv4Addr, addresses: &[SocketAddr]) -> String {
+    let elsewhere = addresses.iter().find(|at| at.ip() != external);
+    let is_seen = addresses.iter().any(|at| at.ip() == external);
+    match elsewhere.filter(|_| !is_seen) {
+        Some(at) => format!(
+            "neighbours are told of it and do not use it, for they see this node at {}: there is a second NAT, or another way out",
+            at.ip()
+        ),
+        None => "neighbours are told of it".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapping_where_no_neighbour_sees_the_node_is_said_to_be_of_no_use() {
+        let external = Ipv4Addr::new(11, 0, 0, 1);
+        let at = |ip: [u8; 4]| SocketAddr::from((ip, 4_783));
+        for (addresses, is_used) in [
+            (&[][..], true),
+            (&[at([11, 0, 0, 1])], true),
+            (&[at([11, 0, 0, 1]), at([11, 0, 0, 2])], true),
+            (&[at([11, 0, 0, 2])], false),
+        ] {
+            let said = told(external, addresses);
+            assert_eq!(!said.contains("do not use it"), is_used, "{said}");
+            assert_eq!(!said.contains("11.0.0.2"), is_used, "{said}");
+        }
     }
 }

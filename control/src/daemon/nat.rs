@@ -145,7 +145,7 @@ impl Crossing {
                 .map(|reason| (reason.name().to_owned(), nat.refused(reason)))
                 .into(),
             port_mapping: match &self.mapping {
-                Some(mapping) => mapping.status(),
+                Some(mapping) => mapping.status(&evidence.addresses()),
                 None => PortMappingStatus {
                     why: "the node listens at no port of IPv4".to_owned(),
                     ..PortMappingStatus::default()
