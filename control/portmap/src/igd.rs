@@ -74,6 +74,17 @@ pub struct Igd {
     service: &'static str,
 }
 
+/// What a router's list has at a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// This node.
+    Own,
+    /// Nobody.
+    Nothing,
+    /// Another host, or another port of this one.
+    Other,
+}
+
 /// Of each address that the router describes itself at, the best service.
 ///
 /// # Errors
@@ -179,7 +190,7 @@ impl Igd {
     }
 
     /// Maps a port: the one that is asked for, or, where another host has it, that of a mapping that this node left
-    /// behind, or one of `others`. Without an end, where the router gives no other. `note` is told of the port that the
+    /// behind, or one of `others`.  Without an end, where the router gives no other. `note` is told of the port that the
     /// router may have mapped, however this ends.
     ///
     /// # Errors
@@ -205,10 +216,7 @@ impl Igd {
                 Err(Not::Fault(PERMANENT_ONLY)) if lease.is_some() => lease = None,
                 Err(Not::Fault(code @ (CONFLICT | 729))) => {
                     let left = match tried {
-                        0 => timeout(ENTRIES, self.left(ask.port, own))
-                            .await
-                            .ok()
-                            .flatten(),
+                        0 => self.left(ask.port, own).await,
                         _ => None,
                     };
                     tried += 1;
@@ -249,7 +257,12 @@ impl Igd {
     }
 
     /// The outer port of a mapping that a node at this address left behind.
-    async fn left(&self, port: NonZeroU16, own: Ipv4Addr) -> Option<NonZeroU16> {
+    pub(crate) async fn left(&self, port: NonZeroU16, own: Ipv4Addr) -> Option<NonZeroU16> {
+        let left = timeout(ENTRIES, self.left_at_leisure(port, own)).await;
+        left.ok().flatten()
+    }
+
+    async fn left_at_leisure(&self, port: NonZeroU16, own: Ipv4Addr) -> Option<NonZeroU16> {
         for index in 0..ENTRIES_MAX {
             let index = [("NewPortMappingIndex", index.to_string())];
             let entry = self.act("GetGenericPortMappingEntry", &index).await.ok()?;
@@ -264,11 +277,11 @@ impl Igd {
         None
     }
 
-    /// Whether the router still has a mapping, as this node's.
+    /// Whose a port is.
     ///
     /// # Errors
     /// It does not say.
-    pub async fn has(&self, ask: &Ask, own: Ipv4Addr) -> Result<bool, Failure> {
+    pub async fn entry(&self, ask: &Ask, own: Ipv4Addr) -> Result<Entry, Failure> {
         let arguments = [
             ("NewRemoteHost", String::new()),
             ("NewExternalPort", ask.external.to_string()),
@@ -276,11 +289,22 @@ impl Igd {
         ];
         match self.act("GetSpecificPortMappingEntry", &arguments).await {
             Ok(entry) => {
-                let is = |name: &str, value: String| entry.get(name) == Some(&value);
-                let is_own = is("NewInternalClient", own.to_string());
-                Ok(is_own && is("NewInternalPort", ask.port.to_string()))
+                let client = entry.get("NewInternalClient");
+                let client = client.and_then(|said| said.parse::<Ipv4Addr>().ok());
+                let port = entry.get("NewInternalPort");
+                let port = port.and_then(|said| said.parse::<u16>().ok());
+                match (client, port) {
+                    (Some(Ipv4Addr::UNSPECIFIED), Some(_)) => Ok(Entry::Nothing),
+                    (Some(client), Some(port)) if (client, port) == (own, ask.port.get()) => {
+                        Ok(Entry::Own)
+                    }
+                    (Some(_), Some(_)) => Ok(Entry::Other),
+                    _ => Err(Failure::Malformed(
+                        "it does not say whose the port is".into(),
+                    )),
+                }
             }
-            Err(Not::Fault(NO_SUCH_ENTRY)) => Ok(false),
+            Err(Not::Fault(NO_SUCH_ENTRY)) => Ok(Entry::Nothing),
             Err(not) => Err(not.into()),
         }
     }

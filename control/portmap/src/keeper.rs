@@ -8,22 +8,22 @@
 //!  │                 ▼      │               ▼
 //!  └── not wanted ── Failed ┘          Searching, with the same port first
 //! ```
-//! Another router by the default route, or another own address: given back, and searched for anew.
+//! Another router by the default route, or another own address: searched for anew, and given back where that is in reach.
+
+mod kept;
 
 use crate::{
     Ask, Failure, Made, Protocol, Route,
-    epoch::{self, Clock},
     igd::{self, Igd},
     is_private, judged,
     left::{Left, Leftovers},
-    limits::{
-        CHECK, CHECK_UPNP, LEASE, LEASE_MAX, LOOK, PORTS_MAX, RENEW_AGAIN, SEARCH_AGAIN,
-        SEARCH_AGAIN_MAX, SEARCH_ALL, SILENT_MAX,
-    },
-    not_public, pmp,
+    limits::{GIVE_BACK, LEASE, LOOK, PORTS_MAX, SEARCH_AGAIN, SEARCH_AGAIN_MAX, SEARCH_ALL},
+    pmp,
+    shown::{Shown, State, Wish},
 };
+use kept::{Again, Kept};
 use std::{
-    net::{Ipv4Addr, SocketAddrV4},
+    net::Ipv4Addr,
     num::NonZeroU16,
     time::{Duration, Instant},
 };
@@ -45,116 +45,6 @@ pub struct Setup {
     pub seed: u64,
 }
 
-/// What the node wants.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Wish {
-    /// No mapping.
-    #[default]
-    Off,
-    /// One.
-    On,
-    /// None any more: the node stops.
-    End,
-}
-
-/// A mapping, as it is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// Whom it was asked of.
-    pub protocol: Protocol,
-    /// Where others send to.
-    pub external: SocketAddrV4,
-    /// Until when; none: until it is deleted.
-    pub until: Option<Instant>,
-}
-
-impl Held {
-    /// What that address is where nobody outside can send to it: there is a second NAT behind the router, or no network.
-    #[must_use]
-    pub fn useless(&self) -> Option<&'static str> {
-        not_public(*self.external.ip())
-    }
-}
-
-/// What there is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum State {
-    /// Nothing, and nothing is wanted.
-    #[default]
-    Off,
-    /// Nothing yet.
-    Searching,
-    /// A mapping.
-    Held(Held),
-    /// Nothing, for this reason.
-    Failed(String),
-}
-
-/// How often, by protocol.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Mappings made, the same again included where the router had forgotten it.
-    pub made: [u64; 3],
-    /// And renewed.
-    pub renewed: [u64; 3],
-    /// Requests in vain.
-    pub failed: [u64; 3],
-}
-
-/// What others see of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Shown {
-    /// What there is.
-    pub state: State,
-    /// What there was.
-    pub counts: Counts,
-}
-
-impl Shown {
-    /// The address that others may be told.
-    #[must_use]
-    pub fn announced(&self) -> Option<SocketAddrV4> {
-        match &self.state {
-            State::Held(held) if held.useless().is_none() => Some(held.external),
-            _ => None,
-        }
-    }
-}
-
-/// Why a mapping is asked for once more.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Again {
-    Due,
-    Forgotten,
-}
-
-#[derive(Clone, Debug)]
-struct Kept {
-    protocol: Protocol,
-    route: Route,
-    igd: Option<Igd>,
-    made: Made,
-    until: Option<Instant>,
-    clock: Option<Clock>,
-    renew: Instant,
-    check: Instant,
-    /// So often the router did not answer, one time after the other.
-    silent: u32,
-}
-
-impl Kept {
-    fn left(&self, is_sure: bool) -> Option<Left> {
-        Some(Left {
-            protocol: self.protocol,
-            route: self.route.clone(),
-            igd: self.igd.clone(),
-            port: NonZeroU16::new(self.made.external.port())?,
-            until: self.until,
-            is_sure,
-        })
-    }
-}
-
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Keeper {
@@ -172,6 +62,7 @@ pub struct Keeper {
     failures: u32,
     next: Instant,
     shown: Shown,
+    show: watch::Sender<Shown>,
 }
 
 /// A time that goes on while a router is waited for.
@@ -203,6 +94,7 @@ impl Keeper {
             failures: 0,
             next: now,
             shown: Shown::default(),
+            show: watch::Sender::default(),
         }
     }
 
@@ -212,38 +104,56 @@ impl Keeper {
         &self.shown
     }
 
-    /// Does what is wanted until the end is, and tells what there is.
-    pub async fn run(mut self, mut wish: watch::Receiver<Wish>, shown: watch::Sender<Shown>) {
+    /// The same, for others, as it changes.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Shown> {
+        self.show.subscribe()
+    }
+
+    fn show(&self) {
+        self.show.send_if_modified(|before| {
+            let is_new = *before != self.shown;
+            before.clone_from(&self.shown);
+            is_new
+        });
+    }
+
+    /// Does what is wanted until the end is; `read` gives the default route.
+    pub async fn run(
+        mut self,
+        mut wish: watch::Receiver<Wish>,
+        read: impl Fn() -> Result<Route, String> + Send + Sync,
+    ) {
         let mut is_alone = false;
         loop {
             let wanted = match is_alone {
                 true => Wish::End,
                 false => *wish.borrow_and_update(),
             };
-            let route = match wanted {
-                Wish::On => Route::read(),
-                Wish::Off | Wish::End => Err(String::new()),
+            let is_wanted = wanted == Wish::On;
+            let turn = async {
+                let route = match is_wanted {
+                    true => read(),
+                    false => Err(String::new()),
+                };
+                self.turn(Instant::now(), is_wanted, route).await;
             };
             // A new wish is not kept waiting by a router; what was asked of it by then is known, and taken back.
             tokio::select! {
-                () = self.turn(Instant::now(), wanted == Wish::On, route) => {}
-                changed = wish.changed(), if wanted == Wish::On => {
+                () = turn => {}
+                changed = wish.changed(), if is_wanted => {
                     is_alone = changed.is_err();
                     continue;
                 }
             }
-            shown.send_if_modified(|before| {
-                let is_new = *before != self.shown;
-                before.clone_from(&self.shown);
-                is_new
-            });
+            self.show();
             if wanted == Wish::End {
                 return;
             }
             let look = async {
-                match wanted {
-                    Wish::On => tokio::time::sleep(LOOK).await,
-                    Wish::Off | Wish::End => std::future::pending().await,
+                match is_wanted {
+                    true => tokio::time::sleep(LOOK).await,
+                    false => std::future::pending().await,
                 }
             };
             tokio::select! {
@@ -257,25 +167,44 @@ impl Keeper {
     pub async fn turn(&mut self, now: Instant, is_wanted: bool, route: Result<Route, String>) {
         let began = Instant::now();
         let time = Time { now, began };
+        // What was under way when the last turn was broken off.
+        self.note_left();
         if !is_wanted {
-            self.give_back(now).await;
+            // Nobody is told of it any more from now on.
+            self.leave(true);
+            self.set(State::Off);
+            self.give_back(now, |_| true).await;
             (self.route, self.failures) = (None, 0);
-            return self.set(State::Off);
+            return;
         }
-        let route = match route.and_then(|route| self.is_possible(route)) {
-            Ok(route) => route,
+        let possible = match route {
+            Ok(route) => self.is_possible(route),
             Err(why) => {
-                self.give_back(now).await;
+                // No router is in reach; the same one may be in a moment.
+                self.leave(true);
                 self.route = None;
                 return self.set(State::Failed(why));
             }
         };
+        let route = match possible {
+            Ok(route) => route,
+            Err(why) => {
+                self.leave(true);
+                self.set(State::Failed(why));
+                self.route = None;
+                return self.give_back(now, |_| true).await;
+            }
+        };
         if self.route.as_ref() != Some(&route) {
-            self.give_back(now).await;
+            self.leave(true);
+            self.set(State::Searching);
+            // What this router has for another address of this machine's is in the way of what it is to have.
+            let is_in_the_way =
+                |left: &Route| left.gateway == route.gateway && left.own != route.own;
+            self.give_back(now, is_in_the_way).await;
             let pause = self.searched.filter(|_| self.route.is_some());
             self.next = pause.map_or(now, |at| now.max(at + SEARCH_AGAIN));
             (self.route, self.failures) = (Some(route.clone()), 0);
-            self.set(State::Searching);
         }
         match &self.kept {
             Some(kept) if now >= kept.renew => self.again(time, Again::Due).await,
@@ -283,6 +212,8 @@ impl Keeper {
             None if now >= self.next => self.search(time, &route).await,
             _ => {}
         }
+        // Other routers may be out of reach, and are waited for last.
+        self.give_back(time.now(), |left| *left != route).await;
     }
 
     /// Whether what a router passes on to this machine comes to the node.
@@ -309,6 +240,12 @@ impl Keeper {
         mixed ^ (mixed >> 31)
     }
 
+    /// Any of those that nobody is known by.
+    fn port(&mut self) -> NonZeroU16 {
+        let offset = u16::try_from(self.number() % 16_384).unwrap_or(0);
+        NonZeroU16::MIN.saturating_add(49_151 + offset)
+    }
+
     /// So long, or up to a fifth less.
     fn about(&mut self, time: Duration) -> Duration {
         let percent = 80 + u32::try_from(self.number() % 21).unwrap_or(0);
@@ -325,31 +262,11 @@ impl Keeper {
         }
     }
 
-    /// Tells what is new, once.
+    /// Tells what there is.
     fn set(&mut self, state: State) {
-        let is_same = match (&self.shown.state, &state) {
-            (State::Held(old), State::Held(new)) => {
-                (old.protocol, old.external) == (new.protocol, new.external)
-            }
-            (old, new) => old == new,
-        };
-        match &state {
-            _ if is_same => {}
-            State::Off => tracing::info!("no port of the router's is mapped any more"),
-            State::Searching => {}
-            State::Held(held) => match held.useless() {
-                Some(why) => tracing::warn!(
-                    protocol = held.protocol.name(), external = %held.external,
-                    "the router maps a port, but its own address is {why}: others are not told of the port"
-                ),
-                None => tracing::info!(
-                    protocol = held.protocol.name(), external = %held.external,
-                    "the router passes on what comes to a port of its own"
-                ),
-            },
-            State::Failed(why) => tracing::warn!(%why, "no port of a router's is mapped"),
-        }
+        state.log(&self.shown.state);
         self.shown.state = state;
+        self.show();
     }
 
     /// Tries all protocols.
@@ -396,8 +313,14 @@ impl Keeper {
                 is_sure: true,
             });
             let made = pmp::map(protocol, route, &ask).await;
+            let is_made = made.is_ok();
+            let good = made.and_then(judged);
+            if is_made && good.is_err() {
+                // What is no use is not left there.
+                let _lease = timeout(GIVE_BACK, pmp::delete(protocol, route, &ask)).await;
+            }
             self.attempted = None;
-            return Ok((judged(made?)?, None));
+            return Ok((good?, None));
         }
         let mut last = Failure::Absent;
         for igd in igd::find(route).await? {
@@ -409,12 +332,21 @@ impl Keeper {
         Err(last)
     }
 
-    async fn make_by(&mut self, igd: &Igd, ask: &Ask, route: &Route) -> Result<Made, Failure> {
-        let others: [u64; PORTS_MAX] = std::array::from_fn(|_| self.number());
-        let others = others.into_iter().filter_map(|number| {
-            let offset = u16::try_from(number % 16_384).unwrap_or(0);
-            NonZeroU16::new(49_152 + offset)
-        });
+    pub(crate) async fn make_by(
+        &mut self,
+        igd: &Igd,
+        ask: &Ask,
+        route: &Route,
+    ) -> Result<Made, Failure> {
+        let mut ask = *ask;
+        // What the node had before it was killed, it has still, and may have for ever.
+        if self.last.is_none()
+            && let Some(port) = igd.left(ask.port, route.own).await
+        {
+            ask.external = port;
+        }
+        let others: [NonZeroU16; PORTS_MAX] = std::array::from_fn(|_| self.port());
+        let others = others.into_iter();
         let noted = &mut self.attempted;
         let note = |port: Option<NonZeroU16>| {
             *noted = port.map(|port| Left {
@@ -426,7 +358,7 @@ impl Keeper {
                 is_sure: false,
             });
         };
-        let made = judged(igd.map(ask, route.own, others, note).await?)?;
+        let made = judged(igd.map(&ask, route.own, others, note).await?)?;
         self.attempted = None;
         Ok(made)
     }
@@ -436,154 +368,6 @@ impl Keeper {
         if let Some(attempted) = self.attempted.take() {
             self.left.push(attempted);
         }
-    }
-
-    fn keep(
-        &mut self,
-        now: Instant,
-        (protocol, route, igd): (Protocol, Route, Option<Igd>),
-        made: Made,
-    ) {
-        let until = made.lease.map(|lease| now + lease);
-        let half = made.lease.unwrap_or(LEASE_MAX) / 2;
-        let often = match protocol {
-            Protocol::Pcp | Protocol::NatPmp => CHECK,
-            Protocol::Upnp => CHECK_UPNP,
-        };
-        self.kept = Some(Kept {
-            protocol,
-            route,
-            igd,
-            made,
-            until,
-            clock: made.epoch.map(|epoch| Clock::new(epoch, now)),
-            renew: now + self.about(half),
-            check: now + self.about(often),
-            silent: 0,
-        });
-        self.last = NonZeroU16::new(made.external.port());
-        if let Some(held) = self.kept.as_ref().and_then(|kept| kept.left(true)) {
-            self.left.forget(&held);
-        }
-        self.set(State::Held(Held {
-            protocol,
-            external: made.external,
-            until,
-        }));
-    }
-
-    /// Asks for the mapping that there is once more; where that fails for good, for any other.
-    async fn again(&mut self, time: Time, why: Again) {
-        let Some(kept) = self.kept.clone() else {
-            return;
-        };
-        let (protocol, ask) = (kept.protocol, self.ask_again(&kept));
-        let done = async {
-            match &kept.igd {
-                Some(igd) => self.make_by(igd, &ask, &kept.route).await,
-                None => pmp::map(protocol, &kept.route, &ask).await.and_then(judged),
-            }
-        };
-        let done = timeout(SEARCH_ALL, done).await;
-        let done = done.unwrap_or(Err(Failure::Silent));
-        self.note_left();
-        let now = time.now();
-        match done {
-            Ok(made) => {
-                let counts = &mut self.shown.counts;
-                let counted = match why {
-                    Again::Due => &mut counts.renewed,
-                    Again::Forgotten => &mut counts.made,
-                };
-                counted[protocol as usize] += 1;
-                if why == Again::Forgotten {
-                    tracing::info!(
-                        protocol = protocol.name(), external = %made.external,
-                        "the router had forgotten its mapping, and has it again"
-                    );
-                }
-                self.keep(now, (protocol, kept.route, kept.igd), made);
-            }
-            Err(failure) => {
-                self.shown.counts.failed[protocol as usize] += 1;
-                tracing::debug!(protocol = protocol.name(), %failure, "a mapping was not renewed");
-                // It may have restarted, and be elsewhere; or it has lost what it had, or has it still.
-                let is_lost =
-                    why == Again::Forgotten || kept.until.is_some_and(|until| now >= until);
-                if is_lost {
-                    self.kept = None;
-                    kept.left(false)
-                        .into_iter()
-                        .for_each(|left| self.left.push(left));
-                    return self.search(time, &kept.route).await;
-                }
-                self.kept = Some(Kept {
-                    renew: now + RENEW_AGAIN,
-                    ..kept
-                });
-            }
-        }
-    }
-
-    fn ask_again(&self, kept: &Kept) -> Ask {
-        let port = NonZeroU16::new(kept.made.external.port());
-        Ask {
-            external: port.unwrap_or(self.setup.port),
-            ..self.ask()
-        }
-    }
-
-    /// Sees whether the router still has the mapping.
-    async fn check(&mut self, time: Time) {
-        let Some(kept) = &self.kept else {
-            return;
-        };
-        let ip = *kept.made.external.ip();
-        let (mut clock, mut often, mut silent) = (kept.clock, CHECK, 0);
-        let has_it = match &kept.igd {
-            Some(igd) => {
-                often = CHECK_UPNP;
-                let ask = self.ask_again(kept);
-                let has = match igd.has(&ask, kept.route.own).await {
-                    Ok(has) => has,
-                    // It does not answer that question: it is asked for the mapping again when that is due.
-                    Err(Failure::Refused(_) | Failure::Malformed(_)) => true,
-                    // It may be busy, or restarting, and still have it.
-                    Err(Failure::Silent | Failure::Absent | Failure::System(_)) => {
-                        (often, silent) = (CHECK, kept.silent + 1);
-                        silent < SILENT_MAX
-                    }
-                };
-                has && (silent > 0 || !igd.external().await.is_ok_and(|now| now != ip))
-            }
-            None => match epoch::ask(kept.protocol, &kept.route).await {
-                Ok(told) => {
-                    let now = time.now();
-                    let before = clock.replace(Clock::new(told.epoch, now));
-                    before.is_none_or(|before| before.goes_on(told.epoch, now))
-                        && told.external.is_none_or(|now| now == ip)
-                }
-                // It may be restarting, and says so by its time later; or it does not know the question.
-                Err(_) => true,
-            },
-        };
-        if !has_it {
-            return self.again(time, Again::Forgotten).await;
-        }
-        let check = time.now() + self.about(often);
-        if let Some(kept) = &mut self.kept {
-            (kept.clock, kept.check, kept.silent) = (clock, check, silent);
-        }
-    }
-
-    /// Has routers delete what they have.
-    async fn give_back(&mut self, now: Instant) {
-        self.note_left();
-        let ask = self.ask();
-        if let Some(left) = self.kept.take().and_then(|kept| kept.left(true)) {
-            self.left.push(left);
-        }
-        self.left.give_back(now, &ask).await;
     }
 }
 

@@ -2,11 +2,11 @@
 
 use crate::{
     Ask, Failure, Protocol, Route,
-    igd::Igd,
+    igd::{Entry, Igd},
     limits::{GIVE_BACK, LEFT_MAX},
     pmp,
 };
-use std::{num::NonZeroU16, time::Instant};
+use std::{io, num::NonZeroU16, time::Instant};
 use tokio::{task::JoinSet, time::timeout};
 
 /// One of them.
@@ -35,14 +35,24 @@ impl Left {
             external: self.port,
             ..*ask
         };
+        // Where this machine has another address by now the router takes what it says for that one's.
+        let is_own = self.route.is_own();
         let Some(igd) = &self.igd else {
-            return pmp::delete(self.protocol, &self.route, &ask).await;
+            return match is_own {
+                true => pmp::delete(self.protocol, &self.route, &ask).await,
+                false => Err(Failure::System(io::ErrorKind::AddrNotAvailable.into())),
+            };
         };
         // The port may be another host's by now.
-        if !self.is_sure && matches!(igd.has(&ask, self.route.own).await, Ok(false)) {
-            return Ok(());
+        let is_sure = self.is_sure && is_own;
+        let entry = match is_sure {
+            true => Ok(Entry::Own),
+            false => igd.entry(&ask, self.route.own).await,
+        };
+        match entry {
+            Ok(Entry::Nothing | Entry::Other) => Ok(()),
+            Ok(Entry::Own) | Err(_) => igd.delete(&ask).await,
         }
-        igd.delete(&ask).await
     }
 }
 
@@ -65,12 +75,19 @@ impl Leftovers {
         self.0.retain(|other| !one.is_same(other));
     }
 
-    /// Has the routers take all of it back, at the same time. What is not done when this is dropped is still there.
-    pub(crate) async fn give_back(&mut self, now: Instant, ask: &Ask) {
+    /// Has routers take back what they have by these routes, at the same time. What is not done when this is dropped is
+    /// still there.
+    pub(crate) async fn give_back(
+        &mut self,
+        now: Instant,
+        ask: &Ask,
+        which: impl Fn(&Route) -> bool,
+    ) {
         self.0
             .retain(|one| one.until.is_none_or(|until| now < until));
         let mut tasks = JoinSet::new();
-        for one in self.0.iter().cloned() {
+        let due = self.0.iter().filter(|one| which(&one.route));
+        for one in due.cloned() {
             let ask = *ask;
             tasks.spawn(async move {
                 let done = timeout(GIVE_BACK, one.take_back(&ask)).await;
@@ -86,7 +103,7 @@ impl Leftovers {
             }
             self.forget(&one);
         }
-        self.0.clear();
+        self.0.retain(|one| !which(&one.route));
     }
 }
 

@@ -5,7 +5,10 @@
 //! - [`route`]: which router that is, as the kernel's table has it.
 //! - [`pmp`]: PCP (RFC 6887) and NAT-PMP (RFC 6886), with the crate `crab_nat`; [`epoch`] sees that the router has restarted.
 //! - [`igd`]: UPnP's Internet Gateway Device, with [`ssdp`], [`url`], [`http`] and [`xml`].
-//! - [`keeper`]: one mapping, by the first of the three that works: made, renewed, made again, given back.
+//! - [`keeper`]: one mapping, by the first of the three that works: made, renewed, made again, given back; [`shown`] is what
+//!   others see of it.
+//!
+//! IPv4 alone: IPv6 has no ports to map, and no pinholes in firewalls are asked for.
 //!
 //! **Why UPnP is not another crate's.** `igd-next`, the one that is kept up, reads what answers with an XML parser that
 //! expands entities without bound, and follows whatever address an answer names: any host of the LAN could take a
@@ -28,6 +31,7 @@ mod left;
 pub mod limits;
 pub mod pmp;
 pub mod route;
+pub mod shown;
 pub mod ssdp;
 pub mod url;
 pub mod xml;
@@ -37,8 +41,9 @@ mod tests;
 
 use limits::{LEASE_MAX, LEASE_MIN};
 
-pub use keeper::{Counts, Held, Keeper, Setup, Shown, State, Wish};
+pub use keeper::{Keeper, Setup};
 pub use route::Route;
+pub use shown::{Counts, Held, Shown, State, Wish};
 
 use std::{
     io,

@@ -111,6 +111,9 @@ async fn map_by_pmp(route: &Route, ask: &Ask) -> Result<Made, Failure> {
     let gateway = route.gateway.into();
     // First, for a mapping without an address would have to be taken back.
     let external = natpmp::external_address(gateway, Some(TIMING)).await?;
+    if external.is_unspecified() {
+        return Err(Failure::Refused("it has no outer address".into()));
+    }
     let made = natpmp::port_mapping(gateway, InternetProtocol::Udp, ask.port, options(ask)).await?;
     Ok(Made {
         external: SocketAddrV4::new(external, made.external_port().get()),

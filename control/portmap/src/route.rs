@@ -37,6 +37,12 @@ impl Route {
             .map_err(|error| format!("no address of this machine's leads to {gateway}: {error}"))?;
         Ok(Self { gateway, own })
     }
+
+    /// Whether this machine still has that address towards the router.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        own(self.gateway).is_ok_and(|own| own == self.own)
+    }
 }
 
 /// The address towards a router; nothing is sent to find it.

@@ -1,6 +1,7 @@
 //! Routers that keep to the protocols and such that do not, at addresses of loopback; all listen at the same port.
 
 mod keeping;
+mod others;
 
 use crate::{
     Ask, Failure, Keeper, Made, Protocol, Route, Setup, State, epoch,
@@ -35,8 +36,8 @@ struct Router {
     junk: u32,
     /// It does what it is asked for, and says nothing.
     is_mute: bool,
-    /// Outer ports by inner ones.
-    mappings: BTreeMap<u16, u16>,
+    /// Outer ports by hosts and inner ones.
+    mappings: BTreeMap<(Ipv4Addr, u16), u16>,
     requests: u32,
 }
 
@@ -56,17 +57,21 @@ impl Default for Router {
 }
 
 impl Router {
-    /// Maps a port, or no more.
-    fn map(&mut self, inner: u16, outer: u16, lease: u32) -> (u16, u32) {
+    /// Maps a port, or no more; one that another host has is not given.
+    fn map(&mut self, inner: (Ipv4Addr, u16), outer: u16, lease: u32) -> (u16, u32) {
         if lease == 0 {
             self.mappings.remove(&inner);
             return (0, 0);
         }
-        let outer = *self.mappings.entry(inner).or_insert(outer);
+        let mut free = outer;
+        while self.mappings.values().any(|&port| port == free) {
+            free += 1;
+        }
+        let outer = *self.mappings.entry(inner).or_insert(free);
         (outer, lease.min(self.lease_max))
     }
 
-    fn answer(&mut self, request: &[u8]) -> Vec<u8> {
+    fn answer(&mut self, request: &[u8], from: Ipv4Addr) -> Vec<u8> {
         self.requests += 1;
         let short = |at: usize| u16::from_be_bytes([request[at], request[at + 1]]);
         let long = |at: usize| u32::from_be_bytes(*request[at..].first_chunk().unwrap());
@@ -75,7 +80,8 @@ impl Router {
             [2, ..] if !self.speaks_pcp => [&[0, request[1] | 128, 0, 1], &epoch[..]].concat(),
             [2, 0, ..] => [&[2, 128, 0, 0, 0, 0, 0, 0], &epoch[..], &[0; 12]].concat(),
             [2, 1, ..] => {
-                let (outer, lease) = self.map(short(40), short(42), long(4));
+                let client = Ipv4Addr::from(long(20));
+                let (outer, lease) = self.map((client, short(40)), short(42), long(4));
                 let mut out =
                     [&[2, 129, 0, 0], &lease.to_be_bytes()[..], &epoch, &[0; 12]].concat();
                 out.extend(&request[24..42]);
@@ -85,7 +91,7 @@ impl Router {
             }
             [0, 0] => [&[0, 128, 0, 0], &epoch[..], &self.outer.octets()].concat(),
             [0, 1, ..] => {
-                let (outer, lease) = self.map(short(4), short(6), long(8));
+                let (outer, lease) = self.map((from, short(4)), short(6), long(8));
                 let ports = [&request[4..6], &outer.to_be_bytes()].concat();
                 [&[0, 129, 0, 0], &epoch[..], &ports, &lease.to_be_bytes()].concat()
             }
@@ -111,7 +117,10 @@ async fn start(last: u8, router: Router) -> (Arc<Mutex<Router>>, Route, JoinSet<
                 let mut router = shared.lock().unwrap();
                 let is_junk = router.junk > 0;
                 router.junk = router.junk.saturating_sub(1);
-                let answer = router.answer(&bytes[..count]);
+                let SocketAddr::V4(client) = from else {
+                    continue;
+                };
+                let answer = router.answer(&bytes[..count], *client.ip());
                 if router.is_mute {
                     continue;
                 }
@@ -262,12 +271,14 @@ async fn mappings_that_are_no_use_and_addresses_that_need_none_are_refused_in_wo
         lease_max: 1,
         ..Router::default()
     };
-    let (_router, route, _tasks) = start(5, router).await;
+    let (router, route, _tasks) = start(5, router).await;
     let (now, mut keeper) = (Instant::now(), keeper(Instant::now()));
     keeper.turn(now, true, Ok(route.clone())).await;
     let State::Failed(why) = keeper.shown().state.clone() else {
         panic!("{:?}", keeper.shown());
     };
+    // Nor are they left there.
+    assert_eq!(router.lock().unwrap().mappings.len(), 0);
     assert!(
         why.contains("PCP: the router refuses: its mapping would last 1 s"),
         "{why}"
@@ -385,8 +396,8 @@ async fn a_router_that_gives_mappings_without_an_end_alone_is_given_its_way_and_
     assert_eq!(made.lease, None);
     // Gone is gone.
     igd.delete(&ask()).await.unwrap();
-    let has = igd.has(&ask(), Ipv4Addr::LOCALHOST).await;
-    let told = has.unwrap_err().to_string();
+    let entry = igd.entry(&ask(), Ipv4Addr::LOCALHOST).await;
+    let told = entry.unwrap_err().to_string();
     assert!(
         told.contains("this host is not allowed to (error 606)"),
         "{told}"

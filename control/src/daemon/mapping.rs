@@ -11,7 +11,7 @@ use std::{
 };
 use tokio::{sync::watch, task::JoinHandle};
 use virga_ebpf::hash;
-use virga_portmap::{Keeper, Protocol, Setup, Shown, State, Wish, limits::GIVE_BACK};
+use virga_portmap::{Keeper, Protocol, Route, Setup, Shown, State, Wish, limits::GIVE_BACK};
 
 /// How long a node that stops waits for the router to take its mapping back: a moment longer than the router is given.
 const FAREWELL: Duration = GIVE_BACK.saturating_add(Duration::from_secs(1));
@@ -44,9 +44,9 @@ impl Mapping {
             seed,
         };
         let (wish, wished) = watch::channel(Wish::Off);
-        let (show, shown) = watch::channel(Shown::default());
         let keeper = Keeper::new(setup, Instant::now());
-        let task = tokio::spawn(keeper.run(wished, show));
+        let shown = keeper.subscribe();
+        let task = tokio::spawn(keeper.run(wished, Route::read));
         Some(Self {
             wish,
             shown,

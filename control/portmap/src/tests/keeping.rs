@@ -1,7 +1,96 @@
-//! Addresses that are no use.
+//! Addresses that change, and addresses that are no use.
 
 use super::*;
 use crate::is_private;
+
+/// Which hosts have a mapping.
+fn hosts(router: &Mutex<Router>) -> Vec<Ipv4Addr> {
+    let router = router.lock().unwrap();
+    router.mappings.keys().map(|(host, _)| *host).collect()
+}
+
+#[tokio::test]
+async fn another_address_of_this_machine_has_the_port_mapped_to_that_and_no_more_to_the_old_one() {
+    let (router, route, _tasks) = start(13, Router::default()).await;
+    let (now, mut keeper) = (Instant::now(), keeper(Instant::now()));
+    let after = |seconds: u64| now + Duration::from_secs(seconds);
+    keeper.turn(now, true, Ok(route.clone())).await;
+    let moved = Route {
+        own: Ipv4Addr::new(127, 0, 0, 2),
+        ..route.clone()
+    };
+    keeper.turn(after(20), true, Ok(moved.clone())).await;
+    assert_held(&keeper, Protocol::Pcp);
+    assert_eq!(hosts(&router), [moved.own]);
+    // That is none that this machine sends to the router from: nothing is deleted in the name of another one.
+    keeper.turn(after(40), true, Ok(route.clone())).await;
+    assert_eq!(hosts(&router), [route.own, moved.own]);
+    let announced = keeper.shown().announced().map(|at| at.port());
+    assert_eq!(announced, Some(PORT + 1), "the old one has that port still");
+    keeper.turn(after(60), false, Ok(route)).await;
+    assert_eq!(hosts(&router), [moved.own]);
+}
+
+#[tokio::test]
+async fn another_router_is_not_waited_for_before_others_know_that_the_old_one_has_no_mapping() {
+    let (router, route, _tasks) = start(14, Router::default()).await;
+    let mute = Router {
+        is_mute: true,
+        ..Router::default()
+    };
+    let (other, elsewhere, _more) = start(15, mute).await;
+    let (now, mut keeper) = (Instant::now(), keeper(Instant::now()));
+    let later = now + Duration::from_secs(20);
+    keeper.turn(now, true, Ok(route)).await;
+    let mut shown = keeper.subscribe();
+    tokio::select! {
+        () = keeper.turn(later, true, Ok(elsewhere.clone())) => panic!("it waits for the router"),
+        told = shown.wait_for(|shown| shown.announced().is_none()) => drop(told),
+    }
+    other.lock().unwrap().is_mute = false;
+    let later = later + Duration::from_secs(1);
+    keeper.turn(later, true, Ok(elsewhere)).await;
+    assert_held(&keeper, Protocol::Pcp);
+    assert_eq!(hosts(&other).len(), 1);
+    assert_eq!(hosts(&router).len(), 0);
+}
+
+#[tokio::test]
+async fn a_way_out_that_is_gone_for_a_moment_costs_no_port() {
+    let (router, route, _tasks) = start(16, Router::default()).await;
+    let (now, mut keeper) = (Instant::now(), keeper(Instant::now()));
+    let after = |seconds: u64| now + Duration::from_secs(seconds);
+    keeper.turn(now, true, Ok(route.clone())).await;
+    keeper
+        .turn(after(20), true, Err("no default route".into()))
+        .await;
+    assert_eq!(keeper.shown().announced(), None);
+    keeper.turn(after(25), true, Ok(route.clone())).await;
+    assert_held(&keeper, Protocol::Pcp);
+    assert_eq!(hosts(&router).len(), 1);
+    keeper
+        .turn(after(30), true, Err("no default route".into()))
+        .await;
+    keeper.turn(after(35), false, Err(String::new())).await;
+    assert_eq!(hosts(&router).len(), 0);
+}
+
+#[tokio::test]
+async fn a_router_that_answers_no_more_has_its_mapping_counted_upon_no_longer_than_some_checks() {
+    let (_router, route, tasks) = start(17, Router::default()).await;
+    let (now, mut keeper) = (Instant::now(), keeper(Instant::now()));
+    keeper.turn(now, true, Ok(route.clone())).await;
+    drop(tasks);
+    for check in 1..=4 {
+        assert!(keeper.shown().announced().is_some(), "{check}");
+        let at = now + Duration::from_secs(20 * check);
+        keeper.turn(at, true, Ok(route.clone())).await;
+    }
+    assert_eq!(keeper.shown().announced(), None);
+    let State::Failed(_) = keeper.shown().state else {
+        panic!("{:?}", keeper.shown());
+    };
+}
 
 #[tokio::test]
 async fn an_outer_address_that_nobody_can_send_to_is_told_nobody_and_the_reason_is_said() {
@@ -29,4 +118,24 @@ async fn an_outer_address_that_nobody_can_send_to_is_told_nobody_and_the_reason_
         assert!(said.contains(why), "{outer}: {said}");
     }
     assert!(!is_private(OUTER));
+}
+
+#[tokio::test]
+async fn a_router_without_an_outer_address_is_asked_for_no_mapping_that_is_left_there() {
+    let router = Router {
+        outer: Ipv4Addr::UNSPECIFIED,
+        ..Router::default()
+    };
+    let (router, route, _tasks) = start(25, router).await;
+    for protocol in [Protocol::Pcp, Protocol::NatPmp] {
+        let speaks_pcp = protocol == Protocol::Pcp;
+        router.lock().unwrap().speaks_pcp = speaks_pcp;
+        let (now, mut keeper) = (Instant::now(), keeper(Instant::now()));
+        keeper.turn(now, true, Ok(route.clone())).await;
+        let State::Failed(why) = &keeper.shown().state else {
+            panic!("{:?}", keeper.shown());
+        };
+        assert!(why.contains("no outer address"), "{why}");
+        assert_eq!(hosts(&router).len(), 0, "{protocol:?}");
+    }
 }

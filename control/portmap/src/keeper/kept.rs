@@ -1,0 +1,239 @@
+//! What becomes of the mapping that there is: renewed, checked, made again, left and given back.
+
+use super::{Keeper, Time};
+use crate::{
+    Ask, Failure, Made, Protocol, Route,
+    epoch::{self, Clock},
+    igd::{Entry, Igd},
+    judged,
+    left::Left,
+    limits::{CHECK, CHECK_UPNP, LEASE_MAX, RENEW_AGAIN, SEARCH_ALL, SILENT_MAX},
+    pmp,
+    shown::{Held, State},
+};
+use std::{
+    num::NonZeroU16,
+    time::{Duration, Instant},
+};
+use tokio::time::timeout;
+
+/// Why a mapping is asked for once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    /// It is time to.
+    Due,
+    /// The router has not answered for a while.
+    Unseen,
+    /// The router has forgotten it.
+    Forgotten,
+}
+
+/// What the router says of a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    /// It is there, as far as that can be asked.
+    There,
+    /// Nothing.
+    Nothing,
+    /// It is there no more, or elsewhere.
+    Forgotten,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    pub(super) protocol: Protocol,
+    pub(super) route: Route,
+    pub(super) igd: Option<Igd>,
+    pub(super) made: Made,
+    pub(super) until: Option<Instant>,
+    pub(super) clock: Option<Clock>,
+    pub(super) renew: Instant,
+    pub(super) check: Instant,
+    /// So often the router did not answer, one time after the other.
+    pub(super) silent: u32,
+}
+
+impl Kept {
+    /// How often the router is asked of it.
+    const fn often(&self) -> Duration {
+        match self.protocol {
+            Protocol::Pcp | Protocol::NatPmp => CHECK,
+            Protocol::Upnp => CHECK_UPNP,
+        }
+    }
+
+    fn left(&self, is_sure: bool) -> Option<Left> {
+        Some(Left {
+            protocol: self.protocol,
+            route: self.route.clone(),
+            igd: self.igd.clone(),
+            port: NonZeroU16::new(self.made.external.port())?,
+            until: self.until,
+            is_sure,
+        })
+    }
+}
+
+impl Keeper {
+    pub(super) fn keep(
+        &mut self,
+        now: Instant,
+        (protocol, route, igd): (Protocol, Route, Option<Igd>),
+        made: Made,
+    ) {
+        let until = made.lease.map(|lease| now + lease);
+        let half = made.lease.unwrap_or(LEASE_MAX) / 2;
+        let mut kept = Kept {
+            protocol,
+            route,
+            igd,
+            made,
+            until,
+            clock: made.epoch.map(|epoch| Clock::new(epoch, now)),
+            renew: now + self.about(half),
+            check: now,
+            silent: 0,
+        };
+        kept.check = now + self.about(kept.often());
+        self.kept = Some(kept);
+        self.last = NonZeroU16::new(made.external.port());
+        if let Some(held) = self.kept.as_ref().and_then(|kept| kept.left(true)) {
+            self.left.forget(&held);
+        }
+        self.set(State::Held(Held {
+            protocol,
+            external: made.external,
+            until,
+        }));
+    }
+
+    /// Asks for the mapping that there is once more; where that fails for good, for any other.
+    pub(super) async fn again(&mut self, time: Time, why: Again) {
+        let Some(kept) = self.kept.clone() else {
+            return;
+        };
+        let (protocol, ask) = (kept.protocol, self.ask_again(&kept));
+        let done = async {
+            match &kept.igd {
+                Some(igd) => self.make_by(igd, &ask, &kept.route).await,
+                None => pmp::map(protocol, &kept.route, &ask).await.and_then(judged),
+            }
+        };
+        let done = timeout(SEARCH_ALL, done).await;
+        let done = done.unwrap_or(Err(Failure::Silent));
+        self.note_left();
+        let now = time.now();
+        match done {
+            Ok(made) => {
+                let counts = &mut self.shown.counts;
+                let counted = match why {
+                    Again::Due | Again::Unseen => &mut counts.renewed,
+                    Again::Forgotten => &mut counts.made,
+                };
+                counted[protocol as usize] += 1;
+                if why == Again::Forgotten {
+                    tracing::info!(
+                        protocol = protocol.name(), external = %made.external,
+                        "the router had forgotten its mapping, and has it again"
+                    );
+                }
+                self.keep(now, (protocol, kept.route, kept.igd), made);
+            }
+            Err(failure) => {
+                self.shown.counts.failed[protocol as usize] += 1;
+                tracing::debug!(protocol = protocol.name(), %failure, "a mapping was not renewed");
+                // It may have restarted, and be elsewhere; or it has lost what it had, or has it still.
+                let is_lost = why != Again::Due || kept.until.is_some_and(|until| now >= until);
+                if is_lost {
+                    self.leave(false);
+                    return self.search(time, &kept.route).await;
+                }
+                self.kept = Some(Kept {
+                    renew: now + RENEW_AGAIN,
+                    ..kept
+                });
+            }
+        }
+    }
+
+    fn ask_again(&self, kept: &Kept) -> Ask {
+        let port = NonZeroU16::new(kept.made.external.port());
+        Ask {
+            external: port.unwrap_or(self.setup.port),
+            ..self.ask()
+        }
+    }
+
+    /// Sees whether the router still has the mapping.
+    pub(super) async fn check(&mut self, time: Time) {
+        let Some(kept) = &self.kept else {
+            return;
+        };
+        let (often, silent) = (kept.often(), kept.silent);
+        let (seen, clock) = match &kept.igd {
+            Some(igd) => (self.seen_by(igd, kept).await, kept.clock),
+            None => seen_of(kept, time).await,
+        };
+        let silent = match seen {
+            Seen::There => 0,
+            Seen::Nothing if silent + 1 < SILENT_MAX => silent + 1,
+            Seen::Nothing => return self.again(time, Again::Unseen).await,
+            Seen::Forgotten => return self.again(time, Again::Forgotten).await,
+        };
+        // One that did not answer is asked again soon.
+        let often = if silent > 0 { CHECK } else { often };
+        let check = time.now() + self.about(often);
+        if let Some(kept) = &mut self.kept {
+            (kept.clock, kept.check, kept.silent) = (clock, check, silent);
+        }
+    }
+
+    async fn seen_by(&self, igd: &Igd, kept: &Kept) -> Seen {
+        let ask = self.ask_again(kept);
+        match igd.entry(&ask, kept.route.own).await {
+            Ok(Entry::Nothing | Entry::Other) => return Seen::Forgotten,
+            // It may be busy, or restarting, and still have it.
+            Err(Failure::Silent | Failure::Absent | Failure::System(_)) => return Seen::Nothing,
+            // It does not answer that question: it is asked for the mapping again when that is due.
+            Ok(Entry::Own) | Err(Failure::Refused(_) | Failure::Malformed(_)) => {}
+        }
+        let ip = *kept.made.external.ip();
+        match igd.external().await {
+            Ok(now) if now != ip => Seen::Forgotten,
+            Ok(_) | Err(_) => Seen::There,
+        }
+    }
+
+    /// There is no mapping from now on, but the router may have one.
+    pub(super) fn leave(&mut self, is_sure: bool) {
+        if let Some(left) = self.kept.take().and_then(|kept| kept.left(is_sure)) {
+            self.left.push(left);
+        }
+    }
+
+    /// Has routers delete what they have by these routes.
+    pub(super) async fn give_back(&mut self, now: Instant, which: impl Fn(&Route) -> bool) {
+        self.note_left();
+        let ask = self.ask();
+        self.left.give_back(now, &ask, which).await;
+    }
+}
+
+/// What a router says by PCP or NAT-PMP, and its time.
+async fn seen_of(kept: &Kept, time: Time) -> (Seen, Option<Clock>) {
+    // It may be restarting, and says so by its time later.
+    let Ok(told) = epoch::ask(kept.protocol, &kept.route).await else {
+        return (Seen::Nothing, kept.clock);
+    };
+    let (now, ip) = (time.now(), *kept.made.external.ip());
+    let goes_on = kept
+        .clock
+        .is_none_or(|before| before.goes_on(told.epoch, now));
+    let is_there = goes_on && told.external.is_none_or(|now| now == ip);
+    let seen = if is_there {
+        Seen::There
+    } else {
+        Seen::Forgotten
+    };
+    (seen, Some(Clock::new(told.epoch, now)))
+}

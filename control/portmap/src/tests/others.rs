@@ -1,0 +1,114 @@
+//! Other hosts that ask the same router for the same port.
+
+use super::*;
+
+const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+/// What a router has, by UPnP: whoever asks for a port last has it.
+#[derive(Default)]
+struct List {
+    entries: BTreeMap<u16, (Ipv4Addr, u16)>,
+}
+
+/// What stands in an element of a request.
+fn value(request: &str, name: &str) -> String {
+    let open = format!("<{name}>");
+    let behind = request.split(&open).nth(1).unwrap_or_default();
+    behind.split('<').next().unwrap_or_default().to_owned()
+}
+
+async fn overwriting(list: &Arc<Mutex<List>>) -> (Igd, JoinSet<()>) {
+    let list = Arc::clone(list);
+    serve(move |request| {
+        let is = |action: &str| request.contains(&format!("#{action}\""));
+        let mut list = list.lock().unwrap();
+        let outer = value(request, "NewExternalPort").parse().unwrap_or(0);
+        match () {
+            () if is("GetExternalIPAddress") => address(),
+            () if is("AddPortMapping") => {
+                let client = value(request, "NewInternalClient").parse().unwrap();
+                let inner = value(request, "NewInternalPort").parse().unwrap();
+                list.entries.insert(outer, (client, inner));
+                answered("200 OK", "")
+            }
+            () if is("DeletePortMapping") => match list.entries.remove(&outer) {
+                Some(_) => answered("200 OK", ""),
+                None => fault(714),
+            },
+            () if is("GetSpecificPortMappingEntry") => match list.entries.get(&outer) {
+                Some((client, inner)) => answered(
+                    "200 OK",
+                    &format!(
+                        "<NewInternalPort>{inner}</NewInternalPort><NewInternalClient>{client}</NewInternalClient>"
+                    ),
+                ),
+                None => fault(714),
+            },
+            () if is("GetGenericPortMappingEntry") => {
+                let index = value(request, "NewPortMappingIndex").parse().unwrap();
+                match list.entries.iter().nth(index) {
+                    Some((outer, (client, inner))) => answered(
+                        "200 OK",
+                        &format!(
+                            "<NewExternalPort>{outer}</NewExternalPort><NewProtocol>UDP</NewProtocol>\
+                             <NewInternalPort>{inner}</NewInternalPort><NewInternalClient>{client}</NewInternalClient>"
+                        ),
+                    ),
+                    None => fault(713),
+                }
+            }
+            () => fault(401),
+        }
+    })
+    .await
+}
+
+fn outer_port(keeper: &Keeper) -> Option<u16> {
+    keeper.shown().announced().map(|at| at.port())
+}
+
+#[tokio::test]
+async fn a_node_that_was_killed_takes_over_what_it_has_though_the_port_it_would_ask_for_is_free() {
+    let list = Arc::new(Mutex::new(List::default()));
+    let (igd, _tasks) = overwriting(&list).await;
+    let own = Ipv4Addr::LOCALHOST;
+    let entries = [(1_000, (OTHER, PORT)), (50_123, (own, PORT))];
+    list.lock().unwrap().entries = entries.into();
+    let route = Route {
+        gateway: Ipv4Addr::new(127, 53, 51, 42),
+        own,
+    };
+    let mut keeper = keeper(Instant::now());
+    let made = keeper.make_by(&igd, &ask(), &route).await.unwrap();
+    assert_eq!(made.external.port(), 50_123);
+    assert_eq!(list.lock().unwrap().entries.len(), 2);
+}
+
+#[tokio::test]
+async fn a_renewal_that_is_answered_with_another_port_is_followed_and_the_old_port_left_alone() {
+    let (router, route, _tasks) = start(41, Router::default()).await;
+    let beside = Route {
+        own: OTHER,
+        ..route.clone()
+    };
+    let (now, [mut one, mut other]) = (
+        Instant::now(),
+        [keeper(Instant::now()), keeper(Instant::now())],
+    );
+    one.turn(now, true, Ok(route.clone())).await;
+    {
+        // The router gives the port to the other one.
+        let mut router = router.lock().unwrap();
+        router.mappings = [((OTHER, PORT), PORT)].into();
+    }
+    other.turn(now, true, Ok(beside.clone())).await;
+    for halves in 1..6 {
+        let at = (LEASE / 2 + Duration::from_secs(5)) * halves;
+        router.lock().unwrap().epoch = 1_000 + u32::try_from(at.as_secs()).unwrap();
+        one.turn(now + at, true, Ok(route.clone())).await;
+        other.turn(now + at, true, Ok(beside.clone())).await;
+        let ports = [&one, &other].map(outer_port);
+        assert_eq!(ports, [Some(PORT + 1), Some(PORT)], "{halves}");
+    }
+    assert_eq!(one.shown().counts.renewed[0], 5);
+}
