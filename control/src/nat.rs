@@ -127,6 +127,9 @@ pub struct PortMappingStatus {
     pub renewed: BTreeMap<String, u64>,
     /// Requests in vain.
     pub failed: BTreeMap<String, u64>,
+    /// Ports that the router gave to another host while they were this node's.
+    #[serde(default)]
+    pub taken: u64,
 }
 
 #[cfg(test)]

@@ -190,7 +190,7 @@ impl Igd {
     }
 
     /// Maps a port: the one that is asked for, or, where another host has it, that of a mapping that this node left
-    /// behind, or one of `others`.  Without an end, where the router gives no other. `note` is told of the port that the
+    /// behind, or one of `others`. A router may give the port to whoever asks last, so that it is asked first whose it is. Without an end, where the router gives no other. `note` is told of the port that the
     /// router may have mapped, however this ends.
     ///
     /// # Errors
@@ -206,8 +206,17 @@ impl Igd {
         let (mut port, mut lease, mut tried) = (ask.external, Some(LEASE), 0);
         let mut others = others.take(PORTS_MAX);
         loop {
-            note(Some(port));
-            let done = self.add(ask.port, port, own, lease).await;
+            let wanted = Ask {
+                external: port,
+                ..*ask
+            };
+            let done = match self.entry(&wanted, own).await {
+                Ok(Entry::Other) => Err(Not::Fault(CONFLICT)),
+                Ok(Entry::Own | Entry::Nothing) | Err(_) => {
+                    note(Some(port));
+                    self.add(ask.port, port, own, lease).await
+                }
+            };
             if let Err(Not::Fault(_)) = done {
                 note(None);
             }

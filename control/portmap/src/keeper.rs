@@ -1,5 +1,5 @@
 //! One mapping: made by the first protocol that works, checked, renewed at half its lease, made again at once where the
-//! router has forgotten it, and given back.
+//! router has forgotten it, at another port where it has given this one to another host, and given back.
 //!
 //! ```text
 //! Off ── wanted ──► Searching ── made ──► Held ── checked, renewed ──┐
@@ -61,6 +61,8 @@ pub struct Keeper {
     searched: Option<Instant>,
     failures: u32,
     next: Instant,
+    /// Ports that another host got, since the last one that was this node's for half a lease.
+    taken: u32,
     shown: Shown,
     show: watch::Sender<Shown>,
 }
@@ -93,6 +95,7 @@ impl Keeper {
             searched: None,
             failures: 0,
             next: now,
+            taken: 0,
             shown: Shown::default(),
             show: watch::Sender::default(),
         }
@@ -174,7 +177,7 @@ impl Keeper {
             self.leave(true);
             self.set(State::Off);
             self.give_back(now, |_| true).await;
-            (self.route, self.failures) = (None, 0);
+            (self.route, self.failures, self.taken) = (None, 0, 0);
             return;
         }
         let possible = match route {
@@ -204,7 +207,7 @@ impl Keeper {
             self.give_back(now, is_in_the_way).await;
             let pause = self.searched.filter(|_| self.route.is_some());
             self.next = pause.map_or(now, |at| now.max(at + SEARCH_AGAIN));
-            (self.route, self.failures) = (Some(route.clone()), 0);
+            (self.route, self.failures, self.taken) = (Some(route.clone()), 0, 0);
         }
         match &self.kept {
             Some(kept) if now >= kept.renew => self.again(time, Again::Due).await,

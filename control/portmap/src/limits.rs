@@ -20,6 +20,8 @@ pub const SEARCH_AGAIN: Duration = Duration::from_secs(15);
 pub const SEARCH_AGAIN_MAX: Duration = Duration::from_secs(1_800);
 /// A router that says nothing of a mapping so often, one time after the other, may not have it any more.
 pub const SILENT_MAX: u32 = 4;
+/// So many ports in a row that the router gave to another host are asked for anew at once.
+pub const TAKEN_MAX: u32 = 4;
 /// How long a search may take, all protocols together, or one request for a mapping that there was.
 pub const SEARCH_ALL: Duration = Duration::from_secs(30);
 /// How long a router is given to take its mappings back.

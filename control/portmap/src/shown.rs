@@ -88,6 +88,8 @@ pub struct Counts {
     pub renewed: [u64; 3],
     /// Requests in vain.
     pub failed: [u64; 3],
+    /// Ports that the router gave to another host while they were this node's.
+    pub taken: u64,
 }
 
 /// What others see of it.

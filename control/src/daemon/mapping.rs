@@ -101,6 +101,7 @@ impl Mapping {
             made: by_protocol(&shown.counts.made),
             renewed: by_protocol(&shown.counts.renewed),
             failed: by_protocol(&shown.counts.failed),
+            taken: shown.counts.taken,
             ..PortMappingStatus::default()
         };
         match &shown.state {

@@ -7,7 +7,10 @@ use crate::{
     igd::{Entry, Igd},
     judged,
     left::Left,
-    limits::{CHECK, CHECK_UPNP, LEASE_MAX, RENEW_AGAIN, SEARCH_ALL, SILENT_MAX},
+    limits::{
+        CHECK, CHECK_UPNP, LEASE_MAX, RENEW_AGAIN, SEARCH_AGAIN, SEARCH_AGAIN_MAX, SEARCH_ALL,
+        SILENT_MAX, TAKEN_MAX,
+    },
     pmp,
     shown::{Held, State},
 };
@@ -26,6 +29,8 @@ pub(super) enum Again {
     Unseen,
     /// The router has forgotten it.
     Forgotten,
+    /// The router has given the port to another host.
+    Taken,
 }
 
 /// What the router says of a mapping.
@@ -37,6 +42,8 @@ enum Seen {
     Nothing,
     /// It is there no more, or elsewhere.
     Forgotten,
+    /// The port is another host's.
+    Taken,
 }
 
 #[derive(Clone, Debug)]
@@ -112,7 +119,10 @@ impl Keeper {
         let Some(kept) = self.kept.clone() else {
             return;
         };
-        let (protocol, ask) = (kept.protocol, self.ask_again(&kept));
+        let (protocol, mut ask) = (kept.protocol, self.ask_again(&kept));
+        if why == Again::Taken {
+            ask.external = self.port();
+        }
         let done = async {
             match &kept.igd {
                 Some(igd) => self.make_by(igd, &ask, &kept.route).await,
@@ -128,14 +138,16 @@ impl Keeper {
                 let counts = &mut self.shown.counts;
                 let counted = match why {
                     Again::Due | Again::Unseen => &mut counts.renewed,
-                    Again::Forgotten => &mut counts.made,
+                    Again::Forgotten | Again::Taken => &mut counts.made,
                 };
                 counted[protocol as usize] += 1;
-                if why == Again::Forgotten {
-                    tracing::info!(
+                match why {
+                    Again::Due => self.taken = 0,
+                    Again::Unseen | Again::Taken => {}
+                    Again::Forgotten => tracing::info!(
                         protocol = protocol.name(), external = %made.external,
                         "the router had forgotten its mapping, and has it again"
-                    );
+                    ),
                 }
                 self.keep(now, (protocol, kept.route, kept.igd), made);
             }
@@ -179,6 +191,7 @@ impl Keeper {
             Seen::Nothing if silent + 1 < SILENT_MAX => silent + 1,
             Seen::Nothing => return self.again(time, Again::Unseen).await,
             Seen::Forgotten => return self.again(time, Again::Forgotten).await,
+            Seen::Taken => return self.taken(time).await,
         };
         // One that did not answer is asked again soon.
         let often = if silent > 0 { CHECK } else { often };
@@ -191,7 +204,8 @@ impl Keeper {
     async fn seen_by(&self, igd: &Igd, kept: &Kept) -> Seen {
         let ask = self.ask_again(kept);
         match igd.entry(&ask, kept.route.own).await {
-            Ok(Entry::Nothing | Entry::Other) => return Seen::Forgotten,
+            Ok(Entry::Other) => return Seen::Taken,
+            Ok(Entry::Nothing) => return Seen::Forgotten,
             // It may be busy, or restarting, and still have it.
             Err(Failure::Silent | Failure::Absent | Failure::System(_)) => return Seen::Nothing,
             // It does not answer that question: it is asked for the mapping again when that is due.
@@ -202,6 +216,32 @@ impl Keeper {
             Ok(now) if now != ip => Seen::Forgotten,
             Ok(_) | Err(_) => Seen::There,
         }
+    }
+
+    /// Another host has the port by now, and keeps it: this node asks for another one, a few times at once, and then less and
+    /// less often, for that host may want each.
+    async fn taken(&mut self, time: Time) {
+        let Some(kept) = &self.kept else {
+            return;
+        };
+        self.shown.counts.taken += 1;
+        self.taken = self.taken.saturating_add(1);
+        tracing::warn!(
+            protocol = kept.protocol.name(), external = %kept.made.external,
+            "the router has given the port to another host: another one is asked for"
+        );
+        self.set(State::Searching);
+        if self.taken <= TAKEN_MAX {
+            return self.again(time, Again::Taken).await;
+        }
+        self.leave(false);
+        self.last = Some(self.port());
+        let wait = (SEARCH_AGAIN * (1 << self.taken.min(10))).min(SEARCH_AGAIN_MAX);
+        self.next = time.now() + self.about(wait);
+        self.set(State::Failed(format!(
+            "the router gives each port that it maps to another host that asks for it, {} in a row: see what else of this network asks for ports",
+            self.taken
+        )));
     }
 
     /// There is no mapping from now on, but the router may have one.

@@ -1,6 +1,7 @@
 //! Other hosts that ask the same router for the same port.
 
 use super::*;
+use crate::limits::TAKEN_MAX;
 
 const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
@@ -8,6 +9,7 @@ const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 #[derive(Default)]
 struct List {
     entries: BTreeMap<u16, (Ipv4Addr, u16)>,
+    adds: u32,
 }
 
 /// What stands in an element of a request.
@@ -29,6 +31,7 @@ async fn overwriting(list: &Arc<Mutex<List>>) -> (Igd, JoinSet<()>) {
                 let client = value(request, "NewInternalClient").parse().unwrap();
                 let inner = value(request, "NewInternalPort").parse().unwrap();
                 list.entries.insert(outer, (client, inner));
+                list.adds += 1;
                 answered("200 OK", "")
             }
             () if is("DeletePortMapping") => match list.entries.remove(&outer) {
@@ -63,8 +66,67 @@ async fn overwriting(list: &Arc<Mutex<List>>) -> (Igd, JoinSet<()>) {
     .await
 }
 
+fn held_by(igd: &Igd, own: Ipv4Addr, now: Instant) -> (Keeper, Route) {
+    let route = Route {
+        gateway: Ipv4Addr::new(127, 53, 51, 40),
+        own,
+    };
+    let made = Made {
+        external: SocketAddrV4::new(OUTER, PORT),
+        lease: Some(LEASE),
+        epoch: None,
+    };
+    let keeper = Keeper::holding(setup(), now, route.clone(), igd.clone(), made);
+    (keeper, route)
+}
+
 fn outer_port(keeper: &Keeper) -> Option<u16> {
     keeper.shown().announced().map(|at| at.port())
+}
+
+#[tokio::test]
+async fn of_two_nodes_that_a_router_gave_one_port_each_has_one_of_its_own_in_the_end() {
+    let list = Arc::new(Mutex::new(List::default()));
+    let (igd, _tasks) = overwriting(&list).await;
+    let now = Instant::now();
+    // Both were told that they have it, and the second one does.
+    list.lock().unwrap().entries.insert(PORT, (OTHER, PORT));
+    let [mut one, mut other] = [Ipv4Addr::LOCALHOST, OTHER].map(|own| held_by(&igd, own, now));
+    for minute in 1..=20 {
+        let at = now + Duration::from_secs(70 * minute);
+        for (keeper, route) in [&mut one, &mut other] {
+            keeper.turn(at, true, Ok(route.clone())).await;
+        }
+    }
+    assert_eq!(outer_port(&other.0), Some(PORT));
+    let found = outer_port(&one.0).unwrap();
+    assert!(found >= 49_152, "{found}");
+    let taken = [&one, &other].map(|(keeper, _)| keeper.shown().counts.taken);
+    assert_eq!(taken, [1, 0]);
+    {
+        let list = list.lock().unwrap();
+        let clients: Vec<_> = list
+            .entries
+            .iter()
+            .map(|(at, (who, _))| (*at, *who))
+            .collect();
+        assert_eq!(clients, [(PORT, OTHER), (found, Ipv4Addr::LOCALHOST)]);
+        assert_eq!(list.adds, 1);
+    }
+    for (mut keeper, route) in [one, other] {
+        keeper.turn(now + LEASE / 2, false, Ok(route)).await;
+    }
+    assert_eq!(list.lock().unwrap().entries.len(), 0);
+}
+
+#[tokio::test]
+async fn a_port_that_is_another_hosts_is_not_asked_for() {
+    let list = Arc::new(Mutex::new(List::default()));
+    let (igd, _tasks) = overwriting(&list).await;
+    list.lock().unwrap().entries.insert(PORT, (OTHER, PORT));
+    let made = igd.map(&ask(), Ipv4Addr::LOCALHOST, others(), drop).await;
+    assert_eq!(made.unwrap().external.port(), 50_000);
+    assert_eq!(list.lock().unwrap().entries[&PORT], (OTHER, PORT));
 }
 
 #[tokio::test]
@@ -82,6 +144,40 @@ async fn a_node_that_was_killed_takes_over_what_it_has_though_the_port_it_would_
     let made = keeper.make_by(&igd, &ask(), &route).await.unwrap();
     assert_eq!(made.external.port(), 50_123);
     assert_eq!(list.lock().unwrap().entries.len(), 2);
+}
+
+#[tokio::test]
+async fn who_takes_each_port_has_a_node_ask_for_others_a_few_times_and_no_port_of_its_own_deleted()
+{
+    let list = Arc::new(Mutex::new(List::default()));
+    let (igd, _tasks) = overwriting(&list).await;
+    let now = Instant::now();
+    let (mut keeper, route) = held_by(&igd, Ipv4Addr::LOCALHOST, now);
+    list.lock().unwrap().entries.insert(PORT, (OTHER, PORT));
+    let mut at = now;
+    for minute in 1..=u64::from(TAKEN_MAX) + 1 {
+        assert!(outer_port(&keeper).is_some(), "{minute}");
+        at = now + Duration::from_secs(70 * minute);
+        keeper.turn(at, true, Ok(route.clone())).await;
+        let mut list = list.lock().unwrap();
+        list.entries
+            .values_mut()
+            .for_each(|entry| *entry = (OTHER, PORT));
+    }
+    assert_eq!(outer_port(&keeper), None);
+    let State::Failed(why) = &keeper.shown().state else {
+        panic!("{:?}", keeper.shown());
+    };
+    assert!(why.contains("to another host"), "{why}");
+    for second in 1..100 {
+        keeper
+            .turn(at + Duration::from_secs(second), true, Ok(route.clone()))
+            .await;
+    }
+    assert_eq!(list.lock().unwrap().adds, TAKEN_MAX);
+    let before = list.lock().unwrap().entries.len();
+    keeper.turn(at + LEASE / 2, false, Ok(route)).await;
+    assert_eq!(list.lock().unwrap().entries.len(), before);
 }
 
 #[tokio::test]

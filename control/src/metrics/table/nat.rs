@@ -90,4 +90,11 @@ pub(super) const SERIES: &[Series] = &[
             }
         },
     ),
+    Series::counter(
+        "virga_port_mapping_taken_total",
+        "ports",
+        &[],
+        "Ports that the router gave to another host while they were mapped to this node, which asked for others.",
+        |status, rows| rows.put([], status.nat.port_mapping.taken),
+    ),
 ];
