@@ -130,6 +130,9 @@ pub struct PortMappingStatus {
     /// Ports that the router gave to another host while they were this node's.
     #[serde(default)]
     pub taken: u64,
+    /// Panics of what keeps the mapping, which was begun again each time.
+    #[serde(default)]
+    pub panics: u64,
 }
 
 #[cfg(test)]

@@ -9,15 +9,20 @@
 //!  └── not wanted ── Failed ┘          Searching, with the same port first
 //! ```
 //! Another router by the default route, or another own address: searched for anew, and given back where that is in reach.
+//! A panic ends what is being done, and no more: it is counted and shown, and done again after a pause.
 
 mod kept;
 
 use crate::{
     Ask, Failure, Made, Protocol, Route,
+    caught::caught,
     igd::{self, Igd},
     is_private, judged,
     left::{Left, Leftovers},
-    limits::{GIVE_BACK, LEASE, LOOK, PORTS_MAX, SEARCH_AGAIN, SEARCH_AGAIN_MAX, SEARCH_ALL},
+    limits::{
+        GIVE_BACK, LEASE, LOOK, PANIC_AGAIN, PANIC_AGAIN_MAX, PANIC_FORGOTTEN, PANICS_MAX,
+        PORTS_MAX, SEARCH_AGAIN, SEARCH_AGAIN_MAX, SEARCH_ALL,
+    },
     pmp,
     shown::{Shown, State, Wish},
 };
@@ -63,6 +68,8 @@ pub struct Keeper {
     next: Instant,
     /// Ports that another host got, since the last one that was this node's for half a lease.
     taken: u32,
+    /// Panics, one soon after the other, and when the last one was.
+    panics: (u32, Option<Instant>),
     shown: Shown,
     show: watch::Sender<Shown>,
 }
@@ -96,6 +103,7 @@ impl Keeper {
             failures: 0,
             next: now,
             taken: 0,
+            panics: (0, None),
             shown: Shown::default(),
             show: watch::Sender::default(),
         }
@@ -134,29 +142,36 @@ impl Keeper {
                 false => *wish.borrow_and_update(),
             };
             let is_wanted = wanted == Wish::On;
-            let turn = async {
+            let turn = caught(async {
                 let route = match is_wanted {
                     true => read(),
                     false => Err(String::new()),
                 };
                 self.turn(Instant::now(), is_wanted, route).await;
-            };
+            });
             // A new wish is not kept waiting by a router; what was asked of it by then is known, and taken back.
-            tokio::select! {
-                () = turn => {}
+            let done = tokio::select! {
+                done = turn => done,
                 changed = wish.changed(), if is_wanted => {
                     is_alone = changed.is_err();
                     continue;
                 }
-            }
+            };
+            let pause = match done {
+                Ok(()) => {
+                    self.shown.broken = None;
+                    is_wanted.then_some(LOOK)
+                }
+                Err(words) => Some(self.panicked(Instant::now(), &words)),
+            };
             self.show();
             if wanted == Wish::End {
                 return;
             }
             let look = async {
-                match is_wanted {
-                    true => tokio::time::sleep(LOOK).await,
-                    false => std::future::pending().await,
+                match pause {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => std::future::pending().await,
                 }
             };
             tokio::select! {
@@ -164,6 +179,36 @@ impl Keeper {
                 () = look => {}
             }
         }
+    }
+
+    /// What was being done is not done: it is said, and how long to wait before it is begun again. A mapping that it fails
+    /// over again and again is left, and made anew.
+    pub(crate) fn panicked(&mut self, now: Instant, words: &str) -> Duration {
+        self.note_left();
+        self.shown.counts.panics += 1;
+        let (row, last) = self.panics;
+        let is_soon =
+            last.is_some_and(|last| now.saturating_duration_since(last) < PANIC_FORGOTTEN);
+        let row = if is_soon { row.saturating_add(1) } else { 1 };
+        self.panics = (row, Some(now));
+        let pause = (PANIC_AGAIN * (1 << (row - 1).min(16))).min(PANIC_AGAIN_MAX);
+        let again_s = pause.as_secs();
+        tracing::error!(
+            %words, again_s, count = self.shown.counts.panics,
+            "what keeps the port that the router maps panicked, and is begun again: please report this"
+        );
+        self.shown.broken = Some(format!(
+            "what keeps it panicked ({words}) and is begun again after {again_s} s"
+        ));
+        let kept = self.kept.as_ref();
+        let is_over = kept.is_some_and(|kept| kept.until.is_some_and(|until| now >= until));
+        if is_over || row >= PANICS_MAX {
+            self.leave(false);
+        }
+        if self.kept.is_none() && self.shown.state != State::Off {
+            self.set(State::Failed("none could be asked for".to_owned()));
+        }
+        pause
     }
 
     /// Does what is due.

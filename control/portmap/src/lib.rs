@@ -23,6 +23,7 @@
 //! (`virga-nat`), and it is one that is tried beside others.
 #![deny(unsafe_code)]
 
+mod caught;
 pub mod epoch;
 pub mod http;
 pub mod igd;

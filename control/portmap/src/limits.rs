@@ -22,6 +22,14 @@ pub const SEARCH_AGAIN_MAX: Duration = Duration::from_secs(1_800);
 pub const SILENT_MAX: u32 = 4;
 /// So many ports in a row that the router gave to another host are asked for anew at once.
 pub const TAKEN_MAX: u32 = 4;
+/// How long after a panic what was being done is begun again, and twice as long after each further one.
+pub const PANIC_AGAIN: Duration = Duration::from_secs(1);
+/// But no longer.
+pub const PANIC_AGAIN_MAX: Duration = Duration::from_secs(300);
+/// So long without a panic, and the next one is a first one.
+pub const PANIC_FORGOTTEN: Duration = Duration::from_secs(1_800);
+/// A mapping over which there were so many is left, and made anew.
+pub const PANICS_MAX: u32 = 5;
 /// How long a search may take, all protocols together, or one request for a mapping that there was.
 pub const SEARCH_ALL: Duration = Duration::from_secs(30);
 /// How long a router is given to take its mappings back.
@@ -73,6 +81,7 @@ pub const ENTRIES: Duration = Duration::from_secs(5);
 
 const _: () =
     assert!(CHECK.as_secs() < LEASE_MIN.as_secs() && LEASE.as_secs() < LEASE_MAX.as_secs());
+const _: () = assert!(PANIC_AGAIN_MAX.as_secs() < PANIC_FORGOTTEN.as_secs());
 // Of datagrams there are four, each waited for twice as long.
 const _: () = assert!(
     GIVE_BACK.as_millis() > HTTP.as_millis()

@@ -90,6 +90,8 @@ pub struct Counts {
     pub failed: [u64; 3],
     /// Ports that the router gave to another host while they were this node's.
     pub taken: u64,
+    /// Panics of what keeps the mapping.
+    pub panics: u64,
 }
 
 /// What others see of it.
@@ -99,6 +101,8 @@ pub struct Shown {
     pub state: State,
     /// What there was.
     pub counts: Counts,
+    /// What keeps it has panicked, in its words, and has done nothing since.
+    pub broken: Option<String>,
 }
 
 impl Shown {

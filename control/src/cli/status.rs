@@ -119,8 +119,12 @@ fn write_port_mapping(out: &mut impl Write, mapping: &PortMappingStatus) -> io::
     if !mapping.is_on {
         return Ok(());
     }
+    let panicked = match mapping.panics {
+        0 => String::new(),
+        count => format!("; what keeps it has panicked, times: {count}"),
+    };
     let (Some(protocol), Some(external)) = (&mapping.protocol, &mapping.external) else {
-        return writeln!(out, "  port mapping: none: {}", mapping.why);
+        return writeln!(out, "  port mapping: none: {}{panicked}", mapping.why);
     };
     let lease = match mapping.lease_left_s {
         Some(seconds) => format!("{seconds} s of its lease left"),
@@ -129,7 +133,7 @@ fn write_port_mapping(out: &mut impl Write, mapping: &PortMappingStatus) -> io::
     let why = &mapping.why;
     writeln!(
         out,
-        "  port mapping: {external} by {protocol}, {lease}: {why}"
+        "  port mapping: {external} by {protocol}, {lease}: {why}{panicked}"
     )
 }
 

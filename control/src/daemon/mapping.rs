@@ -66,9 +66,15 @@ impl Mapping {
         });
     }
 
+    /// Whether nobody keeps it: the node stops.
+    fn is_over(&self) -> bool {
+        self.wish.is_closed()
+    }
+
     /// What neighbours may be told.
     pub(super) fn announced(&self) -> Option<SocketAddr> {
-        self.shown.borrow().announced().map(SocketAddr::V4)
+        let announced = self.shown.borrow().announced();
+        announced.filter(|_| !self.is_over()).map(SocketAddr::V4)
     }
 
     /// Has the router take it back, and waits for that as long as a node that stops may.
@@ -102,6 +108,7 @@ impl Mapping {
             renewed: by_protocol(&shown.counts.renewed),
             failed: by_protocol(&shown.counts.failed),
             taken: shown.counts.taken,
+            panics: shown.counts.panics,
             ..PortMappingStatus::default()
         };
         match &shown.state {
@@ -122,6 +129,12 @@ impl Mapping {
                     None => told(*held.external.ip(), addresses),
                 };
             }
+        }
+        if let Some(broken) = &shown.broken {
+            status.why = format!("{}; {broken}", status.why);
+        }
+        if self.is_over() {
+            "nobody keeps it any more".clone_into(&mut status.why);
         }
         status
     }

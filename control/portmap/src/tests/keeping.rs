@@ -1,12 +1,86 @@
-//! Addresses that change, and addresses that are no use.
+//! Panics, addresses that change, and addresses that are no use.
 
 use super::*;
-use crate::is_private;
+use crate::{
+    is_private,
+    limits::{PANIC_AGAIN, PANIC_AGAIN_MAX, PANIC_FORGOTTEN, PANICS_MAX},
+    shown::{Shown, Wish},
+};
+use std::sync::atomic::{AtomicU32, Ordering};
+use tokio::sync::watch;
 
 /// Which hosts have a mapping.
 fn hosts(router: &Mutex<Router>) -> Vec<Ipv4Addr> {
     let router = router.lock().unwrap();
     router.mappings.keys().map(|(host, _)| *host).collect()
+}
+
+#[tokio::test]
+async fn a_panic_of_what_keeps_a_mapping_is_counted_said_and_gone_on_from_after_a_pause() {
+    let (router, route, _tasks) = start(11, Router::default()).await;
+    let left = Arc::new(AtomicU32::new(2));
+    let shared = Arc::clone(&left);
+    let read = move || {
+        let take = |left: u32| left.checked_sub(1);
+        let taken = shared.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        assert!(taken.is_err(), "a defect\u{1b}[2J");
+        Ok(route.clone())
+    };
+    let keeper = keeper(Instant::now());
+    let mut shown = keeper.subscribe();
+    let (wish, wished) = watch::channel(Wish::On);
+    let began = Instant::now();
+    let task = tokio::spawn(keeper.run(wished, read));
+    let first = shown.wait_for(|shown| shown.broken.is_some());
+    let first = first.await.unwrap().clone();
+    let words = first.broken.unwrap();
+    assert!(
+        words.contains("a defect") && !words.contains('\u{1b}'),
+        "{words}"
+    );
+    assert_eq!(first.counts.panics, 1);
+    let is_held = |shown: &Shown| shown.broken.is_none() && shown.announced().is_some();
+    let held = shown.wait_for(is_held).await.unwrap().clone();
+    assert_eq!(held.counts.panics, 2);
+    assert!(
+        began.elapsed() >= 3 * PANIC_AGAIN,
+        "the second pause is twice the first"
+    );
+    // What is mapped is so all the while.
+    left.store(1, Ordering::Relaxed);
+    let third = shown
+        .wait_for(|shown| shown.counts.panics == 3)
+        .await
+        .unwrap()
+        .clone();
+    assert!(third.announced().is_some() && third.broken.is_some());
+    shown.wait_for(is_held).await.unwrap();
+    assert_eq!(hosts(&router).len(), 1);
+    wish.send_replace(Wish::End);
+    task.await.unwrap();
+    assert_eq!(hosts(&router).len(), 0);
+}
+
+#[tokio::test]
+async fn a_mapping_that_is_panicked_over_again_and_again_is_left_and_made_anew() {
+    let (router, route, _tasks) = start(12, Router::default()).await;
+    let (now, mut keeper) = (Instant::now(), keeper(Instant::now()));
+    keeper.turn(now, true, Ok(route.clone())).await;
+    for n in 0..PANICS_MAX {
+        assert_held(&keeper, Protocol::Pcp);
+        assert_eq!(keeper.panicked(now, "a defect"), PANIC_AGAIN * (1 << n));
+    }
+    assert_eq!(keeper.shown().announced(), None);
+    for _ in 0..100 {
+        keeper.panicked(now, "a defect");
+    }
+    assert_eq!(keeper.panicked(now, "a defect"), PANIC_AGAIN_MAX);
+    keeper.turn(now, true, Ok(route.clone())).await;
+    assert_held(&keeper, Protocol::Pcp);
+    let later = now + PANIC_FORGOTTEN;
+    assert_eq!(keeper.panicked(later, "a defect"), PANIC_AGAIN);
+    keeper.turn(later, false, Ok(route)).await;
+    assert_eq!(hosts(&router).len(), 0);
 }
 
 #[tokio::test]

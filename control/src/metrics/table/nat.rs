@@ -97,4 +97,11 @@ pub(super) const SERIES: &[Series] = &[
         "Ports that the router gave to another host while they were mapped to this node, which asked for others.",
         |status, rows| rows.put([], status.nat.port_mapping.taken),
     ),
+    Series::counter(
+        "virga_port_mapping_panics_total",
+        "panics",
+        &[],
+        "Panics of what keeps the mapped port, which was begun again each time: defects, to be reported.",
+        |status, rows| rows.put([], status.nat.port_mapping.panics),
+    ),
 ];
