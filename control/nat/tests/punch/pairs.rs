@@ -107,9 +107,18 @@ fn with_one_router_nobody_knows_the_nat_before_and_it_is_tried_all_the_same() {
 #[test]
 fn packets_that_are_lost_and_long_ways_only_take_longer() {
     let cone = Some((By::Endpoint, By::Port));
-    for (loss_percent, latency_ms) in [(30, 20), (50, 5), (0, 300), (10, 250)] {
+    for (loss_percent, latency_ms, lossy) in [
+        (30, 20, None),
+        (50, 5, None),
+        (0, 300, None),
+        (10, 250, None),
+        // One direction alone.
+        (60, 20, Some(A)),
+        (60, 20, Some(B)),
+    ] {
         let mut world = World::new([cone, cone], 1);
         (world.loss_percent, world.latency_ns) = (loss_percent, latency_ms * 1_000_000);
+        world.lossy = lossy;
         let mut turns = 0;
         while world.why().is_some() || world.node(A).nat.punched().is_empty() {
             world.run(S);

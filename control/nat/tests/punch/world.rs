@@ -144,6 +144,8 @@ pub(crate) struct World {
     said_ns: BTreeMap<(NodeId, NodeId), u64>,
     pub(crate) latency_ns: u64,
     pub(crate) loss_percent: u64,
+    /// Of what this node sends alone.
+    pub(crate) lossy: Option<NodeId>,
     random: u64,
     /// Nothing passes straight between the two sites.
     pub(crate) is_cut: bool,
@@ -174,6 +176,7 @@ impl World {
             said_ns: BTreeMap::new(),
             latency_ns: 20 * MS,
             loss_percent: 0,
+            lossy: None,
             random: 7,
             is_cut: false,
             liar: None,
@@ -293,7 +296,8 @@ impl World {
 
     fn send(&mut self, from: NodeId, target: SocketAddr, packet: Packet) {
         let source = self.outer(from, target);
-        if self.number() % 100 >= self.loss_percent {
+        let is_kept = self.number() % 100 >= self.loss_percent;
+        if is_kept || self.lossy.is_some_and(|lossy| lossy != from) {
             self.later(Event::Straight(from, source, target, packet));
         }
     }

@@ -8,6 +8,7 @@ mod gateways;
 mod growth;
 mod large;
 mod later;
+mod lossy;
 mod noise;
 mod removed;
 mod rises;
