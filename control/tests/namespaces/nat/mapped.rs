@@ -18,6 +18,8 @@ use std::{
 const OUTER: &str = "11.3.113.10";
 /// Where others reach a.
 const MAPPED: &str = "11.3.113.10:4783";
+/// Another address of a, in its network.
+const MOVED: &str = "10.1.0.77";
 /// What `miniupnpd` writes its rules to.
 const TABLE: &str = "table inet mapped {\n chain upnp_forward { }\n chain upnp_in { }\n chain upnp_out { }\n \
      chain forward { type filter hook forward priority 0; jump upnp_forward; }\n \
@@ -94,8 +96,13 @@ fn router_log(hosts: &Hosts) -> String {
 /// Both sites behind symmetric NATs, of which that of a speaks `speaks`, and both hubs running. None where there is no
 /// such router.
 fn stage(speaks: Speaks) -> Option<(Hosts, Router)> {
-    if let Err(error) = Command::new("miniupnpd").arg("--version").output() {
-        println!("skipped: miniupnpd cannot be run: {error} (scripts/setup --bpf downloads it)");
+    let why = match Command::new("miniupnpd").arg("--version").output() {
+        Ok(output) if output.status.success() => None,
+        Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) => Some(error.to_string()),
+    };
+    if let Some(why) = why {
+        println!("skipped: miniupnpd cannot be run: {why} (scripts/setup --bpf downloads it)");
         return None;
     }
     let kinds = [Kind::Symmetric; 2];
@@ -150,18 +157,20 @@ fn assert_mapped(hosts: &Hosts, protocol: &str) {
 /// The router comes to have so many mappings.
 #[track_caller]
 fn assert_mappings(hosts: &Hosts, count: usize) {
-    let list = || {
-        let chain = ["list", "chain", "inet", "mapped", "upnp_in"];
-        let said = hosts.run("na", "nft", &chain).unwrap();
-        String::from_utf8(said.stdout).unwrap()
-    };
-    let is_so = || list().matches("dnat").count() == count;
+    let is_so = || mappings(hosts).matches("dnat").count() == count;
     assert!(
         eventually(is_so),
         "{count}: {}\n{}",
-        list(),
+        mappings(hosts),
         router_log(hosts)
     );
+}
+
+/// What the router has mapped, as the kernel lists it.
+fn mappings(hosts: &Hosts) -> String {
+    let chain = ["list", "chain", "inet", "mapped", "upnp_in"];
+    let said = hosts.run("na", "nft", &chain).unwrap();
+    String::from_utf8(said.stdout).unwrap()
 }
 
 /// Whether it is what the operator is told.
@@ -237,4 +246,36 @@ async fn a_router_that_speaks_upnp_alone_maps_a_port_once_and_takes_it_back() {
     assert_mappings(&hosts, 1);
     hosts.stop("a").unwrap();
     assert_mappings(&hosts, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: scripts/test runs it"]
+async fn a_site_whose_own_address_is_another_one_has_the_port_mapped_to_that() {
+    let Some((mut hosts, _router)) = stage(Speaks::Pcp) else {
+        return;
+    };
+    hosts.start("a").unwrap();
+    assert_mapped(&hosts, "PCP");
+    let made = said(&hosts)["made"]["PCP"].as_u64().unwrap();
+    // As by DHCP: the old address goes, and the way out with it.
+    let inner = SITES[0].inner;
+    for words in [
+        format!("address delete {}/24 dev m0", inner[0]),
+        format!("address add {MOVED}/24 dev m0"),
+        format!("route replace default via {}", inner[1]),
+    ] {
+        let words: Vec<&str> = words.split(' ').collect();
+        hosts.ip("a", &words).unwrap();
+    }
+    let is_moved = || {
+        let said = said(&hosts);
+        said["made"]["PCP"].as_u64() > Some(made) && said["external"].is_string()
+    };
+    assert!(eventually(is_moved), "{}\n{}", said(&hosts), hosts.log("a"));
+    let is_listed = || mappings(&hosts).contains(&format!("dnat ip to {MOVED}:4783"));
+    assert!(eventually(is_listed), "{}", mappings(&hosts));
+    hosts.stop("a").unwrap();
+    // That of an address that the node does not have any more ends with its lease.
+    let is_gone = || !mappings(&hosts).contains(MOVED);
+    assert!(eventually(is_gone), "{}", mappings(&hosts));
 }
