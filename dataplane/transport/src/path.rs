@@ -57,6 +57,8 @@ pub(crate) struct Path {
     /// When the last reduction was, and how many of those that were lost since have not arrived.
     reduced_ns: u64,
     reduced_lost: u64,
+    /// When the path's last black hole was seen.
+    hole_ns: u64,
     lost_packets: u64,
     spurious_losses: u64,
 }
@@ -84,6 +86,7 @@ impl Path {
             turn: Turn::default(),
             reduced_ns: 0,
             reduced_lost: 0,
+            hole_ns: 0,
             lost_packets: 0,
             spurious_losses: 0,
         };
@@ -248,7 +251,8 @@ impl Path {
             return;
         }
         self.lost_packets += 1;
-        self.turn.is_larger_lost |= sent.bytes > DATAGRAM_BYTES_MIN;
+        // What was sent before a black hole was seen tells nothing of the size after it.
+        self.turn.is_larger_lost |= sent.bytes > DATAGRAM_BYTES_MIN && sent.time_ns >= self.hole_ns;
         if sent.window_bytes > 0 {
             self.in_flight -= sent.window_bytes;
             self.turn.lost += 1;
@@ -266,6 +270,7 @@ impl Path {
         } = self.turn;
         (self.turn.lost, self.turn.is_larger_lost) = (0, false);
         if is_larger_lost && self.mtu.on_larger_lost() {
+            self.hole_ns = now_ns;
             self.controller.set_segment(self.segment());
         }
         let segment = self.segment();
@@ -328,5 +333,72 @@ impl Path {
             lost_packets: self.lost_packets,
             spurious_losses: self.spurious_losses,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::BLACK_HOLE_LOSSES;
+    use crate::recovery::Content;
+
+    const LARGE: usize = 8_972;
+
+    fn sent(sequence: u64, time_ns: u64) -> Sent {
+        Sent {
+            sequence,
+            time_ns,
+            bytes: LARGE,
+            window_bytes: 0,
+            departure: Departure::default(),
+            content: Content::default(),
+        }
+    }
+
+    /// Probes of every size up to `most` are acknowledged.
+    fn search(path: &mut Path, now_ns: u64, most: usize) {
+        path.want_larger();
+        let mut sequence = 1_000_000;
+        while let Some(bytes) = path.wants_mtu_probe(now_ns) {
+            sequence += 1;
+            path.on_mtu_probe_sent(sequence, bytes);
+            let probe = Sent {
+                bytes,
+                ..sent(sequence, now_ns)
+            };
+            match bytes <= most {
+                true => path.on_acked(now_ns, &probe),
+                false => path.on_lost(&probe),
+            }
+        }
+    }
+
+    /// Each of some packets is lost at a time of its own.
+    fn lose(path: &mut Path, now_ns: u64, sent_ns: u64) {
+        for sequence in 0..u64::from(BLACK_HOLE_LOSSES) {
+            path.on_lost(&sent(sequence, sent_ns));
+            path.on_lost_end(now_ns + sequence, false);
+        }
+    }
+
+    #[test]
+    fn late_losses_of_before_a_black_hole_count_nothing_against_the_size_after_it() {
+        let mut path = Path::new(0, Congestion::Cubic, LARGE, 0);
+        search(&mut path, 1, usize::MAX);
+        assert_eq!(path.datagram_bytes(), LARGE);
+        lose(&mut path, 100, 50);
+        assert_eq!(path.datagram_bytes(), DATAGRAM_BYTES_MIN);
+        search(&mut path, 200, 1_472);
+        let found = path.datagram_bytes();
+        assert!(found > 1_372, "{found}");
+        // Some that were on their way when it was seen are told to be lost one by one now.
+        lose(&mut path, 300, 99);
+        assert_eq!(path.datagram_bytes(), found);
+        lose(&mut path, 400, 250);
+        assert_eq!(
+            path.datagram_bytes(),
+            DATAGRAM_BYTES_MIN,
+            "those are its own"
+        );
     }
 }
