@@ -52,7 +52,11 @@ pub(crate) fn seats(config: &Config) -> io::Result<Vec<Seat>> {
     if matches!(workers, Workers::Number(_)) {
         return Ok(Vec::new());
     }
-    let cpus = topology::allowed()?;
+    let cpus = match workers {
+        // Which cores is said; this only tells of them.
+        Workers::Cores(_) => topology::allowed().unwrap_or_default(),
+        Workers::Number(_) | Workers::Auto => topology::allowed()?,
+    };
     let interfaces = doctor::configured(config);
     let near = topology::numa_of_interfaces(interfaces.iter().map(String::as_str));
     let cores = match workers {

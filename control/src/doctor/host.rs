@@ -219,7 +219,7 @@ fn seated(seats: &[Seat], is_named: bool) -> Check {
         .iter()
         .map(|seat| format!("core {}: {seat}", seat.core));
     let found = found.collect::<Vec<_>>().join("; ");
-    let is_poor = |seat: &Seat| seat.is_far() || seat.sibling.is_some();
+    let is_poor = |seat: &Seat| seat.numa.is_none() || seat.is_far() || seat.sibling.is_some();
     match is_named && seats.iter().any(is_poor) {
         true => Check::new(WORKER_CORES, Verdict::Warn, found, NAME_NONE),
         false => Check::ok(WORKER_CORES, found),

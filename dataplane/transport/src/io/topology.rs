@@ -21,8 +21,8 @@ pub struct Cpu {
     pub numa: usize,
 }
 
-/// The CPUs that this process may use: what affinity and cgroup (cpuset) leave of the machine's, those that are offline
-/// aside.
+/// The CPUs that this process may use: what affinity and cgroup (cpuset) leave of the machine's that are online. The kernel
+/// says it: a container's /sys may be another's.
 ///
 /// # Errors
 /// When the kernel does not tell the affinity.
@@ -32,13 +32,9 @@ pub fn allowed() -> io::Result<Vec<Cpu>> {
     Ok(cpus_below(Path::new(SYS), ids))
 }
 
-/// What sysfs says of some CPUs, those that are offline left out; where it says nothing of one, it is a core of its own on
-/// NUMA node 0.
+/// What sysfs says of some CPUs; where it says nothing of one, it is a core of its own on NUMA node 0.
 fn cpus_below(sys: &Path, ids: impl IntoIterator<Item = usize>) -> Vec<Cpu> {
-    let online = fs::read_to_string(sys.join("devices/system/cpu/online")).ok();
-    let online = online.map(|text| listed(&text));
     let nodes = nodes_below(sys);
-    let is_online = |id: &usize| online.as_ref().is_none_or(|online| online.contains(id));
     let cpu = |id: usize| {
         let topology = sys.join(format!("devices/system/cpu/cpu{id}/topology"));
         let number = |name: &str| -> Option<usize> {
@@ -52,7 +48,7 @@ fn cpus_below(sys: &Path, ids: impl IntoIterator<Item = usize>) -> Vec<Cpu> {
             numa: nodes.get(&id).copied().unwrap_or(0),
         }
     };
-    ids.into_iter().filter(is_online).map(cpu).collect()
+    ids.into_iter().map(cpu).collect()
 }
 
 /// The NUMA node of each CPU; none where the kernel knows of none.
@@ -225,10 +221,6 @@ mod tests {
         /// CPUs by their package and core, each node's list of them, and the interfaces' nodes.
         fn new(cpus: &[(usize, usize)], nodes: &[&str], interfaces: &[(&str, &str)]) -> Self {
             let tree = Self(tempfile::tempdir().unwrap());
-            tree.put(
-                "devices/system/cpu/online",
-                &format!("0-{}\n", cpus.len() - 1),
-            );
             for (id, (package, core)) in cpus.iter().enumerate() {
                 let topology = format!("devices/system/cpu/cpu{id}/topology");
                 tree.put(
@@ -320,8 +312,9 @@ mod tests {
     #[test]
     fn cpus_that_are_offline_or_not_this_process_s_are_left_out() {
         let tree = two_sockets();
-        tree.put("devices/system/cpu/online", "0-1,3-6\n");
-        let all: Vec<usize> = (0..8).collect();
+        // In a container, sysfs may count those that its quota is good for.
+        tree.put("devices/system/cpu/online", "0-1\n");
+        let all = [0, 1, 3, 4, 5, 6];
         // Of core 2's threads the second is left: it is that core's first now.
         assert_eq!(cores(&tree.take(&all, &["near1"], 8)), [3, 6, 0, 1, 4, 5]);
         // A cgroup of threads of the far node alone, two of one core.

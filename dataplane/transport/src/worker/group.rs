@@ -282,9 +282,20 @@ impl Seat {
                     Err(panic) => Exit::Panicked(panic_message(&*panic)),
                 });
             })?;
-        if let Ok(Err(error)) = started.recv() {
-            let _ended_at_once = thread.join();
-            return Err(error);
+        match started.recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                let _ended_at_once = thread.join();
+                return Err(error);
+            }
+            // It panicked before it could say anything.
+            Err(_) => {
+                if let Err(panic) = thread.join() {
+                    std::panic::resume_unwind(panic);
+                }
+                let silent = std::io::Error::other("it ended before it began");
+                return Err(silent.into());
+            }
         }
         Ok(WorkerHandle {
             commander,
