@@ -20,7 +20,7 @@ const CLASSES: [&str; 4] = ["", "build", "service", "elsewhere"];
 /// Lines of `build` blocks that run no script of ours, and where a script has them: the file, and its words.
 const BUILDS: [(&str, &str, &str); 2] = [
     (
-        "cargo build --release",
+        "cargo build --release -p virga",
         "environment",
         "cargo build --quiet --locked --release",
     ),
