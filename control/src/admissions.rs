@@ -1,7 +1,8 @@
-//! Who may publish where, as far as tokens say it: what forwarders have to know.
+//! Who may publish where, as far as tokens and issuers' statements say it: what forwarders have to know.
 //!
-//! Tokens are evidence that anyone can check and pass on. Each node holds all of them that give
-//! a right to publish on a channel that requires one. In the order in which they meet it:
+//! Both are evidence that anyone can check and pass on. Each node holds all tokens that give a right to publish on a
+//! channel that requires one, and all statements that count where a channel asks its publishers for capabilities. In
+//! the order in which they meet it:
 //!
 //! - [`inbox`]: what peers sent, each peer's in a bounded queue of its own.
 //! - [`wire`]: what nodes tell each other: new evidence, what they have, and that they have it.
@@ -19,5 +20,5 @@ pub mod wire;
 mod tests;
 
 pub use inbox::Inbox;
-pub use store::{EvidenceId, Store};
-pub use wire::{Publication, Verdict};
+pub use store::{EvidenceId, Kind, Store};
+pub use wire::{Piece, Publication, Verdict};

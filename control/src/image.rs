@@ -189,8 +189,8 @@ fn policy(config: &Config) -> Image {
 
 /// Who may publish on what as the configuration alone says it, this node's entity too.
 pub fn configured_pairs(config: &Config) -> impl Iterator<Item = Pair> {
-    // Where a token is required, the tokens say which pairs there are.
-    let listed = config.channels.iter().filter(|c| !c.asks_for_token());
+    // Where something has to be shown, what was shown says which pairs there are.
+    let listed = config.channels.iter().filter(|c| !c.asks_publishers());
     let listed = listed.flat_map(|channel| {
         let named = channel.publish.named().iter();
         named.map(|entity| Pair::new(entity.origin, channel.hash))

@@ -3,12 +3,15 @@
 //! Pairs depend on nothing but the evidence that is held, the revocation lists and the time: in whatever
 //! order those came, the same evidence gives the same pairs.
 
-use super::wire::{BUCKETS, Digest, Verdict};
+mod vouched;
+
+use super::wire::{BUCKETS, Digest, Piece, Verdict};
 use crate::{
+    capability::Statements,
     config::ChannelConfig,
     rights::{
-        Authentic, Chain, List, Operation, Policy, Revocations, chain::CLOCK_SKEW_S_MAX,
-        identity::Retired, revocation::Learned,
+        Authentic, Chain, Evidence, LinkId, List, Operation, Policy, Revocations,
+        chain::CLOCK_SKEW_S_MAX, identity::Retired, revocation::Learned,
     },
 };
 use std::{
@@ -20,7 +23,7 @@ use virga_ebpf::{
     tables::Pair,
 };
 
-/// Tokens that a node holds in all.
+/// Tokens and statements that a node holds in all.
 pub const EVIDENCE_MAX: usize = 65_536;
 /// Tokens of one holder.
 pub const PER_HOLDER_MAX: usize = 64;
@@ -30,7 +33,8 @@ pub const PER_GRANTEE_MAX: usize = 4_096;
 
 const _: () = assert!(PER_HOLDER_MAX <= PER_GRANTEE_MAX && PER_GRANTEE_MAX <= EVIDENCE_MAX);
 
-/// What evidence is called: the first 16 bytes of BLAKE2s-MAC(key "virga evidence v1", all its bytes).
+/// What evidence is called: of a token the first 16 bytes of BLAKE2s-MAC(key "virga evidence v1", all its bytes), of a
+/// statement what revocation lists call it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EvidenceId(pub [u8; 16]);
 
@@ -50,7 +54,13 @@ impl EvidenceId {
 
 const _: () = assert!(BUCKETS == 64);
 
-/// A channel that requires tokens.
+impl From<LinkId> for EvidenceId {
+    fn from(id: LinkId) -> Self {
+        Self(id.0)
+    }
+}
+
+/// A channel that asks its publishers for something.
 #[derive(Clone, Debug)]
 struct Guarded {
     config: ChannelConfig,
@@ -59,9 +69,30 @@ struct Guarded {
 
 #[derive(Clone, Debug, Default)]
 struct Holder {
+    /// The configuration names it: a filter may hold also of one of whom nothing is said.
+    is_named: bool,
     tokens: BTreeMap<EvidenceId, Authentic>,
-    /// What follows from them, and until when (Unix seconds).
+    /// The latest of each issuer, also where it has been taken back: an earlier one means nothing any more.
+    statements: Statements,
+    /// What follows from both, and until when (Unix seconds).
     pairs: BTreeMap<Pair, u64>,
+    /// When time alone changes something, in Unix seconds.
+    due_s: u64,
+}
+
+impl Holder {
+    fn has_evidence(&self) -> bool {
+        !self.tokens.is_empty() || !self.statements.is_empty()
+    }
+}
+
+/// What a piece of evidence is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A token.
+    Token,
+    /// A statement of an issuer.
+    Statement,
 }
 
 /// What became of evidence that counts.
@@ -83,9 +114,11 @@ pub struct Store {
     revocations: Revocations,
     /// By the key that each has now.
     holders: BTreeMap<[u8; 32], Holder>,
-    /// The holder of each.
-    held: BTreeMap<EvidenceId, [u8; 32]>,
+    /// The holder of each, and what it is.
+    held: BTreeMap<EvidenceId, ([u8; 32], Kind)>,
     grantees: HashMap<[u8; 32], usize>,
+    /// Bytes of all statements.
+    statement_bytes: usize,
     pairs: BTreeSet<Pair>,
     /// They are others than when they were last published.
     has_changed: bool,
@@ -107,6 +140,7 @@ impl Store {
             holders: BTreeMap::new(),
             held: BTreeMap::new(),
             grantees: HashMap::new(),
+            statement_bytes: 0,
             pairs: BTreeSet::new(),
             has_changed: false,
             next_change_s: u64::MAX,
@@ -119,52 +153,80 @@ impl Store {
         self.pairs_max = pairs_max;
     }
 
-    /// Goes by where entities are from now on, and by the keys that they have: this node speaks for `own`.
+    /// Goes by where entities are from now on, and by the keys that they have: this node speaks for `own`, and knows
+    /// `entities`.
     pub fn follow(
         &mut self,
         own: Option<[u8; 32]>,
-        channels: &[ChannelConfig],
+        (channels, entities): (&[ChannelConfig], impl Iterator<Item = [u8; 32]>),
         retired: Retired,
         now_s: u64,
     ) {
         (self.own, self.channels) = (own, guarded(channels));
         self.revocations.set_retired(retired);
-        let before = std::mem::take(&mut self.holders);
-        for (id, token) in before.into_values().flat_map(|holder| holder.tokens) {
-            let key = *self.revocations.current(token.holder());
-            self.held.insert(id, key);
-            self.holders
-                .entry(key)
-                .or_default()
-                .tokens
-                .insert(id, token);
+        for before in std::mem::take(&mut self.holders).into_values() {
+            for (id, token) in before.tokens {
+                let key = *self.revocations.current(token.holder());
+                self.held.insert(id, (key, Kind::Token));
+                let holder = self.holders.entry(key).or_default();
+                holder.tokens.insert(id, token);
+            }
+            for statement in before.statements.iter() {
+                let key = *self.revocations.current(&statement.claim().subject);
+                let held = (key, Kind::Statement);
+                self.held.insert(statement.id().into(), held);
+                let holder = self.holders.entry(key).or_default();
+                holder.statements.learn(statement.clone());
+            }
+        }
+        if self.is_needed() {
+            for entity in entities {
+                let key = *self.revocations.current(&entity);
+                self.holders.entry(key).or_default().is_named = true;
+            }
         }
         // What follows for nobody any more goes.
         self.has_changed |= !self.pairs.is_empty();
         self.pairs.clear();
-        self.review(now_s);
+        self.review(None, now_s);
     }
 
-    /// Whose tokens count on some channel.
+    /// Whose tokens and statements are taken in.
     #[must_use]
-    pub fn issuers(&self) -> BTreeSet<[u8; 32]> {
+    pub fn issuers(&self) -> BTreeSet<(Kind, [u8; 32])> {
         let each = self.channels.iter();
-        let issuers = each.flat_map(|channel| channel.policy.token_issuers());
-        issuers.copied().collect()
+        let issuers = each.flat_map(|channel| {
+            let policy = &channel.policy;
+            let tokens = policy.token_issuers().map(|&key| (Kind::Token, key));
+            let vouching = policy.vouching(Operation::Publish);
+            tokens.chain(vouching.map(|&key| (Kind::Statement, key)))
+        });
+        issuers.collect()
     }
 
-    /// Whether any channel requires a token: otherwise nothing is ever held.
+    /// Whether any channel asks its publishers for something: otherwise nothing is ever held.
     #[must_use]
     pub fn is_needed(&self) -> bool {
         !self.channels.is_empty()
     }
 
-    /// Takes a token in, if it gives or will give somebody a right to publish. What is cheap to look at is
+    /// Takes evidence in, if it gives or will give somebody a right to publish. What is cheap to look at is
     /// looked at before signatures.
     ///
     /// # Errors
-    /// [`Verdict`]: why it is not held.
-    pub fn take(&mut self, token: &[u8], now_s: u64) -> Result<Taken, Verdict> {
+    /// [`Verdict`]: why it is not held, or gives nothing.
+    pub fn take(&mut self, piece: &Piece, now_s: u64) -> Result<Taken, Verdict> {
+        match piece {
+            Piece::Token(token) => self.take_token(token, now_s),
+            Piece::Statement(statement) => self.take_statement(statement, now_s),
+        }
+    }
+
+    /// The same of a token.
+    ///
+    /// # Errors
+    /// [`Verdict`].
+    pub fn take_token(&mut self, token: &[u8], now_s: u64) -> Result<Taken, Verdict> {
         let id = EvidenceId::of(token);
         if self.held.contains_key(&id) {
             return Ok(Taken::Known(id));
@@ -196,8 +258,7 @@ impl Store {
         if self.is_revoked(&token, now_s) {
             return Err(Verdict::Revoked);
         }
-        self.note_change(&token, now_s);
-        self.held.insert(id, key);
+        self.held.insert(id, (key, Kind::Token));
         *self.grantees.entry(grantee).or_default() += 1;
         let holder = self.holders.entry(key).or_default();
         holder.tokens.insert(id, token);
@@ -209,7 +270,7 @@ impl Store {
     pub fn learn(&mut self, list: List, now_s: u64) -> bool {
         let is_new = self.revocations.learn(list) == Learned::New;
         if is_new {
-            self.review(now_s);
+            self.review(None, now_s);
         }
         is_new
     }
@@ -217,7 +278,7 @@ impl Store {
     /// Looks at the time if it is due: what has ended goes, what has begun counts.
     pub fn pass(&mut self, now_s: u64) {
         if now_s >= self.next_change_s {
-            self.review(now_s);
+            self.review(Some(now_s), now_s);
         }
     }
 
@@ -227,22 +288,32 @@ impl Store {
         self.next_change_s
     }
 
-    fn review(&mut self, now_s: u64) {
-        self.next_change_s = u64::MAX;
-        let keys: Vec<[u8; 32]> = self.holders.keys().copied().collect();
+    /// Lets go what has ended or was taken back, and looks at what follows: of all holders, or of those that were due.
+    fn review(&mut self, due_s: Option<u64>, now_s: u64) {
+        let is_due = |holder: &Holder| due_s.is_none_or(|due_s| holder.due_s <= due_s);
+        let due = self.holders.iter().filter(|(_, holder)| is_due(holder));
+        let keys: Vec<[u8; 32]> = due.map(|(&key, _)| key).collect();
         for key in keys {
-            let tokens = std::mem::take(&mut self.holders.entry(key).or_default().tokens);
-            for (id, token) in tokens {
+            let Some(holder) = self.holders.get_mut(&key) else {
+                continue;
+            };
+            for (id, token) in std::mem::take(&mut holder.tokens) {
                 if token.not_after_s() <= now_s || self.is_revoked(&token, now_s) {
                     self.forget(id, &token);
-                    continue;
+                } else if let Some(holder) = self.holders.get_mut(&key) {
+                    holder.tokens.insert(id, token);
                 }
-                self.note_change(&token, now_s);
-                let holder = self.holders.entry(key).or_default();
-                holder.tokens.insert(id, token);
             }
+            self.review_statements(&key, now_s);
             self.derive(&key, now_s);
         }
+        self.note_next();
+    }
+
+    /// Notes when the first of all holders is due.
+    fn note_next(&mut self) {
+        let due = self.holders.values().map(|holder| holder.due_s);
+        self.next_change_s = due.min().unwrap_or(u64::MAX);
     }
 
     fn forget(&mut self, id: EvidenceId, token: &Authentic) {
@@ -273,23 +344,35 @@ impl Store {
         is_revoked || token.ends_s(&self.revocations) <= now_s
     }
 
-    fn note_change(&mut self, token: &Authentic, now_s: u64) {
-        let begins_s = token.not_before_s().saturating_sub(CLOCK_SKEW_S_MAX);
-        let next_s = if begins_s > now_s {
-            begins_s
-        } else {
-            token.ends_s(&self.revocations)
-        };
-        self.next_change_s = self.next_change_s.min(next_s);
+    /// When time alone changes what a holder's evidence gives, or ends some of it.
+    fn due_s(&self, holder: &Holder, now_s: u64) -> u64 {
+        let tokens = holder.tokens.values().flat_map(|token| {
+            let begins_s = token.not_before_s().saturating_sub(CLOCK_SKEW_S_MAX);
+            [begins_s, token.ends_s(&self.revocations)]
+        });
+        let statements = holder.statements.iter().flat_map(|statement| {
+            let claim = statement.claim();
+            let begins_s = claim.not_before_s.saturating_sub(CLOCK_SKEW_S_MAX);
+            let ends_s = statement.ends_s(&self.revocations);
+            [begins_s, ends_s, claim.not_after_s]
+        });
+        let times = tokens.chain(statements).filter(|&time_s| time_s > now_s);
+        times.min().unwrap_or(u64::MAX)
     }
 
-    /// Brings the pairs to what one holder's tokens give now.
+    /// Brings the pairs to what one holder's evidence gives now.
     fn derive(&mut self, key: &[u8; 32], now_s: u64) {
         let Some(holder) = self.holders.get(key) else {
             return;
         };
-        let mut given = self.given(key, holder, now_s);
+        let is_left = holder.is_named || holder.has_evidence();
+        let due_s = self.due_s(holder, now_s);
+        let mut given = match is_left {
+            true => self.given(key, holder, now_s),
+            false => BTreeMap::new(),
+        };
         let holder = self.holders.entry(*key).or_default();
+        holder.due_s = due_s;
         for pair in holder.pairs.keys().filter(|p| !given.contains_key(p)) {
             self.has_changed |= self.pairs.remove(pair);
         }
@@ -302,9 +385,10 @@ impl Store {
             has_room
         });
         holder.pairs = given;
-        if holder.tokens.is_empty() {
+        if !is_left {
             self.holders.remove(key);
         }
+        self.next_change_s = self.next_change_s.min(due_s);
     }
 
     fn given(&self, key: &[u8; 32], holder: &Holder, now_s: u64) -> BTreeMap<Pair, u64> {
@@ -331,11 +415,14 @@ impl Store {
         if !channel.config.publish.contains(key) {
             return None;
         }
-        let tokens = (key, holder.tokens.values());
-        let (publish, revocations) = (Operation::Publish, &self.revocations);
-        let until_s = channel
-            .policy
-            .allows_by_token(tokens, publish, now_s, revocations);
+        let evidence = Evidence {
+            holder: key,
+            tokens: &[],
+            statements: &holder.statements,
+        };
+        let (tokens, times) = (holder.tokens.values(), (now_s, &self.revocations));
+        let policy = &channel.policy;
+        let until_s = policy.allows_by(tokens, evidence, Operation::Publish, times);
         until_s.ok()
     }
 
@@ -363,31 +450,45 @@ impl Store {
         self.holders.get(key)?.pairs.get(pair).copied()
     }
 
-    /// How many tokens are held, and of how many entities.
+    /// How many tokens and statements are held, and of how many entities.
     #[must_use]
     pub fn size(&self) -> (usize, usize) {
-        (self.held.len(), self.holders.len())
-    }
-
-    /// Everything that is held, as it was signed.
-    pub fn evidence(&self) -> impl Iterator<Item = (EvidenceId, &Authentic)> {
         let holders = self.holders.values();
-        holders.flat_map(|holder| holder.tokens.iter().map(|(&id, token)| (id, token)))
+        let with_evidence = holders.filter(|holder| holder.has_evidence());
+        (self.held.len(), with_evidence.count())
     }
 
-    /// One piece of it.
-    #[must_use]
-    pub fn token(&self, id: EvidenceId) -> Option<&Authentic> {
-        let holder = self.holders.get(self.held.get(&id)?)?;
-        holder.tokens.get(&id)
+    /// All tokens that are held.
+    pub fn tokens(&self) -> impl Iterator<Item = &Authentic> {
+        self.holders
+            .values()
+            .flat_map(|holder| holder.tokens.values())
     }
 
-    /// What is held, in short.
+    /// Whether it is held.
     #[must_use]
-    pub fn digest(&self) -> Digest {
+    pub fn has(&self, id: EvidenceId) -> bool {
+        self.held.contains_key(&id)
+    }
+
+    /// One piece of what is held, as it was signed.
+    #[must_use]
+    pub fn piece(&self, id: EvidenceId) -> Option<Piece> {
+        let holder = self.holders.get(&self.held.get(&id)?.0)?;
+        if let Some(token) = holder.tokens.get(&id) {
+            return Some(Piece::Token(token.chain().encode()));
+        }
+        let mut statements = holder.statements.iter();
+        let statement = statements.find(|one| EvidenceId::from(one.id()) == id)?;
+        Some(Piece::Statement(statement.as_bytes().to_vec()))
+    }
+
+    /// What is held of some kinds, in short.
+    #[must_use]
+    pub fn digest(&self, kinds: &[Kind]) -> Digest {
         let mut digest = Digest::default();
         for (bucket, digest) in digest.0.iter_mut().enumerate() {
-            let ids = self.ids(bucket).collect::<Vec<_>>();
+            let ids = self.ids(bucket, kinds).collect::<Vec<_>>();
             if !ids.is_empty() {
                 let ids: Vec<&[u8]> = ids.iter().map(|id| &id.0[..]).collect();
                 let hash = keyed(b"virga evidence set v1", &ids);
@@ -397,18 +498,19 @@ impl Store {
         digest
     }
 
-    /// What is held in one part of the digest, sorted.
-    pub fn ids(&self, bucket: usize) -> impl Iterator<Item = EvidenceId> {
+    /// What is held of some kinds in one part of the digest, sorted.
+    pub fn ids(&self, bucket: usize, kinds: &[Kind]) -> impl Iterator<Item = EvidenceId> {
         self.held
             .range(range(bucket))
+            .filter(|(_, (_, kind))| kinds.contains(kind))
             .map(|(&id, _)| id)
             .inspect(move |id| debug_assert_eq!(id.bucket(), bucket))
     }
 }
 
-/// Those of the channels that require a token.
+/// Those of the channels that ask their publishers for something.
 fn guarded(channels: &[ChannelConfig]) -> Vec<Guarded> {
-    let guarded = channels.iter().filter(|c| c.asks_for_token());
+    let guarded = channels.iter().filter(|c| c.asks_publishers());
     let guarded = guarded.map(|config| Guarded {
         config: config.clone(),
         policy: Policy::of(config),

@@ -1,11 +1,13 @@
 //! What nodes tell each other about evidence, on a session's control stream.
 //!
 //! ```text
-//! evidence   version 1 | type 12 | kind 1, a token | chain (see `rights::chain`)
+//! evidence   version 1 | type 12 | kind 1, a token     | chain (see `rights::chain`)
+//!                                | kind 2, a statement | an issuer's (see `capability::statement`)
 //! digest     version 1 | type 13 | 64 times 8 bytes, one for each value of the ids' first 6 bits
 //! have       version 1 | type 14 | those 6 bits | each: id 16
 //! confirm    version 1 | type 15 | id 16 | verdict 1
 //! afresh     version 1 | type 20 | 0: what was refused may be taken now, for channels are others
+//! kinds      version 1 | type 21 | 2: the sender takes statements, too, and both count in what it compares
 //! ```
 //! And about the filters of subnets ([`crate::filters`]):
 //! ```text
@@ -13,8 +15,9 @@
 //! versions   version 1 | type 18 | each gateway: signer 32, subnet 4, length 1, filter 8, withdrawn 8
 //! ```
 
-use super::store::{EVIDENCE_MAX, EvidenceId};
+use super::store::{EVIDENCE_MAX, EvidenceId, Kind};
 use crate::{
+    capability::{Statement, statement::STATEMENT_BYTES_MAX as VOUCHED_BYTES_MAX},
     filters::{
         GATEWAYS_MAX,
         held::Versions,
@@ -31,8 +34,9 @@ pub const BUCKETS: usize = 64;
 const PART_BYTES: usize = 8;
 /// Bytes of an id.
 const ID_BYTES: usize = 16;
-/// The only kind of evidence that there is.
+/// The kinds of evidence.
 const TOKEN: u8 = 1;
+const STATEMENT: u8 = 2;
 /// Ids in one message: so many of one part that nobody has more.
 pub const IDS_MAX: usize = 8_192;
 /// Bytes of the largest of these messages, after version and type.
@@ -40,6 +44,7 @@ pub const PUBLICATION_BYTES_MAX: usize = 1 + IDS_MAX * ID_BYTES;
 
 const _: () = assert!(EVIDENCE_MAX / BUCKETS <= IDS_MAX);
 const _: () = assert!(CHAIN_BYTES_MAX < PUBLICATION_BYTES_MAX);
+const _: () = assert!(VOUCHED_BYTES_MAX < PUBLICATION_BYTES_MAX);
 /// Bytes of one gateway's versions.
 const VERSIONS_BYTES: usize = 32 + 4 + 1 + 2 * 8;
 
@@ -95,11 +100,13 @@ pub enum Verdict {
     Forged,
     /// Its issuer has taken it back.
     Revoked,
+    /// A later statement of the same issuer about the same entity is held.
+    Replaced,
 }
 
 impl Verdict {
     /// All there are.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Admitted,
         Self::Malformed,
         Self::Issuer,
@@ -110,6 +117,7 @@ impl Verdict {
         Self::Guard,
         Self::Forged,
         Self::Revoked,
+        Self::Replaced,
     ];
 
     /// A word for counters and programs.
@@ -126,10 +134,11 @@ impl Verdict {
             Self::Guard => "guard",
             Self::Forged => "forged",
             Self::Revoked => "revoked",
+            Self::Replaced => "replaced",
         }
     }
 
-    /// What it means, for whoever presented a token.
+    /// What it means, for whoever presented a token or a statement.
     #[must_use]
     pub const fn meaning(self) -> &'static str {
         match self {
@@ -138,11 +147,12 @@ impl Verdict {
             Self::Issuer => "no channel there trusts its issuer",
             Self::Operation => "needs no token that does not allow to publish",
             Self::Ended => "its time is over there",
-            Self::Full => "holds as many tokens as it may",
+            Self::Full => "holds as much as it may",
             Self::Busy => "was told too much in a short time; it is told again",
             Self::Guard => "could not write its guard, and tries again",
             Self::Forged => "finds a signature or a delegation wrong",
             Self::Revoked => "knows that its issuer has taken it back",
+            Self::Replaced => "has a later one by the same issuer",
         }
     }
 
@@ -153,11 +163,48 @@ impl Verdict {
     }
 }
 
+/// One piece of evidence, as it was signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// A token.
+    Token(Vec<u8>),
+    /// What an issuer says of an entity.
+    Statement(Vec<u8>),
+}
+
+impl Piece {
+    /// What it is called.
+    #[must_use]
+    pub fn id(&self) -> EvidenceId {
+        match self {
+            Self::Token(token) => EvidenceId::of(token),
+            Self::Statement(statement) => Statement::id_of(statement).into(),
+        }
+    }
+
+    /// What it is.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Token(_) => Kind::Token,
+            Self::Statement(_) => Kind::Statement,
+        }
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Token(bytes) | Self::Statement(bytes) => bytes,
+        }
+    }
+}
+
 /// One message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Publication {
-    /// A token that the sender holds.
-    Evidence(Vec<u8>),
+    /// Something that the sender holds.
+    Evidence(Piece),
     /// What the sender holds, in short.
     Digest(Box<Digest>),
     /// What the sender holds in one part of its digest.
@@ -176,6 +223,8 @@ pub enum Publication {
     },
     /// The sender may take now what it has refused before: its channels are others.
     Afresh,
+    /// The sender takes statements, too: earlier versions take tokens alone.
+    Statements,
     /// What a gateway says of its subnet.
     Filter(Vec<u8>),
     /// Which versions of that the sender holds.
@@ -186,15 +235,19 @@ impl Publication {
     /// Whether a message of this type is one.
     #[must_use]
     pub const fn is_type(kind: u8) -> bool {
-        matches!(kind, 12..=15 | 17 | 18 | 20)
+        matches!(kind, 12..=15 | 17 | 18 | 20 | 21)
     }
 
     /// Writes its type and all that follows.
     pub fn write(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Evidence(token) => {
-                out.extend([12, TOKEN]);
-                out.extend(token);
+            Self::Evidence(piece) => {
+                let kind = match piece.kind() {
+                    Kind::Token => TOKEN,
+                    Kind::Statement => STATEMENT,
+                };
+                out.extend([12, kind]);
+                out.extend(piece.as_bytes());
             }
             Self::Digest(digest) => {
                 out.push(13);
@@ -212,6 +265,7 @@ impl Publication {
                 out.push(*verdict as u8);
             }
             Self::Afresh => out.extend([20, 0]),
+            Self::Statements => out.extend([21, STATEMENT]),
             Self::Filter(signed) => {
                 out.push(17);
                 out.extend(signed);
@@ -234,8 +288,12 @@ impl Publication {
     pub fn parse(kind: u8, body: &[u8]) -> Option<Self> {
         match kind {
             12 => match body.split_first()? {
-                (&TOKEN, token) if !token.is_empty() && token.len() <= CHAIN_BYTES_MAX => {
-                    Some(Self::Evidence(token.to_vec()))
+                (_, []) => None,
+                (&TOKEN, token) if token.len() <= CHAIN_BYTES_MAX => {
+                    Some(Self::Evidence(Piece::Token(token.to_vec())))
+                }
+                (&STATEMENT, statement) if statement.len() <= VOUCHED_BYTES_MAX => {
+                    Some(Self::Evidence(Piece::Statement(statement.to_vec())))
                 }
                 _ => None,
             },
@@ -262,6 +320,7 @@ impl Publication {
                 Some(Self::Confirm { id, verdict })
             }
             20 => (*body == [0]).then_some(Self::Afresh),
+            21 => (*body == [STATEMENT]).then_some(Self::Statements),
             17 if body.len() <= STATEMENT_BYTES_MAX => Some(Self::Filter(body.to_vec())),
             18 => {
                 let (each, rest) = body.as_chunks::<VERSIONS_BYTES>();

@@ -166,14 +166,20 @@ impl Statement {
 
     fn with(by: By, generation: u32, claim: Claim, bytes: Vec<u8>) -> Self {
         debug_assert!(bytes.len() <= STATEMENT_BYTES_MAX);
-        let digest = hash::keyed(b"virga statement v1", &[&bytes]);
         Self {
             by,
             generation,
             claim,
-            id: LinkId(std::array::from_fn(|i| digest[i])),
+            id: Self::id_of(&bytes),
             bytes: bytes.into(),
         }
+    }
+
+    /// What a statement of these bytes is called: see [`Statement::id`].
+    #[must_use]
+    pub fn id_of(bytes: &[u8]) -> LinkId {
+        let digest = hash::keyed(b"virga statement v1", &[bytes]);
+        LinkId(std::array::from_fn(|i| digest[i]))
     }
 
     /// Reads a statement or an announcement, all of `bytes`.
@@ -268,12 +274,21 @@ impl Statement {
             return Err(Discounted::Issuer(issuer));
         }
         self.is_valid_at(now_s)?;
-        let (subject, generation) = (&self.claim.subject, self.generation);
-        let revoked = revocations.revoke(&issuer, subject, generation, self.id);
-        match revoked.or_else(|| revocations.retire(&issuer, now_s)) {
+        match self.revoked(now_s, revocations) {
             Some(what) => Err(Discounted::Revoked(what)),
             None => Ok(()),
         }
+    }
+
+    /// What takes it back, if anything does: a list of its issuer, or that issuer's later key.
+    #[must_use]
+    pub fn revoked(&self, now_s: u64, revocations: &Revocations) -> Option<Revoked> {
+        let By::Issuer(issuer) = self.by else {
+            return None;
+        };
+        let (subject, generation) = (&self.claim.subject, self.generation);
+        let revoked = revocations.revoke(&issuer, subject, generation, self.id);
+        revoked.or_else(|| revocations.retire(&issuer, now_s))
     }
 
     /// Whether its time is now.
@@ -408,7 +423,13 @@ impl Statements {
     /// Whether anything of this signer about this subject is known.
     #[must_use]
     pub fn has_of(&self, subject: &[u8; 32], by: By) -> bool {
-        self.0.contains_key(&(*subject, by))
+        self.of(subject, by).is_some()
+    }
+
+    /// What is known of this signer about this subject.
+    #[must_use]
+    pub fn of(&self, subject: &[u8; 32], by: By) -> Option<&Statement> {
+        self.0.get(&(*subject, by))
     }
 
     /// What is said about one subject: its own words first.

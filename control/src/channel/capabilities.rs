@@ -1,7 +1,10 @@
 //! What is said about this node's entity and about peers: taken in, shown to peers, and told to people.
 
 use super::{delivery::Outlet, message::Message, reason::Reason, service::ChannelService};
-use crate::capability::{Statement, Statements, statement::By};
+use crate::{
+    admissions::{Piece, Publication},
+    capability::{Statement, Statements, statement::By},
+};
 use thiserror::Error;
 use virga_ebpf::header::NodeId;
 use virga_transport::Node;
@@ -75,6 +78,10 @@ impl<O: Outlet> ChannelService<O> {
             Err(reason) => self.reasons.add(reason),
             Ok(false) => {}
             Ok(true) => {
+                self.hear(
+                    peer,
+                    Publication::Evidence(Piece::Statement(bytes.to_vec())),
+                );
                 // A later statement may also say less than the one before it.
                 self.review(now_ns, node);
                 if let Some(session) = self.sessions.get_mut(&peer)

@@ -77,7 +77,7 @@ pub struct Given {
     pub rights: Vec<GivenRight>,
     /// Why there are none.
     pub useless: Option<String>,
-    /// What the neighbours made of it, where it is a token: those that admit it let packets pass.
+    /// What the neighbours made of it, where it is a token or an issuer's statement: those that admit it let packets pass.
     #[serde(default)]
     pub neighbours: Vec<Confirmation>,
 }

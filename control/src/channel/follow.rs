@@ -172,6 +172,9 @@ impl<O: Outlet> ChannelService<O> {
         let has_news = self.pass_on(now_ns, node, &before);
         let channels = (&directory.channels[..], &directory.retired);
         let has_changed = self.set_channels(now_ns, node, channels);
+        if has_changed {
+            self.hear_again();
+        }
         self.rights.set_retired(directory.retired.clone());
         let share = self.share;
         let peers = directory

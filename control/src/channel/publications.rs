@@ -4,7 +4,11 @@
 use super::{
     delivery::Outlet, entry::Entry, message::Message, reason::Reason, service::ChannelService,
 };
-use crate::admissions::{Inbox, Publication};
+use crate::{
+    admissions::{Inbox, Piece, Publication},
+    capability::statement::By,
+    rights::Operation,
+};
 use virga_ebpf::header::NodeId;
 use virga_transport::Node;
 
@@ -37,11 +41,29 @@ impl<O: Outlet> ChannelService<O> {
         }
     }
 
+    /// Channels are others: what peers have shown may count now.
+    pub(crate) fn hear_again(&mut self) {
+        let shown = self.sessions.iter().flat_map(|(&peer, session)| {
+            let shown = &session.shown;
+            let tokens = shown.tokens.iter();
+            let tokens = tokens.map(|token| Piece::Token(token.chain().encode()));
+            let statements = shown.statements.iter();
+            let vouched = statements.filter(|one| one.by() != By::Itself);
+            let vouched = vouched.map(|one| Piece::Statement(one.as_bytes().to_vec()));
+            tokens.chain(vouched).map(move |piece| (peer, piece))
+        });
+        for (peer, piece) in shown.collect::<Vec<_>>() {
+            self.hear(peer, Publication::Evidence(piece));
+        }
+    }
+
     /// Whether a session with a peer is held for evidence, declared channels and subnets' filters alone, or for
     /// what vouches for its subnet.
     pub(crate) fn is_told(&self, peer: NodeId) -> bool {
         let is_asked = !self.rights.subnet_issuers.is_empty();
-        let asks = |e: &Entry| e.policy.asks_for_token();
+        let asks = |e: &Entry| {
+            e.policy.asks_for_token() || e.policy.asks_for_capabilities(Operation::Publish)
+        };
         let is_needed = is_asked || self.entries.iter().any(asks);
         (is_needed || self.directory.heeds || self.subnets.has_gateways)
             && self.absence().is_none()

@@ -14,7 +14,7 @@ use super::{
     service::{ChannelService, Session},
 };
 use crate::{
-    admissions::Publication,
+    admissions::{Piece, Publication},
     capability::Statements,
     config::PeerSubnet,
     membership::{Memberships, Trust, Unvouched},
@@ -60,7 +60,7 @@ pub(crate) struct Rights {
 /// What a peer has shown in this session.
 #[derive(Debug, Default)]
 pub(crate) struct Shown {
-    tokens: Vec<Authentic>,
+    pub(crate) tokens: Vec<Authentic>,
     /// What issuers say of it, and it of itself.
     pub(crate) statements: Statements,
     /// Where issuers say that its node is.
@@ -317,7 +317,7 @@ impl<O: Outlet> ChannelService<O> {
         }
         match chain.authenticate() {
             Ok(token) if self.rights.is_of(&token, &entity) => {
-                let evidence = Publication::Evidence(token.chain().encode());
+                let evidence = Publication::Evidence(Piece::Token(token.chain().encode()));
                 shown.tokens.push(token);
                 let is_refused = std::mem::take(&mut shown.is_refused);
                 self.hear(peer, evidence);

@@ -216,7 +216,7 @@ fn write_lost(out: &mut impl Write, status: &Status) -> io::Result<()> {
     )
 }
 
-/// Nothing where no channel requires a token.
+/// Nothing where no channel asks its publishers for anything.
 fn write_admissions(out: &mut impl Write, status: &Status) -> io::Result<()> {
     let held = &status.admissions;
     let none = AdmissionsStatus {
@@ -235,10 +235,11 @@ fn write_admissions(out: &mut impl Write, status: &Status) -> io::Result<()> {
         .collect();
     writeln!(
         out,
-        "admitted by tokens: {} of {} in the guard, by {}; {} told{refused}",
+        "admitted by what was shown: {} of {} in the guard, by {} and {}; {} told{refused}",
         counted(held.pairs, "pair"),
         counted(held.holders, "holder"),
         counted(held.tokens, "token"),
+        counted(held.statements, "statement"),
         counted(held.neighbours, "neighbour"),
     )
 }

@@ -105,6 +105,16 @@ impl ChannelConfig {
         let mut scopes = self.scopes.iter();
         !self.issuers.is_empty() || scopes.any(|scope| !scope.issuers.is_empty())
     }
+
+    /// Whether whoever publishes has to show a token, or that it is vouched for: to the channel or a scope around it.
+    #[must_use]
+    pub fn asks_publishers(&self) -> bool {
+        let mut scopes = self.scopes.iter();
+        let asks = |rules: &CapabilityRules| rules.publish.is_some();
+        self.asks_for_token()
+            || asks(&self.capabilities)
+            || scopes.any(|scope| asks(&scope.capabilities))
+    }
 }
 
 /// The broadest first: of two around one channel the one with the shorter name.

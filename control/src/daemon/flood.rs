@@ -1,35 +1,30 @@
 //! Evidence of a running node: what peers and programs hand in goes into the store and the guards, on to
-//! the neighbours, and into a file that a restart begins with.
+//! the neighbours, and into the files that a restart begins with ([`kept`]).
 //!
-//! One task owns the store. The file is there so that a restart loses no packet of others: a daemon that
-//! begins with what it knew admits what the pinned maps admitted, less what has expired or is on a list
-//! that was kept; lists that it has missed come with the first session.
+//! One task owns the store.
 
 mod filters;
+mod kept;
+mod peer;
 mod waiting;
 
 use super::{path, unix_ns};
 use crate::{
-    admissions::{EvidenceId, Inbox, Publication, Store, Verdict, inbox::Heard, store::Taken},
-    cause,
+    admissions::{
+        EvidenceId, Inbox, Piece, Publication, Store, Verdict, inbox::Heard, store::Taken,
+    },
     config::Config,
     dispatch::{Dispatch, Ended},
     filters::{FiltersStatus, held::Crossing},
     identity::Present,
     image,
-    rights::{
-        Authentic, List,
-        file::{self, FileError},
-    },
+    rights::List,
 };
 pub(super) use filters::Filtering;
+pub(super) use kept::recall;
+use peer::{ALL, Peer, TOKENS};
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot},
     task::block_in_place,
@@ -43,23 +38,22 @@ pub use waiting::{Confirmation, PRESENT_WAIT};
 pub const COMPARE_EVERY: Duration = Duration::from_secs(10);
 /// What of one peer's is looked at before the next one's turn.
 const TURN: usize = 64;
-/// Tokens that are sent for one answer to a digest; the next comparison goes on.
+/// Pieces that are sent for one answer to a digest; the next comparison goes on.
 const SENT_AT_ONCE_MAX: usize = 1_024;
-/// Tokens of one peer that are verified a second, and how many may come at once.
-const VERIFIED_PER_S: f64 = 500.0;
-const VERIFIED_AT_ONCE: f64 = 4_096.0;
 /// Worthless ones count so much more.
 const WORTHLESS_COST: f64 = 64.0;
 /// Ids that a neighbour is not sent again in this session, because it refused them.
 const REFUSED_MAX: usize = 8_192;
 /// The file is written this long after a change.
 const SAVE_AFTER: Duration = Duration::from_millis(500);
+/// What this node's entity has shown that is remembered.
+const OWN_MAX: usize = 128;
 /// Requests that wait for the task.
 const ASKS_MAX: usize = 64;
 
 enum Ask {
     Present {
-        token: Box<Authentic>,
+        piece: Piece,
         reply: oneshot::Sender<Vec<Confirmation>>,
     },
     Revoked(Vec<u8>),
@@ -73,15 +67,14 @@ enum Ask {
 pub struct Asker(mpsc::Sender<Ask>);
 
 impl Asker {
-    /// Passes a token of this node's entity on, and waits until the neighbours have it in their guards, at
-    /// most [`PRESENT_WAIT`].
+    /// Passes a token or a statement of this node's entity on, and waits until the neighbours have it in their
+    /// guards, at most [`PRESENT_WAIT`].
     ///
     /// # Errors
     /// [`Ended`].
-    pub async fn present(&self, token: &Authentic) -> Result<Vec<Confirmation>, Ended> {
+    pub async fn present(&self, piece: Piece) -> Result<Vec<Confirmation>, Ended> {
         let (reply, answer) = oneshot::channel();
-        let token = Box::new(token.clone());
-        let asked = self.0.send(Ask::Present { token, reply }).await;
+        let asked = self.0.send(Ask::Present { piece, reply }).await;
         asked.map_err(|_| Ended)?;
         answer.await.map_err(|_| Ended)
     }
@@ -122,18 +115,21 @@ impl Asker {
     }
 }
 
-/// Who may publish where, as far as tokens say it.
+/// Who may publish where, as far as tokens and issuers' statements say it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AdmissionsStatus {
     /// Tokens that are held.
     pub tokens: usize,
-    /// Entities that they belong to.
+    /// Statements of issuers that are held.
+    #[serde(default)]
+    pub statements: usize,
+    /// Entities that both are about.
     pub holders: usize,
-    /// Pairs (entity, channel) that follow from them for the guard.
+    /// Pairs (entity, channel) that follow from it for the guard.
     pub pairs: usize,
     /// Pairs that found no room.
     pub pairs_refused: u64,
-    /// Tokens that peers sent, by what became of them; held ones that came again are not counted.
+    /// Tokens and statements that peers sent, by what became of them; held ones that came again are not counted.
     pub verdicts: BTreeMap<String, u64>,
     /// Neighbours that there is a session with.
     pub neighbours: usize,
@@ -142,35 +138,16 @@ pub struct AdmissionsStatus {
     pub filters: FiltersStatus,
 }
 
-struct Peer {
-    name: String,
-    /// It is told of what is new.
-    is_neighbour: bool,
-    is_connected: bool,
-    /// What it refused in this session.
-    refused: BTreeSet<EvidenceId>,
-    budget: f64,
-    filled: Instant,
-}
-
-impl Peer {
-    /// Whether another of its tokens may be looked at.
-    fn has_budget(&mut self, now: Instant) -> bool {
-        let passed_s = now.duration_since(self.filled).as_secs_f64();
-        self.budget = (self.budget + passed_s * VERIFIED_PER_S).min(VERIFIED_AT_ONCE);
-        self.filled = now;
-        self.budget >= 1.0
-    }
-}
-
 /// The task's state.
 pub(super) struct Flood {
     store: Store,
     inbox: Inbox,
     dispatch: Dispatch,
     path: path::Asker,
-    file: PathBuf,
+    kept: kept::Files,
     peers: BTreeMap<NodeId, Peer>,
+    /// What this node's entity has shown, whether it counts or not: it may, when channels are others.
+    own: BTreeMap<EvidenceId, Piece>,
     waiting: Vec<Waiting>,
     verdicts: BTreeMap<Verdict, u64>,
     save_at: Option<Instant>,
@@ -187,38 +164,6 @@ fn now_s() -> u64 {
     unix_ns() / 1_000_000_000
 }
 
-/// What the node knew when it last ran, less what has ended since.
-pub(super) fn recall(present: &Present, lists: &[Vec<u8>]) -> Store {
-    let config = &present.config;
-    let mut store = Store::new(None, &config.channels, image::room(config));
-    follow(&mut store, present);
-    // All of them were verified when they were read.
-    for list in lists.iter().filter_map(|signed| List::parse(signed).ok()) {
-        store.learn(list, now_s());
-    }
-    let own = config.node.tokens.iter();
-    for token in own.map(|token| token.chain().encode()) {
-        // One that gives no right to publish is no evidence.
-        let _held = store.take(&token, now_s());
-    }
-    if store.is_needed() {
-        let path = evidence_file(&config.node.state);
-        match file::read_tokens(&path) {
-            Ok(tokens) => {
-                for token in tokens {
-                    // What has ended since it was written is left out.
-                    let _held = store.take(&token.encode(), now_s());
-                }
-            }
-            Err(error) => tracing::warn!(
-                error = cause::chain(&error),
-                "what tokens had been heard of is lost; until neighbours tell it again, their packets do not pass"
-            ),
-        }
-    }
-    store
-}
-
 /// Has it go by where entities are, and by the keys that they have.
 fn follow(store: &mut Store, present: &Present) {
     let config = &present.config;
@@ -226,28 +171,9 @@ fn follow(store: &mut Store, present: &Present) {
     let is_here = config.absence.is_none();
     let own = is_here.then_some(config.keys.entity.public);
     store.set_room(image::room(config));
-    store.follow(own, &config.channels, present.retired.clone(), now_s());
-}
-
-/// The other nodes, of which nothing is heard yet.
-fn peers(config: &Config) -> BTreeMap<NodeId, Peer> {
-    let now = Instant::now();
-    let peers = config.peers.iter().map(|peer| {
-        let known = Peer {
-            name: peer.name.clone(),
-            is_neighbour: peer.is_adjacent(),
-            is_connected: false,
-            refused: BTreeSet::new(),
-            budget: VERIFIED_AT_ONCE,
-            filled: now,
-        };
-        (peer.id, known)
-    });
-    peers.collect()
-}
-
-fn evidence_file(state: &Path) -> PathBuf {
-    state.join("evidence")
+    let entities = config.entities.iter().map(|named| named.entity.key);
+    let (channels, retired) = (&config.channels[..], present.retired.clone());
+    store.follow(own, (channels, entities), retired, now_s());
 }
 
 impl Flood {
@@ -265,8 +191,9 @@ impl Flood {
             inbox: inbox.clone(),
             dispatch: dispatch.clone(),
             path: path.clone(),
-            file: evidence_file(&config.node.state),
-            peers: peers(config),
+            kept: kept::Files::of(&config.node.state),
+            peers: peer::all(config),
+            own: kept::own(config).map(|piece| (piece.id(), piece)).collect(),
             waiting: Vec::new(),
             verdicts: BTreeMap::new(),
             save_at: None,
@@ -315,16 +242,17 @@ impl Flood {
         self.waiting.retain_mut(|one| !one.is_over(now));
         if self.compare_at <= now {
             self.compare_at = now + COMPARE_EVERY;
-            let digest = self.store.digest();
-            let to = self.neighbours(None);
-            let digests = to.map(|peer| (peer, Publication::Digest(Box::new(digest.clone()))));
-            let mut digests: Outgoing = digests.collect();
+            for peer in self.peers.values_mut() {
+                // What has ended since is not told again anyway.
+                peer.refused.retain(|&id| self.store.has(id));
+            }
+            let mut digests = self.digests();
             digests.extend(self.compare_filters());
             self.send(digests).await?;
         }
         if self.save_at.is_some_and(|due| due <= now) {
             self.save_at = None;
-            self.save();
+            self.kept.save(&self.store);
         }
         Ok(())
     }
@@ -336,6 +264,17 @@ impl Flood {
         peers
             .map(|(&id, _)| id)
             .filter(move |id| self.store.is_needed() && Some(*id) != but)
+    }
+
+    /// What this node has, for each neighbour.
+    fn digests(&self) -> Outgoing {
+        let digests = [TOKENS, ALL].map(|kinds| self.store.digest(kinds));
+        let to = self.neighbours(None).map(|peer| {
+            let takes_all = self.peers.get(&peer).is_some_and(|peer| peer.kinds == ALL);
+            let digest = digests[usize::from(takes_all)].clone();
+            (peer, Publication::Digest(Box::new(digest)))
+        });
+        to.collect()
     }
 
     async fn hear(&mut self) -> Result<(), Ended> {
@@ -370,8 +309,10 @@ impl Flood {
             Heard::Connected => {
                 peer.is_connected = true;
                 peer.refused.clear();
+                peer.kinds = TOKENS;
                 if peer.is_neighbour && self.store.is_needed() {
-                    let digest = Box::new(self.store.digest());
+                    let digest = Box::new(self.store.digest(peer.kinds));
+                    out.push((from, Publication::Statements));
                     out.push((from, Publication::Digest(digest)));
                 }
                 if peer.is_neighbour {
@@ -382,27 +323,40 @@ impl Flood {
                 peer.is_connected = false;
                 self.confirmed(from, None, None);
             }
-            Heard::Said(Publication::Evidence(token)) => self.on_evidence(from, &token, out, held),
+            Heard::Said(Publication::Evidence(piece)) => self.on_evidence(from, piece, out, held),
             Heard::Said(Publication::Filter(signed)) => self.on_filter(from, &signed, out),
             Heard::Said(Publication::Versions(theirs)) => self.on_versions(from, &theirs, out),
             Heard::Said(Publication::Afresh) => peer.refused.clear(),
+            Heard::Said(Publication::Statements) => {
+                peer.kinds = ALL;
+                if peer.is_neighbour && self.store.is_needed() {
+                    let digest = Box::new(self.store.digest(ALL));
+                    out.push((from, Publication::Digest(digest)));
+                }
+            }
             Heard::Said(Publication::Digest(digest)) => {
-                let own = self.store.digest();
+                let own = self.store.digest(peer.kinds);
                 for bucket in own.differing(&digest) {
-                    let ids = self.store.ids(bucket).collect();
+                    let ids = self.store.ids(bucket, peer.kinds).collect();
                     let bucket = u8::try_from(bucket).unwrap_or(u8::MAX);
                     out.push((from, Publication::Have { bucket, ids }));
                 }
             }
             Heard::Said(Publication::Have { bucket, ids }) => {
+                let mut left = peer.sendable(Instant::now());
                 let lacks =
                     |id: &EvidenceId| ids.binary_search(id).is_err() && !peer.refused.contains(id);
-                let lacking = self.store.ids(bucket.into()).filter(lacks);
-                let tokens = lacking.filter_map(|id| self.store.token(id));
-                out.extend(tokens.take(SENT_AT_ONCE_MAX).map(|token| {
-                    let evidence = Publication::Evidence(token.chain().encode());
-                    (from, evidence)
-                }));
+                let lacking = self.store.ids(bucket.into(), peer.kinds).filter(lacks);
+                let pieces = lacking.filter_map(|id| self.store.piece(id));
+                for piece in pieces.take(SENT_AT_ONCE_MAX) {
+                    if left == 0 {
+                        break;
+                    }
+                    let bytes = piece.as_bytes().len();
+                    left = left.saturating_sub(bytes);
+                    peer.sendable = peer.sendable.saturating_sub(bytes);
+                    out.push((from, Publication::Evidence(piece)));
+                }
             }
             Heard::Said(Publication::Confirm { id, verdict }) => {
                 let is_kept = verdict != Verdict::Admitted && !verdict.is_passing();
@@ -417,18 +371,18 @@ impl Flood {
     fn on_evidence(
         &mut self,
         from: NodeId,
-        token: &[u8],
+        piece: Piece,
         out: &mut Outgoing,
         held: &mut Vec<(NodeId, EvidenceId)>,
     ) {
-        let id = EvidenceId::of(token);
+        let id = piece.id();
         let Some(peer) = self.peers.get_mut(&from) else {
             return;
         };
-        let is_known = self.store.token(id).is_some();
+        let is_known = self.store.has(id);
         let has_budget = is_known || peer.has_budget(Instant::now());
         let taken = match has_budget {
-            true => self.store.take(token, now_s()),
+            true => self.store.take(&piece, now_s()),
             false => Err(Verdict::Busy),
         };
         match taken {
@@ -437,12 +391,19 @@ impl Flood {
                 peer.budget -= 1.0;
                 *self.verdicts.entry(Verdict::Admitted).or_default() += 1;
                 held.push((from, id));
-                self.is_guard_due = true;
-                self.pass_on(token, Some(from), out);
+                self.pass_on(&piece, Some(from), out);
             }
             Err(verdict) => {
-                if matches!(verdict, Verdict::Forged | Verdict::Revoked) {
+                let is_worthless = match piece {
+                    Piece::Token(_) => matches!(verdict, Verdict::Forged | Verdict::Revoked),
+                    Piece::Statement(_) => verdict == Verdict::Forged,
+                };
+                if is_worthless {
                     peer.budget -= WORTHLESS_COST;
+                } else if !is_known && self.store.has(id) {
+                    // It has been taken back, and keeps earlier ones away.
+                    peer.budget -= 1.0;
+                    self.save_soon();
                 }
                 *self.verdicts.entry(verdict).or_default() += 1;
                 out.push((from, Publication::Confirm { id, verdict }));
@@ -451,11 +412,28 @@ impl Flood {
     }
 
     /// Tells the neighbours of something new.
-    fn pass_on(&mut self, token: &[u8], from: Option<NodeId>, out: &mut Outgoing) {
-        let evidence = |peer| (peer, Publication::Evidence(token.to_vec()));
-        out.extend(self.neighbours(from).map(evidence));
+    fn pass_on(&mut self, piece: &Piece, from: Option<NodeId>, out: &mut Outgoing) {
+        let takes = |id: &NodeId| {
+            let kinds = self.peers.get(id).map_or(TOKENS, |peer| peer.kinds);
+            kinds.contains(&piece.kind())
+        };
+        let to = self.neighbours(from).filter(takes);
+        let told = to.map(|peer| (peer, Publication::Evidence(piece.clone())));
+        out.extend(told.collect::<Vec<_>>());
+        self.save_soon();
+    }
+
+    fn save_soon(&mut self) {
         self.save_at
             .get_or_insert_with(|| Instant::now() + SAVE_AFTER);
+    }
+
+    /// Remembers what this node's entity has shown.
+    fn keep_own(&mut self, piece: &Piece) {
+        if self.own.len() >= OWN_MAX {
+            self.own.pop_first();
+        }
+        self.own.insert(piece.id(), piece.clone());
     }
 
     /// A neighbour has said what became of something, or can say nothing more.
@@ -469,18 +447,19 @@ impl Flood {
 
     async fn answer(&mut self, ask: Ask) -> Result<(), Ended> {
         match ask {
-            Ask::Present { token, reply } => {
-                let bytes = token.chain().encode();
-                let taken = self.store.take(&bytes, now_s());
-                let id = EvidenceId::of(&bytes);
+            Ask::Present { piece, reply } => {
+                let taken = self.store.take(&piece, now_s());
+                let own = piece.id();
+                self.keep_own(&piece);
                 let known = self.peers.iter().filter(|(_, peer)| peer.is_neighbour);
                 let known = known.map(|(&id, peer)| (id, peer.name.clone(), peer.is_connected));
                 let is_told = taken.is_ok();
-                let mut waiting = Waiting::new(id, reply, is_told, known);
+                let mut waiting = Waiting::new(own, reply, is_told, known);
                 let mut out = Outgoing::new();
                 if is_told {
-                    self.is_guard_due = true;
-                    self.pass_on(&bytes, None, &mut out);
+                    self.pass_on(&piece, None, &mut out);
+                } else if self.store.has(own) {
+                    self.save_soon();
                 }
                 self.publish().await?;
                 if !waiting.is_over(Instant::now()) {
@@ -493,8 +472,7 @@ impl Flood {
                     && self.store.learn(list, now_s())
                 {
                     self.is_guard_due = true;
-                    self.save_at
-                        .get_or_insert_with(|| Instant::now() + SAVE_AFTER);
+                    self.save_soon();
                 }
                 self.publish().await.map(|_| ())
             }
@@ -503,7 +481,7 @@ impl Flood {
                 follow(&mut self.store, &present);
                 self.follow_filters(&present.config);
                 // A node that has another key now is another peer, of which nothing was heard.
-                let mut before = std::mem::replace(&mut self.peers, peers(&present.config));
+                let mut before = std::mem::replace(&mut self.peers, peer::all(&present.config));
                 for (id, peer) in &mut self.peers {
                     if let Some(known) = before.remove(id) {
                         let (name, is_neighbour) = (peer.name.clone(), peer.is_neighbour);
@@ -514,9 +492,17 @@ impl Flood {
                         };
                     }
                 }
+                // What gave nothing may give something now.
+                let mut out = Outgoing::new();
+                for piece in self.own.clone().into_values() {
+                    if let Ok(Taken::New(_)) = self.store.take(&piece, now_s()) {
+                        self.pass_on(&piece, None, &mut out);
+                    }
+                }
                 let _given_up = reply.send(());
                 self.is_guard_due = true;
                 self.publish().await?;
+                self.send(out).await?;
                 match self.store.issuers().is_subset(&issuers) {
                     true => Ok(()),
                     false => self.ask_afresh().await,
@@ -535,9 +521,12 @@ impl Flood {
 
     /// Whose tokens were refused may be trusted now: neighbours tell of all that this node does not have.
     async fn ask_afresh(&self) -> Result<(), Ended> {
-        let digest = Publication::Digest(Box::new(self.store.digest()));
-        let to = self.neighbours(None);
-        let asked = to.flat_map(|peer| [(peer, Publication::Afresh), (peer, digest.clone())]);
+        let digests = self.digests().into_iter();
+        let asked = digests.flat_map(|(peer, digest)| {
+            // A node that asked for nothing before has not said what it takes.
+            let said = [Publication::Statements, Publication::Afresh, digest];
+            said.map(|said| (peer, said))
+        });
         self.send(asked.collect()).await
     }
 
@@ -568,22 +557,12 @@ impl Flood {
         sent.await.map(|_| ())
     }
 
-    fn save(&self) {
-        let tokens = self.store.evidence().map(|(_, token)| token.chain());
-        let saved = block_in_place(|| file::replace_tokens(&self.file, tokens));
-        if let Err(error) = saved {
-            tracing::error!(
-                error = cause::chain(&error as &FileError),
-                "who may publish by a token is not kept: after a restart it has to be heard again"
-            );
-        }
-    }
-
     fn status(&self) -> AdmissionsStatus {
-        let (tokens, holders) = self.store.size();
+        let (tokens, holders) = (self.store.tokens().count(), self.store.size().1);
         let verdicts = self.verdicts.iter();
         AdmissionsStatus {
             tokens,
+            statements: self.store.statements().count(),
             holders,
             pairs: self.store.pairs().len(),
             pairs_refused: self.store.pairs_refused,

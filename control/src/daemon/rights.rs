@@ -10,6 +10,7 @@ use super::{
     path, unix_ns,
 };
 use crate::{
+    admissions::Piece,
     capability::{Statement, statement::By},
     channel::{capabilities::Unusable, explain::Given, rights::Taken, subnets::Useless},
     config::NodeSection,
@@ -137,11 +138,12 @@ impl Keeper {
         for held in held.await? {
             given = held?;
         }
-        given.neighbours = self.flood.present(presented).await?;
+        let piece = Piece::Token(presented.chain().encode());
+        given.neighbours = self.flood.present(piece).await?;
         Ok(given)
     }
 
-    /// Who may publish where, as far as tokens say it.
+    /// Who may publish where, as far as tokens and issuers' statements say it.
     pub async fn admissions(&self) -> Option<AdmissionsStatus> {
         self.flood.status().await
     }
@@ -156,6 +158,7 @@ impl Keeper {
     /// # Errors
     /// [`NotTaken::Statement`], [`NotTaken::Ended`].
     pub async fn present_statement(&self, statement: &Statement) -> Result<Given, NotTaken> {
+        let presented = statement;
         let statement = statement.clone();
         let held = self.dispatch.with_all(move |now_ns, parts| {
             let node = &mut parts.node;
@@ -165,6 +168,10 @@ impl Keeper {
         let mut given = Given::default();
         for held in held.await? {
             given = held?;
+        }
+        if presented.by() != By::Itself {
+            let piece = Piece::Statement(presented.as_bytes().to_vec());
+            given.neighbours = self.flood.present(piece).await?;
         }
         Ok(given)
     }

@@ -407,9 +407,9 @@ impl Catalogue {
 
 /// Pairs that a channel adds to a guard.
 fn publishers_of(channel: &ChannelConfig) -> usize {
-    match channel.asks_for_token() {
+    match channel.asks_publishers() {
         false => channel.publish.named().len(),
-        // The tokens say.
+        // What they show says.
         true => 0,
     }
 }

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     capability::{
         Statement,
-        statement::{Forged, STATEMENT_BYTES_MAX},
+        statement::{Forged, STATEMENT_BYTES_MAX, Unverified},
     },
     filters::statement::STATEMENT_BYTES_MAX as FILTER_BYTES_MAX,
     membership::{MEMBERSHIP_BYTES, Membership},
@@ -230,6 +230,33 @@ pub fn read_statement(path: &Path) -> Result<Statement, FileError> {
         path: path.into(),
         error,
     })
+}
+
+/// Reads a file of statements that need not be there, one a line; their signatures are not looked at.
+///
+/// # Errors
+/// [`FileError`].
+pub fn read_statements(path: &Path) -> Result<Vec<Unverified>, FileError> {
+    let text = lines_of(path)?;
+    let statements = text.lines().map(|line| {
+        let bytes = decode(path, CAPABILITY, STATEMENT_BYTES_MAX, line)?;
+        Statement::parse(&bytes).map_err(|error| FileError::Statement {
+            path: path.into(),
+            error,
+        })
+    });
+    statements.collect()
+}
+
+/// Replaces a file of statements, one a line.
+///
+/// # Errors
+/// [`FileError::Io`].
+pub fn replace_statements<'a>(
+    path: &Path,
+    statements: impl Iterator<Item = &'a Statement>,
+) -> Result<(), FileError> {
+    replace_lines(path, statements.map(statement_line).collect())
 }
 
 /// The line of a membership's file.

@@ -214,6 +214,19 @@ impl Policy {
         layers.any(|layer| layer.capability_issuers.contains(issuer))
     }
 
+    /// Whether this issuer's statements count where a filter asks for them.
+    #[must_use]
+    pub fn is_vouched_by(&self, issuer: &[u8; 32], operation: Operation) -> bool {
+        self.vouching(operation).any(|key| key == issuer)
+    }
+
+    /// Whose statements count where a filter asks for them.
+    pub fn vouching(&self, operation: Operation) -> impl Iterator<Item = &[u8; 32]> {
+        let asking = self.layers.iter();
+        let asking = asking.filter(move |layer| layer.filter(operation).is_some());
+        asking.flat_map(|layer| &layer.capability_issuers)
+    }
+
     /// Whose tokens count here.
     pub fn token_issuers(&self) -> impl Iterator<Item = &[u8; 32]> {
         self.layers.iter().flat_map(|layer| &layer.token_issuers)
@@ -274,11 +287,26 @@ impl Policy {
         now_s: u64,
         revocations: &Revocations,
     ) -> Result<u64, Refusal> {
+        let tokens = evidence.tokens.iter();
+        self.allows_by(tokens, evidence, operation, (now_s, revocations))
+    }
+
+    /// The same with these tokens in the place of the evidence's own.
+    ///
+    /// # Errors
+    /// As [`Policy::allows`].
+    pub fn allows_by<'a>(
+        &self,
+        tokens: impl Iterator<Item = &'a Authentic> + Clone,
+        evidence: Evidence<'_>,
+        operation: Operation,
+        (now_s, revocations): (u64, &Revocations),
+    ) -> Result<u64, Refusal> {
         let mut until_s = u64::MAX;
         for layer in &self.layers {
             let by_token_s = self.by_token(
                 layer,
-                (evidence.holder, evidence.tokens.iter()),
+                (evidence.holder, tokens.clone()),
                 operation,
                 (now_s, revocations),
             );
@@ -288,26 +316,6 @@ impl Policy {
                 Ok(by_token_s.min(by_capability_s))
             });
             until_s = until_s.min(by_both_s.map_err(|refusal| layer.blame(refusal))?);
-        }
-        Ok(until_s)
-    }
-
-    /// The tokens' part of it.
-    ///
-    /// # Errors
-    /// As [`Policy::allows`].
-    pub fn allows_by_token<'a>(
-        &self,
-        (holder, tokens): (&[u8; 32], impl Iterator<Item = &'a Authentic> + Clone),
-        operation: Operation,
-        now_s: u64,
-        revocations: &Revocations,
-    ) -> Result<u64, Refusal> {
-        let mut until_s = u64::MAX;
-        for layer in &self.layers {
-            let shown = (holder, tokens.clone());
-            let by_token_s = self.by_token(layer, shown, operation, (now_s, revocations));
-            until_s = until_s.min(by_token_s.map_err(|refusal| layer.blame(refusal))?);
         }
         Ok(until_s)
     }

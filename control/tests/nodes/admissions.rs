@@ -1,7 +1,8 @@
-//! Forwarders that admit by token: the channel has no lists, the router's entity is the issuer, and the
-//! router knows nothing but what it is told.
+//! Forwarders that admit by token, or by what issuers vouch for: the channel has no lists, the router's entity is the
+//! issuer, and the router knows nothing but what it is told.
 
 use crate::{
+    capabilities::{present, vouched},
     payloads,
     rights::{issued, token},
     stage::{RELIABLE, Stage, eventually},
@@ -10,6 +11,9 @@ use std::time::{Duration, Instant};
 
 const LISTS: &str = "publish = [\"a\"]\nsubscribe = [\"b\"]\n";
 const REQUIRED: &str = "require_token = true\nissuers = [\"router\"]\n";
+
+const VOUCHED: &str =
+    "publish_caps = \"hardware.gpu\"\ncapability_issuers = [\"router\"]\nsubscribe = [\"b\"]\n";
 
 /// The stage with nodes in whose files a token says who may, and nothing else.
 fn by_token(nodes: &[&str]) -> Stage {
@@ -176,4 +180,112 @@ async fn a_token_that_came_before_its_channel_is_told_again() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     pairs(&stage, "router", 1).await;
+}
+
+/// a and b ask for nothing: a sender and a receiver that skip their own checks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forwarder_lets_nothing_pass_that_no_issuer_vouches_for() {
+    let mut stage = Stage::new(&[RELIABLE]);
+    stage.edit("router", LISTS, VOUCHED);
+    start_all(&mut stage).await;
+    let mut events = stage.subscribed(RELIABLE.name).await;
+    let publisher = stage.publisher(RELIABLE.name).await;
+    publisher.publish(b"late").await.unwrap();
+    eventually("the router drops it", async || {
+        (drops(&stage).await > 0).then_some(())
+    })
+    .await;
+    // Its session with the router shows the statement; a itself trusts no issuer.
+    let gpu = vouched(&stage, "a", &["hardware.gpu"], "2h");
+    let (code, said) = present(&stage, &gpu, "a");
+    assert_eq!(code, Some(1), "{said}");
+    pairs(&stage, "router", 1).await;
+    assert_eq!(payloads(&mut events, 1).await, ["late"]);
+
+    // What it was told of it has after a restart.
+    let file = stage.node("router").file("state/evidence-statements");
+    eventually("the router keeps it", async || file.exists().then_some(())).await;
+    // Nobody is there to tell it again.
+    stage.kill("router");
+    stage.kill("a");
+    stage.start("router").await;
+    let held = stage.status("router").await.admissions;
+    assert_eq!((held.statements, held.pairs), (1, 1));
+    stage.start("a").await;
+    stage.subscribers(RELIABLE.name, 1).await;
+    let publisher = stage.publisher(RELIABLE.name).await;
+    publisher.publish(b"kept").await.unwrap();
+    assert_eq!(payloads(&mut events, 1).await, ["kept"]);
+
+    // A later one says less.
+    eventually("the later statement has a later version", async || {
+        let none = vouched(&stage, "a", &["hardware.none"], "2h");
+        present(&stage, &none, "a");
+        let held = stage.status("router").await.admissions;
+        (held.pairs == 0).then_some(())
+    })
+    .await;
+    let before = drops(&stage).await;
+    publisher.publish(b"never").await.unwrap();
+    eventually("the router drops it", async || {
+        (drops(&stage).await > before).then_some(())
+    })
+    .await;
+    let more = tokio::time::timeout(Duration::from_millis(300), payloads(&mut events, 1));
+    assert!(more.await.is_err(), "it came nevertheless");
+}
+
+/// Who holds statements for those who subscribe hears of them again when publishers are asked as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_came_before_publishers_were_asked_counts_after_a_reload() {
+    const READERS: &str =
+        "publish = [\"a\"]\nsubscribe_caps = \"hardware.gpu\"\ncapability_issuers = [\"router\"]\n";
+    const BOTH: &str = "publish_caps = \"hardware.gpu\"\nsubscribe_caps = \"hardware.gpu\"\n\
+                        capability_issuers = [\"router\"]\n";
+    let mut stage = Stage::new(&[RELIABLE]);
+    for node in ["a", "router", "b"] {
+        stage.edit(node, LISTS, READERS);
+    }
+    start_all(&mut stage).await;
+    for (node, has) in [("b", "hardware.gpu"), ("a", "hardware.gpu")] {
+        let gpu = vouched(&stage, node, &[has], "2h");
+        let (code, said) = present(&stage, &gpu, node);
+        assert_eq!(code, Some(0), "{said}");
+    }
+    assert_eq!(stage.status("router").await.admissions.statements, 0);
+    for node in ["router", "b", "a"] {
+        stage.edit(node, READERS, BOTH);
+        let output = stage.node(node).run(&["reload"]);
+        assert!(output.status.success(), "{output:?}");
+    }
+    // a's and b's.
+    pairs(&stage, "router", 2).await;
+    let mut events = stage.subscribed(RELIABLE.name).await;
+    let publisher = stage.publisher(RELIABLE.name).await;
+    publisher.publish(b"after").await.unwrap();
+    assert_eq!(payloads(&mut events, 1).await, ["after"]);
+}
+
+/// Whoever presents it waits for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_is_in_the_neighbours_guards_when_it_was_presented() {
+    let mut stage = Stage::new(&[RELIABLE]);
+    for node in ["a", "router"] {
+        stage.edit(node, LISTS, VOUCHED);
+    }
+    start_all(&mut stage).await;
+    let mut events = stage.subscribed(RELIABLE.name).await;
+    let gpu = vouched(&stage, "a", &["hardware.gpu"], "2h");
+    eventually("the router admits it", async || {
+        let (code, said) = present(&stage, &gpu, "a");
+        assert_eq!(code, Some(0), "{said}");
+        said.contains(&format!("router: {ADMITTED}")).then_some(())
+    })
+    .await;
+    let publisher = stage.publisher(RELIABLE.name).await;
+    publisher.publish(b"first").await.unwrap();
+    assert_eq!(payloads(&mut events, 1).await, ["first"]);
+    assert_eq!(drops(&stage).await, 0);
+    revoke(&stage, "a", "a");
+    pairs(&stage, "router", 0).await;
 }

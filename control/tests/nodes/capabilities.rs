@@ -33,7 +33,7 @@ fn virga(arguments: &[&dyn AsRef<Path>]) -> (Option<i32>, String) {
 }
 
 /// A statement by the router about a node's entity, as a file beside its keys.
-fn vouched(stage: &Stage, about: &str, has: &[&str], lasts: &str) -> PathBuf {
+pub(super) fn vouched(stage: &Stage, about: &str, has: &[&str], lasts: &str) -> PathBuf {
     let subject = stage.node(about);
     let file = subject.file(&format!("{}.capability", has.join("+")));
     let key = stage.node("router").file("entity.key");
@@ -53,7 +53,7 @@ fn vouched(stage: &Stage, about: &str, has: &[&str], lasts: &str) -> PathBuf {
     file
 }
 
-fn present(stage: &Stage, file: &Path, to: &str) -> (Option<i32>, String) {
+pub(super) fn present(stage: &Stage, file: &Path, to: &str) -> (Option<i32>, String) {
     let socket = stage.node(to).socket();
     virga(&[&"capability", &"present", &file, &"--socket", &socket])
 }
@@ -275,11 +275,10 @@ async fn no_event_of_a_sender_that_asks_itself_for_nothing_gets_through() {
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(present(&stage, &announced, "a").0, Some(0));
     let publisher = stage.publisher(RELIABLE.name).await;
-    publisher.publish(b"stolen").await.unwrap();
-    publisher.finish().await.unwrap();
-    eventually("b refuses the stream", async || {
-        let reasons = stage.status("b").await.channel_reasons;
-        (reasons["capability"] > 0).then_some(())
+    publisher.publish(b"late").await.unwrap();
+    eventually("b's guard drops it", async || {
+        let drops = stage.status("b").await.userspace.drops;
+        (drops["unauthorised"].packets > 0).then_some(())
     })
     .await;
     let gpu = vouched(&stage, "a", &["hardware.gpu", "software.cuda=12"], "1h");
@@ -290,11 +289,7 @@ async fn no_event_of_a_sender_that_asks_itself_for_nothing_gets_through() {
         said.contains("no channel of this node's configuration asks for capabilities"),
         "{said}"
     );
-    stage.subscribers(RELIABLE.name, 1).await;
-    let publisher = stage.publisher(RELIABLE.name).await;
-    publisher.publish(b"allowed").await.unwrap();
-    publisher.finish().await.unwrap();
-    assert_eq!(payloads(&mut events, 1).await, ["allowed"]);
+    assert_eq!(payloads(&mut events, 1).await, ["late"]);
 }
 
 /// b's own file asks for nothing: a's node refuses it, and b's operator reads why.

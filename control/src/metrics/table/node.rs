@@ -63,17 +63,24 @@ pub(super) const SERIES: &[Series] = &[
         |status, rows| rows.put([], status.admissions.tokens),
     ),
     Series::gauge(
+        "virga_admission_statements",
+        "statements",
+        &[],
+        "Statements of issuers that are held for the guard.",
+        |status, rows| rows.put([], status.admissions.statements),
+    ),
+    Series::gauge(
         "virga_admission_holders",
         "entities",
         &[],
-        "Entities that those tokens belong to.",
+        "Entities that those tokens and statements are about.",
         |status, rows| rows.put([], status.admissions.holders),
     ),
     Series::gauge(
         "virga_admission_pairs",
         "pairs",
         &[],
-        "Pairs of entity and channel that the guard lets through because of those tokens.",
+        "Pairs of entity and channel that the guard lets through because of both.",
         |status, rows| rows.put([], status.admissions.pairs),
     ),
     Series::counter(
@@ -85,9 +92,9 @@ pub(super) const SERIES: &[Series] = &[
     ),
     Series::counter(
         "virga_admission_verdicts_total",
-        "tokens",
+        "pieces",
         &["verdict"],
-        "Tokens that peers sent, by what became of them.",
+        "Tokens and statements that peers sent, by what became of them.",
         |status, rows| {
             for (verdict, count) in &status.admissions.verdicts {
                 rows.put([verdict], *count);
@@ -98,7 +105,7 @@ pub(super) const SERIES: &[Series] = &[
         "virga_admission_neighbours",
         "peers",
         &[],
-        "Neighbours that there is a session with, and that are told of tokens.",
+        "Neighbours that there is a session with, and that are told of tokens and statements.",
         |status, rows| rows.put([], status.admissions.neighbours),
     ),
 ];
