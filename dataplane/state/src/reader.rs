@@ -34,7 +34,7 @@ struct Place {
 }
 
 /// The batch that is read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Batch {
     header: BatchHeader,
     at: u64,
@@ -328,7 +328,7 @@ impl<D: Disk> Reader<D> {
             return Err(ReadError::Gone { from, to });
         }
         loop {
-            let Some(batch) = self.batch else {
+            let Some(batch) = &self.batch else {
                 if self.next >= self.limit || !self.load()? {
                     self.window.clear();
                     return Ok(None);
@@ -337,12 +337,12 @@ impl<D: Disk> Reader<D> {
             };
             // Signatures may follow the last record.
             if self.next >= batch.header.end() {
-                self.leave(&batch);
+                self.leave(&batch.clone());
                 continue;
             }
             let place = match batch.header.sparse_bytes {
-                Some(_) => self.next_left(&batch)?,
-                None => self.next_record(batch)?,
+                Some(_) => self.next_left(&batch.clone())?,
+                None => self.next_record()?,
             };
             if place.is_some() {
                 return Ok(place);
@@ -351,7 +351,10 @@ impl<D: Disk> Reader<D> {
     }
 
     /// The next record of a batch; none where it is passed over, or read again.
-    fn next_record(&mut self, mut batch: Batch) -> Result<Option<Place>, ReadError> {
+    fn next_record(&mut self) -> Result<Option<Place>, ReadError> {
+        let Some(batch) = &mut self.batch else {
+            return Ok(None);
+        };
         let end = walk::records_range(&batch.header).end;
         let held = self.window.held(batch.at, end);
         let bytes = held.get(batch.from..).unwrap_or_default();
@@ -365,7 +368,6 @@ impl<D: Disk> Reader<D> {
                     payload,
                 };
                 batch.from = end - rest.len();
-                self.batch = Some(batch);
                 self.next += 1;
                 let is_wanted = place.offset >= self.from && place.time >= self.from_time;
                 return Ok(is_wanted.then_some(place));
@@ -373,7 +375,7 @@ impl<D: Disk> Reader<D> {
             Ok(_) => Fault::Order,
             Err(fault) => fault,
         };
-        let from = self.next;
+        let (from, batch) = (self.next, batch.clone());
         if self.looks_again(batch.at) {
             self.batch = None;
             return Ok(None);

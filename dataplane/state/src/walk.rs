@@ -52,7 +52,9 @@ impl Window {
         }
         // What is there already is kept.
         let kept = skip.map_or(0, |skip| {
-            self.bytes.copy_within(skip..self.filled, 0);
+            if skip > 0 {
+                self.bytes.copy_within(skip..self.filled, 0);
+            }
             self.filled - skip
         });
         self.at = at;
