@@ -115,8 +115,7 @@ struct Peer {
     told_mapped: Option<Option<SocketAddr>>,
     /// Where the peer's own router does, by its word.
     mapped: Option<SocketAddr>,
-    /// What it said last of that as one that this node asks for meetings with; and how often that may bring the next one forward.
-    hinted: Option<SocketAddr>,
+    /// How often that, of one that this node asks for meetings with, may bring the next one forward.
     hints: Allowance,
     said: Allowance,
     /// Meetings that it asks for, and that others ask for with it.
@@ -133,7 +132,6 @@ impl Peer {
             told_ns: 0,
             told_mapped: None,
             mapped: None,
-            hinted: None,
             hints: Allowance::new(HINTS_BURST, HINTS_PAUSE_NS),
             said: Allowance::new(SAID_BURST, SAID_PAUSE_NS),
             asks: Allowance::new(ASKS_BURST, ASKS_PAUSE_NS),

@@ -47,22 +47,24 @@ impl Nat {
     }
 
     /// A peer with a lower id asks for meetings with this node, and waits longer and longer from one to the next: it is told
-    /// of a new mapped port as well, once. What it makes of that is to ask again, and no more.
+    /// of a new mapped port as well, once, and of the same one where it was gone in between. What it makes of that is to ask
+    /// again, and no more.
     fn tell_those_that_ask(&mut self) {
-        if self.mapped.is_none() {
-            return;
-        }
-        let own = self.setup.own;
+        let (own, mapped) = (self.setup.own, self.mapped);
         for (&peer, known) in self.peers.iter_mut().filter(|(peer, _)| **peer < own) {
-            let is_news = known.told_mapped != Some(self.mapped);
+            let is_news = known.told_mapped.flatten() != mapped;
             if known.sight.relation == Relation::Wanted && is_news {
-                known.told_mapped = Some(self.mapped);
-                self.out.push_back((peer, Message::Mapped(self.mapped)));
+                known.told_mapped = Some(mapped);
+                if mapped.is_some() {
+                    self.out.push_back((peer, Message::Mapped(mapped)));
+                }
             }
         }
     }
 
     /// A peer that is relayed says that its router maps a port: whoever has the two meet knows of it too, and is asked now.
+    /// It may be the one that was there before. One that comes too soon after others is found by a try that those brought
+    /// forward, or by the one behind that.
     fn on_hint(&mut self, now_ns: u64, peer: NodeId, address: Option<SocketAddr>) {
         let own = self.setup.own;
         let known = self.peers.get_mut(&peer);
@@ -70,8 +72,7 @@ impl Nat {
         let Some(known) = known.filter(|_| own < peer) else {
             return self.refuse(Reason::Stranger);
         };
-        let before = std::mem::replace(&mut known.hinted, address);
-        if address.is_none() || address == before {
+        if address.is_none() {
             return;
         }
         match known.hints.take(now_ns) {

@@ -14,7 +14,7 @@ fn of_two_behind_symmetric_nats_one_with_a_mapped_port_is_met_there() {
         let mut world = World::new([SYMMETRIC; 2], 2);
         world.run(5 * S);
         assert!(!world.is_punched());
-        world.map_port(site, PORT, true);
+        world.map_port(site, Some(PORT));
         world.run(40 * S);
         assert!(world.is_punched(), "{site}: {:?}", world.why());
     }
@@ -29,9 +29,33 @@ fn a_port_that_is_mapped_late_is_used_within_seconds_whichever_of_the_two_has_it
             let mut world = World::new(kinds, 2);
             world.run(1_200 * S);
             assert!(!world.is_punched());
-            world.map_port(site, PORT, true);
+            world.map_port(site, Some(PORT));
             world.run(6 * S);
             assert!(world.is_punched(), "{kinds:?}, {site}: {:?}", world.why());
+        }
+    }
+}
+
+/// The one that asks for meetings is told of the port once more, whether it learns that the port is gone while it sends there
+/// or after it has given that up.
+#[test]
+fn the_same_port_mapped_anew_is_used_within_seconds() {
+    for kinds in [[SYMMETRIC; 2], [CONE, SYMMETRIC]] {
+        for said_after_ns in [0, 20 * S] {
+            let mut world = World::new(kinds, 2);
+            world.map_port(B, Some(PORT));
+            world.run(70 * S);
+            assert!(world.is_punched(), "{kinds:?}: {:?}", world.why());
+            world.give_port(B, None);
+            world.run(said_after_ns);
+            assert_eq!(world.has_adopted(A, B), said_after_ns == 0);
+            world.say_port(B, None);
+            world.run(1_200 * S);
+            assert!(!world.is_punched());
+            world.map_port(B, Some(PORT));
+            world.run(6 * S);
+            let why = world.why();
+            assert!(world.is_punched(), "{kinds:?}, {said_after_ns}: {why:?}");
         }
     }
 }
@@ -81,7 +105,7 @@ fn a_mapping_that_is_told_before_the_node_is_seen_to_have_moved_counts_once_it_i
 fn a_port_that_leads_nowhere_keeps_nobody_from_being_met_where_it_is_seen() {
     let mut world = World::new([CONE; 2], 1);
     for site in [A, B] {
-        world.map_port(site, PORT, false);
+        world.say_port(site, Some(PORT));
     }
     world.run(20 * S);
     assert!(world.is_punched(), "{:?}", world.why());

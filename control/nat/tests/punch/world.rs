@@ -522,13 +522,26 @@ impl World {
         }
     }
 
-    /// The router of a site says that it maps a port to it, and does so, or does not.
-    pub(crate) fn map_port(&mut self, id: NodeId, port: u16, is_done: bool) {
+    /// The router of a site maps a port to it, or none any more, and the site knows.
+    pub(crate) fn map_port(&mut self, id: NodeId, port: Option<u16>) {
+        self.give_port(id, port);
+        self.say_port(id, port);
+    }
+
+    /// The router does so; the site does not know.
+    pub(crate) fn give_port(&mut self, id: NodeId, port: Option<u16>) {
         let nat = self.node(id).behind.expect("a NAT");
         let nat = &mut self.boxes[nat];
-        nat.mapped = is_done.then_some((port, id));
-        let (now_ns, at) = (self.now_ns, SocketAddr::new(nat.outer, port));
-        self.node(id).nat.set_mapped(now_ns, Some(at));
+        nat.mapped = port.map(|port| (port, id));
+        nat.came_by_it.clear();
+    }
+
+    /// The site is told so, whatever the router does.
+    pub(crate) fn say_port(&mut self, id: NodeId, port: Option<u16>) {
+        let nat = self.node(id).behind.expect("a NAT");
+        let at = port.map(|port| SocketAddr::new(self.boxes[nat].outer, port));
+        let now_ns = self.now_ns;
+        self.node(id).nat.set_mapped(now_ns, at);
     }
 
     /// The NAT of a site gives out other addresses from now on.
