@@ -76,20 +76,22 @@ pub async fn search(route: &Route) -> Result<Vec<Url>, Failure> {
     hear(&socket, route, SEARCH).await
 }
 
-/// Hears so many answers of the router's, for so long; others', and what is none, keep nobody from it.
+/// Hears so many answers of the router's, for so long; others', and what is none, keep nobody from it, and it no longer:
+/// while there is more to be read a timeout alone is not looked at.
 async fn hear(socket: &UdpSocket, route: &Route, longest: Duration) -> Result<Vec<Url>, Failure> {
     let mut until = Instant::now() + longest;
     let (mut found, mut bytes) = (Vec::<Url>::new(), [0; DATAGRAM_BYTES_MAX]);
     let mut answers = 0;
-    while answers < ANSWERS_MAX {
+    while answers < ANSWERS_MAX && Instant::now() < until {
         let Ok(received) = timeout_at(until, socket.recv_from(&mut bytes)).await else {
             break;
         };
-        let (count, SocketAddr::V4(from)) = received? else {
+        let (count, from) = received?;
+        if from.ip() != route.gateway {
             continue;
-        };
+        }
         let answer = bytes.get(..count).unwrap_or_default();
-        let Some(url) = location(answer, *from.ip(), route) else {
+        let Some(url) = location(answer, route.gateway, route) else {
             continue;
         };
         answers += 1;
@@ -194,6 +196,23 @@ mod tests {
             .unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!(*found[0].host.ip(), gateway);
+    }
+
+    /// However much more there is: a host that sends as fast as this reads keeps it from nothing else.
+    #[tokio::test]
+    async fn what_comes_when_the_time_is_over_is_not_read() {
+        let gateway = Ipv4Addr::new(127, 53, 51, 37);
+        let route = Route {
+            gateway,
+            own: Ipv4Addr::LOCALHOST,
+        };
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let host = UdpSocket::bind((gateway, 0)).await.unwrap();
+        let own = answer("http://127.53.51.37:5000/root.xml", TARGETS[0]);
+        let to = socket.local_addr().unwrap();
+        host.send_to(own.as_bytes(), to).await.unwrap();
+        let found = hear(&socket, &route, Duration::ZERO).await;
+        assert!(matches!(found, Err(Failure::Silent)), "{found:?}");
     }
 
     proptest! {
