@@ -72,6 +72,8 @@ const fn words(code: u16) -> &'static str {
 pub struct Igd {
     control: Url,
     service: &'static str,
+    /// Its list names another host where this node has just been given a port.
+    is_wrong: bool,
 }
 
 /// What a router's list has at a port.
@@ -122,7 +124,7 @@ pub fn services(url: &Url, description: &str) -> Result<Vec<Igd>, Failure> {
                     && all.len() < SERVICES_MAX
                 {
                     let service = SERVICES[kind];
-                    all.push((kind, Igd { control, service }));
+                    all.push((kind, Igd::new(control, service)));
                 }
             }
             _ => {}
@@ -152,6 +154,19 @@ fn said(is_well: bool, answer: &str) -> Result<BTreeMap<String, String>, Not> {
 }
 
 impl Igd {
+    const fn new(control: Url, service: &'static str) -> Self {
+        Self {
+            control,
+            service,
+            is_wrong: false,
+        }
+    }
+
+    /// Whether what its list says of a port of this node's is to be believed.
+    pub(crate) const fn is_truthful(&self) -> bool {
+        !self.is_wrong
+    }
+
     async fn act(
         &self,
         action: &str,
@@ -190,13 +205,14 @@ impl Igd {
     }
 
     /// Maps a port: the one that is asked for, or, where another host has it, that of a mapping that this node left
-    /// behind, or one of `others`. A router may give the port to whoever asks last, so that it is asked first whose it is. Without an end, where the router gives no other. `note` is told of the port that the
-    /// router may have mapped, however this ends.
+    /// behind, or one of `others`. A router may give the port to whoever asks last, so that it is asked first whose it is, unless
+    /// its list is wrong, which shows once it has mapped one. Without an end, where the router gives no other. `note` is told of
+    /// the port that the router may have mapped, however this ends.
     ///
     /// # Errors
     /// [`Failure`].
     pub async fn map(
-        &self,
+        &mut self,
         ask: &Ask,
         own: Ipv4Addr,
         others: impl Iterator<Item = NonZeroU16>,
@@ -211,8 +227,8 @@ impl Igd {
                 ..*ask
             };
             let done = match self.entry(&wanted, own).await {
-                Ok(Entry::Other) => Err(Not::Fault(CONFLICT)),
-                Ok(Entry::Own | Entry::Nothing) | Err(_) => {
+                Ok(Entry::Other) if !self.is_wrong => Err(Not::Fault(CONFLICT)),
+                Ok(_) | Err(_) => {
                     note(Some(port));
                     self.add(ask.port, port, own, lease).await
                 }
@@ -221,7 +237,10 @@ impl Igd {
                 note(None);
             }
             match done {
-                Ok(()) => break,
+                Ok(()) => {
+                    self.is_wrong = matches!(self.entry(&wanted, own).await, Ok(Entry::Other));
+                    break;
+                }
                 Err(Not::Fault(PERMANENT_ONLY)) if lease.is_some() => lease = None,
                 Err(Not::Fault(code @ (CONFLICT | 729))) => {
                     let left = match tried {
@@ -340,10 +359,7 @@ impl Igd {
     /// One at a known place.
     pub(crate) fn at(host: SocketAddrV4) -> Self {
         let path = "/ctl".to_owned();
-        Self {
-            control: Url { host, path },
-            service: SERVICES[1],
-        }
+        Self::new(Url { host, path }, SERVICES[1])
     }
 }
 

@@ -8,6 +8,7 @@
 //!  │                 ▼      │               ▼
 //!  └── not wanted ── Failed ┘          Searching, with the same port first
 //! ```
+//! A router that does not answer may have it still: it is held until its lease is over, and searched for beside that.
 //! Another router by the default route, or another own address: searched for anew, and given back where that is in reach.
 //! A panic ends what is being done, and no more: it is counted and shown, and done again after a pause.
 
@@ -21,7 +22,7 @@ use crate::{
     left::{Left, Leftovers},
     limits::{
         GIVE_BACK, LEASE, LOOK, PANIC_AGAIN, PANIC_AGAIN_MAX, PANIC_FORGOTTEN, PANICS_MAX,
-        PORTS_MAX, SEARCH_AGAIN, SEARCH_AGAIN_MAX, SEARCH_ALL,
+        PORTS_MAX, SEARCH_AGAIN, SEARCH_AGAIN_HELD, SEARCH_AGAIN_MAX, SEARCH_ALL,
     },
     pmp,
     shown::{Shown, State, Wish},
@@ -65,6 +66,10 @@ pub struct Keeper {
     last: Option<NonZeroU16>,
     searched: Option<Instant>,
     failures: u32,
+    /// The router of this route has given a mapping, and is the sooner asked again.
+    has_given: bool,
+    /// There was no way out since the router was asked last.
+    was_away: bool,
     next: Instant,
     /// Ports that another host got, since the last one that was this node's for half a lease.
     taken: u32,
@@ -101,6 +106,8 @@ impl Keeper {
             last: None,
             searched: None,
             failures: 0,
+            has_given: false,
+            was_away: false,
             next: now,
             taken: 0,
             panics: (0, None),
@@ -147,7 +154,19 @@ impl Keeper {
                     true => read(),
                     false => Err(String::new()),
                 };
-                self.turn(Instant::now(), is_wanted, route).await;
+                // Another router is not kept waiting by one that does not answer.
+                let is_other = async {
+                    loop {
+                        tokio::time::sleep(LOOK).await;
+                        if read() != route {
+                            return;
+                        }
+                    }
+                };
+                tokio::select! {
+                    () = self.turn(Instant::now(), is_wanted, route.clone()) => {}
+                    () = is_other, if is_wanted => {}
+                }
             });
             // A new wish is not kept waiting by a router; what was asked of it by then is known, and taken back.
             let done = tokio::select! {
@@ -222,7 +241,7 @@ impl Keeper {
             self.leave(true);
             self.set(State::Off);
             self.give_back(now, |_| true).await;
-            (self.route, self.failures, self.taken) = (None, 0, 0);
+            self.set_route(None);
             return;
         }
         let possible = match route {
@@ -230,7 +249,7 @@ impl Keeper {
             Err(why) => {
                 // No router is in reach; the same one may be in a moment.
                 self.leave(true);
-                self.route = None;
+                self.was_away = true;
                 return self.set(State::Failed(why));
             }
         };
@@ -239,7 +258,7 @@ impl Keeper {
             Err(why) => {
                 self.leave(true);
                 self.set(State::Failed(why));
-                self.route = None;
+                self.set_route(None);
                 return self.give_back(now, |_| true).await;
             }
         };
@@ -252,16 +271,40 @@ impl Keeper {
             self.give_back(now, is_in_the_way).await;
             let pause = self.searched.filter(|_| self.route.is_some());
             self.next = pause.map_or(now, |at| now.max(at + SEARCH_AGAIN));
-            (self.route, self.failures, self.taken) = (Some(route.clone()), 0, 0);
+            self.set_route(Some(route.clone()));
+        } else if self.was_away {
+            // However long its pause was, and no sooner where the way out comes and goes.
+            let soon = self.next.min(now + SEARCH_AGAIN_HELD);
+            let pause = self.searched.map(|at| at + SEARCH_AGAIN);
+            self.next = pause.map_or(soon, |pause| soon.max(pause));
         }
+        self.was_away = false;
+        let is_done = self.do_due(time, &route).await;
+        // Other routers may be out of reach, and are waited for last.
+        self.give_back(time.now(), |left| *left != route).await;
+        if is_done {
+            // Whatever panicked before does not do so each time.
+            self.panics = (0, None);
+        }
+    }
+
+    /// Does what it is time for, if there is anything.
+    async fn do_due(&mut self, time: Time, route: &Route) -> bool {
+        let now = time.now;
         match &self.kept {
             Some(kept) if now >= kept.renew => self.again(time, Again::Due).await,
             Some(kept) if now >= kept.check => self.check(time).await,
-            None if now >= self.next => self.search(time, &route).await,
-            _ => {}
+            None if now >= self.next => self.search(time, route).await,
+            _ => return false,
         }
-        // Other routers may be out of reach, and are waited for last.
-        self.give_back(time.now(), |left| *left != route).await;
+        true
+    }
+
+    /// What is known of the router of another route says nothing of this one's.
+    fn set_route(&mut self, route: Option<Route>) {
+        self.route = route;
+        (self.failures, self.taken) = (0, 0);
+        (self.has_given, self.was_away) = (false, false);
     }
 
     /// Whether what a router passes on to this machine comes to the node.
@@ -317,7 +360,7 @@ impl Keeper {
         self.show();
     }
 
-    /// Tries all protocols.
+    /// Tries all protocols. What there is stays so until there is another one.
     async fn search(&mut self, time: Time, route: &Route) {
         self.searched = Some(time.now());
         let until = tokio::time::Instant::now() + SEARCH_ALL;
@@ -329,7 +372,7 @@ impl Keeper {
             match done {
                 Ok((made, igd)) => {
                     self.shown.counts.made[protocol as usize] += 1;
-                    self.failures = 0;
+                    self.leave(false);
                     return self.keep(time.now(), (protocol, route.clone(), igd), made);
                 }
                 Err(failure) => {
@@ -338,10 +381,16 @@ impl Keeper {
                 }
             }
         }
-        let wait = (SEARCH_AGAIN * (1 << self.failures.min(10))).min(SEARCH_AGAIN_MAX);
+        let longest = match self.has_given {
+            true => SEARCH_AGAIN_HELD,
+            false => SEARCH_AGAIN_MAX,
+        };
+        let wait = (SEARCH_AGAIN * (1 << self.failures.min(10))).min(longest);
         self.failures = self.failures.saturating_add(1);
         self.next = time.now() + self.about(wait);
-        self.set(State::Failed(why.join("; ")));
+        if self.kept.is_none() {
+            self.set(State::Failed(why.join("; ")));
+        }
     }
 
     async fn make(
@@ -364,15 +413,16 @@ impl Keeper {
             let is_made = made.is_ok();
             let good = made.and_then(judged);
             if is_made && good.is_err() {
-                // What is no use is not left there.
+                // What is no use is not left there, and has taken the place of what was.
+                let _gone = self.kept.take_if(|kept| kept.igd.is_none());
                 let _lease = timeout(GIVE_BACK, pmp::delete(protocol, route, &ask)).await;
             }
             self.attempted = None;
             return Ok((good?, None));
         }
         let mut last = Failure::Absent;
-        for igd in igd::find(route).await? {
-            match self.make_by(&igd, &ask, route).await {
+        for mut igd in igd::find(route).await? {
+            match self.make_by(&mut igd, &ask, route).await {
                 Ok(made) => return Ok((made, Some(igd))),
                 Err(failure) => last = failure,
             }
@@ -382,7 +432,7 @@ impl Keeper {
 
     pub(crate) async fn make_by(
         &mut self,
-        igd: &Igd,
+        igd: &mut Igd,
         ask: &Ask,
         route: &Route,
     ) -> Result<Made, Failure> {
@@ -395,12 +445,12 @@ impl Keeper {
         }
         let others: [NonZeroU16; PORTS_MAX] = std::array::from_fn(|_| self.port());
         let others = others.into_iter();
-        let noted = &mut self.attempted;
+        let (noted, of) = (&mut self.attempted, igd.clone());
         let note = |port: Option<NonZeroU16>| {
             *noted = port.map(|port| Left {
                 protocol: Protocol::Upnp,
                 route: route.clone(),
-                igd: Some(igd.clone()),
+                igd: Some(of.clone()),
                 port,
                 until: None,
                 is_sure: false,

@@ -2,6 +2,7 @@
 
 use crate::{
     Ask, Failure, Protocol, Route,
+    caught::caught,
     igd::{Entry, Igd},
     limits::{GIVE_BACK, LEFT_MAX},
     pmp,
@@ -51,9 +52,18 @@ impl Left {
         };
         match entry {
             Ok(Entry::Nothing | Entry::Other) => Ok(()),
-            Ok(Entry::Own) | Err(_) => igd.delete(&ask).await,
+            Ok(Entry::Own) => igd.delete(&ask).await,
+            Err(_) if is_own => igd.delete(&ask).await,
+            Err(failure) => Err(failure),
         }
     }
+}
+
+/// What comes of asking a router, which has a while for it. A panic is this node's fault, and nobody else's answer.
+async fn ended(asking: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let done = caught(timeout(GIVE_BACK, asking)).await;
+    let done = done.map_err(Failure::Panicked)?;
+    done.unwrap_or(Err(Failure::Silent))
 }
 
 /// A few of them.
@@ -76,22 +86,22 @@ impl Leftovers {
     }
 
     /// Has routers take back what they have by these routes, at the same time. What is not done when this is dropped is
-    /// still there.
+    /// still there. How many panicked.
     pub(crate) async fn give_back(
         &mut self,
         now: Instant,
         ask: &Ask,
         which: impl Fn(&Route) -> bool,
-    ) {
+    ) -> u64 {
         self.0
             .retain(|one| one.until.is_none_or(|until| now < until));
-        let mut tasks = JoinSet::new();
+        let (mut tasks, mut panics) = (JoinSet::new(), 0);
         let due = self.0.iter().filter(|one| which(&one.route));
         for one in due.cloned() {
             let ask = *ask;
             tasks.spawn(async move {
-                let done = timeout(GIVE_BACK, one.take_back(&ask)).await;
-                (one, done.unwrap_or(Err(Failure::Silent)))
+                let done = ended(one.take_back(&ask)).await;
+                (one, done)
             });
         }
         while let Some(done) = tasks.join_next().await {
@@ -99,11 +109,13 @@ impl Leftovers {
                 continue;
             };
             if let Err(failure) = done {
+                panics += u64::from(matches!(failure, Failure::Panicked(_)));
                 warn(&one, &failure);
             }
             self.forget(&one);
         }
         self.0.retain(|one| !which(&one.route));
+        panics
     }
 }
 
@@ -116,4 +128,16 @@ fn warn(one: &Left, failure: &Failure) {
         protocol = one.protocol.name(), router = %one.route.gateway, port = one.port, %failure,
         "the router was not told that its mapping is not needed, and may have it {until}"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_of_what_asks_a_router_is_a_failure_that_is_said() {
+        let failure = ended(async { panic!("a defect") }).await.unwrap_err();
+        assert!(failure.to_string().contains("a defect"), "{failure}");
+        assert!(ended(async { Ok(()) }).await.is_ok());
+    }
 }

@@ -97,6 +97,9 @@ pub enum Failure {
     /// The operating system does.
     #[error("cannot send to the router: {0}")]
     System(#[from] io::Error),
+    /// What asks it has a defect.
+    #[error("what asks the router panicked: {0}")]
+    Panicked(String),
 }
 
 /// What is asked for.

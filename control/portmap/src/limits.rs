@@ -18,7 +18,9 @@ pub const RENEW_AGAIN: Duration = Duration::from_secs(15);
 pub const SEARCH_AGAIN: Duration = Duration::from_secs(15);
 /// But no longer.
 pub const SEARCH_AGAIN_MAX: Duration = Duration::from_secs(1_800);
-/// A router that says nothing of a mapping so often, one time after the other, may not have it any more.
+/// And no longer than this where the router has given a mapping before, or may be another one since.
+pub const SEARCH_AGAIN_HELD: Duration = Duration::from_secs(120);
+/// A router that does not answer so often, one time after the other, is searched for anew.
 pub const SILENT_MAX: u32 = 4;
 /// So many ports in a row that the router gave to another host are asked for anew at once.
 pub const TAKEN_MAX: u32 = 4;
@@ -81,6 +83,10 @@ pub const ENTRIES: Duration = Duration::from_secs(5);
 
 const _: () =
     assert!(CHECK.as_secs() < LEASE_MIN.as_secs() && LEASE.as_secs() < LEASE_MAX.as_secs());
+const _: () = assert!(
+    SEARCH_AGAIN.as_secs() < SEARCH_AGAIN_HELD.as_secs()
+        && SEARCH_AGAIN_HELD.as_secs() < SEARCH_AGAIN_MAX.as_secs()
+);
 const _: () = assert!(PANIC_AGAIN_MAX.as_secs() < PANIC_FORGOTTEN.as_secs());
 // Of datagrams there are four, each waited for twice as long.
 const _: () = assert!(

@@ -78,7 +78,7 @@ fn is_doubtful(failure: &Failure, before: &Failure) -> bool {
     match failure {
         Failure::Malformed(_) => true,
         Failure::Absent | Failure::Refused(_) => failure.to_string() != before.to_string(),
-        Failure::Silent | Failure::System(_) => false,
+        Failure::Silent | Failure::System(_) | Failure::Panicked(_) => false,
     }
 }
 

@@ -2,11 +2,12 @@
 
 mod keeping;
 mod others;
+mod silence;
 
 use crate::{
     Ask, Failure, Keeper, Made, Protocol, Route, Setup, State, epoch,
     igd::Igd,
-    limits::{BODY_BYTES_MAX, LEASE},
+    limits::{BODY_BYTES_MAX, LEASE, SEARCH_AGAIN_HELD},
     pmp,
 };
 use std::{
@@ -351,7 +352,7 @@ fn others() -> impl Iterator<Item = NonZeroU16> {
 #[tokio::test]
 async fn a_port_that_another_host_has_is_not_taken_and_a_mapping_left_behind_is() {
     for (is_left, external) in [(true, 50_123), (false, 50_000)] {
-        let (igd, _tasks) = serve(move |request| {
+        let (mut igd, _tasks) = serve(move |request| {
             let is = |action: &str| request.contains(&format!("#{action}\""));
             match () {
                 () if is("GetExternalIPAddress") => address(),
@@ -378,7 +379,7 @@ async fn a_port_that_another_host_has_is_not_taken_and_a_mapping_left_behind_is(
 
 #[tokio::test]
 async fn a_router_that_gives_mappings_without_an_end_alone_is_given_its_way_and_told_at_the_end() {
-    let (igd, _tasks) = serve(|request| {
+    let (mut igd, _tasks) = serve(|request| {
         let is = |text: &str| request.contains(text);
         match () {
             () if is("#GetExternalIPAddress\"") => address(),
@@ -460,7 +461,7 @@ fn held(igd: Igd, last: u8) -> (Keeper, Route, Instant) {
 }
 
 #[tokio::test]
-async fn a_mapping_that_is_out_of_sight_is_held_for_a_while_and_taken_back_in_the_end() {
+async fn a_mapping_without_an_end_is_held_for_a_while_out_of_sight_and_taken_back_in_the_end() {
     let state = Arc::new(Mutex::new((true, 0)));
     let shared = Arc::clone(&state);
     let (igd, _tasks) = serve(move |request| {
@@ -479,14 +480,16 @@ async fn a_mapping_that_is_out_of_sight_is_held_for_a_while_and_taken_back_in_th
     let after = |minutes: u64| now + Duration::from_secs(60 * minutes);
     keeper.turn(after(1), true, Ok(route.clone())).await;
     assert_held(&keeper, Protocol::Upnp);
-    for minute in 2..=4 {
+    for minute in [2, 3, 4, 59] {
         keeper.turn(after(minute), true, Ok(route.clone())).await;
+        assert_held(&keeper, Protocol::Upnp);
     }
+    keeper.turn(after(61), true, Ok(route.clone())).await;
     let State::Failed(_) = keeper.shown().state else {
         panic!("{:?}", keeper.shown());
     };
     state.lock().unwrap().0 = false;
-    keeper.turn(after(5), false, Ok(route)).await;
+    keeper.turn(after(62), false, Ok(route)).await;
     assert_eq!(state.lock().unwrap().1, 1);
 }
 

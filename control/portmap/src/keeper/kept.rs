@@ -8,13 +8,15 @@ use crate::{
     judged,
     left::Left,
     limits::{
-        CHECK, CHECK_UPNP, LEASE_MAX, RENEW_AGAIN, SEARCH_AGAIN, SEARCH_AGAIN_MAX, SEARCH_ALL,
-        SILENT_MAX, TAKEN_MAX,
+        CHECK, CHECK_UPNP, LEASE, LEASE_MAX, RENEW_AGAIN, SEARCH_AGAIN, SEARCH_AGAIN_MAX,
+        SEARCH_ALL, SILENT_MAX, TAKEN_MAX,
     },
     pmp,
     shown::{Held, State},
 };
 use std::{
+    io,
+    net::SocketAddrV4,
     num::NonZeroU16,
     time::{Duration, Instant},
 };
@@ -40,6 +42,8 @@ enum Seen {
     There,
     /// Nothing.
     Nothing,
+    /// Nobody is where it was.
+    Elsewhere,
     /// It is there no more, or elsewhere.
     Forgotten,
     /// The port is another host's.
@@ -56,6 +60,8 @@ pub(super) struct Kept {
     pub(super) clock: Option<Clock>,
     pub(super) renew: Instant,
     pub(super) check: Instant,
+    /// When the router gave it, or said last that it has it.
+    pub(super) seen: Instant,
     /// So often the router did not answer, one time after the other.
     pub(super) silent: u32,
 }
@@ -67,6 +73,11 @@ impl Kept {
             Protocol::Pcp | Protocol::NatPmp => CHECK,
             Protocol::Upnp => CHECK_UPNP,
         }
+    }
+
+    /// Until when it is counted upon, whatever the router says.
+    fn end(&self) -> Instant {
+        self.until.unwrap_or(self.seen + LEASE)
     }
 
     fn left(&self, is_sure: bool) -> Option<Left> {
@@ -99,10 +110,12 @@ impl Keeper {
             clock: made.epoch.map(|epoch| Clock::new(epoch, now)),
             renew: now + self.about(half),
             check: now,
+            seen: now,
             silent: 0,
         };
         kept.check = now + self.about(kept.often());
         self.kept = Some(kept);
+        (self.failures, self.has_given) = (0, true);
         self.last = NonZeroU16::new(made.external.port());
         if let Some(held) = self.kept.as_ref().and_then(|kept| kept.left(true)) {
             self.left.forget(&held);
@@ -116,17 +129,23 @@ impl Keeper {
 
     /// Asks for the mapping that there is once more; where that fails for good, for any other.
     pub(super) async fn again(&mut self, time: Time, why: Again) {
-        let Some(kept) = self.kept.clone() else {
+        let Some(mut kept) = self.kept.clone() else {
             return;
         };
         let (protocol, mut ask) = (kept.protocol, self.ask_again(&kept));
         if why == Again::Taken {
             ask.external = self.port();
         }
+        // What the router has answered with is there instead of what there was.
+        let mut is_replaced = false;
         let done = async {
-            match &kept.igd {
+            match &mut kept.igd {
                 Some(igd) => self.make_by(igd, &ask, &kept.route).await,
-                None => pmp::map(protocol, &kept.route, &ask).await.and_then(judged),
+                None => {
+                    let made = pmp::map(protocol, &kept.route, &ask).await;
+                    is_replaced = made.is_ok();
+                    made.and_then(judged)
+                }
             }
         };
         let done = timeout(SEARCH_ALL, done).await;
@@ -135,36 +154,65 @@ impl Keeper {
         let now = time.now();
         match done {
             Ok(made) => {
-                let counts = &mut self.shown.counts;
-                let counted = match why {
-                    Again::Due | Again::Unseen => &mut counts.renewed,
-                    Again::Forgotten | Again::Taken => &mut counts.made,
-                };
-                counted[protocol as usize] += 1;
-                match why {
-                    Again::Due => self.taken = 0,
-                    Again::Unseen | Again::Taken => {}
-                    Again::Forgotten => tracing::info!(
-                        protocol = protocol.name(), external = %made.external,
-                        "the router had forgotten its mapping, and has it again"
-                    ),
-                }
+                self.count_again(why, &kept, made);
                 self.keep(now, (protocol, kept.route, kept.igd), made);
             }
             Err(failure) => {
                 self.shown.counts.failed[protocol as usize] += 1;
                 tracing::debug!(protocol = protocol.name(), %failure, "a mapping was not renewed");
-                // It may have restarted, and be elsewhere; or it has lost what it had, or has it still.
-                let is_lost = why != Again::Due || kept.until.is_some_and(|until| now >= until);
-                if is_lost {
+                let is_known = matches!(why, Again::Forgotten | Again::Taken) || is_replaced;
+                if is_known || now >= kept.end() {
                     self.leave(false);
                     return self.search(time, &kept.route).await;
                 }
-                self.kept = Some(Kept {
-                    renew: now + RENEW_AGAIN,
-                    ..kept
-                });
+                let is_silent = match failure {
+                    Failure::Silent | Failure::Absent | Failure::System(_) => true,
+                    Failure::Refused(_) | Failure::Malformed(_) | Failure::Panicked(_) => false,
+                };
+                self.unanswered(time, kept, is_silent).await;
             }
+        }
+    }
+
+    fn count_again(&mut self, why: Again, kept: &Kept, made: Made) {
+        let (protocol, before) = (kept.protocol, kept.made.external);
+        // By PCP and NAT-PMP a router may give another port whoever has that one.
+        let is_taken = kept.igd.is_some() && made.external.port() != before.port();
+        let counts = &mut self.shown.counts;
+        let counted = match why {
+            Again::Due | Again::Unseen if !is_taken => &mut counts.renewed,
+            _ => &mut counts.made,
+        };
+        counted[protocol as usize] += 1;
+        match why {
+            Again::Due | Again::Unseen if is_taken => self.note_taken(protocol, before),
+            Again::Due => self.taken = 0,
+            Again::Unseen | Again::Taken => {}
+            Again::Forgotten => tracing::info!(
+                protocol = protocol.name(), external = %made.external,
+                "the router had forgotten its mapping, and has it again"
+            ),
+        }
+    }
+
+    /// A mapping that the router did not renew may be there, and is told of until its lease is over. One that does not answer
+    /// at all may have restarted, and be elsewhere: it is searched for now and then.
+    async fn unanswered(&mut self, time: Time, mut kept: Kept, is_silent: bool) {
+        let now = time.now();
+        kept.renew = kept.renew.max(now + RENEW_AGAIN);
+        kept.check = kept.check.max(now + self.about(CHECK));
+        let before = kept.silent;
+        kept.silent = before.saturating_add(u32::from(is_silent));
+        let (is_lost, route) = (kept.silent >= SILENT_MAX, kept.route.clone());
+        if is_lost && before < SILENT_MAX {
+            tracing::warn!(
+                protocol = kept.protocol.name(), router = %route.gateway, external = %kept.made.external,
+                "the router does not answer: others are told of its port until its lease is over, and it is searched for"
+            );
+        }
+        self.kept = Some(kept);
+        if is_lost && now >= self.next {
+            self.search(time, &route).await;
         }
     }
 
@@ -190,26 +238,42 @@ impl Keeper {
             Seen::There => 0,
             Seen::Nothing if silent + 1 < SILENT_MAX => silent + 1,
             Seen::Nothing => return self.again(time, Again::Unseen).await,
+            Seen::Elsewhere => {
+                if let Some(kept) = &mut self.kept {
+                    kept.silent = silent.max(SILENT_MAX - 1);
+                }
+                return self.again(time, Again::Unseen).await;
+            }
             Seen::Forgotten => return self.again(time, Again::Forgotten).await,
             Seen::Taken => return self.taken(time).await,
         };
         // One that did not answer is asked again soon.
         let often = if silent > 0 { CHECK } else { often };
-        let check = time.now() + self.about(often);
+        let now = time.now();
+        let check = now + self.about(often);
         if let Some(kept) = &mut self.kept {
             (kept.clock, kept.check, kept.silent) = (clock, check, silent);
+            if silent == 0 {
+                kept.seen = now;
+            }
         }
     }
 
     async fn seen_by(&self, igd: &Igd, kept: &Kept) -> Seen {
         let ask = self.ask_again(kept);
         match igd.entry(&ask, kept.route.own).await {
-            Ok(Entry::Other) => return Seen::Taken,
+            Ok(Entry::Other) if igd.is_truthful() => return Seen::Taken,
             Ok(Entry::Nothing) => return Seen::Forgotten,
+            // Its service may have another port since it has restarted.
+            Err(Failure::System(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                return Seen::Elsewhere;
+            }
             // It may be busy, or restarting, and still have it.
-            Err(Failure::Silent | Failure::Absent | Failure::System(_)) => return Seen::Nothing,
+            Err(Failure::Silent | Failure::Absent | Failure::System(_) | Failure::Panicked(_)) => {
+                return Seen::Nothing;
+            }
             // It does not answer that question: it is asked for the mapping again when that is due.
-            Ok(Entry::Own) | Err(Failure::Refused(_) | Failure::Malformed(_)) => {}
+            Ok(Entry::Own | Entry::Other) | Err(Failure::Refused(_) | Failure::Malformed(_)) => {}
         }
         let ip = *kept.made.external.ip();
         match igd.external().await {
@@ -224,12 +288,8 @@ impl Keeper {
         let Some(kept) = &self.kept else {
             return;
         };
-        self.shown.counts.taken += 1;
-        self.taken = self.taken.saturating_add(1);
-        tracing::warn!(
-            protocol = kept.protocol.name(), external = %kept.made.external,
-            "the router has given the port to another host: another one is asked for"
-        );
+        let (protocol, external) = (kept.protocol, kept.made.external);
+        self.note_taken(protocol, external);
         self.set(State::Searching);
         if self.taken <= TAKEN_MAX {
             return self.again(time, Again::Taken).await;
@@ -244,6 +304,15 @@ impl Keeper {
         )));
     }
 
+    fn note_taken(&mut self, protocol: Protocol, external: SocketAddrV4) {
+        self.shown.counts.taken += 1;
+        self.taken = self.taken.saturating_add(1);
+        tracing::warn!(
+            protocol = protocol.name(), %external,
+            "the router has given the port to another host: another one is asked for"
+        );
+    }
+
     /// There is no mapping from now on, but the router may have one.
     pub(super) fn leave(&mut self, is_sure: bool) {
         if let Some(left) = self.kept.take().and_then(|kept| kept.left(is_sure)) {
@@ -255,7 +324,8 @@ impl Keeper {
     pub(super) async fn give_back(&mut self, now: Instant, which: impl Fn(&Route) -> bool) {
         self.note_left();
         let ask = self.ask();
-        self.left.give_back(now, &ask, which).await;
+        let panics = self.left.give_back(now, &ask, which).await;
+        self.shown.counts.panics += panics;
     }
 }
 

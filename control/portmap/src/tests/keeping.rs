@@ -84,6 +84,60 @@ async fn a_mapping_that_is_panicked_over_again_and_again_is_left_and_made_anew()
 }
 
 #[tokio::test]
+async fn a_panic_now_and_then_with_good_turns_in_between_costs_no_mapping() {
+    let (router, route, _tasks) = start(26, Router::default()).await;
+    let (began, mut keeper) = (Instant::now(), keeper(Instant::now()));
+    keeper.turn(began, true, Ok(route.clone())).await;
+    for n in 1..=2 * u64::from(PANICS_MAX) {
+        let now = began + Duration::from_secs(1_200 * n);
+        assert_eq!(keeper.panicked(now, "a defect"), PANIC_AGAIN, "{n}");
+        assert_held(&keeper, Protocol::Pcp);
+        router.lock().unwrap().epoch = 1_000 + u32::try_from(1_200 * n).unwrap();
+        keeper.turn(now, true, Ok(route.clone())).await;
+    }
+    assert_held(&keeper, Protocol::Pcp);
+}
+
+/// A router by UPnP that takes its time for each answer, and maps nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_that_is_waited_for_keeps_nobody_from_seeing_that_there_is_another_one() {
+    let (igd, _tasks) = serve(|request| {
+        std::thread::sleep(Duration::from_secs(3));
+        match request.contains("#GetExternalIPAddress\"") {
+            true => address(),
+            false => fault(718),
+        }
+    })
+    .await;
+    let now = Instant::now() - LEASE / 2;
+    let made = Made {
+        external: SocketAddrV4::new(OUTER, PORT),
+        lease: Some(LEASE),
+        epoch: None,
+    };
+    let route = |last| Route {
+        gateway: Ipv4Addr::new(127, 53, 51, last),
+        own: Ipv4Addr::LOCALHOST,
+    };
+    let keeper = Keeper::holding(setup(), now, route(27), igd, made);
+    let (mut shown, began) = (keeper.subscribe(), Instant::now());
+    let read = move || {
+        let is_moved = began.elapsed() > Duration::from_secs(1);
+        Ok(route(if is_moved { 28 } else { 27 }))
+    };
+    let (wish, wished) = watch::channel(Wish::On);
+    let task = tokio::spawn(keeper.run(wished, read));
+    shown
+        .wait_for(|shown| shown.state == State::Searching)
+        .await
+        .unwrap();
+    let failed = shown.borrow().counts.failed;
+    assert_eq!(failed, [0; 3], "the old router was waited for");
+    wish.send_replace(Wish::End);
+    task.await.unwrap();
+}
+
+#[tokio::test]
 async fn another_address_of_this_machine_has_the_port_mapped_to_that_and_no_more_to_the_old_one() {
     let (router, route, _tasks) = start(13, Router::default()).await;
     let (now, mut keeper) = (Instant::now(), keeper(Instant::now()));
@@ -147,23 +201,6 @@ async fn a_way_out_that_is_gone_for_a_moment_costs_no_port() {
         .await;
     keeper.turn(after(35), false, Err(String::new())).await;
     assert_eq!(hosts(&router).len(), 0);
-}
-
-#[tokio::test]
-async fn a_router_that_answers_no_more_has_its_mapping_counted_upon_no_longer_than_some_checks() {
-    let (_router, route, tasks) = start(17, Router::default()).await;
-    let (now, mut keeper) = (Instant::now(), keeper(Instant::now()));
-    keeper.turn(now, true, Ok(route.clone())).await;
-    drop(tasks);
-    for check in 1..=4 {
-        assert!(keeper.shown().announced().is_some(), "{check}");
-        let at = now + Duration::from_secs(20 * check);
-        keeper.turn(at, true, Ok(route.clone())).await;
-    }
-    assert_eq!(keeper.shown().announced(), None);
-    let State::Failed(_) = keeper.shown().state else {
-        panic!("{:?}", keeper.shown());
-    };
 }
 
 #[tokio::test]

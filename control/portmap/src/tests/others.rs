@@ -1,7 +1,10 @@
 //! Other hosts that ask the same router for the same port.
 
 use super::*;
-use crate::limits::TAKEN_MAX;
+use crate::{
+    left::{Left, Leftovers},
+    limits::TAKEN_MAX,
+};
 
 const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
@@ -10,6 +13,8 @@ const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 struct List {
     entries: BTreeMap<u16, (Ipv4Addr, u16)>,
     adds: u32,
+    /// What it says whose each port is, where it says that wrong.
+    said: Option<Ipv4Addr>,
 }
 
 /// What stands in an element of a request.
@@ -39,12 +44,15 @@ async fn overwriting(list: &Arc<Mutex<List>>) -> (Igd, JoinSet<()>) {
                 None => fault(714),
             },
             () if is("GetSpecificPortMappingEntry") => match list.entries.get(&outer) {
-                Some((client, inner)) => answered(
-                    "200 OK",
-                    &format!(
-                        "<NewInternalPort>{inner}</NewInternalPort><NewInternalClient>{client}</NewInternalClient>"
-                    ),
-                ),
+                Some((client, inner)) => {
+                    let client = list.said.unwrap_or(*client);
+                    answered(
+                        "200 OK",
+                        &format!(
+                            "<NewInternalPort>{inner}</NewInternalPort><NewInternalClient>{client}</NewInternalClient>"
+                        ),
+                    )
+                }
                 None => fault(714),
             },
             () if is("GetGenericPortMappingEntry") => {
@@ -122,7 +130,7 @@ async fn of_two_nodes_that_a_router_gave_one_port_each_has_one_of_its_own_in_the
 #[tokio::test]
 async fn a_port_that_is_another_hosts_is_not_asked_for() {
     let list = Arc::new(Mutex::new(List::default()));
-    let (igd, _tasks) = overwriting(&list).await;
+    let (mut igd, _tasks) = overwriting(&list).await;
     list.lock().unwrap().entries.insert(PORT, (OTHER, PORT));
     let made = igd.map(&ask(), Ipv4Addr::LOCALHOST, others(), drop).await;
     assert_eq!(made.unwrap().external.port(), 50_000);
@@ -132,7 +140,7 @@ async fn a_port_that_is_another_hosts_is_not_asked_for() {
 #[tokio::test]
 async fn a_node_that_was_killed_takes_over_what_it_has_though_the_port_it_would_ask_for_is_free() {
     let list = Arc::new(Mutex::new(List::default()));
-    let (igd, _tasks) = overwriting(&list).await;
+    let (mut igd, _tasks) = overwriting(&list).await;
     let own = Ipv4Addr::LOCALHOST;
     let entries = [(1_000, (OTHER, PORT)), (50_123, (own, PORT))];
     list.lock().unwrap().entries = entries.into();
@@ -141,7 +149,7 @@ async fn a_node_that_was_killed_takes_over_what_it_has_though_the_port_it_would_
         own,
     };
     let mut keeper = keeper(Instant::now());
-    let made = keeper.make_by(&igd, &ask(), &route).await.unwrap();
+    let made = keeper.make_by(&mut igd, &ask(), &route).await.unwrap();
     assert_eq!(made.external.port(), 50_123);
     assert_eq!(list.lock().unwrap().entries.len(), 2);
 }
@@ -178,6 +186,71 @@ async fn who_takes_each_port_has_a_node_ask_for_others_a_few_times_and_no_port_o
     let before = list.lock().unwrap().entries.len();
     keeper.turn(at + LEASE / 2, false, Ok(route)).await;
     assert_eq!(list.lock().unwrap().entries.len(), before);
+}
+
+#[tokio::test]
+async fn a_router_whose_list_is_wrong_of_each_port_is_not_asked_for_more_and_more_of_them() {
+    let list = Arc::new(Mutex::new(List::default()));
+    let (igd, _tasks) = overwriting(&list).await;
+    {
+        let mut list = list.lock().unwrap();
+        list.entries.insert(PORT, (Ipv4Addr::LOCALHOST, PORT));
+        list.said = Some(Ipv4Addr::new(127, 0, 0, 9));
+    }
+    let now = Instant::now();
+    let (mut keeper, route) = held_by(&igd, Ipv4Addr::LOCALHOST, now);
+    for minutes in (2..1_440).step_by(2) {
+        let at = now + Duration::from_secs(60 * minutes);
+        keeper.turn(at, true, Ok(route.clone())).await;
+        assert!(outer_port(&keeper).is_some(), "{minutes}");
+    }
+    // That which it had before the list was known to be wrong, and that which it has.
+    assert_eq!(list.lock().unwrap().entries.len(), 2);
+    assert_eq!(keeper.shown().counts.taken, 1);
+}
+
+#[tokio::test]
+async fn a_port_that_is_another_hosts_as_it_is_to_be_renewed_is_counted_as_taken() {
+    let list = Arc::new(Mutex::new(List::default()));
+    let (igd, _tasks) = overwriting(&list).await;
+    let now = Instant::now();
+    let (mut keeper, route) = held_by(&igd, Ipv4Addr::LOCALHOST, now);
+    list.lock().unwrap().entries.insert(PORT, (OTHER, PORT));
+    keeper.turn(now + LEASE / 2, true, Ok(route)).await;
+    assert!(outer_port(&keeper).is_some_and(|port| port != PORT));
+    let counts = keeper.shown().counts;
+    assert_eq!(
+        (counts.taken, counts.renewed, counts.made),
+        (1, [0; 3], [0, 0, 1])
+    );
+}
+
+/// The machine has another address by now, and the router does not say whose the port is.
+#[tokio::test]
+async fn what_may_be_another_hosts_is_not_deleted_in_the_name_of_an_address_that_is_gone() {
+    for (own, count) in [(Ipv4Addr::LOCALHOST, 1), (OTHER, 0)] {
+        let deleted = Arc::new(Mutex::new(0));
+        let shared = Arc::clone(&deleted);
+        let (igd, _tasks) = serve(move |request| {
+            *shared.lock().unwrap() += u32::from(request.contains("#DeletePortMapping\""));
+            fault(401)
+        })
+        .await;
+        let mut left = Leftovers::default();
+        left.push(Left {
+            protocol: Protocol::Upnp,
+            route: Route {
+                gateway: Ipv4Addr::new(127, 53, 51, 43),
+                own,
+            },
+            igd: Some(igd),
+            port: port(PORT),
+            until: None,
+            is_sure: false,
+        });
+        left.give_back(Instant::now(), &ask(), |_| true).await;
+        assert_eq!(*deleted.lock().unwrap(), count, "{own}");
+    }
 }
 
 #[tokio::test]
