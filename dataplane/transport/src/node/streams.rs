@@ -118,6 +118,13 @@ impl Node {
         taken
     }
 
+    /// Bytes queued on a stream that this node opened, or not acknowledged yet; 0 where there is none.
+    #[must_use]
+    pub fn queued_on(&self, peer: NodeId, stream: StreamId) -> usize {
+        let session = self.live(peer).and_then(|id| self.sessions.get(&id));
+        session.map_or(0, |session| session.queued_on(stream))
+    }
+
     /// Finishes a stream that this node opened, after what is queued.
     ///
     /// # Errors

@@ -9,7 +9,10 @@ use crate::{
     limits::SESSION_WINDOW_BYTES,
     recovery::Matter,
     schedule::{CLASSES, Schedule},
-    stream::{Closed, NO_DEADLINE, Reassembly, ReceiveBytes, ReceiveStream, SendBytes, SendStream},
+    stream::{
+        Closed, NO_DEADLINE, Outgoing, Reassembly, ReceiveBytes, ReceiveStream, SendBytes,
+        SendStream,
+    },
 };
 use std::collections::{BTreeMap, BTreeSet};
 use virga_ebpf::header::{ChannelHash, StreamId};
@@ -149,6 +152,14 @@ impl Streams {
         self.matters.remove(&Matter::Credit(stream));
         self.matters.remove(&Matter::Refuse(stream));
     }
+
+    /// Bytes that one stream holds.
+    pub(super) fn queued_on(&self, stream: StreamId) -> usize {
+        self.sending.get(&stream).map_or(0, |s| match &s.outgoing {
+            Outgoing::Reliable(bytes) => bytes.held(),
+            Outgoing::Events(events) => events.held(),
+        })
+    }
 }
 
 #[cfg(any(test, fuzzing, feature = "sim"))]
@@ -167,7 +178,6 @@ impl Streams {
     /// Bytes of all queues' buffers, used or not.
     #[cfg(test)]
     pub(super) fn queue_bytes(&self) -> usize {
-        use crate::stream::Outgoing;
         let held = self.sending.values().map(|s| match &s.outgoing {
             Outgoing::Reliable(bytes) => bytes.capacity(),
             Outgoing::Events(events) => events.capacity(),

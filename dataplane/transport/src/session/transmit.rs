@@ -422,6 +422,10 @@ impl Session {
         self.streams.send_control(message)
     }
 
+    pub(crate) fn queued_on(&self, stream: StreamId) -> usize {
+        self.streams.queued_on(stream)
+    }
+
     pub(crate) fn finish_stream(&mut self, stream: StreamId) -> Result<(), SendError> {
         self.streams.finish(stream)
     }
