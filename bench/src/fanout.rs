@@ -238,6 +238,7 @@ fn setup(peers: &[PeerConfig]) -> Setup {
         priority: 4,
         mode: Mode::Ordered,
         hold_max_s: 30,
+        fan_out: 0,
         max_rate_pps: None,
         visibility: Visibility::Global,
         export_to: BTreeSet::new(),

@@ -29,7 +29,9 @@ pub(crate) mod values;
 mod tests;
 
 pub use authorities::Authority;
+pub use channels::FAN_OUT_MAX;
 pub use discovery::{Admit, DiscoverySection};
+pub use evidence::CapabilityRules;
 pub use fallback::FallbackSection;
 pub use problem::{ConfigError, Problem};
 pub use replicas::{ReplicaNode, Replicated, may_hold, named_replicas, noted_replicas};
@@ -37,11 +39,7 @@ pub use routing::RoutingSection;
 pub use scopes::ScopeConfig;
 
 use crate::{
-    capability::{Filter, Statements},
-    kept::Keeping,
-    keys::Keys,
-    membership::Memberships,
-    rights::Authentic,
+    capability::Statements, kept::Keeping, keys::Keys, membership::Memberships, rights::Authentic,
 };
 use problem::Report;
 use rules::KeySource;
@@ -567,6 +565,8 @@ pub struct ChannelConfig {
     pub mode: Mode,
     /// Seconds after which a subscriber that does not read holds a reliable channel up no longer.
     pub hold_max_s: u32,
+    /// Nodes that a publisher serves itself, where others pass its events on; 0: all.
+    pub fan_out: u8,
     /// Packets a second that one origin may send; at least 1.
     pub max_rate_pps: Option<u32>,
     /// How far its packets go among subnets.
@@ -586,15 +586,4 @@ pub struct ChannelConfig {
     /// The scopes around it, the broadest first. Lists, visibility and rate are what they leave of the channel's own;
     /// the tokens and capabilities that they ask for come on top.
     pub scopes: Vec<ScopeConfig>,
-}
-
-/// What a channel asks of the capabilities of whoever publishes or subscribes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CapabilityRules {
-    /// Of publishers.
-    pub publish: Option<Filter>,
-    /// Of subscribers.
-    pub subscribe: Option<Filter>,
-    /// Whose word counts; somebody's where something is asked.
-    pub issuers: Vec<Entity>,
 }

@@ -47,6 +47,7 @@ fn channel(text: &str, issuers: &[u8]) -> ChannelConfig {
         priority: 0,
         mode: Mode::Ordered,
         hold_max_s: 1,
+        fan_out: 0,
         max_rate_pps: None,
         publish: Listed::Anyone,
         subscribe: Listed::Anyone,

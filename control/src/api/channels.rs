@@ -39,6 +39,9 @@ pub struct PolicyView {
     pub mode: String,
     /// How long a subscriber that does not read may hold it up, where it is reliable.
     pub hold_max_s: u32,
+    /// Nodes that this one serves itself, and passes the events of others on to; 0: all, and none.
+    #[serde(default)]
+    pub fan_out: u8,
     /// Packets a second of each publisher.
     pub max_rate_pps: Option<u32>,
     /// How far its packets go among subnets.
@@ -278,6 +281,7 @@ impl PolicyView {
             priority: policy.priority,
             mode: policy.mode.name().to_owned(),
             hold_max_s: policy.hold_max_s,
+            fan_out: policy.fan_out,
             max_rate_pps: policy.max_rate_pps,
             visibility: values::visibility_word(policy.visibility).to_owned(),
             export_to: policy.export_to.iter().map(values::prefix_word).collect(),

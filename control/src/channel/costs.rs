@@ -26,6 +26,17 @@ pub(crate) const READS_MAX: u32 = 4_096;
 /// See [`READS_MAX`].
 pub(crate) const READ_EACH_NS: u64 = SECOND_NS / 4_096;
 
+/// Times that one publisher may name relays for its events in one go, and one more each [`REDIRECT_EACH_NS`]: each has
+/// another node asked.
+pub(crate) const REDIRECTS_MAX: u32 = 64;
+/// See [`REDIRECTS_MAX`].
+pub(crate) const REDIRECT_EACH_NS: u64 = SECOND_NS / 4;
+/// Times that one peer may ask for events of others in one go, and one more each [`FEED_EACH_NS`]: each has a publisher
+/// asked. Beside the former: several publishers may send it here.
+pub(crate) const FEEDS_MAX: u32 = 256;
+/// See [`FEEDS_MAX`].
+pub(crate) const FEED_EACH_NS: u64 = SECOND_NS / 64;
+
 /// What a channel's `max_rate_pps` leaves of what one publisher submits to a log that is on several nodes: as many packets
 /// a second, and a second's worth at once.
 #[derive(Clone, Copy, Debug, Default)]
@@ -58,6 +69,10 @@ pub(crate) struct Costs {
     pub(crate) asks: Allowance,
     /// Events of logs that it asks for.
     pub(crate) reads: Allowance,
+    /// Relays that it names for its events.
+    pub(crate) redirects: Allowance,
+    /// Events of others that it asks for.
+    pub(crate) feeds: Allowance,
     /// What it submits to logs that are on several nodes, by channel.
     pub(crate) submitted: BTreeMap<Index, Rated>,
 }
@@ -68,6 +83,8 @@ impl Default for Costs {
             looks: Allowance::new(LOOKS_MAX, LOOK_EACH_NS),
             asks: Allowance::new(ASKS_MAX, ASK_EACH_NS),
             reads: Allowance::new(READS_MAX, READ_EACH_NS),
+            redirects: Allowance::new(REDIRECTS_MAX, REDIRECT_EACH_NS),
+            feeds: Allowance::new(FEEDS_MAX, FEED_EACH_NS),
             submitted: BTreeMap::new(),
         }
     }

@@ -127,11 +127,15 @@ impl<O: Outlet> ChannelService<O> {
             // The session may have ended meanwhile, and the stream with it.
             let _gone = node.reset_stream(now_ns, peer, stream);
         }
-        for (&peer, session) in &mut self.sessions {
-            for stream in session.streams_of(index) {
-                session.forget(stream);
-                let _gone = node.refuse_stream(now_ns, peer, stream);
-            }
+        let sessions = self.sessions.iter();
+        let streams = sessions.flat_map(|(&peer, s)| {
+            s.streams_of(index)
+                .into_iter()
+                .map(move |stream| (peer, stream))
+        });
+        for (peer, stream) in streams.collect::<Vec<_>>() {
+            self.end_inbound(now_ns, node, (peer, stream));
+            let _gone = node.refuse_stream(now_ns, peer, stream);
         }
         self.names.remove(&name);
         self.blocked.remove(&index);

@@ -2,9 +2,11 @@
 
 use super::{
     delivery::SubscriberId,
+    offer::Owed,
     presence::Part,
     publish::{Batch, Progress},
     tally::Pending,
+    tree::{Branch, Feed, Tail},
 };
 use crate::{
     config::{ChannelConfig, Listed},
@@ -16,7 +18,7 @@ use virga_ebpf::{
     image::exports_of,
     subnet::{SubnetPrefix, Visibility, may_cross},
 };
-use virga_transport::{ChannelName, StreamSpec};
+use virga_transport::{ChannelName, Mode, StreamSpec};
 
 /// A channel's place in the service's table.
 pub(crate) type Index = usize;
@@ -32,6 +34,14 @@ pub(crate) struct Remote {
     pub(crate) held: bool,
     /// What it has not acknowledged of batches that are tallied.
     pub(crate) pending: Pending,
+    /// The number of the first event of this node that it took: none before that is meant for it.
+    pub(crate) first: Option<u64>,
+    /// By whom it gets the events of this node.
+    pub(crate) branch: Branch,
+    /// What nobody brought it: goes first, on its stream.
+    pub(crate) owed: VecDeque<Owed>,
+    /// The publishers whose events it gets by this node.
+    pub(crate) feeds: BTreeMap<NodeId, Feed>,
 }
 
 /// What was counted on one channel.
@@ -41,6 +51,8 @@ pub struct ChannelCounters {
     pub published: u64,
     /// Events handed to remote subscribers' streams.
     pub sent: u64,
+    /// Events handed to other nodes for the publisher, in a fan-out tree.
+    pub relayed: u64,
     /// Events that arrived from other nodes.
     pub received: u64,
     /// Events handed to local subscribers.
@@ -100,6 +112,12 @@ pub(crate) struct Entry {
     /// How far the first event of the first batch is.
     pub(crate) progress: Progress,
     pub(crate) counters: ChannelCounters,
+    /// Nodes that this one serves itself, and nodes that it passes the events of others on to; 0: all, and none.
+    pub(crate) fan_out: usize,
+    /// What is kept for nodes that others bring it.
+    pub(crate) tail: Tail,
+    /// Until then all are served by this node itself: its events have no time for others.
+    pub(crate) direct_until_ns: u64,
     /// Events published, as local subscribers count them.
     pub(crate) sequence: u64,
 }
@@ -130,6 +148,12 @@ impl Entry {
             waiting: VecDeque::new(),
             progress: Progress::default(),
             counters: ChannelCounters::default(),
+            fan_out: match config.mode {
+                Mode::Signed => config.fan_out.into(),
+                _ => 0,
+            },
+            tail: Tail::default(),
+            direct_until_ns: 0,
             sequence: 0,
         }
     }
@@ -148,6 +172,8 @@ impl Entry {
         self.publishers = Members::Only(BTreeSet::new());
         self.subscribers = Members::Only(BTreeSet::new());
         self.local.clear();
+        self.fan_out = 0;
+        self.tail = Tail::default();
     }
 
     /// Whether only its place is left.

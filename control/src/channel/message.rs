@@ -18,11 +18,13 @@
 //! replica                  version 1 | type 1 | part of a message about a log (see `replicas::wire`)
 //! discovery                version 1 | type 1 | what is said of other nodes (see `virga_discovery::wire`)
 //! lost                     version 1 | type 1 | lost 4: of a million packets of the receiver's keepalive
+//! tree                     version 1 | type 1 | about events that other nodes pass on (see `tree::wire`)
 //! nat                      version 1 | type 1 | what is said of ways through NATs (see `virga_nat::wire`)
 //! again                    version 1 | type 1: of channels and identities some found no room
 //! ```
 //! Big-endian; one way to write each message; what is unknown, too short or too long is refused.
 
+use super::tree::wire as tree;
 use crate::{
     admissions::{Publication, wire::PUBLICATION_BYTES_MAX},
     capability::statement::STATEMENT_BYTES_MAX,
@@ -58,6 +60,7 @@ const _: () = assert!(virga_discovery::wire::MESSAGE_BYTES_MAX <= LIST_BYTES_MAX
 const _: () = assert!(virga_nat::wire::MESSAGE_BYTES_MAX <= LIST_BYTES_MAX);
 const _: () = assert!(trace::TRACE_BYTES_MAX <= LIST_BYTES_MAX);
 const _: () = assert!(wire::BYTES_MAX <= LIST_BYTES_MAX);
+const _: () = assert!(tree::BYTES_MAX <= LIST_BYTES_MAX);
 
 /// Which channels a subscription means.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -235,6 +238,8 @@ pub enum Message {
     Trace(trace::Said),
     /// About a log that several nodes hold or read.
     Replica(Part),
+    /// About a channel's events that other nodes pass on.
+    Tree(tree::Said),
     /// Show all channels and identities again.
     Again,
 }
@@ -277,6 +282,9 @@ pub enum MessageError {
     /// What it says about a log has another form.
     #[error("what it says about a log cannot be read")]
     Replica,
+    /// What it says about events that others pass on has another form.
+    #[error("what it says about events that others pass on cannot be read")]
+    Tree,
 }
 
 impl Message {
@@ -353,6 +361,10 @@ impl Message {
                 out.push(29);
                 part.write(&mut out);
             }
+            Self::Tree(said) => {
+                out.push(33);
+                said.write(&mut out);
+            }
             Self::LinkTags(said) => {
                 out.push(11);
                 match said {
@@ -420,6 +432,10 @@ impl Message {
             29 => {
                 let part = Part::parse(&rest.all(wire::BYTES_MAX)?);
                 Self::Replica(part.ok_or(MessageError::Replica)?)
+            }
+            33 => {
+                let said = tree::Said::parse(&rest.all(tree::BYTES_MAX)?);
+                Self::Tree(said.ok_or(MessageError::Tree)?)
             }
             value => {
                 let field = "type";

@@ -8,7 +8,10 @@
 //! - [`report`]: what a publisher is told.
 //! - [`tally`]: what becomes of a publish at each subscribing node, for publishers that ask.
 //! - [`message`]: what nodes tell each other on the control stream: subscribe, acknowledge, hold.
-//! - [`service`]: the receiving side.
+//! - `offer`: one event for one subscribing node.
+//! - [`tree`]: nodes that pass a publisher's events on to others, where they and the publisher are asked to.
+//! - [`service`]: the worker's events, in their order.
+//! - `inbound`: the receiving side.
 //! - [`roster`]: whom it lets in: may this entity publish or subscribe here, and is the channel the one
 //!   that is configured?
 //! - [`subscribe`]: local subscribers, and the subscriptions that they need at other nodes.
@@ -45,9 +48,11 @@ mod discovery;
 pub mod entry;
 pub mod explain;
 pub mod follow;
+mod inbound;
 mod loss;
 pub mod message;
 mod nat;
+mod offer;
 pub mod presence;
 pub mod publications;
 pub mod publish;
@@ -69,6 +74,7 @@ mod tagging;
 pub mod tally;
 mod timed;
 mod trace;
+pub mod tree;
 
 #[cfg(test)]
 mod tests;

@@ -218,6 +218,7 @@ mod tests {
                     Mode::Unreliable
                 },
                 hold_max_s: 1,
+                fan_out: 0,
                 max_rate_pps: None,
                 visibility: Visibility::Global,
                 export_to: BTreeSet::new(),

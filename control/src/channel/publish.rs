@@ -7,6 +7,7 @@
 use super::{
     delivery::{Delivery, Outlet, Signature},
     entry::{Entry, Index, Remote},
+    offer::{Taken, offer},
     presence::Part,
     reason::Reason,
     report::{PublishError, PublishReport},
@@ -26,9 +27,7 @@ use std::{
     time::Duration,
 };
 use virga_ebpf::header::{NodeId, StreamId};
-use virga_transport::{
-    ChannelName, Mode, Node, OpenError, SendError, flow::Stage, limits::MESSAGE_BYTES_MAX,
-};
+use virga_transport::{ChannelName, Mode, Node, flow::Stage, limits::MESSAGE_BYTES_MAX};
 
 /// Tells a publisher what became of its batch; called exactly once.
 pub type Done = Box<dyn FnOnce(Result<PublishReport, PublishError>) + Send>;
@@ -169,26 +168,25 @@ pub(crate) enum Progress {
 /// An event on its way out.
 #[derive(Debug)]
 pub(crate) struct Partial {
-    event: Bytes,
+    pub(super) event: Bytes,
     missing: Vec<NodeId>,
     taken: usize,
     lost: u64,
-    deadline_ns: Option<u64>,
-    tallied: Option<Tallied>,
+    pub(super) deadline_ns: Option<u64>,
+    pub(super) tallied: Option<Tallied>,
+}
+
+impl Partial {
+    /// Whether a node is still to be offered it.
+    pub(super) fn misses(&self, peer: NodeId) -> bool {
+        self.missing.contains(&peer)
+    }
 }
 
 enum Begun {
     Nothing,
     Held,
     Event(Partial),
-}
-
-/// What a subscriber's stream did with an event.
-enum Taken {
-    Yes,
-    Full,
-    Left,
-    Lost(Reason),
 }
 
 impl<O: Outlet> ChannelService<O> {
@@ -231,6 +229,7 @@ impl<O: Outlet> ChannelService<O> {
 
     /// Pushes on with every channel that something was in the way of.
     pub(crate) fn pump_blocked(&mut self, now_ns: u64, node: &mut Node) {
+        self.pay_owed(now_ns, node);
         for index in std::mem::take(&mut self.blocked) {
             self.pump(now_ns, node, index);
         }
@@ -244,7 +243,10 @@ impl<O: Outlet> ChannelService<O> {
                 Progress::Idle => match self.begin(now_ns, index) {
                     Begun::Nothing => return,
                     Begun::Held => return self.block(index),
-                    Begun::Event(partial) => partial,
+                    Begun::Event(partial) => {
+                        self.serve_directly(now_ns, node, index);
+                        partial
+                    }
                 },
             };
             if has_passed(now_ns, partial.deadline_ns) && partial.taken == 0 && partial.lost == 0 {
@@ -264,6 +266,7 @@ impl<O: Outlet> ChannelService<O> {
     /// A message of the first batch is given up before anyone got it.
     fn expire(&mut self, index: Index, message: &[u8]) {
         let entry = &mut self.entries[index];
+        entry.tail.retract(message);
         let events = events_of(entry.spec.mode, message);
         entry.counters.dropped += events;
         self.reasons.add_many(Reason::Expired, events);
@@ -348,14 +351,19 @@ impl<O: Outlet> ChannelService<O> {
             let deadline_ns = batch.deadline_ns;
             match batch.events.next() {
                 Some(event) if event.len() <= MESSAGE_BYTES_MAX => {
-                    return Begun::Event(Partial {
+                    let partial = Partial {
                         event,
                         missing: entry.roster.keys().copied().collect(),
                         taken: 0,
                         lost: 0,
                         deadline_ns,
                         tallied: batch.tallied.clone(),
-                    });
+                    };
+                    if entry.fan_out > 0 {
+                        entry.keep(now_ns, &partial);
+                        self.trees.look_soon(now_ns);
+                    }
+                    return Begun::Event(partial);
                 }
                 _ => {
                     batch.report.refused += 1;
@@ -383,19 +391,26 @@ impl<O: Outlet> ChannelService<O> {
         mut partial: Partial,
     ) -> Result<Partial, Partial> {
         let entry = &mut self.entries[index];
-        let (mut taken, mut lost) = (0, 0);
+        let (mut taken, mut relayed, mut lost) = (0, 0, 0);
         let mut full = Vec::new();
         let is_late = has_passed(now_ns, partial.deadline_ns);
         for peer in std::mem::take(&mut partial.missing) {
             let offered = match is_late {
                 true => Taken::Lost(Reason::Expired),
-                false => offer(now_ns, node, entry, peer, &partial),
+                false => offer(
+                    now_ns,
+                    node,
+                    (&mut *entry, &mut self.reasons),
+                    peer,
+                    &partial,
+                ),
             };
             if let (Some(tallied), Taken::Lost(reason)) = (&partial.tallied, &offered) {
                 tallied.tally.failed(peer, *reason, (1, 0));
             }
             match offered {
                 Taken::Yes => taken += 1,
+                Taken::Relayed => relayed += 1,
                 Taken::Left => {}
                 Taken::Full => full.push(peer),
                 Taken::Lost(reason) => {
@@ -416,7 +431,7 @@ impl<O: Outlet> ChannelService<O> {
         }
         entry.counters.sent += taken as u64;
         entry.counters.dropped += lost;
-        partial.taken += taken;
+        partial.taken += taken + relayed;
         partial.lost += lost;
         if full.is_empty() {
             return Ok(partial);
@@ -484,6 +499,7 @@ impl<O: Outlet> ChannelService<O> {
     ) {
         let entry = &mut self.entries[index];
         let name = entry.name().clone();
+        let reason = refusal.fault().into();
         entry.progress = Progress::Idle;
         for batch in entry.waiting.drain(..) {
             batch.fail(PublishError::Token(name.clone(), refusal.clone()));
@@ -492,9 +508,13 @@ impl<O: Outlet> ChannelService<O> {
             if let Some(stream) = remote.stream.take() {
                 // The session may have ended meanwhile, and the stream with it.
                 let _gone = node.reset_stream(now_ns, peer, stream);
-                remote.pending.end(refusal.fault().into());
             }
+            remote.pending.end(reason);
         }
+        let lost = entry.fell();
+        entry.counters.dropped += lost;
+        self.reasons.add_many(reason, lost);
+        self.end_feeds(now_ns, node, index, |_| true);
         self.blocked.remove(&index);
     }
 
@@ -530,69 +550,7 @@ impl Entry {
     }
 }
 
-impl Remote {
-    /// Queues an event on the node's stream, unless as much as may is unacknowledged there.
-    fn send(
-        &mut self,
-        now_ns: u64,
-        node: &mut Node,
-        (peer, stream): (NodeId, StreamId),
-        partial: &Partial,
-    ) -> Result<(), SendError> {
-        let (event, deadline_ns) = (&partial.event, partial.deadline_ns);
-        let Some(tallied) = &partial.tallied else {
-            let taken = node.send_all(now_ns, peer, stream, [event], deadline_ns);
-            return taken.refused.map_or(Ok(()), Err);
-        };
-        if self.pending.events() >= tallied.tally.in_flight_max() {
-            return Err(SendError::Full);
-        }
-        let receipt = tallied.receipt;
-        node.send_with_receipt(now_ns, (peer, stream), event, deadline_ns, receipt)?;
-        tallied.tally.sent(peer);
-        if tallied.tally.is_reliable() {
-            self.pending.add(peer, tallied);
-        }
-        Ok(())
-    }
-}
-
 /// Whether there is a deadline, and it is over.
 fn has_passed(now_ns: u64, deadline_ns: Option<u64>) -> bool {
     deadline_ns.is_some_and(|deadline_ns| deadline_ns <= now_ns)
-}
-
-/// Hands an event to one subscriber's stream, which is opened with the first.
-fn offer(
-    now_ns: u64,
-    node: &mut Node,
-    entry: &mut Entry,
-    peer: NodeId,
-    partial: &Partial,
-) -> Taken {
-    let Some(remote) = entry.roster.get_mut(&peer) else {
-        return Taken::Left;
-    };
-    let stream = match remote.stream {
-        Some(stream) => stream,
-        None => match node.open_stream(now_ns, peer, &entry.spec) {
-            Ok(stream) => *remote.stream.insert(stream),
-            Err(OpenError::NoSession(_)) => return Taken::Lost(Reason::PeerGone),
-            // Finished streams that make room are acknowledged soon.
-            Err(OpenError::TooMany { .. }) if entry.spec.mode.is_reliable() => return Taken::Full,
-            Err(OpenError::TooMany { .. } | OpenError::Priority(_)) => {
-                return Taken::Lost(Reason::StreamsFull);
-            }
-        },
-    };
-    match remote.send(now_ns, node, (peer, stream), partial) {
-        Ok(()) => Taken::Yes,
-        Err(SendError::Full) => Taken::Full,
-        Err(SendError::TooLarge { .. }) => Taken::Lost(Reason::TooLarge),
-        Err(SendError::NoSession | SendError::NoStream) => {
-            remote.stream = None;
-            remote.pending.end(Reason::PeerGone);
-            Taken::Lost(Reason::PeerGone)
-        }
-    }
 }

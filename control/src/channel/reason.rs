@@ -44,6 +44,24 @@ reasons! {
     UnknownStream = "unknown_stream",
     /// A message on a channel whose events are signed that is no batch of the session's entity on that channel.
     Unsigned = "unsigned",
+    /// Events that another node passes on, and that this one has not asked it for, or does not want from it any more: dropped.
+    RelayStranger = "relay_stranger",
+    /// Events that another node passed on and that are not what their publisher signed: dropped, and asked of the publisher.
+    RelayForged = "relay_forged",
+    /// Events that came by another node before those between them and what came by their publisher: that sends them, too.
+    RelayEarly = "relay_early",
+    /// Events that came by their publisher and by another node: delivered once.
+    RelayDuplicate = "relay_duplicate",
+    /// A node confirmed events that were not published yet: its publisher, this node, serves it itself.
+    RelayClaim = "relay_claim",
+    /// A node asked for another's events that this one does not pass on, or not to that node: told so.
+    RelayRefused = "relay_refused",
+    /// A publisher named other relays for its events too often: not heeded, it goes on by itself.
+    RelayRate = "relay_rate",
+    /// Events that this node passes on found no room towards a node: it is told, and goes back to their publisher.
+    RelayFull = "relay_full",
+    /// A node gets events by another no more, or got them too late: their publisher, this node, sends them itself.
+    RelayFailed = "relay_failed",
     /// An event that nobody on this node wants any more.
     NoSubscriber = "no_subscriber",
     /// A local subscriber's queue is full.

@@ -450,6 +450,9 @@ impl<O: Outlet> ChannelService<O> {
             self.reasons.add(refusal.fault().into());
             let removed = self.entries[index].roster.remove(&peer);
             self.note_presence(index);
+            if let Some(removed) = &removed {
+                self.bar(now_ns, node, (index, peer), removed);
+            }
             if let Some(stream) = removed.and_then(|remote| remote.stream) {
                 // The session may have ended meanwhile, and the stream with it.
                 let _gone = node.reset_stream(now_ns, peer, stream);
@@ -496,8 +499,8 @@ impl<O: Outlet> ChannelService<O> {
         }
         for (peer, stream, refusal) in ended {
             self.reasons.add(refusal.fault().into());
+            self.end_inbound(now_ns, node, (peer, stream));
             if let Some(session) = self.sessions.get_mut(&peer) {
-                session.forget(stream);
                 session.shown.is_refused = true;
             }
             // The session may have ended meanwhile, and the stream with it.

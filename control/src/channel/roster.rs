@@ -182,10 +182,12 @@ impl<O: Outlet> ChannelService<O> {
             };
             remote.patterns = remote.patterns.saturating_sub(1);
             if remote.patterns == 0 {
-                let stream = remote.stream;
-                entry.roster.remove(&peer);
+                let removed = entry.roster.remove(&peer);
                 self.note_presence(index);
-                if let Some(stream) = stream {
+                if let Some(removed) = &removed {
+                    self.bar(now_ns, node, (index, peer), removed);
+                }
+                if let Some(stream) = removed.and_then(|remote| remote.stream) {
                     // Finished already, or the session is gone: there is nothing left to finish.
                     let _gone = node.finish_stream(now_ns, peer, stream);
                 }
@@ -194,12 +196,19 @@ impl<O: Outlet> ChannelService<O> {
     }
 
     /// The peer does not want the channel after all.
-    pub(crate) fn on_refused(&mut self, peer: NodeId, stream: StreamId) {
+    pub(crate) fn on_refused(
+        &mut self,
+        now_ns: u64,
+        node: &mut Node,
+        peer: NodeId,
+        stream: StreamId,
+    ) {
         for index in 0..self.entries.len() {
             let roster = &mut self.entries[index].roster;
             if roster.get(&peer).is_some_and(|r| r.stream == Some(stream)) {
                 if let Some(mut remote) = roster.remove(&peer) {
                     remote.pending.end(Reason::PeerRefused);
+                    self.bar(now_ns, node, (index, peer), &remote);
                 }
                 self.note_presence(index);
                 self.reasons.add(Reason::PeerRefused);

@@ -3,9 +3,10 @@
 use super::{
     command::Command,
     costs::Costs,
-    delivery::{Delivery, Outlet, Signature, SubscriberId},
+    delivery::{Outlet, SubscriberId},
     entry::{Entry, Index},
     follow::Directory,
+    inbound::Inbound,
     loss::Losses,
     message::{Answer, Message, Pattern},
     presence::Presence,
@@ -15,21 +16,20 @@ use super::{
     setup::Setup,
     subnets::Subnets,
     subscribe::{Local, Wanted},
-    timed,
     trace::Traces,
+    tree::{Brings, Trees},
 };
 use crate::{
     admissions::Inbox, links::Links, moves::Moves, notices::Notices, reading::Reading, replicas,
     tags::Heard,
 };
-use bytes::Bytes;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     num::NonZeroU64,
     sync::Arc,
 };
 use virga_ebpf::header::{NodeId, StreamId, Subnet};
-use virga_transport::{ChannelName, Event, Mode, Node, SendError, Share, worker::Service};
+use virga_transport::{ChannelName, Event, Node, Share, worker::Service};
 
 /// Subscriptions that one peer may have here.
 pub const PATTERNS_PER_PEER_MAX: usize = 4_096;
@@ -57,16 +57,13 @@ pub(crate) struct Session {
     /// Channels whose stream it refused; asking again makes up for that.
     pub(crate) declined: BTreeSet<Index>,
     /// Streams that it opened and that were let in.
-    inbound: BTreeMap<StreamId, Inbound>,
+    pub(crate) inbound: BTreeMap<StreamId, Inbound>,
+    /// What it was asked to bring of others.
+    pub(crate) brings: Brings,
     /// Counts this worker's sessions.
     pub(crate) number: u64,
     /// Control messages that found no room.
     pub(crate) outbox: VecDeque<Vec<u8>>,
-}
-
-struct Inbound {
-    index: Index,
-    sequence: u64,
 }
 
 /// Channels on one node: see the [module](super).
@@ -118,6 +115,7 @@ pub struct ChannelService<O> {
     pub(crate) reached: BTreeMap<NodeId, usize>,
     /// What each peer may still cost, also over sessions.
     pub(crate) costs: BTreeMap<NodeId, Costs>,
+    pub(crate) trees: Trees,
     /// Nothing more is published.
     pub(crate) is_stopping: bool,
 }
@@ -180,6 +178,7 @@ impl<O: Outlet> ChannelService<O> {
             reading: Reading::default(),
             reached: BTreeMap::new(),
             costs: BTreeMap::new(),
+            trees: Trees::default(),
             is_stopping: false,
         }
     }
@@ -236,6 +235,12 @@ impl<O: Outlet> ChannelService<O> {
         session.flush(now_ns, node, peer);
     }
 
+    /// Whether there is room for another.
+    pub(crate) fn may_tell(&self, peer: NodeId) -> bool {
+        let session = self.sessions.get(&peer);
+        session.is_some_and(|session| session.outbox.len() < OUTBOX_MAX)
+    }
+
     fn on_connected(&mut self, now_ns: u64, node: &mut Node, peer: NodeId, entity: [u8; 32]) {
         self.on_closed(now_ns, node, peer);
         if self.is_stopping {
@@ -253,6 +258,7 @@ impl<O: Outlet> ChannelService<O> {
             shown_again_ns: 0,
             declined: BTreeSet::new(),
             inbound: BTreeMap::new(),
+            brings: Brings::default(),
             number: self.routes.next_session(),
             outbox: VecDeque::new(),
         };
@@ -268,9 +274,9 @@ impl<O: Outlet> ChannelService<O> {
 
     /// Reaps all that the session had.
     pub(crate) fn on_closed(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
-        if self.sessions.remove(&peer).is_none() {
+        let Some(ended) = self.sessions.remove(&peer) else {
             return;
-        }
+        };
         self.inbox.closed(peer);
         self.replicas.closed(peer);
         self.reading.closed(peer);
@@ -279,11 +285,13 @@ impl<O: Outlet> ChannelService<O> {
         for index in 0..self.entries.len() {
             let entry = &mut self.entries[index];
             entry.holding.remove(&peer);
-            if entry.roster.remove(&peer).is_some() {
+            if let Some(removed) = entry.roster.remove(&peer) {
                 self.note_presence(index);
+                self.bar(now_ns, node, (index, peer), &removed);
             }
         }
         self.forget_answers(peer);
+        self.tree_closed(now_ns, node, peer, &ended);
         self.pump_blocked(now_ns, node);
     }
 
@@ -330,6 +338,7 @@ impl<O: Outlet> ChannelService<O> {
             Ok(Message::Nat(said)) => self.on_nat(now_ns, node, peer, said),
             Ok(Message::Trace(said)) => self.on_trace(now_ns, node, peer, said),
             Ok(Message::Replica(part)) => self.on_replica(now_ns, node, peer, part),
+            Ok(Message::Tree(said)) => self.on_tree(now_ns, node, peer, said),
         }
     }
 
@@ -339,103 +348,6 @@ impl<O: Outlet> ChannelService<O> {
         };
         if let Some(remote) = self.entries[index].roster.get_mut(&peer) {
             remote.held = held;
-        }
-    }
-
-    fn on_stream(
-        &mut self,
-        now_ns: u64,
-        node: &mut Node,
-        (peer, stream): (NodeId, StreamId),
-        (name, salt, mode): (&ChannelName, u32, Mode),
-    ) {
-        let admitted = match self.sessions.get(&peer) {
-            Some(session) => self.admit(now_ns, session, name, salt, mode),
-            None => Err(Reason::UnknownStream),
-        };
-        match (admitted, self.sessions.get_mut(&peer)) {
-            (Ok(index), Some(session)) => {
-                let sequence = 0;
-                let inbound = Inbound { index, sequence };
-                session.inbound.insert(stream, inbound);
-            }
-            (admitted, _) => {
-                let reason = admitted.err().unwrap_or(Reason::UnknownStream);
-                self.reasons.add(reason);
-                if let Some(session) = self.sessions.get_mut(&peer) {
-                    session.shown.is_refused |= reason.is_of_right();
-                }
-                // Where the session is gone, the stream is too.
-                let _gone = node.refuse_stream(now_ns, peer, stream);
-            }
-        }
-    }
-
-    fn on_message(
-        &mut self,
-        now_ns: u64,
-        node: &mut Node,
-        (peer, stream): (NodeId, StreamId),
-        event: Bytes,
-    ) {
-        let session = self.sessions.get_mut(&peer);
-        let known = session.and_then(|s| s.inbound.get_mut(&stream).map(|i| (s.entity, i)));
-        let Some((entity, inbound)) = known else {
-            self.reasons.add(Reason::UnknownStream);
-            return;
-        };
-        let (index, before) = (inbound.index, inbound.sequence);
-        let entry = &mut self.entries[index];
-        let came_ns = timed::came(node, now_ns, (&entry.spec.name, &entity));
-        let signed = match entry.spec.mode {
-            Mode::Signed => match entry.open(&event, &entity) {
-                Some(events) => Some(events),
-                None => {
-                    entry.counters.dropped += 1;
-                    return self.reasons.add(Reason::Unsigned);
-                }
-            },
-            _ => None,
-        };
-        let count = signed.as_ref().map_or(1, |events| events.len() as u64);
-        inbound.sequence += count;
-        entry.counters.received += count;
-        let delivery = Delivery {
-            channel: entry.spec.name.clone(),
-            entity,
-            sequence: before + u64::from(signed.is_none()),
-            received_ns: now_ns,
-            queued_ns: timed::checked(node, came_ns),
-            payload: event,
-            signature: Signature::None,
-        };
-        // Both are counted there.
-        let _taken_and_lost = match signed {
-            None => self.deliver(now_ns, node, index, &delivery),
-            Some(events) => self.deliver_signed(now_ns, node, index, (delivery, events)),
-        };
-        self.hold(now_ns, node, index, peer);
-    }
-}
-
-impl Session {
-    /// Streams on a channel that were let in.
-    pub(crate) fn streams_of(&self, index: Index) -> Vec<StreamId> {
-        let inbound = self.inbound.iter().filter(|(_, i)| i.index == index);
-        inbound.map(|(&stream, _)| stream).collect()
-    }
-
-    /// A stream is let in no more.
-    pub(crate) fn forget(&mut self, stream: StreamId) {
-        self.inbound.remove(&stream);
-    }
-
-    fn flush(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
-        while let Some(message) = self.outbox.front() {
-            if node.send_control(now_ns, peer, message) == Err(SendError::Full) {
-                return;
-            }
-            self.outbox.pop_front();
         }
     }
 }
@@ -487,9 +399,7 @@ impl<O: Outlet> Service for ChannelService<O> {
                 self.on_message(now_ns, node, (peer, stream), event);
             }
             Event::StreamFinished { peer, stream } | Event::StreamReset { peer, stream } => {
-                if let Some(session) = self.sessions.get_mut(&peer) {
-                    session.inbound.remove(&stream);
-                }
+                self.end_inbound(now_ns, node, (peer, stream));
             }
             Event::Expired {
                 peer,
@@ -503,7 +413,7 @@ impl<O: Outlet> Service for ChannelService<O> {
                 ..
             } => self.on_receipt(now_ns, node, peer, (receipt, fate)),
             Event::StreamRefused { peer, stream } => {
-                self.on_refused(peer, stream);
+                self.on_refused(now_ns, node, peer, stream);
                 self.pump_blocked(now_ns, node);
             }
             Event::Introduced { source, words } => self.on_introduced(source, words),
@@ -555,6 +465,7 @@ impl<O: Outlet> Service for ChannelService<O> {
             self.look_at_slow_ns,
             self.look_at_rights_ns,
             self.losses.due_ns(),
+            self.trees.due_ns(),
             self.next_deadline_ns(),
         ];
         timers.into_iter().flatten().min()
@@ -580,10 +491,14 @@ impl<O: Outlet> Service for ChannelService<O> {
         if self.losses.due_ns().is_some_and(|due| due <= now_ns) {
             self.look_at_losses(now_ns, node);
         }
+        if self.trees.due_ns().is_some_and(|due| due <= now_ns) {
+            self.look_at_trees(now_ns, node);
+        }
     }
 
-    fn stop(&mut self, _now_ns: u64, _node: &mut Node) {
+    fn stop(&mut self, now_ns: u64, node: &mut Node) {
         self.is_stopping = true;
         self.fail_waiting();
+        self.end_trees(now_ns, node);
     }
 }

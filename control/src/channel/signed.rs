@@ -6,7 +6,12 @@ use super::{
     service::ChannelService,
 };
 use bytes::Bytes;
-use virga_state::{batch::SIGNED_COUNT_AT, bundle, limits::SIGNED_PAYLOADS_MAX};
+use std::ops::Range;
+use virga_state::{
+    batch::{SIGNED_COUNT_AT, SIGNED_ENTITY_AT, SIGNED_FIRST_AT},
+    bundle,
+    limits::SIGNED_PAYLOADS_MAX,
+};
 use virga_transport::{Mode, Node, limits::MESSAGE_BYTES_MAX};
 
 /// How many events a message is, which was signed here or was found to be well-formed.
@@ -20,6 +25,18 @@ pub(crate) fn events_of(mode: Mode, message: &[u8]) -> u64 {
     }
 }
 
+/// The numbers of a message's events, which was signed here or was found to be well-formed.
+pub(crate) fn span_of(message: &[u8]) -> Option<Range<u64>> {
+    let first = message.get(SIGNED_FIRST_AT..)?.first_chunk()?;
+    let first = u64::from_be_bytes(*first);
+    Some(first..first.saturating_add(events_of(Mode::Signed, message)))
+}
+
+/// The entity that a message says it is of.
+pub(crate) fn entity_of(message: &[u8]) -> Option<[u8; 32]> {
+    message.get(SIGNED_ENTITY_AT..)?.first_chunk().copied()
+}
+
 /// Bytes of the largest event that a channel carries.
 pub(super) const fn event_bytes_max(mode: Mode) -> usize {
     match mode {
@@ -29,6 +46,14 @@ pub(super) const fn event_bytes_max(mode: Mode) -> usize {
 }
 
 impl Entry {
+    /// The same, of a message that somebody else brings: none where its entity has not signed these events.
+    pub(crate) fn verify(&self, message: &Bytes, entity: &[u8; 32]) -> Option<Vec<Bytes>> {
+        let events = self.open(message, entity)?;
+        let (batch, _) = bundle::parse(message).ok()?;
+        let verified = batch.verify(events.iter().map(|event| &event[..]));
+        verified.is_ok().then_some(events)
+    }
+
     /// The events of a message; none where it is no batch of this channel by that entity.
     pub(crate) fn open(&self, message: &Bytes, entity: &[u8; 32]) -> Option<Vec<Bytes>> {
         let (batch, payloads) = bundle::parse(message).ok()?;

@@ -32,6 +32,12 @@ pub struct ChannelStatus {
     pub remote_subscribers: usize,
     /// Nodes on the roster that asked for a pause.
     pub remote_holding: usize,
+    /// Nodes on the roster that get its events by others: the latter, and whom each of them serves, in hex.
+    #[serde(default)]
+    pub relayed: BTreeMap<String, Vec<String>>,
+    /// Nodes that this one passes events on to for their publishers.
+    #[serde(default)]
+    pub children: usize,
     /// Subscribers on this node.
     pub local_subscribers: usize,
     /// For how long a subscriber on this node that does not keep up has paused it; only reliable
@@ -43,6 +49,9 @@ pub struct ChannelStatus {
     pub published: u64,
     /// Events handed to remote subscribers' streams.
     pub sent: u64,
+    /// Events handed to other nodes for their publishers.
+    #[serde(default)]
+    pub relayed_events: u64,
     /// Events that arrived.
     pub received: u64,
     /// Events handed to local subscribers.
@@ -109,6 +118,12 @@ impl ChannelStatus {
     fn add(&mut self, other: &Self) {
         self.remote_subscribers += other.remote_subscribers;
         self.remote_holding += other.remote_holding;
+        for (relay, children) in &other.relayed {
+            let all = self.relayed.entry(relay.clone()).or_default();
+            all.extend(children.iter().cloned());
+        }
+        self.children += other.children;
+        self.relayed_events += other.relayed_events;
         self.local_subscribers = self.local_subscribers.max(other.local_subscribers);
         self.paused_ms = self.paused_ms.max(other.paused_ms);
         self.batches_waiting = self.batches_waiting.max(other.batches_waiting);
@@ -170,6 +185,8 @@ impl<O: Outlet> ChannelService<O> {
             may_subscribe: entry.subscribers.contains(&self.entity),
             remote_subscribers: entry.roster.len(),
             remote_holding: entry.roster.values().filter(|r| r.held).count(),
+            relayed: entry.relayed(),
+            children: self.children(index),
             local_subscribers: entry.local.len(),
             paused_ms: self
                 .slow_since_ns(index)
@@ -178,6 +195,7 @@ impl<O: Outlet> ChannelService<O> {
             batches_waiting: entry.waiting.len(),
             published: entry.counters.published,
             sent: entry.counters.sent,
+            relayed_events: entry.counters.relayed,
             received: entry.counters.received,
             delivered: entry.counters.delivered,
             dropped: entry.counters.dropped,

@@ -60,7 +60,7 @@ impl Default for Plan {
 /// What became of a publish at one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// Events handed to the node's session.
+    /// Events handed to the node's session, or left to the node that brings them there.
     pub sent: u64,
     /// Of those, events that the node has acknowledged: on reliable channels only.
     pub acknowledged: u64,

@@ -50,6 +50,7 @@ mod scopes;
 mod slow;
 mod subscribe;
 mod tally;
+mod tree;
 
 const MS: u64 = 1_000_000;
 
@@ -189,6 +190,7 @@ fn channel(text: &str, publish: &[u8], subscribe: &[u8]) -> ChannelConfig {
         priority: 3,
         mode: Mode::Ordered,
         hold_max_s: 2,
+        fan_out: 0,
         max_rate_pps: None,
         visibility: Visibility::Global,
         export_to: BTreeSet::new(),

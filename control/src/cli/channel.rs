@@ -224,6 +224,7 @@ async fn create(
         priority: 0,
         mode: Mode::Ordered,
         hold_max_s: HOLD_MAX_S_DEFAULT,
+        fan_out: 0,
         keep: None,
         scopes: Vec::new(),
         max_rate_pps: None,
@@ -492,6 +493,7 @@ fn tell(channel: &ChannelView) -> io::Result<()> {
         priority,
         mode,
         hold_max_s,
+        fan_out,
         max_rate_pps,
         visibility,
         export_to,
@@ -545,6 +547,12 @@ fn tell(channel: &ChannelView) -> io::Result<()> {
         writeln!(
             out,
             "  waits {hold_max_s} s for a subscriber that does not read"
+        )?;
+    }
+    if *fan_out > 0 {
+        writeln!(
+            out,
+            "  this node serves {fan_out} nodes itself, and passes the events of others on to {fan_out}"
         )?;
     }
     if let Some(rate) = max_rate_pps {

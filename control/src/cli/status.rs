@@ -1,6 +1,7 @@
 //! `virga status`: what a running node is doing.
 
 mod logs;
+mod tree;
 
 use super::{
     Failure, block_on,
@@ -513,6 +514,7 @@ fn write_channels(out: &mut impl Write, status: &Status) -> io::Result<()> {
             counted(channel.local_subscribers, "program"),
             channel.dropped
         ) + &pauses(channel)
+            + &tree::lines(channel, status)
     });
     write_lines(out, "channels", lines)?;
     for subscriber in &status.subscribers {

@@ -27,6 +27,8 @@ const KEY_DIGITS: usize = 64;
 /// How long a subscriber that does not read may hold up a reliable channel.
 const HOLD_MAX_S_DEFAULT: u32 = 30;
 const HOLD_MAX_S_MAX: i64 = 86_400;
+/// Nodes that one serves itself at most where others pass its events on, and passes those of others on to.
+pub const FAN_OUT_MAX: u8 = 64;
 
 /// Applies every rule to the blocks; complete only when nothing is wrong.
 pub(super) fn resolve(
@@ -188,6 +190,10 @@ fn channel(
     let hold_max_s = check
         .number("hold_max_s", block.hold_max_s, 1, HOLD_MAX_S_MAX)
         .unwrap_or(HOLD_MAX_S_DEFAULT);
+    let fan_span = block.fan_out.as_ref().map(Spanned::span);
+    let fan_out: u8 = check
+        .number("fan_out", block.fan_out, 0, FAN_OUT_MAX.into())
+        .unwrap_or_default();
     let max_rate_pps = check.number("max_rate_pps", block.max_rate_pps, 1, i64::from(u32::MAX));
     let (visibility, export_to) = visibility(&mut check, block.visibility, block.export_to);
     if let Some(span) = hold_span.filter(|_| !reliable) {
@@ -197,6 +203,16 @@ fn channel(
     if let Some(span) = ordered_span.filter(|_| !reliable) {
         let what = "belongs to a reliable channel: this one delivers what arrives as it comes";
         report.add(span, section.key("ordered"), what, "remove it");
+    }
+    if let Some(span) = fan_span.filter(|_| fan_out > 0 && mode != Mode::Signed) {
+        let what =
+            "has other nodes pass events on, who can prove whose they are on signed channels alone";
+        report.add(
+            span,
+            section.key("fan_out"),
+            what,
+            "add signed = true, or remove it",
+        );
     }
     if let Some(span) = signed_span {
         if mode != Mode::Signed {
@@ -217,6 +233,7 @@ fn channel(
         priority,
         mode,
         hold_max_s,
+        fan_out,
         max_rate_pps,
         visibility,
         export_to,

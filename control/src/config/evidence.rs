@@ -2,7 +2,7 @@
 //! of the capabilities of others.
 
 use super::{
-    CapabilityRules,
+    Entity,
     file::Texts,
     peers::Roster,
     problem::{Report, Section},
@@ -19,6 +19,17 @@ use crate::{
 };
 use std::{ops::Range, path::Path};
 use toml::Spanned;
+
+/// What a channel asks of the capabilities of whoever publishes or subscribes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CapabilityRules {
+    /// Of publishers.
+    pub publish: Option<Filter>,
+    /// Of subscribers.
+    pub subscribe: Option<Filter>,
+    /// Whose word counts; somebody's where something is asked.
+    pub issuers: Vec<Entity>,
+}
 
 /// Whether a key is, or was, this entity's.
 fn is_of(kept: &[Claim], key: &[u8; 32], own: &[u8; 32]) -> bool {

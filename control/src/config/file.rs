@@ -248,6 +248,7 @@ pub(super) struct Channel {
     pub(super) ordered: Field<bool>,
     pub(super) signed: Field<bool>,
     pub(super) hold_max_s: Field<i64>,
+    pub(super) fan_out: Field<i64>,
     pub(super) max_rate_pps: Field<i64>,
     pub(super) visibility: Field<String>,
     pub(super) export_to: Field<Names>,

@@ -66,6 +66,7 @@ impl ScopeConfig {
             priority: 0,
             mode: Mode::ALL[0],
             hold_max_s: 0,
+            fan_out: 0,
             max_rate_pps: self.max_rate_pps,
             visibility: self.visibility,
             export_to: self.export_to.clone(),

@@ -339,6 +339,7 @@ impl Writer<'_> {
         self.put(&block, "ordered", is_ordered);
         self.put(&block, "signed", channel.mode == Mode::Signed);
         self.put(&block, "hold_max_s", channel.hold_max_s);
+        self.put(&block, "fan_out", channel.fan_out);
         self.put_some(&block, "max_rate_pps", channel.max_rate_pps);
         let visibility = values::visibility_word(channel.visibility);
         self.put(&block, "visibility", visibility);

@@ -42,6 +42,7 @@ impl Stage {
             priority: 0,
             mode,
             hold_max_s: 30,
+            fan_out: 0,
             max_rate_pps: None,
             visibility: Visibility::Global,
             export_to: BTreeSet::new(),

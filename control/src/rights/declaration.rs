@@ -508,6 +508,7 @@ fn policy(
         priority,
         mode,
         hold_max_s: u32::from_be_bytes([h0, h1, h2, h3]),
+        fan_out: 0,
         keep: None,
         scopes: Vec::new(),
         max_rate_pps: (rate > 0).then_some(rate),

@@ -279,6 +279,7 @@ fn policy(text: &str, owner: &EntityKey) -> ChannelConfig {
         priority: 0,
         mode: Mode::Ordered,
         hold_max_s: 30,
+        fan_out: 0,
         keep: None,
         scopes: Vec::new(),
         max_rate_pps: None,

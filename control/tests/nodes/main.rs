@@ -42,6 +42,7 @@ mod subnets;
 mod subscribing;
 mod top;
 mod town;
+mod tree;
 mod workers;
 
 use bytes::Bytes;

@@ -66,6 +66,10 @@ pub const SIGNATURE_BYTES: usize = 64;
 /// Bytes of an entry of a frontier.
 pub const OBSERVED_BYTES: usize = 72;
 
+/// Where the key of a batch's entity stands, of 32 bytes.
+pub const SIGNED_ENTITY_AT: usize = 9;
+/// Where the number of a batch's first event stands, of 8 bytes.
+pub const SIGNED_FIRST_AT: usize = 43;
 /// Where the number of a batch's events stands, of 4 bytes.
 pub const SIGNED_COUNT_AT: usize = 53;
 

@@ -45,6 +45,23 @@ fn one_of_each() -> Vec<Message> {
 }
 
 #[test]
+fn what_is_said_of_trees_is_read_and_nothing_shorter_or_longer() {
+    let said = tree::Said {
+        channel: name(&"x".repeat(255)),
+        number: u64::MAX,
+        what: tree::What::Ended([7; 32], tree::Why::Full),
+    };
+    let mut bytes = Message::Tree(said.clone()).encode();
+    assert_eq!(bytes[..4], [1, 33, 4, 255]);
+    assert_eq!(Message::parse(&bytes), Ok(Message::Tree(said)));
+    bytes.push(0);
+    assert_eq!(Message::parse(&bytes), Err(MessageError::Trailing(1)));
+    for end in 3..bytes.len() - 1 {
+        assert_eq!(Message::parse(&bytes[..end]), Err(MessageError::Tree));
+    }
+}
+
+#[test]
 fn published_vectors() {
     let pattern = Pattern::Prefix(name("ab"));
     let subscribe = Message::Subscribe {

@@ -13,8 +13,8 @@ use crate::{
 
 /// Unix time at the nodes' time 0.
 pub(super) const UNIX_S: u64 = 1_800_000_000;
-const ISSUER: u8 = 9;
-const DAY_S: u64 = 86_400;
+pub(super) const ISSUER: u8 = 9;
+pub(super) const DAY_S: u64 = 86_400;
 
 fn key(number: u8) -> EntityKey {
     EntityKey::from(Secret::new(keys(number).entity_key))
@@ -33,7 +33,7 @@ fn lax(text: &str) -> ChannelConfig {
     channel(text, &[0], &[1, 2])
 }
 
-fn token(holder: u8, scope: &str, operation: Operation, lasts_s: u64) -> Authentic {
+pub(super) fn token(holder: u8, scope: &str, operation: Operation, lasts_s: u64) -> Authentic {
     token_of(ISSUER, holder, scope, operation, lasts_s)
 }
 
@@ -52,14 +52,14 @@ fn token_of(issuer: u8, holder: u8, scope: &str, operation: Operation, lasts_s: 
 }
 
 impl Net {
-    fn give(&mut self, at: usize, token: &Authentic) {
+    pub(super) fn give(&mut self, at: usize, token: &Authentic) {
         let Side { node, service } = &mut self.sides[at];
         service.take_token(self.now_ns, node, token).unwrap();
         self.settle();
     }
 
     /// Hands a list to one node, and carries what that node sends.
-    fn announce(&mut self, at: usize, list: &List) -> Taken {
+    pub(super) fn announce(&mut self, at: usize, list: &List) -> Taken {
         let signed = list.sign(&key(ISSUER));
         let Side { node, service } = &mut self.sides[at];
         let taken = service.on_revocations(self.now_ns, node, &signed);

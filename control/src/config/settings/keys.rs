@@ -127,6 +127,7 @@ pub const KEYS: &[(&str, Effect, &[&str])] = &[
             "ordered",
             "signed",
             "hold_max_s",
+            "fan_out",
             "max_rate_pps",
             "visibility",
             "export_to",

@@ -164,6 +164,16 @@ fn rules_of_a_channel() {
         (channel("a", "max_rate_pps = 0"), "max_rate_pps", "1 to"),
         (channel("a", "hold_max_s = 0"), "hold_max_s", "1 to 86400"),
         (
+            channel("a", "signed = true\nfan_out = 65"),
+            "fan_out",
+            "0 to 64",
+        ),
+        (
+            channel("a", "fan_out = 2"),
+            "fan_out",
+            "add signed = true, or remove it",
+        ),
+        (
             channel("a", "reliable = false\nhold_max_s = 5"),
             "hold_max_s",
             "belongs to a reliable channel",

@@ -154,6 +154,7 @@ fn like(scope: &ScopeConfig) -> ChannelConfig {
         priority: 0,
         mode: Mode::Ordered,
         hold_max_s: 1,
+        fan_out: 0,
         max_rate_pps: scope.max_rate_pps,
         visibility: scope.visibility,
         export_to: scope.export_to.clone(),

@@ -23,6 +23,32 @@ pub(super) const SERIES: &[Series] = &[
         |status, rows| each_channel(status, rows, |channel| channel.remote_holding.into()),
     ),
     Series::gauge(
+        "virga_channel_relayed_subscribers",
+        "nodes",
+        &["channel"],
+        "Of the nodes that have subscribed here, those that get the events by others of them.",
+        |status, rows| {
+            each_channel(status, rows, |channel| {
+                let children = channel.relayed.values();
+                children.map(Vec::len).sum::<usize>().into()
+            });
+        },
+    ),
+    Series::gauge(
+        "virga_channel_children",
+        "nodes",
+        &["channel"],
+        "Nodes that this one passes a channel's events on to for their publishers.",
+        |status, rows| each_channel(status, rows, |channel| channel.children.into()),
+    ),
+    Series::counter(
+        "virga_channel_relayed_events_total",
+        "events",
+        &["channel"],
+        "Events of a channel that were passed on to other nodes for their publishers.",
+        |status, rows| each_channel(status, rows, |channel| channel.relayed_events.into()),
+    ),
+    Series::gauge(
         "virga_channel_local_subscribers",
         "programs",
         &["channel"],

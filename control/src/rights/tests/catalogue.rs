@@ -28,6 +28,7 @@ fn policy(text: &str, salt: u32) -> ChannelConfig {
         priority: 0,
         mode: Mode::Ordered,
         hold_max_s: 30,
+        fan_out: 0,
         keep: None,
         scopes: Vec::new(),
         max_rate_pps: None,

@@ -17,6 +17,7 @@ pub(crate) fn policy(text: &str) -> ChannelConfig {
         priority: 3,
         mode: Mode::Unordered,
         hold_max_s: 30,
+        fan_out: 0,
         keep: None,
         scopes: Vec::new(),
         max_rate_pps: Some(1_000),

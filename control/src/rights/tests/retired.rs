@@ -75,6 +75,7 @@ fn vouched(said: &[(u8, &str)], retired: Retired, now_s: u64) -> Result<u64, Ref
         priority: 0,
         mode: Mode::Ordered,
         hold_max_s: 1,
+        fan_out: 0,
         max_rate_pps: None,
         publish: Listed::Anyone,
         subscribe: Listed::Anyone,

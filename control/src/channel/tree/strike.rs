@@ -1,0 +1,121 @@
+//! What a publisher has its relays stop, and that they have.
+//!
+//! A relay learns by itself that a node has no right any more. Its publisher may have learned earlier: what it publishes then
+//! goes to the relay only once that has said that it passes nothing more on to that node.
+
+use super::{
+    super::{
+        delivery::Outlet,
+        entry::{Index, Remote},
+        service::ChannelService,
+    },
+    STRIKE_PATIENCE_NS,
+    branch::Struck,
+    wire::What,
+};
+use std::collections::BTreeMap;
+use virga_ebpf::header::NodeId;
+use virga_transport::Node;
+
+impl<O: Outlet> ChannelService<O> {
+    /// Has a relay pass nothing more on to a child.
+    pub(super) fn strike(
+        &mut self,
+        now_ns: u64,
+        node: &mut Node,
+        (index, child): (Index, NodeId),
+        (relay, number): (NodeId, u64),
+    ) {
+        let Some(remote) = self.entries[index].roster.get_mut(&relay) else {
+            return;
+        };
+        let struck = remote.branch.struck.get_or_insert(Struck {
+            due: BTreeMap::new(),
+            since_ns: now_ns,
+            holds_until_ns: 0,
+        });
+        struck.due.insert(number, (child, false));
+        let strike = (index, number, What::Strike(child));
+        self.tell_tree(now_ns, node, relay, strike);
+        self.trees.look_soon(now_ns);
+    }
+
+    /// A node is off the roster: nothing that is published from now on may get there by others.
+    pub(crate) fn bar(
+        &mut self,
+        now_ns: u64,
+        node: &mut Node,
+        (index, child): (Index, NodeId),
+        removed: &Remote,
+    ) {
+        if self.entries[index].fan_out == 0 {
+            return;
+        }
+        if let Some(assigned) = &removed.branch.assigned {
+            let place = (assigned.relay, assigned.number);
+            self.strike(now_ns, node, (index, child), place);
+        }
+        // Also where it was taken back before, and the relay has not answered yet: each assignment is waited for once.
+        for remote in self.entries[index].roster.values_mut() {
+            let Some(struck) = &mut remote.branch.struck else {
+                continue;
+            };
+            let due = struck.due.values_mut();
+            let mut is_one = false;
+            for (_, is_gone) in due.filter(|(of, is_gone)| *of == child && !*is_gone) {
+                (*is_gone, is_one) = (true, true);
+            }
+            if is_one {
+                struck.holds_until_ns = now_ns + STRIKE_PATIENCE_NS;
+            }
+        }
+    }
+
+    /// Says it again to those that have not answered: it may have been lost to a queue that was full, or the answer.
+    pub(super) fn strike_again(&mut self, now_ns: u64, node: &mut Node, index: Index) {
+        let roster = self.entries[index].roster.iter();
+        let due = roster.flat_map(|(&relay, remote)| {
+            let due = remote.branch.struck.iter().flat_map(|struck| &struck.due);
+            due.map(move |(&number, &(child, _))| (relay, number, child))
+        });
+        for (relay, number, child) in due.collect::<Vec<_>>() {
+            let strike = (index, number, What::Strike(child));
+            self.tell_tree(now_ns, node, relay, strike);
+        }
+    }
+
+    /// A publisher has this node pass nothing more on to a child.
+    pub(super) fn on_strike(
+        &mut self,
+        now_ns: u64,
+        node: &mut Node,
+        (index, (publisher, number)): (Index, (NodeId, u64)),
+        child: NodeId,
+    ) {
+        if let Some(remote) = self.entries[index].roster.get_mut(&child) {
+            let feeds = &mut remote.feeds;
+            feeds.retain(|of, feed| *of != publisher || !feed.is_of(number));
+        }
+        self.tell_tree(now_ns, node, publisher, (index, number, What::Struck));
+    }
+
+    /// A relay has done so.
+    pub(super) fn on_struck(
+        &mut self,
+        now_ns: u64,
+        node: &mut Node,
+        (index, (relay, number)): (Index, (NodeId, u64)),
+    ) {
+        let Some(remote) = self.entries[index].roster.get_mut(&relay) else {
+            return;
+        };
+        let Some(struck) = &mut remote.branch.struck else {
+            return;
+        };
+        if struck.due.remove(&number).is_some() {
+            struck.since_ns = now_ns;
+            remote.branch.struck.take_if(|s| s.due.is_empty());
+            self.settle_trees(now_ns, node, index);
+        }
+    }
+}
