@@ -46,7 +46,9 @@ impl<O: Outlet> ChannelService<O> {
         let (channel, number) = (part.channel, part.number);
         let refused = match ask.want {
             Want::End => Ok(()),
-            Want::Open | Want::Events | Want::Batches(_) => self.may_read(now_ns, peer, &channel),
+            Want::Open | Want::Events | Want::Batches(_) | Want::Named(_) => {
+                self.may_read(now_ns, peer, &channel)
+            }
         };
         let refused = refused.and_then(|()| {
             let costs = self.costs.entry(peer).or_default();

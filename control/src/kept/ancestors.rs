@@ -7,30 +7,50 @@
 //! answers, or too much waits or is missing, the log goes on without them, and counts why; of such a feed nobody is asked
 //! for a while. Of an entity that a log has nothing of, as
 //! far back as is looked, the log begins with what comes.
+//!
+//! A batch also names what its entity had observed of other feeds. Where the log of such a feed's channel, if one is here,
+//! ends before that, the nodes that may keep the channel are asked for the feed's events from there on, see [`names`], and
+//! [`unknown`] where it is not known whose it is; the batch itself does not wait. What came so is behind it in the log. A
+//! live copy that comes later is not appended again, as the newest batches of all logs are remembered; what was forgotten of
+//! them would be.
 
+mod back;
+mod coming;
+mod known;
+mod names;
+mod naming;
 mod search;
+mod unfound;
+mod unknown;
 
-use super::writer::Input;
+use super::{places::Places, writer::Input};
+pub(super) use back::Back;
 use bytes::Bytes;
+pub(super) use coming::Coming;
+use known::Known;
+pub(super) use names::Ended;
+use names::{Entity, Names};
+use naming::expect;
 pub(super) use search::Mesh;
-use search::{Around, Search, Silent, Times};
+use search::{Around, How, Search, Silent, Times};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 use tokio::{runtime::Handle, sync::mpsc::WeakSender, task::AbortHandle, time::Instant};
+pub use unfound::Unfound;
 use virga_state::{
-    batch::{FeedId, Verified},
+    LogName,
+    batch::{FeedId, Statement, Verified},
     bundle,
     format::Hash,
     history::Wanted,
+    io::clock,
     limits::CAUSAL_FEEDS_MAX,
 };
 use virga_transport::ChannelName;
 
-/// Bytes of each log's newest segments that are looked through for where feeds end, when the node starts.
-pub(super) const LOOKED_BACK_BYTES: u64 = 256 << 20;
 /// Bytes of all events that wait.
 const WAITING_BYTES_MAX: usize = 8 << 20;
 /// Feeds whose events wait at a time.
@@ -43,6 +63,15 @@ const SEARCHES_MAX: usize = 16;
 const SEARCHES_PER_ENTITY_MAX: usize = 4;
 /// A feed waits for its turn for so long.
 const TURN_WITHIN: Duration = Duration::from_secs(120);
+/// An event waits for so long, also where there are gaps behind gaps.
+const WAITS_WITHIN: Duration = Duration::from_secs(TURN_WITHIN.as_secs() + 120);
+/// What an entity says waits for so long for what it said before, where nothing of that came by itself: a log has had all
+/// of it from other nodes, as others name it.
+const FIRST_WITHIN: Duration = Duration::from_secs(10);
+/// The same where that many events are missing at the most.
+const FIRST_EVENTS_MAX: u64 = 10_000;
+/// Feeds that entities known here would have on the channels of the logs here, beside those that there are.
+const EXPECTED_MAX: usize = 16 << 10;
 /// Bytes of missing events that are taken of a feed in [`FETCHED_WITHIN`]: its entity may publish no faster by leaving
 /// events out.
 const FETCHED_BYTES_MAX: usize = 256 << 20;
@@ -50,52 +79,6 @@ const FETCHED_BYTES_MAX: usize = 256 << 20;
 const FETCHED_WITHIN: Duration = Duration::from_secs(300);
 /// So long nobody is asked for what is missing of a feed, once nothing came of it.
 const PAUSE: Duration = Duration::from_secs(30);
-
-/// Why a log went on without events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unfound {
-    /// No node that may keep the channel has them.
-    Nobody,
-    /// None that has them answered in time.
-    Late,
-    /// What was given is not what was signed, or does not follow what is there.
-    Wrong,
-    /// Too much waited, or is missing.
-    Full,
-    /// Nothing came of asking for events of the same feed a moment ago.
-    Often,
-    /// Its entity may not publish there any more.
-    NoRight,
-    /// The log could not take them, or the node stopped.
-    Failed,
-}
-
-impl Unfound {
-    /// Every one there is.
-    pub const ALL: [Self; 7] = [
-        Self::Nobody,
-        Self::Late,
-        Self::Wrong,
-        Self::Full,
-        Self::Often,
-        Self::NoRight,
-        Self::Failed,
-    ];
-
-    /// Its label.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Nobody => "nobody",
-            Self::Late => "late",
-            Self::Wrong => "wrong",
-            Self::Full => "full",
-            Self::Often => "often",
-            Self::NoRight => "no_right",
-            Self::Failed => "failed",
-        }
-    }
-}
 
 /// What is to be done with a batch that came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,27 +93,37 @@ pub(super) enum Arrived {
     Evict(usize, FeedId),
 }
 
-/// Feeds of which a log gets what it lacks from another node at this moment: whoever asks this node for that may ask
-/// again. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Coming(Arc<Mutex<BTreeSet<FeedId>>>);
-
-impl Coming {
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<FeedId>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn has(&self, feed: FeedId) -> bool {
-        self.lock().contains(&feed)
-    }
-}
-
 /// Where a feed ends in its log.
 #[derive(Clone, Copy, Debug)]
 struct End {
+    log: usize,
     count: u64,
     head: Hash,
     time_unix_ns: u64,
+    /// Whether any of it came while no other node was asked for it.
+    is_live: bool,
+}
+
+impl End {
+    /// Of a feed of which a log has nothing.
+    fn before_all(feed: FeedId, log: usize) -> Self {
+        Self {
+            log,
+            count: 0,
+            head: feed.0,
+            time_unix_ns: clock::now_unix_ns(),
+            is_live: false,
+        }
+    }
+}
+
+/// A log whose feeds are known.
+struct Log {
+    channel: ChannelName,
+    name: LogName,
+    /// What it never had anything of may come to it from the first event on: it is known what it had, and nothing is let
+    /// go for it.
+    takes_first: bool,
 }
 
 /// Batches that wait, and who looks for those before them.
@@ -143,6 +136,10 @@ struct Gap {
     /// Number of the last event that is missing.
     last: u64,
     since: Instant,
+    /// Its events came then.
+    begun: Instant,
+    /// They wait until then at the longest.
+    until: Instant,
     /// In the order in which they came.
     waiting: VecDeque<Bytes>,
     bytes: usize,
@@ -168,10 +165,28 @@ impl Drop for Gap {
 
 /// See the module.
 pub(super) struct Ancestors<A> {
+    logs: BTreeMap<usize, Log>,
+    /// Those that are kept no more, by command.
+    left: BTreeMap<usize, Log>,
     ends: BTreeMap<FeedId, End>,
+    entities: BTreeSet<Entity>,
+    /// Feeds that may be named, and in which log they would be; none: in one that several nodes hold, which gets them by
+    /// itself.
+    expected: BTreeMap<FeedId, Option<usize>>,
+    /// The logs that several nodes hold.
+    replicated: Vec<LogName>,
+    known: Known,
+    places: Places,
+    names: Names,
+    /// How many feeds were known when it was looked last whose those are that are named.
+    sorted: (usize, usize),
+    /// What batches name that logs had when they were opened.
+    remembered: Vec<(usize, (FeedId, Entity), u64)>,
     gaps: BTreeMap<FeedId, Gap>,
     past: BTreeMap<FeedId, Past>,
     silent: Arc<Silent>,
+    /// Those that answer nothing about what is named.
+    silent_of_names: Arc<Silent>,
     coming: Coming,
     waiting_bytes: usize,
     last_number: u64,
@@ -181,12 +196,28 @@ pub(super) struct Ancestors<A> {
 }
 
 impl<A: Around + Clone + 'static> Ancestors<A> {
-    pub(super) fn new(around: A, coming: Coming, to: WeakSender<Input>, runtime: Handle) -> Self {
+    pub(super) fn new(
+        around: A,
+        (coming, places): (Coming, Places),
+        to: WeakSender<Input>,
+        runtime: Handle,
+    ) -> Self {
         Self {
+            logs: BTreeMap::new(),
+            left: BTreeMap::new(),
             ends: BTreeMap::new(),
+            entities: BTreeSet::new(),
+            expected: BTreeMap::new(),
+            replicated: Vec::new(),
+            known: Known::default(),
+            places,
+            names: Names::default(),
+            sorted: (0, 0),
+            remembered: Vec::new(),
             gaps: BTreeMap::new(),
             past: BTreeMap::new(),
             silent: Arc::default(),
+            silent_of_names: Arc::default(),
             coming,
             waiting_bytes: 0,
             last_number: 0,
@@ -196,31 +227,109 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
         }
     }
 
-    /// Notes what a log has of a feed.
-    pub(super) fn note(&mut self, batch: &Verified, time_unix_ns: u64) {
+    /// Notes what a log has of a feed: a batch that it took, at that offset.
+    pub(super) fn note(
+        &mut self,
+        (log, offset): (usize, u64),
+        batch: &Verified,
+        time_unix_ns: u64,
+    ) {
         let statement = batch.statement();
-        let (feed, end) = (
-            statement.feed(),
-            End {
-                count: statement.last(),
-                head: statement.head,
-                time_unix_ns,
-            },
-        );
-        let is_new = match self.ends.get(&feed) {
+        self.known.add(statement);
+        self.places.note(statement, offset);
+        self.note_end(log, statement, time_unix_ns);
+    }
+
+    fn note_end(&mut self, log: usize, statement: &Statement, time_unix_ns: u64) {
+        let feed = statement.feed();
+        let is_asked_for = self.names.is_searched(feed) || self.gaps.contains_key(&feed);
+        let known = self.ends.get(&feed);
+        let end = End {
+            log,
+            count: statement.last(),
+            head: statement.head,
+            time_unix_ns,
+            is_live: !is_asked_for || known.is_some_and(|known| known.is_live),
+        };
+        let is_new = match known {
             Some(known) => known.count < end.count,
             None => self.ends.len() < CAUSAL_FEEDS_MAX,
         };
         if is_new {
             self.ends.insert(feed, end);
         }
+        self.note_entity(statement.entity);
     }
 
-    /// Looks whether a log has what a batch follows; what waits is kept here.
+    /// An entity says something on a channel that is kept here.
+    pub(super) fn note_entity(&mut self, entity: Entity) {
+        if self.entities.len() < CAUSAL_FEEDS_MAX && self.entities.insert(entity) {
+            let logs = self.logs.iter();
+            let logs = logs.map(|(log, place)| (Some(*log), &place.name));
+            let replicated = self.replicated.iter().map(|name| (None, name));
+            let all = replicated.chain(logs);
+            expect(&mut self.expected, all, [&entity].into_iter());
+        }
+    }
+
+    /// Several nodes hold a log, of which this is one: nobody is asked for what it has not got yet.
+    pub(super) fn replicated(&mut self, channel: &ChannelName) {
+        if let Ok(name) = LogName::parse(channel.as_str()) {
+            let of_log = [(None, &name)].into_iter();
+            expect(&mut self.expected, of_log, self.entities.iter());
+            self.replicated.push(name);
+        }
+    }
+
+    /// A log was looked through when it was opened.
+    pub(super) fn looked(&mut self, (log, channel): (usize, &ChannelName), back: Back) {
+        for last in &back.newest.last {
+            self.note_end(log, last.batch.statement(), last.time_unix_ns);
+        }
+        self.known.add_all(back.known);
+        let named = back.named.into_iter();
+        self.remembered
+            .extend(named.map(|(key, count)| (log, key, count)));
+        let Ok(name) = LogName::parse(channel.as_str()) else {
+            return;
+        };
+        let of_log = [(Some(log), &name)].into_iter();
+        expect(&mut self.expected, of_log, self.entities.iter());
+        let place = Log {
+            channel: channel.clone(),
+            name,
+            takes_first: back.newest.is_whole && !back.lets_go,
+        };
+        self.logs.insert(log, place);
+    }
+
+    /// Whether a batch is among the newest that the logs have.
+    pub(super) fn knows(&self, statement: &Statement) -> bool {
+        self.known.has(statement)
+    }
+
+    /// Where a feed ends; of one that is named, and that the log never had anything of, before its first event.
+    fn end_in(&self, feed: FeedId, log: usize) -> Option<End> {
+        let known = self.ends.get(&feed).copied();
+        known.or_else(|| {
+            let waits = || self.gaps.contains_key(&feed);
+            let is_first = waits() || self.names.has(feed) && self.takes_first(log);
+            is_first.then(|| End::before_all(feed, log))
+        })
+    }
+
+    /// Whether a feed that a log never had anything of may come to it from its first event on.
+    fn takes_first(&self, log: usize) -> bool {
+        let has_room = self.ends.len() < CAUSAL_FEEDS_MAX;
+        has_room && self.logs.get(&log).is_some_and(|log| log.takes_first)
+    }
+
+    /// Looks whether a log has what a batch follows, which waits since then; what waits is kept here.
     pub(super) fn arrived(
         &mut self,
         (log, channel): (usize, &ChannelName),
         message: &Bytes,
+        since: Instant,
     ) -> Arrived {
         let Ok((batch, payloads)) = bundle::parse(message) else {
             return Arrived::Next;
@@ -228,13 +337,22 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
         let statement = &batch.signed.statement;
         let (feed, first, entity) = (statement.feed(), statement.first, statement.entity);
         if !self.gaps.contains_key(&feed) {
-            let Some(end) = self.ends.get(&feed).copied() else {
+            let Some(end) = self.end_in(feed, log) else {
                 return Arrived::Next;
             };
             let payloads = payloads.into_iter().map(|range| &message[range]);
             // What is not as it was signed is refused where it is appended.
             if first <= end.count.saturating_add(1) || batch.verify(payloads).is_err() {
                 return Arrived::Next;
+            }
+            // Nobody has what an entity says wait for long by naming what it said long ago.
+            if !end.is_live && first - 1 - end.count > FIRST_EVENTS_MAX {
+                self.names.suspend(feed);
+                self.coming.remove(feed);
+                return match end.count {
+                    0 => Arrived::Next,
+                    _ => Arrived::Without(Unfound::Full),
+                };
             }
             let of_entity = self.gaps.values();
             let of_entity = of_entity.filter(|gap| gap.entity == entity);
@@ -244,6 +362,16 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
             if let Err(why) = self.bytes_left(feed) {
                 return Arrived::Without(why);
             }
+            let until = since
+                + match end.is_live {
+                    true => WAITS_WITHIN,
+                    false => FIRST_WITHIN,
+                };
+            if Instant::now() >= until {
+                return Arrived::Without(Unfound::Late);
+            }
+            // What it follows is looked for now, and more of it is not.
+            self.names.suspend(feed);
             self.last_number += 1;
             let gap = Gap {
                 entity,
@@ -252,6 +380,8 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
                 channel: channel.clone(),
                 last: first - 1,
                 since: Instant::now(),
+                until,
+                begun: since,
                 waiting: VecDeque::new(),
                 bytes: 0,
                 search: None,
@@ -313,10 +443,19 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
     /// Missing events of a feed were taken.
     pub(super) fn took(&mut self, feed: FeedId, bytes: usize) {
         // More of them come, as long as somebody looks for them.
-        if self.gaps.contains_key(&feed) {
-            self.coming.lock().insert(feed);
+        let named = self.names.searched_for(feed);
+        let named = named.and_then(|log| self.logs.get(&log));
+        let gap = self.gaps.get(&feed).map(|gap| &gap.channel);
+        if let Some(channel) = gap.or(named.map(|log| &log.channel)) {
+            self.coming.add(channel, feed);
         }
+        self.names.took(feed, bytes, Instant::now());
         self.past(feed).bytes += bytes;
+    }
+
+    /// Whether a feed is looked for as others name it, and nothing waits for it.
+    pub(super) fn is_named(&self, feed: FeedId) -> bool {
+        self.names.is_searched(feed)
     }
 
     /// Bytes that wait in front of a log.
@@ -353,14 +492,21 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
     fn begin(&mut self, feed: FeedId) -> bool {
         let bytes_left = self.bytes_left(feed).unwrap_or(0);
         // Whose events wait has an end here.
-        let (Some(gap), Some(end)) = (self.gaps.get_mut(&feed), self.ends.get(&feed)) else {
+        let log = self.gaps.get(&feed).map(|gap| gap.log);
+        let end = log.and_then(|log| self.end_in(feed, log));
+        let (Some(gap), Some(end)) = (self.gaps.get_mut(&feed), end) else {
             return false;
         };
         let (channel, last) = (&gap.channel, gap.last);
         tracing::info!(%channel, after = end.count, to = last, "events are missing before those that came: asking other nodes for them");
+        let how = match end.count {
+            0 => How::Named,
+            _ => How::Followed,
+        };
         let search = Search {
             around: self.around.clone(),
-            times: Times::REAL,
+            times: Times::until(gap.until),
+            how,
             channel: channel.clone(),
             wanted: Wanted {
                 feed,
@@ -369,9 +515,11 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
             },
             head: end.head,
             since_unix_ns: end.time_unix_ns,
-            entity: gap.entity,
             bytes_left,
-            silent: Arc::clone(&self.silent),
+            silent: match how {
+                How::Followed => Arc::clone(&self.silent),
+                How::Named => Arc::clone(&self.silent_of_names),
+            },
             log: gap.log,
             number: gap.number,
             to: self.to.clone(),
@@ -386,13 +534,13 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
         self.begin_next();
         let now = Instant::now();
         let mut late = self.gaps.iter().filter(|(_, gap)| gap.search.is_none());
-        let late = late.find(|(_, gap)| now >= gap.since + TURN_WITHIN);
+        let late = late.find(|(_, gap)| now >= gap.until.min(gap.since + TURN_WITHIN));
         late.map(|(feed, gap)| (gap.log, *feed))
     }
 
     /// Whether a log has all that is before a batch of that feed, and nothing of it.
-    pub(super) fn is_next(&self, feed: FeedId, message: &[u8]) -> bool {
-        let Some(end) = self.ends.get(&feed) else {
+    pub(super) fn is_next(&self, log: usize, feed: FeedId, message: &[u8]) -> bool {
+        let Some(end) = self.end_in(feed, log) else {
             return false;
         };
         bundle::parse(message).is_ok_and(|(batch, _)| {
@@ -400,6 +548,17 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
             let is_after = Some(statement.first) == end.count.checked_add(1);
             statement.feed() == feed && is_after && statement.parent == end.head
         })
+    }
+
+    /// Whether a feed ends behind a batch, or with it.
+    pub(super) fn is_behind(&self, feed: FeedId, message: &[u8]) -> bool {
+        let end = self.ends.get(&feed).map_or(0, |end| end.count);
+        bundle::parse(message).is_ok_and(|(batch, _)| batch.signed.statement.last() <= end)
+    }
+
+    /// Since when what waits of a feed does.
+    pub(super) fn waits_since(&self, feed: FeedId) -> Option<Instant> {
+        Some(self.gaps.get(&feed)?.begun)
     }
 
     /// Gives what waits of a feed, where it is that gap; none looks for what is before it any more.
@@ -415,7 +574,7 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
         let Some(mut gap) = self.gaps.remove(&feed) else {
             return VecDeque::new();
         };
-        self.coming.lock().remove(&feed);
+        self.coming.remove(feed);
         self.waiting_bytes -= gap.bytes;
         std::mem::take(&mut gap.waiting)
     }

@@ -375,13 +375,22 @@ impl Chosen {
             feed.abort();
         }
         let log = log.number;
-        self.tell(Input::Left { log, is_left: true }).await?;
+        self.set_left(log, true).await?;
         Ok(Holds::Now)
     }
 
     async fn tell(&self, input: Input) -> Result<(), NotKept> {
         let to = self.to.upgrade().ok_or(NotKept::Ended)?;
         to.send(input).await.map_err(|_| NotKept::Ended)
+    }
+
+    /// Tells whether a log is left, and waits until that holds; not for long, as a disk may be full.
+    async fn set_left(&self, log: usize, is_left: bool) -> Result<(), NotKept> {
+        let (done, holds) = oneshot::channel();
+        self.tell(Input::Left { log, is_left, done }).await?;
+        // It holds once the log has taken what came before.
+        let _late = tokio::time::timeout(super::CLOSING, holds).await;
+        Ok(())
     }
 
     /// Opens a log and gives it to the writer.
@@ -417,11 +426,7 @@ impl Chosen {
             return Ok(());
         }
         let (number, to) = (log.number, self.to.upgrade().ok_or(NotKept::Ended)?);
-        self.tell(Input::Left {
-            log: number,
-            is_left: false,
-        })
-        .await?;
+        self.set_left(number, false).await?;
         let feed = feed(
             self.dispatch.clone(),
             channel.clone(),

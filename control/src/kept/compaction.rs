@@ -85,6 +85,11 @@ impl Compaction {
         self.looked.push(Looked::default());
     }
 
+    /// Whether a log is compacted.
+    pub(super) fn has_rules(&self, log: usize) -> bool {
+        self.rules.get(log).is_some_and(Option::is_some)
+    }
+
     /// What a pass came to that has ended.
     pub(super) fn ended(&mut self) -> Option<(usize, Result<Outcome, CompactError>)> {
         let job = self.job.take_if(|job| job.thread.is_finished())?;

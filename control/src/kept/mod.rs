@@ -7,6 +7,7 @@
 //! - [`ancestors`]: events that came before what they follow wait, while those are asked for at other nodes.
 //! - `feed`: a log as one of its channel's subscribers.
 //! - [`chosen`]: channels that are kept because a command said so, beside those of the configuration file.
+//! - `places`: where each feed is in its log, for other nodes that ask for events which were named to them.
 //! - [`follow`]: a reader that goes on where the log goes on, without asking again and again.
 //!
 //! A log that does not get its events to disk holds up reliable channels as any slow subscriber does, and
@@ -21,6 +22,7 @@ mod compaction;
 mod feed;
 pub mod follow;
 mod looks;
+mod places;
 pub mod replicated;
 mod status;
 mod writer;
@@ -29,7 +31,7 @@ use crate::{
     channel::Pattern,
     config::{Config, Replicated, keeping::KeepWords},
     dispatch::Dispatch,
-    reading::Reading,
+    reading::{Reading, wire::Want},
     replicas::Replicas,
     signing::Signing,
 };
@@ -39,6 +41,7 @@ use compaction::Compaction;
 use feed::feed;
 use follow::Follower;
 use looks::{LOOK_WITHIN, Looks, WaitedFor};
+use places::Places;
 use replicated::Seat;
 pub use status::LogStatus;
 use status::{AllNotKept, describe};
@@ -56,7 +59,7 @@ use virga_state::{
     Cursor, LogName, NameError, OpenError, Options, Reader,
     compact::Rules,
     format::LogId,
-    history::{self, Looked, Place, Wanted},
+    history::{self, Looked, Place},
     io::open::{self, OpenLog},
     replica::NoGroup,
 };
@@ -174,6 +177,7 @@ pub struct Kept {
     /// Who looks through a log for another node.
     looks: Arc<Looks>,
     coming: Coming,
+    places: Places,
 }
 
 /// The logs, open, while nothing comes yet.
@@ -290,7 +294,8 @@ impl Kept {
     }
 
     /// Looks through a channel's log for batches of a feed for a node, a part of it at a time, and only as long as this
-    /// is waited for; see [`looks`]. Of what the log gets itself at that moment, it may be asked again at its end.
+    /// is waited for; see [`looks`]. Of what the log gets itself at that moment, it may be asked again at its end. For what
+    /// was named to the node it looks where the log has it, and nowhere else.
     ///
     /// # Errors
     /// See [`KeptError`]; none where the channel is not kept.
@@ -298,8 +303,19 @@ impl Kept {
         &self,
         (peer, channel): (NodeId, &ChannelName),
         (cursor, place): (Cursor, Option<Place>),
-        wanted: Wanted,
+        want: Want,
     ) -> Result<Option<Looked>, KeptError> {
+        let (wanted, cursor, first_before) = match want {
+            Want::Batches(wanted) => (wanted, cursor, u64::MAX),
+            Want::Named(wanted) => {
+                let is_coming = self.coming.has(channel, wanted.feed);
+                match self.places.aim((channel, cursor), wanted, is_coming) {
+                    Ok(aim) => (aim.wanted, Cursor::Offset(aim.from), aim.first_before),
+                    Err(looked) => return Ok(Some(looked)),
+                }
+            }
+            Want::Open | Want::Events | Want::End => return Ok(None),
+        };
         let (Some(known), Some(seat)) = (self.logs.find(channel), self.looks.place(peer).await)
         else {
             return Ok(None);
@@ -313,7 +329,8 @@ impl Kept {
             let (_seat, began) = (seat, Instant::now());
             let disk = open::read(&folder, &name)?;
             let is_enough = || !is_waited_for() || began.elapsed() >= LOOK_WITHIN;
-            history::look(&disk, &name, (cursor, limit), wanted, (place, is_enough))
+            let within = (cursor, first_before, limit);
+            history::look(&disk, &name, within, wanted, (place, is_enough))
         });
         let failed = |source| KeptError::Open {
             channel: channel.clone(),
@@ -323,7 +340,8 @@ impl Kept {
         let looked = looking.await.ok().transpose().map_err(failed)?;
         Ok(looked.map(|mut looked| {
             let has_none = looked.next.is_none() && looked.messages.is_empty();
-            if has_none && self.coming.has(wanted.feed) {
+            let is_followed = matches!(want, Want::Batches(_));
+            if is_followed && has_none && self.coming.has(channel, wanted.feed) {
                 looked.next = Some(match cursor {
                     Cursor::Offset(from) => from.max(limit),
                     _ => limit,
@@ -447,13 +465,13 @@ impl Opened {
             self.notes,
             open.filter_map(|(log, channel)| Some((channel.clone(), log, feeds.remove(channel)?))),
         );
-        let coming = Coming::default();
+        let (coming, places) = (Coming::default(), Places::default());
         let writer = Writer::start(
             (self.logs, self.seats, self.states),
             self.signed,
             signing.clone(),
             (replicas.clone(), dispatch.clone(), reading.clone()),
-            coming.clone(),
+            (coming.clone(), places.clone()),
             (Compaction::new(self.rules, to.downgrade()), to.downgrade()),
             inputs,
         )?;
@@ -464,6 +482,7 @@ impl Opened {
             chosen: Arc::new(chosen),
             looks: Arc::default(),
             coming,
+            places,
         };
         Ok(Running {
             kept,

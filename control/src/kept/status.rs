@@ -31,6 +31,15 @@ pub struct LogStatus {
     /// Events that it got from another node's log, since later ones follow them.
     #[serde(default)]
     pub repaired: u64,
+    /// Events that it got from another node's log, since those of others name them.
+    #[serde(default)]
+    pub named: u64,
+    /// How often such events were not to be had, by why: see [`super::ancestors::Unfound`].
+    #[serde(default)]
+    pub unfound: BTreeMap<String, u64>,
+    /// Events that came although it had them.
+    #[serde(default)]
+    pub repeated: u64,
     /// How often it went on without events that later ones follow, by why: see [`super::ancestors::Unfound`].
     #[serde(default)]
     pub gaps: BTreeMap<String, u64>,
@@ -73,6 +82,9 @@ impl LogStatus {
             refused: 0,
             forks: 0,
             repaired: 0,
+            named: 0,
+            unfound: Unfound::ALL.map(|why| (why.name().to_owned(), 0)).into(),
+            repeated: 0,
             waiting_bytes: 0,
             gaps: Unfound::ALL.map(|why| (why.name().to_owned(), 0)).into(),
             compacted_events: 0,

@@ -4,8 +4,9 @@ mod append;
 
 use super::{
     LogStatus,
-    ancestors::{Ancestors, Coming, Mesh, Unfound},
+    ancestors::{Ancestors, Back, Coming, Mesh, Unfound},
     compaction::{Answer as Put, Compaction},
+    places::Places,
     replicated::{Drop, Seat},
 };
 use crate::{
@@ -18,6 +19,7 @@ use crate::{
     },
     signing::Signing,
 };
+use append::Taken;
 use bytes::Bytes;
 use std::{
     collections::BTreeMap,
@@ -32,13 +34,13 @@ use std::{
 use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, mpsc, oneshot, watch},
+    time::Instant,
 };
 use virga_ebpf::header::NodeId;
 use virga_state::{
     AppendError,
     batch::FeedId,
     compact::{self, CompactError, Outcome, Rewritten, Rules},
-    history::Last,
     io::{
         clock,
         driver::{Driver, Way},
@@ -99,8 +101,8 @@ pub(super) enum Input {
     LookedBack {
         /// Which log.
         log: usize,
-        /// Where they do.
-        ends: Vec<Last>,
+        /// What was found.
+        back: Box<Back>,
     },
     /// One more log, on this node alone.
     Begin {
@@ -115,6 +117,8 @@ pub(super) enum Input {
         log: usize,
         /// Whether it does.
         is_left: bool,
+        /// Told when it holds: nothing more is appended.
+        done: oneshot::Sender<()>,
     },
     /// The channel went on without it.
     Interrupted {
@@ -154,7 +158,7 @@ impl Writer {
         signed: Vec<Option<ChannelName>>,
         signing: Signing,
         (replicas, dispatch, reading): (Replicas, Dispatch, Reading),
-        coming: Coming,
+        (coming, places): (Coming, Places),
         (compaction, to): (Compaction, mpsc::WeakSender<Input>),
         inputs: mpsc::Receiver<Input>,
     ) -> io::Result<Self> {
@@ -169,7 +173,14 @@ impl Writer {
             dispatch,
             begun: BTreeMap::new(),
             signed,
-            ancestors: Ancestors::new(around, coming, to.clone(), runtime.clone()),
+            ancestors: Ancestors::new(
+                around,
+                (coming, places.clone()),
+                to.clone(),
+                runtime.clone(),
+            ),
+            named: None,
+            places,
             early: BTreeMap::new(),
             to,
             compaction,
@@ -236,6 +247,10 @@ struct Thread {
     begun: BTreeMap<NodeId, Assembly>,
     /// What waits for events that are missing, in the logs that are on this node alone.
     ancestors: Ancestors<Mesh>,
+    /// When it was looked last who is to be asked for what is named.
+    named: Option<Instant>,
+    /// Where feeds are in those logs.
+    places: Places,
     /// What came to logs of which it is not known yet where their feeds end.
     early: BTreeMap<usize, Vec<Early>>,
     to: mpsc::WeakSender<Input>,
@@ -257,6 +272,9 @@ impl Thread {
             for input in taken.drain(..) {
                 match input {
                     Input::Events {
+                        log, deliveries, ..
+                    } if self.is_left(log) => self.drop_late(log, deliveries.len()),
+                    Input::Events {
                         log,
                         deliveries,
                         room,
@@ -267,15 +285,17 @@ impl Thread {
                             drop(room);
                         }
                     },
-                    Input::LookedBack { log, ends } => self.looked_back(log, ends),
+                    Input::LookedBack { log, back } => self.looked_back(log, *back),
                     Input::Begin { begun, done } => {
                         let log = self.begin(*begun);
                         self.look_back(runtime, log..log + 1);
                         // Who waits no more asks again.
                         let _gone = done.send(log);
                     }
-                    Input::Left { log, is_left } => {
-                        self.states[log].send_modify(|state| state.is_left = is_left);
+                    Input::Left { log, is_left, done } => {
+                        self.leave(log, is_left);
+                        // Who waits no more asks again.
+                        let _gone = done.send(());
                     }
                     Input::Compacted {
                         log,
@@ -314,13 +334,14 @@ impl Thread {
                 self.count_gap(log, Unfound::Full);
                 self.append_waiting(log, feed);
             }
+            self.begin_names();
             self.settle();
             self.compact();
         }
         drop(inputs);
         self.compaction.stop();
         while let Some((&log, _)) = self.early.first_key_value() {
-            self.looked_back(log, Vec::new());
+            self.append_early(log);
         }
         while let Some((log, feed)) = self.ancestors.any() {
             self.count_gap(log, Unfound::Failed);
@@ -473,17 +494,16 @@ impl Thread {
             return Err(Answer::Refused(words));
         };
         loop {
-            let refused = self.states[log].borrow().refused;
             let appended = match mode == Mode::Signed {
                 true => self.append_signed(log, &event),
-                false => self.append_one(log, &entity, &event),
+                false => self.append_one(log, &entity, &event).map(|()| Taken::New),
             };
             match appended {
-                Ok(()) if self.states[log].borrow().refused > refused => {
+                Ok(Taken::Refused) => {
                     let words = "they are not as their entity signed them".to_owned();
                     return Err(Answer::Refused(words));
                 }
-                Ok(()) => return Ok(()),
+                Ok(Taken::New | Taken::Known) => return Ok(()),
                 // The replica hears nothing meanwhile: it leads as before.
                 Err(AppendError::Full) => self.driver.settle(&mut self.logs),
                 Err(AppendError::DiskFull | AppendError::Closing) => return Err(Answer::Full),

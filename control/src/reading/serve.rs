@@ -13,11 +13,7 @@ use bytes::Bytes;
 use std::{collections::BTreeMap, time::Duration};
 use tokio::{sync::mpsc, time::timeout};
 use virga_ebpf::header::NodeId;
-use virga_state::{
-    Cursor,
-    format::LogId,
-    history::{Place, Wanted},
-};
+use virga_state::{Cursor, format::LogId, history::Place};
 use virga_transport::ChannelName;
 
 /// Readers that one peer may have here.
@@ -88,7 +84,7 @@ fn hear(
     seats.retain(|_, seat| !seat.is_closed());
     let (peer, _, channel) = key.clone();
     let (mut of_peer_max, mut of_all_max) = (READERS_PER_PEER_MAX, READERS_MAX);
-    if matches!(numbered.1.want, Want::Batches(_)) {
+    if matches!(numbered.1.want, Want::Batches(_) | Want::Named(_)) {
         of_peer_max += SEARCHES_PER_PEER_MAX;
         of_all_max += SEARCHES_MAX;
     }
@@ -211,8 +207,8 @@ impl Seat {
     /// Waits for events where it is asked for some. None: the node stops.
     async fn answer(&mut self, ask: &Ask) -> Option<Given> {
         let failed = |why: &str| Some(Given::Refused(Refusal::Failed, why.to_owned()));
-        if let Want::Batches(wanted) = ask.want {
-            return Some(self.look(ask.cursor, wanted).await);
+        if let Want::Batches(_) | Want::Named(_) = ask.want {
+            return Some(self.look(ask).await);
         }
         let (log, open) = match self.open(ask).await {
             Ok(opened) => opened,
@@ -241,7 +237,8 @@ impl Seat {
     }
 
     /// Looks for batches of a feed.
-    async fn look(&mut self, cursor: Cursor, wanted: Wanted) -> Given {
+    async fn look(&mut self, ask: &Ask) -> Given {
+        let cursor = ask.cursor;
         let refused = |refusal, words: &str| Given::Refused(refusal, words.to_owned());
         let Some(log) = self.kept.id(&self.channel) else {
             return refused(Refusal::NotKept, "it does not keep the channel");
@@ -249,7 +246,7 @@ impl Seat {
         let last = self.looked.take();
         let last = last.filter(|(next, _)| cursor == Cursor::Offset(*next));
         let (of, from) = ((self.peer, &self.channel), (cursor, last.map(|(_, at)| at)));
-        let looked = match self.kept.look(of, from, wanted).await {
+        let looked = match self.kept.look(of, from, ask.want).await {
             Ok(Some(looked)) => looked,
             Ok(None) => return refused(Refusal::NotKept, "it does not keep the channel"),
             Err(error) => {

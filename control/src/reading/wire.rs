@@ -1,14 +1,15 @@
 //! What is asked and given about a log that another node keeps, as messages in parts ([`crate::replicas::wire`]).
 //!
 //! ```text
-//! ask      version 1 | want 1 | reader 8 | log 16 | cursor 1 | value 8, where `want` is 3 also: feed 32 | after 8 | to 8
+//! ask      version 1 | want 1 | reader 8 | log 16 | cursor 1 | value 8, where `want` is 3 or 4 also: feed 32 | after 8 | to 8
 //! events   version 1 | 0 1    | log 16 | next 8 | frames `kept` and `gap` (see `api::frames`)
 //! batches  version 1 | 0 1    | log 16 | next 8 | of each batch: bytes 4 | message (see `virga_state::bundle`)
 //! refusal  version 1 | code 1 | words
 //! ```
 //! Big-endian. `want` is 0 to open the log, which is answered at once by where its next event is, 1 for events, which
 //! is answered when there are some, 2 to end, and 3 for signed batches of a feed, behind so many of its events and up to
-//! one, which is answered at once, by none where they have to be looked for further on. A reader's number is its own among
+//! one, which is answered at once, by none where they have to be looked for further on; 4 is the same where others name
+//! these events, and is answered of what the node knows to have without looking for it. A reader's number is its own among
 //! those of its node. A log of zeros in a question is any; else the one with that id is meant and no other. `next` is where
 //! to go on.
 
@@ -39,6 +40,8 @@ pub enum Want {
     End,
     /// Batches of a feed, with their signatures.
     Batches(Wanted),
+    /// The same, of what the node knows to have.
+    Named(Wanted),
 }
 
 impl Want {
@@ -48,6 +51,7 @@ impl Want {
             Self::Events => 1,
             Self::End => 2,
             Self::Batches(_) => 3,
+            Self::Named(_) => 4,
         }
     }
 }
@@ -81,7 +85,8 @@ impl Ask {
         out.extend(self.log.unwrap_or(ANY_LOG));
         out.push(cursor);
         out.extend(u64::to_be_bytes(value));
-        if let Want::Batches(Wanted { feed, after, to }) = self.want {
+        if let Want::Batches(wanted) | Want::Named(wanted) = self.want {
+            let Wanted { feed, after, to } = wanted;
             out.extend(feed.0);
             out.extend(after.to_be_bytes());
             out.extend(to.to_be_bytes());
@@ -101,6 +106,7 @@ impl Ask {
             (1, []) => Want::Events,
             (2, []) => Want::End,
             (3, wanted) => Want::Batches(wanted_of(wanted)?),
+            (4, wanted) => Want::Named(wanted_of(wanted)?),
             _ => return None,
         };
         let (reader, rest) = rest.split_first_chunk()?;
@@ -287,7 +293,13 @@ mod tests {
             after: 1,
             to: u64::MAX,
         };
-        let wants = [Want::Open, Want::Events, Want::End, Want::Batches(wanted)];
+        let wants = [
+            Want::Open,
+            Want::Events,
+            Want::End,
+            Want::Batches(wanted),
+            Want::Named(wanted),
+        ];
         let logs = [None, Some([3; 16])];
         let all = wants
             .into_iter()
@@ -353,7 +365,7 @@ mod tests {
         }
 
         #[test]
-        fn changed_questions_are_read_as_what_they_say(place in 0..ASK_BYTES, byte: u8, which in 0..40_usize) {
+        fn changed_questions_are_read_as_what_they_say(place in 0..ASK_BYTES, byte: u8, which in 0..50_usize) {
             let mut bytes = asks()[which].encode();
             bytes[place] = byte;
             if let Some(ask) = Ask::parse(&bytes) {

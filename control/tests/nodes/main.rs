@@ -27,6 +27,7 @@ mod liar;
 mod lines;
 mod links;
 mod metrics;
+mod named;
 mod persisted;
 mod publishing;
 mod reading;

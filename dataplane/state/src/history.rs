@@ -27,6 +27,18 @@ pub struct Last {
     pub time_unix_ns: u64,
 }
 
+/// What the newest segments of a log say of its feeds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Newest {
+    /// Where each feed ends.
+    pub last: Vec<Last>,
+    /// Whether all that the log ever had below that offset was gone through: of a feed that is not among these it had
+    /// nothing there.
+    pub is_whole: bool,
+    /// What is there or behind was not found.
+    pub end: u64,
+}
+
 /// Events of a feed that are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
@@ -59,16 +71,18 @@ pub struct Place {
 }
 
 /// Where each feed ends in the newest segments of a log: in the last one, which fills, and in so many before it that they
-/// have that many bytes; of no more feeds than an index of causes knows. It stops where nobody waits for it.
+/// have that many bytes; of no more feeds than an index of causes knows. It stops where nobody waits for it. `each` hears
+/// of every signed batch on the way, unchecked, with the offset of its first event.
 ///
 /// # Errors
 /// See [`OpenError`].
-pub fn last_of_feeds<D: Disk>(
+pub fn newest_of_feeds<D: Disk>(
     disk: &D,
     name: &LogName,
     bytes: u64,
     is_waited_for: impl Fn() -> bool,
-) -> Result<Vec<Last>, OpenError> {
+    mut each: impl FnMut(u64, &Batch),
+) -> Result<Newest, OpenError> {
     let catalog = Catalog::read(disk, name)?;
     let mut newest = catalog.used().collect::<Vec<&Found>>().into_iter().rev();
     let fills = newest.next();
@@ -81,14 +95,23 @@ pub fn last_of_feeds<D: Disk>(
     let from = full.last().or(fills).map_or(0, |found| found.number);
     let mut last: BTreeMap<FeedId, (Batch, u64)> = BTreeMap::new();
     let begin = (from, SEGMENT_HEADER_BYTES as u64);
+    // What is skipped as damaged, or was taken by retention, leaves a hole in the offsets, or is before the first segment.
+    let manifest = catalog.manifest.as_ref();
+    let has_begin = manifest.is_none_or(|manifest| manifest.first_segment <= 1);
+    let (mut is_whole, mut next) = (has_begin && catalog.manifest_fault.is_none(), 0);
     each_batch(disk, &catalog, begin, |header, records, _| {
         if !is_waited_for() {
+            is_whole = false;
             return ControlFlow::Break(());
         }
+        is_whole &= header.first_offset == next;
+        next = header.end();
         if walk::check_records(header, records).is_err() {
+            is_whole = false;
             return ControlFlow::Continue(());
         }
-        each_signed(header, records, |_, batch, _| {
+        each_signed(header, records, |offset, batch, _| {
+            each(offset, &batch);
             let feed = batch.signed.statement.feed();
             let end = |batch: &Batch| batch.signed.statement.last();
             let is_last = match last.get(&feed) {
@@ -97,10 +120,13 @@ pub fn last_of_feeds<D: Disk>(
             };
             if is_last {
                 last.insert(feed, (batch, header.last_time));
+            } else {
+                is_whole &= last.contains_key(&feed);
             }
             ControlFlow::Continue(())
         })
     })?;
+    let feeds = last.len();
     let checked = last.into_values().filter_map(|(batch, time_unix_ns)| {
         let batch = batch.verify_statement().ok()?;
         Some(Last {
@@ -108,10 +134,16 @@ pub fn last_of_feeds<D: Disk>(
             time_unix_ns,
         })
     });
-    Ok(checked.collect())
+    let last: Vec<Last> = checked.collect();
+    Ok(Newest {
+        is_whole: is_whole && last.len() == feeds,
+        last,
+        end: next,
+    })
 }
 
-/// Looks for events from a place on, below an offset; not too far at a time, and gives not too many. Behind the first
+/// Looks for events from a place on, below an offset, the first of them in a batch of the log that begins before another;
+/// not too far at a time, and gives not too many. Behind the first
 /// batch of the log it ends where it `is_enough`: the next look goes on there. `place` is what the look before gave with
 /// this offset.
 ///
@@ -120,7 +152,7 @@ pub fn last_of_feeds<D: Disk>(
 pub fn look<D: Disk>(
     disk: &D,
     name: &LogName,
-    (cursor, limit): (Cursor, u64),
+    (cursor, first_before, limit): (Cursor, u64, u64),
     wanted: Wanted,
     (place, is_enough): (Option<Place>, impl Fn() -> bool),
 ) -> Result<Looked, OpenError> {
@@ -137,6 +169,7 @@ pub fn look<D: Disk>(
             Cursor::Time(time) => time,
             _ => 0,
         },
+        first_before,
         limit,
         seen_bytes: 0,
         given_bytes: 0,
@@ -161,6 +194,7 @@ struct Search {
     wanted: Wanted,
     from: u64,
     from_time: u64,
+    first_before: u64,
     limit: u64,
     seen_bytes: u64,
     given_bytes: usize,
@@ -234,7 +268,8 @@ impl Search {
         records: &[u8],
         (place, is_over): (Place, bool),
     ) -> ControlFlow<()> {
-        if header.end() > self.limit {
+        let has_none = self.looked.messages.is_empty();
+        if header.end() > self.limit || has_none && header.first_offset >= self.first_before {
             return ControlFlow::Break(());
         }
         if is_over || self.seen_bytes >= LOOK_BYTES {

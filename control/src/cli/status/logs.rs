@@ -24,9 +24,13 @@ pub(super) fn write(out: &mut impl Write, logs: &[LogStatus]) -> io::Result<()> 
             let words = format!("times gone on without events that later ones follow ({why})");
             some(*count, &words)
         });
-        let gaps: String = gaps.collect();
+        let unfound = log.unfound.iter().map(|(why, count)| {
+            let words = format!("times events that others name were not to be had ({why})");
+            some(*count, &words)
+        });
+        let gaps: String = gaps.chain(unfound).collect();
         format!(
-            "  {} ({}{replicas}): events {}..{}{}{}{}{}{}{}{}{gaps}{compaction}{problem}",
+            "  {} ({}{replicas}): events {}..{}{}{}{}{}{}{}{}{}{}{gaps}{compaction}{problem}",
             log.channel,
             log.durability,
             log.first,
@@ -40,6 +44,11 @@ pub(super) fn write(out: &mut impl Write, logs: &[LogStatus]) -> io::Result<()> 
             ),
             some(log.interrupted, "times let go, as it was too slow"),
             some(log.repaired, "got from another node's log"),
+            some(
+                log.named,
+                "got from another node's log, as others name them"
+            ),
+            some(log.repeated, "came although they were there"),
             some(
                 log.waiting_bytes,
                 "bytes in memory alone, waiting for events in front of them"

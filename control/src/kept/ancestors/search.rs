@@ -65,6 +65,24 @@ impl Times {
         round: Duration::from_secs(4),
         silent: Duration::from_secs(60),
     };
+
+    /// The same where nobody waits for it any more from a moment on.
+    pub(super) fn until(end: Instant) -> Self {
+        let left = end.saturating_duration_since(Instant::now());
+        Self {
+            whole: Self::REAL.whole.min(left),
+            ..Self::REAL
+        }
+    }
+}
+
+/// Why events are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// Those behind them came, from the same entity: nodes look through their logs.
+    Followed,
+    /// They are named: nodes give what they know to have, and look no further.
+    Named,
 }
 
 // A node that all searches ask for something looks, and rests, once for each.
@@ -100,7 +118,7 @@ pub(in crate::kept) trait Around: Send + Sync {
 /// See [`Around`].
 pub(in crate::kept) trait Asking: Send + Sync + 'static {
     /// Waits for what it answers.
-    fn ask(&self, wanted: Wanted, cursor: Cursor) -> impl Future<Output = Outcome> + Send;
+    fn ask(&self, want: Want, cursor: Cursor) -> impl Future<Output = Outcome> + Send;
 
     /// How many parts of its answers have come.
     fn arrived(&self) -> u64;
@@ -140,8 +158,8 @@ impl Around for Mesh {
 }
 
 impl Asking for Keeper {
-    async fn ask(&self, wanted: Wanted, cursor: Cursor) -> Outcome {
-        Self::ask(self, Want::Batches(wanted), None, cursor).await
+    async fn ask(&self, want: Want, cursor: Cursor) -> Outcome {
+        Self::ask(self, want, None, cursor).await
     }
 
     fn arrived(&self) -> u64 {
@@ -175,6 +193,7 @@ impl Silent {
 pub(super) struct Search<A> {
     pub(super) around: A,
     pub(super) times: Times,
+    pub(super) how: How,
     pub(super) channel: ChannelName,
     /// Behind what is there.
     pub(super) wanted: Wanted,
@@ -182,8 +201,6 @@ pub(super) struct Search<A> {
     pub(super) head: Hash,
     /// When that came.
     pub(super) since_unix_ns: u64,
-    /// Who signed it.
-    pub(super) entity: [u8; 32],
     /// No more is taken.
     pub(super) bytes_left: usize,
     pub(super) silent: std::sync::Arc<Silent>,
@@ -347,7 +364,8 @@ impl<A: Around> Search<A> {
             if let Entry::Vacant(place) = all.entry(node) {
                 let reached = self.around.reach(node, &self.channel).await?;
                 let was_silent = self.silent.has(node);
-                place.insert(Asked::new(reached, self.since_unix_ns, was_silent));
+                let asked = Asked::new(reached, (self.how, self.since_unix_ns), was_silent);
+                place.insert(asked);
             }
         }
         Ok(nodes.len())
@@ -394,17 +412,20 @@ impl<A: Around> Search<A> {
         if bytes > self.bytes_left {
             return Err(Unfound::Full);
         }
-        let at = (self.wanted, self.head);
+        let (at, channel) = ((self.wanted, self.head), self.channel.clone());
         // Many signatures take their time.
         let checking = tokio::task::spawn_blocking(move || {
-            let behind = messages.iter().try_fold(at, |at, one| follow(at, one));
-            (behind, messages)
+            let mut all = messages.iter();
+            let behind = all.try_fold(at, |at, one| follow(&channel, at, one));
+            // All of them are the same entity's.
+            let entity = messages.first().and_then(|one| entity_of(one));
+            (behind.zip(entity), messages)
         });
-        let (behind, messages) = checking.await.map_err(|_| Unfound::Failed)?;
-        let Some((wanted, head)) = behind else {
+        let (checked, messages) = checking.await.map_err(|_| Unfound::Failed)?;
+        let Some(((wanted, head), entity)) = checked else {
             return Ok(None);
         };
-        if !self.around.may_say(&self.channel, self.entity).await {
+        if !self.around.may_say(&self.channel, entity).await {
             return Err(Unfound::NoRight);
         }
         if !self.give(messages).await {
@@ -452,13 +473,24 @@ fn why<N: Asking>(all: &BTreeMap<NodeId, Asked<N>>) -> Unfound {
     }
 }
 
-/// What is missing after a batch, and the head after it; none where the batch is not the first that is missing, or not as
-/// it was signed.
-fn follow((wanted, head): (Wanted, Hash), message: &[u8]) -> Option<(Wanted, Hash)> {
+/// Who signed a batch.
+fn entity_of(message: &[u8]) -> Option<[u8; 32]> {
+    let (batch, _) = bundle::parse(message).ok()?;
+    Some(batch.signed.statement.entity)
+}
+
+/// What is missing after a batch, and the head after it; none where the batch is not the first that is missing, or another
+/// channel's, or not as it was signed.
+fn follow(
+    channel: &ChannelName,
+    (wanted, head): (Wanted, Hash),
+    message: &[u8],
+) -> Option<(Wanted, Hash)> {
     let (batch, payloads) = bundle::parse(message).ok()?;
     let statement = &batch.signed.statement;
     let (last, after_it) = (statement.last(), statement.head);
     let is_next = statement.feed() == wanted.feed
+        && statement.channel.as_str() == channel.as_str()
         && statement.first.checked_sub(1) == Some(wanted.after)
         && statement.parent == head
         && last <= wanted.to;

@@ -1,7 +1,10 @@
 //! Nodes that say what a test has them say, feeds, and what is kept of events that wait.
 
 use super::{search::Asking, *};
-use crate::reading::{Outcome, wire::Given};
+use crate::reading::{
+    Outcome,
+    wire::{Given, Want},
+};
 use ed25519_dalek::SigningKey;
 use std::{
     collections::BTreeMap,
@@ -10,7 +13,7 @@ use std::{
 };
 use tokio::sync::mpsc;
 use virga_ebpf::header::NodeId;
-use virga_state::{Cursor, LogName, feed::FeedEnd};
+use virga_state::{Cursor, LogName, batch::Observed, feed::FeedEnd};
 
 /// What a node answers; none: nothing, and whoever asks waits.
 type Says = dyn Fn(Wanted, Cursor) -> Option<Given> + Send + Sync;
@@ -59,8 +62,11 @@ impl Node {
 }
 
 impl Asking for Node {
-    async fn ask(&self, wanted: Wanted, cursor: Cursor) -> Outcome {
+    async fn ask(&self, want: Want, cursor: Cursor) -> Outcome {
         self.asked.fetch_add(1, Ordering::Relaxed);
+        let (Want::Batches(wanted) | Want::Named(wanted)) = want else {
+            panic!("it is asked for batches alone");
+        };
         let Some(given) = (self.says)(wanted, cursor) else {
             return pending().await;
         };
@@ -132,15 +138,24 @@ impl Author {
 
     /// Its next event, a batch of its own.
     pub(super) fn say(&mut self, payload: &[u8]) -> Bytes {
-        let batch = self
-            .end
-            .sign(&self.key, Vec::new(), [payload].into_iter())
-            .unwrap();
-        bundle::encode(&batch, &[payload]).into()
+        self.say_after(Vec::new(), payload)
     }
 
-    pub(super) fn entity(&self) -> [u8; 32] {
-        self.key.verifying_key().to_bytes()
+    /// Says that many events that nobody hears.
+    pub(super) fn skip(&mut self, channel: &str, count: u64) {
+        let channel = LogName::parse(channel).unwrap();
+        let (said, head) = self.end.end();
+        let entity = self.key.verifying_key().to_bytes();
+        self.end = FeedEnd::at(channel, entity, Some((said + count, head)));
+    }
+
+    /// The same when it has observed these.
+    pub(super) fn say_after(&mut self, frontier: Vec<Observed>, payload: &[u8]) -> Bytes {
+        let batch = self
+            .end
+            .sign(&self.key, frontier, [payload].into_iter())
+            .unwrap();
+        bundle::encode(&batch, &[payload]).into()
     }
 }
 
@@ -165,7 +180,12 @@ impl Front {
         let coming = Coming::default();
         let (around, runtime) = (Town::default(), Handle::current());
         Self {
-            ancestors: Ancestors::new(around, coming.clone(), to.downgrade(), runtime),
+            ancestors: Ancestors::new(
+                around,
+                (coming.clone(), Places::default()),
+                to.downgrade(),
+                runtime,
+            ),
             channel: ChannelName::parse("test/signed").unwrap(),
             coming,
             _to: to,
@@ -174,7 +194,8 @@ impl Front {
     }
 
     fn arrived(&mut self, message: &Bytes) -> Arrived {
-        self.ancestors.arrived((0, &self.channel), message)
+        let now = Instant::now();
+        self.ancestors.arrived((0, &self.channel), message, now)
     }
 
     /// The log has taken it.
@@ -182,7 +203,7 @@ impl Front {
         let (batch, payloads) = bundle::parse(message).unwrap();
         let payloads = payloads.into_iter().map(|range| &message[range]);
         let batch = batch.verify(payloads).unwrap();
-        self.ancestors.note(&batch, 1);
+        self.ancestors.note((0, 0), &batch, 1);
     }
 
     /// An entity's first event is in the log, its second is not.
@@ -211,7 +232,7 @@ async fn a_batch_waits_while_what_it_follows_is_not_there() {
     let bytes = (third.len() + fourth.len()) as u64;
     let waiting = |front: &Front| [0, 1].map(|log| front.ancestors.waiting_bytes(log));
     assert_eq!(waiting(&front), [bytes, 0]);
-    assert!(!front.ancestors.is_next(feed, &third));
+    assert!(!front.ancestors.is_next(0, feed, &third));
     // Another gap's end is not this one's.
     assert!(front.ancestors.end(feed, 2).is_empty());
     assert_eq!(front.ancestors.end(feed, 1), [third, fourth]);
@@ -228,11 +249,33 @@ async fn only_what_follows_the_head_is_next() {
     let mut twin = Author::new(1, "test/signed");
     twin.say(b"another first");
     let (second, of_twin) = (author.say(b"second"), twin.say(b"second"));
-    assert!(front.ancestors.is_next(feed, &second));
-    assert!(!front.ancestors.is_next(feed, &of_twin));
-    assert!(!front.ancestors.is_next(feed, &first));
+    assert!(front.ancestors.is_next(0, feed, &second));
+    assert!(!front.ancestors.is_next(0, feed, &of_twin));
+    assert!(!front.ancestors.is_next(0, feed, &first));
     let other = Author::new(2, "test/signed").say(b"first");
-    assert!(!front.ancestors.is_next(feed_of(&other), &other));
+    assert!(!front.ancestors.is_next(0, feed_of(&other), &other));
+}
+
+#[tokio::test]
+async fn of_a_feed_that_there_is_no_room_to_know_nothing_is_had() {
+    let mut front = Front::new();
+    let mut author = Author::new(1, "test/signed");
+    let (first, second) = (author.say(b"first"), author.say(b"second"));
+    let feed = feed_of(&first);
+    front.has(&first);
+    assert!(front.ancestors.is_behind(feed, &first));
+    assert!(!front.ancestors.is_behind(feed, &second));
+    let end = front.ancestors.ends[&feed];
+    for number in 0..CAUSAL_FEEDS_MAX as u64 {
+        let mut other = [3; 32];
+        other[..8].copy_from_slice(&number.to_be_bytes());
+        front.ancestors.ends.insert(FeedId(other), end);
+    }
+    let other = Author::new(2, "test/signed").say(b"first");
+    front.has(&other);
+    assert!(!front.ancestors.is_behind(feed_of(&other), &other));
+    front.has(&second);
+    assert!(front.ancestors.is_behind(feed, &second));
 }
 
 #[tokio::test]
@@ -336,11 +379,14 @@ async fn what_a_log_gets_itself_may_be_asked_for_again() {
     let third = author.say(b"third");
     let feed = feed_of(&third);
     assert_eq!(front.arrived(&third), Arrived::Waits);
-    assert!(!front.coming.has(feed), "nobody gave any yet");
+    let comes = |front: &Front| front.coming.has(&front.channel, feed);
+    assert!(!comes(&front), "nobody gave any yet");
     front.ancestors.took(feed, 1);
-    assert!(front.coming.has(feed));
+    assert!(comes(&front));
+    let other = ChannelName::parse("test/other").unwrap();
+    assert!(!front.coming.has(&other, feed), "to that log it does not");
     front.ancestors.end(feed, 1);
-    assert!(!front.coming.has(feed));
+    assert!(!comes(&front));
     front.ancestors.took(feed, 1);
-    assert!(!front.coming.has(feed), "nobody looks for it");
+    assert!(!comes(&front), "nobody looks for it");
 }

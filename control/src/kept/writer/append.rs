@@ -4,22 +4,34 @@ use super::{Input, Thread};
 use crate::{
     channel::{Delivery, Signature},
     hex,
-    kept::ancestors::{Arrived, LOOKED_BACK_BYTES, Unfound},
+    kept::ancestors::{Arrived, Back, Ended, Unfound},
 };
 use bytes::Bytes;
 use std::{ops::Range, sync::atomic::Ordering, time::Duration};
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::{runtime::Handle, sync::mpsc, time::Instant};
 use virga_ebpf::hash::origin_hash;
 use virga_state::{
-    AppendError, Link, LogName,
+    AppendError, Link, LogName, Retention,
     batch::{BatchError, FeedId},
     bundle,
-    history::{self, Last},
     io::clock,
 };
 
 /// How long it is waited while a log takes nothing.
 const RETRY: Duration = Duration::from_millis(50);
+/// How often it is looked at most who is to be asked for what is named.
+const NAMES_EVERY: Duration = Duration::from_millis(100);
+
+/// What became of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It is in the log now.
+    New,
+    /// It was there.
+    Known,
+    /// It is not as it was signed, or another channel's: that is counted.
+    Refused,
+}
 
 impl Thread {
     pub(super) fn append(&mut self, log: usize, deliveries: &[Delivery]) {
@@ -27,7 +39,7 @@ impl Thread {
             let appended = match &delivery.signature {
                 // It comes with the batch's last event, all at once.
                 Signature::Later => continue,
-                Signature::Here(message) => self.append_arrived(log, message),
+                Signature::Here(message) => self.append_arrived(log, message, Instant::now()),
                 Signature::None => {
                     let (entity, payload) = (&delivery.entity, &delivery.payload);
                     self.until_taken(log, |thread| thread.append_one(log, entity, payload))
@@ -40,11 +52,11 @@ impl Thread {
     }
 
     /// Appends until the log has room, or is late.
-    fn until_taken(
+    fn until_taken<T>(
         &mut self,
         log: usize,
-        append: impl Fn(&mut Self) -> Result<(), AppendError>,
-    ) -> Result<(), AppendError> {
+        append: impl Fn(&mut Self) -> Result<T, AppendError>,
+    ) -> Result<T, AppendError> {
         loop {
             match append(self) {
                 Err(AppendError::Full | AppendError::DiskFull)
@@ -60,11 +72,16 @@ impl Thread {
         }
     }
 
-    /// A batch that came: it waits while events are missing in front of it.
-    fn append_arrived(&mut self, log: usize, message: &Bytes) -> Result<(), AppendError> {
+    /// A batch that came then: it waits while events are missing in front of it.
+    fn append_arrived(
+        &mut self,
+        log: usize,
+        message: &Bytes,
+        since: Instant,
+    ) -> Result<(), AppendError> {
         loop {
             let arrived = match &self.signed[log] {
-                Some(channel) => self.ancestors.arrived((log, channel), message),
+                Some(channel) => self.ancestors.arrived((log, channel), message, since),
                 None => Arrived::Next,
             };
             match arrived {
@@ -80,7 +97,8 @@ impl Thread {
                 }
             }
         }
-        self.until_taken(log, |thread| thread.append_signed(log, message))
+        let taken = self.until_taken(log, |thread| thread.append_signed(log, message));
+        taken.map(|_| ())
     }
 
     /// Appends what waits of a feed, whatever is missing.
@@ -98,6 +116,13 @@ impl Thread {
         (feed, number): (FeedId, u64),
         found: Result<(), Unfound>,
     ) {
+        self.named = None;
+        match self.ancestors.name_ended(feed, number, found) {
+            Ended::NotThis => {}
+            Ended::Quiet => return,
+            Ended::Told(why) => return self.count_unfound(log, why),
+        }
+        let since = self.ancestors.waits_since(feed);
         let mut waiting = self.ancestors.end(feed, number);
         let Some(first) = waiting.pop_front() else {
             return;
@@ -108,26 +133,39 @@ impl Thread {
         }
         let appended = self.until_taken(log, |thread| thread.append_signed(log, &first));
         self.lose_unless(log, &first, appended);
-        // More may be missing between them.
+        // More may be missing between them, and they have waited.
+        let since = since.unwrap_or_else(Instant::now);
         for message in waiting {
-            let appended = self.append_arrived(log, &message);
+            let appended = self.append_arrived(log, &message, since);
             self.lose_unless(log, &message, appended);
         }
     }
 
     /// Batches that were missing, each checked by who asked for them; whether the log has them.
     pub(super) fn fetched(&mut self, log: usize, feed: FeedId, messages: &[Bytes]) -> bool {
+        if self.is_left(log) {
+            return false;
+        }
         for message in messages {
             // The log may have gone on without them.
-            if !self.ancestors.is_next(feed, message) {
-                continue;
+            if !self.ancestors.is_next(log, feed, message) {
+                if self.ancestors.is_behind(feed, message) {
+                    continue;
+                }
+                return false;
             }
+            let is_named = self.ancestors.is_named(feed);
             match self.until_taken(log, |thread| thread.append_signed(log, message)) {
-                Ok(()) => {
+                Ok(Taken::New) if self.ancestors.is_behind(feed, message) => {
                     let events = events_of(message);
                     self.ancestors.took(feed, message.len());
-                    self.states[log].send_modify(|state| state.repaired += events);
+                    self.states[log].send_modify(|state| match is_named {
+                        true => state.named += events,
+                        false => state.repaired += events,
+                    });
                 }
+                // It was refused, which is counted, or there is no room to know where the feed ends now.
+                Ok(_) => return false,
                 // They are at the node that gave them.
                 Err(error) => {
                     tracing::warn!(%error, "events that another node gave are not in the log");
@@ -145,36 +183,95 @@ impl Thread {
         });
     }
 
+    /// Nobody has what a batch of that log names, or may be asked for it.
+    fn count_unfound(&self, log: usize, why: Unfound) {
+        self.states[log].send_modify(|state| {
+            let (channel, words) = (&state.channel, "events that others name are not to be had");
+            match why {
+                // They may be of a channel that is not kept here, or that this log is not to have.
+                Unfound::Unknown | Unfound::Unsure => {
+                    tracing::info!(%channel, why = why.name(), "{words}")
+                }
+                _ => tracing::warn!(%channel, why = why.name(), "{words}"),
+            }
+            *state.unfound.entry(why.name().to_owned()).or_default() += 1;
+        });
+    }
+
+    /// Has somebody look for what is named, once it is known of all logs what they have; not at each turn, as there may be
+    /// much of it.
+    pub(super) fn begin_names(&mut self) {
+        let now = Instant::now();
+        let is_due = self.named.is_none_or(|last| now >= last + NAMES_EVERY);
+        if is_due && self.early.is_empty() {
+            self.named = Some(now);
+            for (log, why) in self.ancestors.begin_names(now) {
+                self.count_unfound(log, why);
+            }
+        }
+    }
+
+    pub(super) fn is_left(&self, log: usize) -> bool {
+        self.states[log].borrow().is_left
+    }
+
+    /// The node keeps a log no more, by command, or again: what has come is appended, and nothing from then on.
+    pub(super) fn leave(&mut self, log: usize, is_left: bool) {
+        if is_left {
+            self.append_early(log);
+            while let Some(feed) = self.ancestors.any_of(log) {
+                self.count_gap(log, Unfound::Failed);
+                self.append_waiting(log, feed);
+            }
+            self.ancestors.leave(log);
+        } else {
+            self.ancestors.take_in(log);
+        }
+        self.states[log].send_modify(|state| state.is_left = is_left);
+    }
+
+    /// What was on its way when the node ceased to keep the log.
+    pub(super) fn drop_late(&self, log: usize, events: usize) {
+        self.states[log].send_modify(|state| state.lost += events as u64);
+    }
+
     /// Has somebody look where feeds end in the logs that are on this node alone, one log after the other; what comes to
     /// them before that is known waits.
     pub(super) fn look_back(&mut self, runtime: &Handle, of: Range<usize>) {
         let mut logs = Vec::new();
         for log in of {
-            let (open, seat) = (&self.logs[log], &self.seats[log]);
-            let (Some(channel), None) = (&self.signed[log], seat) else {
+            let open = &self.logs[log];
+            let Some(channel) = &self.signed[log] else {
                 continue;
             };
+            if self.seats[log].is_some() {
+                self.ancestors.replicated(channel);
+                continue;
+            }
             let Ok(name) = LogName::parse(channel.as_str()) else {
                 continue;
             };
             match open.files.disk().share() {
-                Ok(disk) => logs.push((log, name, disk)),
+                Ok(disk) => {
+                    self.places.set_looking(channel, true);
+                    logs.push((log, name, disk));
+                }
                 Err(error) => tell_of_ends(channel.as_str(), &error),
             }
         }
         self.early
             .extend(logs.iter().map(|&(log, ..)| (log, Vec::new())));
-        let to = self.to.clone();
+        let (to, places) = (self.to.clone(), self.places.clone());
         runtime.spawn_blocking(move || {
             for (log, name, disk) in logs {
                 // Once the logs are being closed nobody waits for it.
                 let is_waited_for = || to.strong_count() > 0;
-                let ends = history::last_of_feeds(&disk, &name, LOOKED_BACK_BYTES, is_waited_for);
-                let ends = ends.unwrap_or_else(|error| {
+                let back = Back::look(&disk, &name, &places, is_waited_for);
+                let back = Box::new(back.unwrap_or_else(|error| {
                     tell_of_ends(name.as_str(), &error);
-                    Vec::new()
-                });
-                let input = Input::LookedBack { log, ends };
+                    Back::default()
+                }));
+                let input = Input::LookedBack { log, back };
                 let is_closed = |to: mpsc::Sender<Input>| to.blocking_send(input).is_err();
                 if to.upgrade().is_none_or(is_closed) {
                     return;
@@ -183,13 +280,28 @@ impl Thread {
         });
     }
 
-    /// Takes what came to a log before it was known where its feeds end.
-    pub(super) fn looked_back(&mut self, log: usize, ends: Vec<Last>) {
-        for last in ends {
-            self.ancestors.note(&last.batch, last.time_unix_ns);
+    /// It is known where a log's feeds end.
+    pub(super) fn looked_back(&mut self, log: usize, mut back: Back) {
+        let of_log = &self.logs[log].log;
+        back.newest.is_whole &= back.newest.end == of_log.end();
+        let has_bounds = of_log.options().retention != Retention::default();
+        back.lets_go = has_bounds || self.compaction.has_rules(log);
+        for last in &back.newest.last {
             // It is the first of its feed.
             let _no_fork = self.signing.observe(&last.batch);
         }
+        if let Some(channel) = self.signed[log].clone() {
+            self.ancestors.looked((log, &channel), back);
+            self.places.set_looking(&channel, false);
+        }
+        if self.is_left(log) {
+            self.ancestors.leave(log);
+        }
+        self.append_early(log);
+    }
+
+    /// Takes what came to a log before that was known.
+    pub(super) fn append_early(&mut self, log: usize) {
         for (deliveries, room) in self.early.remove(&log).unwrap_or_default() {
             self.append(log, &deliveries);
             drop(room);
@@ -221,26 +333,41 @@ impl Thread {
     }
 
     /// The events of a batch; what is not as it was signed is refused, and that is no failure of the log.
-    pub(super) fn append_signed(&mut self, log: usize, message: &[u8]) -> Result<(), AppendError> {
+    pub(super) fn append_signed(
+        &mut self,
+        log: usize,
+        message: &[u8],
+    ) -> Result<Taken, AppendError> {
         let (batch, payloads) = match bundle::parse(message) {
             Ok(parsed) => parsed,
             Err(error) => {
                 self.refuse(log, 1, &error);
-                return Ok(());
+                return Ok(Taken::Refused);
             }
         };
+        let is_alone = self.seats[log].is_none();
+        if is_alone && self.ancestors.knows(&batch.signed.statement) {
+            let events = batch.count() as u64;
+            self.states[log].send_modify(|state| state.repeated += events);
+            return Ok(Taken::Known);
+        }
         let payloads: Vec<&[u8]> = payloads.into_iter().map(|range| &message[range]).collect();
         let (open, now_unix_ns) = (&mut self.logs[log].log, clock::now_unix_ns());
-        let verified = match open.append_signed(now_unix_ns, &batch, &payloads) {
-            Ok((_offset, verified)) => verified,
+        let (offset, verified) = match open.append_signed(now_unix_ns, &batch, &payloads) {
+            Ok(appended) => appended,
             Err(AppendError::Signature(error)) => {
                 self.refuse(log, payloads.len(), &error);
-                return Ok(());
+                return Ok(Taken::Refused);
             }
             Err(error) => return Err(error),
         };
-        if self.seats[log].is_none() {
-            self.ancestors.note(&verified, now_unix_ns);
+        if is_alone {
+            self.ancestors.note((log, offset), &verified, now_unix_ns);
+            if self.ancestors.names(log, &verified) {
+                self.count_unfound(log, Unfound::Full);
+            }
+        } else {
+            self.ancestors.note_entity(verified.statement().entity);
         }
         if let Some(fork) = self.signing.observe(&verified) {
             let (entity, from) = (hex::encode(&fork.one.statement.entity), fork.from());
@@ -249,7 +376,7 @@ impl Thread {
                 state.forks += 1;
             });
         }
-        Ok(())
+        Ok(Taken::New)
     }
 
     fn refuse(&self, log: usize, events: usize, error: &BatchError) {
@@ -267,7 +394,7 @@ impl Thread {
     }
 
     /// A batch that had waited.
-    fn lose_unless(&mut self, log: usize, message: &[u8], appended: Result<(), AppendError>) {
+    fn lose_unless<T>(&mut self, log: usize, message: &[u8], appended: Result<T, AppendError>) {
         if let Err(error) = appended {
             let events = usize::try_from(events_of(message)).unwrap_or(usize::MAX);
             self.lose(log, events, &error);

@@ -253,6 +253,33 @@ pub(super) const SERIES: &[Series] = &[
             }
         },
     ),
+    Series::counter(
+        "virga_log_named_events_total",
+        "events",
+        &["channel"],
+        "Events that a channel's log got from another node's, since those of others name them.",
+        |status, rows| each_log(status, rows, |log| log.named.into()),
+    ),
+    Series::counter(
+        "virga_log_unfound_total",
+        "times",
+        &["channel", "reason"],
+        "How often events that those in a channel's log name were not to be had, and why.",
+        |status, rows| {
+            for log in &status.logs {
+                for (reason, count) in &log.unfound {
+                    rows.put([&log.channel, reason], *count);
+                }
+            }
+        },
+    ),
+    Series::counter(
+        "virga_log_repeated_events_total",
+        "events",
+        &["channel"],
+        "Events that came to a channel's log although it had them; they are in it once.",
+        |status, rows| each_log(status, rows, |log| log.repeated.into()),
+    ),
     Series::gauge(
         "virga_log_waiting_bytes",
         "bytes",

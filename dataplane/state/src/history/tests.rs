@@ -1,8 +1,11 @@
 use super::*;
-use crate::tests::{
-    forgetful::Forgetful,
-    signed::Author,
-    world::{SECOND, World, name, small},
+use crate::{
+    format::{MANIFEST_NAME, MANIFEST_SLOTS_AT},
+    tests::{
+        forgetful::Forgetful,
+        signed::Author,
+        world::{SECOND, World, name, small},
+    },
 };
 
 /// Events of two entities in many segments; what each has signed.
@@ -69,7 +72,7 @@ impl Told {
         let looked = look(
             &self.disk,
             &name(),
-            (cursor, u64::MAX),
+            (cursor, u64::MAX, u64::MAX),
             wanted,
             (None, || false),
         );
@@ -123,7 +126,7 @@ fn only_what_may_be_read_is_given() {
         let looked = look(
             &told.disk,
             &name(),
-            (Cursor::Start, limit),
+            (Cursor::Start, u64::MAX, limit),
             told.wanted(0, 15),
             (None, || false),
         );
@@ -131,6 +134,19 @@ fn only_what_may_be_read_is_given() {
         let whole = usize::try_from(limit / 7).unwrap();
         assert_eq!(looked.unwrap().messages, told.messages[..whole]);
     }
+}
+
+#[test]
+fn where_the_first_is_not_in_time_the_rest_of_the_log_is_not_gone_through() {
+    let told = Told::new(20);
+    let wanted = told.wanted(15, 60);
+    let of = |first_before| {
+        let from = (Cursor::Offset(7 * 4), first_before, u64::MAX);
+        look(&told.disk, &name(), from, wanted, (None, || false)).unwrap()
+    };
+    // The log's batch with the first begins at 35. All others follow, however far on they are.
+    assert_eq!(of(36).messages, told.messages[5..]);
+    assert_eq!(of(35), Looked::default());
 }
 
 #[test]
@@ -159,7 +175,7 @@ fn an_answer_has_a_bound_and_the_next_goes_on_behind_it() {
     let (mut found, mut next, mut place) = (Vec::new(), Cursor::Start, None);
     let mut answers = 0;
     while wanted.after < wanted.to {
-        let from = (next, u64::MAX);
+        let from = (next, u64::MAX, u64::MAX);
         let looked = look(&disk, &name(), from, wanted, (place, || false)).unwrap();
         // It is the same wherever the look begins.
         let anew = look(&disk, &name(), from, wanted, (None, || false)).unwrap();
@@ -206,7 +222,27 @@ fn feeds_end_where_their_newest_batch_does() {
     let mut told = Told::new(20);
     told.say(0);
     told.world.settle();
-    let last = last_of_feeds(&told.disk, &name(), u64::MAX, || true).unwrap();
+    let newest_of = |told: &Told, bytes, is_waited_for: bool| {
+        let mut met = Vec::new();
+        let newest = newest_of_feeds(
+            &told.disk,
+            &name(),
+            bytes,
+            || is_waited_for,
+            |offset, batch| met.push((offset, batch.signed.statement.last())),
+        );
+        (newest.unwrap(), met)
+    };
+    let (newest, met) = newest_of(&told, u64::MAX, true);
+    let Newest {
+        last,
+        is_whole,
+        end,
+    } = newest;
+    assert_eq!((is_whole, end), (true, told.world.log.end()));
+    let first = |round: u64| [(7 * round, 3 * round + 3), (7 * round + 3, 3 * round + 3)];
+    let all: Vec<_> = (0..20).flat_map(first).chain([(140, 63)]).collect();
+    assert_eq!(met, all);
     let ends = |last: &[Last]| -> Vec<(u64, [u8; 32])> {
         let mut ends: Vec<_> = last
             .iter()
@@ -223,24 +259,49 @@ fn feeds_end_where_their_newest_batch_does() {
     assert_eq!(ends(&last), signed);
     assert!(last.iter().any(|last| last.time_unix_ns == told.world.now));
     // The newest segment has but the last word, and the one before it the other's.
-    let newest = last_of_feeds(&told.disk, &name(), 0, || true).unwrap();
+    let (newest, _) = newest_of(&told, 0, true);
     assert!(
-        newest.len() <= 2 && ends(&newest).contains(&signed[1]),
+        newest.last.len() <= 2 && ends(&newest.last).contains(&signed[1]),
         "{newest:?}"
     );
-    let two = last_of_feeds(&told.disk, &name(), 1, || true).unwrap();
-    assert_eq!(ends(&two), signed);
-    let none = last_of_feeds(&told.disk, &name(), u64::MAX, || false).unwrap();
-    assert_eq!(none, Vec::new());
-    let empty = last_of_feeds(&Forgetful::default(), &name(), 1, || true).unwrap();
-    assert_eq!(empty, Vec::new());
+    let (two, _) = newest_of(&told, 1, true);
+    assert_eq!(ends(&two.last), signed);
+    assert!(!newest.is_whole && !two.is_whole, "there are older ones");
+    let (none, _) = newest_of(&told, u64::MAX, false);
+    assert_eq!(none, Newest::default());
+    let empty = newest_of_feeds(&Forgetful::default(), &name(), 1, || true, |_, _| ());
+    let empty = empty.unwrap();
+    assert!(empty.last.is_empty() && empty.is_whole);
+    // What cannot be read is no part of it.
+    told.disk
+        .flip("0000000002.seg", SEGMENT_HEADER_BYTES + 8, 1);
+    assert!(!newest_of(&told, u64::MAX, true).0.is_whole);
+    told.disk
+        .flip("0000000002.seg", SEGMENT_HEADER_BYTES + 8, 1);
+    assert!(newest_of(&told, u64::MAX, true).0.is_whole);
+    // Nor where nothing is left but what says that there was more.
+    let catalog = Catalog::read(&told.disk, &name()).unwrap();
+    let files: Vec<String> = catalog.used().map(|one| segment_name(one.number)).collect();
+    for file in &files {
+        told.disk.remove(file).unwrap();
+    }
+    assert!(
+        newest_of(&told, u64::MAX, true).0.is_whole,
+        "as a log that never had any"
+    );
+    let mut manifest = catalog.manifest.unwrap();
+    (manifest.first_segment, manifest.generation) = (7, manifest.generation + 1);
+    let file = told.disk.open(MANIFEST_NAME).unwrap();
+    file.write_full(MANIFEST_SLOTS_AT[0], &manifest.encode())
+        .unwrap();
+    assert!(!newest_of(&told, u64::MAX, true).0.is_whole);
 }
 
 #[test]
 fn a_look_goes_on_where_the_last_one_ended() {
     let told = Told::new(20);
     let wanted = told.wanted(15, 60);
-    let from = (Cursor::Offset(7 * 5), u64::MAX);
+    let from = (Cursor::Offset(7 * 5), u64::MAX, u64::MAX);
     let of = |place| look(&told.disk, &name(), from, wanted, (place, || false)).unwrap();
     let catalog = Catalog::read(&told.disk, &name()).unwrap();
     let mut places = Vec::new();
@@ -269,7 +330,7 @@ fn a_look_that_is_ended_early_gets_further_each_time() {
         let (mut wanted, mut cursor, mut place) = (told.wanted(15, 60), begin, None);
         let mut found = Vec::new();
         for looks in 1.. {
-            let from = (cursor, u64::MAX);
+            let from = (cursor, u64::MAX, u64::MAX);
             let looked = look(&told.disk, &name(), from, wanted, (place, || true)).unwrap();
             assert!(looked.messages.len() <= 1, "of one batch of the log");
             wanted.after += (PER_BATCH * looked.messages.len()) as u64;

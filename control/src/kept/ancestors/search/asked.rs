@@ -1,9 +1,9 @@
 //! A node that is asked for what is missing: the question that it has not answered, and where it is asked next.
 
-use super::{AGAIN, AGAIN_MAX, Asking, EARLIER_NS, FURTHER};
+use super::{AGAIN, AGAIN_MAX, Asking, EARLIER_NS, FURTHER, How};
 use crate::reading::{
     Outcome,
-    wire::{Given, Refusal, parse_batches},
+    wire::{Given, Refusal, Want, parse_batches},
 };
 use bytes::Bytes;
 use futures_util::{FutureExt as _, future::BoxFuture};
@@ -39,6 +39,7 @@ struct Question {
 /// See the module.
 pub(super) struct Asked<N> {
     node: Arc<N>,
+    how: How,
     question: Option<Question>,
     pub(super) cursor: Cursor,
     /// How many of [`EARLIER_NS`] were in vain.
@@ -62,11 +63,15 @@ pub(super) struct Asked<N> {
 }
 
 impl<N: Asking> Asked<N> {
-    pub(super) fn new(node: N, since_unix_ns: u64, was_silent: bool) -> Self {
+    pub(super) fn new(node: N, (how, since_unix_ns): (How, u64), was_silent: bool) -> Self {
         Self {
             node: Arc::new(node),
+            how,
             question: None,
-            cursor: Cursor::Time(since_unix_ns.saturating_sub(EARLIER_NS[0])),
+            cursor: match how {
+                How::Followed => Cursor::Time(since_unix_ns.saturating_sub(EARLIER_NS[0])),
+                How::Named => Cursor::Start,
+            },
             earlier: 0,
             pause: AGAIN,
             has_given: false,
@@ -144,12 +149,16 @@ impl<N: Asking> Asked<N> {
     /// Waits for what it answers, now or the next time, to what it was asked when that many events were there.
     async fn answer(&mut self, wanted: Wanted, within: Duration) -> (u64, Outcome) {
         let (node, cursor) = (&self.node, self.cursor);
+        let want = match self.how {
+            How::Followed => Want::Batches(wanted),
+            How::Named => Want::Named(wanted),
+        };
         let question = self.question.get_or_insert_with(|| {
             let node = Arc::clone(node);
             Question {
                 since: Instant::now(),
                 after: wanted.after,
-                outcome: async move { node.ask(wanted, cursor).await }.boxed(),
+                outcome: async move { node.ask(want, cursor).await }.boxed(),
             }
         });
         let late = question.since + within;
@@ -187,6 +196,12 @@ impl<N: Asking> Asked<N> {
 
     /// It has no more from there on: whether it is asked from an earlier place on now.
     fn goes_back(&mut self, since_unix_ns: u64) -> bool {
+        if self.how == How::Named {
+            // It knows where to look, and may get them yet.
+            (self.has_none, self.cursor) = (true, Cursor::Start);
+            self.pause = self.pause.max(AGAIN);
+            return false;
+        }
         if !self.has_given && self.earlier < EARLIER_NS.len() {
             self.earlier += 1;
             self.cursor = match EARLIER_NS.get(self.earlier) {

@@ -26,8 +26,8 @@ const HAS: usize = 2;
 struct Stage {
     messages: Vec<Bytes>,
     head: Hash,
-    entity: [u8; 32],
     times: Times,
+    how: How,
     silent: Arc<Silent>,
     bytes_left: usize,
 }
@@ -41,7 +41,7 @@ impl Stage {
         let mut stage = Self {
             messages: Vec::new(),
             head: Hash::default(),
-            entity: author.entity(),
+            how: How::Followed,
             times: SHORT,
             silent: Arc::default(),
             bytes_left: usize::MAX,
@@ -69,7 +69,7 @@ impl Stage {
             },
             head: self.head,
             since_unix_ns: u64::MAX,
-            entity: self.entity,
+            how: self.how,
             bytes_left: self.bytes_left,
             silent: Arc::clone(&self.silent),
             log: 3,
@@ -460,27 +460,30 @@ fn only_the_next_batch_of_that_entity_follows() {
         after: 1,
         to: 3,
     };
-    let at = (wanted, head);
-    let behind = follow(at, &second).unwrap();
+    let (at, channel) = ((wanted, head), ChannelName::parse("alarms").unwrap());
+    let behind = follow(&channel, at, &second).unwrap();
     assert_eq!(behind.0.after, 2);
     assert_eq!(
-        follow(behind, &third).unwrap(),
+        follow(&channel, behind, &third).unwrap(),
         (Wanted { after: 3, ..wanted }, author.end.end().1)
     );
+    // Where it was asked for on another channel, the log that it would go to takes no other's.
+    let elsewhere = ChannelName::parse("others").unwrap();
+    assert_eq!(follow(&elsewhere, at, &second), None);
     // What is there, what is further on, and another's.
     for wrong in [&first, &third, &other.say(b"two")] {
-        assert_eq!(follow(at, wrong), None);
+        assert_eq!(follow(&channel, at, wrong), None);
     }
     // A second one that follows something else than what is there.
     let (twin_second, twin_third) = (twin.say(b"other"), twin.say(b"three"));
-    assert!(follow(at, &twin_second).is_some());
-    assert_eq!(follow(behind, &twin_third), None);
+    assert!(follow(&channel, at, &twin_second).is_some());
+    assert_eq!(follow(&channel, behind, &twin_third), None);
     // More than was asked for.
     let short = (Wanted { to: 1, ..wanted }, head);
-    assert_eq!(follow(short, &second), None);
+    assert_eq!(follow(&channel, short, &second), None);
     for place in 0..second.len() {
         let mut changed = second.to_vec();
         changed[place] ^= 1;
-        assert_eq!(follow(at, &changed), None, "byte {place}");
+        assert_eq!(follow(&channel, at, &changed), None, "byte {place}");
     }
 }

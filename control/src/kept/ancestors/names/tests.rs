@@ -1,0 +1,253 @@
+use super::*;
+use tokio::{runtime::Handle, task::AbortHandle};
+
+const NAMER: Entity = [1; 32];
+const OTHER: Entity = [2; 32];
+
+fn feed(number: usize) -> FeedId {
+    let mut id = [7; 32];
+    id[..8].copy_from_slice(&number.to_be_bytes());
+    FeedId(id)
+}
+
+/// A search that never ends by itself.
+fn search() -> AbortHandle {
+    Handle::current()
+        .spawn(std::future::pending::<()>())
+        .abort_handle()
+}
+
+/// Begins to look for all that has a place; which feeds these are.
+fn begin(names: &mut Names, now: Instant, last: &mut u64) -> Vec<(FeedId, Entity)> {
+    let mut begun = Vec::new();
+    while let Some((feed, namer, _)) = names.next(now + NAMED_AFTER, |_| true) {
+        *last += 1;
+        names.begin((feed, namer), (0, *last), search());
+        begun.push((feed, namer));
+    }
+    begun
+}
+
+#[tokio::test]
+async fn who_names_what_nobody_has_costs_little_and_is_told_of_once() {
+    let (mut names, start) = (Names::default(), Instant::now());
+    let (mut now, mut last, mut told, mut searches) = (start, 0, 0, 0);
+    // A thousand new names a second, for ten minutes; all are looked for in vain, in no time.
+    let mut of_feed = BTreeMap::<FeedId, Vec<Instant>>::new();
+    let mut next = 0;
+    while now < start + Duration::from_secs(600) {
+        for _ in 0..1_000 {
+            next += 1;
+            let name = feed(next % 5_000);
+            told += usize::from(names.note((name, 9), (NAMER, 0), now));
+        }
+        assert!(names.waiting.len() <= NAMES_PER_NAMER_MAX);
+        assert_eq!(names.counts.values().sum::<usize>(), names.waiting.len());
+        told += names.forget_late(now, |_, _| false).len();
+        let begun = begin(&mut names, now, &mut last);
+        assert!(begun.len() <= NAMED_SEARCHES_PER_NAMER_MAX);
+        for (at, (name, namer)) in begun.iter().rev().enumerate() {
+            assert_eq!(*namer, NAMER);
+            of_feed.entry(*name).or_default().push(now);
+            searches += 1;
+            let number = last - at as u64;
+            let ended = names.ended((*name, number), Err(Unfound::Nobody), now);
+            assert_eq!(ended, Ended::Told(Unfound::Nobody));
+        }
+        now += Duration::from_secs(1);
+    }
+    // It is looked a moment ahead each time.
+    let pauses = 1 + 600 / (NAMER_PAUSE - NAMED_AFTER).as_secs();
+    assert!((1..=2 * pauses).contains(&searches), "{searches}");
+    assert!((1..=10).contains(&told), "told {told} times");
+    for times in of_feed.values() {
+        let is_apart = |pair: &[Instant]| pair[1] - pair[0] >= VAIN_PAUSE;
+        assert!(times.windows(2).all(is_apart));
+    }
+    // Another's names have their places all the while.
+    assert!(!names.note((feed(1_000_000), 9), (OTHER, 0), now));
+    let begun = begin(&mut names, now, &mut last);
+    assert!(begun.contains(&(feed(1_000_000), OTHER)));
+}
+
+#[tokio::test]
+async fn many_namers_have_few_searches_together_and_what_nobody_had_waits_a_minute() {
+    let (mut names, now, mut last) = (Names::default(), Instant::now(), 0);
+    for namer in 0..20 {
+        for at in 0..3 {
+            let entity = [u8::try_from(namer).unwrap(); 32];
+            names.note((feed(namer * 3 + at), 1), (entity, 0), now);
+        }
+    }
+    let begun = begin(&mut names, now, &mut last);
+    assert_eq!(begun.len(), NAMED_SEARCHES_MAX);
+    assert_eq!(begun[0], (feed(0), [0; 32]));
+    assert_eq!(begun[2], (feed(3), [1; 32]), "two of an entity at a time");
+    // Another number is another search.
+    let ended = names.ended((feed(0), 99), Ok(()), now);
+    assert_eq!(ended, Ended::NotThis);
+    let before = names.waiting[&(feed(0), [0; 32])].number;
+    let ended = names.ended((feed(0), 1), Err(Unfound::Nobody), now);
+    assert_eq!(ended, Ended::Told(Unfound::Nobody));
+    let behind = names.waiting[&(feed(0), [0; 32])].number;
+    assert!(behind > before + 50, "behind all others");
+    assert!(names.has(feed(0)), "somebody may have it later");
+    // Whoever else names it waits until the minute is over, too.
+    names.note((feed(0), 1), (OTHER, 0), now);
+    let other = names.waiting[&(feed(0), OTHER)];
+    names.searched.clear();
+    let is_next = |names: &Names, now| names.next(now, |one| one == feed(0));
+    assert_eq!(is_next(&names, now), None);
+    let later = now + VAIN_PAUSE;
+    let again = names.waiting[&(feed(0), [0; 32])];
+    assert_eq!(is_next(&names, later), Some((feed(0), [0; 32], again)));
+    names.forget(feed(0), [0; 32]);
+    assert_eq!(is_next(&names, later), Some((feed(0), OTHER, other)));
+    assert!(names.forget_late(later, |_, _| false).is_empty());
+    let told = names.forget_late(now + NAMED_WITHIN, |_, _| false);
+    assert_eq!(told.len(), 20, "once an entity: {told:?}");
+    assert!(names.waiting.is_empty() && names.counts.is_empty());
+}
+
+#[test]
+fn what_comes_by_itself_for_long_is_never_late() {
+    let (mut names, start) = (Names::default(), Instant::now());
+    names.note((feed(1), 1), (NAMER, 0), start);
+    // It is named again shortly before its time would be over, and what was named first is there.
+    let last = start + NAMED_WITHIN - NAMED_AFTER;
+    names.note((feed(1), 2), (NAMER, 0), last);
+    names.came(feed(1), NAMER, last);
+    let late = start + NAMED_WITHIN;
+    assert!(names.forget_late(late, |_, count| count < 2).is_empty());
+    let name = names.waiting[&(feed(1), NAMER)];
+    assert_eq!((name.count, name.until), (2, last + NAMED_WITHIN));
+    let late = last + NAMED_WITHIN;
+    assert_eq!(names.forget_late(late, |_, count| count < 2), [0]);
+}
+
+#[tokio::test]
+async fn what_is_of_no_log_here_keeps_no_place_from_what_is() {
+    let (mut names, now, mut last) = (Names::default(), Instant::now(), 0);
+    let later = now + NAMED_AFTER;
+    for at in 0..9 {
+        names.note_unknown((feed(at), 1), (NAMER, 0), now);
+        names.note_unknown((feed(100 + at), 1), (OTHER, 0), now);
+    }
+    assert_eq!(names.next_unknown(now, |_| true), None, "not at once");
+    let mut begun = Vec::new();
+    while let Some((next, one)) = names.next_unknown(later, |_| true) {
+        last += 1;
+        names.begin((next, one.namer), (0, last), search());
+        begun.push(next);
+    }
+    assert_eq!(begun, [feed(0), feed(100)], "one of an entity at a time");
+    for at in 0..9 {
+        names.note((feed(200 + at), 1), (NAMER, 0), now);
+    }
+    let known = begin(&mut names, now, &mut last);
+    assert_eq!(known.len(), NAMED_SEARCHES_PER_NAMER_MAX);
+    // Nothing comes of one: that is told once, and pauses nothing else.
+    let nobody = Err(Unfound::Nobody);
+    let ended = names.ended((feed(0), 1), nobody, later);
+    assert_eq!(ended, Ended::Told(Unfound::Unknown));
+    assert!(!names.has(feed(0)) && names.has(feed(1)));
+    names.suspend(feed(200));
+    assert_eq!(begin(&mut names, now, &mut last).len(), 1);
+    let again = later + VAIN_PAUSE;
+    names.suspend(feed(100));
+    let is_first = |one| one == feed(0);
+    assert!(names.next_unknown(again, is_first).is_some());
+    names.begin((feed(0), NAMER), (0, 77), search());
+    assert_eq!(names.ended((feed(0), 77), nobody, again), Ended::Quiet);
+    assert_eq!(names.next_unknown(again + VAIN_PAUSE, is_first), None);
+    // What is known meanwhile is as all else.
+    names.begin((feed(1), NAMER), (0, 78), search());
+    names.unknown.take_known(|one| one == feed(1));
+    names.note((feed(1), 1), (NAMER, 0), now);
+    assert_eq!(
+        names.ended((feed(1), 78), nobody, again),
+        Ended::Told(Unfound::Nobody)
+    );
+    names.begin((feed(2), NAMER), (0, 79), search());
+    assert_eq!(names.ended((feed(2), 79), Ok(()), again), Ended::Quiet);
+    assert!(!names.has(feed(2)));
+}
+
+#[tokio::test]
+async fn what_one_names_has_a_budget_of_its_own() {
+    let (mut names, now) = (Names::default(), Instant::now());
+    for (namer, at) in [(NAMER, 1), (OTHER, 2)] {
+        names.note((feed(at), 1), (namer, 0), now);
+        names.begin((feed(at), namer), (0, at as u64), search());
+    }
+    assert_eq!(names.bytes_left(&NAMER, now), NAMED_BYTES_MAX);
+    names.took(feed(1), NAMED_BYTES_MAX, now);
+    names.took(feed(9), 1, now);
+    assert_eq!(names.bytes_left(&NAMER, now), 0);
+    assert_eq!(names.bytes_left(&OTHER, now), NAMED_BYTES_MAX);
+    names.note((feed(3), 1), (NAMER, 0), now);
+    assert_eq!(names.next(now + NAMED_AFTER, |_| true), None);
+    let later = now + FETCHED_WITHIN;
+    assert_eq!(names.bytes_left(&NAMER, later), NAMED_BYTES_MAX);
+    // And all together have one.
+    for namer in 10..13 {
+        let searched = feed(usize::from(namer));
+        names.begin((searched, [namer; 32]), (0, 7), search());
+        names.took(searched, NAMED_BYTES_MAX, now);
+    }
+    assert_eq!(names.bytes_left(&OTHER, now), 0);
+}
+
+#[tokio::test]
+async fn a_log_that_is_left_is_asked_nothing_for() {
+    let (mut names, now) = (Names::default(), Instant::now());
+    names.note((feed(1), 1), (NAMER, 0), now);
+    names.note((feed(2), 1), (NAMER, 1), now);
+    names.note((feed(2), 5), (NAMER, 1), now);
+    names.note((feed(2), 3), (NAMER, 1), now);
+    let two = names.waiting[&(feed(2), NAMER)];
+    assert_eq!((two.count, two.most), (1, 5));
+    let (one, other) = (search(), search());
+    names.begin((feed(1), NAMER), (0, 1), one);
+    names.begin((feed(2), NAMER), (1, 2), other);
+    assert_eq!(names.leave(0), [feed(1)]);
+    assert!(!names.has(feed(1)) && !names.is_searched(feed(1)));
+    assert!(names.is_searched(feed(2)));
+    // What a live event takes over is named as before.
+    names.suspend(feed(2));
+    assert!(names.has(feed(2)) && !names.is_searched(feed(2)));
+    let later = now + NAMED_AFTER;
+    assert_eq!(names.next(later, |_| true), Some((feed(2), NAMER, two)));
+    assert_eq!(names.next(later, |_| false), None);
+}
+
+#[test]
+fn what_comes_by_itself_is_not_asked_for_however_much_is_named_meanwhile() {
+    let (mut names, start) = (Names::default(), Instant::now());
+    // Each is named half a second before it comes.
+    let half = NAMED_AFTER / 2;
+    for count in 1..=100 {
+        let now = start + half * u32::try_from(count).unwrap();
+        names.note((feed(1), count), (NAMER, 0), now);
+        let has = count - 1;
+        while let Some((one, namer, name)) = names.next(now, |_| true) {
+            assert!(name.count <= has, "{} of {has}", name.count);
+            names.came(one, namer, now);
+        }
+        assert!(names.has(feed(1)));
+    }
+    // As nothing comes any more, it is asked for all that is named.
+    let name = names.waiting[&(feed(1), NAMER)];
+    assert_eq!((name.count, name.most), (99, 100));
+    let later = start + half * 200;
+    assert!(names.next(later, |_| true).is_some());
+    names.came(feed(1), NAMER, later);
+    assert_eq!(names.waiting[&(feed(1), NAMER)].count, 100);
+    names.came(feed(1), NAMER, later);
+    assert!(!names.has(feed(1)));
+    // What is there when its time is over is not told of.
+    names.note((feed(1), 1), (NAMER, 0), start);
+    let late = start + NAMED_WITHIN;
+    assert!(names.forget_late(late, |_, count| count == 1).is_empty());
+    assert!(!names.has(feed(1)));
+}
