@@ -68,7 +68,7 @@ const WAITS_WITHIN: Duration = Duration::from_secs(TURN_WITHIN.as_secs() + 120);
 /// What an entity says waits for so long for what it said before, where nothing of that came by itself: a log has had all
 /// of it from other nodes, as others name it.
 const FIRST_WITHIN: Duration = Duration::from_secs(10);
-/// The same where that many events are missing at the most.
+/// The same where none of it is there, if that many events are missing at the most; else it does not wait.
 const FIRST_EVENTS_MAX: u64 = 10_000;
 /// Feeds that entities known here would have on the channels of the logs here, beside those that there are.
 const EXPECTED_MAX: usize = 16 << 10;
@@ -100,7 +100,7 @@ struct End {
     count: u64,
     head: Hash,
     time_unix_ns: u64,
-    /// Whether any of it came while no other node was asked for it.
+    /// Whether any of it came while no other node was asked for it, or all that others named of it is there.
     is_live: bool,
 }
 
@@ -346,13 +346,10 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
                 return Arrived::Next;
             }
             // Nobody has what an entity says wait for long by naming what it said long ago.
-            if !end.is_live && first - 1 - end.count > FIRST_EVENTS_MAX {
+            if end.count == 0 && first - 1 > FIRST_EVENTS_MAX {
                 self.names.suspend(feed);
                 self.coming.remove(feed);
-                return match end.count {
-                    0 => Arrived::Next,
-                    _ => Arrived::Without(Unfound::Full),
-                };
+                return Arrived::Next;
             }
             let of_entity = self.gaps.values();
             let of_entity = of_entity.filter(|gap| gap.entity == entity);

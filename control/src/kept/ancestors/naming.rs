@@ -202,8 +202,16 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
         found: Result<(), Unfound>,
     ) -> Ended {
         let ended = self.names.ended((feed, number), found, Instant::now());
-        if ended != Ended::NotThis && !self.gaps.contains_key(&feed) {
+        if ended == Ended::NotThis {
+            return ended;
+        }
+        if !self.gaps.contains_key(&feed) {
             self.coming.remove(feed);
+        }
+        // The log is where others are: from here on it follows the feed as any that came by itself.
+        let end = self.ends.get_mut(&feed).filter(|_| found.is_ok());
+        if let Some(end) = end {
+            end.is_live = true;
         }
         ended
     }

@@ -478,19 +478,37 @@ async fn nobody_has_what_an_entity_says_wait_for_long_by_naming_it() {
     assert_eq!(desk.arrives(&behind(FIRST_EVENTS_MAX)), Arrived::Waits);
     let gap = &desk.ancestors.gaps[&feed];
     assert!(gap.until <= Instant::now() + FIRST_WITHIN);
-    // The same where some of it was got, since it is named.
+    // The same where some of it was got, since it is named, however much is missing: that goes on meanwhile.
     let mut desk = Desk::new(&[&silent], empty());
     desk.arrives(&named);
     desk.ancestors.begin_names(due());
     desk.append(&behind(0));
     let late = behind(FIRST_EVENTS_MAX + 2);
-    assert_eq!(desk.arrives(&late), Arrived::Without(Unfound::Full));
+    assert_eq!(desk.arrives(&late), Arrived::Waits);
     assert!(!desk.ancestors.is_named(feed));
+    let gap = &desk.ancestors.gaps[&feed];
+    assert!(gap.search.is_some() && gap.until <= Instant::now() + FIRST_WITHIN);
+    desk.ancestors.give_up(feed);
     desk.append(&late);
     // From then on it is as any other.
     assert_eq!(desk.arrives(&behind(FIRST_EVENTS_MAX + 10)), Arrived::Waits);
     let gap = &desk.ancestors.gaps[&feed];
     assert!(gap.until > Instant::now() + FIRST_WITHIN);
+}
+
+#[tokio::test]
+async fn what_came_by_name_as_far_as_it_is_named_is_followed_as_what_came_by_itself() {
+    let (messages, naming, mut author) = told(10);
+    let feed = feed_of(&messages[0]);
+    let mut desk = Desk::new(&[&keeper(&messages)], empty());
+    desk.arrives(&naming);
+    desk.settle(feed).await;
+    assert_eq!(desk.log.len(), 11);
+    // Much is said meanwhile that does not come here.
+    author.skip(CHANNEL, 2 * FIRST_EVENTS_MAX);
+    assert_eq!(desk.arrives(&author.say(b"late")), Arrived::Waits);
+    let gap = &desk.ancestors.gaps[&feed];
+    assert!(gap.search.is_some() && gap.until > Instant::now() + FIRST_WITHIN);
 }
 
 #[tokio::test]
