@@ -246,6 +246,7 @@ pub fn frame_by(hop: &NextHop, header: &Header) -> Vec<u8> {
         mesh: 0,
         source: hop.source,
         target: hop.target,
+        addresses_sum: 0,
         source_port: 0,
         target_port: hop.port,
         checksum: 0,
@@ -296,7 +297,7 @@ impl Scene {
                     source: outer.source,
                     udp_payload_bytes: u32::from(outer.udp_payload_bytes),
                 };
-                decide(&self.tables, &self.settings, &header, &arrival)
+                decide(&self.tables, &self.settings, header, &arrival)
             }
             other => panic!("{other:?}"),
         }

@@ -57,29 +57,29 @@ const fn scaled(hash: u64, lines: u32) -> u32 {
     ((hash * lines as u64) >> 32) as u32
 }
 
+/// What entry `n` stores of its route: the number and one, or 0 where the entry is unused.
+#[inline(always)]
+const fn stored(line: &Line, n: usize) -> u32 {
+    (line[ENTRIES + n / 4] >> (BITS * (n % 4)) & ROUTE) as u32
+}
+
 /// The number of the route in entry `n`, if that is used.
 #[inline(always)]
 #[must_use]
 pub const fn route(line: &Line, n: usize) -> Option<u32> {
-    let word = line[ENTRIES + n / 4];
-    match word >> (BITS * (n % 4)) & ROUTE {
-        0 => None,
-        number => Some(number as u32 - 1),
-    }
+    stored(line, n).checked_sub(1)
 }
 
-/// The number of the route to a node, if the line has one.
+/// What a line stores of the route to a node: its number and one, or 0 where it has none.
 #[inline(always)]
 #[must_use]
-pub fn find(line: &Line, id: NodeId) -> Option<u32> {
+pub fn find(line: &Line, id: NodeId) -> u32 {
     for n in 0..ENTRIES {
-        if line[n] == id.0
-            && let Some(number) = route(line, n)
-        {
-            return Some(number);
+        if line[n] == id.0 && stored(line, n) != 0 {
+            return stored(line, n);
         }
     }
-    None
+    0
 }
 
 /// Names the route in entry `n`.

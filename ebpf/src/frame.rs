@@ -11,7 +11,6 @@
 
 use crate::{
     decide::find,
-    header::Header,
     limits::{HEADER_BYTES, IPV6_EXTENSIONS_MAX, VLAN_TAGS_MAX},
     reason::Reason,
     tables::{Address, OWN_ADDRESS, Settings, Tables, vlan_key},
@@ -27,6 +26,9 @@ pub const IPV4_BYTES: usize = 20;
 pub const IPV6_BYTES: usize = 40;
 /// Bytes of a UDP header.
 pub const UDP_BYTES: usize = 8;
+
+/// Bytes of a UDP header and the mesh header behind it.
+const MESH_BYTES: usize = UDP_BYTES + HEADER_BYTES;
 
 /// EtherType of IPv4.
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -71,6 +73,8 @@ pub struct Outer {
     pub source: Address,
     /// Target address: one of this node's.
     pub target: Address,
+    /// Sum of both, as the UDP checksum has them; see [`Address::sum`].
+    pub addresses_sum: u64,
     /// UDP source port.
     pub source_port: u16,
     /// UDP target port: ours.
@@ -89,13 +93,13 @@ pub struct Outer {
 
 /// A frame, read.
 #[derive(Clone, Copy, Debug)]
-pub enum Frame {
+pub enum Frame<'f> {
     /// Nothing that concerns the mesh.
     NotOurs,
     /// For our port, and wrong.
     Malformed(Reason),
-    /// A packet with a mesh header; nothing of the header is checked yet.
-    Mesh(Outer, Header),
+    /// A packet, and its mesh header, of which nothing is checked yet.
+    Mesh(Outer, &'f [u8; HEADER_BYTES]),
 }
 
 /// How far the IP layer has been read.
@@ -108,6 +112,7 @@ struct Network {
     end: usize,
     source: Address,
     target: Address,
+    addresses_sum: u64,
     traffic_class: u8,
     /// Set where the packet is refused if it turns out to be for our port.
     refusal: Option<Reason>,
@@ -117,7 +122,11 @@ struct Network {
 
 /// Reads a frame.
 #[inline(always)]
-pub fn parse<B: Bytes + ?Sized, T: Tables>(frame: &B, tables: &T, settings: &Settings) -> Frame {
+pub fn parse<'f, B: Bytes + ?Sized, T: Tables>(
+    frame: &'f B,
+    tables: &T,
+    settings: &Settings,
+) -> Frame<'f> {
     match read(frame, tables, settings) {
         Some(Ok((outer, header))) => Frame::Mesh(outer, header),
         Some(Err(reason)) => Frame::Malformed(reason),
@@ -135,20 +144,17 @@ pub fn delivered<B: Bytes + ?Sized>(frame: &B) -> Option<Outer> {
         ETHERTYPE_IPV6 => ipv6(frame, at)?,
         _ => return None,
     };
-    let ports = frame.at::<4>(network.udp)?;
-    let [source_port, target_port] =
-        [[ports[0], ports[1]], [ports[2], ports[3]]].map(u16::from_be_bytes);
-    let (outer, _) = mesh(frame, &network, source_port, target_port).ok()?;
+    let (outer, _) = mesh(frame.len(), &network, frame.at(network.udp)?).ok()?;
     Some(Outer { vlan, ..outer })
 }
 
 /// `None` is not ours.
 #[inline(always)]
-fn read<B: Bytes + ?Sized, T: Tables>(
-    frame: &B,
+fn read<'f, B: Bytes + ?Sized, T: Tables>(
+    frame: &'f B,
     tables: &T,
     settings: &Settings,
-) -> Option<Result<(Outer, Header), Reason>> {
+) -> Option<Result<(Outer, &'f [u8; HEADER_BYTES]), Reason>> {
     let (ethertype, at, vlan) = link(frame)?;
     let network = match ethertype {
         ETHERTYPE_IPV4 => ipv4(frame, at)?,
@@ -161,15 +167,28 @@ fn read<B: Bytes + ?Sized, T: Tables>(
         find(tables, settings, OWN_ADDRESS, 0, network.target)?;
         return Some(Err(Reason::Ipv6Extension));
     }
-    let ports = frame.at::<4>(network.udp)?;
-    let target_port = u16::from_be_bytes([ports[2], ports[3]]);
-    if u32::from(target_port) != settings.port {
+    let Some(whole) = frame.at::<MESH_BYTES>(network.udp) else {
+        let [_, _, high, low] = *frame.at::<4>(network.udp)?;
+        is_ours([high, low], &network, tables, settings)?;
+        return Some(Err(network.refusal.unwrap_or(Reason::Truncated)));
+    };
+    is_ours([whole[2], whole[3]], &network, tables, settings)?;
+    let read = mesh(frame.len(), &network, whole);
+    Some(read.map(|(outer, header)| (Outer { vlan, ..outer }, header)))
+}
+
+/// Whether a packet to this UDP port is for the mesh, at one of this node's addresses.
+#[inline(always)]
+fn is_ours<T: Tables>(
+    port: [u8; 2],
+    network: &Network,
+    tables: &T,
+    settings: &Settings,
+) -> Option<()> {
+    if u32::from(u16::from_be_bytes(port)) != settings.port {
         return None;
     }
-    find(tables, settings, OWN_ADDRESS, 0, network.target)?;
-    let source_port = u16::from_be_bytes([ports[0], ports[1]]);
-    let read = mesh(frame, &network, source_port, target_port);
-    Some(read.map(|(outer, header)| (Outer { vlan, ..outer }, header)))
+    find(tables, settings, OWN_ADDRESS, 0, network.target).map(|_| ())
 }
 
 /// EtherType and offset of the network header, VLAN tags read through; and the VLAN. Frames to a
@@ -215,12 +234,18 @@ fn ipv4<B: Bytes + ?Sized>(frame: &B, at: usize) -> Option<Network> {
         None
     };
     let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
+    let [source, target] = [
+        [ip[12], ip[13], ip[14], ip[15]],
+        [ip[16], ip[17], ip[18], ip[19]],
+    ];
     Some(Network {
         udp: at + header_bytes,
         udp_bytes: total.saturating_sub(header_bytes),
         end: at + total,
-        source: Address::v4([ip[12], ip[13], ip[14], ip[15]]),
-        target: Address::v4([ip[16], ip[17], ip[18], ip[19]]),
+        source: Address::v4(source),
+        target: Address::v4(target),
+        addresses_sum: u64::from(u32::from_be_bytes(source))
+            + u64::from(u32::from_be_bytes(target)),
         traffic_class: ip[1],
         refusal,
         is_unreadable: false,
@@ -256,6 +281,7 @@ fn ipv6<B: Bytes + ?Sized>(frame: &B, at: usize) -> Option<Network> {
         end: at + IPV6_BYTES + payload,
         source,
         target,
+        addresses_sum: source.sum() + target.sum(),
         traffic_class,
         refusal,
         is_unreadable,
@@ -304,25 +330,21 @@ fn extensions<B: Bytes + ?Sized>(frame: &B, at: usize, first: u8) -> Option<Exte
     }
 }
 
-/// UDP (RFC 768) and the mesh header, of a packet for our port.
+/// UDP (RFC 768) and the mesh header, of a packet for our port; `whole` is both.
 #[inline(always)]
-fn mesh<B: Bytes + ?Sized>(
-    frame: &B,
+fn mesh<'f>(
+    frame_bytes: usize,
     network: &Network,
-    source_port: u16,
-    target_port: u16,
-) -> Result<(Outer, Header), Reason> {
+    whole: &'f [u8; MESH_BYTES],
+) -> Result<(Outer, &'f [u8; HEADER_BYTES]), Reason> {
     if let Some(reason) = network.refusal {
         return Err(reason);
     }
-    let at = network.udp + UDP_BYTES;
-    if network.udp_bytes < UDP_BYTES + HEADER_BYTES || network.end > frame.len() {
+    if network.udp_bytes < MESH_BYTES || network.end > frame_bytes {
         return Err(Reason::Truncated);
     }
-    let udp = frame
-        .at::<UDP_BYTES>(network.udp)
-        .ok_or(Reason::Truncated)?;
-    let header = frame.at::<HEADER_BYTES>(at).ok_or(Reason::Truncated)?;
+    let (udp, header) = whole.split_at(UDP_BYTES);
+    let header = header.first_chunk().ok_or(Reason::Truncated)?;
     let length = u16::from_be_bytes([udp[4], udp[5]]);
     if usize::from(length) != network.udp_bytes {
         return Err(Reason::Length);
@@ -332,16 +354,17 @@ fn mesh<B: Bytes + ?Sized>(
         return Err(Reason::ZeroChecksum);
     }
     let outer = Outer {
-        mesh: at,
+        mesh: network.udp + UDP_BYTES,
         source: network.source,
         target: network.target,
-        source_port,
-        target_port,
+        addresses_sum: network.addresses_sum,
+        source_port: u16::from_be_bytes([udp[0], udp[1]]),
+        target_port: u16::from_be_bytes([udp[2], udp[3]]),
         checksum,
         traffic_class: network.traffic_class,
         udp_payload_bytes: length - UDP_BYTES as u16,
-        trailing: (frame.len() - network.end).min(u16::MAX as usize) as u16,
+        trailing: (frame_bytes - network.end).min(u16::MAX as usize) as u16,
         vlan: 0,
     };
-    Ok((outer, Header::decode(header)))
+    Ok((outer, header))
 }

@@ -208,31 +208,6 @@ impl Default for Header {
 }
 
 impl Header {
-    /// Reads every field; checks nothing, see [`crate::decide::check`].
-    #[inline(always)]
-    pub const fn decode(b: &[u8; HEADER_BYTES]) -> Self {
-        Self {
-            magic: be16(b, 0),
-            version: b[2],
-            flags: Flags(b[3]),
-            priority: b[4],
-            hop_limit: b[offset::HOP_LIMIT],
-            hop_count: b[offset::HOP_COUNT],
-            key_phase: b[7],
-            subprotocol: be16(b, offset::SUBPROTOCOL),
-            channel_hash: ChannelHash(be16(b, offset::CHANNEL_HASH)),
-            subnet: Subnet(be32(b, offset::SUBNET)),
-            destination: NodeId(be64(b, offset::DESTINATION)),
-            origin_hash: OriginHash(be64(b, offset::ORIGIN_HASH)),
-            session_id: SessionId(be64(b, offset::SESSION_ID)),
-            stream_id: StreamId(be32(b, offset::STREAM_ID)),
-            payload_len: be16(b, offset::PAYLOAD_LEN),
-            event_count: be16(b, offset::EVENT_COUNT),
-            sequence: be64(b, offset::SEQUENCE),
-            link_tag: be64(b, offset::LINK_TAG),
-        }
-    }
-
     /// The 64 bytes of the wire.
     #[must_use]
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
@@ -306,6 +281,124 @@ impl Header {
     pub const fn is_echo(&self) -> bool {
         self.flags.contains(Flags::ECHO)
     }
+}
+
+/// A header, decoded or as bytes. What is asked of bytes is read where it is asked for: the NIC path has few registers,
+/// and most packets are decided on by few fields.
+pub trait Fields {
+    /// [`Header::magic`].
+    fn magic(&self) -> u16;
+    /// [`Header::version`].
+    fn version(&self) -> u8;
+    /// [`Header::flags`].
+    fn flags(&self) -> Flags;
+    /// [`Header::priority`].
+    fn priority(&self) -> u8;
+    /// [`Header::hop_limit`].
+    fn hop_limit(&self) -> u8;
+    /// [`Header::hop_count`].
+    fn hop_count(&self) -> u8;
+    /// [`Header::key_phase`].
+    fn key_phase(&self) -> u8;
+    /// [`Header::subprotocol`].
+    fn subprotocol(&self) -> u16;
+    /// [`Header::channel_hash`].
+    fn channel_hash(&self) -> ChannelHash;
+    /// [`Header::subnet`].
+    fn subnet(&self) -> Subnet;
+    /// [`Header::destination`].
+    fn destination(&self) -> NodeId;
+    /// [`Header::origin_hash`].
+    fn origin_hash(&self) -> OriginHash;
+    /// [`Header::session_id`].
+    fn session_id(&self) -> SessionId;
+    /// [`Header::stream_id`].
+    fn stream_id(&self) -> StreamId;
+    /// [`Header::payload_len`].
+    fn payload_len(&self) -> u16;
+    /// [`Header::event_count`].
+    fn event_count(&self) -> u16;
+    /// [`Header::sequence`].
+    fn sequence(&self) -> u64;
+    /// [`Header::link_tag`].
+    fn link_tag(&self) -> u64;
+
+    /// All of them.
+    #[inline(always)]
+    fn decoded(&self) -> Header {
+        Header {
+            magic: self.magic(),
+            version: self.version(),
+            flags: self.flags(),
+            priority: self.priority(),
+            hop_limit: self.hop_limit(),
+            hop_count: self.hop_count(),
+            key_phase: self.key_phase(),
+            subprotocol: self.subprotocol(),
+            channel_hash: self.channel_hash(),
+            subnet: self.subnet(),
+            destination: self.destination(),
+            origin_hash: self.origin_hash(),
+            session_id: self.session_id(),
+            stream_id: self.stream_id(),
+            payload_len: self.payload_len(),
+            event_count: self.event_count(),
+            sequence: self.sequence(),
+            link_tag: self.link_tag(),
+        }
+    }
+}
+
+macro_rules! fields {
+    ($($name:ident: $kind:ty = |$b:ident| $read:expr),* $(,)?) => {
+        impl Fields for Header {
+            $(#[inline(always)]
+            fn $name(&self) -> $kind {
+                self.$name
+            })*
+        }
+
+        impl Fields for [u8; HEADER_BYTES] {
+            $(#[inline(always)]
+            fn $name(&self) -> $kind {
+                let $b = self;
+                $read
+            })*
+        }
+
+        impl Header {
+            /// Reads every field; checks nothing, see [`crate::decide::check`].
+            #[inline(always)]
+            pub const fn decode(bytes: &[u8; HEADER_BYTES]) -> Self {
+                Self {
+                    $($name: {
+                        let $b = bytes;
+                        $read
+                    },)*
+                }
+            }
+        }
+    };
+}
+fields! {
+    magic: u16 = |b| be16(b, 0),
+    version: u8 = |b| b[2],
+    flags: Flags = |b| Flags(b[3]),
+    priority: u8 = |b| b[4],
+    hop_limit: u8 = |b| b[offset::HOP_LIMIT],
+    hop_count: u8 = |b| b[offset::HOP_COUNT],
+    key_phase: u8 = |b| b[7],
+    subprotocol: u16 = |b| be16(b, offset::SUBPROTOCOL),
+    channel_hash: ChannelHash = |b| ChannelHash(be16(b, offset::CHANNEL_HASH)),
+    subnet: Subnet = |b| Subnet(be32(b, offset::SUBNET)),
+    destination: NodeId = |b| NodeId(be64(b, offset::DESTINATION)),
+    origin_hash: OriginHash = |b| OriginHash(be64(b, offset::ORIGIN_HASH)),
+    session_id: SessionId = |b| SessionId(be64(b, offset::SESSION_ID)),
+    stream_id: StreamId = |b| StreamId(be32(b, offset::STREAM_ID)),
+    payload_len: u16 = |b| be16(b, offset::PAYLOAD_LEN),
+    event_count: u16 = |b| be16(b, offset::EVENT_COUNT),
+    sequence: u64 = |b| be64(b, offset::SEQUENCE),
+    link_tag: u64 = |b| be64(b, offset::LINK_TAG),
 }
 
 #[inline(always)]

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     header::{ChannelHash, NodeId, Subnet},
-    rewrite::fold,
+    rewrite::{IPV4_CONSTANTS_SUM, fold},
     subnet::{Exports, SubnetPrefix, Visibility},
     tables::{Address, NextHop, Pair},
     tag::TagKey,
@@ -178,11 +178,12 @@ impl NextHop {
     /// forwarding where its daemon does not run. Nothing but the publisher reads it.
     pub const AVOIDABLE: u32 = 1 << 16;
 
-    /// With [`NextHop::sum`] and the family flag as addresses and port say, and an MTU that IP can carry.
+    /// With both sums and the family flag as addresses and port say, and an MTU that IP can carry.
     #[must_use]
     pub fn completed(mut self) -> Self {
-        let sum = fold(self.source.sum() + self.target.sum() + u64::from(self.port));
-        self.sum = u32::from(sum);
+        let addresses = self.source.sum() + self.target.sum();
+        self.sum = fold(addresses + u64::from(self.port));
+        self.ipv4_sum = fold(addresses + IPV4_CONSTANTS_SUM);
         self.mtu = self.mtu.min(u32::from(u16::MAX));
         self.flags &= !Self::IPV6;
         if !self.target.is_v4() {

@@ -22,7 +22,7 @@ use virga_ebpf::{
     decide::{Arrival, Verdict, decide},
     directory::{Line, lines_for},
     frame::{self, Bytes, Frame, Outer},
-    header::{ChannelHash, Header},
+    header::{ChannelHash, Fields, Header},
     limits::{
         CHANNELS, DESTINATIONS_MAX, ECHO_SLOTS, EXPORT_PLACES, FILTER_PLACES, FLOW_SLOTS,
         FLOWS_PER_VALUE, LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, PAIR_LINES_MAX, PORTS_MAX,
@@ -219,11 +219,11 @@ pub(crate) fn virga(ctx: XdpContext) -> u32 {
                 source: outer.source,
                 udp_payload_bytes: u32::from(outer.udp_payload_bytes),
             };
-            match decide(&Maps, settings, &header, &arrival) {
+            match decide(&Maps, settings, header, &arrival) {
                 Verdict::Local => deliver(&ctx),
                 Verdict::Echo => (Outcome::Echo.counter(), XDP_DROP),
                 Verdict::Drop(reason) => (reason.counter(), XDP_DROP),
-                Verdict::Forward(next_hop) => send(&ctx, &outer, &header, next_hop),
+                Verdict::Forward(next_hop) => send(&ctx, &outer, header, next_hop),
             }
         }
     };
@@ -262,6 +262,7 @@ pub(crate) fn virga_sample(ctx: XdpContext) -> u32 {
                 source: outer.source,
                 udp_payload_bytes: u32::from(outer.udp_payload_bytes),
             };
+            let header = Header::decode(header);
             let next = match decide(&Maps, settings, &header, &arrival) {
                 Verdict::Local => Next::Deliver,
                 Verdict::Echo => Next::Leave(Outcome::Echo.counter(), XDP_DROP),
@@ -314,7 +315,7 @@ fn deliver(ctx: &XdpContext) -> (u32, u32) {
 
 /// Writes the outer headers for the next hop and sends the frame there.
 #[inline(always)]
-fn send(ctx: &XdpContext, outer: &Outer, header: &Header, next_hop: &NextHop) -> (u32, u32) {
+fn send<H: Fields>(ctx: &XdpContext, outer: &Outer, header: &H, next_hop: &NextHop) -> (u32, u32) {
     const ABORTED: (u32, u32) = (Outcome::Aborted.counter(), XDP_ABORTED);
     let sent = rewrite::sent(outer, header, next_hop);
     if outer.trailing != 0 {

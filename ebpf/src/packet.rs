@@ -21,14 +21,13 @@ impl Packet {
 
 impl Put for Packet {
     #[inline(always)]
-    fn put<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Option<()> {
+    fn window<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
         let from = self.start + offset;
         if from + N > self.end {
             return None;
         }
         // SAFETY: `N` bytes from `from` lie within the frame, as just checked.
-        unsafe { *(from as *mut [u8; N]) = *bytes };
-        Some(())
+        Some(unsafe { &mut *(from as *mut [u8; N]) })
     }
 }
 

@@ -14,14 +14,22 @@ use crate::{
         ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, IPV4_BYTES, IPV6_BYTES,
         Outer, UDP_BYTES, VLAN_TAG_BYTES,
     },
-    header::{Header, SessionId, offset},
-    limits::{HOP_LIMIT_MAX, SOURCE_PORT_BASE, SOURCE_PORTS},
+    header::{Fields, Header, SessionId, offset},
+    limits::{HEADER_BYTES, HOP_LIMIT_MAX, SOURCE_PORT_BASE, SOURCE_PORTS},
     tables::{NextHop, mix},
 };
 
 /// Hop limit of the outer IP packet.
 const OUTER_HOP_LIMIT: u8 = 64;
 const DONT_FRAGMENT: u8 = 0x40;
+
+/// What any sum of less than 2^37 can be taken from: 0 to a ones' complement sum.
+const MULTIPLE_OF_FFFF: u64 = 0xffff << 21;
+/// Sum of an IPv4 header's words that never change: version and length, flags, hop limit and protocol.
+#[cfg(not(target_arch = "bpf"))]
+pub(crate) const IPV4_CONSTANTS_SUM: u64 =
+    0x4500 + ((DONT_FRAGMENT as u64) << 8) + ((OUTER_HOP_LIMIT as u64) << 8) + PROTOCOL_UDP as u64;
+const PROTOCOL_UDP: u8 = 17;
 
 /// Folds a sum of 16-bit words to 16 bits, ones' complement.
 #[inline(always)]
@@ -91,30 +99,29 @@ pub struct Sent {
 /// What changes in UDP and mesh header on the way to this next hop.
 #[inline(always)]
 #[must_use]
-pub fn sent(outer: &Outer, header: &Header, next_hop: &NextHop) -> Sent {
+pub fn sent<H: Fields>(outer: &Outer, header: &H, next_hop: &NextHop) -> Sent {
     let source_port = match next_hop.source_port {
-        0 => source_port(header.session_id),
+        0 => source_port(header.session_id()),
         fixed => fixed as u16,
     };
-    let (hop_limit, hop_count) = hop(header.hop_limit, header.hop_count);
-    let link_tag = next_hop.link_tag(&Header {
+    let (hop_limit, hop_count) = hop(header.hop_limit(), header.hop_count());
+    let link_tag = next_hop.link_tag(|| Header {
         hop_limit,
         hop_count,
-        ..*header
+        ..header.decoded()
     });
-    let old = outer.source.sum()
-        + outer.target.sum()
+    let old = outer.addresses_sum
         + u64::from(outer.source_port)
         + u64::from(outer.target_port)
-        + u64::from(header.hop_limit)
-        + (u64::from(header.hop_count) << 8)
-        + halves(header.link_tag);
+        + u64::from(header.hop_limit())
+        + (u64::from(header.hop_count()) << 8)
+        + halves(header.link_tag());
     let new = u64::from(next_hop.sum)
         + u64::from(source_port)
         + u64::from(hop_limit)
         + (u64::from(hop_count) << 8)
         + halves(link_tag);
-    let sum = u64::from(!outer.checksum) + u64::from(!fold(old)) + new;
+    let sum = u64::from(!outer.checksum) + new + (MULTIPLE_OF_FFFF - old);
     let checksum = match !fold(sum) {
         0 => 0xffff,
         checksum => checksum,
@@ -137,105 +144,29 @@ pub(crate) const fn halves(word: u64) -> u64 {
 /// Writes what changes in the mesh header at `mesh`. `None` where the frame is too short.
 #[inline(always)]
 pub fn write_mesh<F: Put + ?Sized>(frame: &mut F, mesh: usize, sent: &Sent) -> Option<()> {
-    frame.put(mesh + offset::HOP_LIMIT, &[sent.hop_limit, sent.hop_count])?;
-    frame.put(mesh + offset::LINK_TAG, &sent.link_tag.to_be_bytes())
-}
-
-/// What follows the link header's addresses: the EtherType of IPv4 or IPv6.
-#[inline(always)]
-const fn ethertype(is_ipv6: bool) -> [u8; 2] {
-    if is_ipv6 {
-        ETHERTYPE_IPV6.to_be_bytes()
-    } else {
-        ETHERTYPE_IPV4.to_be_bytes()
-    }
-}
-
-/// The 802.1Q tag before the EtherType, where the next hop wants one.
-#[inline(always)]
-const fn tag(next_hop: &NextHop) -> [u8; VLAN_TAG_BYTES] {
-    let [tag_high, tag_low] = ETHERTYPE_VLAN.to_be_bytes();
-    let [tci_high, tci_low] = next_hop.vlan.to_be_bytes();
-    [tag_high, tag_low, tci_high, tci_low]
-}
-
-/// The IPv4 header: no options, not to be fragmented.
-#[inline(always)]
-fn ipv4(outer: &Outer, next_hop: &NextHop) -> [u8; IPV4_BYTES] {
-    let total = outer.udp_payload_bytes + (IPV4_BYTES + UDP_BYTES) as u16;
-    let [total_high, total_low] = total.to_be_bytes();
-    let s = (next_hop.source.low as u32).to_be_bytes();
-    let t = (next_hop.target.low as u32).to_be_bytes();
-    let words = 0x4500
-        + u64::from(outer.traffic_class)
-        + u64::from(total)
-        + ((DONT_FRAGMENT as u64) << 8)
-        + ((OUTER_HOP_LIMIT as u64) << 8)
-        + 17
-        + (next_hop.source.low & 0xffff_ffff)
-        + (next_hop.target.low & 0xffff_ffff);
-    let [sum_high, sum_low] = (!fold(words)).to_be_bytes();
-    [
-        0x45,
-        outer.traffic_class,
-        total_high,
-        total_low,
-        0,
-        0,
-        DONT_FRAGMENT,
-        0,
-        OUTER_HOP_LIMIT,
-        17,
-        sum_high,
-        sum_low,
-        s[0],
-        s[1],
-        s[2],
-        s[3],
-        t[0],
-        t[1],
-        t[2],
-        t[3],
-    ]
-}
-
-/// The fixed part of the IPv6 header; both addresses follow it.
-#[inline(always)]
-fn ipv6(outer: &Outer) -> [u8; 8] {
-    let [high, low] = (outer.udp_payload_bytes + UDP_BYTES as u16).to_be_bytes();
-    let class = outer.traffic_class;
-    [
-        0x60 | class >> 4,
-        class << 4,
-        0,
-        0,
-        high,
-        low,
-        17,
-        OUTER_HOP_LIMIT,
-    ]
-}
-
-/// The UDP header.
-#[inline(always)]
-fn udp(outer: &Outer, next_hop: &NextHop, sent: &Sent) -> [u8; UDP_BYTES] {
-    let s = sent.source_port.to_be_bytes();
-    let t = next_hop.port.to_be_bytes();
-    let l = (outer.udp_payload_bytes + UDP_BYTES as u16).to_be_bytes();
-    let c = sent.checksum.to_be_bytes();
-    [s[0], s[1], t[0], t[1], l[0], l[1], c[0], c[1]]
+    let header = frame.window::<HEADER_BYTES>(mesh)?;
+    header[offset::HOP_LIMIT] = sent.hop_limit;
+    header[offset::HOP_COUNT] = sent.hop_count;
+    header[offset::LINK_TAG..].copy_from_slice(&sent.link_tag.to_be_bytes());
+    Some(())
 }
 
 /// A frame's bytes, to be written, each access checked.
 pub trait Put {
+    /// `N` bytes at `offset`, if the frame has them.
+    fn window<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]>;
+
     /// Writes `N` bytes at `offset`, if the frame has them.
-    fn put<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Option<()>;
+    #[inline(always)]
+    fn put<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Option<()> {
+        *self.window(offset)? = *bytes;
+        Some(())
+    }
 }
 
 impl Put for [u8] {
-    fn put<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Option<()> {
-        *self.get_mut(offset..)?.first_chunk_mut()? = *bytes;
-        Some(())
+    fn window<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
+        self.get_mut(offset..)?.first_chunk_mut()
     }
 }
 
@@ -249,37 +180,96 @@ pub fn write_outer<F: Put + ?Sized>(
     sent: &Sent,
 ) -> Option<usize> {
     const TAGGED: usize = ETHERNET_BYTES + VLAN_TAG_BYTES;
-    match (next_hop.vlan == 0, next_hop.is(NextHop::IPV6)) {
-        (true, false) => layers::<ETHERNET_BYTES, IPV4_BYTES, F>(frame, outer, next_hop, sent),
-        (false, false) => layers::<TAGGED, IPV4_BYTES, F>(frame, outer, next_hop, sent),
-        (true, true) => layers::<ETHERNET_BYTES, IPV6_BYTES, F>(frame, outer, next_hop, sent),
-        (false, true) => layers::<TAGGED, IPV6_BYTES, F>(frame, outer, next_hop, sent),
-    }
+    const IPV4: usize = IPV4_BYTES + UDP_BYTES;
+    const IPV6: usize = IPV6_BYTES + UDP_BYTES;
+    let written = match (next_hop.vlan == 0, next_hop.is(NextHop::IPV6)) {
+        (true, false) => {
+            let to = frame.window::<{ ETHERNET_BYTES + IPV4 }>(0)?;
+            layers::<ETHERNET_BYTES>(to, outer, next_hop, sent)
+        }
+        (false, false) => {
+            let to = frame.window::<{ TAGGED + IPV4 }>(0)?;
+            layers::<TAGGED>(to, outer, next_hop, sent)
+        }
+        (true, true) => {
+            let to = frame.window::<{ ETHERNET_BYTES + IPV6 }>(0)?;
+            layers::<ETHERNET_BYTES>(to, outer, next_hop, sent)
+        }
+        (false, true) => {
+            let to = frame.window::<{ TAGGED + IPV6 }>(0)?;
+            layers::<TAGGED>(to, outer, next_hop, sent)
+        }
+    };
+    Some(written)
 }
 
-/// Link header of `LINK` bytes, IP header of `IP` bytes, UDP header.
+/// Link header of `LINK` bytes, and what fills the rest: an IPv4 or an IPv6 header, and a UDP header. Gives the bytes of
+/// all. Where `to` has a length that the compiler knows, no access is checked again.
 #[inline(always)]
-fn layers<const LINK: usize, const IP: usize, F: Put + ?Sized>(
-    frame: &mut F,
+fn layers<const LINK: usize>(
+    to: &mut [u8],
     outer: &Outer,
     next_hop: &NextHop,
     sent: &Sent,
-) -> Option<usize> {
-    frame.put(0, &next_hop.target_mac)?;
-    frame.put(6, &next_hop.source_mac)?;
+) -> usize {
+    // Two words, of what lies side by side in the next hop: six bytes and six would be copied byte by byte.
+    let [target, source] = [&next_hop.target_mac, &next_hop.source_mac];
+    let first = [
+        target[0], target[1], target[2], target[3], target[4], target[5], source[0], source[1],
+    ];
+    to[..8].copy_from_slice(&first);
+    to[8..12].copy_from_slice(&[source[2], source[3], source[4], source[5]]);
     if LINK != ETHERNET_BYTES {
-        frame.put(12, &tag(next_hop))?;
+        to[12..14].copy_from_slice(&ETHERTYPE_VLAN.to_be_bytes());
+        to[14..16].copy_from_slice(&next_hop.vlan.to_be_bytes());
     }
-    frame.put(LINK - 2, &ethertype(IP == IPV6_BYTES))?;
-    if IP == IPV4_BYTES {
-        frame.put(LINK, &ipv4(outer, next_hop))?;
+    let is_ipv6 = to.len() == LINK + IPV6_BYTES + UDP_BYTES;
+    let ethertype = if is_ipv6 {
+        ETHERTYPE_IPV6
     } else {
-        frame.put(LINK, &ipv6(outer))?;
-        frame.put(LINK + 8, &next_hop.source.high.to_be_bytes())?;
-        frame.put(LINK + 16, &next_hop.source.low.to_be_bytes())?;
-        frame.put(LINK + 24, &next_hop.target.high.to_be_bytes())?;
-        frame.put(LINK + 32, &next_hop.target.low.to_be_bytes())?;
+        ETHERTYPE_IPV4
+    };
+    to[LINK - 2..LINK].copy_from_slice(&ethertype.to_be_bytes());
+    let udp = to.len() - UDP_BYTES;
+    if is_ipv6 {
+        ipv6(&mut to[LINK..udp], outer, next_hop);
+    } else {
+        ipv4(&mut to[LINK..udp], outer, next_hop);
     }
-    frame.put(LINK + IP, &udp(outer, next_hop, sent))?;
-    Some(LINK + IP + UDP_BYTES)
+    let length = outer.udp_payload_bytes + UDP_BYTES as u16;
+    to[udp..udp + 2].copy_from_slice(&sent.source_port.to_be_bytes());
+    to[udp + 2..udp + 4].copy_from_slice(&next_hop.port.to_be_bytes());
+    to[udp + 4..udp + 6].copy_from_slice(&length.to_be_bytes());
+    to[udp + 6..udp + 8].copy_from_slice(&sent.checksum.to_be_bytes());
+    to.len()
+}
+
+/// The IPv4 header: no options, not to be fragmented.
+#[inline(always)]
+fn ipv4(to: &mut [u8], outer: &Outer, next_hop: &NextHop) {
+    let total = outer.udp_payload_bytes + (IPV4_BYTES + UDP_BYTES) as u16;
+    let words = u32::from(next_hop.ipv4_sum) + u32::from(outer.traffic_class) + u32::from(total);
+    let words = (words & 0xffff) + (words >> 16);
+    let checksum = !((words & 0xffff) + (words >> 16)) as u16;
+    to[..2].copy_from_slice(&[0x45, outer.traffic_class]);
+    to[2..4].copy_from_slice(&total.to_be_bytes());
+    to[4..8].copy_from_slice(&[0, 0, DONT_FRAGMENT, 0]);
+    to[8..10].copy_from_slice(&[OUTER_HOP_LIMIT, PROTOCOL_UDP]);
+    to[10..12].copy_from_slice(&checksum.to_be_bytes());
+    to[12..16].copy_from_slice(&(next_hop.source.low as u32).to_be_bytes());
+    to[16..20].copy_from_slice(&(next_hop.target.low as u32).to_be_bytes());
+}
+
+/// The IPv6 header.
+#[inline(always)]
+fn ipv6(to: &mut [u8], outer: &Outer, next_hop: &NextHop) {
+    let length = outer.udp_payload_bytes + UDP_BYTES as u16;
+    let class = outer.traffic_class;
+    to[..4].copy_from_slice(&[0x60 | class >> 4, class << 4, 0, 0]);
+    to[4..6].copy_from_slice(&length.to_be_bytes());
+    to[6..8].copy_from_slice(&[PROTOCOL_UDP, OUTER_HOP_LIMIT]);
+    to[8..16].copy_from_slice(&next_hop.source.high.to_be_bytes());
+    to[16..24].copy_from_slice(&next_hop.source.low.to_be_bytes());
+    to[24..32].copy_from_slice(&next_hop.target.high.to_be_bytes());
+    to[32..40].copy_from_slice(&next_hop.target.low.to_be_bytes());
 }

@@ -217,10 +217,10 @@ pub const NEIGHBOUR_UNKNOWN: u32 = u32::MAX;
 pub const fn neighbour_slots(key: u64, ifindex: u32, vlan: u32, address: Address) -> [u32; 2] {
     let link = ((vlan as u64) << 32 | ifindex as u64).wrapping_mul(0xff51_afd7_ed55_8ccd);
     let high = address.high.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    let h = mix(mix(key ^ link ^ high, address.low), 0);
+    let h = (key ^ link ^ high ^ address.low).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     [
-        h as u32 & (NEIGHBOUR_SLOTS - 1),
-        (h >> 32) as u32 & (NEIGHBOUR_SLOTS - 1),
+        (h >> 52) as u32 & (NEIGHBOUR_SLOTS - 1),
+        (h >> 40) as u32 & (NEIGHBOUR_SLOTS - 1),
     ]
 }
 
@@ -355,8 +355,10 @@ pub struct Route {
 
 /// No next hop.
 pub const NEXT_HOP_NONE: u32 = u32::MAX;
-/// Route number of a flow that ends here.
-pub const ROUTE_LOCAL: u32 = u32::MAX;
+/// In place of a route's number: no way there.
+pub const ROUTE_NONE: u32 = u32::MAX;
+/// In place of a route's number: the flow ends here.
+pub const ROUTE_LOCAL: u32 = u32::MAX - 1;
 
 /// The AF_XDP sockets of an interface. Which of them exist, the kernel knows: one that closes is no longer
 /// found, and its packets take the way through the kernel's stack.
@@ -401,10 +403,10 @@ pub struct NextHop {
     pub source: Address,
     /// Outer target address: the neighbour's.
     pub target: Address,
-    /// Link-layer source.
-    pub source_mac: [u8; 6],
     /// Link-layer target.
     pub target_mac: [u8; 6],
+    /// Link-layer source: it follows the target, as in a frame.
+    pub source_mac: [u8; 6],
     /// VLAN tag control information to send with; 0 is untagged.
     pub vlan: u16,
     /// The neighbour's UDP port.
@@ -417,8 +419,10 @@ pub struct NextHop {
     pub mtu: u32,
     /// See [`NextHop::ALIVE`] and its siblings.
     pub flags: u32,
-    /// Folded sum of both addresses and the target port, for the checksum.
-    pub sum: u32,
+    /// Folded sum of both addresses and the target port, for the UDP checksum.
+    pub sum: u16,
+    /// Folded sum of what all IPv4 headers on the way there have in common.
+    pub ipv4_sum: u16,
     /// UDP source port; 0 spreads sessions over [`crate::limits::SOURCE_PORTS`]. A node behind NAT
     /// keeps one.
     pub source_port: u32,
@@ -446,9 +450,9 @@ impl NextHop {
     /// The link tag of a header on its way there; 0 where none is wanted.
     #[inline(always)]
     #[must_use]
-    pub const fn link_tag(&self, header: &Header) -> u64 {
+    pub fn link_tag(&self, header: impl FnOnce() -> Header) -> u64 {
         if self.is(Self::TAGGED) {
-            link_tag(&self.tag_keys, self.is(Self::ODD) as u64, header)
+            link_tag(&self.tag_keys, self.is(Self::ODD) as u64, &header())
         } else {
             0
         }
@@ -479,7 +483,7 @@ pub struct Flow {
     pub neighbour: u32,
     /// Channel hash and subprotocol.
     pub channel_subprotocol: u32,
-    /// Number of its route, or [`ROUTE_LOCAL`].
+    /// Number of its route, or [`ROUTE_LOCAL`]; never [`ROUTE_NONE`].
     pub route: u32,
     /// 1 if the channel has a rate.
     pub rated: u32,

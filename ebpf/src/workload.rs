@@ -315,6 +315,7 @@ pub fn write<F: Put + ?Sized>(
         target: hop.target,
         source_port: 0,
         target_port: hop.port,
+        addresses_sum: 0,
         checksum: 0,
         traffic_class: 0,
         udp_payload_bytes: step

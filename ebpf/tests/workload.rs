@@ -136,7 +136,7 @@ fn router() -> MemoryTables {
 
 fn read(tables: &MemoryTables, frame: &[u8]) -> (Outer, Header) {
     match parse(frame, tables, &tables.current()) {
-        Frame::Mesh(outer, header) => (outer, header),
+        Frame::Mesh(outer, header) => (outer, Header::decode(header)),
         other => panic!("{other:?}"),
     }
 }

@@ -117,7 +117,7 @@ impl Pair {
             let next_hop = from.next_hops.values().next().unwrap();
             let header = Header::default();
             let sent = Header {
-                link_tag: next_hop.link_tag(&header),
+                link_tag: next_hop.link_tag(|| header),
                 ..header
             };
             let enforced = to.neighbours.values().next().unwrap();
@@ -201,7 +201,7 @@ fn keys_give_way_to_new_ones_and_the_one_before_counts_until_then() {
             .values()
             .next()
             .unwrap()
-            .link_tag(&Header::default());
+            .link_tag(Header::default);
         pair.pass(LIFE_NS);
         let link = pair.link(0);
         let now = link.keys[usize::from(link.latest)];

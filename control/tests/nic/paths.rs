@@ -15,6 +15,7 @@ use virga::nic::{
 use virga_ebpf::{
     decide::{Arrival, Verdict, decide, find},
     frame::{Frame, parse},
+    header::Header,
     image::Image,
     limits::DESTINATIONS_MAX,
     memory::MemoryTables,
@@ -120,7 +121,7 @@ impl Memory {
         let (outer, header) = match parse(frame, &self.tables, &settings) {
             Frame::NotOurs => return unchanged(Fate::Pass),
             Frame::Malformed(reason) => return unchanged(Fate::Drop(reason)),
-            Frame::Mesh(outer, header) => (outer, header),
+            Frame::Mesh(outer, header) => (outer, Header::decode(header)),
         };
         let arrival = Arrival {
             ifindex: INGRESS,

@@ -62,7 +62,7 @@ impl Way {
         }
         for datagram in datagrams.chunks_mut(segment_bytes.max(1)) {
             if let Some(bytes) = datagram.first_chunk_mut::<HEADER_BYTES>() {
-                let link_tag = self.next_hop.link_tag(&Header::decode(bytes));
+                let link_tag = self.next_hop.link_tag(|| Header::decode(bytes));
                 bytes[offset::LINK_TAG..].copy_from_slice(&link_tag.to_be_bytes());
             }
         }
@@ -189,7 +189,7 @@ impl Forwarder {
     }
 
     fn next_hop(&self, destination: NodeId) -> Option<&NextHop> {
-        let number = route_to(&self.tables, &self.tables.current(), destination)?;
+        let number = route_to(&self.tables, &self.tables.current(), destination);
         let route = self.tables.route(number)?;
         [route.primary, route.backup]
             .into_iter()
@@ -276,7 +276,7 @@ impl Forwarder {
                     datagram[offset::EVENT_COUNT..offset::SEQUENCE]
                         .copy_from_slice(&sent.event_count.to_be_bytes());
                 }
-                let link_tag = next_hop.link_tag(&sent).to_be_bytes();
+                let link_tag = next_hop.link_tag(|| sent).to_be_bytes();
                 datagram[offset::HOP_LIMIT] = hop_limit;
                 datagram[offset::HOP_COUNT] = hop_count;
                 datagram[offset::LINK_TAG..HEADER_BYTES].copy_from_slice(&link_tag);

@@ -60,7 +60,7 @@ impl Places {
     pub(super) fn get(&self, id: NodeId) -> Option<u32> {
         self.lines_of(id)
             .into_iter()
-            .find_map(|line| find(&self.lines[line as usize], id))
+            .find_map(|line| find(&self.lines[line as usize], id).checked_sub(1))
     }
 
     /// Every destination and its route's number.

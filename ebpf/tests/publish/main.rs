@@ -346,7 +346,7 @@ fn routes_that_fill_most_of_their_table_are_replaced() {
         check_star(&tables, &image, sequence);
         let scratch = fresh(&image, &mut seeded);
         let hops = |tables: &MemoryTables, destination: NodeId| {
-            let number = route_to(tables, &tables.current(), destination).unwrap();
+            let number = route_to(tables, &tables.current(), destination);
             let (routes, held) = (tables.routes().unwrap(), tables.next_hops().unwrap());
             let route = routes[number as usize];
             [route.primary, route.backup].map(|n| held.get(n as usize).map(|h| h.target))

@@ -10,7 +10,7 @@ use arbitrary::Arbitrary;
 use virga_ebpf::{
     decide::{Arrival, Verdict, decide},
     frame::{Frame, Outer, parse},
-    header::{Flags, NodeId},
+    header::{Fields, Flags, NodeId},
     image::{Image, Link, Place, Via},
     limits::{HEADER_BYTES, UDP_PORT},
     memory::MemoryTables,
@@ -168,10 +168,10 @@ pub fn run(input: &[u8]) {
             udp_payload_bytes: u32::from(outer.udp_payload_bytes),
         };
         tables.set_now(1_000_000_000);
-        let Verdict::Forward(next_hop) = decide(tables, &settings, &header, &arrival) else {
+        let Verdict::Forward(next_hop) = decide(tables, &settings, header, &arrival) else {
             return;
         };
-        let sent = rewrite::sent(&outer, &header, next_hop);
+        let sent = rewrite::sent(&outer, header, next_hop);
         let mut out = vec![0; rewrite::headers_bytes(next_hop)];
         let mesh = rewrite::write_outer(out.as_mut_slice(), &outer, next_hop, &sent)
             .expect("room for all headers");
@@ -188,7 +188,7 @@ pub fn run(input: &[u8]) {
             "a right checksum stays right"
         );
         assert!(
-            sent.hop_limit < header.hop_limit,
+            sent.hop_limit < header.hop_limit(),
             "no packet goes round for ever"
         );
     });

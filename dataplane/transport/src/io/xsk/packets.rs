@@ -47,6 +47,7 @@ pub(super) fn write(
         mesh: 0,
         source: Address::default(),
         target: Address::default(),
+        addresses_sum: 0,
         source_port: 0,
         target_port: 0,
         checksum: 0,
