@@ -70,13 +70,13 @@ pub fn bind(
     steer: Steer,
 ) -> io::Result<(Vec<UdpSocket>, Steering)> {
     // A socket of its own: sockets that share an address share it with any other process of the
-    // same user that asks for it.
-    let alone = bind_alone(address)?;
+    // same user that asks for it, and to one that would share it the kernel gives, for port 0, a port
+    // that others share already.
+    let first = bind_alone(address)?;
     if workers <= 1 {
-        return Ok((vec![alone], Steering::Alone));
+        return Ok((vec![first], Steering::Alone));
     }
-    drop(alone);
-    let first = bind_shared(address)?;
+    sockopt::set_socket_reuseport(&first, true)?;
     let address = first.local_addr()?;
     let mut sockets = vec![first];
     for _ in 1..workers {
@@ -106,6 +106,7 @@ fn bind_alone(address: SocketAddr) -> io::Result<UdpSocket> {
     }
 }
 
+/// Joins a socket that was bound to the address, and lets others share it.
 fn bind_shared(address: SocketAddr) -> io::Result<UdpSocket> {
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::INET,
@@ -175,6 +176,7 @@ fn attach(socket: &UdpSocket, workers: usize) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::Share;
+    use std::collections::HashSet;
     use virga_ebpf::header::{Header, NodeId, SessionId};
 
     fn group(workers: usize, steer: Steer) -> (Vec<UdpSocket>, Steering) {
@@ -239,5 +241,17 @@ mod tests {
         }
         drop(sockets);
         assert!(bind(taken, 2, Steer::HandOver).is_ok());
+    }
+
+    #[test]
+    fn a_group_that_asks_for_any_port_gets_one_that_no_other_group_has() {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let others: Vec<UdpSocket> = (0..400).map(|_| bind_shared(any).unwrap()).collect();
+        let taken = others.iter().map(|socket| socket.local_addr().unwrap());
+        let taken: HashSet<SocketAddr> = taken.collect();
+        for _ in 0..400 {
+            let (sockets, _) = group(2, Steer::HandOver);
+            assert!(!taken.contains(&sockets[0].local_addr().unwrap()));
+        }
     }
 }
