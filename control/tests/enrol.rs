@@ -115,7 +115,7 @@ impl Machine {
     fn client(&self, arguments: &[&str]) -> Output {
         let socket = self.text("run/node.sock");
         let arguments = [arguments, &["--socket", &socket]].concat();
-        for _ in 0..200 {
+        for _ in 0..1_800 {
             if fs::symlink_metadata(&socket).is_ok() {
                 break;
             }

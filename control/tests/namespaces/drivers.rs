@@ -133,7 +133,7 @@ fn echoed(driver: &mut Driver, payload: &[u8], datagram_bytes: usize) {
         .chunks(datagram_bytes)
         .map(<[u8]>::to_vec)
         .collect();
-    let arrived = datagrams(driver, expected.len(), Duration::from_secs(10));
+    let arrived = datagrams(driver, expected.len(), Duration::from_secs(60));
     assert!(arrived == expected, "{} arrived", arrived.len());
 }
 

@@ -53,7 +53,7 @@ async fn suite(hosts: &Hosts) -> u64 {
     let near = Mesh::open(hosts.socket("a")).await.unwrap();
     let far = Mesh::open(hosts.socket("b")).await.unwrap();
     let mut deliveries = far.subscribe(RELIABLE).await.unwrap();
-    let patience = Duration::from_secs(20);
+    let patience = Duration::from_secs(60);
     let subscribed = tokio::time::timeout(patience, near.wait_for_subscribers(RELIABLE, 1)).await;
     subscribed.expect("b's subscription reaches a").unwrap();
     let message: Vec<u8> = (0..LARGE_BYTES).map(|n| n.to_le_bytes()[1]).collect();
@@ -80,7 +80,7 @@ async fn timed(hosts: &Hosts) -> Flow {
 
 /// How long events waited at b to be read, once so many have come.
 async fn waited(mut flow: Flow, events: u64) -> StageTimes {
-    let patience = Duration::from_secs(20);
+    let patience = Duration::from_secs(60);
     loop {
         let next = tokio::time::timeout(patience, flow.next_report()).await;
         let mut report = next.expect("a report comes").unwrap().unwrap();

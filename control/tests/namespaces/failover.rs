@@ -10,22 +10,50 @@ use serde_json::Value;
 use crate::{
     diamond::{Hand, Middle, Ways, detected, diamond, diamond_by, missing},
     hosts::{Hosts, eventually},
-    stage::{LOSSY, Sink, V4, forwarded, line_keyed, publishing, virga},
+    stage::{LOSSY, Sink, Stream, V4, forwarded, is_by, line_keyed, virga},
 };
 
 const PREFIX: &str = "virga-test";
 /// Events a second: one each millisecond.
 const RATE: u32 = 1_000;
 
-/// What a node knows of the link to a neighbour.
-fn link(hosts: &Hosts, host: &str, neighbour: &str) -> Value {
+/// What a node knows of a neighbour.
+fn near(hosts: &Hosts, host: &str, neighbour: &str) -> Value {
     let program = virga().to_string_lossy().into_owned();
     let socket = hosts.socket(host).to_string_lossy().into_owned();
     let arguments = ["peers", "--json", "--socket", &socket];
     let output = hosts.run(host, &program, &arguments).unwrap();
     let peers: Value = serde_json::from_slice(&output.stdout).unwrap();
     let mut peers = peers.as_array().unwrap().iter();
-    peers.find(|p| p["name"] == neighbour).unwrap()["link"].clone()
+    peers.find(|p| p["name"] == neighbour).unwrap().clone()
+}
+
+/// What it knows of the link to that.
+fn link(hosts: &Hosts, host: &str, neighbour: &str) -> Value {
+    near(hosts, host, neighbour)["link"].clone()
+}
+
+/// How often r1 has found one of its ways to b dead.
+fn detections(hosts: &Hosts) -> u64 {
+    let of = |neighbour| link(hosts, "r1", neighbour)["detections"].as_u64().unwrap();
+    of("r2") + of("r3")
+}
+
+/// Whether the session of two neighbours goes on, which ends long after a link of theirs is found dead.
+fn is_in_session(hosts: &Hosts, host: &str, neighbour: &str) -> bool {
+    near(hosts, host, neighbour)["session"] == "established"
+}
+
+/// Waits until a router has carried so many packets more.
+fn carries(hosts: &Hosts, router: &str, packets: u64) -> bool {
+    let before = forwarded(hosts, router);
+    eventually(|| forwarded(hosts, router) > before + packets)
+}
+
+/// How many of the events from that number on did not come.
+fn lost_from(first: u64, numbers: &[u64], count: u64) -> u64 {
+    let came = numbers.iter().filter(|number| **number >= first).count();
+    count.saturating_sub(first) - came as u64
 }
 
 /// Whether a node uses the link to a neighbour.
@@ -56,40 +84,48 @@ async fn a_link_that_falls_silent_gives_way_to_the_backup_and_comes_back() {
         || is_up(&hosts, "r1", "r2") && is_up(&hosts, "r2", "r1")
     ));
     let sink = Sink::subscribe(&hosts, LOSSY).await;
-    let publishing = publishing(&hosts, LOSSY, RATE, Duration::from_secs(20));
-    pause(1_500).await;
-    let (r2, r3) = (forwarded(&hosts, "r2"), forwarded(&hosts, "r3"));
-    assert!(r2 > 500, "the primary carries traffic");
+    let events = Stream::begin(&hosts, LOSSY, RATE);
+    assert!(carries(&hosts, "r2", 500), "the primary carries traffic");
     let mut hand = Hand::new(&hosts).unwrap();
     // Its program's coming may have held packets up for longer than a link is believed.
     pause(100).await;
+    let before = detections(&hosts);
     assert!(eventually(|| is_up(&hosts, "r1", "r2")));
-    let detections = || link(&hosts, "r1", "r2")["detections"].as_u64().unwrap();
-    let before = detections();
     let cut_at = hand.cut().unwrap();
-    let carries = eventually(|| forwarded(&hosts, "r3") > r3 + 500);
-    assert!(carries, "the backup carries it");
     assert!(eventually(|| link(&hosts, "r1", "r2")["state"] == "silent"));
-    assert!(detections() > before);
-    let detect = detected(&hosts, cut_at).unwrap();
+    assert!(is_in_session(&hosts, "r1", "r2"), "its session goes on");
+    assert!(detections(&hosts) > before);
+    // Its log may tell of that a little later.
+    let mut detect = None;
+    let is_told = eventually(|| {
+        detect = detected(&hosts, cut_at);
+        detect.is_some()
+    });
+    assert!(is_told, "{}", hosts.log("r1"));
+    let is_around = eventually(|| !is_by(&hosts, "r2", "r3"));
+    assert!(is_around, "the backup carries it");
+    let around = events.next();
+    assert!(carries(&hosts, "r3", 500), "the backup carries it");
     hand.mend().unwrap();
     assert!(eventually(|| is_up(&hosts, "r1", "r2")));
-    let r2 = forwarded(&hosts, "r2");
-    pause(500).await;
-    assert!(
-        forwarded(&hosts, "r2") > r2 + 100,
-        "the primary carries it again"
-    );
-    let count = publishing.await.unwrap();
-    let (longest, lost) = missing(&sink.numbers().await, count);
+    let found = detections(&hosts);
+    let is_back = eventually(|| is_by(&hosts, "r2", "r3"));
+    assert!(is_back, "the primary carries it again");
+    let count = events.end().await;
+    let numbers = sink.numbers().await;
+    let is_found_again = detections(&hosts) > found;
+    let (longest, lost) = missing(&numbers, count);
     println!(
         "silent: found dead {} ms after the cut; {longest} events in a row lost at {RATE} a second, {lost} of {count} in all",
-        detect.as_millis()
+        detect.unwrap().as_millis()
     );
     assert!(longest > 0, "what was cut carried something");
-    // 40 ms, and as long as this machine takes to run the worker; a session ends after 35 s.
-    assert!(longest < 5_000 && detect < Duration::from_secs(5));
-    assert!(lost < 2 * longest + 20, "the way back costs nothing");
+    // A machine that stands still finds it dead again, which costs some.
+    let later = lost_from(around, &numbers, count);
+    assert!(
+        later == 0 || is_found_again,
+        "neither way costs anything once it is taken: {later} lost of those from {around} on"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,12 +154,11 @@ async fn routers_that_find_a_link_dead_lead_nobody_over_it_long_before_its_sessi
     let cut = Instant::now();
     let is_left = || !leads("r1", "b", "r2") && !leads("r2", "a", "r1");
     assert!(eventually(is_left), "{:?}", over("r1", "b"));
-    let took = cut.elapsed();
     println!(
         "no route leads there any more: {} ms after the cut",
-        took.as_millis()
+        cut.elapsed().as_millis()
     );
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(is_in_session(&hosts, "r1", "r2"), "its session goes on");
     let around = || leads("r1", "b", "r3") && leads("r2", "a", "b");
     assert!(eventually(around), "{:?}", over("r2", "a"));
     hand.mend().unwrap();
@@ -138,29 +173,33 @@ async fn a_link_that_carries_one_direction_alone_is_not_used() {
         || is_up(&hosts, "r1", "r2") && is_up(&hosts, "r2", "r1")
     ));
     let sink = Sink::subscribe(&hosts, LOSSY).await;
-    let publishing = publishing(&hosts, LOSSY, RATE, Duration::from_secs(12));
-    pause(1_000).await;
-    let r3 = forwarded(&hosts, "r3");
+    let events = Stream::begin(&hosts, LOSSY, RATE);
+    assert!(carries(&hosts, "r2", 500), "the primary carries traffic");
     // A program that drops what r1 sends, and nothing of what comes back.
     let program = virga().to_string_lossy().into_owned();
-    let arguments = ["sink", "--interface", "p1", "--seconds", "60"];
+    let arguments = ["sink", "--interface", "p1", "--seconds", "600"];
     let mut dropping = hosts.command("w", &program);
     let mut dropping = dropping.args(arguments).spawn().unwrap();
     let dead = |state: &str| eventually(|| link(&hosts, "r1", "r2")["state"] == state);
     let is_one_way = dead("one-way");
-    let is_carried = eventually(|| forwarded(&hosts, "r3") > r3 + 100);
-    let count = publishing.await.unwrap();
-    let (longest, lost) = missing(&sink.numbers().await, count);
+    let is_held = is_in_session(&hosts, "r1", "r2");
+    let is_carried = eventually(|| !is_by(&hosts, "r2", "r3"));
+    let around = events.next();
+    let goes_on = carries(&hosts, "r3", 500);
+    let count = events.end().await;
+    let numbers = sink.numbers().await;
+    let (longest, lost) = missing(&numbers, count);
     let is_silent = eventually(|| link(&hosts, "r2", "r1")["state"] == "silent");
     dropping.kill().unwrap();
     dropping.wait().unwrap();
     assert!(is_one_way, "{}", link(&hosts, "r1", "r2"));
-    assert!(is_carried, "the backup carries it");
+    assert!(is_held, "its session goes on");
+    assert!(is_carried && goes_on, "the backup carries it");
     assert!(is_silent, "{}", link(&hosts, "r2", "r1"));
     println!(
         "one way: {longest} events in a row lost at {RATE} a second, {lost} of {count} in all"
     );
-    assert!(longest < 5_000);
+    assert_eq!(lost_from(around, &numbers, count), 0, "from {around} on");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -169,19 +208,25 @@ async fn a_link_that_reports_its_loss_gives_way_at_once() {
     let hosts = diamond(PREFIX, virga(), Middle::Cable).unwrap();
     assert!(eventually(|| is_up(&hosts, "r1", "r2")));
     let sink = Sink::subscribe(&hosts, LOSSY).await;
-    let publishing = publishing(&hosts, LOSSY, RATE, Duration::from_secs(6));
-    pause(1_000).await;
-    let r3 = forwarded(&hosts, "r3");
+    let events = Stream::begin(&hosts, LOSSY, RATE);
+    assert!(carries(&hosts, "r2", 500), "the primary carries traffic");
     hosts
         .ip("r2", &["link", "set", "dev", "m1", "down"])
         .unwrap();
-    let count = publishing.await.unwrap();
-    let (longest, lost) = missing(&sink.numbers().await, count);
-    assert!(forwarded(&hosts, "r3") > r3 + 500, "the backup carries it");
+    assert!(eventually(|| !is_up(&hosts, "r1", "r2")));
+    let is_held = is_in_session(&hosts, "r1", "r2");
+    let is_carried = eventually(|| !is_by(&hosts, "r2", "r3"));
+    let around = events.next();
+    let goes_on = carries(&hosts, "r3", 500);
+    let count = events.end().await;
+    let numbers = sink.numbers().await;
+    let (longest, lost) = missing(&numbers, count);
+    assert!(is_carried && goes_on, "the backup carries it");
+    assert!(is_held, "its session goes on");
     println!(
         "reported: {longest} events in a row lost at {RATE} a second, {lost} of {count} in all"
     );
-    assert!(longest < 5_000);
+    assert_eq!(lost_from(around, &numbers, count), 0, "from {around} on");
 }
 
 #[tokio::test(flavor = "multi_thread")]

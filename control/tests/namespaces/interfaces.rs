@@ -29,13 +29,13 @@ async fn an_interface_that_disappears_and_returns_is_used_again() {
         during
     );
     assert_complete(&sink.numbers().await, count);
-    let status = hosts.status("router").unwrap();
-    let interfaces = status["forwarding"]["interfaces"].as_array().unwrap();
-    assert!(
-        interfaces
-            .iter()
-            .any(|i| i["interface"] == "mb" && i["program"] == "virga")
-    );
+    let is_used = || {
+        let status = hosts.status("router").unwrap();
+        let interfaces = status["forwarding"]["interfaces"].as_array().unwrap();
+        let mut interfaces = interfaces.iter();
+        interfaces.any(|i| i["interface"] == "mb" && i["program"] == "virga")
+    };
+    assert!(eventually(is_used), "{}", hosts.log("router"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

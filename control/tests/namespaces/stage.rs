@@ -1,6 +1,13 @@
 //! The stages that these tests play on, and what they ask of them.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::StreamExt;
 use serde_json::Value;
@@ -232,7 +239,7 @@ impl Sink {
     /// What arrived until the mark that ends it: in the order of arrival where the channel promises
     /// one, and sorted where it does not, as a sender's queues may overtake each other.
     pub async fn numbers(self) -> Vec<u64> {
-        let mut numbers = tokio::time::timeout(Duration::from_secs(30), self.task)
+        let mut numbers = tokio::time::timeout(Duration::from_secs(90), self.task)
             .await
             .expect("the mark that ends the events arrives")
             .unwrap();
@@ -257,6 +264,62 @@ pub fn publishing(
 ) -> JoinHandle<u64> {
     let socket = hosts.socket("a");
     tokio::spawn(async move { publish_at(&socket, channel, rate, duration).await })
+}
+
+/// Events on their way from a until they are ended, however long that takes.
+pub struct Stream {
+    goes_on: Arc<AtomicBool>,
+    published: Arc<AtomicU64>,
+    task: JoinHandle<u64>,
+}
+
+impl Stream {
+    pub fn begin(hosts: &Hosts, channel: &'static str, rate: u32) -> Self {
+        let goes_on = Arc::new(AtomicBool::new(true));
+        let published = Arc::<AtomicU64>::default();
+        let (socket, is_on) = (hosts.socket("a"), Arc::clone(&goes_on));
+        let asked = Arc::clone(&published);
+        let task = tokio::spawn(async move {
+            let goes_on = || {
+                // Asked before each.
+                asked.fetch_add(1, Ordering::Relaxed);
+                is_on.load(Ordering::Relaxed)
+            };
+            publish_while(&socket, channel, rate, goes_on).await
+        });
+        Self {
+            goes_on,
+            published,
+            task,
+        }
+    }
+
+    /// A number from which on all are published later than now.
+    pub fn next(&self) -> u64 {
+        self.published.load(Ordering::Relaxed)
+    }
+
+    /// How many they were.
+    pub async fn end(self) -> u64 {
+        self.goes_on.store(false, Ordering::Relaxed);
+        self.task.await.unwrap()
+    }
+}
+
+/// Whether the first of two routers carries what goes on from a, by the next thousand packets of both: it has more than a
+/// third of them. Echoes of links are far fewer, and the other may have all that comes back.
+pub fn is_by(hosts: &Hosts, one: &str, other: &str) -> bool {
+    let carried = || [one, other].map(|router| forwarded(hosts, router));
+    let before = carried();
+    let mut moved = [0; 2];
+    let are_enough = eventually(|| {
+        let now = carried();
+        moved = [now[0] - before[0], now[1] - before[1]];
+        moved[0] + moved[1] >= 1_000
+    });
+    assert!(are_enough, "{one} and {other} carry too little: {moved:?}");
+    println!("{one} and {other} carry {moved:?}");
+    3 * moved[0] > moved[0] + moved[1]
 }
 
 /// The same at a socket.

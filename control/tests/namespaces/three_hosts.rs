@@ -54,7 +54,7 @@ fn configure(hosts: &Hosts, host: &str, example: &str) {
 }
 
 async fn next(events: &mut Subscription) -> Vec<u8> {
-    let delivery = tokio::time::timeout(Duration::from_secs(20), events.next());
+    let delivery = tokio::time::timeout(Duration::from_secs(60), events.next());
     delivery.await.unwrap().unwrap().unwrap().payload.to_vec()
 }
 

@@ -49,12 +49,14 @@ async fn drops_are_told_by_reason_with_the_fix_once_and_while_they_come() {
     );
 
     // While one looks: what was there before is not told.
-    let mut json = Program::start(&mut router.command(&["drops", "--json", "--seconds", "12"]));
-    let mut text = Program::start(&mut router.command(&["drops", "--seconds", "12"]));
-    for _ in 0..7 {
+    let mut json = Program::start(&mut router.command(&["drops", "--json", "--seconds", "5"]));
+    let mut text = Program::start(&mut router.command(&["drops", "--seconds", "5"]));
+    // They come for as long as anybody looks.
+    eventually("both have looked for so long", async || {
         send_garbage(router, 1);
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-    }
+        (json.has_ended() && text.has_ended()).then_some(())
+    })
+    .await;
     let (status, lines, errors) = json.wait();
     assert!(status.success(), "{errors}");
     let told = lines
@@ -66,12 +68,20 @@ async fn drops_are_told_by_reason_with_the_fix_once_and_while_they_come() {
     let magic: Vec<&Value> = told.iter().filter(|row| row["reason"] == "magic").collect();
     let new: u64 = magic.iter().map(|row| row["new"].as_u64().unwrap()).sum();
     let before = magic[0]["count"].as_u64().unwrap() - magic[0]["new"].as_u64().unwrap();
-    assert!((20..27).contains(&before), "{lines}");
-    assert_eq!(new, 27 - before, "{lines}");
-    assert_eq!(magic.last().unwrap()["count"], 27);
+    assert!(before >= 20, "{lines}");
+    let all = magic.last().unwrap()["count"].as_u64().unwrap();
+    assert_eq!(new, all - before, "{lines}");
     let (status, text, errors) = text.wait();
     assert!(status.success(), "{errors}");
-    assert!(text.contains("27 in all"), "{text}");
+    let line = text
+        .lines()
+        .rfind(|line| line.contains(" magic ") && line.ends_with(" in all"));
+    let words: Vec<&str> = line.unwrap().split_whitespace().collect();
+    let [_, "s", "userspace", "magic", new, "new", all, "in", "all"] = words[..] else {
+        panic!("{text}");
+    };
+    let [new, all] = [new, all].map(|number| number.parse::<u64>().unwrap());
+    assert!(new > 0 && all >= 20 + new, "{text}");
     assert_eq!(text.matches("fix: something else").count(), 1, "{text}");
 }
 

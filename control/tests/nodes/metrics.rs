@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     time::{Duration, Instant},
 };
@@ -380,22 +380,28 @@ async fn silent_connections_for_metrics_are_few_and_end() {
     let mut stage = Stage::new(&[RELIABLE]);
     let address = with_metrics(&stage, "a");
     stage.start("a").await;
-    let start = Instant::now();
-    let mut silent: Vec<TcpStream> = (0..16)
-        .map(|_| TcpStream::connect(address).unwrap())
-        .collect();
-    // One more is closed at once.
-    let mut beyond = TcpStream::connect(address).unwrap();
-    beyond.set_read_timeout(Some(PATIENCE)).unwrap();
-    let closed = beyond.read(&mut [0; 1]);
-    assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
-    assert!(start.elapsed() < HEAD_TIMEOUT);
-    for stream in &mut silent {
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut rest = Vec::new();
-        // Closed, however; what matters is that it ends.
-        let _closed = stream.read_to_end(&mut rest);
-    }
-    assert!(start.elapsed() < PATIENCE);
+    // Whether one more is closed before those that are silent have had their time.
+    let is_at_once = || {
+        let start = Instant::now();
+        let mut silent: Vec<TcpStream> = (0..16)
+            .map(|_| TcpStream::connect(address).unwrap())
+            .collect();
+        let mut beyond = TcpStream::connect(address).unwrap();
+        beyond.set_read_timeout(Some(PATIENCE)).unwrap();
+        let closed = beyond.read(&mut [0; 1]);
+        assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
+        let took = start.elapsed();
+        for stream in &mut silent {
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut rest = Vec::new();
+            // Closed, however; what matters is that it ends.
+            let ended = stream.read_to_end(&mut rest);
+            let is_open = ended.is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+            assert!(!is_open, "a silent connection stays");
+        }
+        took < HEAD_TIMEOUT
+    };
+    // The machine below this one may stand still meanwhile.
+    assert!((0..3).any(|_| is_at_once()));
     scrape(address);
 }

@@ -275,7 +275,7 @@ async fn a_prefix_from_the_end_begins_where_a_log_ends_once_its_node_answers() {
     let first = loop {
         publish(&stage, &sent[next..=next], next as u64 + 1).await;
         next += 1;
-        let given = tokio::time::timeout(std::time::Duration::from_millis(200), prefix.next_kept());
+        let given = tokio::time::timeout(std::time::Duration::from_millis(900), prefix.next_kept());
         match given.await {
             Err(_) => assert!(next < 300, "b's log is not found"),
             Ok(given) => match given.unwrap().unwrap() {

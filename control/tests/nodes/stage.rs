@@ -380,6 +380,10 @@ impl Program {
         send_signal(&self.0, signal);
     }
 
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+
     /// How it ended, and what it wrote to standard output and standard error.
     pub(crate) fn wait(&mut self) -> (ExitStatus, String, String) {
         let mut text = String::new();

@@ -46,7 +46,8 @@ async fn a_peer_that_acknowledges_nothing_holds_up_the_end_for_a_bounded_time() 
         took > Duration::from_secs(1),
         "nothing was waited for: {took:?}"
     );
-    assert!(took < Duration::from_secs(15), "{took:?}");
+    // The session itself would end after 35 s.
+    assert!(took < Duration::from_secs(30), "{took:?}");
     stage.signal("b", "-CONT");
 }
 

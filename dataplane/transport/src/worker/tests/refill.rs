@@ -110,7 +110,7 @@ fn room_is_told_of_when_it_is_made_and_not_with_the_next_timer() {
     let forth = way(&here, &there, listen[1]);
     let sender = Worker::spawn(&worker(0), config(0), forth, filler, |_| {}).unwrap();
     // The next timer is the session's keepalive, 10 s away: one fill a timer would take minutes.
-    let told = filled.recv_timeout(Duration::from_secs(20));
+    let told = filled.recv_timeout(Duration::from_secs(60));
     assert_eq!(told, Ok(()), "the queue was not filled {FILLS} times");
     sender.stop();
     receiver.stop();

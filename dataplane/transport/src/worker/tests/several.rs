@@ -7,6 +7,9 @@ use crate::io::{
 };
 use virga_ebpf::header::SessionId;
 
+/// What workers that run at all have done by then.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
 struct Group {
     workers: Workers<Probe>,
     exited: mpsc::Receiver<(u8, Exit)>,
@@ -68,7 +71,8 @@ impl Group {
 
     /// Waits until as many datagrams are accounted for.
     fn settled(&self, datagrams: u64) -> Vec<Counted> {
-        for _ in 0..5_000 {
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < PATIENCE {
             let counted = self.counted();
             let done = counted.iter().map(|c| c.opened + c.hand_over_full);
             if done.sum::<u64>() >= datagrams {
