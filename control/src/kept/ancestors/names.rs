@@ -3,8 +3,8 @@
 //!
 //! Whoever may publish can name what never was. So each entity that names has few places, a budget of its own for what
 //! comes of it, and a pause once nothing did; what nobody had is asked for once a minute at most, whoever names it. What
-//! has no place is forgotten, and told of once a minute. What may be of no log here has places of its own, see
-//! [`Unknown`].
+//! may be of no log here has places of its own, see [`Unknown`]. There goes, too, what has no place here, or nobody had for
+//! long; what has none there either is forgotten, and told of once a minute.
 
 use super::{
     FETCHED_WITHIN, Unfound,
@@ -30,7 +30,7 @@ const UNKNOWN_SEARCHES_MAX: usize = 2;
 const NAMED_BYTES_MAX: usize = 64 << 20;
 /// The same of all.
 const NAMED_BYTES_OF_ALL_MAX: usize = 256 << 20;
-/// So long what an entity names waits, all turns and searches together.
+/// So long what an entity names waits, all turns and searches together; then it is asked for less and less often.
 pub(super) const NAMED_WITHIN: Duration = Duration::from_secs(300);
 /// So long nobody is asked for what an entity names, once nothing came of it.
 const NAMER_PAUSE: Duration = Duration::from_secs(30);
@@ -59,7 +59,7 @@ pub(super) struct Name {
     pub(super) most: u64,
     /// The log that has the batch that does.
     pub(super) log: usize,
-    /// It is forgotten then.
+    /// It waits here until then.
     pub(super) until: Instant,
     /// In which order they came.
     number: u64,
@@ -146,7 +146,8 @@ impl Names {
         }
         let of_namer = self.counts.get(&namer).copied().unwrap_or(0);
         if self.waiting.len() >= NAMES_MAX || of_namer >= NAMES_PER_NAMER_MAX {
-            return self.tells(namer, now);
+            let room = self.unknown.note_late((feed, count), (namer, log), now);
+            return room != Room::Is && self.tells(namer, now);
         }
         self.last_number += 1;
         let name = Name {
@@ -258,6 +259,7 @@ impl Names {
         }
         self.unknown.next(now, |feed, one| {
             !self.searched.contains_key(&feed)
+                && !self.is_waiting(feed)
                 && searched().all(|other| other.namer != one.namer)
                 && self.bytes_left_of(&one.namer, now) > 0
                 && is_free(feed)
@@ -287,7 +289,7 @@ impl Names {
         (log, number): (usize, u64),
         search: AbortHandle,
     ) {
-        let is_known = !self.unknown.has(feed);
+        let is_known = self.is_waiting(feed) || !self.unknown.has(feed);
         let searched = Searched {
             namer,
             log,
@@ -295,7 +297,9 @@ impl Names {
             is_known,
             search,
         };
-        self.unknown.begin(feed);
+        if !is_known {
+            self.unknown.begin(feed);
+        }
         self.searched.insert(feed, searched);
     }
 
@@ -309,11 +313,15 @@ impl Names {
         self.searched.get(&feed).map(|searched| searched.log)
     }
 
+    /// Whether somebody named events of a known feed a while ago at the most.
+    fn is_waiting(&self, feed: FeedId) -> bool {
+        let of_feed = (feed, [0; 32])..=(feed, [u8::MAX; 32]);
+        self.waiting.range(of_feed).next().is_some()
+    }
+
     /// Whether a feed is named, and is looked for, or will be soon.
     pub(super) fn has(&self, feed: FeedId) -> bool {
-        let of_feed = (feed, [0; 32])..=(feed, [u8::MAX; 32]);
-        let is_waiting = self.waiting.range(of_feed).next().is_some();
-        is_waiting || self.is_searched(feed) || self.unknown.is_new(feed)
+        self.is_waiting(feed) || self.is_searched(feed) || self.unknown.is_new(feed)
     }
 
     /// Some of a feed that somebody looks for was taken.
@@ -346,10 +354,13 @@ impl Names {
         let (namer, is_known) = (searched.namer, searched.is_known);
         let Err(why) = found else {
             self.came(feed, namer, now);
-            self.unknown.forget(feed);
+            // Of a known feed more may be named there.
+            if !is_known {
+                self.unknown.forget(feed);
+            }
             return Ended::Quiet;
         };
-        if self.unknown.has(feed) {
+        if !is_known && self.unknown.has(feed) {
             return self.ended_in_vain(feed, why, now);
         }
         if !is_known && !self.waiting.contains_key(&(feed, namer)) {
@@ -419,7 +430,7 @@ impl Names {
         }
     }
 
-    /// Forgets what waited for too long; in which logs it is to be told that something was which is not there.
+    /// What waited for too long is asked for less and less often; in which logs it is to be told that it is not there.
     pub(super) fn forget_late(
         &mut self,
         now: Instant,
@@ -434,7 +445,13 @@ impl Names {
         let mut told = Vec::new();
         for ((feed, namer), name) in late {
             self.forget(feed, namer);
-            if !is_there(feed, name.most) && self.tells(namer, now) {
+            if is_there(feed, name.most) {
+                continue;
+            }
+            // Where there is no room that is told of with it.
+            let by = (namer, name.log);
+            let _room = self.unknown.note_late((feed, name.most), by, now);
+            if self.tells(namer, now) {
                 told.push(name.log);
             }
         }

@@ -123,8 +123,18 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
             let Some((feed, one)) = self.names.next_unknown(now, is_free) else {
                 return told;
             };
-            // It may be another entity's of the channel where it is named.
-            let named = (one.log, one.most, now + NAMED_WITHIN);
+            let log = match self.whose(feed) {
+                _ if self.has(feed, one.most) => None,
+                Whose::Log(log) => Some(log),
+                // It may be another entity's of the channel where it is named.
+                Whose::Unknown => Some(one.log),
+                Whose::Elsewhere => None,
+            };
+            let Some(log) = log else {
+                self.names.unknown.forget(feed);
+                continue;
+            };
+            let named = (log, one.most, now + NAMED_WITHIN);
             if let Err(why) = self.begin_name((feed, one.namer), named, now)
                 && let Ended::Told(why) = self.names.ended_in_vain(feed, why, now)
             {

@@ -3,7 +3,8 @@
 //!
 //! Nodes whose channels others observe name many of the latter in all that they say. So nobody is asked for a feed again at
 //! once where nothing came of it, but less and less often, whoever names it; what else an entity names does not wait for
-//! that. Entities take turns.
+//! that. Entities take turns. So it is with what was named in vain for long of a feed that is known: a batch names it once,
+//! and who has it may be away all that time.
 
 use super::names::Entity;
 use std::{collections::BTreeMap, time::Duration};
@@ -32,6 +33,8 @@ pub(super) struct One {
     from: Instant,
     /// How often nothing came of it.
     in_vain: u32,
+    /// Whether it is known whose it is: it was asked for in vain as such, for long.
+    is_late: bool,
     number: u64,
 }
 
@@ -71,6 +74,25 @@ impl Unknown {
         (namer, log): (Entity, usize),
         from: Instant,
     ) -> Room {
+        self.add((feed, count), (namer, log), (from, false))
+    }
+
+    /// The same of a feed that is known, where nothing came of it for long.
+    pub(super) fn note_late(
+        &mut self,
+        named: (FeedId, u64),
+        by: (Entity, usize),
+        now: Instant,
+    ) -> Room {
+        self.add(named, by, (now + VAIN_PAUSE, true))
+    }
+
+    fn add(
+        &mut self,
+        (feed, count): (FeedId, u64),
+        (namer, log): (Entity, usize),
+        (from, is_late): (Instant, bool),
+    ) -> Room {
         if let Some(known) = self.feeds.get_mut(&feed) {
             known.most = known.most.max(count);
             return Room::Is;
@@ -91,7 +113,9 @@ impl Unknown {
             namer,
             log,
             from,
-            in_vain: 0,
+            // That of a known one was told of.
+            in_vain: is_late.into(),
+            is_late,
             number: self.last_number,
         };
         self.feeds.insert(feed, one);
@@ -166,10 +190,11 @@ impl Unknown {
         Some(one)
     }
 
-    /// Gives those that are known by now.
+    /// Gives those that are known by now, and were not before.
     pub(super) fn take_known(&mut self, is_known: impl Fn(FeedId) -> bool) -> Vec<(FeedId, One)> {
-        let known = self.feeds.keys().filter(|feed| is_known(**feed));
-        let known: Vec<FeedId> = known.copied().collect();
+        let known = self.feeds.iter();
+        let known = known.filter(|(feed, one)| !one.is_late && is_known(**feed));
+        let known: Vec<FeedId> = known.map(|(feed, _)| *feed).collect();
         let known = known.into_iter();
         known
             .filter_map(|feed| Some((feed, self.forget(feed)?)))

@@ -251,3 +251,49 @@ fn what_comes_by_itself_is_not_asked_for_however_much_is_named_meanwhile() {
     assert!(names.forget_late(late, |_, count| count == 1).is_empty());
     assert!(!names.has(feed(1)));
 }
+
+#[tokio::test]
+async fn what_nobody_had_for_long_or_had_no_place_is_asked_for_until_it_is_there() {
+    let (mut names, start) = (Names::default(), Instant::now());
+    names.note((feed(1), 60), (NAMER, 0), start);
+    for at in 1..NAMES_PER_NAMER_MAX {
+        names.note((feed(1_000 + at), 1), (NAMER, 0), start);
+    }
+    assert!(
+        !names.note((feed(2), 1), (NAMER, 0), start),
+        "it has a place"
+    );
+    let late = start + NAMED_WITHIN;
+    assert_eq!(names.forget_late(late, |one, _| one != feed(1)), [0]);
+    assert!(names.waiting.is_empty());
+    // It is not asked for as what is new, and what is known of its feed does not have it forgotten.
+    assert!(!names.has(feed(1)));
+    assert!(names.unknown.take_known(|_| true).is_empty());
+    let mut now = late;
+    for number in 1..=20 {
+        let is_this = |one: FeedId| one == feed(1);
+        while names.next_unknown(now, is_this).is_none() {
+            now += Duration::from_secs(30);
+            assert!(now < late + Duration::from_secs(14 * 24 * 3_600));
+        }
+        let (_, one) = names.next_unknown(now, is_this).unwrap();
+        assert_eq!((one.most, one.namer), (60, NAMER));
+        names.begin((feed(1), NAMER), (0, number), search());
+        let ended = names.ended((feed(1), number), Err(Unfound::Nobody), now);
+        assert_eq!(ended, Ended::Quiet, "that was told of");
+    }
+    let (other, _) = names.next_unknown(now, |one| one == feed(2)).unwrap();
+    assert_eq!(other, feed(2));
+    // What is named of it again has its turn at once, and that it comes leaves what more was named.
+    names.note((feed(1), 50), (NAMER, 0), now);
+    let later = now + 2 * VAIN_PAUSE + NAMED_WITHIN;
+    let (_, _, name) = names.next(later, |one| one == feed(1)).unwrap();
+    assert_eq!(name.most, 50);
+    assert_eq!(names.next_unknown(later, |one| one == feed(1)), None);
+    names.begin((feed(1), NAMER), (0, 99), search());
+    assert_eq!(names.ended((feed(1), 99), Ok(()), later), Ended::Quiet);
+    assert!(names.unknown.has(feed(1)) && !names.has(feed(1)));
+    names.begin((feed(1), NAMER), (0, 100), search());
+    assert_eq!(names.ended((feed(1), 100), Ok(()), later), Ended::Quiet);
+    assert!(!names.unknown.has(feed(1)));
+}

@@ -512,6 +512,25 @@ async fn what_came_by_name_as_far_as_it_is_named_is_followed_as_what_came_by_its
 }
 
 #[tokio::test]
+async fn what_is_named_once_is_got_when_somebody_has_it_however_late() {
+    let (messages, naming, _) = told(10);
+    let feed = feed_of(&messages[0]);
+    let mut desk = Desk::new(&[&keeper(&messages)], empty());
+    desk.arrives(&messages[0]);
+    desk.arrives(&naming);
+    // Nobody was there for all that time.
+    let late = Instant::now() + NAMED_WITHIN;
+    assert_eq!(desk.ancestors.begin_names(late), [(0, Unfound::Late)]);
+    assert!(!desk.ancestors.is_named(feed));
+    desk.ancestors.begin_names(late + Duration::from_secs(61));
+    assert!(desk.ancestors.is_named(feed), "it is asked for less often");
+    desk.settle(feed).await;
+    assert_eq!(desk.log[2..], messages[1..]);
+    assert_eq!(desk.ended, [Ended::Quiet]);
+    assert!(!desk.ancestors.names.unknown.has(feed));
+}
+
+#[tokio::test]
 async fn a_log_that_is_left_gets_nothing_until_it_is_kept_again() {
     let (messages, naming, _) = told(10);
     let feed = feed_of(&messages[0]);
