@@ -42,6 +42,8 @@ pub(super) struct One {
 #[derive(Clone, Copy, Debug, Default)]
 struct OfNamer {
     feeds: usize,
+    /// Of those, which were asked for in vain more than once.
+    in_vain: usize,
     /// Its turn, which was its last.
     turn: u64,
     is_told: bool,
@@ -98,7 +100,7 @@ impl Unknown {
             return Room::Is;
         }
         let of_namer = self.namers.get(&namer).map_or(0, |known| known.feeds);
-        let is_full = of_namer >= UNKNOWN_PER_NAMER_MAX
+        let is_full = of_namer >= UNKNOWN_PER_NAMER_MAX && !self.make_room_of(namer)
             || self.feeds.len() >= UNKNOWN_MAX && !self.make_room(of_namer);
         if is_full {
             let told = self.namers.get_mut(&namer);
@@ -121,6 +123,23 @@ impl Unknown {
         self.feeds.insert(feed, one);
         self.namers.entry(namer).or_default().feeds += 1;
         Room::Is
+    }
+
+    /// Of what an entity names, what was asked for in vain most often makes room for something new: twice at the least.
+    fn make_room_of(&mut self, namer: Entity) -> bool {
+        if self
+            .namers
+            .get(&namer)
+            .is_none_or(|known| known.in_vain == 0)
+        {
+            return false;
+        }
+        let of_namer = self.feeds.iter().filter(|(_, one)| one.namer == namer);
+        let last = of_namer.max_by_key(|(_, one)| (one.in_vain, one.number));
+        match last.map(|(feed, _)| *feed) {
+            Some(feed) => self.forget(feed).is_some(),
+            None => false,
+        }
     }
 
     /// The entity that names most makes room for one that names that many, if that is fewer.
@@ -166,6 +185,11 @@ impl Unknown {
         };
         one.from = now + VAIN_PAUSE * (1 << one.in_vain.min(DOUBLED_MAX));
         one.in_vain = one.in_vain.saturating_add(1);
+        if one.in_vain == 2
+            && let Some(known) = self.namers.get_mut(&one.namer)
+        {
+            known.in_vain += 1;
+        }
         one.in_vain == 1
     }
 
@@ -183,6 +207,7 @@ impl Unknown {
         let one = self.feeds.remove(&feed)?;
         if let Some(known) = self.namers.get_mut(&one.namer) {
             known.feeds -= 1;
+            known.in_vain -= usize::from(one.in_vain >= 2);
             if known.feeds == 0 {
                 self.namers.remove(&one.namer);
             }
@@ -247,6 +272,21 @@ mod tests {
         assert_eq!(minutes, doubled.chain(later).collect::<Vec<u64>>());
         assert_eq!(unknown.take_known(|one| one == feed(1)).len(), 1);
         assert!(!unknown.has(feed(1)) && unknown.namers.is_empty());
+    }
+
+    #[test]
+    fn what_was_asked_for_in_vain_makes_room_for_what_the_same_entity_names_next() {
+        let (mut unknown, now) = (Unknown::default(), Instant::now());
+        for number in 0..UNKNOWN_PER_NAMER_MAX {
+            assert_eq!(of(&mut unknown, number, 1), Room::Is);
+        }
+        unknown.in_vain(feed(7), now);
+        assert_eq!(of(&mut unknown, 1_000_000, 1), Room::None, "once is little");
+        unknown.in_vain(feed(7), now);
+        assert_eq!(of(&mut unknown, 1_000_000, 1), Room::Is);
+        assert!(!unknown.has(feed(7)) && unknown.has(feed(1_000_000)));
+        assert_eq!(unknown.feeds.len(), UNKNOWN_PER_NAMER_MAX);
+        assert_eq!(of(&mut unknown, 1_000_001, 1), Room::Told);
     }
 
     #[test]
