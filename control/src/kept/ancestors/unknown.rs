@@ -17,8 +17,10 @@ const UNKNOWN_MAX: usize = 4_096;
 const UNKNOWN_PER_NAMER_MAX: usize = 256;
 /// So long nobody is asked for a feed once nothing came of it; twice as long each time.
 const VAIN_PAUSE: Duration = Duration::from_secs(60);
-/// So often that is doubled: up to some 17 hours.
-const DOUBLED_MAX: u32 = 10;
+/// So often that is doubled: up to some 15 minutes. Who has it may be there again by then.
+const DOUBLED_MAX: u32 = 4;
+/// Entities besides the first of which it is known that they name a feed.
+const OTHERS_MAX: usize = 3;
 
 const _: () = assert!(UNKNOWN_PER_NAMER_MAX * 16 <= UNKNOWN_MAX);
 
@@ -29,6 +31,10 @@ pub(super) struct One {
     /// Who named it first, and the log that has that batch.
     pub(super) namer: Entity,
     pub(super) log: usize,
+    /// Who else did: each has it looked for sooner once, as what one names may never have been.
+    others: [Option<Entity>; OTHERS_MAX],
+    /// Nobody is asked for it before that, whoever names it.
+    not_before: Instant,
     /// It is looked from then on.
     from: Instant,
     /// How often nothing came of it.
@@ -97,6 +103,13 @@ impl Unknown {
     ) -> Room {
         if let Some(known) = self.feeds.get_mut(&feed) {
             known.most = known.most.max(count);
+            let is_other = known.namer != namer && !known.others.contains(&Some(namer));
+            let mut places = known.others.iter_mut();
+            let place = places.find(|other| other.is_none());
+            if let Some(place) = place.filter(|_| is_other) {
+                *place = Some(namer);
+                known.from = known.from.min(from.max(known.not_before));
+            }
             return Room::Is;
         }
         let of_namer = self.namers.get(&namer).map_or(0, |known| known.feeds);
@@ -114,6 +127,8 @@ impl Unknown {
             most: count,
             namer,
             log,
+            others: [None; OTHERS_MAX],
+            not_before: from,
             from,
             // That of a known one was told of.
             in_vain: is_late.into(),
@@ -183,6 +198,7 @@ impl Unknown {
         let Some(one) = self.feeds.get_mut(&feed) else {
             return false;
         };
+        one.not_before = now + VAIN_PAUSE;
         one.from = now + VAIN_PAUSE * (1 << one.in_vain.min(DOUBLED_MAX));
         one.in_vain = one.in_vain.saturating_add(1);
         if one.in_vain == 2
@@ -255,9 +271,9 @@ mod tests {
     #[test]
     fn what_nobody_has_is_asked_for_less_and_less_often_however_often_it_is_named() {
         let (mut unknown, start) = (Unknown::default(), Instant::now());
-        let (mut times, day) = (Vec::new(), Duration::from_secs(24 * 3_600));
+        let (mut times, while_named) = (Vec::new(), Duration::from_secs(70 * 60));
         let mut now = start;
-        while now < start + 3 * day {
+        while now < start + while_named {
             assert_eq!(unknown.note((feed(1), 1), ([1; 32], 0), now), Room::Is);
             if let Some((one, _)) = unknown.next(now, |_, _| true) {
                 unknown.begin(one);
@@ -287,6 +303,31 @@ mod tests {
         assert!(!unknown.has(feed(7)) && unknown.has(feed(1_000_000)));
         assert_eq!(unknown.feeds.len(), UNKNOWN_PER_NAMER_MAX);
         assert_eq!(of(&mut unknown, 1_000_001, 1), Room::Told);
+    }
+
+    #[test]
+    fn what_one_named_in_vain_is_asked_for_soon_as_another_names_it() {
+        let (mut unknown, start) = (Unknown::default(), Instant::now());
+        unknown.note((feed(1), u64::MAX), ([1; 32], 0), start);
+        for _ in 0..9 {
+            unknown.in_vain(feed(1), start);
+        }
+        let is_due = |unknown: &Unknown, at| unknown.next(at, |_, _| true).is_some();
+        let soon = start + VAIN_PAUSE;
+        unknown.note((feed(1), u64::MAX), ([1; 32], 0), start);
+        assert!(!is_due(&unknown, soon), "its first namer is no other one");
+        unknown.note((feed(1), 10), ([2; 32], 0), start);
+        assert!(is_due(&unknown, soon) && !is_due(&unknown, soon - Duration::from_secs(1)));
+        // Each has that once, and few do.
+        for namer in 2..=u8::try_from(OTHERS_MAX).unwrap() + 1 {
+            unknown.note((feed(1), 10), ([namer; 32], 0), start);
+        }
+        unknown.in_vain(feed(1), start);
+        for namer in 1..9 {
+            unknown.note((feed(1), 10), ([namer; 32], 0), start);
+        }
+        assert!(!is_due(&unknown, soon));
+        assert!(is_due(&unknown, start + Duration::from_secs(16 * 60)));
     }
 
     #[test]
