@@ -287,7 +287,7 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
             self.note_end(log, last.batch.statement(), last.time_unix_ns);
         }
         self.known.add_all(back.known);
-        let named = back.named.into_iter();
+        let named = back.named.into_each();
         self.remembered
             .extend(named.map(|(key, count)| (log, key, count)));
         let Ok(name) = LogName::parse(channel.as_str()) else {
@@ -584,4 +584,4 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -123,13 +123,13 @@ impl Around for Town {
 
 /// What an entity says on a channel.
 #[derive(Clone)]
-pub(super) struct Author {
+pub(in crate::kept) struct Author {
     key: SigningKey,
-    pub(super) end: FeedEnd,
+    pub(in crate::kept) end: FeedEnd,
 }
 
 impl Author {
-    pub(super) fn new(seed: u8, channel: &str) -> Self {
+    pub(in crate::kept) fn new(seed: u8, channel: &str) -> Self {
         let key = SigningKey::from_bytes(&[seed; 32]);
         let channel = LogName::parse(channel).unwrap();
         let end = FeedEnd::new(channel, key.verifying_key().to_bytes());
@@ -137,7 +137,7 @@ impl Author {
     }
 
     /// Its next event, a batch of its own.
-    pub(super) fn say(&mut self, payload: &[u8]) -> Bytes {
+    pub(in crate::kept) fn say(&mut self, payload: &[u8]) -> Bytes {
         self.say_after(Vec::new(), payload)
     }
 
@@ -150,7 +150,7 @@ impl Author {
     }
 
     /// The same when it has observed these.
-    pub(super) fn say_after(&mut self, frontier: Vec<Observed>, payload: &[u8]) -> Bytes {
+    pub(in crate::kept) fn say_after(&mut self, frontier: Vec<Observed>, payload: &[u8]) -> Bytes {
         let batch = self
             .end
             .sign(&self.key, frontier, [payload].into_iter())
@@ -160,7 +160,7 @@ impl Author {
 }
 
 /// Whose a batch is, and on which channel.
-pub(super) fn feed_of(message: &Bytes) -> FeedId {
+pub(in crate::kept) fn feed_of(message: &Bytes) -> FeedId {
     let (batch, _) = bundle::parse(message).unwrap();
     batch.signed.statement.feed()
 }
