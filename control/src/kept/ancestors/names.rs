@@ -8,7 +8,7 @@
 
 use super::{
     FETCHED_WITHIN, Unfound,
-    unknown::{One, Room, Unknown},
+    unknown::{Came, One, Room, Unknown},
 };
 use std::{collections::BTreeMap, time::Duration};
 use tokio::{task::AbortHandle, time::Instant};
@@ -146,7 +146,8 @@ impl Names {
         }
         let of_namer = self.counts.get(&namer).copied().unwrap_or(0);
         if self.waiting.len() >= NAMES_MAX || of_namer >= NAMES_PER_NAMER_MAX {
-            let room = self.unknown.note_late((feed, count), (namer, log), now);
+            let why = (now, Came::Late);
+            let room = self.unknown.note_late((feed, count), (namer, log), why);
             return room != Room::Is && self.tells(namer, now);
         }
         self.last_number += 1;
@@ -260,10 +261,19 @@ impl Names {
         self.unknown.next(now, |feed, one| {
             !self.searched.contains_key(&feed)
                 && !self.is_waiting(feed)
-                && searched().all(|other| other.namer != one.namer)
-                && self.bytes_left_of(&one.namer, now) > 0
+                && searched().all(|other| other.namer != one.by.namer)
+                && self.bytes_left_of(&one.by.namer, now) > 0
                 && is_free(feed)
         })
+    }
+
+    /// Who has taken all that it may keeps nobody else from what both name.
+    pub(super) fn pass_by(&mut self, now: Instant) {
+        let namers = &self.namers;
+        self.unknown.pass_by(now, |namer| {
+            let known = namers.get(namer);
+            known.is_some_and(|known| known.bytes(now) >= NAMED_BYTES_MAX)
+        });
     }
 
     /// How much may be taken now of what an entity names.
@@ -356,7 +366,7 @@ impl Names {
             self.came(feed, namer, now);
             // Of a known feed more may be named there.
             if !is_known {
-                self.unknown.forget(feed);
+                self.unknown.came(feed, now);
             }
             return Ended::Quiet;
         };
@@ -385,13 +395,10 @@ impl Names {
 
     /// Nothing came of looking for a feed of which it is not known whose it is, or where: that is told of once.
     pub(super) fn ended_in_vain(&mut self, feed: FeedId, why: Unfound, now: Instant) -> Ended {
-        let why = match why {
-            Unfound::Nobody | Unfound::Late => Unfound::Unknown,
-            why => why,
-        };
-        match self.unknown.in_vain(feed, now) {
-            true => Ended::Told(why),
-            false => Ended::Quiet,
+        match (self.unknown.in_vain(feed, now), why) {
+            (None, _) => Ended::Quiet,
+            (Some(false), Unfound::Nobody | Unfound::Late) => Ended::Told(Unfound::Unknown),
+            (Some(_), why) => Ended::Told(why),
         }
     }
 
@@ -450,7 +457,8 @@ impl Names {
             }
             // Where there is no room that is told of with it.
             let by = (namer, name.log);
-            let _room = self.unknown.note_late((feed, name.most), by, now);
+            let why = (now, Came::Told);
+            let _room = self.unknown.note_late((feed, name.most), by, why);
             if self.tells(namer, now) {
                 told.push(name.log);
             }

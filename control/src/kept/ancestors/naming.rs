@@ -92,13 +92,12 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
     /// Has somebody look for what is named, where there is a place for it, once it is known of all logs what they have.
     /// What is not to be had, that is to be told of: the log whose batch names it, and why.
     pub(in crate::kept) fn begin_names(&mut self, now: Instant) -> Vec<(usize, Unfound)> {
-        self.sort_names(now);
+        let mut told = self.sort_names(now);
         let ends = &self.ends;
         let is_there = |feed, count| ends.get(&feed).is_some_and(|end| end.count >= count);
         self.names.come(now, is_there);
         let late = self.names.forget_late(now, is_there);
-        let late = late.into_iter();
-        let mut told: Vec<_> = late.map(|log| (log, Unfound::Late)).collect();
+        told.extend(late.into_iter().map(|log| (log, Unfound::Late)));
         loop {
             let (gaps, past) = (&self.gaps, &self.past);
             let is_free = |feed| !gaps.contains_key(&feed) && bytes_left(past.get(&feed), now) > 0;
@@ -117,48 +116,56 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
                 }
             }
         }
+        self.names.pass_by(now);
         loop {
             let (gaps, past) = (&self.gaps, &self.past);
             let is_free = |feed| !gaps.contains_key(&feed) && bytes_left(past.get(&feed), now) > 0;
             let Some((feed, one)) = self.names.next_unknown(now, is_free) else {
-                return told;
+                break;
             };
             let log = match self.whose(feed) {
-                _ if self.has(feed, one.most) => None,
+                _ if self.has(feed, one.by.most) => None,
                 Whose::Log(log) => Some(log),
                 // It may be another entity's of the channel where it is named.
-                Whose::Unknown => Some(one.log),
+                Whose::Unknown => Some(one.by.log),
                 Whose::Elsewhere => None,
             };
             let Some(log) = log else {
-                self.names.unknown.forget(feed);
+                self.names.unknown.pass_over(feed);
                 continue;
             };
-            let named = (log, one.most, now + NAMED_WITHIN);
-            if let Err(why) = self.begin_name((feed, one.namer), named, now)
+            let named = (log, one.by.most, now + NAMED_WITHIN);
+            if let Err(why) = self.begin_name((feed, one.by.namer), named, now)
                 && let Ended::Told(why) = self.names.ended_in_vain(feed, why, now)
             {
-                told.push((one.log, why));
+                told.push((one.by.log, why));
             }
         }
+        let dropped = self.names.unknown.take_dropped().into_iter();
+        told.extend(dropped.map(|log| (log, Unfound::Full)));
+        told
     }
 
-    /// Notes what logs named when they were opened, and looks again whose feeds are, where more is known of that now.
-    fn sort_names(&mut self, now: Instant) {
-        for (log, (feed, namer), count) in std::mem::take(&mut self.remembered) {
-            // What has no place then is named by a log that has been opened: nothing new came.
-            let _is_told = self.note_name((feed, count), (namer, log), now);
-        }
+    /// Notes what logs named when they were opened, and looks again whose feeds are, where more is known of that now. For
+    /// what there is no place, and in which logs it is named.
+    fn sort_names(&mut self, now: Instant) -> Vec<(usize, Unfound)> {
+        let mut named = std::mem::take(&mut self.remembered);
         let known = (self.ends.len(), self.expected.len());
-        if std::mem::replace(&mut self.sorted, known) == known {
-            return;
+        if std::mem::replace(&mut self.sorted, known) != known {
+            let (ends, expected) = (&self.ends, &self.expected);
+            let is_known = |feed| ends.contains_key(&feed) || expected.contains_key(&feed);
+            for (feed, one) in self.names.unknown.take_known(is_known) {
+                let by = one.all();
+                named.extend(by.map(|by| (by.log, (feed, by.namer), by.most)));
+            }
         }
-        let (ends, expected) = (&self.ends, &self.expected);
-        let is_known = |feed| ends.contains_key(&feed) || expected.contains_key(&feed);
-        for (feed, one) in self.names.unknown.take_known(is_known) {
-            // That there is no place was told of, or will be as it is named again.
-            let _is_told = self.note_name((feed, one.most), (one.namer, one.log), now);
+        let mut told = Vec::new();
+        for (log, (feed, namer), count) in named {
+            if self.note_name((feed, count), (namer, log), now) {
+                told.push((log, Unfound::Full));
+            }
         }
+        told
     }
 
     /// Has somebody look for the events behind a feed's end in a log, or all from its first on, up to what is named.

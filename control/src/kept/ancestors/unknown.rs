@@ -3,8 +3,9 @@
 //!
 //! Nodes whose channels others observe name many of the latter in all that they say. So nobody is asked for a feed again at
 //! once where nothing came of it, but less and less often, whoever names it; what else an entity names does not wait for
-//! that. Entities take turns. So it is with what was named in vain for long of a feed that is known: a batch names it once,
-//! and who has it may be away all that time.
+//! that. Entities take turns. So it is with what was named in vain for long of a feed that is known, or had no place there: a
+//! batch names it once, and who has it may be away all that time. What several name is each one's in turn: nobody has what
+//! another names forgotten by naming it first.
 
 use super::names::Entity;
 use std::{collections::BTreeMap, time::Duration};
@@ -24,24 +25,78 @@ const OTHERS_MAX: usize = 3;
 
 const _: () = assert!(UNKNOWN_PER_NAMER_MAX * 16 <= UNKNOWN_MAX);
 
+/// Who names a feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct By {
+    pub(super) namer: Entity,
+    /// The log that has that batch.
+    pub(super) log: usize,
+    /// How many events.
+    pub(super) most: u64,
+}
+
 /// What is named of a feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct One {
-    pub(super) most: u64,
-    /// Who named it first, and the log that has that batch.
-    pub(super) namer: Entity,
-    pub(super) log: usize,
-    /// Who else did: each has it looked for sooner once, as what one names may never have been.
-    others: [Option<Entity>; OTHERS_MAX],
+    /// Whose place it takes, and whose turn it is.
+    pub(super) by: By,
+    /// Who else names it, the next in turn first: each has it looked for sooner once, as what one names may never have been.
+    others: [Option<By>; OTHERS_MAX],
+    /// As many are looked for, or were last.
+    asked: u64,
     /// Nobody is asked for it before that, whoever names it.
     not_before: Instant,
     /// It is looked from then on.
     from: Instant,
     /// How often nothing came of it.
     in_vain: u32,
-    /// Whether it is known whose it is: it was asked for in vain as such, for long.
+    /// Whether it is known whose it is: it was asked for in vain as such, for long, or had no place there.
     is_late: bool,
+    /// Whether it was told of that it is not there.
+    is_told: bool,
     number: u64,
+}
+
+impl One {
+    /// Who names it.
+    pub(super) fn all(&self) -> impl Iterator<Item = By> {
+        let first = [Some(self.by)];
+        first.into_iter().chain(self.others).flatten()
+    }
+
+    /// Notes that an entity names it; whether it did not before, and that is known now.
+    fn note(&mut self, by: By) -> bool {
+        let all = std::iter::once(&mut self.by).chain(self.others.iter_mut().flatten());
+        let mut all = all.collect::<Vec<&mut By>>();
+        let at = all.iter().position(|one| one.namer == by.namer);
+        let is_full = all.len() > OTHERS_MAX;
+        // Of more entities than are known it is known how many events they name.
+        let at = at.or(is_full.then(|| all.len() - 1));
+        match at.and_then(|at| all.get_mut(at)) {
+            Some(one) => {
+                one.most = one.most.max(by.most);
+                false
+            }
+            None => {
+                let mut places = self.others.iter_mut();
+                if let Some(place) = places.find(|other| other.is_none()) {
+                    *place = Some(by);
+                }
+                true
+            }
+        }
+    }
+}
+
+/// Why something waits here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Came {
+    /// It is not known whose it is, or where.
+    Unknown,
+    /// There was no place for it among what is known.
+    Late,
+    /// Nothing came of it there for long, and that was told of.
+    Told,
 }
 
 /// What an entity names.
@@ -60,6 +115,8 @@ struct OfNamer {
 pub(super) struct Unknown {
     feeds: BTreeMap<FeedId, One>,
     namers: BTreeMap<Entity, OfNamer>,
+    /// The logs of what made room and was asked of nobody: that is to be told of, once an entity.
+    dropped: Vec<usize>,
     last_number: u64,
 }
 
@@ -82,39 +139,38 @@ impl Unknown {
         (namer, log): (Entity, usize),
         from: Instant,
     ) -> Room {
-        self.add((feed, count), (namer, log), (from, false))
+        self.add((feed, count), (namer, log), (from, Came::Unknown))
     }
 
-    /// The same of a feed that is known, where nothing came of it for long.
+    /// The same of a feed that is known.
     pub(super) fn note_late(
         &mut self,
         named: (FeedId, u64),
         by: (Entity, usize),
-        now: Instant,
+        (now, why): (Instant, Came),
     ) -> Room {
-        self.add(named, by, (now + VAIN_PAUSE, true))
+        self.add(named, by, (now + VAIN_PAUSE, why))
     }
 
     fn add(
         &mut self,
         (feed, count): (FeedId, u64),
         (namer, log): (Entity, usize),
-        (from, is_late): (Instant, bool),
+        (from, why): (Instant, Came),
     ) -> Room {
+        let by = By {
+            namer,
+            log,
+            most: count,
+        };
         if let Some(known) = self.feeds.get_mut(&feed) {
-            known.most = known.most.max(count);
-            let is_other = known.namer != namer && !known.others.contains(&Some(namer));
-            let mut places = known.others.iter_mut();
-            let place = places.find(|other| other.is_none());
-            if let Some(place) = place.filter(|_| is_other) {
-                *place = Some(namer);
+            if known.note(by) {
                 known.from = known.from.min(from.max(known.not_before));
             }
             return Room::Is;
         }
-        let of_namer = self.namers.get(&namer).map_or(0, |known| known.feeds);
-        let is_full = of_namer >= UNKNOWN_PER_NAMER_MAX && !self.make_room_of(namer)
-            || self.feeds.len() >= UNKNOWN_MAX && !self.make_room(of_namer);
+        let is_full = self.feeds_of(&namer) >= UNKNOWN_PER_NAMER_MAX && !self.make_room_of(namer)
+            || self.feeds.len() >= UNKNOWN_MAX && !self.make_room(self.feeds_of(&namer));
         if is_full {
             let told = self.namers.get_mut(&namer);
             return match told.map(|known| std::mem::replace(&mut known.is_told, true)) {
@@ -124,15 +180,14 @@ impl Unknown {
         }
         self.last_number += 1;
         let one = One {
-            most: count,
-            namer,
-            log,
+            by,
             others: [None; OTHERS_MAX],
+            asked: 0,
             not_before: from,
             from,
-            // That of a known one was told of.
-            in_vain: is_late.into(),
-            is_late,
+            in_vain: u32::from(why == Came::Told),
+            is_late: why != Came::Unknown,
+            is_told: why == Came::Told,
             number: self.last_number,
         };
         self.feeds.insert(feed, one);
@@ -140,7 +195,12 @@ impl Unknown {
         Room::Is
     }
 
-    /// Of what an entity names, what was asked for in vain most often makes room for something new: twice at the least.
+    fn feeds_of(&self, namer: &Entity) -> usize {
+        self.namers.get(namer).map_or(0, |known| known.feeds)
+    }
+
+    /// Of what an entity names, what was asked for in vain most often makes room for something new: twice at the least. It
+    /// is another's, if one names it, too.
     fn make_room_of(&mut self, namer: Entity) -> bool {
         if self
             .namers
@@ -149,26 +209,70 @@ impl Unknown {
         {
             return false;
         }
-        let of_namer = self.feeds.iter().filter(|(_, one)| one.namer == namer);
+        let of_namer = self.feeds.iter().filter(|(_, one)| one.by.namer == namer);
         let last = of_namer.max_by_key(|(_, one)| (one.in_vain, one.number));
         match last.map(|(feed, _)| *feed) {
-            Some(feed) => self.forget(feed).is_some(),
+            Some(feed) => self.pass_on(feed).is_some() || self.forget(feed).is_some(),
             None => false,
         }
     }
 
-    /// The entity that names most makes room for one that names that many, if that is fewer.
+    /// The entity that names most makes room for one that names that many, if that is fewer: by what no other names, if
+    /// there is any.
     fn make_room(&mut self, than: usize) -> bool {
         let most = self.namers.iter().max_by_key(|(_, known)| known.feeds);
         let Some((&most, _)) = most.filter(|(_, known)| known.feeds > than + 1) else {
             return false;
         };
-        let of_namer = self.feeds.iter().filter(|(_, one)| one.namer == most);
-        let last = of_namer.max_by_key(|(_, one)| (one.in_vain, one.number));
-        match last.map(|(feed, _)| *feed) {
-            Some(feed) => self.forget(feed).is_some(),
-            None => false,
+        let of_namer = self.feeds.iter().filter(|(_, one)| one.by.namer == most);
+        let last = of_namer.max_by_key(|(_, one)| {
+            let is_alone = one.others.iter().all(Option::is_none);
+            (is_alone, one.in_vain, one.number)
+        });
+        let Some((&feed, one)) = last else {
+            return false;
+        };
+        let (log, is_told) = (one.by.log, one.is_told);
+        if let Some(known) = self.namers.get_mut(&most).filter(|_| !is_told)
+            && !std::mem::replace(&mut known.is_told, true)
+        {
+            self.dropped.push(log);
         }
+        self.forget(feed).is_some()
+    }
+
+    /// A feed is from now on the next one's that names it and has room for it, and no more whose it was; none if there is no
+    /// other.
+    fn pass_on(&mut self, feed: FeedId) -> Option<By> {
+        let others = self.feeds.get(&feed)?.others;
+        let has_room = |by: &&By| self.feeds_of(&by.namer) < UNKNOWN_PER_NAMER_MAX;
+        let next = others.iter().flatten().find(has_room).copied()?;
+        let one = self.feeds.get_mut(&feed)?;
+        let before = std::mem::replace(&mut one.by, next);
+        let mut left = others.into_iter().flatten().filter(|other| *other != next);
+        one.others = std::array::from_fn(|_| left.next());
+        let in_vain = usize::from(one.in_vain >= 2);
+        self.leaves(before.namer, in_vain);
+        let known = self.namers.entry(next.namer).or_default();
+        known.feeds += 1;
+        known.in_vain += in_vain;
+        Some(before)
+    }
+
+    /// An entity names one feed less.
+    fn leaves(&mut self, namer: Entity, in_vain: usize) {
+        if let Some(known) = self.namers.get_mut(&namer) {
+            known.feeds -= 1;
+            known.in_vain -= in_vain;
+            if known.feeds == 0 {
+                self.namers.remove(&namer);
+            }
+        }
+    }
+
+    /// The logs whose batches name what made room for others, where that is to be told of.
+    pub(super) fn take_dropped(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.dropped)
     }
 
     /// The feed whose turn it is, of those that are free.
@@ -180,33 +284,82 @@ impl Unknown {
         let turn = |namer: &Entity| self.namers.get(namer).map_or(0, |known| known.turn);
         let due = self.feeds.iter();
         let due = due.filter(|(feed, one)| now >= one.from && is_free(**feed, one));
-        let next = due.min_by_key(|(_, one)| (turn(&one.namer), one.in_vain, one.number));
+        let next = due.min_by_key(|(_, one)| (turn(&one.by.namer), one.in_vain, one.number));
         next.map(|(feed, one)| (*feed, *one))
     }
 
     /// Somebody looks for a feed from now on.
     pub(super) fn begin(&mut self, feed: FeedId) {
         self.last_number += 1;
-        let one = self.feeds.get(&feed);
-        if let Some(known) = one.and_then(|one| self.namers.get_mut(&one.namer)) {
+        let Some(one) = self.feeds.get_mut(&feed) else {
+            return;
+        };
+        one.asked = one.by.most;
+        if let Some(known) = self.namers.get_mut(&one.by.namer) {
             known.turn = self.last_number;
         }
     }
 
-    /// Nothing came of looking for a feed; whether that is the first time.
-    pub(super) fn in_vain(&mut self, feed: FeedId, now: Instant) -> bool {
-        let Some(one) = self.feeds.get_mut(&feed) else {
-            return false;
-        };
+    /// Nothing came of looking for a feed: the next one's that names it has it looked for next. None if that was told of
+    /// before; else whether the feed is known.
+    pub(super) fn in_vain(&mut self, feed: FeedId, now: Instant) -> Option<bool> {
+        let one = self.feeds.get_mut(&feed)?;
         one.not_before = now + VAIN_PAUSE;
         one.from = now + VAIN_PAUSE * (1 << one.in_vain.min(DOUBLED_MAX));
         one.in_vain = one.in_vain.saturating_add(1);
         if one.in_vain == 2
-            && let Some(known) = self.namers.get_mut(&one.namer)
+            && let Some(known) = self.namers.get_mut(&one.by.namer)
         {
             known.in_vain += 1;
         }
-        one.in_vain == 1
+        let is_late = one.is_late;
+        let told = (!std::mem::replace(&mut one.is_told, true)).then_some(is_late);
+        self.pass_round(feed);
+        told
+    }
+
+    /// A feed is the next one's that names it; whose it was is behind the others.
+    fn pass_round(&mut self, feed: FeedId) {
+        if let Some(before) = self.pass_on(feed)
+            && let Some(one) = self.feeds.get_mut(&feed)
+        {
+            let mut places = one.others.iter_mut();
+            if let Some(last) = places.find(|other| other.is_none()) {
+                *last = Some(before);
+            }
+        }
+    }
+
+    /// What is due and is of an entity for which nobody is asked now is another's that names it.
+    pub(super) fn pass_by(&mut self, now: Instant, is_out: impl Fn(&Entity) -> bool) {
+        let due = self.feeds.iter().filter(|(_, one)| {
+            let mut others = one.others.iter().flatten();
+            now >= one.from && is_out(&one.by.namer) && others.any(|other| !is_out(&other.namer))
+        });
+        let due: Vec<FeedId> = due.map(|(feed, _)| *feed).collect();
+        for feed in due {
+            self.pass_round(feed);
+        }
+    }
+
+    /// What was looked for is there; what the same entity named meanwhile, or another names, is looked for in its turn.
+    pub(super) fn came(&mut self, feed: FeedId, now: Instant) {
+        let one = self.feeds.get(&feed);
+        let is_more = one.is_some_and(|one| one.by.most > one.asked);
+        if !is_more && self.pass_on(feed).is_none() {
+            self.forget(feed);
+        }
+        if let Some(one) = self.feeds.get_mut(&feed) {
+            one.from = one.from.min(now + VAIN_PAUSE);
+            one.is_told = false;
+        }
+    }
+
+    /// What the entity names whose turn it is of a feed is there, or is of no log that is to have it.
+    pub(super) fn pass_over(&mut self, feed: FeedId) {
+        if self.pass_on(feed).is_none() {
+            self.forget(feed);
+        }
     }
 
     /// Whether a feed is among these.
@@ -216,18 +369,13 @@ impl Unknown {
 
     /// Whether nobody was asked for it in vain yet.
     pub(super) fn is_new(&self, feed: FeedId) -> bool {
-        self.feeds.get(&feed).is_some_and(|one| one.in_vain == 0)
+        let one = self.feeds.get(&feed);
+        one.is_some_and(|one| one.in_vain == 0 && !one.is_late)
     }
 
     pub(super) fn forget(&mut self, feed: FeedId) -> Option<One> {
         let one = self.feeds.remove(&feed)?;
-        if let Some(known) = self.namers.get_mut(&one.namer) {
-            known.feeds -= 1;
-            known.in_vain -= usize::from(one.in_vain >= 2);
-            if known.feeds == 0 {
-                self.namers.remove(&one.namer);
-            }
-        }
+        self.leaves(one.by.namer, usize::from(one.in_vain >= 2));
         Some(one)
     }
 
@@ -244,125 +392,22 @@ impl Unknown {
 
     /// Forgets what a log's batches name.
     pub(super) fn leave(&mut self, log: usize) {
-        let of_log = self.feeds.iter().filter(|(_, one)| one.log == log);
-        let of_log: Vec<FeedId> = of_log.map(|(feed, _)| *feed).collect();
+        let mut of_log = Vec::new();
+        for (feed, one) in &mut self.feeds {
+            let others = one.others.into_iter().flatten();
+            let mut left = others.filter(|other| other.log != log);
+            one.others = std::array::from_fn(|_| left.next());
+            if one.by.log == log {
+                of_log.push(*feed);
+            }
+        }
         for feed in of_log {
-            self.forget(feed);
+            if self.pass_on(feed).is_none() {
+                self.forget(feed);
+            }
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn feed(number: usize) -> FeedId {
-        let mut id = [7; 32];
-        id[..8].copy_from_slice(&number.to_be_bytes());
-        FeedId(id)
-    }
-
-    fn of(unknown: &mut Unknown, number: usize, namer: u16) -> Room {
-        let mut entity = [0; 32];
-        entity[..2].copy_from_slice(&namer.to_be_bytes());
-        unknown.note((feed(number), 1), (entity, 0), Instant::now())
-    }
-
-    #[test]
-    fn what_nobody_has_is_asked_for_less_and_less_often_however_often_it_is_named() {
-        let (mut unknown, start) = (Unknown::default(), Instant::now());
-        let (mut times, while_named) = (Vec::new(), Duration::from_secs(70 * 60));
-        let mut now = start;
-        while now < start + while_named {
-            assert_eq!(unknown.note((feed(1), 1), ([1; 32], 0), now), Room::Is);
-            if let Some((one, _)) = unknown.next(now, |_, _| true) {
-                unknown.begin(one);
-                assert_eq!(unknown.in_vain(one, now), times.is_empty());
-                times.push(now - start);
-            }
-            now += Duration::from_secs(10);
-        }
-        let minutes: Vec<u64> = times.iter().map(|at| at.as_secs() / 60).collect();
-        let doubled = (0..=DOUBLED_MAX).map(|doubled| (1_u64 << doubled) - 1);
-        let later = [2_u64, 3, 4].map(|longest| (longest << DOUBLED_MAX) - 1);
-        assert_eq!(minutes, doubled.chain(later).collect::<Vec<u64>>());
-        assert_eq!(unknown.take_known(|one| one == feed(1)).len(), 1);
-        assert!(!unknown.has(feed(1)) && unknown.namers.is_empty());
-    }
-
-    #[test]
-    fn what_was_asked_for_in_vain_makes_room_for_what_the_same_entity_names_next() {
-        let (mut unknown, now) = (Unknown::default(), Instant::now());
-        for number in 0..UNKNOWN_PER_NAMER_MAX {
-            assert_eq!(of(&mut unknown, number, 1), Room::Is);
-        }
-        unknown.in_vain(feed(7), now);
-        assert_eq!(of(&mut unknown, 1_000_000, 1), Room::None, "once is little");
-        unknown.in_vain(feed(7), now);
-        assert_eq!(of(&mut unknown, 1_000_000, 1), Room::Is);
-        assert!(!unknown.has(feed(7)) && unknown.has(feed(1_000_000)));
-        assert_eq!(unknown.feeds.len(), UNKNOWN_PER_NAMER_MAX);
-        assert_eq!(of(&mut unknown, 1_000_001, 1), Room::Told);
-    }
-
-    #[test]
-    fn what_one_named_in_vain_is_asked_for_soon_as_another_names_it() {
-        let (mut unknown, start) = (Unknown::default(), Instant::now());
-        unknown.note((feed(1), u64::MAX), ([1; 32], 0), start);
-        for _ in 0..9 {
-            unknown.in_vain(feed(1), start);
-        }
-        let is_due = |unknown: &Unknown, at| unknown.next(at, |_, _| true).is_some();
-        let soon = start + VAIN_PAUSE;
-        unknown.note((feed(1), u64::MAX), ([1; 32], 0), start);
-        assert!(!is_due(&unknown, soon), "its first namer is no other one");
-        unknown.note((feed(1), 10), ([2; 32], 0), start);
-        assert!(is_due(&unknown, soon) && !is_due(&unknown, soon - Duration::from_secs(1)));
-        // Each has that once, and few do.
-        for namer in 2..=u8::try_from(OTHERS_MAX).unwrap() + 1 {
-            unknown.note((feed(1), 10), ([namer; 32], 0), start);
-        }
-        unknown.in_vain(feed(1), start);
-        for namer in 1..9 {
-            unknown.note((feed(1), 10), ([namer; 32], 0), start);
-        }
-        assert!(!is_due(&unknown, soon));
-        assert!(is_due(&unknown, start + Duration::from_secs(16 * 60)));
-    }
-
-    #[test]
-    fn entities_take_turns_and_who_names_most_makes_room() {
-        let mut unknown = Unknown::default();
-        for number in 0..UNKNOWN_PER_NAMER_MAX {
-            assert_eq!(of(&mut unknown, number, 1), Room::Is);
-        }
-        assert_eq!(of(&mut unknown, 1_000_000, 1), Room::None);
-        assert_eq!(of(&mut unknown, 1_000_001, 1), Room::Told);
-        let mut number = UNKNOWN_PER_NAMER_MAX;
-        while unknown.feeds.len() < UNKNOWN_MAX {
-            let namer = u16::try_from(1 + number / UNKNOWN_PER_NAMER_MAX).unwrap();
-            assert_eq!(of(&mut unknown, number, namer), Room::Is);
-            number += 1;
-        }
-        // One that comes later has its place, and its turn next to the others'.
-        for late in 0..UNKNOWN_PER_NAMER_MAX {
-            let room = of(&mut unknown, number + late, 99);
-            let has_fewer = late < UNKNOWN_PER_NAMER_MAX - 17;
-            assert!(room == Room::Is || !has_fewer, "{late}");
-            assert!(unknown.feeds.len() <= UNKNOWN_MAX);
-        }
-        let counted: usize = unknown.namers.values().map(|known| known.feeds).sum();
-        assert_eq!(counted, unknown.feeds.len());
-        let mut turns = Vec::new();
-        for _ in 0..2 * unknown.namers.len() {
-            let (next, one) = unknown.next(Instant::now(), |_, _| true).unwrap();
-            unknown.begin(next);
-            unknown.in_vain(next, Instant::now());
-            turns.push(one.namer);
-        }
-        let (first, second) = turns.split_at(unknown.namers.len());
-        assert_eq!(first, second);
-        unknown.leave(0);
-        assert!(unknown.feeds.is_empty() && unknown.namers.is_empty());
-    }
-}
+mod tests;

@@ -32,11 +32,11 @@ fn begin(names: &mut Names, now: Instant, last: &mut u64) -> Vec<(FeedId, Entity
 async fn who_names_what_nobody_has_costs_little_and_is_told_of_once() {
     let (mut names, start) = (Names::default(), Instant::now());
     let (mut now, mut last, mut told, mut searches) = (start, 0, 0, 0);
-    // A thousand new names a second, for ten minutes; all are looked for in vain, in no time.
+    // More new names a second than there are places, for ten minutes; all are looked for in vain, in no time.
     let mut of_feed = BTreeMap::<FeedId, Vec<Instant>>::new();
     let mut next = 0;
     while now < start + Duration::from_secs(600) {
-        for _ in 0..1_000 {
+        for _ in 0..NAMES_PER_NAMER_MAX + 4 {
             next += 1;
             let name = feed(next % 5_000);
             told += usize::from(names.note((name, 9), (NAMER, 0), now));
@@ -137,7 +137,7 @@ async fn what_is_of_no_log_here_keeps_no_place_from_what_is() {
     let mut begun = Vec::new();
     while let Some((next, one)) = names.next_unknown(later, |_| true) {
         last += 1;
-        names.begin((next, one.namer), (0, last), search());
+        names.begin((next, one.by.namer), (0, last), search());
         begun.push(next);
     }
     assert_eq!(begun, [feed(0), feed(100)], "one of an entity at a time");
@@ -277,13 +277,16 @@ async fn what_nobody_had_for_long_or_had_no_place_is_asked_for_until_it_is_there
             assert!(now < late + Duration::from_secs(14 * 24 * 3_600));
         }
         let (_, one) = names.next_unknown(now, is_this).unwrap();
-        assert_eq!((one.most, one.namer), (60, NAMER));
+        assert_eq!((one.by.most, one.by.namer), (60, NAMER));
         names.begin((feed(1), NAMER), (0, number), search());
         let ended = names.ended((feed(1), number), Err(Unfound::Nobody), now);
         assert_eq!(ended, Ended::Quiet, "that was told of");
     }
     let (other, _) = names.next_unknown(now, |one| one == feed(2)).unwrap();
     assert_eq!(other, feed(2));
+    names.begin((feed(2), NAMER), (0, 98), search());
+    let ended = names.ended((feed(2), 98), Err(Unfound::Nobody), now);
+    assert_eq!(ended, Ended::Told(Unfound::Nobody), "of this it was not");
     // What is named of it again has its turn at once, and that it comes leaves what more was named.
     names.note((feed(1), 50), (NAMER, 0), now);
     let later = now + 2 * VAIN_PAUSE + NAMED_WITHIN;

@@ -531,6 +531,20 @@ async fn what_is_named_once_is_got_when_somebody_has_it_however_late() {
 }
 
 #[tokio::test]
+async fn what_an_opened_log_names_and_has_no_place_is_told_of() {
+    let mut back = empty();
+    for number in 0..300_u64 {
+        let mut feed = [3; 32];
+        feed[..8].copy_from_slice(&number.to_be_bytes());
+        back.named.note(FeedId(feed), [2; 32], 1);
+    }
+    let mut desk = Desk::new(&[], back);
+    let now = Instant::now();
+    assert_eq!(desk.ancestors.begin_names(now), [(0, Unfound::Full)]);
+    assert!(desk.ancestors.begin_names(now).is_empty());
+}
+
+#[tokio::test]
 async fn a_log_that_is_left_gets_nothing_until_it_is_kept_again() {
     let (messages, naming, _) = told(10);
     let feed = feed_of(&messages[0]);
