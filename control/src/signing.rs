@@ -5,6 +5,9 @@
 //! node: to sign twice behind one head is a fork, which everybody who sees both can prove. So the folder has to
 //! go along with an entity that moves.
 //!
+//! What this node's logs had taken before it was started was observed, too: what is signed waits until they are looked
+//! through, but not for long.
+//!
 //! ```text
 //! feeds/ENTITY/CHANNEL: events signed 8 | head 32 | CRC-32C of these 4
 //! ```
@@ -20,9 +23,13 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 use thiserror::Error;
-use tokio::sync::OwnedMutexGuard;
+use tokio::{
+    sync::{OwnedMutexGuard, watch},
+    time::{Instant, timeout_at},
+};
 use virga_state::{
     LogName, NameError,
     batch::{BatchError, FeedId, Verified},
@@ -36,6 +43,8 @@ use virga_transport::ChannelName;
 #[cfg(test)]
 mod tests;
 
+/// Nothing that is signed waits for longer until the logs are looked through, from their start on.
+const LOOKED_WITHIN: Duration = Duration::from_secs(10);
 /// Bytes of a feed's file.
 const END_BYTES: usize = 8 + 32 + 4;
 
@@ -74,6 +83,8 @@ struct Inner {
     /// One batch of a channel at a time.
     feeds: Mutex<BTreeMap<ChannelName, Arc<tokio::sync::Mutex<Option<FeedEnd>>>>>,
     seen: Mutex<Seen>,
+    /// Until then what is signed waits for the logs; none: they are looked through.
+    looking: watch::Sender<Option<Instant>>,
 }
 
 /// A channel's feed while a batch of it is signed and handed out: the next waits for that.
@@ -95,6 +106,7 @@ impl Signing {
             key: SigningKey::from_bytes(entity.seed.expose()),
             feeds: Mutex::default(),
             seen: Mutex::default(),
+            looking: watch::Sender::new(None),
         }))
     }
 
@@ -114,12 +126,31 @@ impl Signing {
             Arc::clone(feeds.entry(channel.clone()).or_default())
         };
         let mut turn = Turn(feed.lock_owned().await);
+        let until = *self.0.looking.borrow();
+        if let Some(until) = until {
+            let mut looking = self.0.looking.subscribe();
+            let looked = looking.wait_for(Option::is_none);
+            if timeout_at(until, looked).await.is_err() {
+                tracing::info!(%channel, "the logs are looked through still: what they have from before the start is not named as observed yet");
+            }
+        }
         let (inner, channel) = (Arc::clone(&self.0), channel.clone());
         let signed = tokio::task::spawn_blocking(move || {
             let (messages, too_large) = inner.sign(&channel, &events, &mut turn)?;
             Ok((messages, too_large, turn))
         });
         signed.await.unwrap_or(Err(SigningError::Stopping))
+    }
+
+    /// This node's logs are looked through from now on.
+    pub fn begin_looking(&self) {
+        let until = Instant::now() + LOOKED_WITHIN;
+        self.0.looking.send_replace(Some(until));
+    }
+
+    /// They are.
+    pub fn end_looking(&self) {
+        self.0.looking.send_replace(None);
     }
 
     /// Notes what a log of this node has taken: what is signed next says that it was observed. Gives the proof

@@ -101,3 +101,27 @@ async fn an_end_that_cannot_be_read_or_kept_is_not_guessed() {
         "{told}"
     );
 }
+
+#[tokio::test]
+async fn what_is_signed_names_what_the_logs_had_before_the_start() {
+    let state = tempfile::tempdir().unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let signing = Signing::new(state.path(), &entity());
+    let theirs = Signing::new(other.path(), &EntityKey::from(Secret::new([4; 32])));
+    let seen = sign(&theirs, &[b"x"]).await;
+    signing.begin_looking();
+    let early = signing.clone();
+    let early = tokio::spawn(async move { sign(&early, &[b"a"]).await });
+    // It has time to, and does not.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!early.is_finished());
+    assert_eq!(signing.observe(&seen[0]), None);
+    signing.end_looking();
+    let early = early.await.unwrap();
+    let head = early[0].batch().frontier[0].head;
+    assert_eq!(head, seen[0].statement().head);
+    // Nobody waits for ever.
+    let past = Instant::now().checked_sub(LOOKED_WITHIN).unwrap();
+    signing.0.looking.send_replace(Some(past));
+    assert_eq!(sign(&signing, &[b"b"]).await[0].statement().first, 2);
+}

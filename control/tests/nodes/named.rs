@@ -214,6 +214,7 @@ async fn what_nobody_could_give_is_unknown_until_it_is_asked_for_at_the_next_sta
     has(&stage, "b", 101).await;
     stage.start("router").await;
     publish(&stage, "router", &said[1..], 1).await;
+    has(&stage, "b", 102).await;
     let log = eventually("nobody gives what is named", async || {
         let log = stage.status("b").await.logs.remove(0);
         (log.unfound.values().sum::<u64>() > 0).then_some(log)

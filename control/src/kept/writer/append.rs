@@ -298,6 +298,9 @@ impl Thread {
             self.ancestors.leave(log);
         }
         self.append_early(log);
+        if self.early.is_empty() {
+            self.signing.end_looking();
+        }
     }
 
     /// Takes what came to a log before that was known.
@@ -410,3 +413,6 @@ fn tell_of_ends(log: &str, error: &dyn std::error::Error) {
 fn events_of(message: &[u8]) -> u64 {
     bundle::parse(message).map_or(0, |(batch, _)| batch.count() as u64)
 }
+
+#[cfg(test)]
+mod tests;
