@@ -22,6 +22,7 @@ use virga_ebpf::{
     hash::{keyed, origin_hash},
     tables::Pair,
 };
+use vouched::{Size, Vouched};
 
 /// Tokens and statements that a node holds in all.
 pub const EVIDENCE_MAX: usize = 65_536;
@@ -31,7 +32,7 @@ pub const PER_HOLDER_MAX: usize = 64;
 /// and crowds out nobody else.
 pub const PER_GRANTEE_MAX: usize = 4_096;
 
-const _: () = assert!(PER_HOLDER_MAX <= PER_GRANTEE_MAX && PER_GRANTEE_MAX <= EVIDENCE_MAX);
+const _: () = assert!(PER_HOLDER_MAX <= PER_GRANTEE_MAX && PER_GRANTEE_MAX <= EVIDENCE_MAX / 2);
 
 /// What evidence is called: of a token the first 16 bytes of BLAKE2s-MAC(key "virga evidence v1", all its bytes), of a
 /// statement what revocation lists call it.
@@ -108,6 +109,8 @@ pub enum Taken {
 #[derive(Clone, Debug)]
 pub struct Store {
     channels: Vec<Guarded>,
+    /// Whose tokens and statements are taken in.
+    issuers: BTreeSet<(Kind, [u8; 32])>,
     /// The entity that this node speaks for, whose packets its own guard never sees.
     own: Option<[u8; 32]>,
     pairs_max: usize,
@@ -117,8 +120,9 @@ pub struct Store {
     /// The holder of each, and what it is.
     held: BTreeMap<EvidenceId, ([u8; 32], Kind)>,
     grantees: HashMap<[u8; 32], usize>,
-    /// Bytes of all statements.
-    statement_bytes: usize,
+    vouched: Vouched,
+    /// How much is held of all, and in bytes of statements.
+    most: Size,
     pairs: BTreeSet<Pair>,
     /// They are others than when they were last published.
     has_changed: bool,
@@ -126,31 +130,43 @@ pub struct Store {
     next_change_s: u64,
     /// Pairs that found no room.
     pub pairs_refused: u64,
+    /// Statements that found none, of all or of their issuer's share.
+    pub statements_refused: u64,
 }
 
 impl Store {
     /// Holds nothing yet. At most `pairs_max` pairs will follow.
     #[must_use]
     pub fn new(own: Option<[u8; 32]>, channels: &[ChannelConfig], pairs_max: usize) -> Self {
+        let channels = guarded(channels);
         Self {
-            channels: guarded(channels),
+            issuers: issuers(&channels),
+            channels,
             own,
             pairs_max,
             revocations: Revocations::default(),
             holders: BTreeMap::new(),
             held: BTreeMap::new(),
             grantees: HashMap::new(),
-            statement_bytes: 0,
+            vouched: Vouched::default(),
+            most: vouched::MOST,
             pairs: BTreeSet::new(),
             has_changed: false,
             next_change_s: u64::MAX,
             pairs_refused: 0,
+            statements_refused: 0,
         }
     }
 
     /// Has room for so many pairs from the next [`Self::follow`] on.
     pub const fn set_room(&mut self, pairs_max: usize) {
         self.pairs_max = pairs_max;
+    }
+
+    /// Holds at most so many tokens and statements, and so many bytes of these.
+    #[cfg(test)]
+    pub(super) const fn set_most(&mut self, count: usize, bytes: usize) {
+        self.most = Size { count, bytes };
     }
 
     /// Goes by where entities are from now on, and by the keys that they have: this node speaks for `own`, and knows
@@ -163,6 +179,7 @@ impl Store {
         now_s: u64,
     ) {
         (self.own, self.channels) = (own, guarded(channels));
+        self.issuers = issuers(&self.channels);
         self.revocations.set_retired(retired);
         for before in std::mem::take(&mut self.holders).into_values() {
             for (id, token) in before.tokens {
@@ -193,15 +210,27 @@ impl Store {
 
     /// Whose tokens and statements are taken in.
     #[must_use]
-    pub fn issuers(&self) -> BTreeSet<(Kind, [u8; 32])> {
-        let each = self.channels.iter();
-        let issuers = each.flat_map(|channel| {
-            let policy = &channel.policy;
-            let tokens = policy.token_issuers().map(|&key| (Kind::Token, key));
-            let vouching = policy.vouching(Operation::Publish);
-            tokens.chain(vouching.map(|&key| (Kind::Statement, key)))
-        });
-        issuers.collect()
+    pub const fn issuers(&self) -> &BTreeSet<(Kind, [u8; 32])> {
+        &self.issuers
+    }
+
+    /// How many there are of a kind.
+    fn issuers_of(&self, kind: Kind) -> usize {
+        self.issuers
+            .range((kind, [0; 32])..=(kind, [u8::MAX; 32]))
+            .count()
+    }
+
+    /// How much is held of a kind at most: all, or half of it where both are asked for.
+    fn room(&self, kind: Kind) -> usize {
+        let other = match kind {
+            Kind::Token => Kind::Statement,
+            Kind::Statement => Kind::Token,
+        };
+        match self.issuers_of(other) {
+            0 => self.most.count,
+            _ => self.most.count / 2,
+        }
     }
 
     /// Whether any channel asks its publishers for something: otherwise nothing is ever held.
@@ -248,7 +277,8 @@ impl Store {
         }
         let key = *self.revocations.current(&last.subject);
         let holder = self.holders.get(&key);
-        if self.held.len() >= EVIDENCE_MAX
+        if self.held.len() >= self.most.count
+            || self.held.len() - self.vouched.count() >= self.room(Kind::Token)
             || holder.is_some_and(|h| h.tokens.len() >= PER_HOLDER_MAX)
             || self.grantees.get(&grantee).copied() >= Some(PER_GRANTEE_MAX)
         {
@@ -516,6 +546,17 @@ fn guarded(channels: &[ChannelConfig]) -> Vec<Guarded> {
         policy: Policy::of(config),
     });
     guarded.collect()
+}
+
+/// Whose tokens and statements count there.
+fn issuers(channels: &[Guarded]) -> BTreeSet<(Kind, [u8; 32])> {
+    let issuers = channels.iter().flat_map(|channel| {
+        let policy = &channel.policy;
+        let tokens = policy.token_issuers().map(|&key| (Kind::Token, key));
+        let vouching = policy.vouching(Operation::Publish);
+        tokens.chain(vouching.map(|&key| (Kind::Statement, key)))
+    });
+    issuers.collect()
 }
 
 /// All ids of one part of the digest.

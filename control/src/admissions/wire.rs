@@ -90,7 +90,7 @@ pub enum Verdict {
     Operation,
     /// Its time is over.
     Ended,
-    /// The node holds as much as it may, of that holder, of that grantee or in all.
+    /// The node holds as much as it may, of that holder, of that grantee, of that issuer or in all.
     Full,
     /// The sender sent too much in a short time.
     Busy,

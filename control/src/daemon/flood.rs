@@ -129,6 +129,9 @@ pub struct AdmissionsStatus {
     pub pairs: usize,
     /// Pairs that found no room.
     pub pairs_refused: u64,
+    /// Statements that found none.
+    #[serde(default)]
+    pub statements_refused: u64,
     /// Tokens and statements that peers sent, by what became of them; held ones that came again are not counted.
     pub verdicts: BTreeMap<String, u64>,
     /// Neighbours that there is a session with.
@@ -477,7 +480,7 @@ impl Flood {
                 self.publish().await.map(|_| ())
             }
             Ask::Follow(present, reply) => {
-                let issuers = self.store.issuers();
+                let issuers = self.store.issuers().clone();
                 follow(&mut self.store, &present);
                 self.follow_filters(&present.config);
                 // A node that has another key now is another peer, of which nothing was heard.
@@ -566,6 +569,7 @@ impl Flood {
             holders,
             pairs: self.store.pairs().len(),
             pairs_refused: self.store.pairs_refused,
+            statements_refused: self.store.statements_refused,
             verdicts: verdicts
                 .map(|(verdict, &count)| (verdict.name().to_owned(), count))
                 .collect(),

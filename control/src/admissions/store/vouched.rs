@@ -8,11 +8,75 @@ use super::{EVIDENCE_MAX, EvidenceId, Kind, Store, Taken, Verdict};
 use crate::{
     capability::{Statement, Statements, statement::By},
     channel::capabilities::STATEMENTS_MAX,
-    rights::Operation,
+};
+use std::collections::BTreeMap;
+
+/// Bytes of all statements that a node holds. Each issuer has the same share of them, and of how many there are.
+const STATEMENT_BYTES_HELD_MAX: usize = 64 << 20;
+
+/// What a node holds at most.
+pub(super) const MOST: Size = Size {
+    count: EVIDENCE_MAX,
+    bytes: STATEMENT_BYTES_HELD_MAX,
 };
 
-/// Bytes of all statements that a node holds.
-const STATEMENT_BYTES_HELD_MAX: usize = 64 << 20;
+/// How many statements there are, and of how many bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Size {
+    pub(super) count: usize,
+    pub(super) bytes: usize,
+}
+
+impl Size {
+    const fn add(&mut self, bytes: usize) {
+        self.count += 1;
+        self.bytes += bytes;
+    }
+
+    const fn remove(&mut self, bytes: usize) {
+        self.count -= 1;
+        self.bytes -= bytes;
+    }
+
+    /// Whether another of so many bytes finds room, in the place of one.
+    fn has_room(self, bytes: usize, before: Option<usize>, most: Self) -> bool {
+        let count = self.count + usize::from(before.is_none());
+        count <= most.count && self.bytes - before.unwrap_or_default() + bytes <= most.bytes
+    }
+}
+
+/// What is held of statements: of each issuer, and in all.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Vouched {
+    by: BTreeMap<By, Size>,
+    all: Size,
+}
+
+impl Vouched {
+    pub(super) const fn count(&self) -> usize {
+        self.all.count
+    }
+
+    fn of(&self, by: By) -> Size {
+        self.by.get(&by).copied().unwrap_or_default()
+    }
+
+    fn add(&mut self, statement: &Statement) {
+        let bytes = statement.as_bytes().len();
+        self.all.add(bytes);
+        self.by.entry(statement.by()).or_default().add(bytes);
+    }
+
+    fn remove(&mut self, (by, bytes): (By, usize)) {
+        self.all.remove(bytes);
+        if let Some(size) = self.by.get_mut(&by) {
+            size.remove(bytes);
+            if size.count == 0 {
+                self.by.remove(&by);
+            }
+        }
+    }
+}
 
 impl Store {
     /// Takes a statement in, if it counts where a channel asks its publishers for capabilities.
@@ -22,13 +86,13 @@ impl Store {
     pub fn take_statement(&mut self, bytes: &[u8], now_s: u64) -> Result<Taken, Verdict> {
         let read = Statement::parse(bytes).map_err(|_| Verdict::Malformed)?;
         let claimed = read.claimed();
-        let (id, claim) = (EvidenceId::from(claimed.id()), claimed.claim());
-        let counts = |issuer: &[u8; 32]| {
-            let mut channels = self.channels.iter();
-            channels.any(|c| c.policy.is_vouched_by(issuer, Operation::Publish))
-        };
-        match claimed.by() {
-            By::Issuer(issuer) if counts(&issuer) => {}
+        let (id, claim, by) = (
+            EvidenceId::from(claimed.id()),
+            claimed.claim(),
+            claimed.by(),
+        );
+        match by {
+            By::Issuer(issuer) if self.issuers.contains(&(Kind::Statement, issuer)) => {}
             By::Issuer(_) | By::Itself => return Err(Verdict::Issuer),
         }
         if self.held.contains_key(&id) {
@@ -45,22 +109,22 @@ impl Store {
         if known.is_some_and(|known| known.has(claimed)) {
             return Err(Verdict::Replaced);
         }
-        let before = known.and_then(|known| known.of(&claim.subject, claimed.by()));
+        let before = known.and_then(|known| known.of(&claim.subject, by));
         let before = before.map(|one| (EvidenceId::from(one.id()), one.as_bytes().len()));
-        // A later one may say less: it finds room where there is none.
-        let has_room = known.map_or(0, Statements::len) < STATEMENTS_MAX
-            && self.held.len() < EVIDENCE_MAX
-            && self.statement_bytes + bytes.len() <= STATEMENT_BYTES_HELD_MAX;
-        if before.is_none() && !has_room {
+        let has_place = before.is_some()
+            || (known.map_or(0, Statements::len) < STATEMENTS_MAX
+                && self.held.len() < self.most.count);
+        if !has_place || !self.has_room(by, bytes.len(), before.map(|(_, bytes)| bytes)) {
+            self.statements_refused += 1;
             return Err(Verdict::Full);
         }
         let statement = read.verify().map_err(|_| Verdict::Forged)?;
         if let Some((before, bytes)) = before {
             self.held.remove(&before);
-            self.statement_bytes -= bytes;
+            self.vouched.remove((by, bytes));
         }
         self.held.insert(id, (key, Kind::Statement));
-        self.statement_bytes += bytes.len();
+        self.vouched.add(&statement);
         let revoked = statement.revoked(now_s, &self.revocations);
         let holder = self.holders.entry(key).or_default();
         holder.statements.learn(statement);
@@ -71,6 +135,26 @@ impl Store {
         }
     }
 
+    /// Whether an issuer's statement of so many bytes finds room, in the place of one of its own of `before`. One that is no
+    /// longer than that always does: it may say less.
+    fn has_room(&self, by: By, bytes: usize, before: Option<usize>) -> bool {
+        if before.is_some_and(|before| bytes <= before) {
+            return true;
+        }
+        let most = Size {
+            count: self.room(Kind::Statement),
+            ..self.most
+        };
+        let issuers = self.issuers_of(Kind::Statement).max(1);
+        let share = Size {
+            count: most.count / issuers,
+            bytes: most.bytes / issuers,
+        };
+        // Issuers of which nothing more is taken may still have some.
+        self.vouched.all.has_room(bytes, before, most)
+            && self.vouched.of(by).has_room(bytes, before, share)
+    }
+
     /// Lets go what has ended of one holder's.
     pub(super) fn review_statements(&mut self, key: &[u8; 32], now_s: u64) {
         let Some(holder) = self.holders.get_mut(key) else {
@@ -79,7 +163,7 @@ impl Store {
         let is_over = |one: &&Statement| one.claim().not_after_s <= now_s;
         for ended in holder.statements.iter().filter(is_over) {
             self.held.remove(&EvidenceId::from(ended.id()));
-            self.statement_bytes -= ended.as_bytes().len();
+            self.vouched.remove((ended.by(), ended.as_bytes().len()));
         }
         holder.statements.expire(now_s);
     }

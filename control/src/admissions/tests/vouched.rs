@@ -161,6 +161,94 @@ fn what_is_said_of_one_entity_is_bounded() {
     );
 }
 
+/// As much as there is room for: of issuer 100 about one entity after the other, from a number on.
+fn fill(held: &mut Store, from: u8, has: &str) -> u8 {
+    let abouts = from..100;
+    let verdicts = abouts.map(|about| held.take(&piece(&statement(100, about, 1, has)), NOW_S));
+    let taken = verdicts.take_while(|verdict| *verdict != Err(Verdict::Full));
+    u8::try_from(taken.inspect(|one| assert!(one.is_ok())).count()).unwrap()
+}
+
+#[test]
+fn what_one_issuer_says_leaves_the_others_their_share_and_tokens_theirs() {
+    // Two issuers of statements, and one of tokens.
+    let one = statement(100, 2, 1, GPU).as_bytes().len();
+    for (count, bytes, share) in [(24, 1_000 * one, 6), (1_000, 14 * one + 13, 7)] {
+        let mut held = asking();
+        held.set_most(count, bytes);
+        assert_eq!(fill(&mut held, 2, GPU), share);
+        assert_eq!(held.statements_refused, 1);
+        for about in 2..2 + share {
+            held.take(&piece(&statement(101, about, 1, GPU)), NOW_S)
+                .unwrap();
+        }
+        let more = piece(&statement(101, 99, 1, GPU));
+        assert_eq!(held.take(&more, NOW_S), Err(Verdict::Full));
+        let held_of = |held: &Store| held.statements().count();
+        assert_eq!(
+            (held_of(&held), held.statements_refused),
+            (2 * usize::from(share), 2)
+        );
+        let words = |holder| Words { holder, ..WORDS };
+        let tokens = (2..).map_while(|holder| held.take(&token(&words(holder)), NOW_S).ok());
+        assert_eq!(tokens.take(12).count(), 12);
+        if count == 24 {
+            assert_eq!(held.take(&token(&words(20)), NOW_S), Err(Verdict::Full));
+        }
+        // What ends leaves its place to others of the same issuer.
+        held.pass(NOW_S + DAY_S);
+        let list = List::new(key(100).public);
+        assert!(held.learn(list, NOW_S + DAY_S));
+        held.pass(NOW_S + 10 * DAY_S);
+        assert_eq!(held.size(), (0, 0));
+    }
+}
+
+/// Else an issuer that says little of many would make much of that by saying more of each.
+#[test]
+fn a_later_statement_takes_no_more_than_the_earlier_one_where_there_is_no_room() {
+    let one = statement(100, 2, 1, GPU).as_bytes().len();
+    let mut held = asking();
+    held.set_most(1_000, 2 * 5 * one);
+    assert_eq!(fill(&mut held, 2, GPU), 5);
+    let longer = statement(100, 2, 2, "hardware.gpu=very-large");
+    assert_eq!(held.take(&piece(&longer), NOW_S), Err(Verdict::Full));
+    assert_eq!(held.pairs().len(), 5);
+    for version in 3..6 {
+        let later = statement(100, 3, version, "tier=small");
+        assert!(later.as_bytes().len() <= one);
+        held.take(&piece(&later), NOW_S).unwrap();
+    }
+    assert_eq!((held.pairs().len(), held.statements_refused), (4, 2));
+    // What that one left is the room of another.
+    held.take(&piece(&statement(100, 3, 6, "x")), NOW_S)
+        .unwrap();
+    let short = statement(100, 3, 6, "x").as_bytes().len();
+    let text = format!("tier={}", "y".repeat(one - short - 4));
+    held.take(&piece(&statement(100, 4, 2, &text)), NOW_S)
+        .unwrap();
+}
+
+/// An issuer that is named no more keeps what was taken until it ends; all together are bounded all the same.
+#[test]
+fn what_issuers_left_that_count_no_more_is_counted_with_the_rest() {
+    let one = statement(100, 2, 1, GPU).as_bytes().len();
+    let mut held = asking();
+    held.set_most(1_000, 10 * one);
+    assert_eq!(fill(&mut held, 2, GPU), 5);
+    let mut gpu = channel("gpu", &[]);
+    gpu.capabilities.publish = Some(Filter::parse(GPU).unwrap());
+    gpu.capabilities.issuers = vec![Entity::from_key(key(101).public)];
+    follow(&mut held, Some(OWN), &[gpu], &Retired::default());
+    let taken = (2..20).map_while(|n| held.take(&piece(&statement(101, n, 1, GPU)), NOW_S).ok());
+    assert_eq!(taken.count(), 5);
+    held.pass(NOW_S + 10 * DAY_S);
+    assert_eq!(held.size(), (0, 0));
+    let late = |n| until(101, n, 2, GPU, NOW_S + 20 * DAY_S);
+    let taken = (2..20).map_while(|n| held.take(&piece(&late(n)), NOW_S + 10 * DAY_S).ok());
+    assert_eq!(taken.count(), 10);
+}
+
 /// Entity 2 has key 12 now: what was said of its old key counts until the issuer speaks of the new one.
 #[test]
 fn statements_follow_an_entity_to_its_new_key() {

@@ -91,6 +91,13 @@ pub(super) const SERIES: &[Series] = &[
         |status, rows| rows.put([], status.admissions.pairs_refused),
     ),
     Series::counter(
+        "virga_admission_refused_statements_total",
+        "statements",
+        &[],
+        "Statements that found no room: of all, of their issuer's share or of those about one entity.",
+        |status, rows| rows.put([], status.admissions.statements_refused),
+    ),
+    Series::counter(
         "virga_admission_verdicts_total",
         "pieces",
         &["verdict"],
