@@ -15,7 +15,7 @@ pub struct Delivery {
     /// The proven ed25519 public key of the entity that published it.
     pub entity: [u8; 32],
     /// Counts the events of one stream as they arrive here, from 1: a gap is what this node had no
-    /// room for. Starts anew with each session.
+    /// room for. Starts anew with each session, and each stream.
     pub sequence: u64,
     /// When it arrived, on the node's own clock.
     pub received_ns: u64,

@@ -77,6 +77,10 @@ impl Remote {
         node: &mut Node,
         (spec, peer): (&StreamSpec, NodeId),
     ) -> Result<bool, u64> {
+        self.turn_over(now_ns, node, peer);
+        if self.is_barred() {
+            return Ok(self.owed.is_empty());
+        }
         while let Some(owed) = self.owed.front() {
             let (batch, deadline_ns, receipt) =
                 (owed.batch.clone(), owed.deadline_ns, owed.receipt);
@@ -140,8 +144,8 @@ pub(super) fn offer(
     let Some(remote) = roster.get_mut(&peer) else {
         return Taken::Left;
     };
-    if remote.is_barred(now_ns) {
-        return Taken::Full;
+    if let Some(taken) = remote.hold(now_ns, node, peer, partial) {
+        return taken;
     }
     if let Some(taken) = remote.leave(now_ns, (peer, tail), partial) {
         return taken;

@@ -127,8 +127,10 @@ struct Net {
     sides: Vec<Side>,
     last_subscriber: u64,
     now_ns: u64,
-    /// Datagrams are lost.
+    /// Datagrams are lost: all,
     is_cut: bool,
+    /// or those from and to one node.
+    cut_off: Option<usize>,
 }
 
 fn keys(number: u8) -> NodeConfig {
@@ -241,6 +243,7 @@ impl Net {
             last_subscriber: 0,
             now_ns: 1,
             is_cut: false,
+            cut_off: None,
         }
     }
 
@@ -279,7 +282,7 @@ impl Net {
             let mut ids = self.sides.iter().map(|side| side.node.id());
             let target = ids.position(|id| id == transmit.destination).unwrap();
             for datagram in run.chunks_mut(transmit.segment_bytes) {
-                if self.is_cut {
+                if self.is_cut || self.cut_off.is_some_and(|cut| [at, target].contains(&cut)) {
                     continue;
                 }
                 let source = ([10, 0, 0, u8::try_from(at).unwrap()], 4783).into();

@@ -62,6 +62,8 @@ use wire::{Said, What};
 
 /// How often trees are looked at, while something is published.
 const LOOK_NS: u64 = 500_000_000;
+/// The longest pause before a node is told again whom to ask: twice as long each time, until something is published.
+const PAUSE_NS_MAX: u64 = 64 * LOOK_NS;
 /// How old a batch gets that a relay alone brings and that is not confirmed,
 const PATIENCE_NS: u64 = 5_000_000_000;
 /// and how long the first confirmation is waited for while the publisher sends as well.

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use virga_state::{LogName, bundle, feed::FeedEnd};
 use virga_transport::Event;
 
+mod again;
 mod deadlines;
 mod hostile;
 mod places;
@@ -232,6 +233,12 @@ impl Grove {
     }
 
     fn tell(&mut self, from: usize, to: usize, number: u64, what: What) {
+        self.put(from, to, number, what);
+        self.net.settle();
+    }
+
+    /// The same, and it is not carried yet.
+    fn put(&mut self, from: usize, to: usize, number: u64, what: What) {
         let said = Said {
             channel: name("a"),
             number,
@@ -240,7 +247,6 @@ impl Grove {
         let to = self.id(to);
         let Side { node, service } = &mut self.net.sides[from];
         service.tell(self.net.now_ns, node, to, &Message::Tree(said));
-        self.net.settle();
     }
 
     fn unsubscribe(&mut self, at: usize) {

@@ -1,12 +1,17 @@
 //! By whom a subscriber gets the events of its publisher, at that.
 
 use super::{
-    super::{entry::Remote, offer::Taken, publish::Partial, signed::span_of},
-    PATIENCE_NS, Tail,
+    super::{
+        entry::Remote,
+        offer::{Owed, Taken},
+        publish::Partial,
+        signed::span_of,
+    },
+    LOOK_NS, PATIENCE_NS, PAUSE_NS_MAX, TAIL_BYTES_MAX, Tail,
 };
 use std::collections::{BTreeMap, VecDeque};
-use virga_ebpf::header::NodeId;
-use virga_transport::{Fate, Receipt};
+use virga_ebpf::header::{NodeId, StreamId};
+use virga_transport::{Fate, Node, Receipt};
 
 /// A subscriber's place with a publisher.
 #[derive(Debug, Default)]
@@ -28,12 +33,23 @@ pub(crate) struct Branch {
 /// What a relay was told to stop, and has not said that it did.
 #[derive(Debug)]
 pub(super) struct Struck {
-    /// The child of each assignment, and whether it is off the roster: then nothing is sent to the relay for a while.
-    pub(super) due: BTreeMap<u64, (NodeId, bool)>,
+    /// The child of each assignment, and what of it.
+    pub(super) due: BTreeMap<u64, (NodeId, Due)>,
     /// Since when it has not answered.
     pub(super) since_ns: u64,
-    /// Nothing is sent to it until then, or until it has answered for those that are off the roster.
+    /// Publishing waits for it until then, or until it has answered for those that are off the roster.
     pub(super) holds_until_ns: u64,
+}
+
+/// A node that a relay was to pass nothing more on to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// It gets events from their publisher.
+    Served,
+    /// It is off the roster: nothing is sent to the relay in this stream any more.
+    Gone,
+    /// That stream is finished, and what is passed on with it.
+    Over,
 }
 
 /// Who passes events on to a subscriber.
@@ -47,9 +63,12 @@ pub(super) struct Assigned {
 
 #[derive(Debug)]
 pub(super) enum Step {
-    /// The subscriber was told to get them there; the publisher sends all the while. Since when something is published that
-    /// the relay should have brought.
-    Asked { waits_ns: Option<u64> },
+    /// The subscriber was told to get them there; the publisher sends all the while.
+    Asked {
+        /// Since when something is published that the relay should have brought.
+        waits_ns: Option<u64>,
+        again: Again,
+    },
     /// The relay alone sends.
     Relayed {
         /// All events before this one are there.
@@ -57,6 +76,33 @@ pub(super) enum Step {
         /// Of tallied batches that are not: the number of the event after each.
         receipts: VecDeque<(u64, Receipt)>,
     },
+}
+
+/// When something is said again that may have been lost, or come too early.
+#[derive(Debug)]
+pub(super) struct Again {
+    due_ns: u64,
+    pause_ns: u64,
+}
+
+impl Again {
+    /// It is said now.
+    pub(super) const fn said(now_ns: u64) -> Self {
+        Self {
+            due_ns: now_ns.saturating_add(LOOK_NS),
+            pause_ns: LOOK_NS,
+        }
+    }
+
+    /// Whether it is now, and then again in twice the time.
+    pub(super) fn is_due(&mut self, now_ns: u64) -> bool {
+        let is_due = self.due_ns <= now_ns;
+        if is_due {
+            self.pause_ns = (2 * self.pause_ns).min(PAUSE_NS_MAX);
+            self.due_ns = now_ns.saturating_add(self.pause_ns);
+        }
+        is_due
+    }
 }
 
 impl Branch {
@@ -68,14 +114,22 @@ impl Branch {
         }
     }
 
-    /// Whether it has not answered for as long as a relay may take for anything.
+    /// Whether it has not answered for as long as a relay may take for anything, or for as long as it is waited for.
     pub(super) fn is_silent(&self, now_ns: u64) -> bool {
         let struck = self.struck.as_ref();
-        struck.is_some_and(|struck| now_ns.saturating_sub(struck.since_ns) >= PATIENCE_NS)
+        struck.is_some_and(|struck| {
+            let is_cut = struck.holds_until_ns > 0 && now_ns >= struck.holds_until_ns;
+            is_cut || now_ns.saturating_sub(struck.since_ns) >= PATIENCE_NS
+        })
     }
 
     pub(super) fn is_assigned(&self, number: u64) -> bool {
         self.assigned.as_ref().is_some_and(|a| a.number == number)
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn is_struck(&self) -> bool {
+        self.struck.is_some()
     }
 
     #[cfg(test)]
@@ -86,12 +140,68 @@ impl Branch {
 
 impl Remote {
     /// Whether nothing more may go to it yet: it might pass it on to a node that has no right to it any more.
-    pub(in super::super) fn is_barred(&self, now_ns: u64) -> bool {
+    pub(in super::super) fn is_barred(&self) -> bool {
         let struck = self.branch.struck.as_ref();
-        struck.is_some_and(|struck| {
-            let mut due = struck.due.values();
-            now_ns < struck.holds_until_ns && due.any(|(_, is_gone)| *is_gone)
-        })
+        struck.is_some_and(|struck| struck.due.values().any(|(_, due)| *due == Due::Gone))
+    }
+
+    /// Keeps an event for it until it may have it: publishing waits, or it is owed where that was long enough.
+    pub(in super::super) fn hold(
+        &mut self,
+        now_ns: u64,
+        node: &mut Node,
+        peer: NodeId,
+        partial: &Partial,
+    ) -> Option<Taken> {
+        self.turn_over(now_ns, node, peer);
+        if !self.is_barred() {
+            return None;
+        }
+        let struck = self.branch.struck.as_ref();
+        let is_awaited = struck.is_some_and(|struck| now_ns < struck.holds_until_ns);
+        let bytes: usize = self.owed.iter().map(|owed| owed.batch.len()).sum();
+        if is_awaited || bytes >= TAIL_BYTES_MAX {
+            return Some(Taken::Full);
+        }
+        let receipt = match &partial.tallied {
+            Some(tallied) if self.pending.events() >= tallied.tally.in_flight_max() => {
+                return Some(Taken::Full);
+            }
+            Some(tallied) => {
+                tallied.tally.sent(peer);
+                self.pending.add(peer, tallied);
+                Some(tallied.receipt)
+            }
+            None => None,
+        };
+        self.owed.push_back(Owed {
+            batch: partial.event.clone(),
+            deadline_ns: partial.deadline_ns,
+            receipt,
+        });
+        Some(Taken::Relayed)
+    }
+
+    /// Has it get what follows in another stream, where it has not answered and all of the one before is there: what a relay
+    /// passes on comes in one stream, and ends with that.
+    pub(in super::super) fn turn_over(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
+        if !self.is_barred() {
+            return;
+        }
+        let Some(struck) = &mut self.branch.struck else {
+            return;
+        };
+        let is_on_its_way = |&stream: &StreamId| node.queued_on(peer, stream) > 0;
+        if now_ns < struck.holds_until_ns || self.stream.as_ref().is_some_and(is_on_its_way) {
+            return;
+        }
+        for (_, due) in struck.due.values_mut() {
+            *due = Due::Over;
+        }
+        if let Some(stream) = self.stream.take() {
+            // Where the session is gone, the stream is too.
+            let _gone = node.finish_stream(now_ns, peer, stream);
+        }
     }
 
     /// Leaves an event to the relay that brings it, if one does.
@@ -103,8 +213,11 @@ impl Remote {
     ) -> Option<Taken> {
         let assigned = self.branch.assigned.as_mut()?;
         let (have, receipts) = match &mut assigned.step {
-            Step::Asked { waits_ns } => {
-                waits_ns.get_or_insert(now_ns);
+            Step::Asked { waits_ns, again } => {
+                if waits_ns.is_none() {
+                    // From now on it matters.
+                    (*waits_ns, *again) = (Some(now_ns), Again::said(now_ns));
+                }
                 return None;
             }
             Step::Relayed { have, receipts } => (*have, receipts),

@@ -8,7 +8,7 @@ use super::{
         service::ChannelService,
     },
     BEGIN_PATIENCE_NS, Blame, PATIENCE_NS,
-    branch::{Assigned, Step},
+    branch::{Again, Assigned, Step},
     wire::What,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,7 +54,7 @@ impl<O: Outlet> ChannelService<O> {
     /// Takes back whom nobody serves: the relay is gone, or too slow. Asks those again who have not come.
     fn mend(&mut self, now_ns: u64, node: &mut Node, index: Index) {
         let entry = &self.entries[index];
-        let (mut failed, mut asked) = (Vec::new(), Vec::new());
+        let mut failed = Vec::new();
         let is_late = |since_ns: u64, patience_ns| now_ns.saturating_sub(since_ns) >= patience_ns;
         for (&child, remote) in &entry.roster {
             let Some(assigned) = &remote.branch.assigned else {
@@ -69,10 +69,11 @@ impl<O: Outlet> ChannelService<O> {
             match &assigned.step {
                 Step::Asked {
                     waits_ns: Some(since_ns),
+                    ..
                 } if is_late(*since_ns, BEGIN_PATIENCE_NS) => {
                     failed.push((child, Blame::Relay));
                 }
-                Step::Asked { .. } => asked.push((child, assigned.number, assigned.relay)),
+                Step::Asked { .. } => {}
                 Step::Relayed { have, .. } => {
                     let oldest = entry.tail.after(*have).next();
                     if oldest.is_some_and(|kept| is_late(kept.begun_ns, PATIENCE_NS)) {
@@ -83,6 +84,15 @@ impl<O: Outlet> ChannelService<O> {
         }
         for (child, blame) in failed {
             self.take_back(now_ns, node, (index, child), blame);
+        }
+        let mut asked = Vec::new();
+        for (&child, remote) in &mut self.entries[index].roster {
+            if let Some(assigned) = &mut remote.branch.assigned
+                && let Step::Asked { again, .. } = &mut assigned.step
+                && again.is_due(now_ns)
+            {
+                asked.push((child, assigned.number, assigned.relay));
+            }
         }
         for (child, number, relay) in asked {
             // The publisher's stream may not have reached it before.
@@ -154,7 +164,10 @@ impl<O: Outlet> ChannelService<O> {
         for (child, relay) in redirected {
             let number = self.trees.next();
             if let Some(remote) = self.entries[index].roster.get_mut(&child) {
-                let step = Step::Asked { waits_ns: None };
+                let step = Step::Asked {
+                    waits_ns: None,
+                    again: Again::said(now_ns),
+                };
                 remote.branch.assigned = Some(Assigned {
                     relay,
                     number,

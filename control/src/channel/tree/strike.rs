@@ -1,7 +1,7 @@
 //! What a publisher has its relays stop, and that they have.
 //!
 //! A relay learns by itself that a node has no right any more. Its publisher may have learned earlier: what it publishes then
-//! goes to the relay only once that has said that it passes nothing more on to that node.
+//! goes to the relay only once that has said that it passes nothing more on to that node, or in another stream.
 
 use super::{
     super::{
@@ -10,7 +10,7 @@ use super::{
         service::ChannelService,
     },
     STRIKE_PATIENCE_NS,
-    branch::Struck,
+    branch::{Due, Struck},
     wire::What,
 };
 use std::collections::BTreeMap;
@@ -34,7 +34,7 @@ impl<O: Outlet> ChannelService<O> {
             since_ns: now_ns,
             holds_until_ns: 0,
         });
-        struck.due.insert(number, (child, false));
+        struck.due.insert(number, (child, Due::Served));
         let strike = (index, number, What::Strike(child));
         self.tell_tree(now_ns, node, relay, strike);
         self.trees.look_soon(now_ns);
@@ -62,8 +62,8 @@ impl<O: Outlet> ChannelService<O> {
             };
             let due = struck.due.values_mut();
             let mut is_one = false;
-            for (_, is_gone) in due.filter(|(of, is_gone)| *of == child && !*is_gone) {
-                (*is_gone, is_one) = (true, true);
+            for (_, due) in due.filter(|one| **one == (child, Due::Served)) {
+                (*due, is_one) = (Due::Gone, true);
             }
             if is_one {
                 struck.holds_until_ns = now_ns + STRIKE_PATIENCE_NS;
@@ -71,8 +71,15 @@ impl<O: Outlet> ChannelService<O> {
         }
     }
 
-    /// Says it again to those that have not answered: it may have been lost to a queue that was full, or the answer.
+    /// Says it again to those that have not answered: it may have been lost to a queue that was full, or the answer. What
+    /// waits for them too long goes to them otherwise.
     pub(super) fn strike_again(&mut self, now_ns: u64, node: &mut Node, index: Index) {
+        for (&relay, remote) in &mut self.entries[index].roster {
+            remote.turn_over(now_ns, node, relay);
+            if remote.branch.struck.is_some() && !remote.owed.is_empty() {
+                self.trees.owing.insert((index, relay));
+            }
+        }
         let roster = self.entries[index].roster.iter();
         let due = roster.flat_map(|(&relay, remote)| {
             let due = remote.branch.struck.iter().flat_map(|struck| &struck.due);
@@ -115,6 +122,7 @@ impl<O: Outlet> ChannelService<O> {
         if struck.due.remove(&number).is_some() {
             struck.since_ns = now_ns;
             remote.branch.struck.take_if(|s| s.due.is_empty());
+            self.trees.owing.insert((index, relay));
             self.settle_trees(now_ns, node, index);
         }
     }

@@ -240,6 +240,69 @@ fn what_is_published_after_a_right_has_ended_waits_for_the_relays_word() {
     assert!(answer.is_there());
 }
 
+/// No relay learns of what has ended, and one hears nothing of its publisher's either.
+#[test]
+fn a_relay_that_does_not_answer_gets_what_it_does_not_pass_on() {
+    let mut grove = with_tokens(&[1, 2, 3, 4, 5, 6]);
+    let (relay, children) = grove.branch();
+    let child = children[0];
+    let (arrived, said) = (grove.arrived(child), grove.said);
+    grove.learn(0, &without(child));
+    let answer = grove.publish(3);
+    let lost = |(_, to): (usize, usize), what: &What| {
+        to == relay && matches!(what, What::Strike(_) | What::Leave(_))
+    };
+    grove.pass_losing(900, lost);
+    assert!(!answer.is_there());
+    grove.pass_losing(900, lost);
+    assert!(answer.is_there());
+    let _report = grove.publish(3);
+    grove.pass_losing(4_000, lost);
+    assert_eq!(grove.arrived(child), arrived);
+    grove.all_heard_but(&[child], said..said + 6);
+    // It passes on again once it has answered, to those that may have it.
+    grove.net.pass(600);
+    let said = grove.said;
+    for _ in 0..4 {
+        grove.say(1);
+        grove.net.pass(600);
+    }
+    assert!(grove.relayed()[&relay].contains(&children[1]));
+    grove.all_heard_but(&[child], said..said + 4);
+    assert_eq!(grove.arrived(child), arrived);
+}
+
+#[test]
+fn a_relay_that_is_not_reached_is_owed_what_it_might_pass_on_and_nobody_waits_for_it() {
+    let mut grove = with_tokens(&[1, 2, 3, 4, 5, 6]);
+    let (relay, children) = grove.branch();
+    let child = children[0];
+    let (arrived, said) = (grove.arrived(child), grove.said);
+    grove.net.cut_off = Some(relay);
+    let _report = grove.publish(5);
+    grove.net.pass(100);
+    grove.learn(0, &without(child));
+    let answer = grove.publish(3);
+    grove.net.pass(900);
+    assert!(!answer.is_there());
+    grove.net.pass(1_000);
+    assert!(answer.is_there());
+    grove.all_heard_but(&[relay, child], said..said + 8);
+    assert_eq!(grove.inboxes[relay].texts(), [""; 0]);
+    grove.net.cut_off = None;
+    grove.net.pass(4_000);
+    let expected: Vec<String> = (said..said + 8).map(|n| n.to_string()).collect();
+    assert_eq!(grove.inboxes[relay].texts(), expected);
+    // What was published while it had a right may still come.
+    assert!(grove.arrived(child) <= arrived + 5);
+    let said = grove.said;
+    let before = grove.arrived(child);
+    grove.say(5);
+    grove.net.pass(100);
+    grove.all_heard_but(&[child], said..said + 5);
+    assert_eq!(grove.arrived(child), before);
+}
+
 #[test]
 fn a_relay_says_so_when_its_right_begins_and_when_it_ends() {
     // The publisher asks for no tokens: it knows what the relays say.
@@ -295,10 +358,7 @@ fn a_relay_that_never_answers_holds_up_nobody_for_longer_than_it_may() {
         grove.net.command(at, Command::Unsubscribe(id));
         grove.net.settle_but(&[deaf]);
     };
-    let is_barred = |grove: &Grove| {
-        let now_ns = grove.net.now_ns;
-        grove.entry(0).roster[&grove.id(deaf)].is_barred(now_ns)
-    };
+    let is_barred = |grove: &Grove| grove.entry(0).roster[&grove.id(deaf)].is_barred();
     leave(&mut grove, first[0]);
     assert!(is_barred(&grove), "it may still pass on what it gets");
     grove.pass_but(&[deaf], 900);
