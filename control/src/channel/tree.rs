@@ -77,8 +77,8 @@ const AGAIN_DOUBLED_MAX: u32 = 7;
 /// What has less time than this until its deadline the publisher sends by itself, to all: with more there is time to notice
 /// that a relay does not bring it, and to send it then.
 const DIRECT_NS: u64 = PATIENCE_NS + 2 * LOOK_NS;
-/// How long a relay is waited for that is to say that it passes nothing more on to somebody. Within that time it has heard
-/// itself, if it is reached, why that one has no right any more.
+/// How long a relay is waited for that is to say that it passes nothing more on to somebody. Then it gets what follows in
+/// another stream, of which it passes nothing on.
 const STRIKE_PATIENCE_NS: u64 = 1_000_000_000;
 /// How long a relay waits for a publisher's word that it is to pass on to somebody.
 const MARK_PATIENCE_NS: u64 = 2_000_000_000;
