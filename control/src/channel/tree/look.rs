@@ -188,6 +188,10 @@ impl<O: Outlet> ChannelService<O> {
             for child in relayed.map(|(&child, _)| child).collect::<Vec<_>>() {
                 self.take_back(now_ns, node, (index, child), Blame::Nobody);
             }
+            // Some may be kept for relays that have not answered.
+            let roster = self.entries[index].roster.iter();
+            let owed = roster.filter(|(_, remote)| !remote.owed.is_empty());
+            self.trees.owing.extend(owed.map(|(&peer, _)| (index, peer)));
         }
         self.pay_owed(now_ns, node);
         for (index, peer) in std::mem::take(&mut self.trees.owing) {
