@@ -304,6 +304,27 @@ fn a_relay_that_is_not_reached_is_owed_what_it_might_pass_on_and_nobody_waits_fo
 }
 
 #[test]
+fn what_is_kept_for_a_relay_that_is_not_reached_is_counted_when_its_publisher_stops() {
+    let mut grove = with_tokens(&[1, 2, 3, 4, 5, 6]);
+    let (relay, children) = grove.branch();
+    grove.net.cut_off = Some(relay);
+    let _report = grove.publish(1);
+    grove.net.pass(100);
+    grove.learn(0, &without(children[0]));
+    let answer = grove.publish(3);
+    for _ in 0..3_000 {
+        if answer.is_there() {
+            break;
+        }
+        grove.net.pass(1);
+    }
+    let before = grove.net.count(0, Reason::PeerGone);
+    let Side { node, service } = &mut grove.net.sides[0];
+    service.stop(grove.net.now_ns, node);
+    assert_eq!(grove.net.count(0, Reason::PeerGone), before + 3);
+}
+
+#[test]
 fn a_relay_says_so_when_its_right_begins_and_when_it_ends() {
     // The publisher asks for no tokens: it knows what the relays say.
     let mut channels = signed(7, 2);
