@@ -11,11 +11,6 @@
 //! the second holds it only where the first was full. At most half of all entries are used, far below the
 //! 0.99 at which placing fails with lines of six; who picks ids does not know the key.
 
-#![expect(
-    clippy::cast_possible_truncation,
-    reason = "hashes are cut to lines on purpose"
-)]
-
 use crate::{
     header::NodeId,
     limits::{DESTINATION_LINES_MIN, DESTINATIONS_PER_LINE},

@@ -191,7 +191,9 @@ impl<O: Outlet> ChannelService<O> {
             // Some may be kept for relays that have not answered.
             let roster = self.entries[index].roster.iter();
             let owed = roster.filter(|(_, remote)| !remote.owed.is_empty());
-            self.trees.owing.extend(owed.map(|(&peer, _)| (index, peer)));
+            self.trees
+                .owing
+                .extend(owed.map(|(&peer, _)| (index, peer)));
         }
         self.pay_owed(now_ns, node);
         for (index, peer) in std::mem::take(&mut self.trees.owing) {

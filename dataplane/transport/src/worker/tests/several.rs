@@ -8,7 +8,7 @@ use crate::io::{
 use virga_ebpf::header::SessionId;
 
 /// What workers that run at all have done by then.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+const PATIENCE_NS: u64 = 60_000_000_000;
 
 struct Group {
     workers: Workers<Probe>,
@@ -71,8 +71,8 @@ impl Group {
 
     /// Waits until as many datagrams are accounted for.
     fn settled(&self, datagrams: u64) -> Vec<Counted> {
-        let begun = std::time::Instant::now();
-        while begun.elapsed() < PATIENCE {
+        let clock = Clock::start();
+        while clock.now_ns() < PATIENCE_NS {
             let counted = self.counted();
             let done = counted.iter().map(|c| c.opened + c.hand_over_full);
             if done.sum::<u64>() >= datagrams {
