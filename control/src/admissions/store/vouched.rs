@@ -38,10 +38,10 @@ impl Size {
         self.bytes -= bytes;
     }
 
-    /// Whether another of so many bytes finds room, in the place of one.
+    /// Whether another of so many bytes finds room. In the place of one it makes them no more, also where there are too many.
     fn has_room(self, bytes: usize, before: Option<usize>, most: Self) -> bool {
-        let count = self.count + usize::from(before.is_none());
-        count <= most.count && self.bytes - before.unwrap_or_default() + bytes <= most.bytes
+        let is_few = before.is_some() || self.count < most.count;
+        is_few && self.bytes - before.unwrap_or_default() + bytes <= most.bytes
     }
 }
 

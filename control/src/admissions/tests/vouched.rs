@@ -229,6 +229,34 @@ fn a_later_statement_takes_no_more_than_the_earlier_one_where_there_is_no_room()
         .unwrap();
 }
 
+/// What asks for a GPU, as these issuers say it.
+fn vouched_by(issuers: &[u8]) -> ChannelConfig {
+    let mut gpu = channel("gpu", &[]);
+    gpu.capabilities.publish = Some(Filter::parse(GPU).unwrap());
+    let issuers = issuers.iter();
+    let issuers = issuers.map(|&n| Entity::from_key(key(n).public));
+    gpu.capabilities.issuers = issuers.collect();
+    gpu
+}
+
+#[test]
+fn who_has_more_than_its_share_by_now_may_still_say_something_later_of_each() {
+    let mut held = asking();
+    held.set_most(12, 1_000_000);
+    let alone = [vouched_by(&[100])];
+    follow(&mut held, Some(OWN), &alone, &Retired::default());
+    assert_eq!(fill(&mut held, 2, GPU), 12);
+    let both = [vouched_by(&[100, 101])];
+    follow(&mut held, Some(OWN), &both, &Retired::default());
+    let more = piece(&statement(100, 50, 1, GPU));
+    assert_eq!(held.take(&more, NOW_S), Err(Verdict::Full));
+    // It says less, in more bytes.
+    let later = statement(100, 2, 2, "hardware.none=nothing-at-all");
+    assert!(later.as_bytes().len() > statement(100, 2, 1, GPU).as_bytes().len());
+    held.take(&piece(&later), NOW_S).unwrap();
+    assert_eq!((held.size(), held.pairs().len()), ((12, 12), 11));
+}
+
 /// An issuer that is named no more keeps what was taken until it ends; all together are bounded all the same.
 #[test]
 fn what_issuers_left_that_count_no_more_is_counted_with_the_rest() {
