@@ -170,7 +170,7 @@ impl Store {
     }
 
     /// Goes by where entities are from now on, and by the keys that they have: this node speaks for `own`, and knows
-    /// `entities`.
+    /// `entities`. What issuers said that are named no more is let go: it gives nothing, and would take the room of others.
     pub fn follow(
         &mut self,
         own: Option<[u8; 32]>,
@@ -183,12 +183,21 @@ impl Store {
         self.revocations.set_retired(retired);
         for before in std::mem::take(&mut self.holders).into_values() {
             for (id, token) in before.tokens {
+                let issuer = (Kind::Token, *token.chain().issuer());
+                if !self.issuers.contains(&issuer) {
+                    self.forget(id, &token);
+                    continue;
+                }
                 let key = *self.revocations.current(token.holder());
                 self.held.insert(id, (key, Kind::Token));
                 let holder = self.holders.entry(key).or_default();
                 holder.tokens.insert(id, token);
             }
             for statement in before.statements.iter() {
+                if !self.is_vouching(statement.by()) {
+                    self.forget_statement(statement);
+                    continue;
+                }
                 let key = *self.revocations.current(&statement.claim().subject);
                 let held = (key, Kind::Statement);
                 self.held.insert(statement.id().into(), held);

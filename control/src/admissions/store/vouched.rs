@@ -91,9 +91,8 @@ impl Store {
             claimed.claim(),
             claimed.by(),
         );
-        match by {
-            By::Issuer(issuer) if self.issuers.contains(&(Kind::Statement, issuer)) => {}
-            By::Issuer(_) | By::Itself => return Err(Verdict::Issuer),
+        if !self.is_vouching(by) {
+            return Err(Verdict::Issuer);
         }
         if self.held.contains_key(&id) {
             return match claimed.revoked(now_s, &self.revocations) {
@@ -135,6 +134,21 @@ impl Store {
         }
     }
 
+    /// Whether its statements are taken in.
+    pub(super) fn is_vouching(&self, by: By) -> bool {
+        match by {
+            By::Issuer(issuer) => self.issuers.contains(&(Kind::Statement, issuer)),
+            By::Itself => false,
+        }
+    }
+
+    /// Makes its place another's.
+    pub(super) fn forget_statement(&mut self, statement: &Statement) {
+        self.held.remove(&statement.id().into());
+        let bytes = statement.as_bytes().len();
+        self.vouched.remove((statement.by(), bytes));
+    }
+
     /// Whether an issuer's statement of so many bytes finds room, in the place of one of its own of `before`. One that is no
     /// longer than that always does: it may say less.
     fn has_room(&self, by: By, bytes: usize, before: Option<usize>) -> bool {
@@ -150,7 +164,7 @@ impl Store {
             count: most.count / issuers,
             bytes: most.bytes / issuers,
         };
-        // Issuers of which nothing more is taken may still have some.
+        // Where issuers were added, others may have more than their share.
         self.vouched.all.has_room(bytes, before, most)
             && self.vouched.of(by).has_room(bytes, before, share)
     }

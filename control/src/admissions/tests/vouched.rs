@@ -257,24 +257,42 @@ fn who_has_more_than_its_share_by_now_may_still_say_something_later_of_each() {
     assert_eq!((held.size(), held.pairs().len()), ((12, 12), 11));
 }
 
-/// An issuer that is named no more keeps what was taken until it ends; all together are bounded all the same.
+/// Else one whose key has got about keeps the others out for as long as it likes.
 #[test]
-fn what_issuers_left_that_count_no_more_is_counted_with_the_rest() {
-    let one = statement(100, 2, 1, GPU).as_bytes().len();
+fn what_issuers_said_that_are_named_no_more_is_let_go() {
     let mut held = asking();
-    held.set_most(1_000, 10 * one);
-    assert_eq!(fill(&mut held, 2, GPU), 5);
-    let mut gpu = channel("gpu", &[]);
-    gpu.capabilities.publish = Some(Filter::parse(GPU).unwrap());
-    gpu.capabilities.issuers = vec![Entity::from_key(key(101).public)];
-    follow(&mut held, Some(OWN), &[gpu], &Retired::default());
+    held.set_most(12, 1_000_000);
+    follow(
+        &mut held,
+        Some(OWN),
+        &[vouched_by(&[100])],
+        &Retired::default(),
+    );
+    assert_eq!(fill(&mut held, 2, GPU), 12);
+    let other = [vouched_by(&[101])];
+    follow(&mut held, Some(OWN), &other, &Retired::default());
+    assert_eq!((held.size(), held.pairs().len()), ((0, 0), 0));
     let taken = (2..20).map_while(|n| held.take(&piece(&statement(101, n, 1, GPU)), NOW_S).ok());
-    assert_eq!(taken.count(), 5);
+    assert_eq!(taken.count(), 12);
     held.pass(NOW_S + 10 * DAY_S);
     assert_eq!(held.size(), (0, 0));
     let late = |n| until(101, n, 2, GPU, NOW_S + 20 * DAY_S);
     let taken = (2..20).map_while(|n| held.take(&piece(&late(n)), NOW_S + 10 * DAY_S).ok());
-    assert_eq!(taken.count(), 10);
+    assert_eq!(taken.count(), 12);
+
+    // The same of tokens, beside an entity whose statements still count.
+    let mut held = asking();
+    for holder in [2, 3] {
+        let words = Words { holder, ..WORDS };
+        held.take(&token(&words), NOW_S).unwrap();
+    }
+    held.take(&piece(&statement(101, 2, 1, GPU)), NOW_S)
+        .unwrap();
+    assert_eq!(held.size(), (3, 2));
+    follow(&mut held, Some(OWN), &other, &Retired::default());
+    assert_eq!(held.size(), (1, 1));
+    assert_eq!(*held.pairs(), BTreeSet::from([pair(2, "gpu")]));
+    assert_eq!((held.tokens().count(), ids(&held).len()), (0, 1));
 }
 
 /// Entity 2 has key 12 now: what was said of its old key counts until the issuer speaks of the new one.
