@@ -113,11 +113,13 @@ impl Store {
         let has_place = before.is_some()
             || (known.map_or(0, Statements::len) < STATEMENTS_MAX
                 && self.held.len() < self.most.count);
-        if !has_place || !self.has_room(by, bytes.len(), before.map(|(_, bytes)| bytes)) {
+        let has_room = has_place && self.has_room(by, bytes.len(), before.map(|(_, bytes)| bytes));
+        // What is forged is not counted as an issuer's.
+        let statement = read.verify().map_err(|_| Verdict::Forged)?;
+        if !has_room {
             self.statements_refused += 1;
             return Err(Verdict::Full);
         }
-        let statement = read.verify().map_err(|_| Verdict::Forged)?;
         if let Some((before, bytes)) = before {
             self.held.remove(&before);
             self.vouched.remove((by, bytes));

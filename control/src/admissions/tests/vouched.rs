@@ -248,8 +248,14 @@ fn who_has_more_than_its_share_by_now_may_still_say_something_later_of_each() {
     assert_eq!(fill(&mut held, 2, GPU), 12);
     let both = [vouched_by(&[100, 101])];
     follow(&mut held, Some(OWN), &both, &Retired::default());
-    let more = piece(&statement(100, 50, 1, GPU));
-    assert_eq!(held.take(&more, NOW_S), Err(Verdict::Full));
+    let more = statement(100, 50, 1, GPU);
+    assert_eq!(held.take(&piece(&more), NOW_S), Err(Verdict::Full));
+    let refused = held.statements_refused;
+    let mut forged = more.as_bytes().to_vec();
+    *forged.last_mut().unwrap() ^= 1;
+    let verdict = held.take(&Piece::Statement(forged), NOW_S);
+    assert_eq!(verdict, Err(Verdict::Forged));
+    assert_eq!(held.statements_refused, refused);
     // It says less, in more bytes.
     let later = statement(100, 2, 2, "hardware.none=nothing-at-all");
     assert!(later.as_bytes().len() > statement(100, 2, 1, GPU).as_bytes().len());

@@ -94,7 +94,7 @@ pub(super) const SERIES: &[Series] = &[
         "virga_admission_refused_statements_total",
         "statements",
         &[],
-        "Statements that found no room: of all, of their issuer's share or of those about one entity.",
+        "Times that a statement found no room: of all, of its issuer's share or of those about one entity.",
         |status, rows| rows.put([], status.admissions.statements_refused),
     ),
     Series::counter(
