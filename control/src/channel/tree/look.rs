@@ -120,7 +120,8 @@ impl<O: Outlet> ChannelService<O> {
         for (&peer, remote) in roster.iter().filter(|(peer, _)| relays.contains(peer)) {
             let branch = &remote.branch;
             let is_idle = branch.struck.is_none() && branch.assigned.is_none();
-            if is_idle && remote.first.is_some() {
+            // One that has turned to another stream has none until the next event.
+            if is_idle && remote.first.is_some() && remote.stream.is_some() {
                 free.insert(peer, branch.places);
             }
         }
@@ -141,7 +142,9 @@ impl<O: Outlet> ChannelService<O> {
             },
         ) in roster
         {
-            let is_free = branch.assigned.is_none() && !relays.contains(&child);
+            // A relay that has lost its right may have to answer yet, and is owed what is published until then.
+            let is_free =
+                branch.assigned.is_none() && branch.struck.is_none() && !relays.contains(&child);
             let is_ready = is_free && first.is_some() && owed.is_empty();
             if direct <= *fan_out || !is_ready || branch.again_ns > now_ns {
                 continue;

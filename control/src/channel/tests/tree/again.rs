@@ -39,7 +39,7 @@ impl Grove {
         }
     }
 
-    fn is_struck(&self, relay: usize) -> bool {
+    pub(super) fn is_struck(&self, relay: usize) -> bool {
         self.entry(0).roster[&self.id(relay)].branch.is_struck()
     }
 

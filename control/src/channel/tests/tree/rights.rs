@@ -324,6 +324,54 @@ fn what_is_kept_for_a_relay_that_is_not_reached_is_counted_when_its_publisher_st
     assert_eq!(grove.net.count(0, Reason::PeerGone), before + 3);
 }
 
+/// It might be brought events while others are kept for it until it has answered.
+#[test]
+fn a_relay_whose_right_is_gone_is_served_by_its_publisher_until_it_has_answered() {
+    for relay in RELAYS {
+        let mut grove = Grove::grown(7);
+        let relayed = grove.relayed();
+        let (_, others) = relayed.iter().find(|(of, _)| **of != relay).unwrap();
+        let lost = |(_, to): (usize, usize), what: &What| {
+            to == relay && matches!(what, What::Strike(_) | What::Leave(_))
+        };
+        grove.put(relay, 0, 0, What::Able(0));
+        for &other in others {
+            grove.unsubscribe(other);
+        }
+        for _ in 0..4 {
+            grove.pass_losing(600, lost);
+            let _report = grove.publish(1);
+        }
+        grove.pass_losing(100, lost);
+        assert!(grove.is_struck(relay));
+        let served = grove.relayed().into_values().flatten();
+        let mut served = served.collect::<Vec<_>>();
+        served.sort_unstable();
+        assert_eq!(served, relayed[&relay]);
+    }
+}
+
+#[test]
+fn a_relay_that_got_nothing_in_its_new_stream_yet_is_not_asked_for_any() {
+    let mut grove = with_tokens(&[1, 2, 3, 4, 5, 6]);
+    let (relay, children) = grove.branch();
+    grove.learn(0, &without(children[0]));
+    grove.pass_losing(2_500, |(_, to), what| {
+        to == relay && matches!(what, What::Strike(_) | What::Leave(_))
+    });
+    let mut refused = 0;
+    grove.pass_losing(3_000, |_, what| {
+        refused += usize::from(matches!(what, What::Ended(..)));
+        false
+    });
+    assert_eq!(refused, 0);
+    for _ in 0..4 {
+        grove.say(1);
+        grove.net.pass(600);
+    }
+    assert!(grove.relayed()[&relay].contains(&children[1]));
+}
+
 #[test]
 fn a_relay_says_so_when_its_right_begins_and_when_it_ends() {
     // The publisher asks for no tokens: it knows what the relays say.
