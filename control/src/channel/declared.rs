@@ -5,7 +5,7 @@
 
 use super::{
     delivery::Outlet,
-    entry::{Entry, Index},
+    entry::{Entry, Index, Remote},
     message::{Answer, Message, Pattern},
     publish::Progress,
     reason::Reason,
@@ -118,11 +118,14 @@ impl<O: Outlet> ChannelService<O> {
         }
         let entry = &mut self.entries[index];
         entry.retire();
-        let roster = std::mem::take(&mut entry.roster);
+        let mut roster = std::mem::take(&mut entry.roster);
         entry.progress = Progress::Idle;
         for batch in std::mem::take(&mut entry.waiting) {
             batch.fail(PublishError::UnknownChannel(name.clone()));
         }
+        let lost = roster.values_mut().map(Remote::end).sum();
+        entry.counters.dropped += lost;
+        self.reasons.add_many(Reason::PeerGone, lost);
         for (peer, stream) in roster.into_iter().filter_map(|(p, r)| Some((p, r.stream?))) {
             // The session may have ended meanwhile, and the stream with it.
             let _gone = node.reset_stream(now_ns, peer, stream);

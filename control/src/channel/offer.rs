@@ -111,6 +111,11 @@ impl Remote {
     /// Its stream is gone, and nothing more is heard of what was sent on it; how many events were still to be sent.
     fn give_up(&mut self) -> u64 {
         self.stream = None;
+        self.end()
+    }
+
+    /// Nothing more goes to it, and nothing is heard of what did; how many events were still to be sent.
+    pub(super) fn end(&mut self) -> u64 {
         self.pending.end(Reason::PeerGone);
         self.forgive()
     }

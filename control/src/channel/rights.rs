@@ -448,9 +448,9 @@ impl<O: Outlet> ChannelService<O> {
         }
         for (peer, refusal) in ended {
             self.reasons.add(refusal.fault().into());
-            let removed = self.entries[index].roster.remove(&peer);
+            let mut removed = self.entries[index].roster.remove(&peer);
             self.note_presence(index);
-            if let Some(removed) = &removed {
+            if let Some(removed) = &mut removed {
                 self.bar(now_ns, node, (index, peer), removed);
             }
             if let Some(stream) = removed.and_then(|remote| remote.stream) {

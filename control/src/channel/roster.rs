@@ -182,9 +182,9 @@ impl<O: Outlet> ChannelService<O> {
             };
             remote.patterns = remote.patterns.saturating_sub(1);
             if remote.patterns == 0 {
-                let removed = entry.roster.remove(&peer);
+                let mut removed = entry.roster.remove(&peer);
                 self.note_presence(index);
-                if let Some(removed) = &removed {
+                if let Some(removed) = &mut removed {
                     self.bar(now_ns, node, (index, peer), removed);
                 }
                 if let Some(stream) = removed.and_then(|remote| remote.stream) {
@@ -208,7 +208,7 @@ impl<O: Outlet> ChannelService<O> {
             if roster.get(&peer).is_some_and(|r| r.stream == Some(stream)) {
                 if let Some(mut remote) = roster.remove(&peer) {
                     remote.pending.end(Reason::PeerRefused);
-                    self.bar(now_ns, node, (index, peer), &remote);
+                    self.bar(now_ns, node, (index, peer), &mut remote);
                 }
                 self.note_presence(index);
                 self.reasons.add(Reason::PeerRefused);

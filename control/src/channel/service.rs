@@ -285,9 +285,9 @@ impl<O: Outlet> ChannelService<O> {
         for index in 0..self.entries.len() {
             let entry = &mut self.entries[index];
             entry.holding.remove(&peer);
-            if let Some(removed) = entry.roster.remove(&peer) {
+            if let Some(mut removed) = entry.roster.remove(&peer) {
                 self.note_presence(index);
-                self.bar(now_ns, node, (index, peer), &removed);
+                self.bar(now_ns, node, (index, peer), &mut removed);
             }
         }
         self.forget_answers(peer);

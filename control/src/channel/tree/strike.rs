@@ -7,6 +7,7 @@ use super::{
     super::{
         delivery::Outlet,
         entry::{Index, Remote},
+        reason::Reason,
         service::ChannelService,
     },
     STRIKE_PATIENCE_NS,
@@ -40,14 +41,18 @@ impl<O: Outlet> ChannelService<O> {
         self.trees.look_soon(now_ns);
     }
 
-    /// A node is off the roster: nothing that is published from now on may get there by others.
+    /// A node is off the roster: what was kept for it is lost, and nothing that is published from now on may get there by
+    /// others.
     pub(crate) fn bar(
         &mut self,
         now_ns: u64,
         node: &mut Node,
         (index, child): (Index, NodeId),
-        removed: &Remote,
+        removed: &mut Remote,
     ) {
+        let lost = removed.end();
+        self.entries[index].counters.dropped += lost;
+        self.reasons.add_many(Reason::PeerGone, lost);
         if self.entries[index].fan_out == 0 {
             return;
         }

@@ -303,8 +303,8 @@ fn a_relay_that_is_not_reached_is_owed_what_it_might_pass_on_and_nobody_waits_fo
     assert_eq!(grove.arrived(child), before);
 }
 
-#[test]
-fn what_is_kept_for_a_relay_that_is_not_reached_is_counted_when_its_publisher_stops() {
+/// A relay that is not reached, and three events that are kept for it.
+fn kept_for_a_relay() -> (Grove, usize, usize) {
     let mut grove = with_tokens(&[1, 2, 3, 4, 5, 6]);
     let (relay, children) = grove.branch();
     grove.net.cut_off = Some(relay);
@@ -318,10 +318,34 @@ fn what_is_kept_for_a_relay_that_is_not_reached_is_counted_when_its_publisher_st
         }
         grove.net.pass(1);
     }
+    (grove, relay, children[0])
+}
+
+#[test]
+fn what_is_kept_for_a_relay_that_is_not_reached_is_counted_when_its_publisher_stops() {
+    let (mut grove, _, _) = kept_for_a_relay();
     let before = grove.net.count(0, Reason::PeerGone);
     let Side { node, service } = &mut grove.net.sides[0];
     service.stop(grove.net.now_ns, node);
     assert_eq!(grove.net.count(0, Reason::PeerGone), before + 3);
+}
+
+#[test]
+fn what_is_kept_for_a_relay_that_is_not_reached_is_counted_when_its_session_or_its_right_ends() {
+    for is_session in [true, false] {
+        let (mut grove, relay, child) = kept_for_a_relay();
+        let (before, id) = (grove.net.count(0, Reason::PeerGone), grove.id(relay));
+        let dropped = grove.entry(0).counters.dropped;
+        if is_session {
+            let Side { node, service } = &mut grove.net.sides[0];
+            service.on_closed(grove.net.now_ns, node, id);
+        } else {
+            grove.learn(0, &without_all(&[child, relay]));
+        }
+        assert!(!grove.entry(0).roster.contains_key(&id));
+        assert_eq!(grove.net.count(0, Reason::PeerGone), before + 3);
+        assert_eq!(grove.entry(0).counters.dropped, dropped + 3);
+    }
 }
 
 /// It might be brought events while others are kept for it until it has answered.
