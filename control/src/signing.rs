@@ -6,7 +6,7 @@
 //! go along with an entity that moves.
 //!
 //! What this node's logs had taken before it was started was observed, too: what is signed waits until they are looked
-//! through, but not for long.
+//! through, but not for long. What has waited for longer than it may is not signed: it would be missing from the feed.
 //!
 //! ```text
 //! feeds/ENTITY/CHANNEL: events signed 8 | head 32 | CRC-32C of these 4
@@ -67,6 +67,9 @@ pub enum SigningError {
     /// It cannot be signed.
     #[error("{0}")]
     Batch(#[from] BatchError),
+    /// Its time was over first.
+    #[error("its time was over before it could be signed")]
+    Late,
     /// The node stops.
     #[error("the node is shutting down")]
     Stopping,
@@ -83,7 +86,7 @@ struct Inner {
     /// One batch of a channel at a time.
     feeds: Mutex<BTreeMap<ChannelName, Arc<tokio::sync::Mutex<Option<FeedEnd>>>>>,
     seen: Mutex<Seen>,
-    /// Until then what is signed waits for the logs; none: they are looked through.
+    /// Until then what is signed waits for the logs; none: nothing waits for them any more.
     looking: watch::Sender<Option<Instant>>,
 }
 
@@ -110,8 +113,36 @@ impl Signing {
         }))
     }
 
-    /// Signs events, as many messages as that takes; gives how many events were too large for one, and what
-    /// the next has to wait for.
+    /// Whether what is signed now has to wait for the logs, see [`Signing::looked`].
+    #[must_use]
+    pub fn is_looking(&self) -> bool {
+        self.0.looking.borrow().is_some()
+    }
+
+    /// Waits for the logs to be looked through, but not for long, and until that moment at most.
+    pub async fn looked(&self, until: Option<Instant>) {
+        let mut looking = self.0.looking.subscribe();
+        let Some(patience) = *looking.borrow_and_update() else {
+            return;
+        };
+        let end = until.map_or(patience, |until| until.min(patience));
+        let looked = timeout_at(end, looking.wait_for(Option::is_none)).await;
+        // Once it took too long for one, nobody else waits.
+        if looked.is_err()
+            && end == patience
+            && self
+                .0
+                .looking
+                .send_if_modified(|looking| looking.take().is_some())
+        {
+            tracing::info!(
+                "the logs are looked through still: what they have from before the start is not named as observed yet"
+            );
+        }
+    }
+
+    /// Signs events, as many messages as that takes, unless that moment is over; gives how many events were too large
+    /// for one, and what the next has to wait for.
     ///
     /// # Errors
     /// See [`SigningError`].
@@ -119,23 +150,25 @@ impl Signing {
         &self,
         channel: &ChannelName,
         events: Vec<Bytes>,
+        until: Option<Instant>,
     ) -> Result<(Vec<Bytes>, u64, Turn), SigningError> {
         let feed = {
             let feeds = self.0.feeds.lock();
             let mut feeds = feeds.unwrap_or_else(PoisonError::into_inner);
             Arc::clone(feeds.entry(channel.clone()).or_default())
         };
-        let mut turn = Turn(feed.lock_owned().await);
-        let until = *self.0.looking.borrow();
-        if let Some(until) = until {
-            let mut looking = self.0.looking.subscribe();
-            let looked = looking.wait_for(Option::is_none);
-            if timeout_at(until, looked).await.is_err() {
-                tracing::info!(%channel, "the logs are looked through still: what they have from before the start is not named as observed yet");
-            }
-        }
+        let turn = feed.lock_owned();
+        let mut turn = Turn(match until {
+            Some(until) => timeout_at(until, turn)
+                .await
+                .map_err(|_| SigningError::Late)?,
+            None => turn.await,
+        });
         let (inner, channel) = (Arc::clone(&self.0), channel.clone());
         let signed = tokio::task::spawn_blocking(move || {
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return Err(SigningError::Late);
+            }
             let (messages, too_large) = inner.sign(&channel, &events, &mut turn)?;
             Ok((messages, too_large, turn))
         });
@@ -148,7 +181,7 @@ impl Signing {
         self.0.looking.send_replace(Some(until));
     }
 
-    /// They are.
+    /// They are: nothing waits for them any more.
     pub fn end_looking(&self) {
         self.0.looking.send_replace(None);
     }

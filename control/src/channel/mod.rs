@@ -90,7 +90,7 @@ pub use report::{PublishError, PublishReport};
 pub use routing::Measured;
 pub use service::ChannelService;
 pub use setup::Setup;
-pub(crate) use signed::events_of;
+pub(crate) use signed::{event_bytes_max, events_of};
 pub use subnets::Subnets;
 pub use subscribe::SubscribeError;
 pub use tally::{FanOut, Plan, Policy, Tally};

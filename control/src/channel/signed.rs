@@ -38,7 +38,7 @@ pub(crate) fn entity_of(message: &[u8]) -> Option<[u8; 32]> {
 }
 
 /// Bytes of the largest event that a channel carries.
-pub(super) const fn event_bytes_max(mode: Mode) -> usize {
+pub(crate) const fn event_bytes_max(mode: Mode) -> usize {
     match mode {
         Mode::Signed => SIGNED_PAYLOADS_MAX,
         Mode::Unreliable | Mode::Ordered | Mode::Unordered => MESSAGE_BYTES_MAX,

@@ -5,9 +5,9 @@ use crate::{
     api::outlet::Queue,
     channel::{
         Batch, BatchTimes, Command, FanOut, Plan, Policy, PublishError, PublishReport, Tally,
-        events_of,
+        event_bytes_max, events_of,
     },
-    signing::Turn,
+    signing::{SigningError, Turn},
 };
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -45,6 +45,8 @@ impl Default for Gate {
 
 /// What each worker still has to be asked, in order.
 type Parts = VecDeque<(usize, Command<Queue>)>;
+/// Messages, how many events were too large for one, and what the channel's next publisher has to wait for.
+type Signed = (Vec<Bytes>, u64, Option<Turn>);
 /// A worker, and what it answers.
 type Answer = (
     usize,
@@ -93,10 +95,20 @@ impl Dispatch {
         too_long: u64,
     ) -> Result<PublishReport, PublishError> {
         let since = Instant::now();
+        let left = || within.map(|within| within.saturating_sub(since.elapsed()));
+        let until = within.and_then(|within| since.checked_add(within));
         let times = self.times(channel, &events);
-        let (events, too_large, _turn) = self.sign(channel, events).await?;
-        let is_kept = self.keep((channel, within), &events).await?;
-        let within = within.map(|within| within.saturating_sub(since.elapsed()));
+        let given = events.len() as u64;
+        let Some((events, too_large, _turn)) = self.sign((channel, until), events).await? else {
+            return Ok(PublishReport {
+                expired: given,
+                refused: too_long,
+                event_bytes_max: event_bytes_max(Mode::Signed),
+                ..PublishReport::default()
+            });
+        };
+        let is_kept = self.keep((channel, left()), &events).await?;
+        let within = left();
         let events = (events, too_long + too_large);
         let published = self.publish_to((channel, within), events, None, times);
         let mut report = published.await?;
@@ -108,22 +120,30 @@ impl Dispatch {
     }
 
     /// What is published on a channel, signed where its events are; how many of these are too large, and what the
-    /// channel's next publisher has to wait for.
+    /// channel's next publisher has to wait for. None if it could not be signed until that moment: nothing was.
     async fn sign(
         &self,
-        channel: &ChannelName,
+        (channel, until): (&ChannelName, Option<Instant>),
         events: Vec<Bytes>,
-    ) -> Result<(Vec<Bytes>, u64, Option<Turn>), PublishError> {
+    ) -> Result<Option<Signed>, PublishError> {
         if self.presence.mode(channel) != Some(Mode::Signed) || events.is_empty() {
-            return Ok((events, 0, None));
+            return Ok(Some((events, 0, None)));
         }
         let failed = |why: String| PublishError::Unsigned(channel.clone(), why);
         let signing = self.signing.as_ref();
         let signing = signing.ok_or_else(|| failed("this node signs nothing".into()))?;
         // What is refused is not signed: it would be missing from the feed.
         self.may_publish(channel).await?;
-        match signing.sign(channel, events).await {
-            Ok((messages, too_large, turn)) => Ok((messages, too_large, Some(turn))),
+        let until = until.map(tokio::time::Instant::from_std);
+        if signing.is_looking() {
+            signing.looked(until).await;
+            // By now the node may have stopped, or lost the right.
+            self.may_publish(channel).await?;
+        }
+        match signing.sign(channel, events, until).await {
+            Ok((messages, too_large, turn)) => Ok(Some((messages, too_large, Some(turn)))),
+            Err(SigningError::Late) => Ok(None),
+            Err(SigningError::Stopping) => Err(PublishError::Stopping),
             Err(error) => Err(failed(error.to_string())),
         }
     }
@@ -201,11 +221,17 @@ impl Dispatch {
             let channel = channel.clone();
             return Err(PublishError::Quorum(channel, found, wanted));
         }
+        let since = Instant::now();
+        let left = || plan.within.saturating_sub(since.elapsed());
+        let until = since.checked_add(plan.within);
         let times = self.times(channel, &events);
-        let (events, _too_large, _turn) = self.sign(channel, events).await?;
-        self.keep((channel, Some(plan.within)), &events).await?;
+        let given = events.len() as u64;
+        let Some((events, _too_large, _turn)) = self.sign((channel, until), events).await? else {
+            return Ok(Tally::new(plan, given, is_reliable).now());
+        };
+        self.keep((channel, Some(left())), &events).await?;
         let tally = Arc::new(Tally::new(plan, events.len() as u64, is_reliable));
-        let target = (channel, Some(plan.within));
+        let target = (channel, Some(left()));
         let failed = async {
             let published = self.publish_to(target, (events, 0), Some(&tally), times);
             match published.await {
@@ -220,7 +246,7 @@ impl Dispatch {
             biased;
             error = failed => Err(error),
             result = tally.decided() => Ok(result),
-            () = tokio::time::sleep(plan.within) => Ok(tally.now()),
+            () = tokio::time::sleep(left()) => Ok(tally.now()),
         }
     }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    channel::{PublishError, Setup, entry::Remote},
+    channel::{Plan, Policy, PublishError, Setup, entry::Remote},
     config::{ChannelConfig, Entity, Listed},
 };
 use bytes::Bytes;
@@ -342,4 +342,41 @@ async fn a_subscriber_that_leaves_while_a_worker_is_busy_is_let_go() {
     in_time(busy.go_on()).await;
     in_time(async { while stage.subscribers().await != [0, 0] {} }).await;
     stage.workers.stop();
+}
+
+#[tokio::test]
+async fn what_was_late_before_it_was_signed_is_not_in_the_feed() {
+    let state = tempfile::tempdir().unwrap();
+    let key = crate::keys::EntityKey::from(crate::keys::Secret::new([2; 32]));
+    let signing = Signing::new(state.path(), &key);
+    let Stage { workers, dispatch } = Stage::new(2, Mode::Signed);
+    let dispatch = dispatch.signing(signing.clone());
+    signing.begin_looking();
+    let within = Duration::from_millis(20);
+    let name = name("a");
+    let late = dispatch.publish((&name, Some(within)), events(0..3), 1);
+    let late = in_time(late).await.unwrap();
+    assert_eq!((late.published, late.expired, late.refused), (0, 3, 1));
+    let plan = Plan {
+        policy: Policy::FailFast,
+        within,
+        ..Plan::default()
+    };
+    let late = in_time(dispatch.fan_out(&name, events(0..3), plan)).await;
+    let late = late.unwrap();
+    assert_eq!((late.is_met, late.published), (false, 0));
+    assert!(signing.is_looking(), "it was not waited for that long");
+    // Nor is what waits still as the node stops.
+    let early = dispatch.publish((&name, None), events(0..1), 0);
+    let stops = async {
+        // It has time to be let through before.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        workers.stop();
+        signing.end_looking();
+    };
+    let (early, ()) = in_time(async { tokio::join!(early, stops) }).await;
+    assert_eq!(early, Err(PublishError::Stopping));
+    let signed = signing.sign(&name, events(0..1), None).await.unwrap().0;
+    let (batch, _) = virga_state::bundle::parse(&signed[0]).unwrap();
+    assert_eq!(batch.signed.statement.first, 1);
 }

@@ -12,7 +12,9 @@ fn channel() -> ChannelName {
 
 async fn sign(signing: &Signing, events: &[&[u8]]) -> Vec<Verified> {
     let events = events.iter().map(|event| Bytes::copy_from_slice(event));
-    let (messages, too_large, _turn) = signing.sign(&channel(), events.collect()).await.unwrap();
+    signing.looked(None).await;
+    let signed = signing.sign(&channel(), events.collect(), None).await;
+    let (messages, too_large, _turn) = signed.unwrap();
     assert_eq!(too_large, 0);
     messages.iter().map(verified).collect()
 }
@@ -45,7 +47,7 @@ async fn many_events_are_signed_in_batches_and_what_is_too_large_is_counted() {
     let mut events = vec![Bytes::from_static(b"x"); BATCH_EVENTS_MAX + 1];
     events.push(vec![0; SIGNED_PAYLOADS_MAX].into());
     events.push(vec![0; SIGNED_PAYLOADS_MAX + 1].into());
-    let (messages, too_large, _turn) = signing.sign(&channel(), events).await.unwrap();
+    let (messages, too_large, _turn) = signing.sign(&channel(), events, None).await.unwrap();
     let counts = messages
         .iter()
         .map(|message| verified(message).statement().count);
@@ -94,7 +96,9 @@ async fn an_end_that_cannot_be_read_or_kept_is_not_guessed() {
     }
     fs::write(&path, &bytes[1..]).unwrap();
     let again = Signing::new(state.path(), &entity());
-    let refused = again.sign(&channel(), vec![Bytes::from_static(b"b")]).await;
+    let refused = again
+        .sign(&channel(), vec![Bytes::from_static(b"b")], None)
+        .await;
     let told = refused.err().unwrap().to_string();
     assert!(
         told.contains("put a copy back") && told.contains("a+b"),
@@ -123,5 +127,27 @@ async fn what_is_signed_names_what_the_logs_had_before_the_start() {
     // Nobody waits for ever.
     let past = Instant::now().checked_sub(LOOKED_WITHIN).unwrap();
     signing.0.looking.send_replace(Some(past));
+    assert_eq!(sign(&signing, &[b"b"]).await[0].statement().first, 2);
+    assert!(!signing.is_looking(), "once is enough");
+}
+
+#[tokio::test]
+async fn what_is_late_is_not_signed() {
+    let state = tempfile::tempdir().unwrap();
+    let signing = Signing::new(state.path(), &entity());
+    signing.begin_looking();
+    let soon = Some(Instant::now() + Duration::from_millis(20));
+    signing.looked(soon).await;
+    assert!(signing.is_looking(), "others may have more time");
+    let events = || vec![Bytes::from_static(b"a")];
+    let late = signing.sign(&channel(), events(), soon).await;
+    assert!(matches!(late, Err(SigningError::Late)));
+    signing.end_looking();
+    // Nor is what waits for another one's turn.
+    let turn = signing.sign(&channel(), events(), None).await.unwrap().2;
+    let soon = Some(Instant::now() + Duration::from_millis(20));
+    let late = signing.sign(&channel(), events(), soon).await;
+    assert!(matches!(late, Err(SigningError::Late)));
+    drop(turn);
     assert_eq!(sign(&signing, &[b"b"]).await[0].statement().first, 2);
 }

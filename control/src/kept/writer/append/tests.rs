@@ -215,7 +215,10 @@ async fn what_is_signed_after_a_start_names_what_the_log_had_before() {
         ChannelName::parse("test/own").unwrap(),
     );
     let events = vec![Bytes::from_static(b"own")];
-    let signed = tokio::spawn(async move { signing.sign(&own, events).await.unwrap().0 });
+    let signed = tokio::spawn(async move {
+        signing.looked(None).await;
+        signing.sign(&own, events, None).await.unwrap().0
+    });
     // It has time to, and does not.
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(!signed.is_finished());
