@@ -214,16 +214,17 @@ impl Names {
         is_due
     }
 
-    /// The feed whose turn it is, if there is a place for it, and who named it.
-    pub(super) fn next(
+    /// So many feeds whose turn it is, the next first, and who named them; none without a place. Once somebody looks for
+    /// one, the others' turns may be another time.
+    pub(super) fn next_few(
         &self,
-        now: Instant,
+        (now, few): (Instant, usize),
         is_free: impl Fn(FeedId) -> bool,
-    ) -> Option<(FeedId, Entity, Name)> {
+    ) -> Vec<(FeedId, Entity, Name)> {
         let known = self.searched.values().filter(|one| one.is_known);
         let has_places = known.count() < NAMED_SEARCHES_MAX;
         if self.waiting.is_empty() || !has_places || self.bytes_left_of_all(now) == 0 {
-            return None;
+            return Vec::new();
         }
         let may_name = |namer: &Entity| {
             let searched = self.searched.values();
@@ -244,21 +245,33 @@ impl Names {
                 && self.bytes_left_of(namer, now) > 0
                 && is_free(*feed)
         });
-        let next = free.min_by_key(|(_, name)| name.number);
-        next.map(|((feed, namer), name)| (*feed, *namer, *name))
+        let free = free.map(|((feed, namer), name)| (*feed, *namer, *name));
+        let mut free: Vec<_> = free.collect();
+        free.sort_unstable_by_key(|(.., name)| name.number);
+        free.truncate(few);
+        free
+    }
+
+    #[cfg(test)]
+    fn next(
+        &self,
+        now: Instant,
+        is_free: impl Fn(FeedId) -> bool,
+    ) -> Option<(FeedId, Entity, Name)> {
+        self.next_few((now, 1), is_free).pop()
     }
 
     /// The same of those that may be of no log here.
     pub(super) fn next_unknown(
         &self,
-        now: Instant,
+        (now, few): (Instant, usize),
         is_free: impl Fn(FeedId) -> bool,
-    ) -> Option<(FeedId, One)> {
+    ) -> Vec<(FeedId, One)> {
         let searched = || self.searched.values().filter(|one| !one.is_known);
         if searched().count() >= UNKNOWN_SEARCHES_MAX || self.bytes_left_of_all(now) == 0 {
-            return None;
+            return Vec::new();
         }
-        self.unknown.next(now, |feed, one| {
+        self.unknown.next_few((now, few), |feed, one| {
             !self.searched.contains_key(&feed)
                 && !self.is_waiting(feed)
                 && searched().all(|other| other.namer != one.by.namer)

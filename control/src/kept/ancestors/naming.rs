@@ -13,6 +13,11 @@ use virga_state::{
     history::Wanted,
 };
 
+/// Turns that feeds have at a time, of each kind: there may be so many that the logs would wait for that.
+const TURNS_MAX: usize = 64;
+/// So often it is looked whose turn it is for that: each search that begins may change it.
+const LOOKS_MAX: usize = 8;
+
 /// Where a feed that is named would be.
 enum Whose {
     /// In a log that is on this node alone.
@@ -98,31 +103,66 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
         self.names.come(now, is_there);
         let late = self.names.forget_late(now, is_there);
         told.extend(late.into_iter().map(|log| (log, Unfound::Late)));
-        loop {
-            let (gaps, past) = (&self.gaps, &self.past);
-            let is_free = |feed| !gaps.contains_key(&feed) && bytes_left(past.get(&feed), now) > 0;
-            let Some((feed, namer, name)) = self.names.next(now, is_free) else {
-                break;
+        let mut turns = TURNS_MAX;
+        for _ in 0..LOOKS_MAX {
+            turns = match turns {
+                0 => break,
+                _ => self.begin_known(now, turns, &mut told),
             };
+        }
+        self.names.pass_by(now);
+        let mut turns = TURNS_MAX;
+        for _ in 0..LOOKS_MAX {
+            turns = match turns {
+                0 => break,
+                _ => self.begin_unknown(now, turns, &mut told),
+            };
+        }
+        let dropped = self.names.unknown.take_dropped().into_iter();
+        told.extend(dropped.map(|log| (log, Unfound::Full)));
+        told
+    }
+
+    /// So many turns at most of what is of logs here, until one is looked for; how many are left.
+    fn begin_known(
+        &mut self,
+        now: Instant,
+        mut turns: usize,
+        told: &mut Vec<(usize, Unfound)>,
+    ) -> usize {
+        let (gaps, past) = (&self.gaps, &self.past);
+        let is_free = |feed| !gaps.contains_key(&feed) && bytes_left(past.get(&feed), now) > 0;
+        for (feed, namer, name) in self.names.next_few((now, turns), is_free) {
+            turns -= 1;
             let Whose::Log(log) = self.whose(feed) else {
                 self.names.forget(feed, namer);
                 continue;
             };
             let named = (log, name.most, name.until);
-            if let Err(why) = self.begin_name((feed, namer), named, now) {
-                self.names.forget(feed, namer);
-                if self.names.tells(namer, now) {
-                    told.push((name.log, why));
-                }
+            let Err(why) = self.begin_name((feed, namer), named, now) else {
+                return turns;
+            };
+            self.names.forget(feed, namer);
+            if self.names.tells(namer, now) {
+                told.push((name.log, why));
             }
         }
-        self.names.pass_by(now);
-        loop {
-            let (gaps, past) = (&self.gaps, &self.past);
-            let is_free = |feed| !gaps.contains_key(&feed) && bytes_left(past.get(&feed), now) > 0;
-            let Some((feed, one)) = self.names.next_unknown(now, is_free) else {
-                break;
-            };
+        // Those that are left wait for the next time.
+        0
+    }
+
+    /// The same of what may be of no log here.
+    fn begin_unknown(
+        &mut self,
+        now: Instant,
+        mut turns: usize,
+        told: &mut Vec<(usize, Unfound)>,
+    ) -> usize {
+        let (gaps, past) = (&self.gaps, &self.past);
+        let is_free = |feed| !gaps.contains_key(&feed) && bytes_left(past.get(&feed), now) > 0;
+        let mut is_passed = false;
+        for (feed, one) in self.names.next_unknown((now, turns), is_free) {
+            turns -= 1;
             let log = match self.whose(feed) {
                 _ if self.has(feed, one.by.most) => None,
                 Whose::Log(log) => Some(log),
@@ -132,18 +172,19 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
             };
             let Some(log) = log else {
                 self.names.unknown.pass_over(feed);
+                is_passed = true;
                 continue;
             };
             let named = (log, one.by.most, now + NAMED_WITHIN);
-            if let Err(why) = self.begin_name((feed, one.by.namer), named, now)
-                && let Ended::Told(why) = self.names.ended_in_vain(feed, why, now)
-            {
+            let Err(why) = self.begin_name((feed, one.by.namer), named, now) else {
+                return turns;
+            };
+            if let Ended::Told(why) = self.names.ended_in_vain(feed, why, now) {
                 told.push((one.by.log, why));
             }
         }
-        let dropped = self.names.unknown.take_dropped().into_iter();
-        told.extend(dropped.map(|log| (log, Unfound::Full)));
-        told
+        // What was passed over may be another's turn, at once.
+        turns * usize::from(is_passed)
     }
 
     /// Notes what logs named when they were opened, and looks again whose feeds are, where more is known of that now. For

@@ -275,17 +275,29 @@ impl Unknown {
         std::mem::take(&mut self.dropped)
     }
 
-    /// The feed whose turn it is, of those that are free.
-    pub(super) fn next(
+    /// So many feeds whose turn it is, of those that are free, the next first.
+    pub(super) fn next_few(
         &self,
-        now: Instant,
+        (now, few): (Instant, usize),
         is_free: impl Fn(FeedId, &One) -> bool,
-    ) -> Option<(FeedId, One)> {
+    ) -> Vec<(FeedId, One)> {
         let turn = |namer: &Entity| self.namers.get(namer).map_or(0, |known| known.turn);
         let due = self.feeds.iter();
         let due = due.filter(|(feed, one)| now >= one.from && is_free(**feed, one));
-        let next = due.min_by_key(|(_, one)| (turn(&one.by.namer), one.in_vain, one.number));
-        next.map(|(feed, one)| (*feed, *one))
+        let due = due.map(|(feed, one)| {
+            let at = (turn(&one.by.namer), one.in_vain, one.number);
+            (at, *feed)
+        });
+        let mut due: Vec<_> = due.collect();
+        due.sort_unstable_by_key(|(at, _)| *at);
+        let next = due.into_iter().take(few);
+        next.filter_map(|(_, feed)| Some((feed, *self.feeds.get(&feed)?)))
+            .collect()
+    }
+
+    #[cfg(test)]
+    fn next(&self, now: Instant, is_free: impl Fn(FeedId, &One) -> bool) -> Option<(FeedId, One)> {
+        self.next_few((now, 1), is_free).pop()
     }
 
     /// Somebody looks for a feed from now on.

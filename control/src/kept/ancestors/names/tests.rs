@@ -133,9 +133,13 @@ async fn what_is_of_no_log_here_keeps_no_place_from_what_is() {
         names.note_unknown((feed(at), 1), (NAMER, 0), now);
         names.note_unknown((feed(100 + at), 1), (OTHER, 0), now);
     }
-    assert_eq!(names.next_unknown(now, |_| true), None, "not at once");
+    assert_eq!(
+        names.next_unknown((now, 1), |_| true).pop(),
+        None,
+        "not at once"
+    );
     let mut begun = Vec::new();
-    while let Some((next, one)) = names.next_unknown(later, |_| true) {
+    while let Some((next, one)) = names.next_unknown((later, 1), |_| true).pop() {
         last += 1;
         names.begin((next, one.by.namer), (0, last), search());
         begun.push(next);
@@ -156,10 +160,13 @@ async fn what_is_of_no_log_here_keeps_no_place_from_what_is() {
     let again = later + VAIN_PAUSE;
     names.suspend(feed(100));
     let is_first = |one| one == feed(0);
-    assert!(names.next_unknown(again, is_first).is_some());
+    assert!(names.next_unknown((again, 1), is_first).pop().is_some());
     names.begin((feed(0), NAMER), (0, 77), search());
     assert_eq!(names.ended((feed(0), 77), nobody, again), Ended::Quiet);
-    assert_eq!(names.next_unknown(again + VAIN_PAUSE, is_first), None);
+    assert_eq!(
+        names.next_unknown((again + VAIN_PAUSE, 1), is_first).pop(),
+        None
+    );
     // What is known meanwhile is as all else.
     names.begin((feed(1), NAMER), (0, 78), search());
     names.unknown.take_known(|one| one == feed(1));
@@ -272,17 +279,20 @@ async fn what_nobody_had_for_long_or_had_no_place_is_asked_for_until_it_is_there
     let mut now = late;
     for number in 1..=20 {
         let is_this = |one: FeedId| one == feed(1);
-        while names.next_unknown(now, is_this).is_none() {
+        while names.next_unknown((now, 1), is_this).pop().is_none() {
             now += Duration::from_secs(30);
             assert!(now < late + Duration::from_secs(14 * 24 * 3_600));
         }
-        let (_, one) = names.next_unknown(now, is_this).unwrap();
+        let (_, one) = names.next_unknown((now, 1), is_this).pop().unwrap();
         assert_eq!((one.by.most, one.by.namer), (60, NAMER));
         names.begin((feed(1), NAMER), (0, number), search());
         let ended = names.ended((feed(1), number), Err(Unfound::Nobody), now);
         assert_eq!(ended, Ended::Quiet, "that was told of");
     }
-    let (other, _) = names.next_unknown(now, |one| one == feed(2)).unwrap();
+    let (other, _) = names
+        .next_unknown((now, 1), |one| one == feed(2))
+        .pop()
+        .unwrap();
     assert_eq!(other, feed(2));
     names.begin((feed(2), NAMER), (0, 98), search());
     let ended = names.ended((feed(2), 98), Err(Unfound::Nobody), now);
@@ -292,7 +302,10 @@ async fn what_nobody_had_for_long_or_had_no_place_is_asked_for_until_it_is_there
     let later = now + 2 * VAIN_PAUSE + NAMED_WITHIN;
     let (_, _, name) = names.next(later, |one| one == feed(1)).unwrap();
     assert_eq!(name.most, 50);
-    assert_eq!(names.next_unknown(later, |one| one == feed(1)), None);
+    assert_eq!(
+        names.next_unknown((later, 1), |one| one == feed(1)).pop(),
+        None
+    );
     names.begin((feed(1), NAMER), (0, 99), search());
     assert_eq!(names.ended((feed(1), 99), Ok(()), later), Ended::Quiet);
     assert!(names.unknown.has(feed(1)) && !names.has(feed(1)));

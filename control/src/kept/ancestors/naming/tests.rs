@@ -582,3 +582,15 @@ async fn events_behind_gaps_behind_gaps_wait_no_longer_than_any_other() {
     let gap = &desk.ancestors.gaps[&feed_of(&messages[0])];
     assert!(gap.until <= Instant::now() + WAITS_WITHIN / 2);
 }
+
+#[tokio::test]
+async fn however_much_is_named_only_some_has_its_turn_at_a_time() {
+    let mut desk = Desk::new(&[], Back::default());
+    for number in 0..150 {
+        let by = ([2; 32], 0);
+        desk.ancestors
+            .note_name((FeedId([number; 32]), 1), by, Instant::now());
+    }
+    let turns = [(); 4].map(|()| desk.ancestors.begin_names(due()).len());
+    assert_eq!(turns, [TURNS_MAX, TURNS_MAX, 150 - 2 * TURNS_MAX, 0]);
+}
