@@ -33,6 +33,19 @@ pub(super) struct By {
     pub(super) log: usize,
     /// How many events.
     pub(super) most: u64,
+    /// Whether somebody was asked for them in vain.
+    in_vain: bool,
+}
+
+/// Whether a feed has a place for what another entity names of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Noted {
+    /// It has one, and that entity did not name it before.
+    New,
+    /// It had one, or took that of one whose events nobody had.
+    Known,
+    /// It has none.
+    Full,
 }
 
 /// What is named of a feed.
@@ -64,26 +77,25 @@ impl One {
         first.into_iter().chain(self.others).flatten()
     }
 
-    /// Notes that an entity names it; whether it did not before, and that is known now.
-    fn note(&mut self, by: By) -> bool {
-        let all = std::iter::once(&mut self.by).chain(self.others.iter_mut().flatten());
-        let mut all = all.collect::<Vec<&mut By>>();
-        let at = all.iter().position(|one| one.namer == by.namer);
-        let is_full = all.len() > OTHERS_MAX;
-        // Of more entities than are known it is known how many events they name.
-        let at = at.or(is_full.then(|| all.len() - 1));
-        match at.and_then(|at| all.get_mut(at)) {
-            Some(one) => {
-                one.most = one.most.max(by.most);
-                false
+    /// Notes that an entity names it. Of more entities than there are places for, the last one's is taken that had its turn
+    /// in vain: nobody has what another names forgotten, and that is asked for no sooner.
+    fn note(&mut self, by: By) -> Noted {
+        let mut all = std::iter::once(&mut self.by).chain(self.others.iter_mut().flatten());
+        if let Some(one) = all.find(|one| one.namer == by.namer) {
+            one.most = one.most.max(by.most);
+            return Noted::Known;
+        }
+        let mut places = self.others.iter_mut();
+        if let Some(place) = places.find(|other| other.is_none()) {
+            *place = Some(by);
+            return Noted::New;
+        }
+        match self.others.last_mut() {
+            Some(Some(last)) if last.in_vain => {
+                *last = by;
+                Noted::Known
             }
-            None => {
-                let mut places = self.others.iter_mut();
-                if let Some(place) = places.find(|other| other.is_none()) {
-                    *place = Some(by);
-                }
-                true
-            }
+            _ => Noted::Full,
         }
     }
 }
@@ -162,21 +174,20 @@ impl Unknown {
             namer,
             log,
             most: count,
+            in_vain: why == Came::Told,
         };
         if let Some(known) = self.feeds.get_mut(&feed) {
-            if known.note(by) {
-                known.from = known.from.min(from.max(known.not_before));
+            match known.note(by) {
+                Noted::New => known.from = known.from.min(from.max(known.not_before)),
+                Noted::Known => {}
+                Noted::Full => return self.has_none(&namer),
             }
             return Room::Is;
         }
         let is_full = self.feeds_of(&namer) >= UNKNOWN_PER_NAMER_MAX && !self.make_room_of(namer)
             || self.feeds.len() >= UNKNOWN_MAX && !self.make_room(self.feeds_of(&namer));
         if is_full {
-            let told = self.namers.get_mut(&namer);
-            return match told.map(|known| std::mem::replace(&mut known.is_told, true)) {
-                Some(true) => Room::Told,
-                _ => Room::None,
-            };
+            return self.has_none(&namer);
         }
         self.last_number += 1;
         let one = One {
@@ -193,6 +204,15 @@ impl Unknown {
         self.feeds.insert(feed, one);
         self.namers.entry(namer).or_default().feeds += 1;
         Room::Is
+    }
+
+    /// There is no place for what an entity names.
+    fn has_none(&mut self, namer: &Entity) -> Room {
+        let told = self.namers.get_mut(namer);
+        match told.map(|known| std::mem::replace(&mut known.is_told, true)) {
+            Some(true) => Room::Told,
+            _ => Room::None,
+        }
     }
 
     fn feeds_of(&self, namer: &Entity) -> usize {
@@ -316,6 +336,7 @@ impl Unknown {
     /// before; else whether the feed is known.
     pub(super) fn in_vain(&mut self, feed: FeedId, now: Instant) -> Option<bool> {
         let one = self.feeds.get_mut(&feed)?;
+        one.by.in_vain = true;
         one.not_before = now + VAIN_PAUSE;
         one.from = now + VAIN_PAUSE * (1 << one.in_vain.min(DOUBLED_MAX));
         one.in_vain = one.in_vain.saturating_add(1);

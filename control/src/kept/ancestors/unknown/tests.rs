@@ -234,3 +234,29 @@ fn what_had_no_place_or_makes_room_is_told_of_once() {
     assert!(unknown.take_dropped().is_empty());
     is_counted(&unknown);
 }
+
+#[test]
+fn who_names_it_fifth_has_its_turn_once_one_before_had_it_in_vain() {
+    let (mut unknown, now) = (Unknown::default(), Instant::now());
+    for namer in 1..=4 {
+        unknown.note((feed(0), u64::MAX), (entity(namer), 0), now);
+    }
+    let late = |unknown: &mut Unknown, most| unknown.note((feed(0), most), (entity(5), 1), now);
+    assert_eq!(late(&mut unknown, 10), Room::None);
+    unknown.in_vain(feed(0), now);
+    assert_eq!(late(&mut unknown, 10), Room::Is);
+    // Those that have their place keep it, and theirs.
+    assert_eq!(
+        unknown.note((feed(0), u64::MAX), (entity(1), 0), now),
+        Room::None
+    );
+    let turns = (0..4).map(|_| {
+        let by = unknown.feeds[&feed(0)].by;
+        unknown.in_vain(feed(0), now);
+        (by.namer[0], by.log, by.most)
+    });
+    let most = u64::MAX;
+    let expected = [(2, 0, most), (3, 0, most), (4, 0, most), (5, 1, 10)];
+    assert_eq!(turns.collect::<Vec<_>>(), expected);
+    is_counted(&unknown);
+}
