@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use virga_ebpf::{
-    decide::{Arrival, Verdict, decide},
+    decide::{Arrival, Verdict, decide_from},
     frame::{Frame, Outer, parse},
     header::{ChannelHash, Header, NodeId, OriginHash, SessionId, StreamId},
     image::{Image, Link, Place, Via},
@@ -289,15 +289,15 @@ impl Scene {
     #[inline]
     #[must_use]
     pub fn verdict(&self, frame: &[u8]) -> Verdict<'_> {
-        match parse(frame, &self.tables, &self.settings) {
-            Frame::Mesh(outer, header) => {
+        match parse(frame, &self.tables, &self.settings, INGRESS) {
+            Frame::Mesh(outer, header, neighbour) => {
                 let arrival = Arrival {
                     ifindex: INGRESS,
                     vlan: outer.vlan,
                     source: outer.source,
                     udp_payload_bytes: u32::from(outer.udp_payload_bytes),
                 };
-                decide(&self.tables, &self.settings, header, &arrival)
+                decide_from(&self.tables, &self.settings, header, &arrival, neighbour)
             }
             other => panic!("{other:?}"),
         }

@@ -13,7 +13,7 @@ use crate::{
     decide::find,
     limits::{HEADER_BYTES, IPV6_EXTENSIONS_MAX, VLAN_TAGS_MAX},
     reason::Reason,
-    tables::{Address, OWN_ADDRESS, Settings, Tables, vlan_key},
+    tables::{Address, Neighbour, OWN_ADDRESS, Settings, Tables, vlan_key},
 };
 
 /// Bytes of an Ethernet header without tags.
@@ -98,17 +98,15 @@ pub enum Frame<'f> {
     NotOurs,
     /// For our port, and wrong.
     Malformed(Reason),
-    /// A packet, and its mesh header, of which nothing is checked yet.
-    Mesh(Outer, &'f [u8; HEADER_BYTES]),
+    /// A packet; its mesh header, of which nothing is checked yet; and the neighbour that it is from, if one is there.
+    Mesh(Outer, &'f [u8; HEADER_BYTES], Option<&'f Neighbour>),
 }
 
 /// How far the IP layer has been read.
 struct Network {
     /// Offset of the UDP header.
     udp: usize,
-    /// Bytes from the UDP header to the end of the IP packet.
-    udp_bytes: usize,
-    /// Offset past the IP packet.
+    /// Offset past the IP packet; it may lie before that.
     end: usize,
     source: Address,
     target: Address,
@@ -120,15 +118,16 @@ struct Network {
     is_unreadable: bool,
 }
 
-/// Reads a frame.
+/// Reads a frame that came in on this interface.
 #[inline(always)]
 pub fn parse<'f, B: Bytes + ?Sized, T: Tables>(
     frame: &'f B,
-    tables: &T,
+    tables: &'f T,
     settings: &Settings,
+    ifindex: u32,
 ) -> Frame<'f> {
-    match read(frame, tables, settings) {
-        Some(Ok((outer, header))) => Frame::Mesh(outer, header),
+    match read(frame, tables, settings, ifindex) {
+        Some(Ok((outer, header, neighbour))) => Frame::Mesh(outer, header, neighbour),
         Some(Err(reason)) => Frame::Malformed(reason),
         None => Frame::NotOurs,
     }
@@ -148,13 +147,17 @@ pub fn delivered<B: Bytes + ?Sized>(frame: &B) -> Option<Outer> {
     Some(Outer { vlan, ..outer })
 }
 
+/// What is outside the mesh header, this, and the neighbour.
+type Read<'f> = (Outer, &'f [u8; HEADER_BYTES], Option<&'f Neighbour>);
+
 /// `None` is not ours.
 #[inline(always)]
 fn read<'f, B: Bytes + ?Sized, T: Tables>(
     frame: &'f B,
-    tables: &T,
+    tables: &'f T,
     settings: &Settings,
-) -> Option<Result<(Outer, &'f [u8; HEADER_BYTES]), Reason>> {
+    ifindex: u32,
+) -> Option<Result<Read<'f>, Reason>> {
     let (ethertype, at, vlan) = link(frame)?;
     let network = match ethertype {
         ETHERTYPE_IPV4 => ipv4(frame, at)?,
@@ -167,28 +170,24 @@ fn read<'f, B: Bytes + ?Sized, T: Tables>(
         find(tables, settings, OWN_ADDRESS, 0, network.target)?;
         return Some(Err(Reason::Ipv6Extension));
     }
+    let is_ours = |port| u32::from(u16::from_be_bytes(port)) == settings.port;
+    let is_own = || find(tables, settings, OWN_ADDRESS, 0, network.target).is_some();
     let Some(whole) = frame.at::<MESH_BYTES>(network.udp) else {
-        let [_, _, high, low] = *frame.at::<4>(network.udp)?;
-        is_ours([high, low], &network, tables, settings)?;
-        return Some(Err(network.refusal.unwrap_or(Reason::Truncated)));
+        let [_, _, high, low] = *frame.at(network.udp)?;
+        let refusal = network.refusal.unwrap_or(Reason::Truncated);
+        return (is_ours([high, low]) && is_own()).then_some(Err(refusal));
     };
-    is_ours([whole[2], whole[3]], &network, tables, settings)?;
-    let read = mesh(frame.len(), &network, whole);
-    Some(read.map(|(outer, header)| (Outer { vlan, ..outer }, header)))
-}
-
-/// Whether a packet to this UDP port is for the mesh, at one of this node's addresses.
-#[inline(always)]
-fn is_ours<T: Tables>(
-    port: [u8; 2],
-    network: &Network,
-    tables: &T,
-    settings: &Settings,
-) -> Option<()> {
-    if u32::from(u16::from_be_bytes(port)) != settings.port {
+    if !is_ours([whole[2], whole[3]]) {
         return None;
     }
-    find(tables, settings, OWN_ADDRESS, 0, network.target).map(|_| ())
+    // A neighbour sends to the address that its own entry says: one look-up is enough.
+    let neighbour = find(tables, settings, ifindex, vlan, network.source);
+    let is_there = matches!(neighbour, Some(n) if n.own == network.target);
+    if !is_there && !is_own() {
+        return None;
+    }
+    let read = mesh(frame.len(), &network, whole);
+    Some(read.map(|(outer, header)| (Outer { vlan, ..outer }, header, neighbour)))
 }
 
 /// EtherType and offset of the network header, VLAN tags read through; and the VLAN. Frames to a
@@ -218,21 +217,17 @@ fn link<B: Bytes + ?Sized>(frame: &B) -> Option<(u16, usize, u32)> {
 #[inline(always)]
 fn ipv4<B: Bytes + ?Sized>(frame: &B, at: usize) -> Option<Network> {
     let ip = frame.at::<IPV4_BYTES>(at)?;
-    let header_bytes = usize::from(ip[0] & 0x0f) * 4;
-    if ip[0] >> 4 != 4 || header_bytes < IPV4_BYTES || ip[9] != PROTOCOL_UDP {
+    if ip[9] != PROTOCOL_UDP {
         return None;
     }
     let fragment = u16::from_be_bytes([ip[6], ip[7]]);
-    if fragment & FRAGMENT_OFFSET != 0 {
-        return None;
-    }
-    let refusal = if fragment & MORE_FRAGMENTS != 0 {
-        Some(Reason::IpFragment)
-    } else if header_bytes > IPV4_BYTES {
-        Some(Reason::IpOptions)
-    } else {
-        None
-    };
+    let (header_bytes, refusal) =
+        if ip[0] == 0x45 && fragment & (FRAGMENT_OFFSET | MORE_FRAGMENTS) == 0 {
+            (IPV4_BYTES, None)
+        } else {
+            let (header_bytes, reason) = refused(ip[0], fragment)?;
+            (header_bytes, Some(reason))
+        };
     let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
     let [source, target] = [
         [ip[12], ip[13], ip[14], ip[15]],
@@ -240,7 +235,6 @@ fn ipv4<B: Bytes + ?Sized>(frame: &B, at: usize) -> Option<Network> {
     ];
     Some(Network {
         udp: at + header_bytes,
-        udp_bytes: total.saturating_sub(header_bytes),
         end: at + total,
         source: Address::v4(source),
         target: Address::v4(target),
@@ -250,6 +244,21 @@ fn ipv4<B: Bytes + ?Sized>(frame: &B, at: usize) -> Option<Network> {
         refusal,
         is_unreadable: false,
     })
+}
+
+/// Bytes of an IPv4 header that has options or is a fragment's, and why the packet is refused if it is for our port.
+/// `None` is not ours.
+#[inline(always)]
+fn refused(first: u8, fragment: u16) -> Option<(usize, Reason)> {
+    let header_bytes = usize::from(first & 0x0f) * 4;
+    if first >> 4 != 4 || header_bytes < IPV4_BYTES || fragment & FRAGMENT_OFFSET != 0 {
+        return None;
+    }
+    let reason = match fragment & MORE_FRAGMENTS {
+        0 => Reason::IpOptions,
+        _ => Reason::IpFragment,
+    };
+    Some((header_bytes, reason))
 }
 
 /// RFC 8200. `None` is not ours.
@@ -277,7 +286,6 @@ fn ipv6<B: Bytes + ?Sized>(frame: &B, at: usize) -> Option<Network> {
     };
     Some(Network {
         udp: at + IPV6_BYTES + extensions,
-        udp_bytes: payload.saturating_sub(extensions),
         end: at + IPV6_BYTES + payload,
         source,
         target,
@@ -340,13 +348,13 @@ fn mesh<'f>(
     if let Some(reason) = network.refusal {
         return Err(reason);
     }
-    if network.udp_bytes < MESH_BYTES || network.end > frame_bytes {
+    if network.end < network.udp + MESH_BYTES || network.end > frame_bytes {
         return Err(Reason::Truncated);
     }
     let (udp, header) = whole.split_at(UDP_BYTES);
     let header = header.first_chunk().ok_or(Reason::Truncated)?;
     let length = u16::from_be_bytes([udp[4], udp[5]]);
-    if usize::from(length) != network.udp_bytes {
+    if usize::from(length) != network.end - network.udp {
         return Err(Reason::Length);
     }
     let checksum = u16::from_be_bytes([udp[6], udp[7]]);

@@ -25,7 +25,7 @@
 //! to end as the AEAD's associated data ([`Header::associated_data`]). A forwarder cannot
 //! authenticate any of it: `origin_hash` and `channel_hash` are filters, not proof.
 
-use crate::limits::{HEADER_BYTES, HOP_LIMIT_MAX};
+use crate::limits::{HEADER_BYTES, HOP_LIMIT_MAX, PRIORITY_MAX};
 
 /// First two bytes of every mesh packet: `VR`.
 pub const MAGIC: u16 = 0x5652;
@@ -323,6 +323,11 @@ pub trait Fields {
     /// [`Header::link_tag`].
     fn link_tag(&self) -> u64;
 
+    /// Whether magic, version and priority are such as a packet must have.
+    #[inline(always)]
+    fn starts_well(&self) -> bool {
+        self.magic() == MAGIC && self.version() == VERSION && self.priority() <= PRIORITY_MAX
+    }
     /// All of them.
     #[inline(always)]
     fn decoded(&self) -> Header {
@@ -364,6 +369,18 @@ macro_rules! fields {
                 let $b = self;
                 $read
             })*
+
+            /// One comparison of one word.
+            #[inline(always)]
+            fn starts_well(&self) -> bool {
+                const MASK: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0, !PRIORITY_MAX, 0, 0, 0]);
+                const RIGHT: u64 = {
+                    let [high, low] = MAGIC.to_be_bytes();
+                    u64::from_ne_bytes([high, low, VERSION, 0, 0, 0, 0, 0])
+                };
+                let [a, b, c, d, e, f, g, h, ..] = *self;
+                u64::from_ne_bytes([a, b, c, d, e, f, g, h]) & MASK == RIGHT
+            }
         }
 
         impl Header {

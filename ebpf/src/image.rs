@@ -238,6 +238,25 @@ impl Image {
         rules.tolerance_ns = rules.interval_ns.saturating_mul((rate / 10).max(1));
     }
 
+    /// The own address that a neighbour there most likely sends to: the one that it is sent to from, else the first of
+    /// its family. Where there is none, its own: nothing comes from there and goes there.
+    #[must_use]
+    pub fn own_towards(&self, place: &Place) -> Address {
+        let first = NextHopKey {
+            ifindex: place.ifindex,
+            target: place.address,
+            ..NextHopKey::default()
+        };
+        let mut from_there = self.next_hops.range(first..).take(1);
+        let source = from_there
+            .find(|(key, _)| (key.ifindex, key.target) == (place.ifindex, place.address))
+            .map(|(_, next_hop)| next_hop.source)
+            .filter(|source| self.addresses.contains(source));
+        let is_v4 = place.address.is_v4();
+        let of_family = || self.addresses.iter().find(|a| a.is_v4() == is_v4).copied();
+        source.or_else(of_family).unwrap_or(place.address)
+    }
+
     /// The subnet of a destination.
     #[must_use]
     pub fn subnet_of(&self, destination: NodeId) -> Subnet {

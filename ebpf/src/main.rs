@@ -14,12 +14,13 @@ use aya_ebpf::{
     btf_maps::{Array, DevMap, PerCpuArray, XskMap},
     helpers::{
         bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_xdp_adjust_head, bpf_xdp_adjust_tail,
+        generated::bpf_jiffies64,
     },
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
 use virga_ebpf::{
-    decide::{Arrival, Verdict, decide},
+    decide::{Arrival, Verdict, decide_from},
     directory::{Line, lines_for},
     frame::{self, Bytes, Frame, Outer},
     header::{ChannelHash, Fields, Header},
@@ -111,6 +112,11 @@ impl Tables for Maps {
     fn now_ns(&self) -> u64 {
         // SAFETY: a helper without arguments.
         unsafe { bpf_ktime_get_coarse_ns() }
+    }
+    #[inline(always)]
+    fn jiffies(&self) -> u64 {
+        // SAFETY: a helper without arguments, of which the kernel's verifier makes one load.
+        unsafe { bpf_jiffies64() }
     }
     #[inline(always)]
     fn neighbour(&self, slot: u32) -> Option<&Neighbour> {
@@ -209,17 +215,18 @@ pub(crate) fn virga(ctx: XdpContext) -> u32 {
     let Some(settings) = SETTINGS.get(0) else {
         return XDP_ABORTED;
     };
-    let (counter, action) = match frame::parse(&packet, &Maps, settings) {
+    let ifindex = ctx.ingress_ifindex() as u32;
+    let (counter, action) = match frame::parse(&packet, &Maps, settings, ifindex) {
         Frame::NotOurs => (Outcome::Pass.counter(), XDP_PASS),
         Frame::Malformed(reason) => (reason.counter(), XDP_DROP),
-        Frame::Mesh(outer, header) => {
+        Frame::Mesh(outer, header, neighbour) => {
             let arrival = Arrival {
-                ifindex: ctx.ingress_ifindex() as u32,
+                ifindex,
                 vlan: outer.vlan,
                 source: outer.source,
                 udp_payload_bytes: u32::from(outer.udp_payload_bytes),
             };
-            match decide(&Maps, settings, header, &arrival) {
+            match decide_from(&Maps, settings, header, &arrival, neighbour) {
                 Verdict::Local => deliver(&ctx),
                 Verdict::Echo => (Outcome::Echo.counter(), XDP_DROP),
                 Verdict::Drop(reason) => (reason.counter(), XDP_DROP),
@@ -252,10 +259,10 @@ pub(crate) fn virga_sample(ctx: XdpContext) -> u32 {
     let Some(settings) = SETTINGS.get(0) else {
         return XDP_ABORTED;
     };
-    let (header, next) = match frame::parse(&packet, &Maps, settings) {
+    let (header, next) = match frame::parse(&packet, &Maps, settings, ifindex) {
         Frame::NotOurs => (None, Next::Leave(Outcome::Pass.counter(), XDP_PASS)),
         Frame::Malformed(reason) => (None, Next::Leave(reason.counter(), XDP_DROP)),
-        Frame::Mesh(outer, header) => {
+        Frame::Mesh(outer, header, neighbour) => {
             let arrival = Arrival {
                 ifindex,
                 vlan: outer.vlan,
@@ -263,7 +270,7 @@ pub(crate) fn virga_sample(ctx: XdpContext) -> u32 {
                 udp_payload_bytes: u32::from(outer.udp_payload_bytes),
             };
             let header = Header::decode(header);
-            let next = match decide(&Maps, settings, &header, &arrival) {
+            let next = match decide_from(&Maps, settings, &header, &arrival, neighbour) {
                 Verdict::Local => Next::Deliver,
                 Verdict::Echo => Next::Leave(Outcome::Echo.counter(), XDP_DROP),
                 Verdict::Drop(reason) => Next::Leave(reason.counter(), XDP_DROP),

@@ -115,6 +115,10 @@ impl Tables for MemoryTables {
         self.now_ns.get()
     }
     #[inline]
+    fn jiffies(&self) -> u64 {
+        self.now_ns.get()
+    }
+    #[inline]
     fn neighbour(&self, slot: u32) -> Option<&Neighbour> {
         self.neighbours.get(slot as usize)
     }

@@ -57,6 +57,10 @@ const OWN_ADDRESSES: &str = "own addresses";
 pub trait Store {
     /// Why a table could not be read or written.
     type Error;
+    /// Nanoseconds of one of [`crate::tables::Tables::jiffies`].
+    fn jiffy_ns(&self) -> u32 {
+        1
+    }
     fn settings(&self) -> Result<Settings, Self::Error>;
     fn set_settings(&mut self, settings: &Settings) -> Result<(), Self::Error>;
     fn neighbours(&self) -> Result<Vec<Neighbour>, Self::Error>;
@@ -245,6 +249,7 @@ impl Publisher {
         self.settings.by_route = u32::from(self.is_by_route(image));
         self.settings.port = u32::from(image.port);
         self.settings.layout = LAYOUT_VERSION;
+        self.settings.jiffy_ns = store.jiffy_ns();
         self.store_settings(store)?;
         self.bump_due = false;
         self.forget_unused(store, image)?;
@@ -358,6 +363,7 @@ impl Publisher {
                 vlan,
                 demands_tag: u32::from(demands_tag),
                 reserved: 0,
+                own: image.own_towards(&place),
                 tag_keys,
             };
             wanted.insert(place, entry);

@@ -128,8 +128,8 @@ pub struct Settings {
     pub pair_key: u64,
     /// Which of the two exact sets is live, and its lines less one: see [`crate::pair_set::SECOND`].
     pub pairs: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// Nanoseconds of one of [`Tables::jiffies`].
+    pub jiffy_ns: u32,
 }
 
 /// Entry of the neighbour table: an adjacent node, or (with `ifindex` [`OWN_ADDRESS`]) an address of
@@ -156,7 +156,9 @@ pub struct Neighbour {
     pub demands_tag: u32,
     /// Always 0.
     pub reserved: u32,
-    /// Keys of those, by parity.
+    /// The own address that it sends to; its own where none is known, which nothing comes from and goes to.
+    pub own: Address,
+    /// Keys of its link tags, by parity.
     pub tag_keys: [TagKey; 2],
 }
 
@@ -547,7 +549,7 @@ macro_rules! no_padding {
     };
 }
 no_padding! {
-    Settings: 128, Neighbour: 80, GuardInfo: 24, Pair: 16, ChannelPolicy: 24, Route: 16, NextHop: 104,
+    Settings: 128, Neighbour: 96, GuardInfo: 24, Pair: 16, ChannelPolicy: 24, Route: 16, NextHop: 104,
     Flow: 48, Address: 16, XskPort: 16, Filter: 40, Exports: 64,
     Echo: 48,
 }
@@ -556,6 +558,8 @@ no_padding! {
 pub trait Tables {
     /// Monotonic nanoseconds; a few milliseconds coarse.
     fn now_ns(&self) -> u64;
+    /// A clock that is read without a call, from where it likes, in units of [`Settings::jiffy_ns`].
+    fn jiffies(&self) -> u64;
     /// Slot of the neighbour table.
     fn neighbour(&self, slot: u32) -> Option<&Neighbour>;
     /// Time at which the neighbour's handshake bucket is empty.

@@ -135,8 +135,8 @@ fn router() -> MemoryTables {
 }
 
 fn read(tables: &MemoryTables, frame: &[u8]) -> (Outer, Header) {
-    match parse(frame, tables, &tables.current()) {
-        Frame::Mesh(outer, header) => (outer, Header::decode(header)),
+    match parse(frame, tables, &tables.current(), INGRESS) {
+        Frame::Mesh(outer, header, _) => (outer, Header::decode(header)),
         other => panic!("{other:?}"),
     }
 }

@@ -245,6 +245,12 @@ macro_rules! array_store {
 impl Store for Maps {
     type Error = StoreError;
 
+    /// One over the kernel's `HZ`: how far its coarse clocks go at a time.
+    fn jiffy_ns(&self) -> u32 {
+        let tick = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
+        u32::try_from(tick.tv_nsec).unwrap_or(u32::MAX)
+    }
+
     array_store!(
         neighbours,
         neighbours,

@@ -13,7 +13,7 @@ use virga::nic::{
     samples::Samples,
 };
 use virga_ebpf::{
-    decide::{Arrival, Verdict, decide, find},
+    decide::{Arrival, Verdict, decide_from, find},
     frame::{Frame, parse},
     header::Header,
     image::Image,
@@ -118,10 +118,10 @@ impl Memory {
         self.tables.set_now(now);
         let settings = self.tables.current();
         let unchanged = |fate| (fate, frame.to_vec());
-        let (outer, header) = match parse(frame, &self.tables, &settings) {
+        let (outer, header, neighbour) = match parse(frame, &self.tables, &settings, INGRESS) {
             Frame::NotOurs => return unchanged(Fate::Pass),
             Frame::Malformed(reason) => return unchanged(Fate::Drop(reason)),
-            Frame::Mesh(outer, header) => (outer, Header::decode(header)),
+            Frame::Mesh(outer, header, neighbour) => (outer, Header::decode(header), neighbour),
         };
         let arrival = Arrival {
             ifindex: INGRESS,
@@ -129,7 +129,7 @@ impl Memory {
             source: outer.source,
             udp_payload_bytes: u32::from(outer.udp_payload_bytes),
         };
-        let next_hop = match decide(&self.tables, &settings, &header, &arrival) {
+        let next_hop = match decide_from(&self.tables, &settings, &header, &arrival, neighbour) {
             Verdict::Local => return unchanged(Fate::Local),
             Verdict::Echo => return unchanged(Fate::Echo),
             Verdict::Drop(reason) => return unchanged(Fate::Drop(reason)),

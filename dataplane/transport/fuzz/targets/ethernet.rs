@@ -8,7 +8,7 @@ use std::{
 use super::world::{self, EGRESS, FIRST_DESTINATION, INGRESS};
 use arbitrary::Arbitrary;
 use virga_ebpf::{
-    decide::{Arrival, Verdict, decide},
+    decide::{Arrival, Verdict, decide_from},
     frame::{Frame, Outer, parse},
     header::{Fields, Flags, NodeId},
     image::{Image, Link, Place, Via},
@@ -143,7 +143,7 @@ pub fn run(input: &[u8]) {
     TABLES.with(|tables| {
         let settings = tables.current();
         // Where the frame is read at all its checksum is made right, so that it can be followed.
-        if let Frame::Mesh(outer, _) = parse(&frame[..], tables, &settings) {
+        if let Frame::Mesh(outer, ..) = parse(&frame[..], tables, &settings, INGRESS) {
             let udp = outer.mesh - 8;
             let end = outer.mesh + usize::from(outer.udp_payload_bytes);
             frame[udp + 6..udp + 8].fill(0);
@@ -153,7 +153,8 @@ pub fn run(input: &[u8]) {
             };
             frame[udp + 6..udp + 8].copy_from_slice(&made.to_be_bytes());
         }
-        let Frame::Mesh(outer, header) = parse(&frame[..], tables, &settings) else {
+        let Frame::Mesh(outer, header, neighbour) = parse(&frame[..], tables, &settings, INGRESS)
+        else {
             return;
         };
         let mesh_end = outer.mesh + usize::from(outer.udp_payload_bytes);
@@ -168,7 +169,9 @@ pub fn run(input: &[u8]) {
             udp_payload_bytes: u32::from(outer.udp_payload_bytes),
         };
         tables.set_now(1_000_000_000);
-        let Verdict::Forward(next_hop) = decide(tables, &settings, header, &arrival) else {
+        let Verdict::Forward(next_hop) =
+            decide_from(tables, &settings, header, &arrival, neighbour)
+        else {
             return;
         };
         let sent = rewrite::sent(&outer, header, next_hop);
