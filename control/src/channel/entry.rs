@@ -2,7 +2,7 @@
 
 use super::{
     delivery::SubscriberId,
-    offer::Owed,
+    owed::Debt,
     presence::Part,
     publish::{Batch, Progress},
     tally::Pending,
@@ -39,7 +39,7 @@ pub(crate) struct Remote {
     /// By whom it gets the events of this node.
     pub(crate) branch: Branch,
     /// What nobody brought it: goes first, on its stream.
-    pub(crate) owed: VecDeque<Owed>,
+    pub(crate) owed: Debt,
     /// The publishers whose events it gets by this node.
     pub(crate) feeds: BTreeMap<NodeId, Feed>,
 }

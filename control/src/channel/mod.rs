@@ -9,6 +9,7 @@
 //! - [`tally`]: what becomes of a publish at each subscribing node, for publishers that ask.
 //! - [`message`]: what nodes tell each other on the control stream: subscribe, acknowledge, hold.
 //! - `offer`: one event for one subscribing node.
+//! - `owed`: what goes to a node before that.
 //! - [`tree`]: nodes that pass a publisher's events on to others, where they and the publisher are asked to.
 //! - [`service`]: the worker's events, in their order.
 //! - `inbound`: the receiving side.
@@ -53,6 +54,7 @@ mod loss;
 pub mod message;
 mod nat;
 mod offer;
+mod owed;
 pub mod presence;
 pub mod publications;
 pub mod publish;

@@ -2,13 +2,13 @@
 
 use super::{
     entry::{Entry, Remote},
+    owed::Owed,
     publish::Partial,
     reason::{Reason, Reasons},
     signed::{events_of, span_of},
 };
-use bytes::Bytes;
 use virga_ebpf::header::{NodeId, StreamId};
-use virga_transport::{Fate, Mode, Node, OpenError, Receipt, SendError, StreamSpec};
+use virga_transport::{Fate, Mode, Node, OpenError, SendError, StreamSpec};
 
 /// What a subscriber's stream did with an event.
 pub(super) enum Taken {
@@ -18,14 +18,6 @@ pub(super) enum Taken {
     Full,
     Left,
     Lost(Reason),
-}
-
-/// A batch that another node was to bring, and did not.
-#[derive(Debug)]
-pub(crate) struct Owed {
-    pub(super) batch: Bytes,
-    pub(super) deadline_ns: Option<u64>,
-    pub(super) receipt: Option<Receipt>,
 }
 
 impl Remote {
@@ -81,7 +73,7 @@ impl Remote {
         if self.is_barred() {
             return Ok(self.owed.is_empty());
         }
-        while let Some(owed) = self.owed.front() {
+        while let Some(owed) = self.owed.first() {
             let (batch, deadline_ns, receipt) =
                 (owed.batch.clone(), owed.deadline_ns, owed.receipt);
             let stream = match self.stream(now_ns, node, (spec, peer)) {
@@ -100,7 +92,7 @@ impl Remote {
                 }
             };
             match sent {
-                Ok(()) => self.owed.pop_front(),
+                Ok(()) => self.owed.pop(),
                 Err(SendError::Full) => return Ok(false),
                 Err(_) => return Err(self.give_up()),
             };
@@ -122,11 +114,19 @@ impl Remote {
 
     /// Nobody brings what others did not; how many events that are.
     pub(super) fn forgive(&mut self) -> u64 {
-        for receipt in self.owed.iter().filter_map(|owed| owed.receipt) {
+        let mut events = 0;
+        while let Some(owed) = self.owed.pop() {
+            events += self.let_go(&owed);
+        }
+        events
+    }
+
+    /// Nobody brings a batch that it was owed; how many events that are.
+    fn let_go(&mut self, owed: &Owed) -> u64 {
+        if let Some(receipt) = owed.receipt {
             self.pending.settle(receipt, Fate::Expired);
         }
-        let owed = std::mem::take(&mut self.owed).into_iter();
-        owed.map(|owed| events_of(Mode::Signed, &owed.batch)).sum()
+        events_of(Mode::Signed, &owed.batch)
     }
 }
 

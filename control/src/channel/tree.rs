@@ -46,7 +46,7 @@ use super::{
     delivery::Outlet,
     entry::{Entry, Index},
     message::Message,
-    offer::Owed,
+    owed::Owed,
     publish::{Partial, Progress},
     reason::Reason,
     service::ChannelService,
@@ -365,7 +365,7 @@ impl<O: Outlet> ChannelService<O> {
             let unsaid = entry.tail.after(have).filter(|kept| !kept.is_direct);
             for kept in unsaid.filter(|kept| Some(&kept.batch) != begun) {
                 let receipt = receipt_of(&mut receipts, kept.span.end);
-                remote.owed.push_back(Owed {
+                remote.owed.push(Owed {
                     batch: kept.batch.clone(),
                     deadline_ns: kept.deadline_ns,
                     receipt,

@@ -3,7 +3,8 @@
 use super::{
     super::{
         entry::Remote,
-        offer::{Owed, Taken},
+        offer::Taken,
+        owed::Owed,
         publish::Partial,
         signed::span_of,
     },
@@ -159,8 +160,7 @@ impl Remote {
         }
         let struck = self.branch.struck.as_ref();
         let is_awaited = struck.is_some_and(|struck| now_ns < struck.holds_until_ns);
-        let bytes: usize = self.owed.iter().map(|owed| owed.batch.len()).sum();
-        if is_awaited || bytes >= TAIL_BYTES_MAX {
+        if is_awaited || self.owed.bytes() >= TAIL_BYTES_MAX {
             return Some(Taken::Full);
         }
         let receipt = match &partial.tallied {
@@ -174,7 +174,7 @@ impl Remote {
             }
             None => None,
         };
-        self.owed.push_back(Owed {
+        self.owed.push(Owed {
             batch: partial.event.clone(),
             deadline_ns: partial.deadline_ns,
             receipt,
