@@ -6,6 +6,7 @@ use super::{
     publish::Partial,
     reason::{Reason, Reasons},
     signed::{events_of, span_of},
+    tree::TAIL_BYTES_MAX,
 };
 use virga_ebpf::header::{NodeId, StreamId};
 use virga_transport::{Fate, Mode, Node, OpenError, SendError, StreamSpec};
@@ -121,6 +122,24 @@ impl Remote {
         events
     }
 
+    /// Where it may be owed no more, lets go what nobody waits for any longer; how many events that are.
+    fn make_room(&mut self, now_ns: u64, partial: &Partial) -> u64 {
+        let mut events = 0;
+        if self.is_full_for(partial) {
+            while let Some(owed) = self.owed.expire(now_ns) {
+                events += self.let_go(&owed);
+            }
+        }
+        events
+    }
+
+    /// Whether it is owed, or has not acknowledged, as much as may be.
+    pub(super) fn is_full_for(&self, partial: &Partial) -> bool {
+        let tallied = partial.tallied.as_ref();
+        self.owed.bytes() >= TAIL_BYTES_MAX
+            || tallied.is_some_and(|t| self.pending.events() >= t.tally.in_flight_max())
+    }
+
     /// Nobody brings a batch that it was owed; how many events that are.
     fn let_go(&mut self, owed: &Owed) -> u64 {
         if let Some(receipt) = owed.receipt {
@@ -149,6 +168,9 @@ pub(super) fn offer(
     let Some(remote) = roster.get_mut(&peer) else {
         return Taken::Left;
     };
+    let expired = remote.make_room(now_ns, partial);
+    counters.dropped += expired;
+    reasons.add_many(Reason::Expired, expired);
     if let Some(taken) = remote.hold(now_ns, node, peer, partial) {
         return taken;
     }

@@ -16,6 +16,7 @@ use virga_state::{LogName, bundle, feed::FeedEnd};
 use virga_transport::Event;
 
 mod again;
+mod barred;
 mod deadlines;
 mod hostile;
 mod places;

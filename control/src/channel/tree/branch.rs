@@ -1,14 +1,8 @@
 //! By whom a subscriber gets the events of its publisher, at that.
 
 use super::{
-    super::{
-        entry::Remote,
-        offer::Taken,
-        owed::Owed,
-        publish::Partial,
-        signed::span_of,
-    },
-    LOOK_NS, PATIENCE_NS, PAUSE_NS_MAX, TAIL_BYTES_MAX, Tail,
+    super::{entry::Remote, offer::Taken, owed::Owed, publish::Partial, signed::span_of},
+    LOOK_NS, PATIENCE_NS, PAUSE_NS_MAX, Tail,
 };
 use std::collections::{BTreeMap, VecDeque};
 use virga_ebpf::header::{NodeId, StreamId};
@@ -160,20 +154,14 @@ impl Remote {
         }
         let struck = self.branch.struck.as_ref();
         let is_awaited = struck.is_some_and(|struck| now_ns < struck.holds_until_ns);
-        if is_awaited || self.owed.bytes() >= TAIL_BYTES_MAX {
+        if is_awaited || self.is_full_for(partial) {
             return Some(Taken::Full);
         }
-        let receipt = match &partial.tallied {
-            Some(tallied) if self.pending.events() >= tallied.tally.in_flight_max() => {
-                return Some(Taken::Full);
-            }
-            Some(tallied) => {
-                tallied.tally.sent(peer);
-                self.pending.add(peer, tallied);
-                Some(tallied.receipt)
-            }
-            None => None,
-        };
+        let receipt = partial.tallied.as_ref().map(|tallied| {
+            tallied.tally.sent(peer);
+            self.pending.add(peer, tallied);
+            tallied.receipt
+        });
         self.owed.push(Owed {
             batch: partial.event.clone(),
             deadline_ns: partial.deadline_ns,
