@@ -58,7 +58,7 @@ reasons! {
     RelayRefused = "relay_refused",
     /// A publisher named other relays for its events too often: not heeded, it goes on by itself.
     RelayRate = "relay_rate",
-    /// Events that this node passes on found no room towards a node: it is told, and goes back to their publisher.
+    /// Events that this node passes on found no room towards a node, or may not go to it yet: it is told, and goes back to their publisher.
     RelayFull = "relay_full",
     /// A node gets events by another no more, or got them too late: their publisher, this node, sends them itself.
     RelayFailed = "relay_failed",

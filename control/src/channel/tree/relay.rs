@@ -257,8 +257,12 @@ impl<O: Outlet> ChannelService<O> {
             if from.is_none_or(|from| span.start < from) {
                 continue;
             }
-            let to = remote.stream(now_ns, node, (spec, child));
-            let is_taken = to.is_ok_and(|to| {
+            // A relay of this node's own events may have to answer yet: its stream is to drain.
+            let to = match remote.is_barred() {
+                true => None,
+                false => remote.stream(now_ns, node, (spec, child)).ok(),
+            };
+            let is_taken = to.is_some_and(|to| {
                 node.queued_on(child, to) + batch.len() <= QUEUED_BYTES_MAX
                     && node
                         .send_all(now_ns, child, to, [batch], deadline_ns)

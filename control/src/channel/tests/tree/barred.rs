@@ -38,6 +38,52 @@ impl Grove {
     }
 }
 
+/// Whoever publishes there as well, by the relay's publisher: its own events would wait as long as there are others.
+#[test]
+fn a_relay_that_is_to_answer_is_brought_nothing_of_others() {
+    let mut channels = signed(7, 2);
+    let all: Vec<Entity> = (0..7).map(|n| Entity::from_key(entity(n))).collect();
+    for channels in &mut channels {
+        channels[0].subscribe = Listed::Only(all.clone());
+    }
+    let mut grove = Grove::of(channels);
+    let inbox = grove.inboxes[0].clone();
+    grove.net.subscribe(0, only("a"), &inbox);
+    grove.grow();
+    let (relay, children) = grove.branch();
+    let other = RELAYS[usize::from(relay == RELAYS[0])];
+    let number = u8::try_from(other).unwrap();
+    let mut others = feed(number);
+    let mut next = || batch(&mut others, number, "other");
+    let _report = grove.net.publish(other, "a", vec![next()]);
+    grove.net.settle();
+    grove.tell(relay, 0, 99, What::Feed(entity(number)));
+    assert_eq!(grove.feeds(0, relay), 1);
+    let (id, publisher) = (grove.id(relay), grove.id(other));
+    let bring = |grove: &mut Grove, batch: &Bytes| {
+        let now_ns = grove.net.now_ns;
+        let Side { node, service } = &mut grove.net.sides[0];
+        let stream = service.sessions[&publisher].streams_of(0)[0];
+        service.relay(now_ns, node, (0, publisher, stream), batch);
+        let to = service.entries[0].roster[&id].stream;
+        to.map_or(0, |to| node.queued_on(id, to))
+    };
+    let roster = &mut grove.net.sides[0].service.entries[0].roster;
+    let feeds = &mut roster.get_mut(&id).unwrap().feeds;
+    feeds.get_mut(&publisher).unwrap().set_from(0);
+    assert!(bring(&mut grove, &next()) > 0);
+    grove.leave(children[0]);
+    grove.settle_losing(&mut is_stop(relay));
+    assert!(grove.is_barred(relay));
+    for _ in 0..1_600 {
+        let _queued = bring(&mut grove, &next());
+        grove.pass_losing(1, is_stop(relay));
+    }
+    assert!(!grove.is_barred(relay), "it gets what follows otherwise");
+    assert_eq!(grove.net.count(0, Reason::RelayFull), 1);
+    assert_eq!(grove.feeds(0, relay), 0);
+}
+
 /// There is no more room: in bytes, and in events that may be unacknowledged.
 #[test]
 fn what_is_kept_for_a_relay_that_is_not_reached_makes_room_when_its_time_is_over() {
