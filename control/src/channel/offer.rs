@@ -70,7 +70,6 @@ impl Remote {
         node: &mut Node,
         (spec, peer): (&StreamSpec, NodeId),
     ) -> Result<bool, u64> {
-        self.turn_over(now_ns, node, peer);
         if self.is_barred() {
             return Ok(self.owed.is_empty());
         }
@@ -171,7 +170,7 @@ pub(super) fn offer(
     let expired = remote.make_room(now_ns, partial);
     counters.dropped += expired;
     reasons.add_many(Reason::Expired, expired);
-    if let Some(taken) = remote.hold(now_ns, node, peer, partial) {
+    if let Some(taken) = remote.hold(now_ns, peer, partial) {
         return taken;
     }
     if let Some(taken) = remote.leave(now_ns, (peer, tail), partial) {

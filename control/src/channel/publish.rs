@@ -237,6 +237,7 @@ impl<O: Outlet> ChannelService<O> {
 
     /// Publishes what waits on a channel, until something is in the way.
     pub(crate) fn pump(&mut self, now_ns: u64, node: &mut Node, index: Index) {
+        self.turn_over(now_ns, node);
         loop {
             let partial = match std::mem::take(&mut self.entries[index].progress) {
                 Progress::Partial(partial) => partial,

@@ -94,6 +94,8 @@ pub(crate) struct Trees {
     last: u64,
     /// Nodes that are still to be sent what a relay did not bring.
     owing: BTreeSet<(Index, NodeId)>,
+    /// Relays that may be sent nothing more in their stream.
+    barred: BTreeSet<(Index, NodeId)>,
 }
 
 impl Trees {
@@ -408,6 +410,7 @@ impl<O: Outlet> ChannelService<O> {
 
     /// Sends what relays did not bring, as far as there is room.
     pub(crate) fn pay_owed(&mut self, now_ns: u64, node: &mut Node) {
+        self.turn_over(now_ns, node);
         for (index, peer) in std::mem::take(&mut self.trees.owing) {
             let Entry {
                 spec,

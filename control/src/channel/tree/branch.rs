@@ -2,7 +2,7 @@
 
 use super::{
     super::{entry::Remote, offer::Taken, owed::Owed, publish::Partial, signed::span_of},
-    LOOK_NS, PATIENCE_NS, PAUSE_NS_MAX, Tail,
+    LOOK_NS, PATIENCE_NS, PAUSE_NS_MAX, STRIKE_PATIENCE_NS, Tail,
 };
 use std::collections::{BTreeMap, VecDeque};
 use virga_ebpf::header::{NodeId, StreamId};
@@ -32,8 +32,26 @@ pub(super) struct Struck {
     pub(super) due: BTreeMap<u64, (NodeId, Due)>,
     /// Since when it has not answered.
     pub(super) since_ns: u64,
-    /// Publishing waits for it until then, or until it has answered for those that are off the roster.
-    pub(super) holds_until_ns: u64,
+}
+
+impl Struck {
+    /// Until when publishing waits for it, or until it has answered for those that are off the roster: as long as for the
+    /// first of them, whoever follows.
+    fn holds_until_ns(&self) -> Option<u64> {
+        let gone = self.due.values().filter_map(|(_, due)| match due {
+            Due::Gone { since_ns } => Some(*since_ns),
+            Due::Served | Due::Over => None,
+        });
+        Some(gone.min()?.saturating_add(STRIKE_PATIENCE_NS))
+    }
+
+    /// Whether it has not answered for as long as a relay may take for anything, or for as long as it is waited for.
+    fn is_late(&self, now_ns: u64) -> bool {
+        let is_cut = self.due.values().any(|(_, due)| *due == Due::Over);
+        let is_awaited_no_more = self.holds_until_ns().is_some_and(|until| now_ns >= until);
+        let is_silent = now_ns.saturating_sub(self.since_ns) >= PATIENCE_NS;
+        is_cut || is_awaited_no_more || is_silent
+    }
 }
 
 /// A node that a relay was to pass nothing more on to.
@@ -41,8 +59,8 @@ pub(super) struct Struck {
 pub(super) enum Due {
     /// It gets events from their publisher.
     Served,
-    /// It is off the roster: nothing is sent to the relay in this stream any more.
-    Gone,
+    /// It is off the roster since then: nothing is sent to the relay in this stream any more.
+    Gone { since_ns: u64 },
     /// That stream is finished, and what is passed on with it.
     Over,
 }
@@ -109,13 +127,15 @@ impl Branch {
         }
     }
 
-    /// Whether it has not answered for as long as a relay may take for anything, or for as long as it is waited for.
+    /// Whether it has not answered for too long.
     pub(super) fn is_silent(&self, now_ns: u64) -> bool {
         let struck = self.struck.as_ref();
-        struck.is_some_and(|struck| {
-            let is_cut = struck.holds_until_ns > 0 && now_ns >= struck.holds_until_ns;
-            is_cut || now_ns.saturating_sub(struck.since_ns) >= PATIENCE_NS
-        })
+        struck.is_some_and(|struck| struck.is_late(now_ns))
+    }
+
+    /// Whether it is to get events by a relay.
+    pub(super) fn is_by(&self, relay: NodeId) -> bool {
+        self.assigned.as_ref().is_some_and(|a| a.relay == relay)
     }
 
     pub(super) fn is_assigned(&self, number: u64) -> bool {
@@ -134,26 +154,24 @@ impl Branch {
 }
 
 impl Remote {
+    /// Until when publishing waits for it, where nothing more may go to it yet.
+    fn holds_until_ns(&self) -> Option<u64> {
+        self.branch.struck.as_ref()?.holds_until_ns()
+    }
+
     /// Whether nothing more may go to it yet: it might pass it on to a node that has no right to it any more.
     pub(in super::super) fn is_barred(&self) -> bool {
-        let struck = self.branch.struck.as_ref();
-        struck.is_some_and(|struck| struck.due.values().any(|(_, due)| *due == Due::Gone))
+        self.holds_until_ns().is_some()
     }
 
     /// Keeps an event for it until it may have it: publishing waits, or it is owed where that was long enough.
     pub(in super::super) fn hold(
         &mut self,
         now_ns: u64,
-        node: &mut Node,
         peer: NodeId,
         partial: &Partial,
     ) -> Option<Taken> {
-        self.turn_over(now_ns, node, peer);
-        if !self.is_barred() {
-            return None;
-        }
-        let struck = self.branch.struck.as_ref();
-        let is_awaited = struck.is_some_and(|struck| now_ns < struck.holds_until_ns);
+        let is_awaited = now_ns < self.holds_until_ns()?;
         if is_awaited || self.is_full_for(partial) {
             return Some(Taken::Full);
         }
@@ -170,20 +188,17 @@ impl Remote {
         Some(Taken::Relayed)
     }
 
-    /// Has it get what follows in another stream, where it has not answered and all of the one before is there: what a relay
-    /// passes on comes in one stream, and ends with that.
-    pub(in super::super) fn turn_over(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
-        if !self.is_barred() {
-            return;
-        }
-        let Some(struck) = &mut self.branch.struck else {
-            return;
-        };
-        let is_on_its_way = |&stream: &StreamId| node.queued_on(peer, stream) > 0;
-        if now_ns < struck.holds_until_ns || self.stream.as_ref().is_some_and(is_on_its_way) {
-            return;
-        }
-        for (_, due) in struck.due.values_mut() {
+    /// Whether it is to get what follows in another stream: it has not answered, and all of the one before is there.
+    pub(super) fn is_to_turn(&self, now_ns: u64, node: &Node, peer: NodeId) -> bool {
+        let is_on_its_way = |stream: StreamId| node.queued_on(peer, stream) > 0;
+        self.holds_until_ns().is_some_and(|until| now_ns >= until)
+            && !self.stream.is_some_and(is_on_its_way)
+    }
+
+    /// Has it get that in another stream: what a relay passes on comes in one, and ends with that.
+    pub(super) fn turn_over(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
+        let struck = self.branch.struck.iter_mut();
+        for (_, due) in struck.flat_map(|struck| struck.due.values_mut()) {
             *due = Due::Over;
         }
         if let Some(stream) = self.stream.take() {

@@ -10,7 +10,7 @@ use super::{
         reason::Reason,
         service::ChannelService,
     },
-    STRIKE_PATIENCE_NS,
+    Blame,
     branch::{Due, Struck},
     wire::What,
 };
@@ -33,7 +33,6 @@ impl<O: Outlet> ChannelService<O> {
         let struck = remote.branch.struck.get_or_insert(Struck {
             due: BTreeMap::new(),
             since_ns: now_ns,
-            holds_until_ns: 0,
         });
         struck.due.insert(number, (child, Due::Served));
         let strike = (index, number, What::Strike(child));
@@ -61,26 +60,43 @@ impl<O: Outlet> ChannelService<O> {
             self.strike(now_ns, node, (index, child), place);
         }
         // Also where it was taken back before, and the relay has not answered yet: each assignment is waited for once.
-        for remote in self.entries[index].roster.values_mut() {
+        for (&relay, remote) in &mut self.entries[index].roster {
             let Some(struck) = &mut remote.branch.struck else {
                 continue;
             };
             let due = struck.due.values_mut();
-            let mut is_one = false;
             for (_, due) in due.filter(|one| **one == (child, Due::Served)) {
-                (*due, is_one) = (Due::Gone, true);
-            }
-            if is_one {
-                struck.holds_until_ns = now_ns + STRIKE_PATIENCE_NS;
+                *due = Due::Gone { since_ns: now_ns };
+                self.trees.barred.insert((index, relay));
             }
         }
     }
 
-    /// Says it again to those that have not answered: it may have been lost to a queue that was full, or the answer. What
-    /// waits for them too long goes to them otherwise.
+    /// Has relays that have not answered get what follows in another stream. Whom they served this node serves from then on,
+    /// and waits for them no more when it lets one of those go.
+    pub(crate) fn turn_over(&mut self, now_ns: u64, node: &mut Node) {
+        for (index, relay) in std::mem::take(&mut self.trees.barred) {
+            let roster = &self.entries[index].roster;
+            let Some(remote) = roster.get(&relay).filter(|remote| remote.is_barred()) else {
+                continue;
+            };
+            if !remote.is_to_turn(now_ns, node, relay) {
+                self.trees.barred.insert((index, relay));
+                continue;
+            }
+            let served = roster.iter().filter(|(_, r)| r.branch.is_by(relay));
+            for child in served.map(|(&child, _)| child).collect::<Vec<_>>() {
+                self.take_back(now_ns, node, (index, child), Blame::Nobody);
+            }
+            if let Some(remote) = self.entries[index].roster.get_mut(&relay) {
+                remote.turn_over(now_ns, node, relay);
+            }
+        }
+    }
+
+    /// Says it again to those that have not answered: it may have been lost to a queue that was full, or the answer.
     pub(super) fn strike_again(&mut self, now_ns: u64, node: &mut Node, index: Index) {
-        for (&relay, remote) in &mut self.entries[index].roster {
-            remote.turn_over(now_ns, node, relay);
+        for (&relay, remote) in &self.entries[index].roster {
             if remote.branch.struck.is_some() && !remote.owed.is_empty() {
                 self.trees.owing.insert((index, relay));
             }

@@ -1,6 +1,7 @@
 //! What a relay may not be sent yet: it waits, and is given up when nobody waits for it any longer.
 
 use super::*;
+use crate::channel::tree::wire::Why;
 
 /// What never comes to a relay: that it is to pass nothing more on.
 fn is_stop(relay: usize) -> impl FnMut((usize, usize), &What) -> bool {
@@ -113,4 +114,62 @@ fn what_is_kept_for_a_relay_that_is_not_reached_makes_room_when_its_time_is_over
         assert_eq!(grove.net.count(0, Reason::Expired), 21);
         assert_eq!(grove.entry(0).counters.dropped, dropped + 21);
     }
+}
+
+/// The second one leaves while the first is waited for, or after that; the publisher looks at its tree later.
+#[test]
+fn a_relay_that_never_answers_is_waited_for_once_whoever_else_leaves() {
+    for is_soon in [true, false] {
+        let mut grove = Grove::grown(7);
+        let (deaf, children) = grove.branch();
+        let look = |grove: &Grove| grove.net.sides[0].service.trees.due_ns();
+        let before = look(&grove);
+        while look(&grove) == before {
+            grove.pass_but(&[deaf], 1);
+        }
+        grove.pass_but(&[deaf], 100);
+        let leave = |grove: &mut Grove, child| {
+            grove.leave(child);
+            grove.net.settle_but(&[deaf]);
+        };
+        let said = grove.said;
+        leave(&mut grove, children[0]);
+        grove.pass_but(&[deaf], 900);
+        assert!(grove.is_barred(deaf));
+        if is_soon {
+            leave(&mut grove, children[1]);
+        }
+        grove.pass_but(&[deaf], 100);
+        assert!(grove.publish(1).is_there());
+        if !is_soon {
+            leave(&mut grove, children[1]);
+        }
+        assert!(!grove.is_barred(deaf));
+        assert!(grove.publish(1).is_there());
+        grove.pass_but(&[deaf], 100);
+        grove.net.pass(1_000);
+        grove.all_heard_but(&children, said..said + 2);
+    }
+}
+
+#[test]
+fn a_relay_that_has_answered_for_those_that_left_keeps_others_while_it_owes_another_answer() {
+    let mut grove = Grove::of(signed(9, 3));
+    grove.grow();
+    let relayed = grove.relayed();
+    let (&relay, children) = relayed.iter().find(|(_, all)| all.len() == 3).unwrap();
+    let [gone, back, other] = children[..] else {
+        panic!("{children:?}");
+    };
+    let id = grove.id(back);
+    let number = grove.entry(0).roster[&id].branch.number();
+    let mut lost = |(_, to): (usize, usize), what: &What| to == relay && *what == What::Strike(id);
+    grove.put(back, 0, number, What::Back(0, Why::Gone));
+    grove.settle_losing(&mut lost);
+    grove.leave(gone);
+    grove.settle_losing(&mut lost);
+    assert!(!grove.is_barred(relay));
+    grove.pass_losing(2_000, lost);
+    assert!(grove.is_struck(relay));
+    assert!(grove.relayed()[&relay].contains(&other));
 }
