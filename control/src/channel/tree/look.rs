@@ -121,7 +121,9 @@ impl<O: Outlet> ChannelService<O> {
             let branch = &remote.branch;
             let is_idle = branch.struck.is_none() && branch.assigned.is_none();
             // One that has turned to another stream has none until the next event.
-            if is_idle && remote.first.is_some() && remote.stream.is_some() {
+            let has_stream = remote.first.is_some() && remote.stream.is_some();
+            // What it is owed another may have brought it: it knows that by the stream that it has, not by the next one.
+            if is_idle && has_stream && remote.owed.is_empty() {
                 free.insert(peer, branch.places);
             }
         }

@@ -331,16 +331,18 @@ fn what_is_kept_for_a_relay_that_is_not_reached_is_counted_when_its_publisher_st
 }
 
 #[test]
-fn what_is_kept_for_a_relay_that_is_not_reached_is_counted_when_its_session_or_its_right_ends() {
-    for is_session in [true, false] {
+fn what_is_kept_for_a_relay_is_counted_when_its_session_its_stream_or_its_right_ends() {
+    for end in ["session", "stream", "right"] {
         let (mut grove, relay, child) = kept_for_a_relay();
         let (before, id) = (grove.net.count(0, Reason::PeerGone), grove.id(relay));
         let dropped = grove.entry(0).counters.dropped;
-        if is_session {
-            let Side { node, service } = &mut grove.net.sides[0];
-            service.on_closed(grove.net.now_ns, node, id);
-        } else {
-            grove.learn(0, &without_all(&[child, relay]));
+        let stream = grove.entry(0).roster[&id].stream.unwrap();
+        let list = without_all(&[child, relay]);
+        let Side { node, service } = &mut grove.net.sides[0];
+        match end {
+            "session" => service.on_closed(grove.net.now_ns, node, id),
+            "stream" => service.on_refused(grove.net.now_ns, node, id, stream),
+            _ => grove.learn(0, &list),
         }
         assert!(!grove.entry(0).roster.contains_key(&id));
         assert_eq!(grove.net.count(0, Reason::PeerGone), before + 3);
