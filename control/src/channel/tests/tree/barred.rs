@@ -4,7 +4,7 @@ use super::*;
 use crate::channel::tree::wire::Why;
 
 /// What never comes to a relay: that it is to pass nothing more on.
-fn is_stop(relay: usize) -> impl FnMut((usize, usize), &What) -> bool {
+pub(super) fn is_stop(relay: usize) -> impl FnMut((usize, usize), &What) -> bool {
     move |(_, to), what| to == relay && matches!(what, What::Strike(_) | What::Leave(_))
 }
 
@@ -14,7 +14,7 @@ impl Grove {
     }
 
     /// A node unsubscribes; nothing is carried yet.
-    fn leave(&mut self, at: usize) {
+    pub(super) fn leave(&mut self, at: usize) {
         let ids = self.net.sides[at].service.subscribers.keys();
         let id = *ids.last().unwrap();
         self.net.command(at, Command::Unsubscribe(id));

@@ -2,6 +2,7 @@
 
 use super::{
     super::rights::{DAY_S, ISSUER, UNIX_S, token},
+    barred::is_stop,
     *,
 };
 use crate::{
@@ -353,28 +354,21 @@ fn what_is_kept_for_a_relay_is_counted_when_its_session_its_stream_or_its_right_
 /// It might be brought events while others are kept for it until it has answered.
 #[test]
 fn a_relay_whose_right_is_gone_is_served_by_its_publisher_until_it_has_answered() {
-    for relay in RELAYS {
-        let mut grove = Grove::grown(7);
-        let relayed = grove.relayed();
-        let (_, others) = relayed.iter().find(|(of, _)| **of != relay).unwrap();
-        let lost = |(_, to): (usize, usize), what: &What| {
-            to == relay && matches!(what, What::Strike(_) | What::Leave(_))
-        };
-        grove.put(relay, 0, 0, What::Able(0));
-        for &other in others {
-            grove.unsubscribe(other);
-        }
-        for _ in 0..4 {
-            grove.pass_losing(600, lost);
-            let _report = grove.publish(1);
-        }
-        grove.pass_losing(100, lost);
-        assert!(grove.is_struck(relay));
-        let served = grove.relayed().into_values().flatten();
-        let mut served = served.collect::<Vec<_>>();
-        served.sort_unstable();
-        assert_eq!(served, relayed[&relay]);
-    }
+    let mut grove = Grove::of(signed(4, 1));
+    grove.grow();
+    let (relay, children) = grove.branch();
+    let number = |grove: &Grove, at| grove.entry(0).roster[&grove.id(at)].branch.number();
+    let assignment = number(&grove, children[0]);
+    // The other relay has a place, and nobody else is to be named to it.
+    grove.leave(children[0]);
+    grove.settle_losing(&mut is_stop(relay));
+    grove.put(relay, 0, 0, What::Able(0));
+    grove.pass_losing(700, is_stop(relay));
+    assert!(grove.is_struck(relay));
+    assert_eq!(number(&grove, relay), 0);
+    grove.tell(relay, 0, assignment, What::Struck);
+    grove.net.pass(600);
+    assert_ne!(number(&grove, relay), 0);
 }
 
 #[test]
