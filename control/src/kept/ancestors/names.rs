@@ -379,12 +379,12 @@ impl Names {
             self.came(feed, namer, now);
             // Of a known feed more may be named there.
             if !is_known {
-                self.unknown.came(feed, now);
+                self.unknown.came((feed, namer));
             }
             return Ended::Quiet;
         };
         if !is_known && self.unknown.has(feed) {
-            return self.ended_in_vain(feed, why, now);
+            return self.ended_in_vain((feed, namer), why, now);
         }
         if !is_known && !self.waiting.contains_key(&(feed, namer)) {
             // It made room for another one.
@@ -407,8 +407,13 @@ impl Names {
     }
 
     /// Nothing came of looking for a feed of which it is not known whose it is, or where: that is told of once.
-    pub(super) fn ended_in_vain(&mut self, feed: FeedId, why: Unfound, now: Instant) -> Ended {
-        match (self.unknown.in_vain(feed, now), why) {
+    pub(super) fn ended_in_vain(
+        &mut self,
+        looked: (FeedId, Entity),
+        why: Unfound,
+        now: Instant,
+    ) -> Ended {
+        match (self.unknown.in_vain(looked, now), why) {
             (None, _) => Ended::Quiet,
             (Some(false), Unfound::Nobody | Unfound::Late) => Ended::Told(Unfound::Unknown),
             (Some(_), why) => Ended::Told(why),

@@ -176,10 +176,11 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
                 continue;
             };
             let named = (log, one.by.most, now + NAMED_WITHIN);
-            let Err(why) = self.begin_name((feed, one.by.namer), named, now) else {
+            let looked = (feed, one.by.namer);
+            let Err(why) = self.begin_name(looked, named, now) else {
                 return turns;
             };
-            if let Ended::Told(why) = self.names.ended_in_vain(feed, why, now) {
+            if let Ended::Told(why) = self.names.ended_in_vain(looked, why, now) {
                 told.push((one.by.log, why));
             }
         }

@@ -35,6 +35,8 @@ pub(super) struct By {
     pub(super) most: u64,
     /// Whether somebody was asked for them in vain.
     in_vain: bool,
+    /// It has its turn from then on.
+    from: Instant,
 }
 
 /// Whether a feed has a place for what another entity names of it.
@@ -65,8 +67,8 @@ pub(super) struct One {
     in_vain: u32,
     /// Whether it is known whose it is: it was asked for in vain as such, for long, or had no place there.
     is_late: bool,
-    /// Whether it was told of that it is not there.
-    is_told: bool,
+    /// Whose turn was in vain as it was told of that it is not there.
+    told: Option<Entity>,
     number: u64,
 }
 
@@ -77,11 +79,22 @@ impl One {
         first.into_iter().chain(self.others).flatten()
     }
 
+    /// What an entity names of it.
+    fn of_mut(&mut self, namer: Entity) -> Option<&mut By> {
+        let mut all = std::iter::once(&mut self.by).chain(self.others.iter_mut().flatten());
+        all.find(|one| one.namer == namer)
+    }
+
+    fn drop_other(&mut self, is_it: impl Fn(&By) -> bool) {
+        let others = self.others.into_iter().flatten();
+        let mut left = others.filter(|other| !is_it(other));
+        self.others = std::array::from_fn(|_| left.next());
+    }
+
     /// Notes that an entity names it. Of more entities than there are places for, the last one's is taken that had its turn
     /// in vain: nobody has what another names forgotten, and that is asked for no sooner.
     fn note(&mut self, by: By) -> Noted {
-        let mut all = std::iter::once(&mut self.by).chain(self.others.iter_mut().flatten());
-        if let Some(one) = all.find(|one| one.namer == by.namer) {
+        if let Some(one) = self.of_mut(by.namer) {
             one.most = one.most.max(by.most);
             return Noted::Known;
         }
@@ -175,10 +188,11 @@ impl Unknown {
             log,
             most: count,
             in_vain: why == Came::Told,
+            from,
         };
         if let Some(known) = self.feeds.get_mut(&feed) {
             match known.note(by) {
-                Noted::New => known.from = known.from.min(from.max(known.not_before)),
+                Noted::New => self.is_new_by(feed, from),
                 Noted::Known => {}
                 Noted::Full => return self.has_none(&namer),
             }
@@ -198,12 +212,25 @@ impl Unknown {
             from,
             in_vain: u32::from(why == Came::Told),
             is_late: why != Came::Unknown,
-            is_told: why == Came::Told,
+            told: (why == Came::Told).then_some(namer),
             number: self.last_number,
         };
         self.feeds.insert(feed, one);
         self.namers.entry(namer).or_default().feeds += 1;
         Room::Is
+    }
+
+    /// One more names a feed from that moment on: whose turn was in vain before leaves it to the others.
+    fn is_new_by(&mut self, feed: FeedId, from: Instant) {
+        let Some(before) = self.feeds.get(&feed).copied() else {
+            return;
+        };
+        if before.by.in_vain {
+            self.pass_round(feed, |_| true);
+        }
+        if let Some(one) = self.feeds.get_mut(&feed).filter(|one| !one.by.in_vain) {
+            one.from = before.from.min(from.max(one.not_before));
+        }
     }
 
     /// There is no place for what an entity names.
@@ -232,7 +259,7 @@ impl Unknown {
         let of_namer = self.feeds.iter().filter(|(_, one)| one.by.namer == namer);
         let last = of_namer.max_by_key(|(_, one)| (one.in_vain, one.number));
         match last.map(|(feed, _)| *feed) {
-            Some(feed) => self.pass_on(feed).is_some() || self.forget(feed).is_some(),
+            Some(feed) => self.pass_on(feed, |_| true).is_some() || self.forget(feed).is_some(),
             None => false,
         }
     }
@@ -252,7 +279,7 @@ impl Unknown {
         let Some((&feed, one)) = last else {
             return false;
         };
-        let (log, is_told) = (one.by.log, one.is_told);
+        let (log, is_told) = (one.by.log, one.told.is_some());
         if let Some(known) = self.namers.get_mut(&most).filter(|_| !is_told)
             && !std::mem::replace(&mut known.is_told, true)
         {
@@ -261,14 +288,17 @@ impl Unknown {
         self.forget(feed).is_some()
     }
 
-    /// A feed is from now on the next one's that names it and has room for it, and no more whose it was; none if there is no
-    /// other.
-    fn pass_on(&mut self, feed: FeedId) -> Option<By> {
+    /// A feed is from now on another's that names it and has room for it, the one whose turn is first, and no more whose it
+    /// was; none if there is no such one.
+    fn pass_on(&mut self, feed: FeedId, is_one: impl Fn(&By) -> bool) -> Option<By> {
         let others = self.feeds.get(&feed)?.others;
-        let has_room = |by: &&By| self.feeds_of(&by.namer) < UNKNOWN_PER_NAMER_MAX;
-        let next = others.iter().flatten().find(has_room).copied()?;
+        let has_room = |by: &By| self.feeds_of(&by.namer) < UNKNOWN_PER_NAMER_MAX;
+        let next = others.into_iter().flatten();
+        let next = next.filter(|by| has_room(by) && is_one(by));
+        let next = next.min_by_key(|by| by.from)?;
         let one = self.feeds.get_mut(&feed)?;
         let before = std::mem::replace(&mut one.by, next);
+        one.from = next.from.max(one.not_before);
         let mut left = others.into_iter().flatten().filter(|other| *other != next);
         one.others = std::array::from_fn(|_| left.next());
         let in_vain = usize::from(one.in_vain >= 2);
@@ -332,28 +362,43 @@ impl Unknown {
         }
     }
 
-    /// Nothing came of looking for a feed: the next one's that names it has it looked for next. None if that was told of
-    /// before; else whether the feed is known.
-    pub(super) fn in_vain(&mut self, feed: FeedId, now: Instant) -> Option<bool> {
+    /// Nothing came of looking for a feed as an entity named it: the next one's that names it has it looked for next. None if
+    /// that was told of before; else whether the feed is known.
+    pub(super) fn in_vain(
+        &mut self,
+        (feed, namer): (FeedId, Entity),
+        now: Instant,
+    ) -> Option<bool> {
         let one = self.feeds.get_mut(&feed)?;
-        one.by.in_vain = true;
+        let next = now + VAIN_PAUSE * (1 << one.in_vain.min(DOUBLED_MAX));
         one.not_before = now + VAIN_PAUSE;
-        one.from = now + VAIN_PAUSE * (1 << one.in_vain.min(DOUBLED_MAX));
+        one.from = one.from.max(one.not_before);
+        // None: it made room for another's meanwhile.
+        let by = one.of_mut(namer)?;
+        (by.in_vain, by.from) = (true, next);
         one.in_vain = one.in_vain.saturating_add(1);
+        let (owner, is_first) = (one.by.namer, one.told.is_none());
+        let told = is_first.then_some(one.is_late);
+        if is_first {
+            one.told = Some(namer);
+        }
         if one.in_vain == 2
-            && let Some(known) = self.namers.get_mut(&one.by.namer)
+            && let Some(known) = self.namers.get_mut(&owner)
         {
             known.in_vain += 1;
         }
-        let is_late = one.is_late;
-        let told = (!std::mem::replace(&mut one.is_told, true)).then_some(is_late);
-        self.pass_round(feed);
+        if owner == namer {
+            self.pass_round(feed, |_| true);
+            if let Some(one) = self.feeds.get_mut(&feed) {
+                one.from = next;
+            }
+        }
         told
     }
 
-    /// A feed is the next one's that names it; whose it was is behind the others.
-    fn pass_round(&mut self, feed: FeedId) {
-        if let Some(before) = self.pass_on(feed)
+    /// A feed is the next one's that names it, of those; whose it was is behind the others.
+    fn pass_round(&mut self, feed: FeedId, is_one: impl Fn(&By) -> bool) {
+        if let Some(before) = self.pass_on(feed, is_one)
             && let Some(one) = self.feeds.get_mut(&feed)
         {
             let mut places = one.others.iter_mut();
@@ -365,32 +410,36 @@ impl Unknown {
 
     /// What is due and is of an entity for which nobody is asked now is another's that names it.
     pub(super) fn pass_by(&mut self, now: Instant, is_out: impl Fn(&Entity) -> bool) {
+        let is_next = |by: &By| now >= by.from && !is_out(&by.namer);
         let due = self.feeds.iter().filter(|(_, one)| {
             let mut others = one.others.iter().flatten();
-            now >= one.from && is_out(&one.by.namer) && others.any(|other| !is_out(&other.namer))
+            now >= one.from && is_out(&one.by.namer) && others.any(is_next)
         });
         let due: Vec<FeedId> = due.map(|(feed, _)| *feed).collect();
         for feed in due {
-            self.pass_round(feed);
+            self.pass_round(feed, is_next);
         }
     }
 
-    /// What was looked for is there; what the same entity named meanwhile, or another names, is looked for in its turn.
-    pub(super) fn came(&mut self, feed: FeedId, now: Instant) {
-        let one = self.feeds.get(&feed);
-        let is_more = one.is_some_and(|one| one.by.most > one.asked);
-        if !is_more && self.pass_on(feed).is_none() {
-            self.forget(feed);
-        }
-        if let Some(one) = self.feeds.get_mut(&feed) {
-            one.from = one.from.min(now + VAIN_PAUSE);
-            one.is_told = false;
+    /// What was looked for as an entity named it is there; what the same entity named meanwhile, or another names, is looked
+    /// for in its turn. That what another named is not there stays told.
+    pub(super) fn came(&mut self, (feed, namer): (FeedId, Entity)) {
+        let Some(one) = self.feeds.get_mut(&feed) else {
+            return;
+        };
+        one.told = one.told.filter(|told| *told != namer);
+        let (asked, is_its_turn) = (one.asked, one.by.namer == namer);
+        match one.of_mut(namer) {
+            Some(by) if by.most > asked => by.in_vain = false,
+            _ if is_its_turn => self.pass_over(feed),
+            // It made room for another's meanwhile.
+            _ => one.drop_other(|other| other.namer == namer),
         }
     }
 
     /// What the entity names whose turn it is of a feed is there, or is of no log that is to have it.
     pub(super) fn pass_over(&mut self, feed: FeedId) {
-        if self.pass_on(feed).is_none() {
+        if self.pass_on(feed, |_| true).is_none() {
             self.forget(feed);
         }
     }
@@ -427,17 +476,13 @@ impl Unknown {
     pub(super) fn leave(&mut self, log: usize) {
         let mut of_log = Vec::new();
         for (feed, one) in &mut self.feeds {
-            let others = one.others.into_iter().flatten();
-            let mut left = others.filter(|other| other.log != log);
-            one.others = std::array::from_fn(|_| left.next());
+            one.drop_other(|other| other.log == log);
             if one.by.log == log {
                 of_log.push(*feed);
             }
         }
         for feed in of_log {
-            if self.pass_on(feed).is_none() {
-                self.forget(feed);
-            }
+            self.pass_over(feed);
         }
     }
 }

@@ -355,8 +355,11 @@ async fn who_names_what_nobody_knows_is_told_of_once_and_what_else_it_names_does
     assert!(desk.ancestors.is_named(foreign[1]) && !desk.ancestors.is_named(foreign[0]));
     let again = Instant::now() + Duration::from_secs(61);
     desk.ancestors.names.suspend(foreign[1]);
+    let said = namer.say(b"seen");
+    let entity = bundle::parse(&said).unwrap().0.signed.statement.entity;
+    let unknown = &mut desk.ancestors.names.unknown;
     for next in &foreign[1..256] {
-        desk.ancestors.names.unknown.in_vain(*next, again);
+        unknown.in_vain((*next, entity), again);
     }
     desk.ancestors.begin_names(again);
     assert!(
