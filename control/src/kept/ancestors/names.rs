@@ -383,6 +383,10 @@ impl Names {
             }
             return Ended::Quiet;
         };
+        if why == Unfound::Full {
+            self.wait(feed, namer, now);
+            return Ended::Quiet;
+        }
         if !is_known && self.unknown.has(feed) {
             return self.ended_in_vain((feed, namer), why, now);
         }
@@ -404,6 +408,16 @@ impl Names {
             known.pause = Some(now + NAMER_PAUSE);
         }
         Ended::Told(why)
+    }
+
+    /// Some came of what an entity names, and more is there than may be taken now: it is looked for again once it may.
+    fn wait(&mut self, feed: FeedId, namer: Entity, now: Instant) {
+        let began = self.namer(namer, now).map_or(now, |known| known.began);
+        let again = began + FETCHED_WITHIN;
+        self.unknown.wait((feed, namer), again);
+        if let Some(name) = self.waiting.get_mut(&(feed, namer)) {
+            (name.from, name.until) = (again, again + NAMED_WITHIN);
+        }
     }
 
     /// Nothing came of looking for a feed of which it is not known whose it is, or where: that is told of once.

@@ -408,6 +408,20 @@ impl Unknown {
         }
     }
 
+    /// All was taken that may be of what an entity names: that waits until then, and another that names the feed has its turn.
+    pub(super) fn wait(&mut self, (feed, namer): (FeedId, Entity), until: Instant) {
+        let Some(one) = self.feeds.get_mut(&feed) else {
+            return;
+        };
+        if let Some(by) = one.of_mut(namer) {
+            by.from = until;
+        }
+        if one.by.namer == namer {
+            one.from = until;
+            self.pass_round(feed, |by| by.from < until);
+        }
+    }
+
     /// What is due and is of an entity for which nobody is asked now is another's that names it.
     pub(super) fn pass_by(&mut self, now: Instant, is_out: impl Fn(&Entity) -> bool) {
         let is_next = |by: &By| now >= by.from && !is_out(&by.namer);

@@ -313,3 +313,41 @@ async fn what_nobody_had_for_long_or_had_no_place_is_asked_for_until_it_is_there
     assert_eq!(names.ended((feed(1), 100), Ok(()), later), Ended::Quiet);
     assert!(!names.unknown.has(feed(1)));
 }
+
+#[tokio::test]
+async fn what_is_more_than_may_be_taken_at_a_time_was_not_looked_for_in_vain() {
+    let (mut names, start) = (Names::default(), Instant::now());
+    // One feed of a log here, and one of which it is not known whose it is, that another names, too.
+    names.note((feed(1), 90), (NAMER, 0), start);
+    names.note_unknown((feed(2), 90), (NAMER, 0), start);
+    names.note_unknown((feed(2), 90), (OTHER, 0), start);
+    let (mut now, full) = (start + NAMED_AFTER, Err(Unfound::Full));
+    let next = |names: &Names, now| names.next_unknown((now, 1), |_| true).pop();
+    for round in 0..5 {
+        names.begin((feed(1), NAMER), (0, 1), search());
+        names.took(feed(1), NAMED_BYTES_MAX - 100, now);
+        assert_eq!(names.ended((feed(1), 1), full, now), Ended::Quiet);
+        // Of what is left for it nothing comes at all.
+        let mut turns = [(); 2].map(|()| {
+            let (looked, one) = next(&names, now).unwrap();
+            names.begin((looked, one.by.namer), (0, 2), search());
+            assert_eq!(names.ended((looked, 2), full, now), Ended::Quiet);
+            (looked, one.by.namer)
+        });
+        turns.sort_unstable();
+        assert_eq!(turns, [(feed(2), NAMER), (feed(2), OTHER)], "{round}");
+        assert!(names.next(now, |_| true).is_none() && next(&names, now).is_none());
+        let again = now + FETCHED_WITHIN;
+        let soon = again - Duration::from_secs(1);
+        assert!(names.next(soon, |_| true).is_none() && next(&names, soon).is_none());
+        assert!(names.forget_late(again, |_, _| false).is_empty());
+        assert!(names.next(again, |_| true).is_some());
+        now = again;
+    }
+    // It is asked for no later than what was never asked for in vain, and told of as that.
+    let (_, one) = next(&names, now).unwrap();
+    names.begin((feed(2), one.by.namer), (0, 3), search());
+    let ended = names.ended((feed(2), 3), Err(Unfound::Nobody), now);
+    assert_eq!(ended, Ended::Told(Unfound::Unknown));
+    assert!(next(&names, now + VAIN_PAUSE).is_some());
+}
