@@ -43,7 +43,7 @@ use virga_transport::ChannelName;
 #[cfg(test)]
 mod tests;
 
-/// Nothing that is signed waits for longer until the logs are looked through, from their start on.
+/// Nothing that is signed waits for longer until the logs are looked through, from then on when that began.
 const LOOKED_WITHIN: Duration = Duration::from_secs(10);
 /// Bytes of a feed's file.
 const END_BYTES: usize = 8 + 32 + 4;
@@ -175,10 +175,14 @@ impl Signing {
         signed.await.unwrap_or(Err(SigningError::Stopping))
     }
 
-    /// This node's logs are looked through from now on.
+    /// This node's logs are looked through from now on, or one more of them.
     pub fn begin_looking(&self) {
         let until = Instant::now() + LOOKED_WITHIN;
-        self.0.looking.send_replace(Some(until));
+        self.0.looking.send_if_modified(|looking| {
+            let is_first = looking.is_none();
+            looking.get_or_insert(until);
+            is_first
+        });
     }
 
     /// They are: nothing waits for them any more.
@@ -186,12 +190,13 @@ impl Signing {
         self.0.looking.send_replace(None);
     }
 
-    /// Notes what a log of this node has taken: what is signed next says that it was observed. Gives the proof
+    /// Notes what a log of this node has taken, and when: what is signed next says that it was observed. Gives the proof
     /// if it contradicts what was seen of its feed.
     #[must_use]
-    pub fn observe(&self, batch: &Verified) -> Option<Box<ForkProof>> {
+    pub fn observe(&self, batch: &Verified, heard_unix_ns: u64) -> Option<Box<ForkProof>> {
         let seen = self.0.seen.lock();
-        seen.unwrap_or_else(PoisonError::into_inner).note(batch)
+        let mut seen = seen.unwrap_or_else(PoisonError::into_inner);
+        seen.note(batch, heard_unix_ns)
     }
 }
 

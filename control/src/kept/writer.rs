@@ -163,6 +163,7 @@ impl Writer {
         inputs: mpsc::Receiver<Input>,
     ) -> io::Result<Self> {
         let (runtime, is_late) = (Handle::current(), Arc::new(AtomicBool::new(false)));
+        // The thread says so, too, once it runs.
         signing.begin_looking();
         let around = Mesh::new(dispatch.clone(), reading);
         let mut thread = Thread {
@@ -266,9 +267,6 @@ impl Thread {
         let mut taken = Vec::with_capacity(TOGETHER_MAX);
         self.settle();
         self.look_back(runtime, 0..self.logs.len());
-        if self.early.is_empty() {
-            self.signing.end_looking();
-        }
         loop {
             if !runtime.block_on(self.wait(&mut inputs, &mut taken)) {
                 break;

@@ -68,7 +68,7 @@ async fn what_was_observed_is_signed_once_and_forks_are_noticed() {
     let stranger = EntityKey::from(Secret::new([4; 32]));
     let theirs = Signing::new(other.path(), &stranger);
     let seen = sign(&theirs, &[b"x"]).await;
-    assert_eq!(signing.observe(&seen[0]), None);
+    assert_eq!(signing.observe(&seen[0], 1), None);
     let mine = sign(&signing, &[b"a"]).await;
     let head = mine[0].batch().frontier[0].head;
     assert_eq!(head, seen[0].statement().head);
@@ -77,7 +77,7 @@ async fn what_was_observed_is_signed_once_and_forks_are_noticed() {
     // The same entity elsewhere, without what it has signed here.
     let twin = Signing::new(&other.path().join("elsewhere"), &stranger);
     let twin = sign(&twin, &[b"y"]).await;
-    let proof = signing.observe(&twin[0]).unwrap();
+    let proof = signing.observe(&twin[0], 2).unwrap();
     assert!(proof.verify().is_ok());
 }
 
@@ -119,7 +119,7 @@ async fn what_is_signed_names_what_the_logs_had_before_the_start() {
     // It has time to, and does not.
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(!early.is_finished());
-    assert_eq!(signing.observe(&seen[0]), None);
+    assert_eq!(signing.observe(&seen[0], 1), None);
     signing.end_looking();
     let early = early.await.unwrap();
     let head = early[0].batch().frontier[0].head;

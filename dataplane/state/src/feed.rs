@@ -10,7 +10,7 @@ use crate::{
     limits::{BATCH_EVENTS_MAX, CAUSAL_FEEDS_MAX, FRONTIER_FEEDS_MAX},
 };
 use ed25519_dalek::{Signer as _, SigningKey};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Where an entity's feed on a channel goes on: what whoever signs has to keep, on disk for good, before a
 /// signature leaves it; to sign twice behind one head is a fork.
@@ -100,13 +100,15 @@ impl FeedEnd {
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     feeds: BTreeMap<FeedId, Signed>,
-    new: BTreeSet<FeedId>,
+    /// When each was heard of last.
+    new: BTreeMap<FeedId, u64>,
 }
 
 impl Seen {
-    /// Notes a batch, unless more of its feed was seen, or more feeds than an index of causes knows. Gives the
-    /// proof if it contradicts the batch that goes furthest of those seen.
-    pub fn note(&mut self, batch: &Verified) -> Option<Box<ForkProof>> {
+    /// Notes a batch, unless more of its feed was seen, or more feeds than an index of causes knows: the greater `heard`, a
+    /// time or a place in a log, the later it was heard of. Gives the proof if it contradicts the batch that goes furthest of
+    /// those seen.
+    pub fn note(&mut self, batch: &Verified, heard: u64) -> Option<Box<ForkProof>> {
         let (signed, statement) = (&batch.batch().signed, batch.statement());
         let feed = statement.feed();
         let known = self.feeds.get(&feed);
@@ -117,7 +119,7 @@ impl Seen {
         let fork = known.and_then(|known| ForkProof::of(known, signed));
         if is_new {
             self.feeds.insert(feed, signed.clone());
-            self.new.insert(feed);
+            self.new.insert(feed, heard);
         }
         fork.map(Box::new)
     }
@@ -129,20 +131,61 @@ impl Seen {
         seen.map(|seen| (seen.statement.last(), seen.statement.head))
     }
 
-    /// What was seen of other feeds since this was asked for last, as far as it fits a frontier.
+    /// What was seen of other feeds since this was asked for last: of more than fit a frontier those that were heard of
+    /// last, and the others the next time.
     #[must_use]
     pub fn take_new(&mut self, own: &FeedId) -> Vec<Observed> {
         self.new.remove(own);
-        let new = self.new.iter().take(FRONTIER_FEEDS_MAX);
-        let observed = |feed: &FeedId| {
-            let (count, head) = self.end(feed)?;
-            let feed = *feed;
+        let new = self.new.iter();
+        let mut new: Vec<(u64, FeedId)> = new.map(|(&feed, &heard)| (heard, feed)).collect();
+        if new.len() > FRONTIER_FEEDS_MAX {
+            new.select_nth_unstable_by(FRONTIER_FEEDS_MAX, |one, other| other.cmp(one));
+            new.truncate(FRONTIER_FEEDS_MAX);
+        }
+        new.sort_unstable_by_key(|&(_, feed)| feed);
+        let observed = |(_, feed)| {
+            let (count, head) = self.end(&feed)?;
             Some(Observed { feed, count, head })
         };
-        let frontier: Vec<Observed> = new.filter_map(observed).collect();
+        let frontier: Vec<Observed> = new.into_iter().filter_map(observed).collect();
         for observed in &frontier {
             self.new.remove(&observed.feed);
         }
         frontier
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn of_more_than_fit_those_are_named_first_that_were_heard_of_last() {
+        let key = SigningKey::from_bytes(&[7; 32]);
+        let (mut seen, mut newest) = (Seen::default(), BTreeSet::new());
+        let (all, fits) = (FRONTIER_FEEDS_MAX + 76, FRONTIER_FEEDS_MAX);
+        for number in 0..all {
+            let channel = LogName::parse(&format!("a/{number}")).unwrap();
+            let mut feed = FeedEnd::new(channel, key.verifying_key().to_bytes());
+            let payloads = || [b"x".as_slice()].into_iter();
+            let batch = feed.sign(&key, Vec::new(), payloads()).unwrap();
+            let batch = batch.verify(payloads()).unwrap();
+            // The older ones are noted last.
+            let heard = all - number;
+            assert_eq!(seen.note(&batch, heard as u64), None);
+            if number < fits {
+                newest.insert(batch.statement().feed());
+            }
+        }
+        let own = FeedId([0; 32]);
+        let feeds = |named: Vec<Observed>| named.into_iter().map(|one| one.feed);
+        let first: Vec<FeedId> = feeds(seen.take_new(&own)).collect();
+        assert!(first.is_sorted());
+        assert!(first.into_iter().collect::<BTreeSet<FeedId>>() == newest);
+        let rest: Vec<FeedId> = feeds(seen.take_new(&own)).collect();
+        assert_eq!(rest.len(), all - fits);
+        assert!(rest.iter().all(|feed| !newest.contains(feed)));
+        assert!(seen.take_new(&own).is_empty());
     }
 }

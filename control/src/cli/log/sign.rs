@@ -39,9 +39,9 @@ impl Author {
     /// Goes on where the entity ended in a log that is open, and has observed all else that is signed there.
     pub(super) fn open(log: &OneLog, disk: &Folder, key: &EntityKey) -> Result<Self, SignError> {
         let mut seen = Seen::default();
-        let report = verify::verify_with(disk, &log.name, Depth::Content, |_, batch| {
+        let report = verify::verify_with(disk, &log.name, Depth::Content, |offset, batch| {
             // `verify` tells of forks.
-            let _fork = seen.note(&batch);
+            let _fork = seen.note(&batch, offset);
         })?;
         let feed = FeedId::of(&log.name, &key.public);
         let end = seen.end(&feed);

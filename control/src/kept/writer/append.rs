@@ -236,9 +236,10 @@ impl Thread {
     }
 
     /// Has somebody look where feeds end in the logs that are on this node alone, one log after the other; what comes to
-    /// them before that is known waits.
+    /// them before that is known waits, and what is signed does, for a while.
     pub(super) fn look_back(&mut self, runtime: &Handle, of: Range<usize>) {
         let mut logs = Vec::new();
+        self.signing.begin_looking();
         for log in of {
             let open = &self.logs[log];
             let Some(channel) = &self.signed[log] else {
@@ -261,6 +262,9 @@ impl Thread {
         }
         self.early
             .extend(logs.iter().map(|&(log, ..)| (log, Vec::new())));
+        if self.early.is_empty() {
+            self.signing.end_looking();
+        }
         let (to, places) = (self.to.clone(), self.places.clone());
         runtime.spawn_blocking(move || {
             for (log, name, disk) in logs {
@@ -288,7 +292,7 @@ impl Thread {
         back.lets_go = has_bounds || self.compaction.has_rules(log);
         for last in &back.newest.last {
             // It is the first of its feed.
-            let _no_fork = self.signing.observe(&last.batch);
+            let _no_fork = self.signing.observe(&last.batch, last.time_unix_ns);
         }
         if let Some(channel) = self.signed[log].clone() {
             self.ancestors.looked((log, &channel), back);
@@ -372,7 +376,7 @@ impl Thread {
         } else {
             self.ancestors.note_entity(verified.statement().entity);
         }
-        if let Some(fork) = self.signing.observe(&verified) {
+        if let Some(fork) = self.signing.observe(&verified, now_unix_ns) {
             let (entity, from) = (hex::encode(&fork.one.statement.entity), fork.from());
             self.states[log].send_modify(|state| {
                 tracing::error!(channel = %state.channel, %entity, from, "an entity signed two things that contradict each other; `virga log verify` has the proof");

@@ -10,7 +10,7 @@ use crate::{
         compaction::Compaction,
         places::Places,
         status::describe,
-        writer::{Ancestors, Mesh},
+        writer::{Ancestors, Begun, Mesh},
     },
     keys::{EntityKey, Secret},
     reading::Reading,
@@ -224,6 +224,46 @@ async fn what_is_signed_after_a_start_names_what_the_log_had_before() {
     assert!(!signed.is_finished());
     desk.look().await;
     let signed = signed.await.unwrap();
+    let (batch, _) = bundle::parse(&signed[0]).unwrap();
+    let observed = batch.frontier.iter().map(|one| (one.feed, one.count));
+    assert_eq!(observed.collect::<Vec<_>>(), [(feed_of(&messages[0]), 3)]);
+}
+
+#[tokio::test]
+async fn what_is_signed_after_a_log_was_begun_names_what_that_had_before() {
+    let (before, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (messages, _) = told(3);
+    let mut desk = Desk::new(before.path());
+    desk.look().await;
+    for message in &messages {
+        desk.arrives(message);
+    }
+    desk.thread.settle();
+    drop(desk);
+    let mut desk = Desk::new(folder.path());
+    desk.look().await;
+    assert!(!desk.signing.is_looking());
+    let (channel, name) = (desk.thread.signed[0].clone(), LogName::parse(CHANNEL));
+    let (channel, logs) = (channel.unwrap(), before.path().join("logs"));
+    let open = OpenLog::open(&logs, &name.unwrap(), Options::default(), [8; 16]).unwrap();
+    let log = desk.thread.begin(Begun {
+        state: watch::Sender::new(describe(&open, &channel)),
+        open,
+        channel,
+        rules: None,
+    });
+    desk.thread.look_back(&Handle::current(), log..log + 1);
+    assert!(desk.signing.is_looking());
+    let Some(Input::LookedBack { log, back }) = desk.inputs.recv().await else {
+        panic!("it is looked through once");
+    };
+    desk.thread.looked_back(log, *back);
+    assert!(!desk.signing.is_looking());
+    let (own, events) = (
+        ChannelName::parse("test/own").unwrap(),
+        vec![Bytes::from_static(b"own")],
+    );
+    let signed = desk.signing.sign(&own, events, None).await.unwrap().0;
     let (batch, _) = bundle::parse(&signed[0]).unwrap();
     let observed = batch.frontier.iter().map(|one| (one.feed, one.count));
     assert_eq!(observed.collect::<Vec<_>>(), [(feed_of(&messages[0]), 3)]);
