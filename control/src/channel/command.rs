@@ -14,6 +14,15 @@ pub enum Command<O> {
         /// The events, and whom to tell.
         batch: Batch,
     },
+    /// Events that no worker got before their publisher's deadline.
+    Late {
+        /// Full name.
+        channel: ChannelName,
+        /// How many.
+        expired: u64,
+        /// How many beside these were too large.
+        refused: u64,
+    },
     /// Be given the events of one or many channels.
     Subscribe {
         /// What the subscriber is called: the same at all workers of this node.

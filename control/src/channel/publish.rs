@@ -280,6 +280,15 @@ impl<O: Outlet> ChannelService<O> {
         }
     }
 
+    /// Events were given up before any worker had them.
+    pub(crate) fn count_late(&mut self, name: &ChannelName, expired: u64, refused: u64) {
+        self.reasons.add_many(Reason::Expired, expired);
+        self.reasons.add_many(Reason::TooLarge, refused);
+        if let Some(&index) = self.names.get(name) {
+            self.entries[index].counters.dropped += expired;
+        }
+    }
+
     /// When the next event that waits is to be given up.
     pub(crate) fn next_deadline_ns(&self) -> Option<u64> {
         let blocked = self.blocked.iter().map(|&index| &self.entries[index]);

@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, oneshot};
-use virga_transport::{ChannelName, Mode, limits::MESSAGE_BYTES_MAX, worker::Refused};
+use virga_transport::{ChannelName, Mode, worker::Refused};
 
 /// Batches of one channel that wait at its workers at most, whether or not their publishers still do;
 /// more publishers wait for a place.
@@ -100,12 +100,7 @@ impl Dispatch {
         let times = self.times(channel, &events);
         let given = events.len() as u64;
         let Some((events, too_large, _turn)) = self.sign((channel, until), events).await? else {
-            return Ok(PublishReport {
-                expired: given,
-                refused: too_long,
-                event_bytes_max: event_bytes_max(Mode::Signed),
-                ..PublishReport::default()
-            });
+            return Ok(self.late(channel, Mode::Signed, (given, too_long)));
         };
         let is_kept = self.keep((channel, left()), &events).await?;
         let within = left();
@@ -148,6 +143,29 @@ impl Dispatch {
         }
     }
 
+    /// What no worker got in time is given up, and counted there; so is what was too large.
+    fn late(
+        &self,
+        channel: &ChannelName,
+        mode: Mode,
+        (expired, refused): (u64, u64),
+    ) -> PublishReport {
+        let channel = channel.clone();
+        let late = Command::Late {
+            channel,
+            expired,
+            refused,
+        };
+        // One of them counts for all.
+        self.tell(0, late);
+        PublishReport {
+            expired,
+            refused,
+            event_bytes_max: event_bytes_max(mode),
+            ..PublishReport::default()
+        }
+    }
+
     /// Whether this node may publish there.
     pub(super) async fn may_publish(&self, channel: &ChannelName) -> Result<(), PublishError> {
         let name = channel.clone();
@@ -173,12 +191,8 @@ impl Dispatch {
         let gate = self.gate(gate);
         let since = Instant::now();
         let Some((place, turn)) = gate.pass(within).await else {
-            return Ok(PublishReport {
-                expired: events.iter().map(|event| events_of(mode, event)).sum(),
-                refused: too_long,
-                event_bytes_max: MESSAGE_BYTES_MAX,
-                ..PublishReport::default()
-            });
+            let expired = events.iter().map(|event| events_of(mode, event)).sum();
+            return Ok(self.late(channel, mode, (expired, too_long)));
         };
         let within = within.map(|within| within.saturating_sub(since.elapsed()));
         let is_late = Arc::default();
@@ -227,6 +241,7 @@ impl Dispatch {
         let times = self.times(channel, &events);
         let given = events.len() as u64;
         let Some((events, _too_large, _turn)) = self.sign((channel, until), events).await? else {
+            self.late(channel, Mode::Signed, (given, 0));
             return Ok(Tally::new(plan, given, is_reliable).now());
         };
         self.keep((channel, Some(left())), &events).await?;

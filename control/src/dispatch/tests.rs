@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    channel::{Plan, Policy, PublishError, Setup, entry::Remote},
+    channel::{Plan, Policy, PublishError, Setup, entry::Remote, status::ServiceStatus},
     config::{ChannelConfig, Entity, Listed},
 };
 use bytes::Bytes;
@@ -99,6 +99,24 @@ impl Stage {
         Self { workers, dispatch }
     }
 
+    /// Until so many events have expired, and so many were too large: as all workers count it.
+    async fn until_counted(&self, expired: u64, too_large: u64) {
+        let status = |now_ns, parts: &mut Parts<Service>| parts.service.status(now_ns);
+        let counted = async {
+            loop {
+                let services = self.dispatch.with_all(status).await.unwrap();
+                let node = ServiceStatus::of_node(services);
+                let of = |reason| node.reasons.get(reason).copied().unwrap_or(0);
+                let counts = [of("expired"), node.channels[0].dropped, of("too_large")];
+                if counts == [expired, expired, too_large] {
+                    return;
+                }
+                tokio::time::sleep(BUSY_PAUSE).await;
+            }
+        };
+        in_time(counted).await;
+    }
+
     /// How many subscribers each worker has.
     async fn subscribers(&self) -> Vec<usize> {
         let count = |_, parts: &mut Parts<Service>| parts.service.status(0).subscribers.len();
@@ -153,7 +171,7 @@ async fn a_program_on_the_node_gets_each_event_once_whatever_the_workers() {
         assert_eq!(report.unwrap().unheard, 5);
         let status = |now_ns, parts: &mut Parts<Service>| parts.service.status(now_ns);
         let services = stage.dispatch.with_all(status).await.unwrap();
-        let node = crate::channel::status::ServiceStatus::of_node(services);
+        let node = ServiceStatus::of_node(services);
         assert_eq!(node.channels[0].published, 55);
         assert_eq!(node.reasons["too_large"], 3);
         stage.workers.stop();
@@ -289,6 +307,7 @@ async fn a_deadline_bounds_the_wait_for_the_turn_too() {
         (0, 3, 1)
     );
     in_time(busy.go_on()).await;
+    stage.until_counted(3, 1).await;
     stage.workers.stop();
 }
 
@@ -349,14 +368,15 @@ async fn what_was_late_before_it_was_signed_is_not_in_the_feed() {
     let state = tempfile::tempdir().unwrap();
     let key = crate::keys::EntityKey::from(crate::keys::Secret::new([2; 32]));
     let signing = Signing::new(state.path(), &key);
-    let Stage { workers, dispatch } = Stage::new(2, Mode::Signed);
-    let dispatch = dispatch.signing(signing.clone());
+    let stage = Stage::new(2, Mode::Signed);
+    let dispatch = stage.dispatch.clone().signing(signing.clone());
     signing.begin_looking();
     let within = Duration::from_millis(20);
     let name = name("a");
     let late = dispatch.publish((&name, Some(within)), events(0..3), 1);
     let late = in_time(late).await.unwrap();
     assert_eq!((late.published, late.expired, late.refused), (0, 3, 1));
+    stage.until_counted(3, 1).await;
     let plan = Plan {
         policy: Policy::FailFast,
         within,
@@ -365,13 +385,14 @@ async fn what_was_late_before_it_was_signed_is_not_in_the_feed() {
     let late = in_time(dispatch.fan_out(&name, events(0..3), plan)).await;
     let late = late.unwrap();
     assert_eq!((late.is_met, late.published), (false, 0));
+    stage.until_counted(6, 1).await;
     assert!(signing.is_looking(), "it was not waited for that long");
     // Nor is what waits still as the node stops.
     let early = dispatch.publish((&name, None), events(0..1), 0);
     let stops = async {
         // It has time to be let through before.
         tokio::time::sleep(Duration::from_millis(50)).await;
-        workers.stop();
+        stage.workers.stop();
         signing.end_looking();
     };
     let (early, ()) = in_time(async { tokio::join!(early, stops) }).await;
