@@ -3,6 +3,7 @@
 //! Pairs depend on nothing but the evidence that is held, the revocation lists and the time: in whatever
 //! order those came, the same evidence gives the same pairs.
 
+mod shares;
 mod vouched;
 
 use super::wire::{BUCKETS, Digest, Piece, Verdict};
@@ -221,25 +222,6 @@ impl Store {
     #[must_use]
     pub const fn issuers(&self) -> &BTreeSet<(Kind, [u8; 32])> {
         &self.issuers
-    }
-
-    /// How many there are of a kind.
-    fn issuers_of(&self, kind: Kind) -> usize {
-        self.issuers
-            .range((kind, [0; 32])..=(kind, [u8::MAX; 32]))
-            .count()
-    }
-
-    /// How much is held of a kind at most: all, or half of it where both are asked for.
-    fn room(&self, kind: Kind) -> usize {
-        let other = match kind {
-            Kind::Token => Kind::Statement,
-            Kind::Statement => Kind::Token,
-        };
-        match self.issuers_of(other) {
-            0 => self.most.count,
-            _ => self.most.count / 2,
-        }
     }
 
     /// Whether any channel asks its publishers for something: otherwise nothing is ever held.

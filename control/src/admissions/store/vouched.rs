@@ -161,14 +161,9 @@ impl Store {
             count: self.room(Kind::Statement),
             ..self.most
         };
-        let issuers = self.issuers_of(Kind::Statement).max(1);
-        let share = Size {
-            count: most.count / issuers,
-            bytes: most.bytes / issuers,
-        };
         // Where issuers were added, others may have more than their share.
         self.vouched.all.has_room(bytes, before, most)
-            && self.vouched.of(by).has_room(bytes, before, share)
+            && self.vouched.of(by).has_room(bytes, before, self.share())
     }
 
     /// Lets go what has ended of one holder's.

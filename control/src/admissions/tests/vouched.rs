@@ -263,6 +263,25 @@ fn who_has_more_than_its_share_by_now_may_still_say_something_later_of_each() {
     assert_eq!((held.size(), held.pairs().len()), ((12, 12), 11));
 }
 
+/// Tokens have half of the room, also where no statement takes any of the other half.
+#[test]
+fn tokens_leave_statements_their_half() {
+    let mut held = asking();
+    held.set_most(24, 1_000_000);
+    let words = |holder| Words { holder, ..WORDS };
+    for holder in 2..14 {
+        held.take(&token(&words(holder)), NOW_S).unwrap();
+    }
+    assert_eq!(held.take(&token(&words(20)), NOW_S), Err(Verdict::Full));
+    for issuer in [100, 101] {
+        for about in 2..8 {
+            held.take(&piece(&statement(issuer, about, 1, GPU)), NOW_S)
+                .unwrap();
+        }
+    }
+    assert_eq!(held.size(), (24, 12));
+}
+
 /// Else one whose key has got about keeps the others out for as long as it likes.
 #[test]
 fn what_issuers_said_that_are_named_no_more_is_let_go() {
