@@ -6,10 +6,13 @@
 //! may be of no log here has places of its own, see [`Unknown`]. There goes, too, what has no place here, or nobody had for
 //! long; what has none there either is forgotten, and told of once a minute.
 
+mod due;
+
 use super::{
     FETCHED_WITHIN, Unfound,
     unknown::{Came, One, Room, Unknown},
 };
+pub(super) use due::{Due, Which};
 use std::{collections::BTreeMap, time::Duration};
 use tokio::{task::AbortHandle, time::Instant};
 use virga_state::{batch::FeedId, limits::CAUSAL_FEEDS_MAX};

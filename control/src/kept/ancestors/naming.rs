@@ -2,7 +2,7 @@
 
 use super::{
     Ancestors, Around, EXPECTED_MAX, End, FETCHED_BYTES_MAX, FETCHED_WITHIN, Past, Unfound,
-    names::{Ended, Entity, NAMED_WITHIN},
+    names::{Due, Ended, Entity, Which},
     search::{How, Search, Times},
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -103,88 +103,52 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
         self.names.come(now, is_there);
         let late = self.names.forget_late(now, is_there);
         told.extend(late.into_iter().map(|log| (log, Unfound::Late)));
-        let mut turns = TURNS_MAX;
-        for _ in 0..LOOKS_MAX {
-            turns = match turns {
-                0 => break,
-                _ => self.begin_known(now, turns, &mut told),
-            };
-        }
         self.names.pass_by(now);
-        let mut turns = TURNS_MAX;
-        for _ in 0..LOOKS_MAX {
-            turns = match turns {
-                0 => break,
-                _ => self.begin_unknown(now, turns, &mut told),
-            };
+        for which in [Which::Known, Which::Unknown] {
+            let mut turns = TURNS_MAX;
+            for _ in 0..LOOKS_MAX {
+                turns = match turns {
+                    0 => break,
+                    _ => self.begin_few(which, (now, turns), &mut told),
+                };
+            }
         }
         let dropped = self.names.unknown.take_dropped().into_iter();
         told.extend(dropped.map(|log| (log, Unfound::Full)));
         told
     }
 
-    /// So many turns at most of what is of logs here, until one is looked for; how many are left.
-    fn begin_known(
+    /// So many turns at most, until one is looked for; how many are left.
+    fn begin_few(
         &mut self,
-        now: Instant,
-        mut turns: usize,
-        told: &mut Vec<(usize, Unfound)>,
-    ) -> usize {
-        let (gaps, past) = (&self.gaps, &self.past);
-        let is_free = |feed| !gaps.contains_key(&feed) && bytes_left(past.get(&feed), now) > 0;
-        for (feed, namer, name) in self.names.next_few((now, turns), is_free) {
-            turns -= 1;
-            let Whose::Log(log) = self.whose(feed) else {
-                self.names.forget(feed, namer);
-                continue;
-            };
-            let named = (log, name.most, name.until);
-            let Err(why) = self.begin_name((feed, namer), named, now) else {
-                return turns;
-            };
-            self.names.forget(feed, namer);
-            if self.names.tells(namer, now) {
-                told.push((name.log, why));
-            }
-        }
-        // Those that are left wait for the next time.
-        0
-    }
-
-    /// The same of what may be of no log here.
-    fn begin_unknown(
-        &mut self,
-        now: Instant,
-        mut turns: usize,
+        which: Which,
+        (now, mut turns): (Instant, usize),
         told: &mut Vec<(usize, Unfound)>,
     ) -> usize {
         let (gaps, past) = (&self.gaps, &self.past);
         let is_free = |feed| !gaps.contains_key(&feed) && bytes_left(past.get(&feed), now) > 0;
         let mut is_passed = false;
-        for (feed, one) in self.names.next_unknown((now, turns), is_free) {
+        for due in self.names.due(which, (now, turns), is_free) {
             turns -= 1;
-            let log = match self.whose(feed) {
-                _ if self.has(feed, one.by.most) => None,
+            let log = match self.whose(due.feed) {
+                _ if self.has(due.feed, due.most) => None,
                 Whose::Log(log) => Some(log),
-                // It may be another entity's of the channel where it is named.
-                Whose::Unknown => Some(one.by.log),
+                Whose::Unknown => due.else_in(),
                 Whose::Elsewhere => None,
             };
             let Some(log) = log else {
-                self.names.unknown.pass_over(feed);
+                self.names.pass_over(&due);
                 is_passed = true;
                 continue;
             };
-            let named = (log, one.by.most, now + NAMED_WITHIN);
-            let looked = (feed, one.by.namer);
-            let Err(why) = self.begin_name(looked, named, now) else {
+            let Err(why) = self.begin_name(log, &due, now) else {
                 return turns;
             };
-            if let Ended::Told(why) = self.names.ended_in_vain(looked, why, now) {
-                told.push((one.by.log, why));
+            if let Some(why) = self.names.not_begun(&due, why, now) {
+                told.push((due.named_in, why));
             }
         }
-        // What was passed over may be another's turn, at once.
+        // What was passed over may be another's turn, at once; those that are left wait for the next time.
         turns * usize::from(is_passed)
     }
 
@@ -211,12 +175,8 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
     }
 
     /// Has somebody look for the events behind a feed's end in a log, or all from its first on, up to what is named.
-    fn begin_name(
-        &mut self,
-        (feed, namer): (FeedId, Entity),
-        (log, to, until): (usize, u64, Instant),
-        now: Instant,
-    ) -> Result<(), Unfound> {
+    fn begin_name(&mut self, log: usize, due: &Due, now: Instant) -> Result<(), Unfound> {
+        let (feed, namer, to) = (due.feed, due.namer, due.most);
         if !self.names.can_count(namer, now) {
             return Err(Unfound::Full);
         }
@@ -231,7 +191,7 @@ impl<A: Around + Clone + 'static> Ancestors<A> {
         tracing::info!(channel = %place.channel, after = end.count, to, "events are named that are not here: asking other nodes for them");
         let search = Search {
             around: self.around.clone(),
-            times: Times::until(until),
+            times: Times::until(due.until),
             how: How::Named,
             channel: place.channel.clone(),
             wanted: Wanted {

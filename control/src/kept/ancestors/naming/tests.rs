@@ -1,6 +1,6 @@
 use super::super::{
     Arrived, Back, Coming, FIRST_EVENTS_MAX, FIRST_WITHIN, WAITS_WITHIN,
-    names::NAMED_AFTER,
+    names::{NAMED_AFTER, NAMED_WITHIN},
     tests::{Author, Node, Town, feed_of},
 };
 use super::*;
