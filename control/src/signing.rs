@@ -17,7 +17,7 @@ use crate::{hex, keys::EntityKey};
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
@@ -86,8 +86,15 @@ struct Inner {
     /// One batch of a channel at a time.
     feeds: Mutex<BTreeMap<ChannelName, Arc<tokio::sync::Mutex<Option<FeedEnd>>>>>,
     seen: Mutex<Seen>,
-    /// Until then what is signed waits for the logs; none: nothing waits for them any more.
-    looking: watch::Sender<Option<Instant>>,
+    /// What is signed waits for that; none: it waits for no log any more.
+    looking: watch::Sender<Option<Looking>>,
+}
+
+/// Logs that are looked through, and waited for.
+struct Looking {
+    until: Instant,
+    /// None yet: it is being found out which.
+    logs: BTreeSet<usize>,
 }
 
 /// A channel's feed while a batch of it is signed and handed out: the next waits for that.
@@ -122,21 +129,24 @@ impl Signing {
     /// Waits for the logs to be looked through, but not for long, and until that moment at most.
     pub async fn looked(&self, until: Option<Instant>) {
         let mut looking = self.0.looking.subscribe();
-        let Some(patience) = *looking.borrow_and_update() else {
+        let patience = looking.borrow_and_update().as_ref().map(|it| it.until);
+        let Some(patience) = patience else {
             return;
         };
+        let is_other = |now: &Option<Looking>| now.as_ref().is_none_or(|it| it.until != patience);
         let end = until.map_or(patience, |until| until.min(patience));
-        let looked = timeout_at(end, looking.wait_for(Option::is_none)).await;
-        // Once it took too long for one, nobody else waits.
-        if looked.is_err()
-            && end == patience
-            && self
-                .0
-                .looking
-                .send_if_modified(|looking| looking.take().is_some())
-        {
+        let is_over = timeout_at(end, looking.wait_for(is_other)).await.is_err() && end == patience;
+        // Once it took too long for one, nobody else waits; for what is looked through since, others may.
+        let give_up = |looking: &mut Option<Looking>| {
+            let is_it = !is_other(looking);
+            if is_it {
+                *looking = None;
+            }
+            is_it
+        };
+        if is_over && self.0.looking.send_if_modified(give_up) {
             tracing::info!(
-                "the logs are looked through still: what they have from before the start is not named as observed yet"
+                "logs are looked through still: what they had before they were opened is not named as observed yet"
             );
         }
     }
@@ -175,19 +185,44 @@ impl Signing {
         signed.await.unwrap_or(Err(SigningError::Stopping))
     }
 
-    /// This node's logs are looked through from now on, or one more of them.
+    /// What is signed waits for logs from now on, see [`Signing::look_through`]; if it does already, for no longer than it
+    /// would have.
     pub fn begin_looking(&self) {
         let until = Instant::now() + LOOKED_WITHIN;
         self.0.looking.send_if_modified(|looking| {
             let is_first = looking.is_none();
-            looking.get_or_insert(until);
+            looking.get_or_insert_with(|| Looking {
+                until,
+                logs: BTreeSet::new(),
+            });
             is_first
         });
     }
 
-    /// They are: nothing waits for them any more.
-    pub fn end_looking(&self) {
-        self.0.looking.send_replace(None);
+    /// These logs are looked through: if anything waits still, it waits for them, too.
+    pub fn look_through(&self, logs: impl IntoIterator<Item = usize>) {
+        self.change_looked(|waited| waited.extend(logs));
+    }
+
+    /// A log is looked through, or left: nothing waits for it any more.
+    pub fn looked_through(&self, log: usize) {
+        self.change_looked(|waited| {
+            waited.remove(&log);
+        });
+    }
+
+    /// Where no log is left then, nothing waits.
+    fn change_looked(&self, change: impl FnOnce(&mut BTreeSet<usize>)) {
+        self.0.looking.send_if_modified(|looking| {
+            if let Some(it) = looking {
+                change(&mut it.logs);
+            }
+            let is_over = looking.as_ref().is_some_and(|it| it.logs.is_empty());
+            if is_over {
+                *looking = None;
+            }
+            is_over
+        });
     }
 
     /// Notes what a log of this node has taken, and when: what is signed next says that it was observed. Gives the proof

@@ -163,7 +163,7 @@ impl Writer {
         inputs: mpsc::Receiver<Input>,
     ) -> io::Result<Self> {
         let (runtime, is_late) = (Handle::current(), Arc::new(AtomicBool::new(false)));
-        // The thread says so, too, once it runs.
+        // For which logs, the thread says once it runs.
         signing.begin_looking();
         let around = Mesh::new(dispatch.clone(), reading);
         let mut thread = Thread {
@@ -290,7 +290,7 @@ impl Thread {
                     Input::LookedBack { log, back } => self.looked_back(log, *back),
                     Input::Begin { begun, done } => {
                         let log = self.begin(*begun);
-                        self.look_back(runtime, log..log + 1);
+                        self.look_back_begun(runtime, log);
                         // Who waits no more asks again.
                         let _gone = done.send(log);
                     }

@@ -120,15 +120,73 @@ async fn what_is_signed_names_what_the_logs_had_before_the_start() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(!early.is_finished());
     assert_eq!(signing.observe(&seen[0], 1), None);
-    signing.end_looking();
+    signing.looked_through(0);
     let early = early.await.unwrap();
     let head = early[0].batch().frontier[0].head;
     assert_eq!(head, seen[0].statement().head);
     // Nobody waits for ever.
-    let past = Instant::now().checked_sub(LOOKED_WITHIN).unwrap();
-    signing.0.looking.send_replace(Some(past));
+    signing.begin_looking();
+    signing.look_through([1]);
+    be_late(&signing);
     assert_eq!(sign(&signing, &[b"b"]).await[0].statement().first, 2);
     assert!(!signing.is_looking(), "once is enough");
+}
+
+/// What is waited for took too long.
+fn be_late(signing: &Signing) {
+    let past = Instant::now().checked_sub(LOOKED_WITHIN).unwrap();
+    signing.0.looking.send_modify(|looking| {
+        looking.as_mut().unwrap().until = past;
+    });
+}
+
+#[tokio::test]
+async fn what_is_signed_waits_for_the_logs_that_are_waited_for_and_each_of_them_once() {
+    let state = tempfile::tempdir().unwrap();
+    let signing = Signing::new(state.path(), &entity());
+    let until = || signing.0.looking.borrow().as_ref().map(|it| it.until);
+    signing.begin_looking();
+    let first = until();
+    signing.look_through([0, 1]);
+    // What is begun meanwhile has no more time than these.
+    signing.begin_looking();
+    signing.look_through([2]);
+    assert_eq!(until(), first);
+    for log in [0, 2] {
+        signing.looked_through(log);
+        assert_eq!(until(), first);
+    }
+    be_late(&signing);
+    signing.looked(None).await;
+    assert!(!signing.is_looking());
+    // Those that took too long have no more time as they begin late, and another one has its own.
+    signing.look_through([1]);
+    assert!(!signing.is_looking());
+    signing.begin_looking();
+    signing.look_through([3]);
+    signing.looked_through(1);
+    assert!(signing.is_looking(), "it is not waited for the other one");
+    signing.looked_through(3);
+    assert!(!signing.is_looking());
+    // Nothing is to be looked through.
+    signing.begin_looking();
+    signing.look_through([]);
+    assert!(!signing.is_looking());
+}
+
+#[tokio::test]
+async fn who_waited_too_long_for_logs_ends_no_wait_for_others() {
+    let state = tempfile::tempdir().unwrap();
+    let signing = Signing::new(state.path(), &entity());
+    signing.begin_looking();
+    signing.look_through([0]);
+    let mut waits = std::pin::pin!(signing.looked(None));
+    assert!(futures_util::poll!(&mut waits).is_pending());
+    signing.looked_through(0);
+    signing.begin_looking();
+    signing.look_through([1]);
+    waits.await;
+    assert!(signing.is_looking());
 }
 
 #[tokio::test]
@@ -142,7 +200,7 @@ async fn what_is_late_is_not_signed() {
     let events = || vec![Bytes::from_static(b"a")];
     let late = signing.sign(&channel(), events(), soon).await;
     assert!(matches!(late, Err(SigningError::Late)));
-    signing.end_looking();
+    signing.looked_through(0);
     // Nor is what waits for another one's turn.
     let turn = signing.sign(&channel(), events(), None).await.unwrap().2;
     let soon = Some(Instant::now() + Duration::from_millis(20));

@@ -219,6 +219,7 @@ impl Thread {
     pub(super) fn leave(&mut self, log: usize, is_left: bool) {
         if is_left {
             self.append_early(log);
+            self.signing.looked_through(log);
             while let Some(feed) = self.ancestors.any_of(log) {
                 self.count_gap(log, Unfound::Failed);
                 self.append_waiting(log, feed);
@@ -239,7 +240,6 @@ impl Thread {
     /// them before that is known waits, and what is signed does, for a while.
     pub(super) fn look_back(&mut self, runtime: &Handle, of: Range<usize>) {
         let mut logs = Vec::new();
-        self.signing.begin_looking();
         for log in of {
             let open = &self.logs[log];
             let Some(channel) = &self.signed[log] else {
@@ -262,9 +262,7 @@ impl Thread {
         }
         self.early
             .extend(logs.iter().map(|&(log, ..)| (log, Vec::new())));
-        if self.early.is_empty() {
-            self.signing.end_looking();
-        }
+        self.signing.look_through(logs.iter().map(|&(log, ..)| log));
         let (to, places) = (self.to.clone(), self.places.clone());
         runtime.spawn_blocking(move || {
             for (log, name, disk) in logs {
@@ -282,6 +280,14 @@ impl Thread {
                 }
             }
         });
+    }
+
+    /// The same for a log that is begun while others are written: what is signed waits for this one, too.
+    pub(super) fn look_back_begun(&mut self, runtime: &Handle, log: usize) {
+        if self.signed[log].is_some() && self.logs[log].log.end() > 0 {
+            self.signing.begin_looking();
+        }
+        self.look_back(runtime, log..log + 1);
     }
 
     /// It is known where a log's feeds end.
@@ -302,9 +308,7 @@ impl Thread {
             self.ancestors.leave(log);
         }
         self.append_early(log);
-        if self.early.is_empty() {
-            self.signing.end_looking();
-        }
+        self.signing.looked_through(log);
     }
 
     /// Takes what came to a log before that was known.

@@ -241,8 +241,11 @@ async fn what_is_signed_after_a_log_was_begun_names_what_that_had_before() {
     desk.thread.settle();
     drop(desk);
     let mut desk = Desk::new(folder.path());
-    desk.look().await;
+    // What is signed waits no more for what the start looks through.
+    desk.thread.look_back(&Handle::current(), 0..1);
     assert!(!desk.signing.is_looking());
+    let at_start = desk.inputs.recv().await;
+    assert!(matches!(at_start, Some(Input::LookedBack { log: 0, .. })));
     let (channel, name) = (desk.thread.signed[0].clone(), LogName::parse(CHANNEL));
     let (channel, logs) = (channel.unwrap(), before.path().join("logs"));
     let open = OpenLog::open(&logs, &name.unwrap(), Options::default(), [8; 16]).unwrap();
@@ -252,13 +255,16 @@ async fn what_is_signed_after_a_log_was_begun_names_what_that_had_before() {
         channel,
         rules: None,
     });
-    desk.thread.look_back(&Handle::current(), log..log + 1);
+    desk.thread.look_back_begun(&Handle::current(), log);
     assert!(desk.signing.is_looking());
     let Some(Input::LookedBack { log, back }) = desk.inputs.recv().await else {
         panic!("it is looked through once");
     };
     desk.thread.looked_back(log, *back);
-    assert!(!desk.signing.is_looking());
+    assert!(
+        !desk.signing.is_looking(),
+        "the other one is not waited for"
+    );
     let (own, events) = (
         ChannelName::parse("test/own").unwrap(),
         vec![Bytes::from_static(b"own")],
@@ -267,4 +273,15 @@ async fn what_is_signed_after_a_log_was_begun_names_what_that_had_before() {
     let (batch, _) = bundle::parse(&signed[0]).unwrap();
     let observed = batch.frontier.iter().map(|one| (one.feed, one.count));
     assert_eq!(observed.collect::<Vec<_>>(), [(feed_of(&messages[0]), 3)]);
+}
+
+#[tokio::test]
+async fn what_is_signed_does_not_wait_for_a_log_that_is_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut desk = Desk::new(folder.path());
+    desk.signing.begin_looking();
+    desk.thread.look_back(&Handle::current(), 0..1);
+    assert!(desk.signing.is_looking());
+    desk.thread.leave(0, true);
+    assert!(!desk.signing.is_looking());
 }
