@@ -76,6 +76,8 @@ struct Searched {
     number: u64,
     /// Whether it is of a log here.
     is_known: bool,
+    /// Whether anything came of it.
+    has_taken: bool,
     search: AbortHandle,
 }
 
@@ -100,6 +102,10 @@ impl Namer {
             true => self.bytes,
             false => 0,
         }
+    }
+
+    fn is_paused(&self, now: Instant) -> bool {
+        self.pause.is_some_and(|until| now < until)
     }
 
     fn is_over(&self, now: Instant) -> bool {
@@ -233,11 +239,7 @@ impl Names {
             let searched = self.searched.values();
             let of_namer = searched.filter(|one| one.is_known && one.namer == *namer);
             let of_namer = of_namer.count();
-            let known = self.namers.get(namer);
-            let is_paused = known
-                .and_then(|known| known.pause)
-                .is_some_and(|until| now < until);
-            !is_paused && of_namer < NAMED_SEARCHES_PER_NAMER_MAX
+            !self.is_paused(namer, now) && of_namer < NAMED_SEARCHES_PER_NAMER_MAX
         };
         let free = self.waiting.iter().filter(|((feed, namer), name)| {
             let is_vain = self.vain.get(feed).is_some_and(|until| now < *until);
@@ -278,17 +280,24 @@ impl Names {
             !self.searched.contains_key(&feed)
                 && !self.is_waiting(feed)
                 && searched().all(|other| other.namer != one.by.namer)
+                && !self.is_paused(&one.by.namer, now)
                 && self.bytes_left_of(&one.by.namer, now) > 0
                 && is_free(feed)
         })
     }
 
-    /// Who has taken all that it may keeps nobody else from what both name.
+    /// Whether nobody is asked now for what an entity names.
+    fn is_paused(&self, namer: &Entity, now: Instant) -> bool {
+        let known = self.namers.get(namer);
+        known.is_some_and(|known| known.is_paused(now))
+    }
+
+    /// Who has taken all that it may, or is paused, keeps nobody else from what both name.
     pub(super) fn pass_by(&mut self, now: Instant) {
         let namers = &self.namers;
         self.unknown.pass_by(now, |namer| {
             let known = namers.get(namer);
-            known.is_some_and(|known| known.bytes(now) >= NAMED_BYTES_MAX)
+            known.is_some_and(|known| known.is_paused(now) || known.bytes(now) >= NAMED_BYTES_MAX)
         });
     }
 
@@ -321,6 +330,7 @@ impl Names {
             log,
             number,
             is_known,
+            has_taken: false,
             search,
         };
         if !is_known {
@@ -352,7 +362,10 @@ impl Names {
 
     /// Some of a feed that somebody looks for was taken.
     pub(super) fn took(&mut self, feed: FeedId, bytes: usize, now: Instant) {
-        let namer = self.searched.get(&feed).map(|searched| searched.namer);
+        let namer = self.searched.get_mut(&feed).map(|searched| {
+            searched.has_taken = true;
+            searched.namer
+        });
         if let Some(namer) = namer.and_then(|namer| self.namer(namer, now)) {
             namer.bytes += bytes;
         }
@@ -387,8 +400,12 @@ impl Names {
             return Ended::Quiet;
         };
         if why == Unfound::Full {
-            self.wait(feed, namer, now);
-            return Ended::Quiet;
+            // What may not be taken costs as much to ask for as what is not there.
+            self.pause(namer, now);
+            if searched.has_taken {
+                self.wait(feed, namer, now);
+                return Ended::Quiet;
+            }
         }
         if !is_known && self.unknown.has(feed) {
             return self.ended_in_vain((feed, namer), why, now);
@@ -407,10 +424,14 @@ impl Names {
         if self.vain.len() < NAMES_MAX {
             self.vain.insert(feed, now + VAIN_PAUSE);
         }
+        self.pause(namer, now);
+        Ended::Told(why)
+    }
+
+    fn pause(&mut self, namer: Entity, now: Instant) {
         if let Some(known) = self.namer(namer, now) {
             known.pause = Some(now + NAMER_PAUSE);
         }
-        Ended::Told(why)
     }
 
     /// Some came of what an entity names, and more is there than may be taken now: it is looked for again once it may.

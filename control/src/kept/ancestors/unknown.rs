@@ -226,7 +226,7 @@ impl Unknown {
             return;
         };
         if before.by.in_vain {
-            self.pass_round(feed, |_| true);
+            self.pass_round(feed, |by| !by.in_vain);
         }
         if let Some(one) = self.feeds.get_mut(&feed).filter(|one| !one.by.in_vain) {
             one.from = before.from.min(from.max(one.not_before));
@@ -288,14 +288,14 @@ impl Unknown {
         self.forget(feed).is_some()
     }
 
-    /// A feed is from now on another's that names it and has room for it, the one whose turn is first, and no more whose it
-    /// was; none if there is no such one.
+    /// A feed is from now on another's that names it and has room for it, one that was not asked for in vain before the
+    /// others, and of these the one whose turn is first, and no more whose it was; none if there is no such one.
     fn pass_on(&mut self, feed: FeedId, is_one: impl Fn(&By) -> bool) -> Option<By> {
         let others = self.feeds.get(&feed)?.others;
         let has_room = |by: &By| self.feeds_of(&by.namer) < UNKNOWN_PER_NAMER_MAX;
         let next = others.into_iter().flatten();
         let next = next.filter(|by| has_room(by) && is_one(by));
-        let next = next.min_by_key(|by| by.from)?;
+        let next = next.min_by_key(|by| (by.in_vain, by.from))?;
         let one = self.feeds.get_mut(&feed)?;
         let before = std::mem::replace(&mut one.by, next);
         one.from = next.from.max(one.not_before);
@@ -389,7 +389,8 @@ impl Unknown {
         }
         if owner == namer {
             self.pass_round(feed, |_| true);
-            if let Some(one) = self.feeds.get_mut(&feed) {
+            // Whose turn was never in vain does not wait for what others named that was.
+            if let Some(one) = self.feeds.get_mut(&feed).filter(|one| one.by.in_vain) {
                 one.from = next;
             }
         }

@@ -324,19 +324,18 @@ async fn what_is_more_than_may_be_taken_at_a_time_was_not_looked_for_in_vain() {
     let (mut now, full) = (start + NAMED_AFTER, Err(Unfound::Full));
     let next = |names: &Names, now| names.next_unknown((now, 1), |_| true).pop();
     for round in 0..5 {
-        names.begin((feed(1), NAMER), (0, 1), search());
-        names.took(feed(1), NAMED_BYTES_MAX - 100, now);
-        assert_eq!(names.ended((feed(1), 1), full, now), Ended::Quiet);
-        // Of what is left for it nothing comes at all.
         let mut turns = [(); 2].map(|()| {
             let (looked, one) = next(&names, now).unwrap();
             names.begin((looked, one.by.namer), (0, 2), search());
+            names.took(looked, 1, now);
             assert_eq!(names.ended((looked, 2), full, now), Ended::Quiet);
             (looked, one.by.namer)
         });
         turns.sort_unstable();
         assert_eq!(turns, [(feed(2), NAMER), (feed(2), OTHER)], "{round}");
-        assert!(names.next(now, |_| true).is_none() && next(&names, now).is_none());
+        names.begin((feed(1), NAMER), (0, 1), search());
+        names.took(feed(1), NAMED_BYTES_MAX - 100, now);
+        assert_eq!(names.ended((feed(1), 1), full, now), Ended::Quiet);
         let again = now + FETCHED_WITHIN;
         let soon = again - Duration::from_secs(1);
         assert!(names.next(soon, |_| true).is_none() && next(&names, soon).is_none());
@@ -350,4 +349,59 @@ async fn what_is_more_than_may_be_taken_at_a_time_was_not_looked_for_in_vain() {
     let ended = names.ended((feed(2), 3), Err(Unfound::Nobody), now);
     assert_eq!(ended, Ended::Told(Unfound::Unknown));
     assert!(next(&names, now + VAIN_PAUSE).is_some());
+}
+
+/// Else who names much that is too large has it asked for without an end.
+#[tokio::test]
+async fn what_finds_more_than_may_be_taken_pauses_its_namer_and_is_in_vain_if_nothing_was_taken() {
+    let (mut names, start) = (Names::default(), Instant::now());
+    let full = Err(Unfound::Full);
+    let mut now = start + NAMED_AFTER;
+    let is_paused = |names: &Names, now| {
+        names.next(now, |_| true).is_none() && names.next_unknown((now, 1), |_| true).is_empty()
+    };
+    // What is known and what is not, each with something that was taken and with nothing.
+    for (at, is_known, bytes) in [(1, true, 1), (2, true, 0), (3, false, 1), (4, false, 0)] {
+        for more in [0, 100, 200] {
+            let named = (feed(at + more), 1);
+            match is_known {
+                true => _ = names.note(named, (NAMER, 0), now),
+                false => _ = names.note_unknown(named, (NAMER, 0), now),
+            }
+        }
+        now += NAMED_AFTER;
+        assert!(!is_paused(&names, now), "{at}");
+        names.begin((feed(at), NAMER), (0, 1), search());
+        if bytes > 0 {
+            names.took(feed(at), bytes, now);
+        }
+        let ended = match bytes {
+            0 => Ended::Told(Unfound::Full),
+            _ => Ended::Quiet,
+        };
+        assert_eq!(names.ended((feed(at), 1), full, now), ended, "{at}");
+        let soon = now + NAMER_PAUSE - Duration::from_millis(1);
+        assert!(is_paused(&names, soon), "{at}");
+        now += NAMER_PAUSE;
+        assert!(!is_paused(&names, now), "{at}");
+        assert_eq!(names.vain.contains_key(&feed(at)), at == 2);
+    }
+    let in_vain = [3, 4].map(|at| !names.unknown.is_new(feed(at)));
+    assert_eq!(in_vain, [false, true]);
+}
+
+#[tokio::test]
+async fn who_is_paused_keeps_nobody_from_what_both_name() {
+    let (mut names, start) = (Names::default(), Instant::now());
+    for (number, namer) in [(1, NAMER), (2, NAMER), (2, OTHER)] {
+        names.note_unknown((feed(number), 1), (namer, 0), start);
+    }
+    let now = start + NAMED_AFTER;
+    names.begin((feed(1), NAMER), (0, 1), search());
+    let ended = names.ended((feed(1), 1), Err(Unfound::Full), now);
+    assert_eq!(ended, Ended::Told(Unfound::Full));
+    names.pass_by(now);
+    let next = names.next_unknown((now, 1), |_| true).pop();
+    let next = next.map(|(feed, one)| (feed, one.by.namer));
+    assert_eq!(next, Some((feed(2), OTHER)));
 }

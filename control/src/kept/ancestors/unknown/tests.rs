@@ -79,8 +79,11 @@ fn what_one_named_in_vain_is_asked_for_soon_as_another_names_it() {
     for namer in 2..=u8::try_from(OTHERS_MAX).unwrap() + 1 {
         unknown.note((feed(1), 10), ([namer; 32], 0), start);
     }
-    vain(&mut unknown, feed(1), start);
-    for namer in 1..9 {
+    for _ in 0..OTHERS_MAX {
+        assert!(is_due(&unknown, soon));
+        vain(&mut unknown, feed(1), start);
+    }
+    for namer in 1..=4 {
         unknown.note((feed(1), 10), ([namer; 32], 0), start);
     }
     assert!(!is_due(&unknown, soon));
@@ -350,4 +353,40 @@ fn what_is_anothers_turn_by_the_time_it_was_looked_for_leaves_that_its_turn() {
     let all = unknown.feeds[&feed(0)].all().map(|by| by.namer[0]);
     assert_eq!(all.collect::<Vec<u8>>(), [3]);
     is_counted(&unknown);
+}
+
+/// However long these were asked in vain.
+#[test]
+fn who_names_what_is_there_behind_three_that_name_what_never_was_waits_for_minutes_at_most() {
+    for before in [0, 1, 2, 3, 40] {
+        let (mut unknown, start) = (Unknown::default(), Instant::now());
+        let honest = entity(4);
+        for namer in 1..=3 {
+            unknown.note((feed(0), u64::MAX), (entity(namer), 0), start);
+        }
+        let next = |unknown: &Unknown, mut now: Instant| {
+            while unknown.next(now, |_, _| true).is_none() {
+                now += Duration::from_secs(1);
+            }
+            now
+        };
+        let mut now = start;
+        for _ in 0..before {
+            now = next(&unknown, now);
+            vain(&mut unknown, feed(0), now);
+        }
+        // It is named as the others' pause begins.
+        let named = now;
+        unknown.note((feed(0), 5), (honest, 0), named);
+        loop {
+            now = next(&unknown, now);
+            if unknown.feeds[&feed(0)].by.namer == honest {
+                break;
+            }
+            vain(&mut unknown, feed(0), now);
+            is_counted(&unknown);
+        }
+        let waits = now - named;
+        assert!(waits <= 3 * VAIN_PAUSE, "{before}: {waits:?}");
+    }
 }
