@@ -3,7 +3,8 @@
 use crate::{
     api::outlet::{Drain, Queue, queue},
     channel::{
-        ChannelService, Command, Delivery, Pattern, Presence, Rated, SubscribeError, SubscriberId,
+        ChannelService, Command, Delivery, LateEvents, Pattern, Presence, Rated, SubscribeError,
+        SubscriberId,
     },
     config::ChannelConfig,
     replicas::Replicas,
@@ -68,6 +69,8 @@ pub struct Dispatch {
     clock: Clock,
     delivery_wait: Arc<Mutex<Times>>,
     timing: Timing,
+    /// What no worker got in time, until one counts it.
+    late: Arc<LateEvents>,
     /// Where there are channels whose events are signed.
     signing: Option<Signing>,
     /// Whose logs are on several nodes.
@@ -127,6 +130,7 @@ impl Dispatch {
             clock,
             delivery_wait: Arc::default(),
             timing: Timing::default(),
+            late: Arc::default(),
             signing: None,
             replicas: Replicas::default(),
             submitted: Arc::default(),

@@ -1,7 +1,10 @@
 //! What other threads ask of a worker's service.
 
-use super::{delivery::SubscriberId, message::Pattern, publish::Batch, subscribe::Done};
+use super::{
+    delivery::SubscriberId, late::LateEvents, message::Pattern, publish::Batch, subscribe::Done,
+};
 use crate::{reading::Said, replicas::wire::Part};
+use std::sync::Arc;
 use virga_ebpf::header::NodeId;
 use virga_transport::ChannelName;
 
@@ -14,15 +17,8 @@ pub enum Command<O> {
         /// The events, and whom to tell.
         batch: Batch,
     },
-    /// Events that no worker got before their publisher's deadline.
-    Late {
-        /// Full name.
-        channel: ChannelName,
-        /// How many.
-        expired: u64,
-        /// How many beside these were too large.
-        refused: u64,
-    },
+    /// Count the events that no worker got before their publishers' deadline.
+    Late(Arc<LateEvents>),
     /// Be given the events of one or many channels.
     Subscribe {
         /// What the subscriber is called: the same at all workers of this node.

@@ -7,6 +7,7 @@
 use super::{
     delivery::{Delivery, Outlet, Signature},
     entry::{Entry, Index, Remote},
+    late::LateEvents,
     offer::{Taken, offer},
     presence::Part,
     reason::Reason,
@@ -281,11 +282,13 @@ impl<O: Outlet> ChannelService<O> {
     }
 
     /// Events were given up before any worker had them.
-    pub(crate) fn count_late(&mut self, name: &ChannelName, expired: u64, refused: u64) {
-        self.reasons.add_many(Reason::Expired, expired);
-        self.reasons.add_many(Reason::TooLarge, refused);
-        if let Some(&index) = self.names.get(name) {
-            self.entries[index].counters.dropped += expired;
+    pub(crate) fn count_late(&mut self, events: &LateEvents) {
+        for (name, late) in events.take() {
+            self.reasons.add_many(Reason::Expired, late.expired);
+            self.reasons.add_many(Reason::TooLarge, late.refused);
+            if let Some(&index) = self.names.get(&name) {
+                self.entries[index].counters.dropped += late.expired;
+            }
         }
     }
 

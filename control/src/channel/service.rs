@@ -436,11 +436,7 @@ impl<O: Outlet> Service for ChannelService<O> {
     fn on_command(&mut self, now_ns: u64, node: &mut Node, command: Command<O>) {
         match command {
             Command::Publish { channel, batch } => self.publish(now_ns, node, &channel, batch),
-            Command::Late {
-                channel,
-                expired,
-                refused,
-            } => self.count_late(&channel, expired, refused),
+            Command::Late(events) => self.count_late(&events),
             Command::Subscribe {
                 id,
                 pattern,

@@ -4,8 +4,8 @@ use super::{Dispatch, Ended, Service, answered, command};
 use crate::{
     api::outlet::Queue,
     channel::{
-        Batch, BatchTimes, Command, FanOut, Plan, Policy, PublishError, PublishReport, Tally,
-        event_bytes_max, events_of,
+        Batch, BatchTimes, Command, FanOut, LateCount, Plan, Policy, PublishError, PublishReport,
+        Tally, event_bytes_max, events_of,
     },
     signing::{SigningError, Turn},
 };
@@ -47,6 +47,8 @@ impl Default for Gate {
 type Parts = VecDeque<(usize, Command<Queue>)>;
 /// Messages, how many events were too large for one, and what the channel's next publisher has to wait for.
 type Signed = (Vec<Bytes>, u64, Option<Turn>);
+/// A place for a batch at the workers, and its turn.
+type Passed = (OwnedSemaphorePermit, OwnedMutexGuard<()>);
 /// A worker, and what it answers.
 type Answer = (
     usize,
@@ -103,10 +105,16 @@ impl Dispatch {
             return Ok(self.late(channel, Mode::Signed, (given, too_long)));
         };
         let is_kept = self.keep((channel, left()), &events).await?;
-        let within = left();
-        let events = (events, too_long + too_large);
-        let published = self.publish_to((channel, within), events, None, times);
-        let mut report = published.await?;
+        let too_long = too_long + too_large;
+        let turn = self.turn((channel, left()), (&events, too_long)).await?;
+        let mut report = match turn {
+            Ok(passed) => {
+                let (target, events) = ((channel, left()), (events, too_long));
+                let published = self.publish_to(target, events, None, (times, passed));
+                published.await?
+            }
+            Err(late) => late,
+        };
         if is_kept {
             // The log heard it.
             report.unheard = 0;
@@ -150,14 +158,10 @@ impl Dispatch {
         mode: Mode,
         (expired, refused): (u64, u64),
     ) -> PublishReport {
-        let channel = channel.clone();
-        let late = Command::Late {
-            channel,
-            expired,
-            refused,
-        };
-        // One of them counts for all.
-        self.tell(0, late);
+        if self.late.add(channel, LateCount { expired, refused }) {
+            // One of them counts for all.
+            self.tell(0, Command::Late(Arc::clone(&self.late)));
+        }
         PublishReport {
             expired,
             refused,
@@ -177,24 +181,32 @@ impl Dispatch {
         allowed.into_iter().collect()
     }
 
-    /// The same, telling a tally what becomes of it at each node.
+    /// Waits until it is a batch's turn on a channel. If it was not in time, it is counted as late, which the report says: it
+    /// is to be published nowhere then.
+    async fn turn(
+        &self,
+        (channel, within): (&ChannelName, Option<Duration>),
+        (events, too_long): (&[Bytes], u64),
+    ) -> Result<Result<Passed, PublishReport>, PublishError> {
+        let unknown = || PublishError::UnknownChannel(channel.clone());
+        let gate = self.presence.index(channel).ok_or_else(unknown)?;
+        let mode = self.presence.mode(channel).ok_or_else(unknown)?;
+        let gate = self.gate(gate);
+        Ok(gate.pass(within).await.ok_or_else(|| {
+            let expired = events.iter().map(|event| events_of(mode, event)).sum();
+            self.late(channel, mode, (expired, too_long))
+        }))
+    }
+
+    /// Has the workers publish a batch whose turn it is, telling a tally what becomes of it at each node.
     async fn publish_to(
         &self,
         (channel, within): (&ChannelName, Option<Duration>),
         (events, too_long): (Vec<Bytes>, u64),
         tally: Option<&Arc<Tally>>,
-        times: Option<BatchTimes>,
+        (times, (place, turn)): (Option<BatchTimes>, Passed),
     ) -> Result<PublishReport, PublishError> {
         let unknown = || PublishError::UnknownChannel(channel.clone());
-        let gate = self.presence.index(channel).ok_or_else(unknown)?;
-        let mode = self.presence.mode(channel).ok_or_else(unknown)?;
-        let gate = self.gate(gate);
-        let since = Instant::now();
-        let Some((place, turn)) = gate.pass(within).await else {
-            let expired = events.iter().map(|event| events_of(mode, event)).sum();
-            return Ok(self.late(channel, mode, (expired, too_long)));
-        };
-        let within = within.map(|within| within.saturating_sub(since.elapsed()));
         let is_late = Arc::default();
         let prepared = self.prepare(
             (channel, within),
@@ -246,8 +258,13 @@ impl Dispatch {
         };
         self.keep((channel, Some(left())), &events).await?;
         let tally = Arc::new(Tally::new(plan, events.len() as u64, is_reliable));
+        let turn = self.turn((channel, Some(left())), (&events, 0)).await?;
+        let Ok(passed) = turn else {
+            return Ok(tally.now());
+        };
         let target = (channel, Some(left()));
         let failed = async {
+            let times = (times, passed);
             let published = self.publish_to(target, (events, 0), Some(&tally), times);
             match published.await {
                 Ok(_) => {
@@ -275,7 +292,7 @@ impl Dispatch {
     }
 
     /// Where the publishers of a channel queue up.
-    fn gate(&self, channel: usize) -> Gate {
+    pub(super) fn gate(&self, channel: usize) -> Gate {
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         if gates.len() <= channel {
             gates.resize_with(channel + 1, Gate::default);
@@ -355,11 +372,8 @@ impl Dispatch {
 }
 
 impl Gate {
-    /// A place for a batch at the workers, and its turn; none within the time that it may wait.
-    async fn pass(
-        &self,
-        within: Option<Duration>,
-    ) -> Option<(OwnedSemaphorePermit, OwnedMutexGuard<()>)> {
+    /// None within the time that it may wait.
+    pub(super) async fn pass(&self, within: Option<Duration>) -> Option<Passed> {
         let both = async {
             let place = Arc::clone(&self.places).acquire_owned().await;
             let turn = Arc::clone(&self.turn).lock_owned().await;

@@ -102,19 +102,22 @@ impl Stage {
     /// Until so many events have expired, and so many were too large: as all workers count it.
     async fn until_counted(&self, expired: u64, too_large: u64) {
         let status = |now_ns, parts: &mut Parts<Service>| parts.service.status(now_ns);
+        let counts = async || {
+            let services = self.dispatch.with_all(status).await.unwrap();
+            let node = ServiceStatus::of_node(services);
+            let of = |reason| node.reasons.get(reason).copied().unwrap_or(0);
+            [of("expired"), node.channels[0].dropped, of("too_large")]
+        };
+        let all = [expired, expired, too_large];
         let counted = async {
-            loop {
-                let services = self.dispatch.with_all(status).await.unwrap();
-                let node = ServiceStatus::of_node(services);
-                let of = |reason| node.reasons.get(reason).copied().unwrap_or(0);
-                let counts = [of("expired"), node.channels[0].dropped, of("too_large")];
-                if counts == [expired, expired, too_large] {
-                    return;
-                }
+            while counts().await != all {
                 tokio::time::sleep(BUSY_PAUSE).await;
             }
         };
         in_time(counted).await;
+        // What is counted twice is so a moment later.
+        tokio::time::sleep(10 * BUSY_PAUSE).await;
+        assert_eq!(counts().await, all);
     }
 
     /// How many subscribers each worker has.
@@ -312,6 +315,59 @@ async fn a_deadline_bounds_the_wait_for_the_turn_too() {
 }
 
 #[tokio::test]
+async fn what_a_fan_out_gives_up_before_its_turn_is_counted_once() {
+    let stage = Stage::new(2, Mode::Ordered);
+    stage.hold().await;
+    let (channel, busy) = (name("a"), Busy::new(&stage, 1));
+    let mut first = std::pin::pin!(stage.dispatch.publish((&channel, None), events(1..2), 0));
+    assert!(futures_util::poll!(&mut first).is_pending());
+    for within in [0, 20] {
+        let plan = Plan {
+            policy: Policy::FailFast,
+            within: Duration::from_millis(within),
+            ..Plan::default()
+        };
+        let late = in_time(stage.dispatch.fan_out(&channel, events(2..5), plan)).await;
+        let late = late.unwrap();
+        assert_eq!((late.is_met, late.published), (false, 0));
+    }
+    in_time(busy.go_on()).await;
+    stage.until_counted(6, 0).await;
+    stage.workers.stop();
+}
+
+/// Else who publishes much that is late while a worker is busy has the node hold all of that.
+#[tokio::test]
+async fn of_however_many_late_events_one_command_is_on_its_way() {
+    let stage = Stage::new(2, Mode::Ordered);
+    stage.hold().await;
+    let (channel, busy) = (name("a"), Busy::new(&stage, 0));
+    let mut first = std::pin::pin!(stage.dispatch.publish((&channel, None), events(1..2), 0));
+    assert!(futures_util::poll!(&mut first).is_pending());
+    let tasks = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
+    let before = tasks();
+    for _ in 0..500 {
+        let late = (&channel, Some(Duration::ZERO));
+        let late = stage.dispatch.publish(late, events(2..5), 1);
+        assert_eq!(in_time(late).await.unwrap().expired, 3);
+    }
+    assert_eq!(tasks(), before + 1);
+    in_time(busy.go_on()).await;
+    stage.until_counted(1_500, 500).await;
+    // And again, once those are counted.
+    let _turn = stage.dispatch.gate(0).pass(None).await;
+    let late = (&channel, Some(Duration::ZERO));
+    let late = stage.dispatch.publish(late, events(2..5), 1);
+    assert_eq!(in_time(late).await.unwrap().expired, 3);
+    stage.until_counted(1_503, 501).await;
+    stage.workers.stop();
+}
+
+#[tokio::test]
 async fn a_publish_that_is_given_up_half_way_goes_to_every_worker() {
     let stage = Stage::new(2, Mode::Ordered);
     stage.hold().await;
@@ -393,7 +449,7 @@ async fn what_was_late_before_it_was_signed_is_not_in_the_feed() {
         // It has time to be let through before.
         tokio::time::sleep(Duration::from_millis(50)).await;
         stage.workers.stop();
-        signing.end_looking();
+        signing.looked_through(0);
     };
     let (early, ()) = in_time(async { tokio::join!(early, stops) }).await;
     assert_eq!(early, Err(PublishError::Stopping));
