@@ -9,7 +9,7 @@ use virga_transport::ChannelName;
 
 /// Such events of a channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LateCount {
+pub(crate) struct LateCount {
     /// How many.
     pub(crate) expired: u64,
     /// How many beside these were too large.

@@ -2,9 +2,9 @@
 //! for, few at a time.
 //!
 //! Whoever may publish can name what never was. So each entity that names has few places, a budget of its own for what
-//! comes of it, and a pause once nothing did; what nobody had is asked for once a minute at most, whoever names it. What
-//! may be of no log here has places of its own, see [`Unknown`]. There goes, too, what has no place here, or nobody had for
-//! long; what has none there either is forgotten, and told of once a minute.
+//! comes of it, and a pause once nothing did or it was more than may be taken; what nobody had is asked for once a minute at
+//! most, whoever names it. What may be of no log here has places of its own, see [`Unknown`]. There goes, too, what has no
+//! place here, or nobody had for long; what has none there either is forgotten, and told of once a minute.
 
 mod due;
 
