@@ -141,8 +141,9 @@ pub struct Delivered {
     /// The proven ed25519 public key of the entity that published it.
     pub entity: [u8; 32],
     /// Counts the events of one stream as they arrive, from 1; a gap is what the node had no room for. Starts anew with each
-    /// session, and within one with each stream: a lower number than before is no old event, and none that comes again. What
-    /// lasts is a log's [offset](KeptEvent::offset).
+    /// session, and within one with each stream: a lower number than before is no old event. On an ordered or signed channel
+    /// none comes again while the subscription lasts. A node's own events count on over all sessions. What lasts is a
+    /// log's [offset](KeptEvent::offset).
     pub sequence: u64,
     /// Unix time in nanoseconds at which the node got it.
     pub received_unix_ns: u64,
