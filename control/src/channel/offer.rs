@@ -123,11 +123,17 @@ impl Remote {
 
     /// Where it may be owed no more, lets go what nobody waits for any longer; how many events that are.
     fn make_room(&mut self, now_ns: u64, partial: &Partial) -> u64 {
+        match self.is_full_for(partial) {
+            true => self.expire(now_ns),
+            false => 0,
+        }
+    }
+
+    /// Lets go what nobody waits for any longer; how many events that are.
+    pub(super) fn expire(&mut self, now_ns: u64) -> u64 {
         let mut events = 0;
-        if self.is_full_for(partial) {
-            while let Some(owed) = self.owed.expire(now_ns) {
-                events += self.let_go(&owed);
-            }
+        while let Some(owed) = self.owed.expire(now_ns) {
+            events += self.let_go(&owed);
         }
         events
     }

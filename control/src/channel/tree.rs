@@ -94,14 +94,15 @@ pub(crate) struct Trees {
     last: u64,
     /// Nodes that are still to be sent what a relay did not bring.
     owing: BTreeSet<(Index, NodeId)>,
-    /// Relays that may be sent nothing more in their stream.
-    barred: BTreeSet<(Index, NodeId)>,
+    /// Relays that may be sent nothing more in their stream, and until when publishing waits for each.
+    barred: BTreeMap<(Index, NodeId), Option<u64>>,
 }
 
 impl Trees {
     pub(crate) fn due_ns(&self) -> Option<u64> {
-        let timers = [self.look_ns, self.confirm_ns];
-        timers.into_iter().flatten().min()
+        let barred = self.barred.values().copied();
+        let timers = barred.chain([self.look_ns, self.confirm_ns]);
+        timers.flatten().min()
     }
 
     pub(crate) fn look_soon(&mut self, now_ns: u64) {

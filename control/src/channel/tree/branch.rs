@@ -32,17 +32,40 @@ pub(super) struct Struck {
     pub(super) due: BTreeMap<u64, (NodeId, Due)>,
     /// Since when it has not answered.
     pub(super) since_ns: u64,
+    /// Since when one of those is off the roster.
+    pub(super) barred_since_ns: Option<u64>,
 }
 
 impl Struck {
-    /// Until when publishing waits for it, or until it has answered for those that are off the roster: as long as for the
-    /// first of them, whoever follows.
+    /// Until when publishing waits for it, or until it has answered for all that are off the roster: as long as for one,
+    /// whoever follows.
     fn holds_until_ns(&self) -> Option<u64> {
-        let gone = self.due.values().filter_map(|(_, due)| match due {
-            Due::Gone { since_ns } => Some(*since_ns),
-            Due::Served | Due::Over => None,
-        });
-        Some(gone.min()?.saturating_add(STRIKE_PATIENCE_NS))
+        Some(self.barred_since_ns?.saturating_add(STRIKE_PATIENCE_NS))
+    }
+
+    /// A child is off the roster; whether nothing more may go to the relay for that.
+    pub(super) fn bar(&mut self, now_ns: u64, child: NodeId) -> bool {
+        let due = self.due.values_mut();
+        let mut is_one = false;
+        for (_, due) in due.filter(|one| **one == (child, Due::Served)) {
+            (*due, is_one) = (Due::Gone, true);
+        }
+        if is_one {
+            self.barred_since_ns.get_or_insert(now_ns);
+        }
+        is_one
+    }
+
+    /// It has answered; whether that was due.
+    pub(super) fn answered(&mut self, now_ns: u64, number: u64) -> bool {
+        let is_due = self.due.remove(&number).is_some();
+        if is_due {
+            self.since_ns = now_ns;
+        }
+        if !self.due.values().any(|(_, due)| *due == Due::Gone) {
+            self.barred_since_ns = None;
+        }
+        is_due
     }
 
     /// Whether it has not answered for as long as a relay may take for anything, or for as long as it is waited for.
@@ -59,8 +82,8 @@ impl Struck {
 pub(super) enum Due {
     /// It gets events from their publisher.
     Served,
-    /// It is off the roster since then: nothing is sent to the relay in this stream any more.
-    Gone { since_ns: u64 },
+    /// It is off the roster: nothing is sent to the relay in this stream any more.
+    Gone,
     /// That stream is finished, and what is passed on with it.
     Over,
 }
@@ -155,7 +178,7 @@ impl Branch {
 
 impl Remote {
     /// Until when publishing waits for it, where nothing more may go to it yet.
-    fn holds_until_ns(&self) -> Option<u64> {
+    pub(super) fn holds_until_ns(&self) -> Option<u64> {
         self.branch.struck.as_ref()?.holds_until_ns()
     }
 
@@ -188,18 +211,24 @@ impl Remote {
         Some(Taken::Relayed)
     }
 
-    /// Whether it is to get what follows in another stream: it has not answered, and all of the one before is there.
+    /// Whether it has not answered in time: its stream is to drain.
+    pub(super) fn is_overdue(&self, now_ns: u64) -> bool {
+        self.holds_until_ns().is_some_and(|until| now_ns >= until)
+    }
+
+    /// Whether it is to get what follows in another stream: all of the one before is there.
     pub(super) fn is_to_turn(&self, now_ns: u64, node: &Node, peer: NodeId) -> bool {
         let is_on_its_way = |stream: StreamId| node.queued_on(peer, stream) > 0;
-        self.holds_until_ns().is_some_and(|until| now_ns >= until)
-            && !self.stream.is_some_and(is_on_its_way)
+        self.is_overdue(now_ns) && !self.stream.is_some_and(is_on_its_way)
     }
 
     /// Has it get that in another stream: what a relay passes on comes in one, and ends with that.
     pub(super) fn turn_over(&mut self, now_ns: u64, node: &mut Node, peer: NodeId) {
-        let struck = self.branch.struck.iter_mut();
-        for (_, due) in struck.flat_map(|struck| struck.due.values_mut()) {
-            *due = Due::Over;
+        if let Some(struck) = &mut self.branch.struck {
+            struck.barred_since_ns = None;
+            for (_, due) in struck.due.values_mut() {
+                *due = Due::Over;
+            }
         }
         if let Some(stream) = self.stream.take() {
             // Where the session is gone, the stream is too.

@@ -23,7 +23,12 @@ impl<O: Outlet> ChannelService<O> {
             self.trees.confirm_ns = None;
             self.confirm_all(now_ns, node);
         }
-        if !is_due(self.trees.look_ns) {
+        // A relay is waited for no longer.
+        let is_over = self.trees.barred.values().any(|&until| is_due(until));
+        if is_over {
+            self.turn_over(now_ns, node);
+        }
+        if !is_over && !is_due(self.trees.look_ns) {
             return;
         }
         self.trees.look_ns = None;

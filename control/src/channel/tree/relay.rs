@@ -257,8 +257,8 @@ impl<O: Outlet> ChannelService<O> {
             if from.is_none_or(|from| span.start < from) {
                 continue;
             }
-            // A relay of this node's own events may have to answer yet: its stream is to drain.
-            let to = match remote.is_barred() {
+            // A relay of this node's own events has not answered in time: its stream is to drain.
+            let to = match remote.is_overdue(now_ns) {
                 true => None,
                 false => remote.stream(now_ns, node, (spec, child)).ok(),
             };

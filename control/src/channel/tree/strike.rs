@@ -6,7 +6,7 @@
 use super::{
     super::{
         delivery::Outlet,
-        entry::{Index, Remote},
+        entry::{Entry, Index, Remote},
         reason::Reason,
         service::ChannelService,
     },
@@ -33,6 +33,7 @@ impl<O: Outlet> ChannelService<O> {
         let struck = remote.branch.struck.get_or_insert(Struck {
             due: BTreeMap::new(),
             since_ns: now_ns,
+            barred_since_ns: None,
         });
         struck.due.insert(number, (child, Due::Served));
         let strike = (index, number, What::Strike(child));
@@ -64,10 +65,9 @@ impl<O: Outlet> ChannelService<O> {
             let Some(struck) = &mut remote.branch.struck else {
                 continue;
             };
-            let due = struck.due.values_mut();
-            for (_, due) in due.filter(|one| **one == (child, Due::Served)) {
-                *due = Due::Gone { since_ns: now_ns };
-                self.trees.barred.insert((index, relay));
+            if struck.bar(now_ns, child) {
+                let until_ns = remote.holds_until_ns();
+                self.trees.barred.insert((index, relay), until_ns);
             }
         }
     }
@@ -75,13 +75,15 @@ impl<O: Outlet> ChannelService<O> {
     /// Has relays that have not answered get what follows in another stream. Whom they served this node serves from then on,
     /// and waits for them no more when it lets one of those go.
     pub(crate) fn turn_over(&mut self, now_ns: u64, node: &mut Node) {
-        for (index, relay) in std::mem::take(&mut self.trees.barred) {
+        for ((index, relay), until_ns) in std::mem::take(&mut self.trees.barred) {
             let roster = &self.entries[index].roster;
             let Some(remote) = roster.get(&relay).filter(|remote| remote.is_barred()) else {
                 continue;
             };
             if !remote.is_to_turn(now_ns, node, relay) {
-                self.trees.barred.insert((index, relay));
+                // Its acknowledgements have it looked at again.
+                let until_ns = until_ns.filter(|until| *until > now_ns);
+                self.trees.barred.insert((index, relay), until_ns);
                 continue;
             }
             let served = roster.iter().filter(|(_, r)| r.branch.is_by(relay));
@@ -91,12 +93,24 @@ impl<O: Outlet> ChannelService<O> {
             if let Some(remote) = self.entries[index].roster.get_mut(&relay) {
                 remote.turn_over(now_ns, node, relay);
             }
+            // What it is owed waits for no event of this channel.
+            self.trees.owing.insert((index, relay));
+            self.trees.look_ns = Some(now_ns);
         }
     }
 
-    /// Says it again to those that have not answered: it may have been lost to a queue that was full, or the answer.
+    /// Says it again to those that have not answered: it may have been lost to a queue that was full, or the answer. Of what
+    /// they are owed lets go what nobody waits for any longer.
     pub(super) fn strike_again(&mut self, now_ns: u64, node: &mut Node, index: Index) {
-        for (&relay, remote) in &self.entries[index].roster {
+        let Entry {
+            roster, counters, ..
+        } = &mut self.entries[index];
+        for (&relay, remote) in roster {
+            if remote.is_barred() {
+                let expired = remote.expire(now_ns);
+                counters.dropped += expired;
+                self.reasons.add_many(Reason::Expired, expired);
+            }
             if remote.branch.struck.is_some() && !remote.owed.is_empty() {
                 self.trees.owing.insert((index, relay));
             }
@@ -140,8 +154,7 @@ impl<O: Outlet> ChannelService<O> {
         let Some(struck) = &mut remote.branch.struck else {
             return;
         };
-        if struck.due.remove(&number).is_some() {
-            struck.since_ns = now_ns;
+        if struck.answered(now_ns, number) {
             remote.branch.struck.take_if(|s| s.due.is_empty());
             self.trees.owing.insert((index, relay));
             self.settle_trees(now_ns, node, index);

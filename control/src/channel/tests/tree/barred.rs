@@ -41,7 +41,7 @@ impl Grove {
 
 /// Whoever publishes there as well, by the relay's publisher: its own events would wait as long as there are others.
 #[test]
-fn a_relay_that_is_to_answer_is_brought_nothing_of_others() {
+fn a_relay_that_has_not_answered_in_time_is_brought_nothing_of_others() {
     let mut channels = signed(7, 2);
     let all: Vec<Entity> = (0..7).map(|n| Entity::from_key(entity(n))).collect();
     for channels in &mut channels {
@@ -76,13 +76,22 @@ fn a_relay_that_is_to_answer_is_brought_nothing_of_others() {
     grove.leave(children[0]);
     grove.settle_losing(&mut is_stop(relay));
     assert!(grove.is_barred(relay));
-    for _ in 0..1_600 {
+    for _ in 0..990 {
+        assert!(bring(&mut grove, &next()) > 0, "it may answer yet");
+        grove.pass_losing(1, is_stop(relay));
+    }
+    assert_eq!(grove.net.count(0, Reason::RelayFull), 0);
+    grove.net.cut_off = Some(relay);
+    for _ in 0..20 {
         let _queued = bring(&mut grove, &next());
         grove.pass_losing(1, is_stop(relay));
     }
-    assert!(!grove.is_barred(relay), "it gets what follows otherwise");
+    assert!(grove.is_barred(relay));
     assert_eq!(grove.net.count(0, Reason::RelayFull), 1);
     assert_eq!(grove.feeds(0, relay), 0);
+    grove.net.cut_off = None;
+    grove.pass_losing(3_000, is_stop(relay));
+    assert!(!grove.is_barred(relay), "it gets what follows otherwise");
 }
 
 /// There is no more room: in bytes, and in events that may be unacknowledged.
@@ -113,21 +122,42 @@ fn what_is_kept_for_a_relay_that_is_not_reached_makes_room_when_its_time_is_over
         assert_eq!(at_relay(&second), (3, 0), "it waits for nothing");
         assert_eq!(grove.net.count(0, Reason::Expired), 21);
         assert_eq!(grove.entry(0).counters.dropped, dropped + 21);
+        // Also where nothing else is published.
+        grove.net.pass(2_600);
+        assert!(grove.is_barred(relay));
+        assert_eq!(at_relay(&second), (0, 3));
+        assert_eq!(grove.net.count(0, Reason::Expired), 24);
+        assert_eq!(grove.entry(0).counters.dropped, dropped + 24);
     }
 }
 
-/// The second one leaves while the first is waited for, or after that; the publisher looks at its tree later.
+#[test]
+fn what_a_relay_is_owed_goes_as_soon_as_it_has_another_stream() {
+    let mut grove = Grove::grown(7);
+    let (relay, children) = grove.branch();
+    let id = grove.id(relay);
+    grove.net.cut_off = Some(relay);
+    let _report = grove.publish(1);
+    grove.net.pass(10);
+    grove.leave(children[0]);
+    grove.net.pass(1_100);
+    assert!(grove.publish(1).is_there());
+    let is_owed = |grove: &Grove| !grove.entry(0).roster[&id].owed.is_empty();
+    assert!(grove.is_barred(relay) && is_owed(&grove));
+    grove.net.cut_off = None;
+    while grove.is_barred(relay) {
+        grove.pass_losing(1, is_stop(relay));
+    }
+    grove.pass_losing(1, is_stop(relay));
+    assert!(!is_owed(&grove));
+}
+
+/// The second one leaves while the first is waited for, or after that.
 #[test]
 fn a_relay_that_never_answers_is_waited_for_once_whoever_else_leaves() {
     for is_soon in [true, false] {
         let mut grove = Grove::grown(7);
         let (deaf, children) = grove.branch();
-        let look = |grove: &Grove| grove.net.sides[0].service.trees.due_ns();
-        let before = look(&grove);
-        while look(&grove) == before {
-            grove.pass_but(&[deaf], 1);
-        }
-        grove.pass_but(&[deaf], 100);
         let leave = |grove: &mut Grove, child| {
             grove.leave(child);
             grove.net.settle_but(&[deaf]);
@@ -139,8 +169,11 @@ fn a_relay_that_never_answers_is_waited_for_once_whoever_else_leaves() {
         if is_soon {
             leave(&mut grove, children[1]);
         }
-        grove.pass_but(&[deaf], 100);
-        assert!(grove.publish(1).is_there());
+        let waits = grove.publish(1);
+        grove.pass_but(&[deaf], 99);
+        assert!(!waits.is_there());
+        grove.pass_but(&[deaf], 1);
+        assert!(waits.is_there());
         if !is_soon {
             leave(&mut grove, children[1]);
         }
