@@ -152,6 +152,29 @@ fn what_a_relay_is_owed_goes_as_soon_as_it_has_another_stream() {
     assert!(!is_owed(&grove));
 }
 
+/// Each time another one has left by then.
+#[test]
+fn a_relay_that_answers_just_in_time_is_waited_for_no_longer_than_one_that_does_not() {
+    let mut grove = Grove::of(signed(9, 3));
+    grove.grow();
+    let relayed = grove.relayed();
+    let (&relay, children) = relayed.iter().find(|(_, all)| all.len() == 3).unwrap();
+    let id = grove.id(children[0]);
+    let number = grove.entry(0).roster[&id].branch.number();
+    grove.leave(children[0]);
+    grove.settle_losing(&mut is_stop(relay));
+    grove.pass_losing(800, is_stop(relay));
+    grove.leave(children[1]);
+    grove.settle_losing(&mut is_stop(relay));
+    grove.put(relay, 0, number, What::Struck);
+    grove.settle_losing(&mut is_stop(relay));
+    let waits = grove.publish(1);
+    grove.pass_losing(199, is_stop(relay));
+    assert!(grove.is_barred(relay) && !waits.is_there());
+    grove.pass_losing(1, is_stop(relay));
+    assert!(!grove.is_barred(relay) && waits.is_there());
+}
+
 /// The second one leaves while the first is waited for, or after that.
 #[test]
 fn a_relay_that_never_answers_is_waited_for_once_whoever_else_leaves() {
