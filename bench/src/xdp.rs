@@ -5,8 +5,9 @@
 //! (9 array look-ups, 4 keyed hashes of 3 to 7 multiplications at 3 to 4 cycles each, which is 30 ns at 3 GHz where
 //! nothing overlaps), writes 50 bytes and calls the redirect helper (`redirect_ns`), and no other: a call costs a wrongly
 //! guessed return where the kernel guards against those of others (on AMD Zen 10 to 15 ns, so that the duplicate filter
-//! goes by jiffies, which the verifier makes a load of). So about 45 ns is what is left when every cache line is warm. All of them are: one
-//! packet again and again, which is every verdict's best; but for the walks over destinations, origins and strangers.
+//! goes by jiffies, which the verifier makes a load of). So about 45 ns is what is left when every cache line is warm. All
+//! of them are: one packet again and again, which is every verdict's best; but for the walks over destinations, origins
+//! and strangers.
 //!
 //! A packet whose flow is not cached waits for more lines, far away where there are many destinations or pairs: its slot
 //! of the flow cache, one of the guard, one of the exact set, rarely two, one of the directory, rarely two, and in the
