@@ -427,3 +427,39 @@ fn an_image_that_fails_or_is_killed_anywhere_is_made_good_by_the_next() {
         }
     }
 }
+
+#[test]
+fn a_neighbours_entry_has_the_own_address_that_it_is_sent_to_from_as_long_as_this_is_one() {
+    let place = Place::new(1, address(9));
+    let v6 = Place::new(1, Address { high: 1, low: 9 });
+    let mut image = Image::default();
+    image.addresses.extend([address(1), address(2)]);
+    image.neighbours.insert(place, Link::default());
+    image.neighbours.insert(v6, Link::default());
+    image.add_next_hop(NextHop {
+        source: address(2),
+        target: place.address,
+        ifindex: place.ifindex,
+        ..NextHop::default()
+    });
+    let mut seeded = Seeded(1);
+    let mut tables = fresh(&image, &mut seeded);
+    let own = |tables: &MemoryTables, place: Place| {
+        let settings = tables.current();
+        find(tables, &settings, place.ifindex, 0, place.address).map(|n| n.own)
+    };
+    assert_eq!(own(&tables, place), Some(address(2)));
+    assert_eq!(own(&tables, v6), Some(v6.address), "none of its family");
+
+    let mut publisher = Publisher::recover(&tables).unwrap();
+    image.addresses.remove(&address(2));
+    publisher
+        .apply(&mut tables, &image, || seeded.next())
+        .unwrap();
+    assert_eq!(own(&tables, place), Some(address(1)));
+    image.addresses.clear();
+    publisher
+        .apply(&mut tables, &image, || seeded.next())
+        .unwrap();
+    assert_eq!(own(&tables, place), Some(place.address));
+}
