@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use virga_ebpf::{
     decide::{Arrival, Verdict, decide_from},
-    frame::{Frame, Outer, parse},
+    frame::{Frame, parse},
     header::{ChannelHash, Header, NodeId, OriginHash, SessionId, StreamId},
     image::{Image, Link, Place, Via},
     limits::{HEADER_BYTES, TAG_BYTES, UDP_PORT},
@@ -242,21 +242,10 @@ pub fn ingress(source: Address, target: Address) -> NextHop {
 /// A frame as a hop's sender makes it.
 #[must_use]
 pub fn frame_by(hop: &NextHop, header: &Header) -> Vec<u8> {
-    let outer = Outer {
-        mesh: 0,
-        source: hop.source,
-        target: hop.target,
-        addresses_sum: 0,
-        source_port: 0,
-        target_port: hop.port,
-        checksum: 0,
-        traffic_class: 0,
-        udp_payload_bytes: MESH_BYTES + header.payload_len,
-        trailing: 0,
-        vlan: 0,
-    };
     // A forwarder updates the checksum and does not verify it: any but 0 will do.
     let sent = rewrite::Sent {
+        traffic_class: 0,
+        udp_payload_bytes: MESH_BYTES + header.payload_len,
         source_port: rewrite::source_port(header.session_id),
         checksum: 0x1234,
         hop_limit: header.hop_limit,
@@ -264,7 +253,7 @@ pub fn frame_by(hop: &NextHop, header: &Header) -> Vec<u8> {
         link_tag: header.link_tag,
     };
     let mut frame = vec![0; rewrite::headers_bytes(hop)];
-    rewrite::write_outer(frame.as_mut_slice(), &outer, hop, &sent);
+    rewrite::write_outer(frame.as_mut_slice(), hop, &sent);
     frame.extend(header.encode());
     frame.resize(frame.len() + usize::from(header.payload_len), 0x5a);
     frame
@@ -291,13 +280,8 @@ impl Scene {
     pub fn verdict(&self, frame: &[u8]) -> Verdict<'_> {
         match parse(frame, &self.tables, &self.settings, INGRESS) {
             Frame::Mesh(outer, header, neighbour) => {
-                let arrival = Arrival {
-                    ifindex: INGRESS,
-                    vlan: outer.vlan,
-                    source: outer.source,
-                    udp_payload_bytes: u32::from(outer.udp_payload_bytes),
-                };
-                decide_from(&self.tables, &self.settings, header, &arrival, neighbour)
+                let bytes = u32::from(outer.udp_payload_bytes);
+                decide_from(&self.tables, &self.settings, header, bytes, neighbour)
             }
             other => panic!("{other:?}"),
         }

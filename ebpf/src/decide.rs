@@ -15,7 +15,9 @@
 use core::cell::Cell;
 
 use crate::{
-    directory, guard,
+    directory,
+    flow::Flow,
+    guard,
     header::{Fields, Flags, MAGIC, NodeId, Subnet, VERSION},
     limits::{
         HEADER_BYTES, SEEN_RUN, SEEN_SLOTS, SEEN_TICK_SHIFT, SEEN_WINDOW_NS,
@@ -25,7 +27,7 @@ use crate::{
     reason::Reason,
     subnet::{Visibility, may_cross},
     tables::{
-        Address, ChannelPolicy, FILTER_OWN, Flow, NEIGHBOUR_UNKNOWN, Neighbour, NextHop, Pair,
+        Address, ChannelPolicy, FILTER_OWN, NEIGHBOUR_UNKNOWN, Neighbour, NextHop, Pair,
         ROUTE_LOCAL, ROUTE_NONE, Settings, Tables, filter_place, mix, neighbour_slots, rate_slot,
     },
     tag,
@@ -113,19 +115,21 @@ pub fn decide<'a, T: Tables, H: Fields>(
         ..
     } = *arrival;
     let neighbour = find(tables, settings, ifindex, vlan, source);
-    decide_from(tables, settings, header, arrival, neighbour)
+    let bytes = arrival.udp_payload_bytes;
+    decide_from(tables, settings, header, bytes, neighbour)
 }
 
-/// The same where the neighbour that the packet is from has been looked up already.
+/// The same where the neighbour that the packet is from has been looked up already. `udp_payload_bytes` has the mesh
+/// header in it.
 #[inline(always)]
 pub fn decide_from<'a, T: Tables, H: Fields>(
     tables: &'a T,
     settings: &Settings,
     header: &H,
-    arrival: &Arrival,
+    udp_payload_bytes: u32,
     neighbour: Option<&Neighbour>,
 ) -> Verdict<'a> {
-    match verdict(tables, settings, header, arrival, neighbour) {
+    match verdict(tables, settings, header, udp_payload_bytes, neighbour) {
         Ok(verdict) => verdict,
         Err(reason) => Verdict::Drop(reason),
     }
@@ -136,16 +140,16 @@ fn verdict<'a, T: Tables, H: Fields>(
     tables: &'a T,
     settings: &Settings,
     header: &H,
-    arrival: &Arrival,
+    udp_payload_bytes: u32,
     neighbour: Option<&Neighbour>,
 ) -> Result<Verdict<'a>, Reason> {
-    check(header, arrival.udp_payload_bytes)?;
+    check(header, udp_payload_bytes)?;
     let is_local = header.destination().0 == settings.node_id.0;
     if neighbour.is_none() && !is_local {
         return Err(Reason::Neighbour);
     }
     if is_local && header.flags().contains(Flags::ECHO) {
-        return note(tables, header, arrival, neighbour).map(|()| Verdict::Echo);
+        return note(tables, header, neighbour).map(|()| Verdict::Echo);
     }
     if let Some(n) = neighbour
         && header.subnet().0 & n.subnet_mask != n.subnet.0
@@ -158,14 +162,14 @@ fn verdict<'a, T: Tables, H: Fields>(
             return Ok(Verdict::Local);
         }
         admit_handshake(tables, neighbour)?;
-        let route = route_to(tables, settings, header.destination());
-        return forward(tables, header, arrival, route).map(Verdict::Forward);
+        let way = Way::of(tables, route_to(tables, settings, header.destination()));
+        return forward(tables, header, udp_payload_bytes, way).map(Verdict::Forward);
     }
     let index = match neighbour {
         Some(n) => n.index,
         None => NEIGHBOUR_UNKNOWN,
     };
-    let (route, rated) = authorise(tables, settings, header, index)?;
+    let (way, rated) = authorise(tables, settings, header, index)?;
     if let Some(n) = neighbour
         && is_forged(n, header, is_local)
     {
@@ -177,7 +181,7 @@ fn verdict<'a, T: Tables, H: Fields>(
     if is_local {
         return Ok(Verdict::Local);
     }
-    let next_hop = forward(tables, header, arrival, route)?;
+    let next_hop = forward(tables, header, udp_payload_bytes, way)?;
     refuse_duplicate(tables, settings, header)?;
     Ok(Verdict::Forward(next_hop))
 }
@@ -188,17 +192,16 @@ fn verdict<'a, T: Tables, H: Fields>(
 fn note<T: Tables, H: Fields>(
     tables: &T,
     header: &H,
-    arrival: &Arrival,
     neighbour: Option<&Neighbour>,
 ) -> Result<(), Reason> {
     let neighbour = neighbour.ok_or(Reason::Neighbour)?;
-    if neighbour.demands_tag == 1 && !tag::is_right(&neighbour.tag_keys, &header.decoded()) {
+    if neighbour.demands_tag == 1 && !tag::is_right(&neighbour.tag_keys, header) {
         return Err(Reason::LinkTag);
     }
     let place = tables.echo(header.stream_id().0).ok_or(Reason::Echo)?;
     let mut echo = place.get();
     let is_its =
-        echo.secret != 0 && echo.secret == header.session_id().0 && echo.from == arrival.source;
+        echo.secret != 0 && echo.secret == header.session_id().0 && echo.from == neighbour.address;
     if !is_its || header.sequence() <= echo.newest {
         return Err(Reason::Echo);
     }
@@ -219,7 +222,7 @@ fn note<T: Tables, H: Fields>(
 fn is_forged<H: Fields>(neighbour: &Neighbour, header: &H, is_local: bool) -> bool {
     neighbour.demands_tag == 1
         && !(is_local && header.channel_hash().0 == 0)
-        && !tag::is_right(&neighbour.tag_keys, &header.decoded())
+        && !tag::is_right(&neighbour.tag_keys, header)
 }
 
 /// Handshakes and a member's control traffic: all that a neighbour may send whose subnet nobody vouches for.
@@ -246,10 +249,7 @@ fn admit_pair<T: Tables>(
     let is_own = filter == FILTER_OWN;
     let (which, place) = (settings.live_guard & 1, filter_place(settings, filter));
     let (info, until) = if is_own {
-        (
-            tables.guard(which).ok_or(Reason::Unauthorised)?,
-            Flow::NO_END,
-        )
+        (settings.guard(), Flow::NO_END)
     } else {
         let filter = tables.filter(place).ok_or(Reason::SubnetUnknown)?;
         if tables.now_ns() >= filter.expires_ns {
@@ -276,9 +276,7 @@ fn admit_pair<T: Tables>(
 #[inline(always)]
 fn may_pass<T: Tables>(tables: &T, settings: &Settings, pair: &Pair) -> bool {
     let which = settings.live_guard & 1;
-    let Some(info) = tables.guard(which) else {
-        return false;
-    };
+    let info = settings.guard();
     let hash = guard::key_hash(info.salt, pair);
     let line = tables.guard_line(guard::line_of(which, info, hash));
     matches!(line, Some(line) if guard::may_hit(line, hash))
@@ -296,66 +294,87 @@ fn authorise<T: Tables, H: Fields>(
     settings: &Settings,
     header: &H,
     neighbour: u32,
-) -> Result<(u32, bool), Reason> {
+) -> Result<(Way, bool), Reason> {
     let pair = Pair::new(header.origin_hash(), header.channel_hash());
     let is_by_route = settings.by_route != 0;
     if !is_by_route && !may_pass(tables, settings, &pair) {
         return Err(Reason::Unauthorised);
     }
-    let mut flow = Flow {
-        generation: settings.generation,
-        origin: header.origin_hash(),
-        destination: header.destination(),
-        subnet: header.subnet(),
-        neighbour,
-        channel_subprotocol: (header.channel_hash().0 as u32) << 16 | header.subprotocol() as u32,
-        route: 0,
-        rated: 0,
-        until: Flow::NO_END,
-    };
-    let slot = tables.flow(flow.slot(settings.flow_key));
+    let generation = settings.generation;
+    let slot = tables.flow(Flow::slot(settings.flow_key, header));
     if let Some(slot) = slot {
         let cached = slot.get();
         let lasts = |until| until == Flow::NO_END || Flow::tick(tables.now_ns()) < until;
-        if cached.matches(&flow) && lasts(cached.until) {
-            return Ok((cached.route, cached.rated == 1));
+        if cached.is_of(generation, header, neighbour) && lasts(cached.until) {
+            let way = Way {
+                route: cached.route,
+                primary: cached.primary,
+            };
+            return Ok((way, cached.rated != 0));
         }
     }
-    let (route, to, filter) = way(tables, settings, header);
+    let (way, to, filter) = way(tables, settings, header);
     let filter = if is_by_route { filter } else { FILTER_OWN };
-    flow.until = admit_pair(tables, settings, filter, &pair)?;
+    let until = admit_pair(tables, settings, filter, &pair)?;
     let policy = tables.channel(header.channel_hash());
     if let Some(to) = to {
         cross(tables, policy, header, to)?;
     }
-    flow.rated = match policy {
-        Some(policy) if policy.interval_ns != 0 => 1,
-        _ => 0,
-    };
+    let rated = matches!(policy, Some(policy) if policy.interval_ns != 0);
     if let Some(slot) = slot
-        && route != ROUTE_NONE
+        && way.route != ROUTE_NONE
     {
-        flow.route = route;
-        slot.set(flow);
+        slot.set(Flow {
+            generation,
+            header: Flow::words(header),
+            neighbour,
+            route: way.route,
+            primary: way.primary,
+            rated: u16::from(rated),
+            until,
+        });
     }
-    Ok((route, flow.rated == 1))
+    Ok((way, rated))
 }
 
-/// Where a packet goes: its route, the destination's subnet, and what judges pairs there. Without a route
+/// A route, and its primary next hop, so that only the backup takes reading the route.
+#[derive(Clone, Copy)]
+struct Way {
+    route: u32,
+    primary: u16,
+}
+
+impl Way {
+    #[inline(always)]
+    fn of<T: Tables>(tables: &T, route: u32) -> Self {
+        let primary = match tables.route(route) {
+            Some(route) => route.primary as u16,
+            None => Flow::NO_HOP,
+        };
+        Self { route, primary }
+    }
+}
+
+/// Where a packet goes: its way, the destination's subnet, and what judges pairs there. Without a route
 /// there is no subnet.
 #[inline(always)]
 fn way<T: Tables, H: Fields>(
     tables: &T,
     settings: &Settings,
     header: &H,
-) -> (u32, Option<Subnet>, u32) {
+) -> (Way, Option<Subnet>, u32) {
+    let to = |route, primary| Way { route, primary };
     if header.destination().0 == settings.node_id.0 {
-        return (ROUTE_LOCAL, Some(settings.subnet), FILTER_OWN);
+        let here = to(ROUTE_LOCAL, Flow::NO_HOP);
+        return (here, Some(settings.subnet), FILTER_OWN);
     }
     let number = route_to(tables, settings, header.destination());
     match tables.route(number) {
-        Some(route) => (number, Some(route.subnet), route.filter),
-        None => (number, None, FILTER_OWN),
+        Some(route) => {
+            let way = to(number, route.primary as u16);
+            (way, Some(route.subnet), route.filter)
+        }
+        None => (to(number, Flow::NO_HOP), None, FILTER_OWN),
     }
 }
 
@@ -407,22 +426,22 @@ pub fn route_to<T: Tables>(tables: &T, settings: &Settings, destination: NodeId)
 fn forward<'a, T: Tables, H: Fields>(
     tables: &'a T,
     header: &H,
-    arrival: &Arrival,
-    route: u32,
+    udp_payload_bytes: u32,
+    way: Way,
 ) -> Result<&'a NextHop, Reason> {
     if header.hop_limit() <= 1 {
         return Err(Reason::HopLimit);
     }
-    let route = tables.route(route).ok_or(Reason::NoRoute)?;
     let alive = |n: &&NextHop| n.is(NextHop::ALIVE);
-    let next_hop = match tables.next_hop(route.primary).filter(alive) {
+    let next_hop = match tables.next_hop(way.primary as u32).filter(alive) {
         Some(primary) => primary,
-        None => tables
-            .next_hop(route.backup)
-            .filter(alive)
-            .ok_or(Reason::NextHopDown)?,
+        None => {
+            let route = tables.route(way.route).ok_or(Reason::NoRoute)?;
+            let backup = tables.next_hop(route.backup).filter(alive);
+            backup.ok_or(Reason::NextHopDown)?
+        }
     };
-    if next_hop.outer_bytes(arrival.udp_payload_bytes) > next_hop.mtu {
+    if next_hop.outer_bytes(udp_payload_bytes) > next_hop.mtu {
         return Err(Reason::TooBig);
     }
     Ok(next_hop)
@@ -484,9 +503,9 @@ fn admit_handshake<T: Tables>(tables: &T, neighbour: Option<&Neighbour>) -> Resu
 
 /// One term of the NH hash: the halves of word and key added, and multiplied.
 #[inline(always)]
-const fn product(word: u64, key: u64) -> u64 {
-    let low = (word as u32).wrapping_add(key as u32);
-    let high = ((word >> 32) as u32).wrapping_add((key >> 32) as u32);
+const fn product(word: u64, [first, second]: [u32; 2]) -> u64 {
+    let low = (word as u32).wrapping_add(first);
+    let high = ((word >> 32) as u32).wrapping_add(second);
     (low as u64).wrapping_mul(high as u64)
 }
 
@@ -500,7 +519,8 @@ const fn seen_slot(h: u64, sequence: u64) -> u32 {
 }
 
 /// Checks and inserts the packet's fingerprint: 55 bits of its run's hash and an 8-bit tick, in a slot
-/// that the hash and the place in the run name. The hash is NH (Black, Halevi, Krawczyk, Krovetz,
+/// that the hash and the place in the run name. It is of destination, session and sequence: a session's packets to one
+/// side have one count, which is never used again, and whoever can copy these can copy all else. The hash is NH (Black, Halevi, Krawczyk, Krovetz,
 /// Rogaway: "UMAC"), under keys that nobody else knows: two packets have the same with a chance of 2^-32.
 /// Best effort: a slot's later packet displaces the earlier.
 #[inline(always)]
@@ -512,15 +532,13 @@ fn refuse_duplicate<T: Tables, H: Fields>(
     /// No packet's fingerprint is that of an empty slot.
     const SEEN_USED: u64 = 1 << 63;
     const TICKS: u8 = (SEEN_WINDOW_NS >> SEEN_TICK_SHIFT) as u8 + 1;
-    let stream = (header.stream_id().0 as u64) << 8 | header.key_phase() as u64;
-    let [origin, destination, session, number, sequence] = settings.seen_keys;
-    let h = product(header.origin_hash().0, origin)
-        .wrapping_add(product(header.destination().0, destination))
-        .wrapping_add(product(header.session_id().0, session))
-        .wrapping_add(product(stream, number))
-        .wrapping_add(product(header.sequence() / SEEN_RUN, sequence));
+    let sequence = header.sequence();
+    let [destination, session, run] = settings.seen_keys;
+    let h = product(header.word(2), destination)
+        .wrapping_add(product(header.word(4), session))
+        .wrapping_add(product(sequence / SEEN_RUN, run));
     let h = mix(h, 0) | SEEN_USED;
-    let place = seen_slot(h, header.sequence());
+    let place = seen_slot(h, sequence);
     let Some(slot) = tables.seen(place) else {
         return Ok(());
     };

@@ -28,7 +28,7 @@ pub const IPV6_BYTES: usize = 40;
 pub const UDP_BYTES: usize = 8;
 
 /// Bytes of a UDP header and the mesh header behind it.
-const MESH_BYTES: usize = UDP_BYTES + HEADER_BYTES;
+pub(crate) const MESH_BYTES: usize = UDP_BYTES + HEADER_BYTES;
 
 /// EtherType of IPv4.
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -39,9 +39,11 @@ pub const ETHERTYPE_VLAN: u16 = 0x8100;
 /// EtherType of an 802.1ad service tag.
 pub const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
 
-const PROTOCOL_UDP: u8 = 17;
+pub(crate) const PROTOCOL_UDP: u8 = 17;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
+/// What is 0 in the fragment word of a whole packet.
+pub(crate) const FRAGMENT: u16 = FRAGMENT_OFFSET | MORE_FRAGMENTS;
 
 /// A frame's bytes, each access checked.
 pub trait Bytes {
@@ -89,6 +91,49 @@ pub struct Outer {
     pub trailing: u16,
     /// The frame's VLAN, see [`vlan_key`].
     pub vlan: u32,
+}
+
+/// What is outside the mesh header, or where it is read.
+pub trait Outside {
+    /// Offset of the mesh header in the frame.
+    fn mesh(&self) -> usize;
+    /// Sum of both addresses and both ports, as the UDP checksum has them.
+    fn ends_sum(&self) -> u64;
+    /// UDP checksum.
+    fn checksum(&self) -> u16;
+    /// DSCP and ECN.
+    fn traffic_class(&self) -> u8;
+    /// Bytes of UDP payload.
+    fn udp_payload_bytes(&self) -> u16;
+    /// Bytes after the IP packet.
+    fn trailing(&self) -> usize;
+}
+
+impl Outside for Outer {
+    #[inline(always)]
+    fn mesh(&self) -> usize {
+        self.mesh
+    }
+    #[inline(always)]
+    fn ends_sum(&self) -> u64 {
+        self.addresses_sum + u64::from(self.source_port) + u64::from(self.target_port)
+    }
+    #[inline(always)]
+    fn checksum(&self) -> u16 {
+        self.checksum
+    }
+    #[inline(always)]
+    fn traffic_class(&self) -> u8 {
+        self.traffic_class
+    }
+    #[inline(always)]
+    fn udp_payload_bytes(&self) -> u16 {
+        self.udp_payload_bytes
+    }
+    #[inline(always)]
+    fn trailing(&self) -> usize {
+        usize::from(self.trailing)
+    }
 }
 
 /// A frame, read.
@@ -180,14 +225,34 @@ fn read<'f, B: Bytes + ?Sized, T: Tables>(
     if !is_ours([whole[2], whole[3]]) {
         return None;
     }
-    // A neighbour sends to the address that its own entry says: one look-up is enough.
-    let neighbour = find(tables, settings, ifindex, vlan, network.source);
-    let is_there = matches!(neighbour, Some(n) if n.own == network.target);
-    if !is_there && !is_own() {
-        return None;
-    }
+    let neighbour = ends(
+        tables,
+        settings,
+        (ifindex, vlan),
+        network.source,
+        network.target,
+    )?;
     let read = mesh(frame.len(), &network, whole);
     Some(read.map(|(outer, header)| (Outer { vlan, ..outer }, header, neighbour)))
+}
+
+/// The neighbour behind an interface and VLAN that a packet is from, if one is there. `None`: it is for none of this
+/// node's addresses.
+#[inline(always)]
+pub(crate) fn ends<'t, T: Tables>(
+    tables: &'t T,
+    settings: &Settings,
+    (ifindex, vlan): (u32, u32),
+    source: Address,
+    target: Address,
+) -> Option<Option<&'t Neighbour>> {
+    // A neighbour sends to the address that its own entry says: one look-up is enough.
+    let neighbour = find(tables, settings, ifindex, vlan, source);
+    let is_there = matches!(neighbour, Some(n) if n.own == target);
+    if !is_there && find(tables, settings, OWN_ADDRESS, 0, target).is_none() {
+        return None;
+    }
+    Some(neighbour)
 }
 
 /// EtherType and offset of the network header, VLAN tags read through; and the VLAN. Frames to a
@@ -221,13 +286,12 @@ fn ipv4<B: Bytes + ?Sized>(frame: &B, at: usize) -> Option<Network> {
         return None;
     }
     let fragment = u16::from_be_bytes([ip[6], ip[7]]);
-    let (header_bytes, refusal) =
-        if ip[0] == 0x45 && fragment & (FRAGMENT_OFFSET | MORE_FRAGMENTS) == 0 {
-            (IPV4_BYTES, None)
-        } else {
-            let (header_bytes, reason) = refused(ip[0], fragment)?;
-            (header_bytes, Some(reason))
-        };
+    let (header_bytes, refusal) = if ip[0] == 0x45 && fragment & FRAGMENT == 0 {
+        (IPV4_BYTES, None)
+    } else {
+        let (header_bytes, reason) = refused(ip[0], fragment)?;
+        (header_bytes, Some(reason))
+    };
     let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
     let [source, target] = [
         [ip[12], ip[13], ip[14], ip[15]],

@@ -28,7 +28,14 @@ pub const fn key_hash(salt: [u64; 2], pair: &Pair) -> u64 {
 pub const fn line_of(which: u32, info: &GuardInfo, hash: u64) -> u32 {
     let bank = (hash >> 54) as u32 & info.bank_mask;
     let line = (hash >> 48) as u32 & (GUARD_LINES_PER_BANK - 1);
-    (which & 1) * GUARD_LINES_MAX + bank * GUARD_LINES_PER_BANK + line
+    lines_from(which) + bank * GUARD_LINES_PER_BANK + line
+}
+
+/// Place of the first line of a guard.
+#[inline(always)]
+#[must_use]
+pub const fn lines_from(which: u32) -> u32 {
+    (which & 1) * GUARD_LINES_MAX
 }
 
 /// Place of the key's line among all lines, for the filter in a place.

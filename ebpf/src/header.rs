@@ -208,6 +208,13 @@ impl Default for Header {
 }
 
 impl Header {
+    /// Reads every field; checks nothing, see [`crate::decide::check`].
+    #[inline(always)]
+    #[must_use]
+    pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Self {
+        bytes.decoded()
+    }
+
     /// The 64 bytes of the wire.
     #[must_use]
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
@@ -283,6 +290,93 @@ impl Header {
     }
 }
 
+/// Bytes that are read a word at a time, at places that the caller knows to be there.
+pub trait Words {
+    /// One byte.
+    fn byte(&self, at: usize) -> u8;
+    /// Two bytes, big-endian.
+    fn be16(&self, at: usize) -> u16;
+    /// Four bytes, big-endian.
+    fn be32(&self, at: usize) -> u32;
+    /// Eight bytes, little-endian.
+    fn le64(&self, at: usize) -> u64;
+    /// Eight bytes, big-endian.
+    #[inline(always)]
+    fn be64(&self, at: usize) -> u64 {
+        self.le64(at).swap_bytes()
+    }
+}
+
+impl<const N: usize> Words for [u8; N] {
+    #[inline(always)]
+    fn byte(&self, at: usize) -> u8 {
+        self[at]
+    }
+    #[inline(always)]
+    fn be16(&self, at: usize) -> u16 {
+        u16::from_be_bytes([self[at], self[at + 1]])
+    }
+    #[inline(always)]
+    fn be32(&self, at: usize) -> u32 {
+        u32::from_be_bytes([self[at], self[at + 1], self[at + 2], self[at + 3]])
+    }
+    #[inline(always)]
+    fn le64(&self, at: usize) -> u64 {
+        u64::from_le_bytes([
+            self[at],
+            self[at + 1],
+            self[at + 2],
+            self[at + 3],
+            self[at + 4],
+            self[at + 5],
+            self[at + 6],
+            self[at + 7],
+        ])
+    }
+}
+
+impl<W: Words + ?Sized> Words for &W {
+    #[inline(always)]
+    fn byte(&self, at: usize) -> u8 {
+        (**self).byte(at)
+    }
+    #[inline(always)]
+    fn be16(&self, at: usize) -> u16 {
+        (**self).be16(at)
+    }
+    #[inline(always)]
+    fn be32(&self, at: usize) -> u32 {
+        (**self).be32(at)
+    }
+    #[inline(always)]
+    fn le64(&self, at: usize) -> u64 {
+        (**self).le64(at)
+    }
+}
+
+/// The bytes from `AT` on.
+#[derive(Clone, Copy, Debug)]
+pub struct Within<W, const AT: usize>(pub W);
+
+impl<W: Words, const AT: usize> Words for Within<W, AT> {
+    #[inline(always)]
+    fn byte(&self, at: usize) -> u8 {
+        self.0.byte(AT + at)
+    }
+    #[inline(always)]
+    fn be16(&self, at: usize) -> u16 {
+        self.0.be16(AT + at)
+    }
+    #[inline(always)]
+    fn be32(&self, at: usize) -> u32 {
+        self.0.be32(AT + at)
+    }
+    #[inline(always)]
+    fn le64(&self, at: usize) -> u64 {
+        self.0.le64(AT + at)
+    }
+}
+
 /// A header, decoded or as bytes. What is asked of bytes is read where it is asked for: the NIC path has few registers,
 /// and most packets are decided on by few fields.
 pub trait Fields {
@@ -323,10 +417,31 @@ pub trait Fields {
     /// [`Header::link_tag`].
     fn link_tag(&self) -> u64;
 
+    /// The header's eight bytes from `8 * n` on, in little-endian order; not the link tag.
+    fn word(&self, n: usize) -> u64;
+
+    /// The same of all: what a link tag covers.
+    #[inline(always)]
+    fn words(&self) -> [u64; 7] {
+        [
+            self.word(0),
+            self.word(1),
+            self.word(2),
+            self.word(3),
+            self.word(4),
+            self.word(5),
+            self.word(6),
+        ]
+    }
     /// Whether magic, version and priority are such as a packet must have.
     #[inline(always)]
     fn starts_well(&self) -> bool {
-        self.magic() == MAGIC && self.version() == VERSION && self.priority() <= PRIORITY_MAX
+        const MASK: u64 = u64::from_le_bytes([0xff, 0xff, 0xff, 0, !PRIORITY_MAX, 0, 0, 0]);
+        const RIGHT: u64 = {
+            let [high, low] = MAGIC.to_be_bytes();
+            u64::from_le_bytes([high, low, VERSION, 0, 0, 0, 0, 0])
+        };
+        self.word(0) & MASK == RIGHT
     }
     /// All of them.
     #[inline(always)]
@@ -361,85 +476,44 @@ macro_rules! fields {
             fn $name(&self) -> $kind {
                 self.$name
             })*
+            #[inline(always)]
+            fn word(&self, n: usize) -> u64 {
+                Self::words(self)[n]
+            }
         }
 
-        impl Fields for [u8; HEADER_BYTES] {
+        impl<W: Words> Fields for W {
             $(#[inline(always)]
             fn $name(&self) -> $kind {
                 let $b = self;
                 $read
             })*
-
-            /// One comparison of one word.
             #[inline(always)]
-            fn starts_well(&self) -> bool {
-                const MASK: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0, !PRIORITY_MAX, 0, 0, 0]);
-                const RIGHT: u64 = {
-                    let [high, low] = MAGIC.to_be_bytes();
-                    u64::from_ne_bytes([high, low, VERSION, 0, 0, 0, 0, 0])
-                };
-                let [a, b, c, d, e, f, g, h, ..] = *self;
-                u64::from_ne_bytes([a, b, c, d, e, f, g, h]) & MASK == RIGHT
-            }
-        }
-
-        impl Header {
-            /// Reads every field; checks nothing, see [`crate::decide::check`].
-            #[inline(always)]
-            pub const fn decode(bytes: &[u8; HEADER_BYTES]) -> Self {
-                Self {
-                    $($name: {
-                        let $b = bytes;
-                        $read
-                    },)*
-                }
+            fn word(&self, n: usize) -> u64 {
+                self.le64(8 * n)
             }
         }
     };
 }
 fields! {
-    magic: u16 = |b| be16(b, 0),
-    version: u8 = |b| b[2],
-    flags: Flags = |b| Flags(b[3]),
-    priority: u8 = |b| b[4],
-    hop_limit: u8 = |b| b[offset::HOP_LIMIT],
-    hop_count: u8 = |b| b[offset::HOP_COUNT],
-    key_phase: u8 = |b| b[7],
-    subprotocol: u16 = |b| be16(b, offset::SUBPROTOCOL),
-    channel_hash: ChannelHash = |b| ChannelHash(be16(b, offset::CHANNEL_HASH)),
-    subnet: Subnet = |b| Subnet(be32(b, offset::SUBNET)),
-    destination: NodeId = |b| NodeId(be64(b, offset::DESTINATION)),
-    origin_hash: OriginHash = |b| OriginHash(be64(b, offset::ORIGIN_HASH)),
-    session_id: SessionId = |b| SessionId(be64(b, offset::SESSION_ID)),
-    stream_id: StreamId = |b| StreamId(be32(b, offset::STREAM_ID)),
-    payload_len: u16 = |b| be16(b, offset::PAYLOAD_LEN),
-    event_count: u16 = |b| be16(b, offset::EVENT_COUNT),
-    sequence: u64 = |b| be64(b, offset::SEQUENCE),
-    link_tag: u64 = |b| be64(b, offset::LINK_TAG),
-}
-
-#[inline(always)]
-const fn be16(b: &[u8; HEADER_BYTES], at: usize) -> u16 {
-    u16::from_be_bytes([b[at], b[at + 1]])
-}
-
-#[inline(always)]
-const fn be32(b: &[u8; HEADER_BYTES], at: usize) -> u32 {
-    u32::from_be_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
-}
-
-#[inline(always)]
-const fn be64(b: &[u8; HEADER_BYTES], at: usize) -> u64 {
-    u64::from_be_bytes([
-        b[at],
-        b[at + 1],
-        b[at + 2],
-        b[at + 3],
-        b[at + 4],
-        b[at + 5],
-        b[at + 6],
-        b[at + 7],
-    ])
+    magic: u16 = |b| b.be16(0),
+    version: u8 = |b| b.byte(2),
+    flags: Flags = |b| Flags(b.byte(3)),
+    priority: u8 = |b| b.byte(4),
+    hop_limit: u8 = |b| b.byte(offset::HOP_LIMIT),
+    hop_count: u8 = |b| b.byte(offset::HOP_COUNT),
+    key_phase: u8 = |b| b.byte(7),
+    subprotocol: u16 = |b| b.be16(offset::SUBPROTOCOL),
+    channel_hash: ChannelHash = |b| ChannelHash(b.be16(offset::CHANNEL_HASH)),
+    subnet: Subnet = |b| Subnet(b.be32(offset::SUBNET)),
+    destination: NodeId = |b| NodeId(b.be64(offset::DESTINATION)),
+    origin_hash: OriginHash = |b| OriginHash(b.be64(offset::ORIGIN_HASH)),
+    session_id: SessionId = |b| SessionId(b.be64(offset::SESSION_ID)),
+    stream_id: StreamId = |b| StreamId(b.be32(offset::STREAM_ID)),
+    payload_len: u16 = |b| b.be16(offset::PAYLOAD_LEN),
+    event_count: u16 = |b| b.be16(offset::EVENT_COUNT),
+    sequence: u64 = |b| b.be64(offset::SEQUENCE),
+    link_tag: u64 = |b| b.be64(offset::LINK_TAG),
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@
 //! (the forwarder of hosts without XDP, and the end nodes). In the order in which a packet meets it:
 //!
 //! - [`frame`]: from an Ethernet frame to the mesh header; not ours, malformed, or a mesh packet.
+//! - [`plain`]: the same for the frame that nearly all are.
 //! - [`header`]: the 64 bytes that every mesh packet starts with.
 //! - [`decide`]: drop it, deliver it, or send it on, by the header alone.
+//! - [`flow`]: what was decided for a flow's first packet, for those that follow.
 //! - [`guard`]: which (origin, channel) pairs are authorised, one cache line a probe; [`pair_set`] confirms it.
 //! - [`subnet`]: whether a channel's packets cross from one subnet to another.
 //! - [`directory`]: the route of every destination, one cache line a look-up.
@@ -25,6 +27,7 @@
 
 pub mod decide;
 pub mod directory;
+pub mod flow;
 pub mod frame;
 pub mod guard;
 #[cfg(not(target_arch = "bpf"))]
@@ -36,6 +39,7 @@ pub mod limits;
 #[cfg(not(target_arch = "bpf"))]
 pub mod memory;
 pub mod pair_set;
+pub mod plain;
 #[cfg(not(target_arch = "bpf"))]
 pub mod publish;
 pub mod reason;

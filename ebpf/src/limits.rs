@@ -122,7 +122,7 @@ pub const SAMPLE_BURST_SHIFT: u32 = 5;
 pub const SAMPLES_PER_SECOND_MAX: u32 = 10_000;
 
 /// Changes when a map's layout or the meaning of its values changes; part of the pin path.
-pub const LAYOUT_VERSION: u32 = 9;
+pub const LAYOUT_VERSION: u32 = 10;
 
 const _: () = assert!(HEADER_BYTES.is_power_of_two());
 const _: () =

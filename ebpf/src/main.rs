@@ -7,7 +7,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 #![allow(missing_docs, clippy::cast_possible_truncation)]
 
-use core::cell::Cell;
+use core::{cell::Cell, mem::MaybeUninit};
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX},
@@ -20,9 +20,10 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use virga_ebpf::{
-    decide::{Arrival, Verdict, decide_from},
+    decide::{Verdict, decide_from},
     directory::{Line, lines_for},
-    frame::{self, Bytes, Frame, Outer},
+    flow::Flow,
+    frame::{self, Bytes, Frame, Outer, Outside},
     header::{ChannelHash, Fields, Header},
     limits::{
         CHANNELS, DESTINATIONS_MAX, ECHO_SLOTS, EXPORT_PLACES, FILTER_PLACES, FLOW_SLOTS,
@@ -30,32 +31,39 @@ use virga_ebpf::{
         RATE_BUCKETS, ROUTES_MAX, SEEN_SLOTS, SEEN_SLOTS_PER_VALUE, XSK_PORTS, XSKS_MAX,
     },
     pair_set,
+    plain::Plain,
     reason::{COUNTERS, Counter, Outcome},
-    rewrite,
+    rewrite::{self, Put},
     subnet::Exports,
-    tables::{
-        ChannelPolicy, Echo, Filter, Flow, GuardInfo, Neighbour, NextHop, Route, Settings, Tables,
-        XskPort,
-    },
+    tables::{ChannelPolicy, Echo, Filter, Neighbour, NextHop, Route, Settings, Tables, XskPort},
 };
 
+mod front;
 mod packet;
 mod samples;
+use front::Front;
 use packet::Packet;
 
 /// The map's data starts on a page, so that a line of guard, exact set or directory is one cache line.
 const MMAPABLE: usize = 1 << 10;
 
-#[btf_map(name = "settings")]
-static SETTINGS: Array<Settings, 1> = Array::new();
+/// What user space writes; no map that is looked up in, but a variable at an address that the program knows.
+#[unsafe(link_section = ".bss")]
+#[unsafe(no_mangle)]
+static mut SETTINGS: MaybeUninit<Settings> = MaybeUninit::zeroed();
+
+#[inline(always)]
+fn settings() -> &'static Settings {
+    // SAFETY: all zeros are settings, too. User space may write while a word is read; this is then old or new.
+    unsafe { &*(&raw const SETTINGS).cast::<Settings>() }
+}
+
 #[btf_map(name = "neighbours")]
 static NEIGHBOURS: Array<Neighbour, { NEIGHBOUR_SLOTS as usize }> = Array::new();
 #[btf_map(name = "hs_buckets")]
 static HANDSHAKE_BUCKETS: Array<u64, { NEIGHBOUR_SLOTS as usize }> = Array::new();
 #[btf_map(name = "echoes")]
 static ECHOES: Array<Echo, { ECHO_SLOTS as usize }> = Array::new();
-#[btf_map(name = "guards")]
-static GUARDS: Array<GuardInfo, 2> = Array::new();
 #[btf_map(name = "guard_lines")]
 static GUARD_LINES: Array<[u64; 8], { LINES_MAX as usize }, MMAPABLE> = Array::new();
 #[btf_map(name = "filters")]
@@ -140,10 +148,6 @@ impl Tables for Maps {
         ECHOES.get_ptr_mut(place).map(|p| unsafe { cell(p) })
     }
     #[inline(always)]
-    fn guard(&self, which: u32) -> Option<&GuardInfo> {
-        GUARDS.get(which)
-    }
-    #[inline(always)]
     fn filter(&self, place: u32) -> Option<&Filter> {
         FILTERS.get(place)
     }
@@ -207,35 +211,52 @@ fn count(counter: u32, bytes: usize) {
     }
 }
 
-/// Forwards, delivers or drops one frame.
+/// Forwards, delivers or drops one frame. Not a function of its own within the program: its return costs 7 ns where the
+/// kernel guards it (SRSO).
 #[xdp]
+#[inline(always)]
 pub(crate) fn virga(ctx: XdpContext) -> u32 {
     let packet = Packet::new(&ctx);
     let bytes = packet.len();
-    let Some(settings) = SETTINGS.get(0) else {
-        return XDP_ABORTED;
-    };
+    let settings = settings();
     let ifindex = ctx.ingress_ifindex() as u32;
-    let (counter, action) = match frame::parse(&packet, &Maps, settings, ifindex) {
-        Frame::NotOurs => (Outcome::Pass.counter(), XDP_PASS),
-        Frame::Malformed(reason) => (reason.counter(), XDP_DROP),
-        Frame::Mesh(outer, header, neighbour) => {
-            let arrival = Arrival {
-                ifindex,
-                vlan: outer.vlan,
-                source: outer.source,
-                udp_payload_bytes: u32::from(outer.udp_payload_bytes),
-            };
-            match decide_from(&Maps, settings, header, &arrival, neighbour) {
-                Verdict::Local => deliver(&ctx),
-                Verdict::Echo => (Outcome::Echo.counter(), XDP_DROP),
-                Verdict::Drop(reason) => (reason.counter(), XDP_DROP),
-                Verdict::Forward(next_hop) => send(&ctx, &outer, header, next_hop),
+    let front = Front::of(&ctx);
+    let plain = front.and_then(|front| Plain::of(front, bytes));
+    let (counter, action) = match plain {
+        Some(plain) => match plain.neighbour(&Maps, settings, ifindex) {
+            None => (Outcome::Pass.counter(), XDP_PASS),
+            Some(Err(reason)) => (reason.counter(), XDP_DROP),
+            Some(Ok(neighbour)) => meet(&ctx, settings, &plain, &plain.header(), neighbour, front),
+        },
+        None => match frame::parse(&packet, &Maps, settings, ifindex) {
+            Frame::NotOurs => (Outcome::Pass.counter(), XDP_PASS),
+            Frame::Malformed(reason) => (reason.counter(), XDP_DROP),
+            Frame::Mesh(outer, header, neighbour) => {
+                meet(&ctx, settings, &outer, header, neighbour, None)
             }
-        }
+        },
     };
     count(counter, bytes);
     action
+}
+
+/// What becomes of a mesh packet: its counter, and what the kernel is told.
+#[inline(always)]
+fn meet<O: Outside, H: Fields>(
+    ctx: &XdpContext,
+    settings: &Settings,
+    outside: &O,
+    header: &H,
+    neighbour: Option<&Neighbour>,
+    front: Option<Front>,
+) -> (u32, u32) {
+    let bytes = u32::from(outside.udp_payload_bytes());
+    match decide_from(&Maps, settings, header, bytes, neighbour) {
+        Verdict::Local => deliver(ctx),
+        Verdict::Echo => (Outcome::Echo.counter(), XDP_DROP),
+        Verdict::Drop(reason) => (reason.counter(), XDP_DROP),
+        Verdict::Forward(next_hop) => send(ctx, outside, header, next_hop, front),
+    }
 }
 
 /// What is left to do with a frame once it is decided upon. Its numbers are none that a packet or a table has: the
@@ -256,21 +277,14 @@ pub(crate) fn virga_sample(ctx: XdpContext) -> u32 {
     let packet = Packet::new(&ctx);
     let bytes = packet.len();
     let ifindex = ctx.ingress_ifindex() as u32;
-    let Some(settings) = SETTINGS.get(0) else {
-        return XDP_ABORTED;
-    };
+    let settings = settings();
     let (header, next) = match frame::parse(&packet, &Maps, settings, ifindex) {
         Frame::NotOurs => (None, Next::Leave(Outcome::Pass.counter(), XDP_PASS)),
         Frame::Malformed(reason) => (None, Next::Leave(reason.counter(), XDP_DROP)),
         Frame::Mesh(outer, header, neighbour) => {
-            let arrival = Arrival {
-                ifindex,
-                vlan: outer.vlan,
-                source: outer.source,
-                udp_payload_bytes: u32::from(outer.udp_payload_bytes),
-            };
+            let bytes = u32::from(outer.udp_payload_bytes);
             let header = Header::decode(header);
-            let next = match decide_from(&Maps, settings, &header, &arrival, neighbour) {
+            let next = match decide_from(&Maps, settings, &header, bytes, neighbour) {
                 Verdict::Local => Next::Deliver,
                 Verdict::Echo => Next::Leave(Outcome::Echo.counter(), XDP_DROP),
                 Verdict::Drop(reason) => Next::Leave(reason.counter(), XDP_DROP),
@@ -289,7 +303,7 @@ pub(crate) fn virga_sample(ctx: XdpContext) -> u32 {
     let (counter, action) = match (next, &header) {
         (Next::Leave(counter, action), _) => (counter, action),
         (Next::Deliver, _) => deliver(&ctx),
-        (Next::Send(outer, next_hop), Some(header)) => send(&ctx, &outer, header, next_hop),
+        (Next::Send(outer, next_hop), Some(header)) => send(&ctx, &outer, header, next_hop, None),
         (Next::Send(..), None) => (Outcome::Aborted.counter(), XDP_ABORTED),
     };
     count(counter, bytes);
@@ -320,26 +334,33 @@ fn deliver(ctx: &XdpContext) -> (u32, u32) {
     }
 }
 
-/// Writes the outer headers for the next hop and sends the frame there.
+/// Writes the outer headers for the next hop and sends the frame there. `front` is where the headers are that are read.
 #[inline(always)]
-fn send<H: Fields>(ctx: &XdpContext, outer: &Outer, header: &H, next_hop: &NextHop) -> (u32, u32) {
+fn send<O: Outside, H: Fields>(
+    ctx: &XdpContext,
+    outside: &O,
+    header: &H,
+    next_hop: &NextHop,
+    front: Option<Front>,
+) -> (u32, u32) {
     const ABORTED: (u32, u32) = (Outcome::Aborted.counter(), XDP_ABORTED);
-    let sent = rewrite::sent(outer, header, next_hop);
-    if outer.trailing != 0 {
-        // SAFETY: the context is the one that the program was called with.
-        if unsafe { bpf_xdp_adjust_tail(ctx.ctx, -i32::from(outer.trailing)) } != 0 {
-            return ABORTED;
+    let sent = rewrite::sent(outside, header, next_hop);
+    let trailing = outside.trailing();
+    let grows = rewrite::headers_bytes(next_hop) as i32 - outside.mesh() as i32;
+    let written = match front {
+        Some(mut front) if trailing == 0 && grows == 0 => write(&mut front, next_hop, &sent),
+        _ => {
+            // SAFETY: the context is the one that the program was called with.
+            if trailing != 0 && unsafe { bpf_xdp_adjust_tail(ctx.ctx, -(trailing as i32)) } != 0 {
+                return ABORTED;
+            }
+            // SAFETY: as above.
+            if grows != 0 && unsafe { bpf_xdp_adjust_head(ctx.ctx, -grows) } != 0 {
+                return ABORTED;
+            }
+            write(&mut Packet::new(ctx), next_hop, &sent)
         }
-    }
-    let headers_bytes = rewrite::headers_bytes(next_hop);
-    if headers_bytes != outer.mesh {
-        let delta = outer.mesh as i32 - headers_bytes as i32;
-        // SAFETY: the context is the one that the program was called with.
-        if unsafe { bpf_xdp_adjust_head(ctx.ctx, delta) } != 0 {
-            return ABORTED;
-        }
-    }
-    let written = write(&mut Packet::new(ctx), outer, next_hop, &sent);
+    };
     if written.is_none() {
         return ABORTED;
     }
@@ -354,14 +375,9 @@ fn send<H: Fields>(ctx: &XdpContext, outer: &Outer, header: &H, next_hop: &NextH
 
 /// The outer headers, and what changes in the mesh header.
 #[inline(always)]
-fn write(
-    packet: &mut Packet,
-    outer: &Outer,
-    next_hop: &NextHop,
-    sent: &rewrite::Sent,
-) -> Option<()> {
-    let mesh = rewrite::write_outer(packet, outer, next_hop, sent)?;
-    rewrite::write_mesh(packet, mesh, sent)
+fn write<F: Put>(frame: &mut F, next_hop: &NextHop, sent: &rewrite::Sent) -> Option<()> {
+    let mesh = rewrite::write_outer(frame, next_hop, sent)?;
+    rewrite::write_mesh(frame, mesh, sent)
 }
 
 #[cfg(not(test))]

@@ -8,19 +8,17 @@ use std::{vec, vec::Vec};
 
 use crate::{
     directory::{Line, lines_for},
-    guard::{Guard, filter_lines_from},
+    flow::Flow,
     header::ChannelHash,
     limits::{
         CHANNELS, DESTINATIONS_MAX, ECHO_SLOTS, EXPORT_PLACES, FILTER_PLACES, FLOW_SLOTS,
-        GUARD_LINES_MAX, LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, PAIR_LINES_MAX, RATE_BUCKETS,
-        ROUTES_MAX, SEEN_SLOTS,
+        LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, PAIR_LINES_MAX, RATE_BUCKETS, ROUTES_MAX,
+        SEEN_SLOTS,
     },
     pair_set,
     publish::Store,
     subnet::Exports,
-    tables::{
-        ChannelPolicy, Echo, Filter, Flow, GuardInfo, Neighbour, NextHop, Route, Settings, Tables,
-    },
+    tables::{ChannelPolicy, Echo, Filter, Neighbour, NextHop, Route, Settings, Tables},
 };
 
 /// All tables of one node. Not shared between threads.
@@ -31,7 +29,6 @@ pub struct MemoryTables {
     neighbours: Vec<Neighbour>,
     handshake_buckets: Vec<Cell<u64>>,
     echoes: Vec<Cell<Echo>>,
-    guards: [GuardInfo; 2],
     filters: Vec<Filter>,
     guard_lines: Vec<[u64; 8]>,
     pairs: Vec<pair_set::Line>,
@@ -67,7 +64,6 @@ impl MemoryTables {
             neighbours: vec![Neighbour::default(); NEIGHBOUR_SLOTS as usize],
             handshake_buckets: vec![Cell::new(0); NEIGHBOUR_SLOTS as usize],
             echoes: vec![Cell::new(Echo::default()); ECHO_SLOTS as usize],
-            guards: [GuardInfo::default(); 2],
             filters: vec![Filter::default(); FILTER_PLACES as usize],
             guard_lines: vec![[0; 8]; LINES_MAX as usize],
             pairs: vec![[0; 8]; 2 * PAIR_LINES_MAX as usize],
@@ -135,10 +131,6 @@ impl Tables for MemoryTables {
         self.echoes.get(place as usize)
     }
     #[inline]
-    fn guard(&self, which: u32) -> Option<&GuardInfo> {
-        self.guards.get(which as usize)
-    }
-    #[inline]
     fn filter(&self, place: u32) -> Option<&Filter> {
         self.filters.get(place as usize)
     }
@@ -201,10 +193,9 @@ impl Store for MemoryTables {
         self.neighbours[slot as usize] = *neighbour;
         Ok(())
     }
-    fn set_guard(&mut self, which: u32, guard: &Guard) -> Result<(), Infallible> {
-        let from = (which * GUARD_LINES_MAX) as usize;
-        self.guard_lines[from..from + guard.lines.len()].copy_from_slice(&guard.lines);
-        self.guards[which as usize] = guard.info;
+    fn set_guard_lines(&mut self, from: u32, lines: &[[u64; 8]]) -> Result<(), Infallible> {
+        let from = from as usize;
+        self.guard_lines[from..from + lines.len()].copy_from_slice(lines);
         Ok(())
     }
     fn filters(&self) -> Result<Vec<Filter>, Infallible> {
@@ -212,11 +203,6 @@ impl Store for MemoryTables {
     }
     fn set_filter(&mut self, place: u32, filter: &Filter) -> Result<(), Infallible> {
         self.filters[place as usize] = *filter;
-        Ok(())
-    }
-    fn set_filter_lines(&mut self, place: u32, lines: &[[u64; 8]]) -> Result<(), Infallible> {
-        let from = filter_lines_from(place) as usize;
-        self.guard_lines[from..from + lines.len()].copy_from_slice(lines);
         Ok(())
     }
     fn pair_lines(&self, from: u32, count: u32) -> Result<Vec<pair_set::Line>, Infallible> {

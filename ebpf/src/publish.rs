@@ -33,7 +33,7 @@ pub use self::pairs::held_pairs;
 use self::places::Places;
 use crate::{
     directory::Line,
-    guard::Guard,
+    guard::{Guard, lines_from},
     header::NodeId,
     image::{Image, Link, NextHopKey, Place},
     limits::{
@@ -45,7 +45,7 @@ use crate::{
     subnet::{Exports, SubnetPrefix},
     tables::{
         Address, ChannelPolicy, Filter, Neighbour, NextHop, OWN_ADDRESS, Pair, Route, Settings,
-        mix, neighbour_slots,
+        mix, neighbour_slots, split,
     },
 };
 
@@ -65,10 +65,9 @@ pub trait Store {
     fn set_settings(&mut self, settings: &Settings) -> Result<(), Self::Error>;
     fn neighbours(&self) -> Result<Vec<Neighbour>, Self::Error>;
     fn set_neighbour(&mut self, slot: u32, neighbour: &Neighbour) -> Result<(), Self::Error>;
-    fn set_guard(&mut self, which: u32, guard: &Guard) -> Result<(), Self::Error>;
+    fn set_guard_lines(&mut self, from: u32, lines: &[[u64; 8]]) -> Result<(), Self::Error>;
     fn filters(&self) -> Result<Vec<Filter>, Self::Error>;
     fn set_filter(&mut self, place: u32, filter: &Filter) -> Result<(), Self::Error>;
-    fn set_filter_lines(&mut self, place: u32, lines: &[[u64; 8]]) -> Result<(), Self::Error>;
     fn pair_lines(&self, from: u32, count: u32) -> Result<Vec<pair_set::Line>, Self::Error>;
     fn set_pair_line(&mut self, line: u32, entries: &pair_set::Line) -> Result<(), Self::Error>;
     fn channels(&self) -> Result<Vec<ChannelPolicy>, Self::Error>;
@@ -261,7 +260,7 @@ impl Publisher {
     fn pick_keys(&mut self, mut entropy: impl FnMut() -> u64) {
         self.bump_due = true;
         self.settings.flow_key = entropy();
-        self.settings.seen_keys = core::array::from_fn(|_| mix(0, entropy()));
+        self.settings.seen_keys = core::array::from_fn(|_| split(mix(0, entropy())));
         self.settings.neighbour_key = entropy();
         self.settings.destination_key = entropy();
         self.settings.pair_key = entropy();
@@ -285,7 +284,12 @@ impl Publisher {
         let guard = Guard::build(salt, self.pairs.iter());
         self.guard = None;
         let which = self.stored.live_guard ^ 1;
-        store.set_guard(which, &guard)?;
+        store.set_guard_lines(lines_from(which), &guard.lines)?;
+        // What it is probed by stands before anybody is told to.
+        for settings in [&mut self.stored, &mut self.settings] {
+            settings.guards[which as usize & 1] = guard.info;
+        }
+        store.set_settings(&self.stored)?;
         self.settings.live_guard = which;
         self.guard = Some(GuardStatus {
             pairs: self.pairs.len(),

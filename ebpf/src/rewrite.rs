@@ -12,9 +12,9 @@
 use crate::{
     frame::{
         ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, IPV4_BYTES, IPV6_BYTES,
-        Outer, UDP_BYTES, VLAN_TAG_BYTES,
+        Outside, UDP_BYTES, VLAN_TAG_BYTES,
     },
-    header::{Fields, Header, SessionId, offset},
+    header::{Fields, SessionId, offset},
     limits::{HEADER_BYTES, HOP_LIMIT_MAX, SOURCE_PORT_BASE, SOURCE_PORTS},
     tables::{NextHop, mix},
 };
@@ -31,11 +31,13 @@ pub(crate) const IPV4_CONSTANTS_SUM: u64 =
     0x4500 + ((DONT_FRAGMENT as u64) << 8) + ((OUTER_HOP_LIMIT as u64) << 8) + PROTOCOL_UDP as u64;
 const PROTOCOL_UDP: u8 = 17;
 
-/// Folds a sum of 16-bit words to 16 bits, ones' complement.
+/// The hop limit and hop count in the header's first word.
+const HOPS: u64 = 0xff << (8 * offset::HOP_LIMIT) | 0xff << (8 * offset::HOP_COUNT);
+
+/// Folds a sum of 16-bit words to 16 bits, ones' complement. It must be less than 2^46.
 #[inline(always)]
 #[must_use]
 pub const fn fold(sum: u64) -> u16 {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
@@ -81,9 +83,13 @@ pub const fn headers_bytes(next_hop: &NextHop) -> usize {
     ETHERNET_BYTES + tag + ip + UDP_BYTES
 }
 
-/// What the new UDP header says.
+/// What the new headers say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
+    /// DSCP and ECN.
+    pub traffic_class: u8,
+    /// Bytes of UDP payload.
+    pub udp_payload_bytes: u16,
     /// UDP source port.
     pub source_port: u16,
     /// UDP checksum.
@@ -96,37 +102,39 @@ pub struct Sent {
     pub link_tag: u64,
 }
 
-/// What changes in UDP and mesh header on the way to this next hop.
+/// What the headers say on the way to this next hop.
 #[inline(always)]
 #[must_use]
-pub fn sent<H: Fields>(outer: &Outer, header: &H, next_hop: &NextHop) -> Sent {
+pub fn sent<O: Outside, H: Fields>(outside: &O, header: &H, next_hop: &NextHop) -> Sent {
     let source_port = match next_hop.source_port {
         0 => source_port(header.session_id()),
         fixed => fixed as u16,
     };
-    let (hop_limit, hop_count) = hop(header.hop_limit(), header.hop_count());
-    let link_tag = next_hop.link_tag(|| Header {
-        hop_limit,
-        hop_count,
-        ..header.decoded()
+    let (old_limit, old_count) = (header.hop_limit(), header.hop_count());
+    let (hop_limit, hop_count) = hop(old_limit, old_count);
+    let link_tag = next_hop.link_tag_of(|| {
+        let hops = u64::from(hop_limit) << (8 * offset::HOP_LIMIT)
+            | u64::from(hop_count) << (8 * offset::HOP_COUNT);
+        let [first, a, b, c, d, e, f] = header.words();
+        [first & !HOPS | hops, a, b, c, d, e, f]
     });
-    let old = outer.addresses_sum
-        + u64::from(outer.source_port)
-        + u64::from(outer.target_port)
-        + u64::from(header.hop_limit())
-        + (u64::from(header.hop_count()) << 8)
+    let old = outside.ends_sum()
+        + u64::from(old_limit)
+        + (u64::from(old_count) << 8)
         + halves(header.link_tag());
     let new = u64::from(next_hop.sum)
         + u64::from(source_port)
         + u64::from(hop_limit)
         + (u64::from(hop_count) << 8)
         + halves(link_tag);
-    let sum = u64::from(!outer.checksum) + new + (MULTIPLE_OF_FFFF - old);
+    let sum = u64::from(!outside.checksum()) + new + (MULTIPLE_OF_FFFF - old);
     let checksum = match !fold(sum) {
         0 => 0xffff,
         checksum => checksum,
     };
     Sent {
+        traffic_class: outside.traffic_class(),
+        udp_payload_bytes: outside.udp_payload_bytes(),
         source_port,
         checksum,
         hop_limit,
@@ -175,7 +183,6 @@ impl Put for [u8] {
 #[inline(always)]
 pub fn write_outer<F: Put + ?Sized>(
     frame: &mut F,
-    outer: &Outer,
     next_hop: &NextHop,
     sent: &Sent,
 ) -> Option<usize> {
@@ -185,19 +192,19 @@ pub fn write_outer<F: Put + ?Sized>(
     let written = match (next_hop.vlan == 0, next_hop.is(NextHop::IPV6)) {
         (true, false) => {
             let to = frame.window::<{ ETHERNET_BYTES + IPV4 }>(0)?;
-            layers::<ETHERNET_BYTES>(to, outer, next_hop, sent)
+            layers::<ETHERNET_BYTES>(to, next_hop, sent)
         }
         (false, false) => {
             let to = frame.window::<{ TAGGED + IPV4 }>(0)?;
-            layers::<TAGGED>(to, outer, next_hop, sent)
+            layers::<TAGGED>(to, next_hop, sent)
         }
         (true, true) => {
             let to = frame.window::<{ ETHERNET_BYTES + IPV6 }>(0)?;
-            layers::<ETHERNET_BYTES>(to, outer, next_hop, sent)
+            layers::<ETHERNET_BYTES>(to, next_hop, sent)
         }
         (false, true) => {
             let to = frame.window::<{ TAGGED + IPV6 }>(0)?;
-            layers::<TAGGED>(to, outer, next_hop, sent)
+            layers::<TAGGED>(to, next_hop, sent)
         }
     };
     Some(written)
@@ -206,12 +213,7 @@ pub fn write_outer<F: Put + ?Sized>(
 /// Link header of `LINK` bytes, and what fills the rest: an IPv4 or an IPv6 header, and a UDP header. Gives the bytes of
 /// all. Where `to` has a length that the compiler knows, no access is checked again.
 #[inline(always)]
-fn layers<const LINK: usize>(
-    to: &mut [u8],
-    outer: &Outer,
-    next_hop: &NextHop,
-    sent: &Sent,
-) -> usize {
+fn layers<const LINK: usize>(to: &mut [u8], next_hop: &NextHop, sent: &Sent) -> usize {
     // Two words, of what lies side by side in the next hop: six bytes and six would be copied byte by byte.
     let [target, source] = [&next_hop.target_mac, &next_hop.source_mac];
     let first = [
@@ -232,11 +234,11 @@ fn layers<const LINK: usize>(
     to[LINK - 2..LINK].copy_from_slice(&ethertype.to_be_bytes());
     let udp = to.len() - UDP_BYTES;
     if is_ipv6 {
-        ipv6(&mut to[LINK..udp], outer, next_hop);
+        ipv6(&mut to[LINK..udp], sent, next_hop);
     } else {
-        ipv4(&mut to[LINK..udp], outer, next_hop);
+        ipv4(&mut to[LINK..udp], sent, next_hop);
     }
-    let length = outer.udp_payload_bytes + UDP_BYTES as u16;
+    let length = sent.udp_payload_bytes + UDP_BYTES as u16;
     to[udp..udp + 2].copy_from_slice(&sent.source_port.to_be_bytes());
     to[udp + 2..udp + 4].copy_from_slice(&next_hop.port.to_be_bytes());
     to[udp + 4..udp + 6].copy_from_slice(&length.to_be_bytes());
@@ -246,12 +248,12 @@ fn layers<const LINK: usize>(
 
 /// The IPv4 header: no options, not to be fragmented.
 #[inline(always)]
-fn ipv4(to: &mut [u8], outer: &Outer, next_hop: &NextHop) {
-    let total = outer.udp_payload_bytes + (IPV4_BYTES + UDP_BYTES) as u16;
-    let words = u32::from(next_hop.ipv4_sum) + u32::from(outer.traffic_class) + u32::from(total);
+fn ipv4(to: &mut [u8], sent: &Sent, next_hop: &NextHop) {
+    let total = sent.udp_payload_bytes + (IPV4_BYTES + UDP_BYTES) as u16;
+    let words = u32::from(next_hop.ipv4_sum) + u32::from(sent.traffic_class) + u32::from(total);
     let words = (words & 0xffff) + (words >> 16);
     let checksum = !((words & 0xffff) + (words >> 16)) as u16;
-    to[..2].copy_from_slice(&[0x45, outer.traffic_class]);
+    to[..2].copy_from_slice(&[0x45, sent.traffic_class]);
     to[2..4].copy_from_slice(&total.to_be_bytes());
     to[4..8].copy_from_slice(&[0, 0, DONT_FRAGMENT, 0]);
     to[8..10].copy_from_slice(&[OUTER_HOP_LIMIT, PROTOCOL_UDP]);
@@ -262,9 +264,9 @@ fn ipv4(to: &mut [u8], outer: &Outer, next_hop: &NextHop) {
 
 /// The IPv6 header.
 #[inline(always)]
-fn ipv6(to: &mut [u8], outer: &Outer, next_hop: &NextHop) {
-    let length = outer.udp_payload_bytes + UDP_BYTES as u16;
-    let class = outer.traffic_class;
+fn ipv6(to: &mut [u8], sent: &Sent, next_hop: &NextHop) {
+    let length = sent.udp_payload_bytes + UDP_BYTES as u16;
+    let class = sent.traffic_class;
     to[..4].copy_from_slice(&[0x60 | class >> 4, class << 4, 0, 0]);
     to[4..6].copy_from_slice(&length.to_be_bytes());
     to[6..8].copy_from_slice(&[PROTOCOL_UDP, OUTER_HOP_LIMIT]);

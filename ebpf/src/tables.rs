@@ -13,11 +13,12 @@ use core::cell::Cell;
 
 use crate::{
     directory::Line,
+    flow::Flow,
     header::{ChannelHash, Header, NodeId, OriginHash, Subnet},
-    limits::{FLOW_SLOTS, NEIGHBOUR_SLOTS, RATE_BUCKETS, SEEN_TICK_SHIFT, XSK_PORTS},
+    limits::{NEIGHBOUR_SLOTS, RATE_BUCKETS, XSK_PORTS},
     pair_set,
     subnet::{Exports, SubnetPrefix, Visibility},
-    tag::{TagKey, link_tag},
+    tag::{TagKey, WORDS, link_tag_of},
 };
 
 /// An IP address; IPv4 as `::ffff:a.b.c.d` (RFC 4291), most significant half first.
@@ -94,6 +95,13 @@ pub const fn mix(state: u64, word: u64) -> u64 {
     h ^ (h >> 32)
 }
 
+/// A word's halves, the lower one first.
+#[inline(always)]
+#[must_use]
+pub const fn split(word: u64) -> [u32; 2] {
+    [word as u32, (word >> 32) as u32]
+}
+
 /// The one entry of the settings map. Control writes all other maps first, then this.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -104,8 +112,8 @@ pub struct Settings {
     pub generation: u64,
     /// Key of the hash that picks flow slots.
     pub flow_key: u64,
-    /// Keys of the duplicate filter's fingerprints.
-    pub seen_keys: [u64; 5],
+    /// Keys of the duplicate filter's fingerprints: a pair a word, for its halves.
+    pub seen_keys: [[u32; 2]; 3],
     /// Key of the hash that picks neighbour slots.
     pub neighbour_key: u64,
     /// Which of the two guards is live, 0 or 1.
@@ -130,6 +138,17 @@ pub struct Settings {
     pub pairs: u32,
     /// Nanoseconds of one of [`Tables::jiffies`].
     pub jiffy_ns: u32,
+    /// Salt and size of both guards.
+    pub guards: [GuardInfo; 2],
+}
+
+impl Settings {
+    /// The guard that is live.
+    #[inline(always)]
+    #[must_use]
+    pub const fn guard(&self) -> &GuardInfo {
+        &self.guards[(self.live_guard & 1) as usize]
+    }
 }
 
 /// Entry of the neighbour table: an adjacent node, or (with `ifindex` [`OWN_ADDRESS`]) an address of
@@ -453,8 +472,15 @@ impl NextHop {
     #[inline(always)]
     #[must_use]
     pub fn link_tag(&self, header: impl FnOnce() -> Header) -> u64 {
+        self.link_tag_of(|| header().words())
+    }
+
+    /// The same of the header's words.
+    #[inline(always)]
+    #[must_use]
+    pub fn link_tag_of(&self, words: impl FnOnce() -> [u64; WORDS]) -> u64 {
         if self.is(Self::TAGGED) {
-            link_tag(&self.tag_keys, self.is(Self::ODD) as u64, &header())
+            link_tag_of(&self.tag_keys, self.is(Self::ODD) as u64, &words())
         } else {
             0
         }
@@ -466,71 +492,6 @@ impl NextHop {
     pub const fn outer_bytes(&self, udp_payload_bytes: u32) -> u32 {
         let ip = if self.is(Self::IPV6) { 40 } else { 20 };
         ip + 8 + udp_payload_bytes
-    }
-}
-
-/// One slot of the flow cache: what guard, policy and route decided together for one flow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Flow {
-    /// [`Settings::generation`] when it was decided; 0 in an empty slot.
-    pub generation: u64,
-    /// The flow's origin.
-    pub origin: OriginHash,
-    /// The flow's destination.
-    pub destination: NodeId,
-    /// The flow's subnet.
-    pub subnet: Subnet,
-    /// Its ingress neighbour.
-    pub neighbour: u32,
-    /// Channel hash and subprotocol.
-    pub channel_subprotocol: u32,
-    /// Number of its route, or [`ROUTE_LOCAL`]; never [`ROUTE_NONE`].
-    pub route: u32,
-    /// 1 if the channel has a rate.
-    pub rated: u32,
-    /// The tick in which its verdict ends, or [`Flow::NO_END`].
-    pub until: u32,
-}
-
-impl Flow {
-    /// In place of a tick: only another generation ends it.
-    pub const NO_END: u32 = u32::MAX;
-
-    /// The tick of a time; all times after the first 36 years have the same.
-    #[inline(always)]
-    #[must_use]
-    pub const fn tick(ns: u64) -> u32 {
-        let tick = ns >> SEEN_TICK_SHIFT;
-        if tick < Self::NO_END as u64 {
-            tick as u32
-        } else {
-            Self::NO_END - 1
-        }
-    }
-
-    /// Whether both are the same flow, decided in the same generation.
-    #[inline(always)]
-    #[must_use]
-    pub const fn matches(&self, other: &Self) -> bool {
-        self.generation == other.generation
-            && self.origin.0 == other.origin.0
-            && self.destination.0 == other.destination.0
-            && self.subnet.0 == other.subnet.0
-            && self.neighbour == other.neighbour
-            && self.channel_subprotocol == other.channel_subprotocol
-    }
-
-    /// The slot this flow may be in.
-    #[inline(always)]
-    #[must_use]
-    pub const fn slot(&self, key: u64) -> u32 {
-        let where_to = self.destination.0 ^ ((self.subnet.0 as u64) << 32);
-        let what = ((self.neighbour as u64) << 32) | self.channel_subprotocol as u64;
-        let h = (key ^ self.origin.0).wrapping_mul(0xff51_afd7_ed55_8ccd)
-            ^ where_to.wrapping_mul(0xc4ce_b9fe_1a85_ec53)
-            ^ what.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (h >> 40) as u32 & (FLOW_SLOTS - 1)
     }
 }
 
@@ -549,8 +510,8 @@ macro_rules! no_padding {
     };
 }
 no_padding! {
-    Settings: 128, Neighbour: 96, GuardInfo: 24, Pair: 16, ChannelPolicy: 24, Route: 16, NextHop: 104,
-    Flow: 48, Address: 16, XskPort: 16, Filter: 40, Exports: 64,
+    Settings: 160, Neighbour: 96, GuardInfo: 24, Pair: 16, ChannelPolicy: 24, Route: 16, NextHop: 104,
+    Address: 16, XskPort: 16, Filter: 40, Exports: 64,
     Echo: 48,
 }
 
@@ -568,8 +529,6 @@ pub trait Tables {
     fn exact_ns(&self) -> u64;
     /// A place of the echoes.
     fn echo(&self, place: u32) -> Option<&Cell<Echo>>;
-    /// Guard 0 or 1.
-    fn guard(&self, which: u32) -> Option<&GuardInfo>;
     /// A place of the filters.
     fn filter(&self, place: u32) -> Option<&Filter>;
     /// A line of both guards' and all filters' lines, one after the other.

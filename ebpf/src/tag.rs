@@ -9,7 +9,7 @@
 //! A packet that was seen on a link can be sent there again as it is, as long as its key is in use: then it
 //! is a duplicate to whoever forwards it, and a replay to the session that it is for.
 
-use crate::header::Header;
+use crate::header::{Fields, Header};
 
 /// Words that a tag covers: the header without the tag itself.
 pub const WORDS: usize = 7;
@@ -105,16 +105,24 @@ const fn hash(key: &TagKey, words: &[u64; WORDS]) -> u64 {
 #[inline(always)]
 #[must_use]
 pub const fn link_tag(keys: &[TagKey; 2], parity: u64, header: &Header) -> u64 {
+    link_tag_of(keys, parity, &header.words())
+}
+
+/// The same of the header's words.
+#[inline(always)]
+#[must_use]
+pub const fn link_tag_of(keys: &[TagKey; 2], parity: u64, words: &[u64; WORDS]) -> u64 {
     let parity = parity & 1;
-    let hash = hash(&keys[parity as usize], &header.words());
+    let hash = hash(&keys[parity as usize], words);
     hash & !(1 << PARITY_SHIFT) | parity << PARITY_SHIFT
 }
 
 /// Whether a header carries the tag that it must have.
 #[inline(always)]
 #[must_use]
-pub const fn is_right(keys: &[TagKey; 2], header: &Header) -> bool {
-    link_tag(keys, header.link_tag >> PARITY_SHIFT, header) == header.link_tag
+pub fn is_right<H: Fields>(keys: &[TagKey; 2], header: &H) -> bool {
+    let tag = header.link_tag();
+    link_tag_of(keys, tag >> PARITY_SHIFT, &header.words()) == tag
 }
 
 #[cfg(test)]

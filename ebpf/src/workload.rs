@@ -11,7 +11,7 @@
 )]
 
 use crate::{
-    frame::{Outer, UDP_BYTES},
+    frame::UDP_BYTES,
     header::{ChannelHash, Header, NodeId, OriginHash, SessionId, StreamId, Subnet},
     limits::{HEADER_BYTES, TAG_BYTES},
     reason::Counter,
@@ -309,24 +309,10 @@ pub fn write<F: Put + ?Sized>(
     now_ns: u64,
 ) -> Option<()> {
     let hop = &workload.hop;
-    let outer = Outer {
-        mesh: 0,
-        source: hop.source,
-        target: hop.target,
-        source_port: 0,
-        target_port: hop.port,
-        addresses_sum: 0,
-        checksum: 0,
-        traffic_class: 0,
-        udp_payload_bytes: step
-            .frame_bytes
-            .wrapping_sub(rewrite::headers_bytes(hop) as u16),
-        trailing: 0,
-        vlan: 0,
-    };
+    let udp_payload_bytes = (step.frame_bytes).wrapping_sub(rewrite::headers_bytes(hop) as u16);
     let stamp = if workload.stamped == 1 { now_ns } else { 0 };
-    let sent = sent(hop, &outer, &step.header, stamp);
-    let mesh = rewrite::write_outer(frame, &outer, hop, &sent)?;
+    let sent = sent(hop, udp_payload_bytes, &step.header, stamp);
+    let mesh = rewrite::write_outer(frame, hop, &sent)?;
     frame.put(mesh, &step.header.encode())?;
     if workload.stamped == 1 {
         frame.put(mesh + HEADER_BYTES, &stamp.to_be_bytes())?;
@@ -337,12 +323,12 @@ pub fn write<F: Put + ?Sized>(
 /// What the UDP header says: the checksum is of the whole packet (RFC 768), from its fields; of the
 /// payload only the stamp is not zero.
 #[inline(always)]
-fn sent(hop: &NextHop, outer: &Outer, header: &Header, stamp: u64) -> Sent {
+fn sent(hop: &NextHop, udp_payload_bytes: u16, header: &Header, stamp: u64) -> Sent {
     let source_port = match hop.source_port {
         0 => rewrite::source_port(header.session_id),
         fixed => fixed as u16,
     };
-    let udp_bytes = u64::from(outer.udp_payload_bytes) + UDP_BYTES as u64;
+    let udp_bytes = u64::from(udp_payload_bytes) + UDP_BYTES as u64;
     // The length counts twice: in the pseudo-header, and in the UDP header.
     let sum = u64::from(hop.sum) + u64::from(source_port) + 17 + 2 * udp_bytes;
     let checksum = match !fold(sum + header_sum(header) + halves(stamp)) {
@@ -350,6 +336,8 @@ fn sent(hop: &NextHop, outer: &Outer, header: &Header, stamp: u64) -> Sent {
         checksum => checksum,
     };
     Sent {
+        traffic_class: 0,
+        udp_payload_bytes,
         source_port,
         checksum,
         hop_limit: header.hop_limit,

@@ -12,16 +12,15 @@ use aya::{
 };
 use virga_ebpf::{
     directory::{Line, lines_for},
-    guard::{Guard, filter_lines_from},
     limits::{
-        CHANNELS, EXPORT_PLACES, FILTER_PLACES, GUARD_LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX,
-        PORTS_MAX, ROUTES_MAX,
+        CHANNELS, EXPORT_PLACES, FILTER_PLACES, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, PORTS_MAX,
+        ROUTES_MAX,
     },
     pair_set,
     publish::Store,
     reason::{COUNTERS, Counter},
     subnet::Exports,
-    tables::{ChannelPolicy, Filter, GuardInfo, Neighbour, NextHop, Route, Settings, XskPort},
+    tables::{ChannelPolicy, Filter, Neighbour, NextHop, Route, Settings, XskPort},
 };
 
 use super::{NicError, pod::Plain};
@@ -32,13 +31,15 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
     "/../ebpf/prebuilt/virga.bpf.o"
 ));
 
-/// Every map of the object, by the name it is pinned under.
-pub const MAP_NAMES: [&str; 20] = [
-    "settings",
+/// The settings are no map of their own kind but a variable of the program, which it reads without a look-up. To the
+/// kernel that is an array of one.
+const SETTINGS: &str = ".bss";
+
+/// Every other map of the object, by the name it is pinned under.
+pub const MAP_NAMES: [&str; 18] = [
     "neighbours",
     "hs_buckets",
     "echoes",
-    "guards",
     "guard_lines",
     "filters",
     "pairs",
@@ -71,6 +72,7 @@ pub fn load(pins: Option<&Path>, destinations_max: u32) -> Result<(Ebpf, Maps), 
         for name in MAP_NAMES {
             loader.map_pin_path(name, pins.join(name));
         }
+        loader.map_pin_path(SETTINGS, pins.join("settings"));
     }
     let mut ebpf = loader
         .load(OBJECT)
@@ -106,7 +108,6 @@ pub fn program_id(ebpf: &Ebpf, name: &str) -> Option<u32> {
 pub struct Maps {
     settings: Array<MapData, Plain<Settings>>,
     neighbours: Array<MapData, Plain<Neighbour>>,
-    guards: Array<MapData, Plain<GuardInfo>>,
     guard_lines: Array<MapData, [u64; 8]>,
     filters: Array<MapData, Plain<Filter>>,
     pairs: Array<MapData, pair_set::Line>,
@@ -131,9 +132,8 @@ impl Maps {
             M::try_from(map).map_err(|e| NicError::Map(name, e))
         }
         Ok(Self {
-            settings: one(ebpf, "settings")?,
+            settings: one(ebpf, SETTINGS)?,
             neighbours: one(ebpf, "neighbours")?,
-            guards: one(ebpf, "guards")?,
             guard_lines: one(ebpf, "guard_lines")?,
             filters: one(ebpf, "filters")?,
             pairs: one(ebpf, "pairs")?,
@@ -290,18 +290,8 @@ impl Store for Maps {
             .set(0, Plain(*settings), 0)
             .map_err(at("settings"))
     }
-    fn set_guard(&mut self, which: u32, guard: &Guard) -> Result<(), StoreError> {
-        for (line, bits) in (which * GUARD_LINES_MAX..).zip(&guard.lines) {
-            self.guard_lines
-                .set(line, bits, 0)
-                .map_err(at("guard_lines"))?;
-        }
-        self.guards
-            .set(which, Plain(guard.info), 0)
-            .map_err(at("guards"))
-    }
-    fn set_filter_lines(&mut self, place: u32, lines: &[[u64; 8]]) -> Result<(), StoreError> {
-        for (line, bits) in (filter_lines_from(place)..).zip(lines) {
+    fn set_guard_lines(&mut self, from: u32, lines: &[[u64; 8]]) -> Result<(), StoreError> {
+        for (line, bits) in (from..).zip(lines) {
             self.guard_lines
                 .set(line, bits, 0)
                 .map_err(at("guard_lines"))?;

@@ -415,7 +415,7 @@ fn refused(t: &mut Table, memory: &Memory) {
 /// An origin that hits the live guard without standing in the exact set.
 pub fn false_positive(memory: &Memory) -> OriginHash {
     let settings = memory.tables.current();
-    let info = *memory.tables.guard(settings.live_guard).unwrap();
+    let info = *settings.guard();
     (0..)
         .map(|n| OriginHash(mix(0xfa15e, n)))
         .find(|origin| {

@@ -13,7 +13,7 @@ use virga::nic::{
     samples::Samples,
 };
 use virga_ebpf::{
-    decide::{Arrival, Verdict, decide_from, find},
+    decide::{Verdict, decide_from, find},
     frame::{Frame, parse},
     header::Header,
     image::Image,
@@ -123,13 +123,8 @@ impl Memory {
             Frame::Malformed(reason) => return unchanged(Fate::Drop(reason)),
             Frame::Mesh(outer, header, neighbour) => (outer, Header::decode(header), neighbour),
         };
-        let arrival = Arrival {
-            ifindex: INGRESS,
-            vlan: outer.vlan,
-            source: outer.source,
-            udp_payload_bytes: u32::from(outer.udp_payload_bytes),
-        };
-        let next_hop = match decide_from(&self.tables, &settings, &header, &arrival, neighbour) {
+        let bytes = u32::from(outer.udp_payload_bytes);
+        let next_hop = match decide_from(&self.tables, &settings, &header, bytes, neighbour) {
             Verdict::Local => return unchanged(Fate::Local),
             Verdict::Echo => return unchanged(Fate::Echo),
             Verdict::Drop(reason) => return unchanged(Fate::Drop(reason)),
@@ -137,7 +132,7 @@ impl Memory {
         };
         let sent = rewrite::sent(&outer, &header, next_hop);
         let mut out = vec![0; rewrite::headers_bytes(next_hop)];
-        let mesh = rewrite::write_outer(out.as_mut_slice(), &outer, next_hop, &sent).unwrap();
+        let mesh = rewrite::write_outer(out.as_mut_slice(), next_hop, &sent).unwrap();
         assert_eq!(mesh, out.len());
         out.extend(&frame[outer.mesh..frame.len() - usize::from(outer.trailing)]);
         rewrite::write_mesh(out.as_mut_slice(), mesh, &sent).unwrap();

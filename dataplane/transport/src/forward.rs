@@ -16,7 +16,7 @@ use std::{
 };
 
 use virga_ebpf::{
-    decide::{Arrival, Verdict, decide_from, find, route_to},
+    decide::{Verdict, decide_from, find, route_to},
     header::{Header, NodeId, offset},
     image::Image,
     limits::{DESTINATIONS_MAX, HEADER_BYTES},
@@ -252,15 +252,15 @@ impl Forwarder {
         if header.destination != settings.node_id && self.is_impostor(source) {
             return drop(Reason::Neighbour);
         }
-        let arrival = Arrival {
-            ifindex,
-            vlan: 0,
-            source: source.ip().into(),
-            udp_payload_bytes,
-        };
-        let at = |ifindex| find(&self.tables, &settings, ifindex, 0, arrival.source);
+        let at = |ifindex| find(&self.tables, &settings, ifindex, 0, source.ip().into());
         let neighbour = at(ifindex).or_else(|| at(0));
-        match decide_from(&self.tables, &settings, &header, &arrival, neighbour) {
+        match decide_from(
+            &self.tables,
+            &settings,
+            &header,
+            udp_payload_bytes,
+            neighbour,
+        ) {
             Verdict::Local => (Outcome::Local.counter(), Forwarding::Local),
             Verdict::Echo => (Outcome::Echo.counter(), Forwarding::Echo),
             Verdict::Drop(reason) => drop(reason),

@@ -12,6 +12,7 @@ use std::{
 
 use super::{PublishError, Publisher, Store, unused};
 use crate::{
+    guard::filter_lines_from,
     header::Subnet,
     image::{ChannelRules, ForeignGuard, Image, exports_of},
     limits::{EXPORT_PLACES, EXPORTS_MAX, FILTER_LINES_MAX, FILTERS_MAX, GUARD_LINES_PER_BANK},
@@ -179,7 +180,7 @@ impl Publisher {
             filter: None,
         });
         held.filter = None;
-        store.set_filter_lines(place, &filter.lines)?;
+        store.set_guard_lines(filter_lines_from(place), &filter.lines)?;
         store.set_filter(place, &value(prefix, filter))?;
         (held.place, held.filter) = (place, Some(filter.clone()));
         Ok(())

@@ -250,9 +250,8 @@ impl<F: FnMut(&MemoryTables) -> Result<(), &'static str>> Store for Asking<F> {
     write! {
         set_settings(settings: &Settings),
         set_neighbour(slot: u32, neighbour: &Neighbour),
-        set_guard(which: u32, guard: &Guard),
+        set_guard_lines(from: u32, lines: &[[u64; 8]]),
         set_filter(place: u32, filter: &Filter),
-        set_filter_lines(place: u32, lines: &[[u64; 8]]),
         set_exports(place: u32, exports: &Exports),
         set_pair_line(line: u32, entries: &pair_set::Line),
         set_channel(hash: u16, policy: &ChannelPolicy),

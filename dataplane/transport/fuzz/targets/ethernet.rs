@@ -8,7 +8,7 @@ use std::{
 use super::world::{self, EGRESS, FIRST_DESTINATION, INGRESS};
 use arbitrary::Arbitrary;
 use virga_ebpf::{
-    decide::{Arrival, Verdict, decide_from},
+    decide::{Verdict, decide_from},
     frame::{Frame, Outer, parse},
     header::{Fields, Flags, NodeId},
     image::{Image, Link, Place, Via},
@@ -162,21 +162,15 @@ pub fn run(input: &[u8]) {
             mesh_end + usize::from(outer.trailing) == frame.len()
                 && outer.udp_payload_bytes as usize >= HEADER_BYTES
         );
-        let arrival = Arrival {
-            ifindex: INGRESS,
-            vlan: outer.vlan,
-            source: outer.source,
-            udp_payload_bytes: u32::from(outer.udp_payload_bytes),
-        };
+        let bytes = u32::from(outer.udp_payload_bytes);
         tables.set_now(1_000_000_000);
-        let Verdict::Forward(next_hop) =
-            decide_from(tables, &settings, header, &arrival, neighbour)
+        let Verdict::Forward(next_hop) = decide_from(tables, &settings, header, bytes, neighbour)
         else {
             return;
         };
         let sent = rewrite::sent(&outer, header, next_hop);
         let mut out = vec![0; rewrite::headers_bytes(next_hop)];
-        let mesh = rewrite::write_outer(out.as_mut_slice(), &outer, next_hop, &sent)
+        let mesh = rewrite::write_outer(out.as_mut_slice(), next_hop, &sent)
             .expect("room for all headers");
         out.extend(&frame[outer.mesh..mesh_end]);
         rewrite::write_mesh(out.as_mut_slice(), mesh, &sent).expect("room for the mesh header");

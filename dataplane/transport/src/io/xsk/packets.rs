@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 use virga_ebpf::{
-    frame::{Outer, delivered},
+    frame::delivered,
     rewrite::{self, fold},
-    tables::{Address, NextHop},
+    tables::NextHop,
 };
 
 /// UDP's number in an IP header.
@@ -43,27 +43,16 @@ pub(super) fn write(
         0 => 0xffff,
         checksum => checksum,
     };
-    let outer = Outer {
-        mesh: 0,
-        source: Address::default(),
-        target: Address::default(),
-        addresses_sum: 0,
-        source_port: 0,
-        target_port: 0,
-        checksum: 0,
+    let sent = rewrite::Sent {
         traffic_class: 0,
         udp_payload_bytes,
-        trailing: 0,
-        vlan: 0,
-    };
-    let sent = rewrite::Sent {
         source_port,
         checksum,
         hop_limit: 0,
         hop_count: 0,
         link_tag: 0,
     };
-    rewrite::write_outer(frame, &outer, next_hop, &sent)?;
+    rewrite::write_outer(frame, next_hop, &sent)?;
     u32::try_from(end).ok()
 }
 
