@@ -128,6 +128,24 @@ fn what_cannot_be_is_refused_with_words() {
             "line 2: it is no event",
         ),
         (
+            &["import", "a"],
+            "[null,null,null,0,0,\"x\",null]\n",
+            1,
+            "line 1: it is no event: an event is a JSON object",
+        ),
+        (
+            &["import", "a"],
+            "{\"text\":\"x\",\"entity\":\"+1\"}\n",
+            1,
+            "line 1: `entity` is 16 hexadecimal digits",
+        ),
+        (
+            &["cat", "a", "--from", "-1"],
+            "",
+            2,
+            "\"-1\" is no place in a log",
+        ),
+        (
             &["import", "a", "--durability", "some"],
             "",
             2,
@@ -139,6 +157,34 @@ fn what_cannot_be_is_refused_with_words() {
     }
     // The line before the one that is no event is there.
     assert_eq!(done(folder.path(), &["cat", "a"], ""), "x\n");
+}
+
+#[test]
+fn a_line_without_end_is_read_no_further_than_an_event_can_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let longest = format!("{{\"text\":\"{}\"}}\n", "\\u0001".repeat(1 << 20));
+    done(folder.path(), &["import", "a"], &longest);
+    let endless = format!("{{\"text\":\"x\"}}\n{{\"text\":\"{}", "x".repeat(8 << 20));
+    let said = refused(folder.path(), &["import", "a"], &endless, 1);
+    assert!(
+        said.contains("line 2: it is longer than 6295552 bytes"),
+        "{said}"
+    );
+}
+
+#[test]
+fn what_is_in_front_of_a_line_that_is_no_event_is_signed_and_in_the_log() {
+    let (folder, keys) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let key = entity(keys.path(), "a");
+    let import = ["import", "a", "--sign-with", &key];
+    let lines = "{\"text\":\"one\"}\n{\"text\":\"two\"}\nnonsense\n";
+    let said = refused(folder.path(), &import, lines, 1);
+    assert!(
+        said.contains("line 3: it is no event") && said.contains("before it are in the log"),
+        "{said}"
+    );
+    assert_eq!(done(folder.path(), &["cat", "a"], ""), "one\ntwo\n");
+    done(folder.path(), &["verify", "a", "--signed"], "");
 }
 
 /// Makes an entity's key; its file.

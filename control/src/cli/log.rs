@@ -92,7 +92,7 @@ pub(super) fn log_name(text: &str) -> Result<LogName, NameError> {
 #[derive(Debug, clap::Args)]
 struct Range {
     /// Begin there: start, end, an offset, after:OFFSET, or time:SECONDS since 1970.
-    #[arg(long, value_name = "CURSOR", default_value_t = Cursor::Start)]
+    #[arg(long, value_name = "CURSOR", default_value_t = Cursor::Start, allow_negative_numbers = true)]
     from: Cursor,
     /// End after so many events.
     #[arg(long, value_name = "N")]

@@ -71,6 +71,20 @@ struct Line {
 }
 
 impl Line {
+    fn parse(bytes: &[u8]) -> Result<Self, String> {
+        if bytes.len() as u64 > LINE_BYTES_MAX {
+            return Err(format!(
+                "it is longer than {LINE_BYTES_MAX} bytes, which no event is"
+            ));
+        }
+        // An array would be taken for its members in their order.
+        if !bytes.trim_ascii_start().starts_with(b"{") {
+            return Err("it is no event: an event is a JSON object".into());
+        }
+        serde_json::from_slice(bytes)
+            .map_err(|error| format!("it is no event: {}", cause::chain(&error)))
+    }
+
     fn payload(&self) -> Result<Vec<u8>, String> {
         match (&self.text, &self.hex) {
             (Some(text), None) => Ok(text.as_bytes().to_vec()),
@@ -88,8 +102,10 @@ impl Line {
     fn link(&self) -> Result<Link, String> {
         let entity = match &self.entity {
             None => 0,
-            Some(text) => u64::from_str_radix(text, 16)
-                .map_err(|_| format!("`entity` is 16 hexadecimal digits, not {text:?}"))?,
+            Some(text) => bytes_of(text)
+                .and_then(|bytes| bytes.try_into().ok())
+                .map(u64::from_be_bytes)
+                .ok_or_else(|| format!("`entity` is 16 hexadecimal digits, not {text:?}"))?,
         };
         Ok(Link {
             entity: OriginHash(entity),
@@ -183,22 +199,34 @@ fn import(
     driver: &mut Driver,
     mut author: Option<&mut Author>,
 ) -> Result<(), ImportError> {
+    let mut number = 0;
+    let imported = lines(logs, driver, author.as_deref_mut(), &mut number);
+    // What came before a line that is no event is in the log, also if it still waits for a signature.
+    let signed = author.map_or(Ok(()), |author| author.sign(logs, driver));
+    imported.and(signed.map_err(|source| ImportError::Append { number, source }))
+}
+
+/// Every line until standard input ends; counts them.
+fn lines(
+    logs: &mut [OpenLog; 1],
+    driver: &mut Driver,
+    mut author: Option<&mut Author>,
+    number: &mut u64,
+) -> Result<(), ImportError> {
     let mut input = io::stdin().lock();
     let mut bytes = Vec::new();
-    let mut number = 0;
     loop {
         bytes.clear();
-        let mut line = (&mut input).take(LINE_BYTES_MAX);
+        let mut line = (&mut input).take(LINE_BYTES_MAX + 1);
         line.read_until(b'\n', &mut bytes)
             .map_err(ImportError::Input)?;
         if bytes.is_empty() {
-            let signed = author.map_or(Ok(()), |author| author.sign(logs, driver));
-            return signed.map_err(|source| ImportError::Append { number, source });
+            return Ok(());
         }
-        number += 1;
+        *number += 1;
+        let number = *number;
+        let line = Line::parse(&bytes).map_err(|why| ImportError::Line { number, why })?;
         let failed = |why| ImportError::Line { number, why };
-        let line: Line = serde_json::from_slice(&bytes)
-            .map_err(|error| failed(format!("it is no event: {}", cause::chain(&error))))?;
         let (link, payload) = (
             line.link().map_err(failed)?,
             line.payload().map_err(failed)?,

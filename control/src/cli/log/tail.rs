@@ -20,7 +20,7 @@ pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     log: OneLog,
     /// Begin there: start, end, an offset, after:OFFSET, or time:SECONDS since 1970.
-    #[arg(long, value_name = "CURSOR", default_value_t = Cursor::End)]
+    #[arg(long, value_name = "CURSOR", default_value_t = Cursor::End, allow_negative_numbers = true)]
     from: Cursor,
     /// End after so many events.
     #[arg(long, value_name = "N")]
