@@ -18,6 +18,41 @@
 //! - [`fold`]: live state out of logs.
 //! - [`io`]: folders, io_uring and its fallback, the clock.
 //! - [`limits`]: every number, with its invariant.
+//!
+//! A log in a folder, by itself:
+//!
+//! ```
+//! use virga_ebpf::header::OriginHash;
+//! use virga_state::{
+//!     Cursor, Link, LogName, Options, Reader,
+//!     fold::{Folding, Policy, ready::Counters},
+//!     io::{clock, open::{self, OpenLog}},
+//! };
+//!
+//! # let folder = tempfile::tempdir()?;
+//! # let (logs, fresh_id) = (folder.path(), [7; 16]);
+//! let name = LogName::parse("metrics/edge-a")?;
+//! let mut writer = OpenLog::open(logs, &name, Options::default(), fresh_id)?;
+//! let link = Link { entity: OriginHash(1), observed: 0, parent: 0 };
+//! let event = br#"{"key": "a", "add": 3}"#;
+//! let offset = writer.log.append(clock::now_unix_ns(), &link, event)?;
+//! writer.settle();
+//! assert!(writer.log.acknowledged() > offset, "it is on disk");
+//!
+//! let mut reader = Reader::open(open::read(logs, &name)?, &name, Cursor::Offset(offset))?;
+//! if let Some(event) = reader.next_event()? {
+//!     println!("{}: {} bytes", event.offset, event.payload.len());
+//! }
+//!
+//! let mut sums = Folding::new(Counters, Policy::Stop);
+//! let mut reader = Reader::open(open::read(logs, &name)?, &name, Cursor::Start)?;
+//! sums.catch_up(&name, &mut reader, |place, change| {
+//!     println!("{}:{}: {} is {:?}", place.log, place.offset, change.key, change.value);
+//! })?;
+//! assert_eq!(sums.view().state["a"], 3);
+//! writer.close()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![deny(unsafe_code)]
 
 pub mod action;
