@@ -408,10 +408,6 @@ impl<A: Around> Search<A> {
         if messages.is_empty() {
             return Ok(Some(()));
         }
-        let bytes: usize = messages.iter().map(Bytes::len).sum();
-        if bytes > self.bytes_left {
-            return Err(Unfound::Full);
-        }
         let (at, channel) = ((self.wanted, self.head), self.channel.clone());
         // Many signatures take their time.
         let checking = tokio::task::spawn_blocking(move || {
@@ -421,19 +417,37 @@ impl<A: Around> Search<A> {
             let entity = messages.first().and_then(|one| entity_of(one));
             (behind.zip(entity), messages)
         });
-        let (checked, messages) = checking.await.map_err(|_| Unfound::Failed)?;
+        let (checked, mut messages) = checking.await.map_err(|_| Unfound::Failed)?;
         let Some(((wanted, head), entity)) = checked else {
             return Ok(None);
         };
         if !self.around.may_say(&self.channel, entity).await {
             return Err(Unfound::NoRight);
         }
-        if !self.give(messages).await {
+        // Only now: what is too much and not what is missing ends nothing, another node may have what is.
+        let is_all = self.keep_fitting(&mut messages);
+        if !messages.is_empty() && !self.give(messages).await {
             return Err(Unfound::Failed);
         }
-        self.bytes_left -= bytes;
+        if !is_all {
+            return Err(Unfound::Full);
+        }
         (self.wanted, self.head) = (wanted, head);
         Ok(Some(()))
+    }
+
+    /// Keeps those of the batches that may still be taken, from the first on; whether that is all.
+    fn keep_fitting(&mut self, messages: &mut Vec<Bytes>) -> bool {
+        let count = messages.len();
+        let mut left = self.bytes_left;
+        let fitting = messages.iter().take_while(|one| {
+            let rest = left.checked_sub(one.len());
+            left = rest.unwrap_or(left);
+            rest.is_some()
+        });
+        messages.truncate(fitting.count());
+        self.bytes_left = left;
+        messages.len() == count
     }
 
     /// Whether a batch is of what came since a node was asked.

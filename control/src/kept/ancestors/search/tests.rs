@@ -449,8 +449,32 @@ async fn what_is_given_is_taken_if_it_is_what_is_missing() {
     let found = stage.search(town).await;
     assert_eq!(found, (Err(Unfound::NoRight), Vec::new()));
     stage.bytes_left = 2 * stage.messages[HAS].len();
-    let (found, given) = stage.search(Town::new(&[&keeper])).await;
-    assert_eq!((found, given.len()), (Err(Unfound::Full), 2));
+    for at_a_time in [1, 100] {
+        let keeper = stage.keeper(at_a_time);
+        let (found, given) = stage.search(Town::new(&[&keeper])).await;
+        assert_eq!((found, given.len()), (Err(Unfound::Full), 2), "{at_a_time}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_much_and_not_what_is_missing_ends_no_search() {
+    let mut stage = Stage::new(20);
+    stage.bytes_left = stage.messages[HAS..].iter().map(Bytes::len).sum();
+    let large = vec![b'x'; stage.bytes_left + 1];
+    let other = Author::new(2, "test/signed").say(&large);
+    // What signs it is the entity's, what it signed is not that.
+    let mut changed = stage.messages[HAS].to_vec();
+    changed.extend(&large);
+    for wrong in [other, changed.into()] {
+        let liar = Node::new(move |wanted, _| {
+            let first = Wanted { after: 0, ..wanted };
+            Some(batches(std::slice::from_ref(&wrong), first, 1))
+        });
+        let keeper = stage.keeper(100).after(stage.times.next);
+        let found = stage.search(Town::new(&[&liar, &keeper])).await;
+        assert!(stage.is_whole(&found), "{:?}", found.0);
+        assert_eq!(liar.asked(), 1, "it is asked no more");
+    }
 }
 
 #[tokio::test]
