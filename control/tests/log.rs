@@ -101,6 +101,12 @@ fn logs_are_listed_checked_and_counted() {
     assert!(flaws.contains("segment 1 at "), "{flaws}");
     let errors = refused(folder.path(), &["cat", "m/x"], "", 1);
     assert!(errors.contains("checksum is wrong"), "{errors}");
+    // What is signed of the rest is told all the same.
+    let told = refused(folder.path(), &["export", "m/x", "--signed"], "", 1);
+    assert!(
+        told.contains("checksum is wrong") && told.contains(" unsigned event"),
+        "{told}"
+    );
 }
 
 #[test]

@@ -69,7 +69,7 @@ pub(super) fn print(out: &mut impl Write, event: &Event<'_>, shape: &Shape) -> i
 
 pub(super) fn export(export: &Export) -> Result<(), Failure> {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    each(&export.log, &export.range, |event| {
+    let exported = each(&export.log, &export.range, |event| {
         let text = std::str::from_utf8(event.payload).ok();
         let line = Line {
             offset: event.offset,
@@ -82,7 +82,12 @@ pub(super) fn export(export: &Export) -> Result<(), Failure> {
         };
         serde_json::to_writer(&mut out, &line)?;
         out.write_all(b"\n")
-    })?;
+    });
+    // Where some cannot be read, what is signed of the rest is looked at all the same.
+    let is_whole = match exported {
+        Err(Failure::Told(_)) => false,
+        exported => exported.map(|()| true)?,
+    };
     out.flush()?;
     let report = export.log.report(Depth::Content);
     let report = report.map_err(Failure::runtime)?;
@@ -92,7 +97,8 @@ pub(super) fn export(export: &Export) -> Result<(), Failure> {
             writeln!(io::stderr(), "virga: {flaw}")?;
         }
     }
-    match audit(&report, export.signed)? && report.audit.bad_signatures == 0 {
+    let is_audited = audit(&report, export.signed)? && report.audit.bad_signatures == 0;
+    match is_whole && is_audited {
         true => Ok(()),
         false => Err(Failure::Told(1)),
     }
