@@ -17,7 +17,11 @@ const CASE: Synced = Synced {
 /// Measures. Without the other program the figures are left out.
 pub(super) fn measure(rounds: u32, below: &Path) -> Result<Vec<Entry>, Skip> {
     let mut entries = Vec::new();
-    for (name, store) in [("log.vs_fjall", "fjall"), ("log.vs_sqlite", "sqlite")] {
+    for (name, store) in [
+        ("log.vs_fjall", "fjall"),
+        ("log.vs_sqlite", "sqlite"),
+        ("log.vs_rocksdb", "rocksdb"),
+    ] {
         match beside(name, store, rounds, below) {
             Ok(entry) => entries.push(entry),
             Err(Skip::Missing(reason)) => report::skipped(name, reason),
@@ -55,12 +59,12 @@ fn other(store: &str, below: &Path) -> Result<f64, Skip> {
         .output()
         .map_err(|e| Skip::Missing(format!("{}: {e}", program.display())))?;
     let said = String::from_utf8_lossy(&output.stdout);
+    let failure = String::from_utf8_lossy(&output.stderr);
+    if failure.contains("is not built in") {
+        return Err(Skip::Missing(failure.trim().to_owned()));
+    }
     match said.trim().parse() {
         Ok(rate) if output.status.success() => Ok(rate),
-        _ => Err(failed(format!(
-            "{}: {said}{}",
-            program.display(),
-            String::from_utf8_lossy(&output.stderr)
-        ))),
+        _ => Err(failed(format!("{}: {said}{failure}", program.display()))),
     }
 }
