@@ -12,18 +12,21 @@ use std::{
 use rustix::fs::{self, FallocateFlags, Mode, OFlags, fallocate};
 use virga_state::{
     format::{RECORD_HEADER_BYTES, segment_of},
-    limits::{BATCH_BYTES, READ_BYTES},
+    limits::{BATCH_BYTES, READ_BYTES, SEGMENT_BYTES},
 };
 
 use super::{Round, Skip, failed};
 
-/// Room of the file that is written to: made before, as a log's segments are.
-const FILE_BYTES: u64 = 256 << 20;
+/// So many writes have room in the file: more than a disk syncs in a round.
+const FILE_WRITES: u64 = 16 << 10;
+/// And so many bytes at most, which a disk that takes 2.5 GB/s writes in a round.
+const FILE_BYTES_MAX: u64 = 1 << 30;
 
 /// Blocks of the disk, which writes past the page cache are made of, in memory that begins at such a place.
 const BLOCK_BYTES: usize = 4_096;
 
-/// Writes so many bytes at a time and syncs each time; each counts as so many events.
+/// Writes so many bytes at a time and syncs each time; each counts as so many events. They go into a file made before, as a
+/// log's segments are, and each to where nothing was written yet: what is written again costs a disk less.
 pub(super) fn write_and_sync(bytes: usize, events: usize, below: &Path) -> Result<Round, Skip> {
     write_and_sync_by(OFlags::empty(), bytes, events, below)
 }
@@ -49,8 +52,9 @@ fn write_and_sync_by(
         }
         opened => File::from(opened.map_err(failed)?),
     };
-    match fallocate(&file, FallocateFlags::empty(), 0, FILE_BYTES) {
-        Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(FILE_BYTES).map_err(failed)?,
+    let file_bytes = (bytes as u64 * FILE_WRITES).clamp(SEGMENT_BYTES, FILE_BYTES_MAX);
+    match fallocate(&file, FallocateFlags::empty(), 0, file_bytes) {
+        Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(file_bytes).map_err(failed)?,
         made => made.map_err(failed)?,
     }
     file.sync_all().map_err(failed)?;
@@ -59,7 +63,7 @@ fn write_and_sync_by(
     let content = &memory[from..from + bytes];
     let mut at = 0;
     Round::run(|| {
-        if at + bytes as u64 > FILE_BYTES {
+        if at + bytes as u64 > file_bytes {
             at = 0;
         }
         file.write_all_at(content, at).map_err(failed)?;

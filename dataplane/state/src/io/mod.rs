@@ -2,7 +2,7 @@
 //!
 //! - [`folder`]: a log's folder on a real disk, locked by its one writer.
 //! - [`driver`]: performs what logs ask for: several logs' writes and syncs in one call of io_uring, or
-//!   one after the other where io_uring is refused.
+//!   one after the other where io_uring is refused; a single one by system calls.
 //! - [`open`]: a log by its name below a folder; [`clock`]: what time it is.
 //!
 //! Writes go through the page cache, and a sync follows: a commit begins and ends anywhere. Past the cache (`O_DIRECT`) it

@@ -4,7 +4,7 @@
 //! `unsafe` code below rests on.
 #![allow(unsafe_code)]
 
-use crate::limits::RING_REQUESTS;
+use crate::{disk::DiskFile as _, limits::RING_REQUESTS};
 use io_uring::{
     IoUring, opcode, squeue,
     types::{Fd, FsyncFlags},
@@ -18,6 +18,17 @@ pub(super) struct Write<'a> {
     pub(super) at: u64,
     pub(super) bytes: &'a [u8],
     pub(super) sync: bool,
+}
+
+impl Write<'_> {
+    /// Performs it by system calls of its own.
+    pub(super) fn perform(&self) -> io::Result<usize> {
+        self.file.write_full(self.at, self.bytes)?;
+        if self.sync {
+            self.file.sync()?;
+        }
+        Ok(self.bytes.len())
+    }
 }
 
 /// User data of a sync: the write's place, and this.

@@ -45,7 +45,10 @@ fn survives(seed: u64, durability: Durability, faults: Faults) -> Result<(), Str
         for _ in 0..random.below(40) {
             world.append(random.below(6));
             for _ in 0..random.below(4) {
-                world.step();
+                match random.below(3) {
+                    0 => world.step_beside(random.below(4)),
+                    _ => drop(world.step()),
+                }
             }
         }
         if random.below(4) == 0 {

@@ -72,6 +72,15 @@ impl World {
         self.files.step(&mut self.log, self.now)
     }
 
+    /// The same, with events appended while it is under way.
+    pub(crate) fn step_beside(&mut self, count: u64) {
+        if let Some(action) = self.log.poll_action(self.now) {
+            let done = self.files.perform(&action);
+            self.append(count);
+            self.log.complete(self.now, done);
+        }
+    }
+
     pub(crate) fn settle(&mut self) {
         while self.step() {}
     }
