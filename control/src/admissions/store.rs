@@ -15,6 +15,7 @@ use crate::{
         chain::CLOCK_SKEW_S_MAX, identity::Retired, revocation::Learned,
     },
 };
+use shares::Shares;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ops::RangeInclusive,
@@ -124,6 +125,7 @@ pub struct Store {
     vouched: Vouched,
     /// How much is held of all, and in bytes of statements.
     most: Size,
+    shares: Shares,
     pairs: BTreeSet<Pair>,
     /// They are others than when they were last published.
     has_changed: bool,
@@ -151,6 +153,7 @@ impl Store {
             grantees: HashMap::new(),
             vouched: Vouched::default(),
             most: vouched::MOST,
+            shares: Shares::Kept,
             pairs: BTreeSet::new(),
             has_changed: false,
             next_change_s: u64::MAX,

@@ -1,5 +1,7 @@
 //! Channels that ask their publishers for capabilities: what issuers say gives the pairs.
 
+mod shares;
+
 use super::*;
 use crate::{
     capability::{Capabilities, Capability, Filter, Statement, statement::Claim},
@@ -261,25 +263,6 @@ fn who_has_more_than_its_share_by_now_may_still_say_something_later_of_each() {
     assert!(later.as_bytes().len() > statement(100, 2, 1, GPU).as_bytes().len());
     held.take(&piece(&later), NOW_S).unwrap();
     assert_eq!((held.size(), held.pairs().len()), ((12, 12), 11));
-}
-
-/// Tokens have half of the room, also where no statement takes any of the other half.
-#[test]
-fn tokens_leave_statements_their_half() {
-    let mut held = asking();
-    held.set_most(24, 1_000_000);
-    let words = |holder| Words { holder, ..WORDS };
-    for holder in 2..14 {
-        held.take(&token(&words(holder)), NOW_S).unwrap();
-    }
-    assert_eq!(held.take(&token(&words(20)), NOW_S), Err(Verdict::Full));
-    for issuer in [100, 101] {
-        for about in 2..8 {
-            held.take(&piece(&statement(issuer, about, 1, GPU)), NOW_S)
-                .unwrap();
-        }
-    }
-    assert_eq!(held.size(), (24, 12));
 }
 
 /// Else one whose key has got about keeps the others out for as long as it likes.

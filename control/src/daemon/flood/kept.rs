@@ -103,10 +103,7 @@ pub(in crate::daemon) fn recall(present: &Present, lists: &[Vec<u8>]) -> Store {
         let _held = store.take(&piece, now_s());
     }
     if store.is_needed() {
-        for piece in Files::of(&config.node.state).read() {
-            // What has ended since it was written is left out.
-            let _held = store.take(&piece, now_s());
-        }
+        store.recall(Files::of(&config.node.state).read(), now_s());
     }
     store
 }
