@@ -232,7 +232,10 @@ fn write_admissions(out: &mut impl Write, status: &Status) -> io::Result<()> {
         .iter()
         .filter(|(name, _)| *name != Verdict::Admitted.name());
     let refused: String = refused
-        .map(|(name, count)| format!("; {count} refused: {name}"))
+        .map(|(name, count)| {
+            let tokens = held.tokens_refused.get(name).copied().unwrap_or_default();
+            format!("; {count} refused: {name} ({})", counted(tokens, "token"))
+        })
         .collect();
     writeln!(
         out,

@@ -11,7 +11,7 @@ mod waiting;
 use super::{path, unix_ns};
 use crate::{
     admissions::{
-        EvidenceId, Inbox, Piece, Publication, Store, Verdict, inbox::Heard, store::Taken,
+        EvidenceId, Inbox, Kind, Piece, Publication, Store, Verdict, inbox::Heard, store::Taken,
     },
     config::Config,
     dispatch::{Dispatch, Ended},
@@ -134,6 +134,9 @@ pub struct AdmissionsStatus {
     pub statements_refused: u64,
     /// Tokens and statements that peers sent, by what became of them; held ones that came again are not counted.
     pub verdicts: BTreeMap<String, u64>,
+    /// Of those, tokens that were refused, by the reason.
+    #[serde(default)]
+    pub tokens_refused: BTreeMap<String, u64>,
     /// Neighbours that there is a session with.
     pub neighbours: usize,
     /// What other subnets admit, as their gateways say it.
@@ -153,11 +156,19 @@ pub(super) struct Flood {
     own: BTreeMap<EvidenceId, Piece>,
     waiting: Vec<Waiting>,
     verdicts: BTreeMap<Verdict, u64>,
+    tokens_refused: BTreeMap<Verdict, u64>,
     save_at: Option<Instant>,
     compare_at: Instant,
     /// What the guards were last told is not what follows now.
     is_guard_due: bool,
     filtering: Option<Filtering>,
+}
+
+fn by_name(verdicts: &BTreeMap<Verdict, u64>) -> BTreeMap<String, u64> {
+    let verdicts = verdicts.iter();
+    verdicts
+        .map(|(verdict, &count)| (verdict.name().to_owned(), count))
+        .collect()
 }
 
 /// What is to be sent.
@@ -199,6 +210,7 @@ impl Flood {
             own: kept::own(config).map(|piece| (piece.id(), piece)).collect(),
             waiting: Vec::new(),
             verdicts: BTreeMap::new(),
+            tokens_refused: BTreeMap::new(),
             save_at: None,
             compare_at: Instant::now() + COMPARE_EVERY,
             is_guard_due: false,
@@ -409,6 +421,9 @@ impl Flood {
                     self.save_soon();
                 }
                 *self.verdicts.entry(verdict).or_default() += 1;
+                if piece.kind() == Kind::Token {
+                    *self.tokens_refused.entry(verdict).or_default() += 1;
+                }
                 out.push((from, Publication::Confirm { id, verdict }));
             }
         }
@@ -562,7 +577,6 @@ impl Flood {
 
     fn status(&self) -> AdmissionsStatus {
         let (tokens, holders) = (self.store.tokens().count(), self.store.size().1);
-        let verdicts = self.verdicts.iter();
         AdmissionsStatus {
             tokens,
             statements: self.store.statements().count(),
@@ -570,9 +584,8 @@ impl Flood {
             pairs: self.store.pairs().len(),
             pairs_refused: self.store.pairs_refused,
             statements_refused: self.store.statements_refused,
-            verdicts: verdicts
-                .map(|(verdict, &count)| (verdict.name().to_owned(), count))
-                .collect(),
+            verdicts: by_name(&self.verdicts),
+            tokens_refused: by_name(&self.tokens_refused),
             neighbours: self.neighbours(None).count(),
             filters: self.filters_status(),
         }

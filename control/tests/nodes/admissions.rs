@@ -168,6 +168,10 @@ async fn a_token_that_came_before_its_channel_is_told_again() {
     std::fs::write(&router, format!("{without}{heeds}")).unwrap();
     start_all(&mut stage).await;
     presented(&stage, "a", "publish", "no channel there trusts its issuer").await;
+    let admissions = stage.status("router").await.admissions;
+    let refused = admissions.tokens_refused["issuer"];
+    assert_eq!((refused > 0, admissions.tokens), (true, 0));
+    assert_eq!(admissions.verdicts["issuer"], refused);
     let router = stage.node("router");
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_virga"));
     command.args(["channel", "create", RELIABLE.name, "--issuer", "router"]);

@@ -274,6 +274,7 @@ fn every_figure_is_in_a_scrape(status: &Status) {
             "virga_interface_attached",
             "virga_socket_xsk_queues",
             "virga_socket_xsk_unsent_packets",
+            "virga_admission_refused_tokens_total",
             "virga_admission_verdicts_total",
             "virga_filter_refusals_total",
         ];

@@ -98,6 +98,17 @@ pub(super) const SERIES: &[Series] = &[
         |status, rows| rows.put([], status.admissions.statements_refused),
     ),
     Series::counter(
+        "virga_admission_refused_tokens_total",
+        "tokens",
+        &["reason"],
+        "Tokens that peers sent and that were refused, by the reason; they are among the verdicts.",
+        |status, rows| {
+            for (reason, count) in &status.admissions.tokens_refused {
+                rows.put([reason], *count);
+            }
+        },
+    ),
+    Series::counter(
         "virga_admission_verdicts_total",
         "pieces",
         &["verdict"],
