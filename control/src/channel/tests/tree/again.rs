@@ -43,7 +43,7 @@ impl Grove {
         self.entry(0).roster[&self.id(relay)].branch.is_struck()
     }
 
-    fn is_relayed(&self, child: usize) -> bool {
+    pub(super) fn is_relayed(&self, child: usize) -> bool {
         self.relayed().values().flatten().any(|&at| at == child)
     }
 }

@@ -9,7 +9,7 @@ pub(super) fn is_stop(relay: usize) -> impl FnMut((usize, usize), &What) -> bool
 }
 
 impl Grove {
-    fn is_barred(&self, relay: usize) -> bool {
+    pub(super) fn is_barred(&self, relay: usize) -> bool {
         self.entry(0).roster[&self.id(relay)].is_barred()
     }
 
@@ -20,8 +20,13 @@ impl Grove {
         self.net.command(at, Command::Unsubscribe(id));
     }
 
-    /// Publishes events of so many bytes that have two seconds, and says what becomes of them.
-    fn publish_tallied(&mut self, count: u64, bytes: usize, in_flight_max: usize) -> Arc<Tally> {
+    /// Publishes events of so many bytes that have so many seconds, and says what becomes of them.
+    pub(super) fn publish_tallied(
+        &mut self,
+        (count, bytes): (u64, usize),
+        in_flight_max: usize,
+        within_s: u64,
+    ) -> Arc<Tally> {
         let plan = Plan {
             policy: Policy::BestEffort,
             in_flight_max,
@@ -31,12 +36,31 @@ impl Grove {
         let text = "x".repeat(bytes);
         let batches = (0..count).map(|_| batch(&mut self.feed, 0, &text));
         let batch = Batch::new(batches.collect(), Box::new(|_| {}))
-            .within(Some(Duration::from_secs(2)))
+            .within(Some(Duration::from_secs(within_s)))
             .tallied(Some(Arc::clone(&tally)));
         let channel = name("a");
         self.net.command(0, Command::Publish { channel, batch });
         tally
     }
+}
+
+/// Of a tally, how many events nobody knows of yet at a node, and how many expired before they were there.
+pub(super) fn undelivered(tally: &Tally, id: NodeId) -> (u64, u64) {
+    let outcome = tally.now().nodes[&id].clone();
+    (outcome.pending, outcome.expired)
+}
+
+/// A relay that is not reached and was waited for: one event is on its way there, and what follows is kept for it.
+fn out_of_reach() -> (Grove, usize) {
+    let mut grove = Grove::grown(7);
+    let (relay, children) = grove.branch();
+    grove.net.cut_off = Some(relay);
+    let _report = grove.publish(1);
+    grove.net.pass(10);
+    grove.leave(children[0]);
+    grove.net.pass(1_100);
+    assert!(grove.is_barred(relay));
+    (grove, relay)
 }
 
 /// Whoever publishes there as well, by the relay's publisher: its own events would wait as long as there are others.
@@ -98,34 +122,23 @@ fn a_relay_that_has_not_answered_in_time_is_brought_nothing_of_others() {
 #[test]
 fn what_is_kept_for_a_relay_that_is_not_reached_makes_room_when_its_time_is_over() {
     for (bytes, in_flight_max) in [(50_000, 1_000), (10, 21)] {
-        let mut grove = Grove::grown(7);
-        let (relay, children) = grove.branch();
+        let (mut grove, relay) = out_of_reach();
         let id = grove.id(relay);
-        grove.net.cut_off = Some(relay);
-        let _report = grove.publish(1);
-        grove.net.pass(10);
-        grove.leave(children[0]);
-        grove.net.pass(1_100);
-        assert!(grove.is_barred(relay));
-        let at_relay = |tally: &Tally| {
-            let outcome = tally.now().nodes[&id].clone();
-            (outcome.pending, outcome.expired)
-        };
-        let first = grove.publish_tallied(21, bytes, in_flight_max);
+        let first = grove.publish_tallied((21, bytes), in_flight_max, 2);
         grove.net.pass(1_900);
-        assert_eq!(at_relay(&first), (21, 0));
+        assert_eq!(undelivered(&first, id), (21, 0));
         assert_eq!(grove.net.count(0, Reason::Expired), 0);
         grove.net.pass(200);
         let dropped = grove.entry(0).counters.dropped;
-        let second = grove.publish_tallied(3, bytes, in_flight_max);
-        assert_eq!(at_relay(&first), (0, 21));
-        assert_eq!(at_relay(&second), (3, 0), "it waits for nothing");
+        let second = grove.publish_tallied((3, bytes), in_flight_max, 2);
+        assert_eq!(undelivered(&first, id), (0, 21));
+        assert_eq!(undelivered(&second, id), (3, 0), "it waits for nothing");
         assert_eq!(grove.net.count(0, Reason::Expired), 21);
         assert_eq!(grove.entry(0).counters.dropped, dropped + 21);
         // Also where nothing else is published.
         grove.net.pass(2_600);
         assert!(grove.is_barred(relay));
-        assert_eq!(at_relay(&second), (0, 3));
+        assert_eq!(undelivered(&second, id), (0, 3));
         assert_eq!(grove.net.count(0, Reason::Expired), 24);
         assert_eq!(grove.entry(0).counters.dropped, dropped + 24);
     }
@@ -133,14 +146,8 @@ fn what_is_kept_for_a_relay_that_is_not_reached_makes_room_when_its_time_is_over
 
 #[test]
 fn what_a_relay_is_owed_goes_as_soon_as_it_has_another_stream() {
-    let mut grove = Grove::grown(7);
-    let (relay, children) = grove.branch();
+    let (mut grove, relay) = out_of_reach();
     let id = grove.id(relay);
-    grove.net.cut_off = Some(relay);
-    let _report = grove.publish(1);
-    grove.net.pass(10);
-    grove.leave(children[0]);
-    grove.net.pass(1_100);
     assert!(grove.publish(1).is_there());
     let is_owed = |grove: &Grove| !grove.entry(0).roster[&id].owed.is_empty();
     assert!(grove.is_barred(relay) && is_owed(&grove));
