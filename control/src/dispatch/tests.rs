@@ -4,7 +4,7 @@ use crate::{
     config::{ChannelConfig, Entity, Listed},
 };
 use bytes::Bytes;
-use std::{collections::BTreeSet, sync::mpsc};
+use std::{collections::BTreeSet, pin::Pin, sync::mpsc};
 use virga_ebpf::{
     header::{NodeId, Subnet},
     subnet::Visibility,
@@ -201,6 +201,21 @@ async fn what_the_services_refuse_is_refused_whole() {
     assert_eq!(ended, Some(NoSubscription::Ended(Ended)));
 }
 
+/// Two workers of which one is busy, and subscribers that do not read: who publishes has the turn until it is let go.
+async fn held_up_by(busy: usize) -> (Stage, Busy) {
+    let stage = Stage::new(2, Mode::Ordered);
+    stage.hold().await;
+    let busy = Busy::new(&stage, busy);
+    (stage, busy)
+}
+
+/// Has begun, and cannot end yet.
+async fn pending<F: Future>(future: F) -> Pin<Box<F>> {
+    let mut future = Box::pin(future);
+    assert!(futures_util::poll!(&mut future).is_pending());
+    future
+}
+
 /// A worker that does nothing until it is let go, and has no room for another command.
 struct Busy {
     commander: Commander<Service>,
@@ -272,16 +287,13 @@ impl Stage {
 
 #[tokio::test]
 async fn two_publishers_at_a_time_are_in_one_order_at_all_workers() {
-    let stage = Stage::new(2, Mode::Ordered);
-    stage.hold().await;
-    let (channel, busy) = (name("a"), Busy::new(&stage, 1));
+    let (stage, busy) = held_up_by(1).await;
+    let channel = name("a");
     let publish = |range| stage.dispatch.publish((&channel, None), events(range), 0);
-    let mut first = std::pin::pin!(publish(1..2));
-    assert!(futures_util::poll!(&mut first).is_pending());
+    let mut first = pending(publish(1..2)).await;
     in_time(busy.go_on()).await;
     // The other worker has room again, and this one comes before the first one looks.
-    let mut second = std::pin::pin!(publish(2..3));
-    assert!(futures_util::poll!(&mut second).is_pending());
+    let mut second = pending(publish(2..3)).await;
     let waiting = tokio::select! {
         _ = &mut first => panic!("its subscribers hold it up"),
         _ = &mut second => panic!("its subscribers hold it up"),
@@ -296,11 +308,9 @@ async fn two_publishers_at_a_time_are_in_one_order_at_all_workers() {
 
 #[tokio::test]
 async fn a_deadline_bounds_the_wait_for_the_turn_too() {
-    let stage = Stage::new(2, Mode::Ordered);
-    stage.hold().await;
-    let (channel, busy) = (name("a"), Busy::new(&stage, 1));
-    let mut first = std::pin::pin!(stage.dispatch.publish((&channel, None), events(1..2), 0));
-    assert!(futures_util::poll!(&mut first).is_pending());
+    let (stage, busy) = held_up_by(1).await;
+    let channel = name("a");
+    let _first = pending(stage.dispatch.publish((&channel, None), events(1..2), 0)).await;
     // It has the turn until the busy worker takes its part.
     let within = Some(Duration::from_millis(20));
     let second = stage.dispatch.publish((&channel, within), events(2..5), 1);
@@ -316,11 +326,9 @@ async fn a_deadline_bounds_the_wait_for_the_turn_too() {
 
 #[tokio::test]
 async fn what_a_fan_out_gives_up_before_its_turn_is_counted_once() {
-    let stage = Stage::new(2, Mode::Ordered);
-    stage.hold().await;
-    let (channel, busy) = (name("a"), Busy::new(&stage, 1));
-    let mut first = std::pin::pin!(stage.dispatch.publish((&channel, None), events(1..2), 0));
-    assert!(futures_util::poll!(&mut first).is_pending());
+    let (stage, busy) = held_up_by(1).await;
+    let channel = name("a");
+    let _first = pending(stage.dispatch.publish((&channel, None), events(1..2), 0)).await;
     for within in [0, 20] {
         let plan = Plan {
             policy: Policy::FailFast,
@@ -339,11 +347,9 @@ async fn what_a_fan_out_gives_up_before_its_turn_is_counted_once() {
 /// Else who publishes much that is late while a worker is busy has the node hold all of that.
 #[tokio::test]
 async fn of_however_many_late_events_one_command_is_on_its_way() {
-    let stage = Stage::new(2, Mode::Ordered);
-    stage.hold().await;
-    let (channel, busy) = (name("a"), Busy::new(&stage, 0));
-    let mut first = std::pin::pin!(stage.dispatch.publish((&channel, None), events(1..2), 0));
-    assert!(futures_util::poll!(&mut first).is_pending());
+    let (stage, busy) = held_up_by(0).await;
+    let channel = name("a");
+    let _first = pending(stage.dispatch.publish((&channel, None), events(1..2), 0)).await;
     let tasks = || {
         tokio::runtime::Handle::current()
             .metrics()
@@ -369,13 +375,9 @@ async fn of_however_many_late_events_one_command_is_on_its_way() {
 
 #[tokio::test]
 async fn a_publish_that_is_given_up_half_way_goes_to_every_worker() {
-    let stage = Stage::new(2, Mode::Ordered);
-    stage.hold().await;
-    let (channel, busy) = (name("a"), Busy::new(&stage, 1));
-    {
-        let publish = stage.dispatch.publish((&channel, None), events(1..2), 0);
-        assert!(futures_util::poll!(std::pin::pin!(publish)).is_pending());
-    }
+    let (stage, busy) = held_up_by(1).await;
+    let channel = name("a");
+    drop(pending(stage.dispatch.publish((&channel, None), events(1..2), 0)).await);
     in_time(busy.go_on()).await;
     assert_eq!(
         in_time(stage.until_waiting(1)).await,
@@ -390,8 +392,7 @@ async fn publishers_that_go_away_leave_no_more_than_so_many_batches() {
     stage.hold().await;
     let channel = name("a");
     for _ in 0..BATCHES_WAITING_MAX + 10 {
-        let publish = stage.dispatch.publish((&channel, None), events(1..2), 0);
-        assert!(futures_util::poll!(std::pin::pin!(publish)).is_pending());
+        drop(pending(stage.dispatch.publish((&channel, None), events(1..2), 0)).await);
         // A task that never gives way gets no lock at some point.
         tokio::task::yield_now().await;
     }

@@ -17,6 +17,17 @@ fn search() -> AbortHandle {
         .abort_handle()
 }
 
+/// Somebody looks for a feed as an entity names it, and ends with that.
+fn look(
+    names: &mut Names,
+    looked: (FeedId, Entity),
+    found: Result<(), Unfound>,
+    now: Instant,
+) -> Ended {
+    names.begin(looked, (0, 1), search());
+    names.ended((looked.0, 1), found, now)
+}
+
 /// Begins to look for all that has a place; which feeds these are.
 fn begin(names: &mut Names, now: Instant, last: &mut u64) -> Vec<(FeedId, Entity)> {
     let mut begun = Vec::new();
@@ -161,8 +172,8 @@ async fn what_is_of_no_log_here_keeps_no_place_from_what_is() {
     names.suspend(feed(100));
     let is_first = |one| one == feed(0);
     assert!(names.next_unknown((again, 1), is_first).pop().is_some());
-    names.begin((feed(0), NAMER), (0, 77), search());
-    assert_eq!(names.ended((feed(0), 77), nobody, again), Ended::Quiet);
+    let ended = look(&mut names, (feed(0), NAMER), nobody, again);
+    assert_eq!(ended, Ended::Quiet);
     assert_eq!(
         names.next_unknown((again + VAIN_PAUSE, 1), is_first).pop(),
         None
@@ -175,8 +186,8 @@ async fn what_is_of_no_log_here_keeps_no_place_from_what_is() {
         names.ended((feed(1), 78), nobody, again),
         Ended::Told(Unfound::Nobody)
     );
-    names.begin((feed(2), NAMER), (0, 79), search());
-    assert_eq!(names.ended((feed(2), 79), Ok(()), again), Ended::Quiet);
+    let ended = look(&mut names, (feed(2), NAMER), Ok(()), again);
+    assert_eq!(ended, Ended::Quiet);
     assert!(!names.has(feed(2)));
 }
 
@@ -277,7 +288,7 @@ async fn what_nobody_had_for_long_or_had_no_place_is_asked_for_until_it_is_there
     assert!(!names.has(feed(1)));
     assert!(names.unknown.take_known(|_| true).is_empty());
     let mut now = late;
-    for number in 1..=20 {
+    for _ in 0..20 {
         let is_this = |one: FeedId| one == feed(1);
         while names.next_unknown((now, 1), is_this).pop().is_none() {
             now += Duration::from_secs(30);
@@ -285,8 +296,7 @@ async fn what_nobody_had_for_long_or_had_no_place_is_asked_for_until_it_is_there
         }
         let (_, one) = names.next_unknown((now, 1), is_this).pop().unwrap();
         assert_eq!((one.by.most, one.by.namer), (60, NAMER));
-        names.begin((feed(1), NAMER), (0, number), search());
-        let ended = names.ended((feed(1), number), Err(Unfound::Nobody), now);
+        let ended = look(&mut names, (feed(1), NAMER), Err(Unfound::Nobody), now);
         assert_eq!(ended, Ended::Quiet, "that was told of");
     }
     let (other, _) = names
@@ -294,8 +304,7 @@ async fn what_nobody_had_for_long_or_had_no_place_is_asked_for_until_it_is_there
         .pop()
         .unwrap();
     assert_eq!(other, feed(2));
-    names.begin((feed(2), NAMER), (0, 98), search());
-    let ended = names.ended((feed(2), 98), Err(Unfound::Nobody), now);
+    let ended = look(&mut names, (feed(2), NAMER), Err(Unfound::Nobody), now);
     assert_eq!(ended, Ended::Told(Unfound::Nobody), "of this it was not");
     // What is named of it again has its turn at once, and that it comes leaves what more was named.
     names.note((feed(1), 50), (NAMER, 0), now);
@@ -306,11 +315,11 @@ async fn what_nobody_had_for_long_or_had_no_place_is_asked_for_until_it_is_there
         names.next_unknown((later, 1), |one| one == feed(1)).pop(),
         None
     );
-    names.begin((feed(1), NAMER), (0, 99), search());
-    assert_eq!(names.ended((feed(1), 99), Ok(()), later), Ended::Quiet);
+    let ended = look(&mut names, (feed(1), NAMER), Ok(()), later);
+    assert_eq!(ended, Ended::Quiet);
     assert!(names.unknown.has(feed(1)) && !names.has(feed(1)));
-    names.begin((feed(1), NAMER), (0, 100), search());
-    assert_eq!(names.ended((feed(1), 100), Ok(()), later), Ended::Quiet);
+    let ended = look(&mut names, (feed(1), NAMER), Ok(()), later);
+    assert_eq!(ended, Ended::Quiet);
     assert!(!names.unknown.has(feed(1)));
 }
 
@@ -345,8 +354,12 @@ async fn what_is_more_than_may_be_taken_at_a_time_was_not_looked_for_in_vain() {
     }
     // It is asked for no later than what was never asked for in vain, and told of as that.
     let (_, one) = next(&names, now).unwrap();
-    names.begin((feed(2), one.by.namer), (0, 3), search());
-    let ended = names.ended((feed(2), 3), Err(Unfound::Nobody), now);
+    let ended = look(
+        &mut names,
+        (feed(2), one.by.namer),
+        Err(Unfound::Nobody),
+        now,
+    );
     assert_eq!(ended, Ended::Told(Unfound::Unknown));
     assert!(next(&names, now + VAIN_PAUSE).is_some());
 }
@@ -397,8 +410,7 @@ async fn who_is_paused_keeps_nobody_from_what_both_name() {
         names.note_unknown((feed(number), 1), (namer, 0), start);
     }
     let now = start + NAMED_AFTER;
-    names.begin((feed(1), NAMER), (0, 1), search());
-    let ended = names.ended((feed(1), 1), Err(Unfound::Full), now);
+    let ended = look(&mut names, (feed(1), NAMER), Err(Unfound::Full), now);
     assert_eq!(ended, Ended::Told(Unfound::Full));
     names.pass_by(now);
     let next = names.next_unknown((now, 1), |_| true).pop();

@@ -197,17 +197,29 @@ async fn nobody_has_what_is_named_and_that_is_told_of_and_asked_for_again() {
     assert_eq!(unfound(&desk, Unfound::Nobody), 2, "that was told of");
 }
 
-#[tokio::test]
-async fn what_is_signed_after_a_start_names_what_the_log_had_before() {
+/// A folder with a log that these messages came to, and nothing that runs it.
+async fn kept(messages: &[Bytes]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let (messages, _) = told(3);
     let mut desk = Desk::new(folder.path());
     desk.look().await;
-    for message in &messages {
+    for message in messages {
         desk.arrives(message);
     }
     desk.thread.settle();
-    drop(desk);
+    folder
+}
+
+/// How many events of which feeds what was signed says that it observed.
+fn named_by(signed: &[u8]) -> Vec<(FeedId, u64)> {
+    let (batch, _) = bundle::parse(signed).unwrap();
+    let observed = batch.frontier.iter().map(|one| (one.feed, one.count));
+    observed.collect()
+}
+
+#[tokio::test]
+async fn what_is_signed_after_a_start_names_what_the_log_had_before() {
+    let (messages, _) = told(3);
+    let folder = kept(&messages).await;
     let mut desk = Desk::new(folder.path());
     desk.signing.begin_looking();
     let (signing, own) = (
@@ -224,22 +236,13 @@ async fn what_is_signed_after_a_start_names_what_the_log_had_before() {
     assert!(!signed.is_finished());
     desk.look().await;
     let signed = signed.await.unwrap();
-    let (batch, _) = bundle::parse(&signed[0]).unwrap();
-    let observed = batch.frontier.iter().map(|one| (one.feed, one.count));
-    assert_eq!(observed.collect::<Vec<_>>(), [(feed_of(&messages[0]), 3)]);
+    assert_eq!(named_by(&signed[0]), [(feed_of(&messages[0]), 3)]);
 }
 
 #[tokio::test]
 async fn what_is_signed_after_a_log_was_begun_names_what_that_had_before() {
-    let (before, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (messages, _) = told(3);
-    let mut desk = Desk::new(before.path());
-    desk.look().await;
-    for message in &messages {
-        desk.arrives(message);
-    }
-    desk.thread.settle();
-    drop(desk);
+    let (before, folder) = (kept(&messages).await, tempfile::tempdir().unwrap());
     let mut desk = Desk::new(folder.path());
     // What is signed waits no more for what the start looks through.
     desk.thread.look_back(&Handle::current(), 0..1);
@@ -270,9 +273,7 @@ async fn what_is_signed_after_a_log_was_begun_names_what_that_had_before() {
         vec![Bytes::from_static(b"own")],
     );
     let signed = desk.signing.sign(&own, events, None).await.unwrap().0;
-    let (batch, _) = bundle::parse(&signed[0]).unwrap();
-    let observed = batch.frontier.iter().map(|one| (one.feed, one.count));
-    assert_eq!(observed.collect::<Vec<_>>(), [(feed_of(&messages[0]), 3)]);
+    assert_eq!(named_by(&signed[0]), [(feed_of(&messages[0]), 3)]);
 }
 
 #[tokio::test]
