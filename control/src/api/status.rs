@@ -255,6 +255,8 @@ pub(super) async fn get(State(api): State<Arc<Api>>) -> Result<Json<Status>, Api
 pub(crate) async fn of(api: &Api) -> Result<Status, ApiError> {
     let config = &api.identity.config();
     let ids: Arc<[NodeId]> = config.peers.iter().map(|peer| peer.id).collect();
+    // Before the workers: they have counted by then whatever the logs have taken.
+    let logs = api.kept.status();
     let snapshots = api
         .dispatch
         .with_all(move |now_ns, parts| Snapshot::take(now_ns, parts, &ids));
@@ -320,7 +322,7 @@ pub(crate) async fn of(api: &Api) -> Result<Status, ApiError> {
         channels: service.channels,
         subscriptions: named(api, service.subscriptions),
         subscribers: service.subscribers,
-        logs: api.kept.status(),
+        logs,
         channel_reasons: service.reasons,
     })
 }
