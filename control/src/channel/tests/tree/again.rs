@@ -122,6 +122,23 @@ fn what_a_relay_is_to_stop_is_said_again_until_it_has_said_that_it_did() {
 }
 
 #[test]
+fn a_relay_that_does_not_say_for_long_that_it_has_stopped_something_serves_nobody() {
+    let mut grove = Grove::grown(7);
+    let (relay, children) = grove.branch();
+    let number = grove.entry(0).roster[&grove.id(children[0])]
+        .branch
+        .number();
+    let lost = |(_, to): (usize, usize), what: &What| {
+        to == relay && matches!(what, What::Strike(_) | What::Leave(_))
+    };
+    grove.put(children[0], 0, number, What::Back(0, Why::Gone));
+    grove.pass_losing(4_000, lost);
+    assert!(grove.relayed()[&relay].contains(&children[1]));
+    grove.pass_losing(2_000, lost);
+    assert!(!grove.relayed().contains_key(&relay));
+}
+
+#[test]
 fn who_has_no_fan_out_heeds_nothing_of_trees() {
     let mut channels = signed(7, 2);
     let stranger = 6;

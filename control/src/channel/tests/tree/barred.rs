@@ -145,6 +145,18 @@ fn what_is_kept_for_a_relay_that_is_not_reached_makes_room_when_its_time_is_over
 }
 
 #[test]
+fn what_is_kept_for_a_relay_that_is_not_reached_is_no_more_than_may_be() {
+    let (mut grove, relay) = out_of_reach();
+    let text = "x".repeat(50_000);
+    let batches = (0..30).map(|_| batch(&mut grove.feed, 0, &text)).collect();
+    let answer = grove.net.publish(0, "a", batches);
+    grove.net.pass(200);
+    assert!(!answer.is_there(), "publishing waits");
+    let kept = grove.entry(0).roster[&grove.id(relay)].owed.bytes();
+    assert!((TAIL_BYTES_MAX..TAIL_BYTES_MAX + 60_000).contains(&kept));
+}
+
+#[test]
 fn what_a_relay_is_owed_goes_as_soon_as_it_has_another_stream() {
     let (mut grove, relay) = out_of_reach();
     let id = grove.id(relay);
