@@ -480,6 +480,10 @@ macro_rules! fields {
             fn word(&self, n: usize) -> u64 {
                 Self::words(self)[n]
             }
+            #[inline(always)]
+            fn starts_well(&self) -> bool {
+                self.magic == MAGIC && self.version == VERSION && self.priority <= PRIORITY_MAX
+            }
         }
 
         impl<W: Words> Fields for W {
