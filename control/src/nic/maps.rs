@@ -74,11 +74,28 @@ pub fn load(pins: Option<&Path>, destinations_max: u32) -> Result<(Ebpf, Maps), 
         }
         loader.map_pin_path(SETTINGS, pins.join("settings"));
     }
+    // Whoever loads writes what a variable begins with, also over one that is reused: that shall be what it holds.
+    let held = match pins {
+        Some(pins) => held_settings(&pins.join("settings"))?,
+        None => Plain(Settings::default()),
+    };
+    loader.override_global("SETTINGS", &held, true);
     let mut ebpf = loader
         .load(OBJECT)
         .map_err(|e| NicError::Load(Box::new(e)))?;
     let maps = Maps::take(&mut ebpf)?;
     Ok((ebpf, maps))
+}
+
+/// What programs that forward already go by; nothing where there are none.
+fn held_settings(pin: &Path) -> Result<Plain<Settings>, NicError> {
+    if !pin.exists() {
+        return Ok(Plain(Settings::default()));
+    }
+    let failed = |e| NicError::Map("settings", e);
+    let map = Map::Array(MapData::from_pin(pin).map_err(failed)?);
+    let settings = Array::<_, Plain<Settings>>::try_from(map).map_err(failed)?;
+    settings.get(&0, 0).map_err(failed)
 }
 
 /// Loads one of the object's programs into the kernel: the verifier reads it here.
