@@ -81,6 +81,7 @@ impl<D: Disk> Files<D> {
     pub fn perform(&mut self, action: &Action<'_>) -> io::Result<usize> {
         match action {
             Action::Create { segment, bytes } => {
+                self.let_go(*segment);
                 let file = self.disk.create(&segment_name(*segment), *bytes)?;
                 self.hold(*segment, file);
                 Ok(0)

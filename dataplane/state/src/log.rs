@@ -254,7 +254,7 @@ impl Log {
         Some(match step {
             Step::Create(segment) => Action::Create {
                 segment: *segment,
-                bytes: self.options.segment_bytes,
+                bytes: self.room_for(*segment),
             },
             Step::Write => Action::Write {
                 segment: self.segments.back().map_or(0, |s| s.number),
@@ -274,6 +274,13 @@ impl Log {
             },
             Step::Remove(segment) => Action::Remove { segment: *segment },
         })
+    }
+
+    /// What a segment is made with: room for what is written to it first, also where that is more than a segment takes.
+    fn room_for(&self, segment: u32) -> u64 {
+        let last = self.segments.back().filter(|s| s.number == segment);
+        let first = last.map_or(0, |segment| segment.bytes);
+        first.max(self.options.segment_bytes)
     }
 
     /// Says what became of the action that was given last.
@@ -418,8 +425,11 @@ impl Log {
         {
             self.steps.push_back(Step::Sync(old.number));
         }
-        if self.prepared.is_none() {
-            self.push_create();
+        let is_too_large = self.writing.bytes.len() as u64 > self.options.segment_bytes;
+        match self.prepared {
+            None => self.push_create(),
+            Some(number) if is_too_large => self.steps.push_back(Step::Create(number)),
+            Some(_) => {}
         }
         if let (Some(old), Some(index)) = (old, full) {
             let index = format::encode_index(&index);

@@ -280,6 +280,9 @@ impl DiskFile for OpenFile {
         self.disk.change()?;
         let at = usize::try_from(at).unwrap();
         self.with(|content, faults| {
+            if faults.is_full && at + bytes.len() > content.now.len() {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
             let bytes = &bytes[..bytes
                 .len()
                 .min(faults.write_bytes_max.unwrap_or(usize::MAX))];
@@ -291,8 +294,8 @@ impl DiskFile for OpenFile {
                 content.unsynced.push(piece);
                 from = to;
             }
-            bytes.len()
-        })
+            Ok(bytes.len())
+        })?
     }
 
     fn sync(&self) -> io::Result<()> {

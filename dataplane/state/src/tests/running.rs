@@ -224,6 +224,58 @@ fn a_full_disk_makes_the_log_wait() {
     assert_reads(&disk, Cursor::Start, 0..appended + 10);
 }
 
+/// A segment is made with room for all that is written to it.
+#[test]
+fn more_than_a_segment_takes_is_written_although_the_disk_is_full_then() {
+    let disk = Forgetful::default();
+    let mut world = World::open(&disk, small());
+    world.append(200);
+    // The segment is made.
+    world.step();
+    disk.set(Faults {
+        is_full: true,
+        ..Faults::default()
+    });
+    world.settle();
+    assert_eq!(world.log.acknowledged(), 200, "{:?}", world.log.failure());
+    assert_reads(&disk, Cursor::Start, 0..200);
+}
+
+/// One that was made ahead has too little.
+#[test]
+fn with_more_than_a_segment_takes_a_log_waits_for_room() {
+    let disk = Forgetful::default();
+    let mut world = World::open(&disk, small());
+    let made_ahead = || {
+        let files = disk.list().unwrap();
+        let mut segments = files.iter().filter(|file| segment_of(file).is_some());
+        let is_empty = |file: &&String| disk.content(file).iter().all(|byte| *byte == 0);
+        segments.any(|file| is_empty(&file))
+    };
+    while !made_ahead() {
+        world.append_each(1);
+    }
+    let before = world.log.end();
+    world.append(200);
+    disk.set(Faults {
+        is_full: true,
+        ..Faults::default()
+    });
+    world.settle();
+    assert!(world.log.is_disk_full(), "{:?}", world.log.failure());
+    assert_eq!(world.log.acknowledged(), before);
+    disk.set(Faults::default());
+    world.now += 2 * SECOND;
+    world.settle();
+    let end = before + 200;
+    assert_eq!(world.log.acknowledged(), end);
+    world.append_each(10);
+    assert_reads(&disk, Cursor::Start, 0..end + 10);
+    world.close();
+    let world = World::open(&disk, small());
+    assert_eq!((world.log.end(), world.findings.len()), (end + 10, 0));
+}
+
 #[test]
 fn after_a_failed_sync_nothing_is_acknowledged() {
     let disk = Forgetful::default();
