@@ -1,11 +1,16 @@
 //! A log's folder on a real disk.
+//!
+//! A log's files are regular files of its own folder: a symbolic link, a FIFO, a socket or a device under the name of one
+//! is refused, since what is behind it is not the log's to wait for, to write or to cut.
 
 use crate::disk::{Disk, DiskFile};
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
+use rustix::fs::{
+    FallocateFlags, FlockOperation, OFlags, fallocate, fcntl_getfl, fcntl_setfl, flock,
+};
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, FileType, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileExt as _, FileTypeExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -26,19 +31,14 @@ impl Folder {
     /// # Errors
     /// What the system said; `WouldBlock` where another writer has it.
     pub fn lock(path: &Path) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-        if let Some(above) = path.parent() {
-            File::open(above)?.sync_all()?;
-        }
-        let lock = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(path.join(LOCK_NAME))?;
+        make_folder(path)?;
+        let mut options = OpenOptions::new();
+        options.create(true).append(true).mode(0o600);
+        let lock = open_regular(&path.join(LOCK_NAME), &mut options)?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         Ok(Self {
             path: path.to_owned(),
-            folder: File::open(path)?,
+            folder: open_folder(path)?,
             lock: Some(lock),
         })
     }
@@ -50,7 +50,7 @@ impl Folder {
     pub fn read(path: &Path) -> io::Result<Self> {
         Ok(Self {
             path: path.to_owned(),
-            folder: File::open(path)?,
+            folder: open_folder(path)?,
             lock: None,
         })
     }
@@ -81,6 +81,94 @@ impl Folder {
     }
 }
 
+/// Makes a folder, and those above it that are missing: when this returns, all are there for good.
+///
+/// Each is synced before the next is made, so that where a crash cut this short only the lowest one that is there can be
+/// unsynced.
+fn make_folder(path: &Path) -> io::Result<()> {
+    let mut folders = Vec::new();
+    for folder in path.ancestors().filter(|p| !p.as_os_str().is_empty()) {
+        folders.push(folder);
+        if folder.is_dir() {
+            break;
+        }
+    }
+    for folder in folders.into_iter().rev() {
+        let is_new = !folder.is_dir();
+        if is_new {
+            match DirBuilder::new().mode(0o700).create(folder) {
+                // Another process made it meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {}
+                made => made?,
+            }
+        }
+        let above = match folder.parent() {
+            None => continue,
+            Some(above) if above.as_os_str().is_empty() => Path::new("."),
+            Some(above) => above,
+        };
+        match open_folder(above).and_then(|above| above.sync_all()) {
+            // Nobody makes a log's folder where nothing may be read or written.
+            Err(error) if !is_new && is_not_ours(&error) => {}
+            synced => synced?,
+        }
+    }
+    Ok(())
+}
+
+fn is_not_ours(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::PermissionDenied
+            | io::ErrorKind::ReadOnlyFilesystem
+            // What a file system says that knows no sync, as one that is read only.
+            | io::ErrorKind::InvalidInput
+    )
+}
+
+/// Opens a folder, and waits for nothing else that may be there.
+fn open_folder(path: &Path) -> io::Result<File> {
+    let directory = i32::try_from(OFlags::DIRECTORY.bits()).map_err(io::Error::other)?;
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(directory).open(path)
+}
+
+/// Opens a regular file; see the module for what is none.
+fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    // Else a FIFO is waited for until somebody opens its other end.
+    let careful = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let careful = i32::try_from(careful.bits()).map_err(io::Error::other)?;
+    let file = match options.custom_flags(careful).open(path) {
+        Ok(file) => file,
+        Err(error) => {
+            let found = path.symlink_metadata().map(|found| found.file_type());
+            let foreign = found.ok().filter(|found| !found.is_file());
+            return Err(foreign.map_or(error, |found| refused(path, found)));
+        }
+    };
+    let found = file.metadata()?.file_type();
+    if !found.is_file() {
+        return Err(refused(path, found));
+    }
+    // io_uring may give EAGAIN where a file is not to be waited for.
+    fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+    Ok(file)
+}
+
+fn refused(path: &Path, found: FileType) -> io::Error {
+    let what = match found {
+        found if found.is_symlink() => "a symbolic link",
+        found if found.is_dir() => "a folder",
+        found if found.is_fifo() => "a FIFO",
+        found if found.is_socket() => "a socket",
+        _ => "a device",
+    };
+    io::Error::other(format!(
+        "{} is {what}, and a log has regular files only: put the file itself there, or move this out of the log's folder",
+        path.display()
+    ))
+}
+
 impl Disk for Folder {
     type File = File;
 
@@ -94,22 +182,18 @@ impl Disk for Folder {
     }
 
     fn open(&self, name: &str) -> io::Result<File> {
-        OpenOptions::new()
-            .read(true)
-            .write(self.lock.is_some())
-            .open(self.path.join(name))
+        let mut options = OpenOptions::new();
+        options.read(true).write(self.lock.is_some());
+        open_regular(&self.path.join(name), &mut options)
     }
 
     fn make(&self, name: &str, bytes: u64) -> io::Result<File> {
         self.check_writer()?;
         let path = self.path.join(name);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        options.create(true).truncate(true).mode(0o600);
+        let file = open_regular(&path, &mut options)?;
         let made = match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
             // This file system cannot: room is then found while writing.
             Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(bytes),
@@ -129,7 +213,7 @@ impl Disk for Folder {
         let new = self.path.join(format!("{name}.new"));
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);
-        options.open(&new)?.write_all_at(content, 0)?;
+        open_regular(&new, &mut options)?.write_all_at(content, 0)?;
         fs::rename(new, path)
     }
 
