@@ -149,6 +149,9 @@ struct Facts<'a> {
     end: u64,
     segments: u64,
     bytes: u64,
+    /// Which of its files it does not have, or not so that it can be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing: Option<&'static str>,
 }
 
 fn ls(list: &List) -> Result<(), Failure> {
@@ -171,6 +174,7 @@ fn ls(list: &List) -> Result<(), Failure> {
                 continue;
             }
         };
+        let missing = report.is_manifest_lost.then_some("manifest");
         if list.json {
             print_json(&Facts {
                 name: log.name.as_str(),
@@ -178,6 +182,7 @@ fn ls(list: &List) -> Result<(), Failure> {
                 end: report.end,
                 segments: report.segments,
                 bytes: report.bytes,
+                missing,
             })?;
         } else {
             let Report {
@@ -187,8 +192,11 @@ fn ls(list: &List) -> Result<(), Failure> {
                 bytes,
                 ..
             } = report;
+            let missing = missing.map_or_else(String::new, |file| {
+                format!("\tno {file}: it is made anew when the log is written next")
+            });
             let line = format!(
-                "{}\t{first_offset}..{end}\t{segments} segments\t{bytes} bytes",
+                "{}\t{first_offset}..{end}\t{segments} segments\t{bytes} bytes{missing}",
                 log.name
             );
             writeln!(io::stdout(), "{line}")?;

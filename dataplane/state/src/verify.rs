@@ -52,6 +52,8 @@ pub struct Report {
     pub batches: u64,
     /// Events in them.
     pub events: u64,
+    /// Whether there are segments and no manifest that can be read.
+    pub is_manifest_lost: bool,
     /// Segments that were compacted.
     pub compacted_segments: u64,
     /// Events of whole batches that compaction has taken.
@@ -170,7 +172,10 @@ pub fn verify_with<D: Disk>(
         signed,
     };
     let catalog = Catalog::read(disk, name)?;
-    let mut report = Report::default();
+    let mut report = Report {
+        is_manifest_lost: catalog.manifest.is_none() && !catalog.segments.is_empty(),
+        ..Report::default()
+    };
     if let Some(fault) = catalog.manifest_fault {
         report.flaw(0, 0, 0, fault);
     }

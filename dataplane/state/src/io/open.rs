@@ -1,8 +1,13 @@
 //! A log by its name, below a folder that holds logs.
 
 use super::{clock, folder::Folder};
-use crate::{Finding, Log, LogName, OpenError, Options, files::Files, format::LogId, recover};
-use std::{io, path::Path};
+use crate::{
+    Finding, Log, LogName, OpenError, Options,
+    files::Files,
+    format::{LogId, MANIFEST_NAME, segment_of},
+    recover,
+};
+use std::{fs::DirEntry, io, path::Path};
 
 /// A log that this process writes.
 #[derive(Debug)]
@@ -35,7 +40,7 @@ impl OpenLog {
             }
         })?;
         let (state, findings) = recover(&folder, name, fresh_id)?;
-        let files = Files::open(folder).map_err(OpenError::io(crate::format::MANIFEST_NAME))?;
+        let files = Files::open(folder).map_err(OpenError::io(MANIFEST_NAME))?;
         let log = Log::new(state, options);
         Ok(Self {
             log,
@@ -79,7 +84,7 @@ pub fn read(logs: &Path, name: &LogName) -> Result<Folder, OpenError> {
     })
 }
 
-/// The names of all logs below a folder, in order.
+/// The names of all logs below a folder, in order; also of one that has lost its manifest and has segments.
 ///
 /// # Errors
 /// What the system said.
@@ -89,9 +94,17 @@ pub fn list(logs: &Path) -> io::Result<Vec<LogName>> {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_str().and_then(|name| LogName::of_folder(name).ok());
-        let is_log = entry.path().join(crate::format::MANIFEST_NAME).exists();
-        names.extend(name.filter(|_| is_log));
+        names.extend(name.filter(|_| is_log(&entry.path())));
     }
     names.sort();
     Ok(names)
+}
+
+fn is_log(folder: &Path) -> bool {
+    let is_of_log = |entry: io::Result<DirEntry>| {
+        let name = entry.map(|entry| entry.file_name()).unwrap_or_default();
+        let is_of_log = |name| name == MANIFEST_NAME || segment_of(name).is_some();
+        name.to_str().is_some_and(is_of_log)
+    };
+    std::fs::read_dir(folder).is_ok_and(|mut entries| entries.any(is_of_log))
 }
