@@ -279,3 +279,78 @@ fn a_log_is_followed_while_another_process_writes_it() {
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(said.starts_with("late "), "{said}");
 }
+
+#[test]
+fn a_log_without_its_manifest_is_listed_as_such() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = "{\"text\":\"event\"}\n".repeat(3);
+    for log in ["lost", "whole"] {
+        done(folder.path(), &["import", log], &lines);
+    }
+    fs::remove_file(folder.path().join("lost/manifest")).unwrap();
+    let listed = done(folder.path(), &["ls"], "");
+    let [lost, whole]: [&str; 2] = listed.lines().collect::<Vec<_>>().try_into().unwrap();
+    assert!(lost.starts_with("lost\t0..3\t"), "{lost}");
+    assert!(lost.contains("\tno manifest: "), "{lost}");
+    assert!(!whole.contains("manifest"), "{whole}");
+    let listed = done(folder.path(), &["ls", "--json"], "");
+    assert!(listed.contains("\"missing\":\"manifest\"}\n"), "{listed}");
+    assert_eq!(listed.matches("missing").count(), 1);
+    assert_eq!(done(folder.path(), &["cat", "lost"], "").lines().count(), 3);
+    // Written, it has one again.
+    done(folder.path(), &["import", "lost"], &lines);
+    assert!(!done(folder.path(), &["ls"], "").contains("no manifest"));
+}
+
+#[test]
+fn a_link_in_place_of_a_segment_is_refused_by_every_command() {
+    let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    done(folder.path(), &["import", "a"], "{\"text\":\"one\"}\n");
+    let segment = folder.path().join("a/0000000001.seg");
+    let target = elsewhere.path().join("target");
+    fs::rename(&segment, &target).unwrap();
+    // A tail that recovery would cut.
+    let mut bytes = fs::read(&target).unwrap();
+    let tail = bytes.len() - 100;
+    bytes[tail..].fill(b'x');
+    fs::write(&target, &bytes).unwrap();
+    std::os::unix::fs::symlink(&target, &segment).unwrap();
+    for arguments in [
+        &["import", "a"][..],
+        &["cat", "a"],
+        &["verify", "a"],
+        &["ls"],
+    ] {
+        let said = refused(folder.path(), arguments, "{\"text\":\"two\"}\n", 1);
+        let path = segment.display().to_string();
+        assert!(said.contains(&path), "{arguments:?}: {said}");
+        assert!(said.contains("is a symbolic link"), "{said}");
+    }
+    assert_eq!(fs::read(&target).unwrap(), bytes);
+}
+
+#[test]
+fn a_time_far_ahead_is_refused_and_later_events_have_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = format!(
+        "{{\"text\":\"one\"}}\n{{\"text\":\"two\",\"time_unix_ns\":{}}}\n",
+        u64::MAX
+    );
+    let said = refused(folder.path(), &["import", "a"], &lines, 1);
+    assert!(
+        said.contains("line 2: `time_unix_ns` 18446744073709551615"),
+        "{said}"
+    );
+    assert!(said.contains("a day ahead"), "{said}");
+    // A clock that is some minutes ahead is nobody's fault.
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+    let soon = now + 10 * 60 * 1_000_000_000;
+    let line = format!("{{\"text\":\"two\",\"time_unix_ns\":{soon}}}\n");
+    done(folder.path(), &["import", "a"], &line);
+    let listed = done(folder.path(), &["export", "a"], "");
+    assert!(
+        listed.contains(&format!("\"time_unix_ns\":{soon},")),
+        "{listed}"
+    );
+    assert!(!listed.contains("18446744073709551615"), "{listed}");
+}

@@ -26,6 +26,9 @@ use virga_state::{
 /// Bytes of the longest line: an event in which every byte is written out, and the rest of the line.
 const LINE_BYTES_MAX: u64 = 6 * EVENT_BYTES_MAX as u64 + 4_096;
 
+/// How far ahead of this machine's clock the time of an event may be: clocks differ, and a log's times never go back.
+const TIME_AHEAD_NS_MAX: u64 = 24 * 3_600 * 1_000_000_000;
+
 const MADE_BY_SIGNING: &str = "what is signed here gets its `entity`, `observed`, `parent` and `time_unix_ns` here: leave them out";
 
 #[derive(Debug, clap::Args)]
@@ -97,6 +100,17 @@ impl Line {
     fn is_plain(&self) -> bool {
         let is_told = self.entity.is_some() || self.time_unix_ns.is_some();
         !is_told && self.observed == 0 && self.parent == 0
+    }
+
+    /// When it was, or now. One far ahead would be the time of all that is appended to the log until then.
+    fn time(&self, now_unix_ns: u64) -> Result<u64, String> {
+        match self.time_unix_ns {
+            None => Ok(now_unix_ns),
+            Some(time) if time > now_unix_ns.saturating_add(TIME_AHEAD_NS_MAX) => Err(format!(
+                "`time_unix_ns` {time} is more than a day ahead of this machine's clock, at {now_unix_ns}, and no later event of the log could have an earlier time: correct the line or the clock, or leave `time_unix_ns` out"
+            )),
+            Some(time) => Ok(time),
+        }
     }
 
     fn link(&self) -> Result<Link, String> {
@@ -239,7 +253,7 @@ fn lines(
             pushed.map_err(|source| ImportError::Append { number, source })?;
             continue;
         }
-        let time = line.time_unix_ns.unwrap_or_else(clock::now_unix_ns);
+        let time = line.time(clock::now_unix_ns()).map_err(failed)?;
         loop {
             match logs[0].log.append(time, &link, &payload) {
                 Ok(_) => break,
