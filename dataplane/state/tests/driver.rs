@@ -106,7 +106,7 @@ fn behind_a_write_that_fails_nothing_is_acknowledged_until_the_log_is_opened_aga
         let segment = folder.path().join(name(0).folder()).join(segment_name(1));
         let aside = folder.path().join("aside");
         fs::rename(&segment, &aside).unwrap();
-        // It takes no byte.
+        // What is there now is not written to: the write fails.
         symlink("/dev/full", &segment).unwrap();
         for (log, open) in logs.iter_mut().enumerate() {
             append(open, log, 2);
