@@ -100,8 +100,8 @@ fn what_passes_a_filter_by_chance_is_as_rare_as_estimated_and_is_not_delivered()
     }
     let strangers = 400_000;
     let (mut forwarded, mut delivered) = (0, 0);
-    for number in 0..strangers {
-        let stranger = pair(1_000_000 + number);
+    for number in 1_000_000..1_000_000 + strangers {
+        let stranger = pair(number);
         match sent(&first, &stranger, number) {
             Ok(()) => forwarded += 1,
             Err(reason) => assert_eq!(reason, Reason::Unauthorised),
