@@ -28,7 +28,8 @@ use crate::{
     subnet::{Visibility, may_cross},
     tables::{
         Address, ChannelPolicy, FILTER_OWN, NEIGHBOUR_UNKNOWN, Neighbour, NextHop, Pair,
-        ROUTE_LOCAL, ROUTE_NONE, Settings, Tables, filter_place, mix, neighbour_slots, rate_slot,
+        ROUTE_LOCAL, ROUTE_NONE, Route, Settings, Tables, filter_place, mix, neighbour_slots,
+        rate_slot,
     },
     tag,
 };
@@ -162,7 +163,8 @@ fn verdict<'a, T: Tables, H: Fields>(
             return Ok(Verdict::Local);
         }
         admit_handshake(tables, neighbour)?;
-        let way = Way::of(tables, route_to(tables, settings, header.destination()));
+        let number = route_to(tables, settings, header.destination());
+        let way = Way::of(number, tables.route(number));
         return forward(tables, header, udp_payload_bytes, way).map(Verdict::Forward);
     }
     let index = match neighbour {
@@ -346,12 +348,15 @@ struct Way {
 
 impl Way {
     #[inline(always)]
-    fn of<T: Tables>(tables: &T, route: u32) -> Self {
-        let primary = match tables.route(route) {
+    fn of(number: u32, route: Option<&Route>) -> Self {
+        let primary = match route {
             Some(route) => route.primary as u16,
             None => Flow::NO_HOP,
         };
-        Self { route, primary }
+        Self {
+            route: number,
+            primary,
+        }
     }
 }
 
@@ -363,19 +368,17 @@ fn way<T: Tables, H: Fields>(
     settings: &Settings,
     header: &H,
 ) -> (Way, Option<Subnet>, u32) {
-    let to = |route, primary| Way { route, primary };
     if header.destination().0 == settings.node_id.0 {
-        let here = to(ROUTE_LOCAL, Flow::NO_HOP);
+        let here = Way::of(ROUTE_LOCAL, None);
         return (here, Some(settings.subnet), FILTER_OWN);
     }
     let number = route_to(tables, settings, header.destination());
-    match tables.route(number) {
-        Some(route) => {
-            let way = to(number, route.primary as u16);
-            (way, Some(route.subnet), route.filter)
-        }
-        None => (to(number, Flow::NO_HOP), None, FILTER_OWN),
-    }
+    let route = tables.route(number);
+    let (to, filter) = match route {
+        Some(route) => (Some(route.subnet), route.filter),
+        None => (None, FILTER_OWN),
+    };
+    (Way::of(number, route), to, filter)
 }
 
 /// Whether the packet may go from its sender's subnet to another.
@@ -520,8 +523,9 @@ const fn seen_slot(h: u64, sequence: u64) -> u32 {
 
 /// Checks and inserts the packet's fingerprint: 55 bits of its run's hash and an 8-bit tick, in a slot
 /// that the hash and the place in the run name. It is of destination, session and sequence: a session's packets to one
-/// side have one count, which is never used again, and whoever can copy these can copy all else. The hash is NH (Black, Halevi, Krawczyk, Krovetz,
-/// Rogaway: "UMAC"), under keys that nobody else knows: two packets have the same with a chance of 2^-32.
+/// side have one count, which is never used again, and whoever can copy these can copy all else. The hash is NH (Black,
+/// Halevi, Krawczyk, Krovetz, Rogaway: "UMAC"), under keys that nobody else knows: two packets have the same with a
+/// chance of 2^-32.
 /// Best effort: a slot's later packet displaces the earlier.
 #[inline(always)]
 fn refuse_duplicate<T: Tables, H: Fields>(

@@ -1,29 +1,29 @@
 //! A frame's first bytes as an XDP program reads and writes them.
 
 use aya_ebpf::programs::XdpContext;
-use virga_ebpf::{header::Words, plain::PLAIN_BYTES, rewrite::Put};
+use virga_ebpf::{header::Words, rewrite::Put};
 
-/// The first [`PLAIN_BYTES`] of a frame. What is read is read once, at that place: the compiler, which is told that
+/// The first `BYTES` of a frame. What is read is read once, at that place: the compiler, which is told that
 /// it is volatile, neither cuts a word into bytes nor keeps one for later.
 #[derive(Clone, Copy)]
-pub(crate) struct Front(*mut u8);
+pub(crate) struct Front<const BYTES: usize>(*mut u8);
 
 /// A word wherever it lies.
 #[repr(C, packed)]
 struct Packed<T>(T);
 
-impl Front {
+impl<const BYTES: usize> Front<BYTES> {
     /// `None` where the frame is shorter.
     #[inline(always)]
     pub(crate) fn of(ctx: &XdpContext) -> Option<Self> {
-        if ctx.data() + PLAIN_BYTES > ctx.data_end() {
+        if ctx.data() + BYTES > ctx.data_end() {
             return None;
         }
         Some(Self(ctx.data() as *mut u8))
     }
 
     /// # Safety
-    /// A `T` from `at` on lies within the first [`PLAIN_BYTES`].
+    /// A `T` from `at` on lies within the first `BYTES`.
     #[inline(always)]
     unsafe fn read<T>(self, at: usize) -> T {
         // SAFETY: the frame has these bytes.
@@ -32,7 +32,7 @@ impl Front {
     }
 }
 
-impl Words for Front {
+impl<const BYTES: usize> Words for Front<BYTES> {
     #[inline(always)]
     fn byte(&self, at: usize) -> u8 {
         // SAFETY: as the trait's caller says.
@@ -55,10 +55,10 @@ impl Words for Front {
     }
 }
 
-impl Put for Front {
+impl<const BYTES: usize> Put for Front<BYTES> {
     #[inline(always)]
     fn window<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
-        if offset + N > PLAIN_BYTES {
+        if offset + N > BYTES {
             return None;
         }
         // SAFETY: `N` bytes from `offset` lie within the first; nobody reads while they are borrowed.

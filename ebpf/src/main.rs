@@ -27,11 +27,11 @@ use virga_ebpf::{
     header::{ChannelHash, Fields, Header},
     limits::{
         CHANNELS, DESTINATIONS_MAX, ECHO_SLOTS, EXPORT_PLACES, FILTER_PLACES, FLOW_SLOTS,
-        FLOWS_PER_VALUE, LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, PAIR_LINES_MAX, PORTS_MAX,
-        RATE_BUCKETS, ROUTES_MAX, SEEN_SLOTS, SEEN_SLOTS_PER_VALUE, XSK_PORTS, XSKS_MAX,
+        FLOWS_PER_VALUE, HEADER_BYTES, LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, PAIR_LINES_MAX,
+        PORTS_MAX, RATE_BUCKETS, ROUTES_MAX, SEEN_SLOTS, SEEN_SLOTS_PER_VALUE, XSK_PORTS, XSKS_MAX,
     },
     pair_set,
-    plain::Plain,
+    plain::{OVER_IPV4, OVER_IPV6, Plain},
     reason::{COUNTERS, Counter, Outcome},
     rewrite::{self, Put},
     subnet::Exports,
@@ -220,35 +220,63 @@ pub(crate) fn virga(ctx: XdpContext) -> u32 {
     let bytes = packet.len();
     let settings = settings();
     let ifindex = ctx.ingress_ifindex() as u32;
-    let front = Front::of(&ctx);
-    let plain = front.and_then(|front| Plain::of(front, bytes));
-    let (counter, action) = match plain {
-        Some(plain) => match plain.neighbour(&Maps, settings, ifindex) {
-            None => (Outcome::Pass.counter(), XDP_PASS),
-            Some(Err(reason)) => (reason.counter(), XDP_DROP),
-            Some(Ok(neighbour)) => meet(&ctx, settings, &plain, &plain.header(), neighbour, front),
-        },
-        None => match frame::parse(&packet, &Maps, settings, ifindex) {
+    let (counter, action) = if let Some(plain) = plain_of::<OVER_IPV4, OVER_IPV4_BYTES>(&ctx, bytes)
+    {
+        meet_plain(&ctx, settings, ifindex, &plain)
+    } else if let Some(plain) = plain_of::<OVER_IPV6, OVER_IPV6_BYTES>(&ctx, bytes) {
+        meet_plain(&ctx, settings, ifindex, &plain)
+    } else {
+        match frame::parse(&packet, &Maps, settings, ifindex) {
             Frame::NotOurs => (Outcome::Pass.counter(), XDP_PASS),
             Frame::Malformed(reason) => (reason.counter(), XDP_DROP),
             Frame::Mesh(outer, header, neighbour) => {
-                meet(&ctx, settings, &outer, header, neighbour, None)
+                meet(&ctx, settings, &outer, header, neighbour, None::<Packet>)
             }
-        },
+        }
     };
     count(counter, bytes);
     action
 }
 
+const OVER_IPV4_BYTES: usize = OVER_IPV4 + HEADER_BYTES;
+const OVER_IPV6_BYTES: usize = OVER_IPV6 + HEADER_BYTES;
+
+/// The frame, of so many bytes, if it is a plain one with the mesh header at `MESH`, the last of its first `FRONT` bytes.
+#[inline(always)]
+fn plain_of<const MESH: usize, const FRONT: usize>(
+    ctx: &XdpContext,
+    bytes: usize,
+) -> Option<Plain<Front<FRONT>, MESH>> {
+    Plain::of(Front::of(ctx)?, bytes)
+}
+
+/// What becomes of a plain frame: its counter, and what the kernel is told.
+#[inline(always)]
+fn meet_plain<const MESH: usize, const FRONT: usize>(
+    ctx: &XdpContext,
+    settings: &Settings,
+    ifindex: u32,
+    plain: &Plain<Front<FRONT>, MESH>,
+) -> (u32, u32) {
+    match plain.neighbour(&Maps, settings, ifindex) {
+        None => (Outcome::Pass.counter(), XDP_PASS),
+        Some(Err(reason)) => (reason.counter(), XDP_DROP),
+        Some(Ok(neighbour)) => {
+            let (header, front) = (plain.header(), plain.words());
+            meet(ctx, settings, plain, &header, neighbour, Some(front))
+        }
+    }
+}
+
 /// What becomes of a mesh packet: its counter, and what the kernel is told.
 #[inline(always)]
-fn meet<O: Outside, H: Fields>(
+fn meet<O: Outside, H: Fields, F: Put>(
     ctx: &XdpContext,
     settings: &Settings,
     outside: &O,
     header: &H,
     neighbour: Option<&Neighbour>,
-    front: Option<Front>,
+    front: Option<F>,
 ) -> (u32, u32) {
     let bytes = u32::from(outside.udp_payload_bytes());
     match decide_from(&Maps, settings, header, bytes, neighbour) {
@@ -303,7 +331,9 @@ pub(crate) fn virga_sample(ctx: XdpContext) -> u32 {
     let (counter, action) = match (next, &header) {
         (Next::Leave(counter, action), _) => (counter, action),
         (Next::Deliver, _) => deliver(&ctx),
-        (Next::Send(outer, next_hop), Some(header)) => send(&ctx, &outer, header, next_hop, None),
+        (Next::Send(outer, next_hop), Some(header)) => {
+            send(&ctx, &outer, header, next_hop, None::<Packet>)
+        }
         (Next::Send(..), None) => (Outcome::Aborted.counter(), XDP_ABORTED),
     };
     count(counter, bytes);
@@ -336,12 +366,12 @@ fn deliver(ctx: &XdpContext) -> (u32, u32) {
 
 /// Writes the outer headers for the next hop and sends the frame there. `front` is where the headers are that are read.
 #[inline(always)]
-fn send<O: Outside, H: Fields>(
+fn send<O: Outside, H: Fields, F: Put>(
     ctx: &XdpContext,
     outside: &O,
     header: &H,
     next_hop: &NextHop,
-    front: Option<Front>,
+    front: Option<F>,
 ) -> (u32, u32) {
     const ABORTED: (u32, u32) = (Outcome::Aborted.counter(), XDP_ABORTED);
     let sent = rewrite::sent(outside, header, next_hop);

@@ -9,8 +9,9 @@ use virga_ebpf::{
     frame::{Frame, Outer, Outside, parse},
     header::{Fields, Header, NodeId},
     image::{Image, Link, Place},
+    limits::HEADER_BYTES,
     memory::MemoryTables,
-    plain::{PLAIN_BYTES, Plain},
+    plain::{OVER_IPV4, OVER_IPV6, Plain},
     publish::Publisher,
     rewrite::{fold, headers_bytes, write_outer},
     tables::{Address, NextHop, mix},
@@ -23,31 +24,41 @@ fn address(text: &str) -> Address {
     text.parse::<IpAddr>().unwrap().into()
 }
 
-/// The way of a neighbour to this node.
-fn hop() -> NextHop {
+/// The ways of a neighbour to this node.
+fn hop(is_ipv6: bool) -> NextHop {
+    let (source, target, family) = if is_ipv6 {
+        ("fd00::2", "fd00::1", NextHop::IPV6)
+    } else {
+        ("10.0.0.2", "10.0.0.1", 0)
+    };
     NextHop {
-        source: address("10.0.0.2"),
-        target: address("10.0.0.1"),
+        source: address(source),
+        target: address(target),
         source_mac: [2, 0, 0, 0, 0, 1],
         target_mac: [2, 0, 0, 0, 0, 2],
         port: PORT,
-        flags: NextHop::ALIVE,
+        flags: NextHop::ALIVE | family,
         ..NextHop::default()
     }
     .completed()
 }
 
-/// A node with one neighbour.
+/// A node with one neighbour at an address of each family.
 fn node() -> MemoryTables {
     let mut image = Image {
         node_id: NodeId(1),
         port: PORT,
         ..Image::default()
     };
-    let (neighbour, own) = (hop().source, hop().target);
-    image.addresses.extend([own, address("10.0.0.9")]);
-    let place = Place::new(INGRESS, neighbour);
-    image.neighbours.insert(place, Link::default());
+    image
+        .addresses
+        .extend([address("10.0.0.9"), address("fd00::9")]);
+    for is_ipv6 in [false, true] {
+        let (neighbour, own) = (hop(is_ipv6).source, hop(is_ipv6).target);
+        image.addresses.insert(own);
+        let place = Place::new(INGRESS, neighbour);
+        image.neighbours.insert(place, Link::default());
+    }
     let mut tables = MemoryTables::new();
     let mut n = 0;
     let entropy = || {
@@ -60,7 +71,8 @@ fn node() -> MemoryTables {
 }
 
 /// A frame of the neighbour, with bytes after its mesh header and after its IP packet.
-fn frame(payload: usize, trailing: usize) -> Vec<u8> {
+fn frame(is_ipv6: bool, payload: usize, trailing: usize) -> Vec<u8> {
+    let hop = hop(is_ipv6);
     let header = Header {
         payload_len: u16::try_from(payload).unwrap(),
         link_tag: 0x0102_0304_0506_0708,
@@ -75,8 +87,8 @@ fn frame(payload: usize, trailing: usize) -> Vec<u8> {
         hop_count: 0,
         link_tag: 0,
     };
-    let mut frame = vec![0; headers_bytes(&hop())];
-    write_outer(frame.as_mut_slice(), &hop(), &sent).unwrap();
+    let mut frame = vec![0; headers_bytes(&hop)];
+    write_outer(frame.as_mut_slice(), &hop, &sent).unwrap();
     frame.extend(header.encode());
     frame.extend(vec![0x5a; payload + trailing]);
     frame
@@ -84,19 +96,9 @@ fn frame(payload: usize, trailing: usize) -> Vec<u8> {
 
 /// What both say of a frame, in words: the same, or the test fails. `None` where it is no plain one.
 fn both(tables: &MemoryTables, frame: &[u8]) -> Option<String> {
-    let settings = tables.current();
-    let words: [u8; PLAIN_BYTES] = *frame.first_chunk()?;
-    let plain = Plain::of(&words, frame.len())?;
-    let said = match plain.neighbour(tables, &settings, INGRESS) {
-        None => "not ours".to_owned(),
-        Some(Err(reason)) => format!("{reason:?}"),
-        Some(Ok(neighbour)) => {
-            let header = plain.header().decoded();
-            let words = plain.header().words();
-            format!("{} {neighbour:?} {header:?} {words:?}", outside(&plain))
-        }
-    };
-    let expected = match parse(frame, tables, &settings, INGRESS) {
+    let said = said::<OVER_IPV4, { OVER_IPV4 + HEADER_BYTES }>(tables, frame)
+        .or_else(|| said::<OVER_IPV6, { OVER_IPV6 + HEADER_BYTES }>(tables, frame))?;
+    let expected = match parse(frame, tables, &tables.current(), INGRESS) {
         Frame::NotOurs => "not ours".to_owned(),
         Frame::Malformed(reason) => format!("{reason:?}"),
         Frame::Mesh(outer, header, neighbour) => {
@@ -111,6 +113,24 @@ fn both(tables: &MemoryTables, frame: &[u8]) -> Option<String> {
     };
     assert_eq!(said, expected);
     Some(said)
+}
+
+/// What is said of a plain frame with the mesh header at `MESH`, the last of its first `BYTES`.
+fn said<const MESH: usize, const BYTES: usize>(
+    tables: &MemoryTables,
+    frame: &[u8],
+) -> Option<String> {
+    let words: [u8; BYTES] = *frame.first_chunk()?;
+    let plain = Plain::<_, MESH>::of(&words, frame.len())?;
+    Some(match plain.neighbour(tables, &tables.current(), INGRESS) {
+        None => "not ours".to_owned(),
+        Some(Err(reason)) => format!("{reason:?}"),
+        Some(Ok(neighbour)) => {
+            let header = plain.header().decoded();
+            let words = plain.header().words();
+            format!("{} {neighbour:?} {header:?} {words:?}", outside(&plain))
+        }
+    })
 }
 
 fn outside<O: Outside>(o: &O) -> String {
@@ -129,16 +149,28 @@ fn outside<O: Outside>(o: &O) -> String {
 fn a_neighbours_frame_is_plain_and_read_alike() {
     let tables = node();
     for (payload, trailing) in [(16, 0), (0, 0), (1_200, 0), (16, 7)] {
-        let said = both(&tables, &frame(payload, trailing)).unwrap();
-        assert!(said.contains("Some(Neighbour"), "{said}");
+        for is_ipv6 in [false, true] {
+            let said = both(&tables, &frame(is_ipv6, payload, trailing)).unwrap();
+            assert!(said.contains("Some(Neighbour"), "{said}");
+        }
+    }
+}
+
+/// That a frame with other bytes at some places is no plain one, or is one still.
+fn with_each(is_ipv6: bool, changes: &[(usize, u8)], is_plain: bool) {
+    let tables = node();
+    for &(at, byte) in changes {
+        let mut frame = frame(is_ipv6, 16, 0);
+        frame[at] = byte;
+        let said = both(&tables, &frame);
+        assert_eq!(said.is_some(), is_plain, "byte {at}: {said:?}");
     }
 }
 
 #[test]
 fn a_frame_that_is_otherwise_is_left_to_the_reader_of_all() {
-    let tables = node();
-    // A group address, a tag, IPv6, options, another protocol, a first and a later fragment.
-    for (at, byte) in [
+    // A group address, a tag, the other family, options, another protocol, a first and a later fragment.
+    let otherwise = [
         (0, 1),
         (12, 0x81),
         (13, 0xdd),
@@ -146,18 +178,31 @@ fn a_frame_that_is_otherwise_is_left_to_the_reader_of_all() {
         (23, 6),
         (20, 0x20),
         (21, 1),
-    ] {
-        let mut frame = frame(16, 0);
-        frame[at] = byte;
-        assert_eq!(both(&tables, &frame), None, "byte {at}");
+    ];
+    with_each(false, &otherwise, false);
+    // Do not fragment, a reserved bit, any hop limit.
+    with_each(false, &[(20, 0x40), (20, 0xc0), (22, 1)], true);
+    // A group address, a tag, the other family, another version, an extension header.
+    let otherwise = [(0, 1), (12, 0x81), (12, 8), (14, 0x70), (20, 0), (20, 44)];
+    with_each(true, &otherwise, false);
+    // Any traffic class, flow label and hop limit.
+    with_each(true, &[(14, 0x6f), (15, 0xff), (17, 1), (21, 1)], true);
+    let tables = node();
+    for is_ipv6 in [false, true] {
+        let short = frame(is_ipv6, 0, 0);
+        assert_eq!(both(&tables, &short[..short.len() - 1]), None);
     }
-    let short = frame(0, 0);
-    assert_eq!(both(&tables, &short[..PLAIN_BYTES - 1]), None);
-    // What may be set without harm: do not fragment, a reserved bit, any hop limit.
-    for (at, byte) in [(20, 0x40), (20, 0xc0), (22, 1)] {
-        let mut frame = frame(16, 0);
-        frame[at] = byte;
-        assert!(both(&tables, &frame).is_some(), "byte {at}");
+}
+
+#[test]
+fn a_mapped_address_is_none_on_the_wire() {
+    let tables = node();
+    for (at, mapped) in [(22, "10.0.0.2"), (38, "10.0.0.1")] {
+        let mut frame = frame(true, 16, 0);
+        let Address { high, low } = address(mapped);
+        frame[at..at + 8].copy_from_slice(&high.to_be_bytes());
+        frame[at + 8..at + 16].copy_from_slice(&low.to_be_bytes());
+        assert_eq!(both(&tables, &frame).as_deref(), Some("not ours"));
     }
 }
 
@@ -171,12 +216,13 @@ proptest! {
     /// Every outcome comes up: the port, an address, a length or the checksum is among what changes.
     #[test]
     fn changed_frames_are_read_alike(
+        is_ipv6: bool,
         payload in 0_usize..64,
         trailing in 0_usize..4,
         cut in prop_oneof![9 => Just(0_usize), 1 => 0_usize..40],
-        changes in vec((0_usize..PLAIN_BYTES, any::<u8>()), 0..4),
+        changes in vec((0_usize..OVER_IPV4 + HEADER_BYTES, any::<u8>()), 0..4),
     ) {
-        let mut frame = frame(payload, trailing);
+        let mut frame = frame(is_ipv6, payload, trailing);
         for (at, byte) in changes {
             frame[at] = byte;
         }

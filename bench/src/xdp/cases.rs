@@ -471,6 +471,7 @@ fn forwarded() -> Vec<Case> {
                 mesh: MESH_IPV6 as u64,
                 ..by_ipv6.vary
             },
+            limit: Some(60.0),
             ..by_ipv6
         },
         Case {
