@@ -9,6 +9,7 @@
 mod closed;
 mod commit;
 mod follow;
+mod room;
 
 use crate::{
     action::{Action, AppendError, Segment, State},
@@ -19,8 +20,8 @@ use crate::{
         RECORD_HEADER_BYTES, Record, SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentHeader,
     },
     limits::{
-        COMMIT_BYTES_MAX, DISK_FULL_RETRY_NS, EVENT_BYTES_MAX, INDEX_EVERY_BYTES,
-        SEGMENT_NUMBER_MAX, SIGNED_BATCH_BYTES_MAX,
+        COMMIT_BYTES_MAX, EVENT_BYTES_MAX, INDEX_EVERY_BYTES, SEGMENT_NUMBER_MAX,
+        SIGNED_BATCH_BYTES_MAX,
     },
     options::{Durability, Options},
     signatures::Block,
@@ -276,13 +277,6 @@ impl Log {
         })
     }
 
-    /// What a segment is made with: room for what is written to it first, also where that is more than a segment takes.
-    fn room_for(&self, segment: u32) -> u64 {
-        let last = self.segments.back().filter(|s| s.number == segment);
-        let first = last.map_or(0, |segment| segment.bytes);
-        first.max(self.options.segment_bytes)
-    }
-
     /// Says what became of the action that was given last.
     pub fn complete(&mut self, now_unix_ns: u64, result: io::Result<usize>) {
         if !mem::take(&mut self.is_under_way) {
@@ -293,7 +287,7 @@ impl Log {
         };
         let done = match (step, result) {
             (Step::Finish(..) | Step::Remove(_), _) => 0,
-            (Step::Create(_), Err(error)) if is_disk_full(&error) => {
+            (Step::Create(_), Err(error)) if room::is_disk_full(&error) => {
                 return self.wait_for_room(now_unix_ns);
             }
             (_, Ok(done)) => done,
@@ -326,19 +320,6 @@ impl Log {
             Step::Finish(..) | Step::Mark | Step::Remove(_) => {}
         }
         self.steps.pop_front();
-    }
-
-    /// A segment that events wait for is asked for again later; one that was made ahead is not
-    /// missed yet.
-    fn wait_for_room(&mut self, now_unix_ns: u64) {
-        let until = now_unix_ns.saturating_add(DISK_FULL_RETRY_NS);
-        if self.steps.len() > 1 {
-            self.disk_full_until_ns = Some(until);
-        } else {
-            self.steps.pop_front();
-            self.next_number -= 1;
-            self.prepare_from_ns = until;
-        }
     }
 
     fn fail(&mut self, error: &io::Error) {
@@ -577,11 +558,4 @@ impl Log {
     pub fn is_closed(&self) -> bool {
         self.closing == Closing::Marked
     }
-}
-
-fn is_disk_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
 }
