@@ -42,6 +42,14 @@ pub enum Action<'a> {
         /// Its length.
         bytes: u64,
     },
+    /// Give this segment's file room for so many bytes, those that it has included: what is written to it then needs no more
+    /// of the disk. Done: any number.
+    Reserve {
+        /// Which segment.
+        segment: u32,
+        /// Its length.
+        bytes: u64,
+    },
     /// Write, and sync where asked, in that order. Done: how many bytes were written; fewer than
     /// all only where they were not synced.
     Write {

@@ -106,6 +106,13 @@ pub trait DiskFile {
     /// What the system said.
     fn cut(&self, bytes: u64) -> io::Result<()>;
 
+    /// Takes room on the disk for so many bytes of it, where it has less: zeros behind its end. When that is known after a
+    /// crash is the system's business.
+    ///
+    /// # Errors
+    /// What the system said; nothing was taken then.
+    fn reserve(&self, bytes: u64) -> io::Result<()>;
+
     /// Reads until `into` is full or the file ends; gives what was read.
     ///
     /// # Errors

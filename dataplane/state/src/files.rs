@@ -86,6 +86,10 @@ impl<D: Disk> Files<D> {
                 self.hold(*segment, file);
                 Ok(0)
             }
+            Action::Reserve { segment, bytes } => {
+                self.segment(*segment)?.reserve(*bytes)?;
+                Ok(0)
+            }
             Action::Write {
                 segment,
                 at,

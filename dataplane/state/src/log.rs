@@ -3,8 +3,8 @@
 //!
 //! Events gather in one buffer while another is written: whatever came during a sync shares the next
 //! one. At most one action is under way. A failed write or sync ends the log until it is opened
-//! again, since nobody knows what of it is on disk; a full disk, noticed when a segment is made and
-//! before anything depends on it, only makes it wait.
+//! again, since nobody knows what of it is on disk; a full disk, noticed when a segment is made or
+//! given room, before anything depends on it, only makes it wait.
 
 mod closed;
 mod commit;
@@ -34,6 +34,7 @@ use std::{collections::VecDeque, io, mem, sync::Arc};
 #[derive(Debug)]
 enum Step {
     Create(u32),
+    Reserve(u32),
     Write,
     Sync(u32),
     Finish(u32, u64, Vec<u8>),
@@ -51,6 +52,8 @@ pub struct Log {
     /// The index of the last segment, while it is written to.
     active: Option<Vec<IndexEntry>>,
     prepared: Option<u32>,
+    /// Whether the last segment, while it is written to, has room on the disk for all that it takes.
+    has_room: bool,
     next_number: u32,
     filling: Commit,
     writing: Commit,
@@ -95,6 +98,8 @@ impl Log {
             segments: state.segments,
             active: state.active,
             prepared: state.prepared,
+            // Where recovery cut it, or it was made to take less, it has none.
+            has_room: false,
             next_number: state.next_number,
             filling,
             writing: Commit::default(),
@@ -257,6 +262,10 @@ impl Log {
                 segment: *segment,
                 bytes: self.room_for(*segment),
             },
+            Step::Reserve(segment) => Action::Reserve {
+                segment: *segment,
+                bytes: self.options.segment_bytes,
+            },
             Step::Write => Action::Write {
                 segment: self.segments.back().map_or(0, |s| s.number),
                 at: self.write_at,
@@ -287,7 +296,7 @@ impl Log {
         };
         let done = match (step, result) {
             (Step::Finish(..) | Step::Remove(_), _) => 0,
-            (Step::Create(_), Err(error)) if room::is_disk_full(&error) => {
+            (Step::Create(_) | Step::Reserve(_), Err(error)) if room::is_disk_full(&error) => {
                 return self.wait_for_room(now_unix_ns);
             }
             (_, Ok(done)) => done,
@@ -299,6 +308,7 @@ impl Log {
                 let is_used = self.segments.back().is_some_and(|s| s.number == *number);
                 self.prepared = (!is_used).then_some(*number);
             }
+            Step::Reserve(_) => self.has_room = true,
             Step::Write => {
                 self.write_from += done;
                 self.write_at += done as u64;
@@ -325,6 +335,7 @@ impl Log {
     fn fail(&mut self, error: &io::Error) {
         let what = match self.steps.front() {
             Some(Step::Create(_)) => "a segment could not be made",
+            Some(Step::Reserve(_)) => "a segment could not be given room",
             Some(Step::Sync(_)) => "a sync failed",
             Some(Step::Mark) => "the manifest could not be written",
             _ => "a write or its sync failed",
@@ -349,12 +360,14 @@ impl Log {
                 }
             }
         }
+        let is_wanted = self.closing == Closing::No && now_unix_ns >= self.prepare_from_ns;
+        if self.steps.is_empty() && is_wanted {
+            self.plan_room();
+        }
         let is_nearly_full = self.segments.back().is_none_or(|last| {
             self.active.is_none() || last.bytes > self.options.segment_bytes / 4 * 3
         });
-        let is_wanted = self.prepared.is_none()
-            && self.closing == Closing::No
-            && now_unix_ns >= self.prepare_from_ns;
+        let is_wanted = is_wanted && self.prepared.is_none();
         if self.steps.is_empty() && is_nearly_full && is_wanted {
             self.push_create();
         }
@@ -375,6 +388,8 @@ impl Log {
         };
         if is_new {
             self.rotate();
+        } else {
+            self.plan_room();
         }
         self.steps.push_back(Step::Write);
         self.write_from = if is_new { 0 } else { SEGMENT_HEADER_BYTES };
@@ -427,6 +442,7 @@ impl Log {
             chain: self.writing.chain,
         };
         self.writing.bytes[..SEGMENT_HEADER_BYTES].copy_from_slice(&header.encode());
+        self.has_room = true;
         self.segments.push_back(Segment {
             number,
             first_offset: self.writing.first_offset,

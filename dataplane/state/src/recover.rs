@@ -21,6 +21,8 @@
 //! | an index that is missing or damaged | it was not written yet, or damage | made anew by the reader that wants it | `an_index_that_is_lost_is_made_anew` |
 //! | a file of a compaction beside the segments | a compaction that a crash cut short | removed | `a_compaction_that_was_cut_short_is_forgotten` |
 //! | a last segment that is compacted | the segments behind it were removed | the log goes on in a new segment | `nothing_is_written_to_a_compacted_segment` |
+//! | a last segment with less room than segments take: its torn tail was cut, a crash came between its end and the next one, or segments were smaller | it was not made with room ahead | it is given that before anything is written to it; where the disk is full, the log waits | `a_last_segment_without_room_makes_the_log_wait_on_a_full_disk`, `a_full_file_system_makes_a_log_wait_that_was_opened_again` |
+//! | a torn tail, and no room to put it aside | the disk is full | refused, nothing changed: it is opened when there is room | `a_torn_tail_is_not_cut_before_there_is_room_to_put_it_aside` |
 //! | a later version | a newer program's log | refused, nothing changed | `a_newer_version_is_refused` |
 //! | a last segment of version 1 | an older program's log | the log goes on in a new segment | `a_log_of_version_1_goes_on_in_a_segment_of_version_2` |
 //! | a segment of another log, another name in the manifest | files were mixed up | refused, nothing changed | `files_of_another_log_are_refused` |

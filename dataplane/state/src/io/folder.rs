@@ -4,17 +4,22 @@
 //! is refused, since what is behind it is not the log's to wait for, to write or to cut.
 
 use crate::disk::{Disk, DiskFile};
-use rustix::fs::{
-    FallocateFlags, FlockOperation, OFlags, fallocate, fcntl_getfl, fcntl_setfl, flock,
+use rustix::{
+    fs::{FallocateFlags, FlockOperation, OFlags, fallocate, fcntl_getfl, fcntl_setfl, flock},
+    io::{Errno, retry_on_intr},
 };
 use std::{
     fs::{self, DirBuilder, File, FileType, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt as _, FileExt as _, FileTypeExt as _, OpenOptionsExt as _},
+    os::unix::fs::{
+        DirBuilderExt as _, FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _,
+    },
     path::{Path, PathBuf},
 };
 
 const LOCK_NAME: &str = "lock";
+/// What `stat(2)` counts a file's room in.
+const BLOCK_BYTES: u64 = 512;
 
 /// See the module.
 #[derive(Debug)]
@@ -155,6 +160,10 @@ fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     Ok(file)
 }
 
+fn allocate(file: &File, bytes: u64) -> Result<(), Errno> {
+    retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, bytes))
+}
+
 fn refused(path: &Path, found: FileType) -> io::Error {
     let what = match found {
         found if found.is_symlink() => "a symbolic link",
@@ -194,9 +203,9 @@ impl Disk for Folder {
         options.read(true).write(true);
         options.create(true).truncate(true).mode(0o600);
         let file = open_regular(&path, &mut options)?;
-        let made = match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+        let made = match allocate(&file, bytes) {
             // This file system cannot: room is then found while writing.
-            Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(bytes),
+            Err(Errno::OPNOTSUPP) => file.set_len(bytes),
             allocated => allocated.map_err(io::Error::from),
         };
         if let Err(error) = made.and_then(|()| file.sync_all()) {
@@ -254,5 +263,22 @@ impl DiskFile for File {
 
     fn cut(&self, bytes: u64) -> io::Result<()> {
         self.set_len(bytes)
+    }
+
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        let had = self.metadata()?;
+        // Where all of it is there, XFS asks a full disk for it nevertheless.
+        if had.len() >= bytes && had.blocks() >= bytes.div_ceil(BLOCK_BYTES) {
+            return Ok(());
+        }
+        match allocate(self, bytes) {
+            // As in `make`.
+            Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+            Err(error) => {
+                // A part that it took is needed elsewhere; the first error says what is wrong.
+                let _second = self.set_len(had.len());
+                Err(error.into())
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Room on the disk, before anything is written to it: what a segment is made with, and what is done where there is none.
 
-use super::Log;
+use super::{Log, Step};
 use crate::limits::DISK_FULL_RETRY_NS;
 use std::io;
 
@@ -12,6 +12,17 @@ impl Log {
         first.max(self.options.segment_bytes)
     }
 
+    /// Plans to give the segment that the log goes on in what a new one is made with.
+    pub(super) fn plan_room(&mut self) {
+        let last = self.segments.back().filter(|_| self.active.is_some());
+        let last = last.filter(|last| last.bytes < self.options.segment_bytes);
+        if let Some(last) = last
+            && !self.has_room
+        {
+            self.steps.push_back(Step::Reserve(last.number));
+        }
+    }
+
     /// A segment that events wait for is asked for again later; one that was made ahead is not
     /// missed yet.
     pub(super) fn wait_for_room(&mut self, now_unix_ns: u64) {
@@ -19,8 +30,9 @@ impl Log {
         if self.steps.len() > 1 {
             self.disk_full_until_ns = Some(until);
         } else {
-            self.steps.pop_front();
-            self.next_number -= 1;
+            if let Some(Step::Create(_)) = self.steps.pop_front() {
+                self.next_number -= 1;
+            }
             self.prepare_from_ns = until;
         }
     }

@@ -322,4 +322,14 @@ impl DiskFile for OpenFile {
             content.unsynced.push(Piece::Cut(bytes));
         })
     }
+
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        let bytes = usize::try_from(bytes).unwrap();
+        let (had, is_full) = self.with(|content, faults| (content.now.len(), faults.is_full))?;
+        match bytes > had {
+            true if is_full => Err(io::ErrorKind::StorageFull.into()),
+            true => self.cut(bytes as u64),
+            false => self.disk.change(),
+        }
+    }
 }

@@ -99,4 +99,7 @@ impl DiskFile for MemoryFile {
         self.0.borrow_mut().resize(place(bytes)?, 0);
         Ok(())
     }
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        self.cut(bytes.max(self.bytes()?))
+    }
 }
