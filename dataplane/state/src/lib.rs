@@ -19,6 +19,10 @@
 //! - [`io`]: folders, io_uring and its fallback, the clock.
 //! - [`limits`]: every number, with its invariant.
 //!
+//! Memory is bounded whatever a log's size, by figures in [`limits`]: a writer has
+//! [`WRITER_MEMORY_MAX`](limits::WRITER_MEMORY_MAX), a reader [`READER_MEMORY_MAX`](limits::READER_MEMORY_MAX), and only what
+//! lists of segments take grows with the log: of 10 GiB, 160 segments, some 160 KiB while it is opened and 10 KiB then.
+//!
 //! A log in a folder, by itself:
 //!
 //! ```

@@ -2,7 +2,7 @@
 
 use crate::{
     batch::{OBSERVED_BYTES, SIGNATURE_BYTES, STATEMENT_BYTES_MIN},
-    format::{BATCH_HEADER_BYTES, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES},
+    format::{BATCH_HEADER_BYTES, INDEX_ENTRY_BYTES, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES},
     signatures::BLOCK_HEADER_BYTES,
 };
 
@@ -11,8 +11,8 @@ pub const EVENT_BYTES_MAX: usize = 1 << 20;
 /// A batch of so many bytes is ended, and the next begun: what is hashed at once, and what is lost
 /// to the reader when a batch's header is damaged.
 pub const BATCH_BYTES: usize = 256 << 10;
-/// Bytes that wait for one write. A log holds two buffers of that size and no more: one that
-/// fills, one that is written.
+/// Bytes that wait for one write. A log holds so many twice and no more: those that gather, and
+/// those that are written.
 pub const COMMIT_BYTES_MAX: usize = 4 << 20;
 /// Bytes of a segment where nothing else is asked for: what a scan at opening reads at most.
 pub const SEGMENT_BYTES: u64 = 64 << 20;
@@ -50,6 +50,19 @@ pub const LOOK_BYTES: u64 = 64 << 20;
 pub const NAME_BYTES_MAX: usize = 255;
 /// Segments of one log: their numbers have ten digits, and the largest has no successor.
 pub const SEGMENT_NUMBER_MAX: u32 = u32::MAX - 1;
+/// Bytes of the index of the largest segment.
+pub const INDEX_BYTES_MAX: u64 =
+    8 + 4 + (SEGMENT_BYTES_MAX / INDEX_EVERY_BYTES + 1) * INDEX_ENTRY_BYTES as u64;
+/// Bytes of memory that one log's writer takes at most, beside its segments' entries: two buffers, each of which may have
+/// room for twice what it holds and is copied when it grows.
+pub const WRITER_MEMORY_MAX: usize = 5 * COMMIT_BYTES_MAX;
+/// The same of whatever reads a log, beside what it was asked to remember: a window, copied when it grows.
+pub const READER_MEMORY_MAX: usize = 2 * (READ_BYTES + BATCH_BYTES_MAX);
+/// Bytes of memory that a segment's entries in lists take at most, some half of it mostly, while a log is opened: all that
+/// grows with the log.
+pub const SEGMENT_OPENING_BYTES: usize = 2 << 10;
+/// What of them a log's writer keeps.
+pub const SEGMENT_ENTRY_BYTES: usize = 96;
 /// Keys that compaction holds at a time, some 70 bytes each.
 pub const COMPACTION_KEYS_MAX: usize = 256 << 10;
 /// Parts that it goes through keys in, each with a pass over the log.

@@ -17,7 +17,7 @@ use crate::{
         BATCH_HEADER_BYTES, BatchHeader, Fault, IndexEntry, LogId, Record, SEGMENT_HEADER_BYTES,
         encode_index, index_name, is_zero, parse_index, segment_name, segment_of,
     },
-    limits::{INDEX_EVERY_BYTES, READ_BYTES},
+    limits::{INDEX_BYTES_MAX, INDEX_EVERY_BYTES, READ_BYTES},
     sparse::{self, Sparse},
     walk::{self, Window},
 };
@@ -221,7 +221,10 @@ impl<D: Disk> Reader<D> {
         let name = index_name(number);
         let mut bytes = Vec::new();
         if let Ok(file) = self.disk.open(&name) {
-            let length = usize::try_from(file.bytes()?).unwrap_or(0);
+            // One that is longer is no segment's.
+            let length = file.bytes()?;
+            let length = if length > INDEX_BYTES_MAX { 0 } else { length };
+            let length = usize::try_from(length).unwrap_or(0);
             bytes.resize(length, 0);
             let read = file.read_full(0, &mut bytes)?;
             bytes.truncate(read);
