@@ -242,6 +242,32 @@ fn manifest_and_segment_are_there_for_good_before_the_first_event_is_acknowledge
     );
 }
 
+/// One log is written by system calls also where there is a ring.
+#[test]
+fn what_is_written_without_the_ring_is_synced_before_it_is_acknowledged() {
+    for (way, count) in [(Way::Auto, 1), (Way::Plain, 1), (Way::Plain, 2)] {
+        let (_folder, top) = folder();
+        let mut driver = Driver::open(way);
+        let open = |log: u64| {
+            let name = name(&format!("log/{log}"));
+            OpenLog::open(&top, &name, Options::default(), [1; 16]).unwrap()
+        };
+        let mut logs: Vec<OpenLog> = (0..count).map(open).collect();
+        // Their segments are made.
+        logs.iter_mut().for_each(append);
+        driver.settle(&mut logs);
+        let of = |open: &OpenLog| open.files.disk().path().join("0000000001.seg");
+        let segments: Vec<PathBuf> = logs.iter().map(of).collect();
+        logs.iter_mut().for_each(append);
+        let calls = calls_of(move || {
+            assert!(driver.round(&mut logs));
+            assert!(logs.iter().all(|open| open.log.acknowledged() == 2));
+        });
+        let Some(calls) = calls else { return };
+        assert_eq!(synced(&calls), segments, "{way:?}, {count} logs");
+    }
+}
+
 #[test]
 fn writes_and_syncs_of_several_logs_are_one_call() {
     const LOGS: u64 = 5;
