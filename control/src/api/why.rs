@@ -6,15 +6,19 @@ use super::{
 };
 use crate::{
     channel::explain::{Check, Explained, Outcome},
-    config::{ChannelConfig, Config, Entity, Reach},
+    config::{ChannelConfig, Config, Entity, PeerConfig, Reach, values},
     filters::held::Crossing,
     hex,
-    rights::Operation,
+    rights::{Operation, catalogue::Standing},
 };
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use virga_ebpf::tables::Pair;
+use virga_ebpf::{
+    image::exports_of,
+    subnet::{Visibility, may_cross},
+    tables::Pair,
+};
 use virga_transport::ChannelName;
 
 /// All of it, as this node sees it now.
@@ -55,7 +59,12 @@ pub(super) async fn get(
     Query(question): Query<Question>,
 ) -> Result<Json<Why>, ApiError> {
     let config = &api.identity.config();
-    let channel = channel(config, &question.channel)?;
+    let name = ChannelName::parse(&question.channel);
+    let name = name.map_err(|error| ApiError::Request(error.to_string()))?;
+    let mut channels = config.channels.iter();
+    let Some(channel) = channels.find(|channel| channel.name == name) else {
+        return Err(absent(&api, &name).await);
+    };
     let entity = entity(config, &question.entity)?;
     let (name, key) = (channel.name.clone(), entity.key);
     let each = api
@@ -81,6 +90,7 @@ pub(super) async fn get(
         let mut all = vec![channel_check(channel)];
         all.extend(checks);
         all.push(session_check(config, &entity, known.is_known));
+        all.extend(visibility_check(config, &entity, channel, operation));
         if operation == Operation::Publish {
             all.push(guard_check(config, &entity, channel, admits));
             let crossings = crossings.iter();
@@ -104,13 +114,21 @@ pub(super) async fn get(
     }))
 }
 
-fn channel<'c>(config: &'c Config, text: &str) -> Result<&'c ChannelConfig, ApiError> {
-    let name = ChannelName::parse(text).map_err(|e| ApiError::Request(e.to_string()))?;
-    let mut channels = config.channels.iter();
-    channels.find(|channel| channel.name == name).ok_or_else(|| {
-        ApiError::Missing(format!(
+/// Why there is no such channel here.
+async fn absent(api: &Api, name: &ChannelName) -> ApiError {
+    let declared = api.identity.declared().await.into_iter();
+    // What its owner has removed is not there for anybody.
+    let mut denied = declared.filter(|one| {
+        one.place.0 == *name && !matches!(one.standing, Standing::Holds | Standing::Removed)
+    });
+    ApiError::Missing(match denied.next() {
+        Some(one) => format!(
+            "channel {name} is declared and does not hold on this node, so nobody may do anything there; {}",
+            one.standing.words()
+        ),
+        None => format!(
             "channel {name} is not configured on this node, so nobody may do anything there: add a [[channels]] block"
-        ))
+        ),
     })
 }
 
@@ -142,8 +160,7 @@ fn session_check(config: &Config, entity: &Entity, is_known: bool) -> Check {
             Some(why) => Check::new(NAME, Outcome::Failed, why.clone()),
         };
     }
-    let mut peers = config.peers.iter();
-    let Some(peer) = peers.find(|peer| peer.entities.contains(&entity.key)) else {
+    let Some(peer) = peer_of(config, entity) else {
         let words = "no peer of this node's configuration has it, so it has no session here";
         return Check::new(NAME, Outcome::Failed, words);
     };
@@ -165,6 +182,60 @@ fn session_check(config: &Config, entity: &Entity, is_known: bool) -> Check {
             Check::new(NAME, Outcome::Told, words)
         }
     }
+}
+
+/// Where the entity lives, if not here.
+fn peer_of<'c>(config: &'c Config, entity: &Entity) -> Option<&'c PeerConfig> {
+    let mut peers = config.peers.iter();
+    peers.find(|peer| peer.entities.contains(&entity.key))
+}
+
+/// Whether the channel goes between the entity's node and this one, where that is not everywhere.
+fn visibility_check(
+    config: &Config,
+    entity: &Entity,
+    channel: &ChannelConfig,
+    operation: Operation,
+) -> Option<Check> {
+    const NAME: &str = "visibility";
+    let peer = peer_of(config, entity).filter(|_| channel.visibility != Visibility::Global)?;
+    let word = values::visibility_word(channel.visibility);
+    let there = peer.subnet.map(|placed| placed.subnet);
+    let (here, there) = (config.node.subnet, there.unwrap_or_default());
+    let (from, to, own_part) = match operation {
+        Operation::Publish => (there, here, &channel.subscribe),
+        _ => (here, there, &channel.publish),
+    };
+    let exports = exports_of(&channel.export_to);
+    let crosses = may_cross(
+        channel.hash,
+        channel.visibility,
+        || Some(&exports),
+        from,
+        to,
+    );
+    let way = format!(
+        "from {} to {}",
+        values::subnet_word(from),
+        values::subnet_word(to)
+    );
+    if crosses {
+        let words = format!("the channel is {word} and goes {way}");
+        return Some(Check::new(NAME, Outcome::Passed, words));
+    }
+    let words = format!(
+        "the channel is {word} and does not go {way}, where {} is",
+        match operation {
+            Operation::Publish => "this node",
+            _ => peer.name.as_str(),
+        }
+    );
+    // Others, that are nearer to it, may have to do with it.
+    let outcome = match own_part.contains(&config.keys.entity.public) {
+        true => Outcome::Failed,
+        false => Outcome::Told,
+    };
+    Some(Check::new(NAME, outcome, words))
 }
 
 /// What forwarding here does with its packets; the packets of this node's own are not forwarded.

@@ -34,7 +34,8 @@ pub enum Outcome {
 /// One thing that is asked before an entity may do something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
-    /// `channel`, `scope`, `list`, `token`, `capabilities`, `revocations`, `subnet`, `guard`, `rate`, `session`.
+    /// `channel`, `scope`, `list`, `token`, `capabilities`, `revocations`, `subnet`, `session`, `visibility`, `guard`,
+    /// `gateway`, `rate`.
     pub name: String,
     /// How it came out.
     pub outcome: Outcome,

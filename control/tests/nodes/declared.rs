@@ -248,6 +248,15 @@ async fn of_two_channels_on_one_hash_the_earlier_holds_everywhere() {
         );
     }
     passes(&stage, &two, "the former").await;
+    let why = stage.node("b").run(&["why", &one, "a"]);
+    let words = String::from_utf8(why.stderr).unwrap();
+    let refused = format!(
+        "does not hold on this node, so nobody may do anything there; denied: {two} has its hash"
+    );
+    assert!(
+        why.status.code() == Some(1) && words.contains(&refused),
+        "{words}"
+    );
 
     // Where both are known it is refused, until it has another salt.
     let set = ["set", one.as_str(), "--priority", "1"];

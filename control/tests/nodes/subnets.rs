@@ -4,7 +4,7 @@
 use crate::{
     payloads,
     rights::token,
-    stage::{Node, RELIABLE, Stage, eventually},
+    stage::{Channel, Node, RELIABLE, Stage, eventually},
 };
 use std::{path::PathBuf, process::Command, time::Duration};
 use virga::channel::explain::Outcome;
@@ -190,4 +190,69 @@ async fn an_end_node_asks_as_well_where_routers_do_not() {
     })
     .await;
     assert_eq!(published.unwrap().unwrap().payload, "later");
+}
+
+/// a's file keeps the channel in 1.1.0.0; b's own lets it go everywhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_where_a_channel_does_not_go_is_refused_and_why_says_so() {
+    const PLACES: [(&str, &str); 3] = [("a", "1.1.0.0"), ("router", "1.0.0.0"), ("b", "1.2.0.0")];
+    const EXPORTED: Channel = Channel {
+        name: "test/exported",
+        ..RELIABLE
+    };
+    let mut stage = Stage::new(&[RELIABLE, EXPORTED]);
+    for (node, own) in PLACES {
+        for (peer, subnet) in PLACES.iter().filter(|(peer, _)| *peer != node) {
+            let length = if *peer == "router" { "/0" } else { "" };
+            let name = format!("name = \"{peer}\"\n");
+            let placed = format!("{name}subnet = \"{subnet}{length}\"\n");
+            stage.edit(node, &name, &placed);
+        }
+        stage.edit(node, "[node]\n", &format!("[node]\nsubnet = \"{own}\"\n"));
+    }
+    for (channel, words) in [
+        (RELIABLE, "visibility = \"subnet-local\""),
+        (
+            EXPORTED,
+            "visibility = \"exported\"\nexport_to = [\"1.2.0.0/16\"]",
+        ),
+    ] {
+        let name = format!("name = \"{}\"\n", channel.name);
+        stage.edit("a", &name, &format!("{name}{words}\n"));
+    }
+    for name in ["router", "b", "a"] {
+        stage.start(name).await;
+    }
+    let _kept_in = stage
+        .mesh("b")
+        .await
+        .subscribe(RELIABLE.name)
+        .await
+        .unwrap();
+    eventually("a refuses b", async || {
+        let reasons = stage.status("a").await.channel_reasons;
+        (reasons["subscribe_subnet"] > 0).then_some(())
+    })
+    .await;
+    let why = |at: &str, channel: &str, entity: &str, to: &str| {
+        let output = stage.node(at).run(&["why", channel, entity, "--to", to]);
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).unwrap(),
+        )
+    };
+    let (code, words) = why("a", RELIABLE.name, "b", "subscribe");
+    let refused = "✗ visibility   the channel is subnet-local and does not go from 1.1.0.0 to 1.2.0.0, where b is";
+    assert!(code == Some(1) && words.contains(refused), "{words}");
+
+    let mut events = stage.subscribed(EXPORTED.name).await;
+    let publisher = stage.publisher(EXPORTED.name).await;
+    publisher.publish(b"exported").await.unwrap();
+    assert_eq!(payloads(&mut events, 1).await, ["exported"]);
+    let (code, words) = why("a", EXPORTED.name, "b", "subscribe");
+    let allowed = "✓ visibility   the channel is exported and goes from 1.1.0.0 to 1.2.0.0";
+    assert!(code == Some(0) && words.contains(allowed), "{words}");
+    // b's own file says that it goes everywhere.
+    let (code, words) = why("b", RELIABLE.name, "a", "publish");
+    assert!(code == Some(0) && !words.contains("visibility"), "{words}");
 }
