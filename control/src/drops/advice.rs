@@ -243,7 +243,17 @@ fn channel(name: &str) -> Option<&'static str> {
         }
         ChannelReason::StreamPublisher
         | ChannelReason::SubscribeRefused
+        | ChannelReason::TokenIssuer
+        | ChannelReason::TokenScope
+        | ChannelReason::TokenWidened
+        | ChannelReason::TokenNotYetValid
+        | ChannelReason::TokenOperation
+        | ChannelReason::TokenRevoked
+        | ChannelReason::Capability
         | ChannelReason::ReadRefused => "virga why CHANNEL ENTITY says which check refuses it",
+        ChannelReason::SubscribeSubnet => {
+            "write `visibility` (and `export_to`) of the channel as wide as it is meant to go"
+        }
         ChannelReason::SubmissionRate => {
             "write `max_rate_pps` of the channel alike on all nodes: publishers then wait by themselves"
         }

@@ -347,7 +347,8 @@ impl Policy {
         for token in tokens {
             match token.allows_on(&question, &self.channel) {
                 Ok(()) => until_s = until_s.max(Some(token.ends_s(revocations))),
-                Err(refusal) if refusal.fault() > nearest.fault() => nearest = refusal,
+                // Of two that fail alike the one that was shown last is what its holder asks about.
+                Err(refusal) if refusal.fault() >= nearest.fault() => nearest = refusal,
                 Err(_) => {}
             }
         }

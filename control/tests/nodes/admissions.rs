@@ -16,7 +16,7 @@ const VOUCHED: &str =
     "publish_caps = \"hardware.gpu\"\ncapability_issuers = [\"router\"]\nsubscribe = [\"b\"]\n";
 
 /// The stage with nodes in whose files a token says who may, and nothing else.
-fn by_token(nodes: &[&str]) -> Stage {
+pub(crate) fn by_token(nodes: &[&str]) -> Stage {
     let stage = Stage::new(&[RELIABLE]);
     for node in nodes {
         stage.edit(node, LISTS, REQUIRED);
@@ -24,7 +24,7 @@ fn by_token(nodes: &[&str]) -> Stage {
     stage
 }
 
-async fn start_all(stage: &mut Stage) {
+pub(crate) async fn start_all(stage: &mut Stage) {
     for name in ["router", "b", "a"] {
         stage.start(name).await;
     }
@@ -41,9 +41,9 @@ async fn presented(stage: &Stage, node: &str, allow: &str, answer: &str) {
     .await;
 }
 
-const ADMITTED: &str = "has it in its guard";
+pub(crate) const ADMITTED: &str = "has it in its guard";
 
-async fn pairs(stage: &Stage, node: &str, count: usize) {
+pub(crate) async fn pairs(stage: &Stage, node: &str, count: usize) {
     eventually(&format!("{node} admits {count} pairs"), async || {
         let held = stage.status(node).await.admissions;
         (held.pairs == count).then_some(())

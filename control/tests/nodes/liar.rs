@@ -44,7 +44,7 @@ const LIES: Channel = Channel {
     subscribe: &["router"],
 };
 /// From the router to the liar.
-const TAKEN: Channel = Channel {
+pub(crate) const TAKEN: Channel = Channel {
     name: "test/taken",
     publish: &["router"],
     subscribe: &["b"],
@@ -62,11 +62,11 @@ const TURN: Duration = Duration::from_millis(2);
 const GROWTH_KIB_MAX: u64 = 32 * 1024;
 
 /// Node b, run by this test: b's keys, at b's address, and any bytes in its packets.
-struct Liar {
-    node: Node,
+pub(crate) struct Liar {
+    pub(crate) node: Node,
     socket: UdpSocket,
     begun: Instant,
-    router: NodeId,
+    pub(crate) router: NodeId,
     target: SocketAddr,
     /// Its owner reads nothing.
     is_deaf: bool,
@@ -87,7 +87,7 @@ struct Sizes {
 }
 
 impl Liar {
-    fn new(stage: &Stage) -> Self {
+    pub(crate) fn new(stage: &Stage) -> Self {
         let config = Config::load(&stage.node("b").config()).unwrap();
         let routers = config.peers.iter().filter(|peer| peer.name == "router");
         let peers = routers.map(|peer| PeerConfig {
@@ -132,12 +132,12 @@ impl Liar {
         }
     }
 
-    fn now_ns(&self) -> u64 {
+    pub(crate) fn now_ns(&self) -> u64 {
         u64::try_from(self.begun.elapsed().as_nanos()).unwrap()
     }
 
     /// Listens for a moment, and says what its node has to say.
-    fn turn(&mut self) {
+    pub(crate) fn turn(&mut self) {
         let mut buffer = [0; 65_536];
         while let Ok((bytes, source)) = self.socket.recv_from(&mut buffer) {
             if bytes > self.sizes.taken_max {
@@ -219,7 +219,7 @@ impl Liar {
         Some(session.session.to_string())
     }
 
-    fn connect(&mut self) {
+    pub(crate) fn connect(&mut self) {
         let now_ns = self.now_ns();
         self.node.connect(now_ns, self.router).unwrap();
         self.turn_until("a session", |liar| liar.session().is_some());

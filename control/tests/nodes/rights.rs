@@ -61,7 +61,7 @@ pub(crate) fn issued(stage: &Stage, holder: &str, allow: &str) -> std::path::Pat
 }
 
 /// What a's node says to a publisher, unless it lets it publish.
-async fn refusal(stage: &Stage) -> Option<String> {
+pub(crate) async fn refusal(stage: &Stage) -> Option<String> {
     let publisher = match stage.mesh("a").await.publisher(RELIABLE.name).await {
         Ok(publisher) => publisher,
         Err(error) => return Some(error.to_string()),
