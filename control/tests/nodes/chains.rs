@@ -1,5 +1,5 @@
-//! A member that shows tokens which no honest node would show, to a real daemon: each is counted for its own reason,
-//! said in words, and opens nothing; the right one does.
+//! A member that shows tokens and statements which no honest node would show, to a real daemon: each is counted for its
+//! own reason, said in words, and opens nothing; the right one does.
 
 use std::{
     path::Path,
@@ -7,6 +7,7 @@ use std::{
 };
 
 use virga::{
+    capability::{Capabilities, Capability, Statement, statement::Claim},
     channel::message::{Message, Pattern},
     keys::{self, EntityKey, KeyKind, Secret},
     rights::{Grant, Link, List, Operation, Operations, Reach, Scope, revocation::Entry},
@@ -20,7 +21,8 @@ use crate::{
 };
 
 const LISTS: &str = "publish = [\"router\"]\nsubscribe = [\"b\"]\n";
-const REQUIRED: &str = "require_token = true\nissuers = [\"a\"]\n";
+const TOKENS: &str = "require_token = true\nissuers = [\"a\"]\n";
+const CAPABILITIES: &str = "publish = [\"router\"]\nsubscribe_caps = \"hardware.gpu >= 2\"\ncapability_issuers = [\"a\"]\n";
 const HOUR_S: u64 = 3_600;
 
 /// Links as they are, whatever they say.
@@ -298,59 +300,86 @@ fn roster(status: &virga::api::status::Status) -> usize {
     channel.unwrap().remote_subscribers
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn each_token_that_is_wrong_is_counted_for_its_own_reason_and_opens_nothing() {
-    let mut stage = Stage::new(&[TAKEN]);
-    without_tags(&mut stage);
-    stage.edit("router", LISTS, REQUIRED);
-    stage.start("router").await;
-    let keys = Keys::new(&stage);
-    let mut liar = Liar::new(&stage);
-    liar.connect();
-    let why = || {
-        let said = stage
-            .node("router")
-            .run(&["why", TAKEN.name, "b", "--to", "subscribe"]);
+/// A stage whose router a member lies to.
+struct Lied {
+    stage: Stage,
+    liar: Liar,
+    /// The check that refuses it, until nothing is wrong any more.
+    check: &'static str,
+    requests: u32,
+}
+
+impl Lied {
+    /// The router asks for that.
+    async fn new(asked: &str, check: &'static str) -> Self {
+        let mut stage = Stage::new(&[TAKEN]);
+        without_tags(&mut stage);
+        stage.edit("router", LISTS, asked);
+        stage.start("router").await;
+        let mut liar = Liar::new(&stage);
+        liar.connect();
+        Self {
+            stage,
+            liar,
+            check,
+            requests: 0,
+        }
+    }
+
+    fn why(&self) -> (Option<i32>, String) {
+        let router = self.stage.node("router");
+        let said = router.run(&["why", TAKEN.name, "b", "--to", "subscribe"]);
         (said.status.code(), String::from_utf8(said.stdout).unwrap())
-    };
-    let counted = async |reason: &str| {
-        let status = stage.status("router").await;
+    }
+
+    async fn count(&self, reason: &str) -> u64 {
+        let status = self.stage.status("router").await;
         assert_eq!(roster(&status), 0, "{reason}");
         status.channel_reasons[reason]
-    };
-    let mut request = 0;
-    let mut refused = async |liar: &mut Liar, what: &str, token: Vec<u8>, reason: &str| {
-        let before = counted(reason).await;
-        let asked = counted("subscribe_refused").await;
-        liar.tell(&Message::Token(token));
-        request += 1;
-        liar.ask(request);
+    }
+
+    /// Says something, and asks for the channel: that is counted for a reason, and refused; in which words.
+    async fn refused(&mut self, what: &str, said: &Message, reason: &str) -> String {
+        let before = self.count(reason).await;
+        let asked = self.count("subscribe_refused").await;
+        self.liar.tell(said);
+        self.requests += 1;
+        self.liar.ask(self.requests);
         eventually(&format!("{what}: {reason}"), async || {
-            liar.turn();
-            let is_answered = counted("subscribe_refused").await > asked;
-            let is_counted = counted(reason).await > before;
-            (is_answered && is_counted).then_some(())
+            self.liar.turn();
+            let is_answered = self.count("subscribe_refused").await > asked;
+            (is_answered && self.count(reason).await > before).then_some(())
         })
         .await;
-        let (code, words) = why();
-        assert!(
-            code == Some(1) && words.contains("✗ token"),
-            "{what}: {words}"
-        );
+        let (code, words) = self.why();
+        let failed = format!("✗ {}", self.check);
+        let said = words.split(&failed).nth(1);
+        let said = said.unwrap_or_else(|| panic!("{what}: {words}"));
+        assert_eq!(code, Some(1), "{what}");
+        println!("{what}: {reason}:{}", said.lines().next().unwrap());
         words
-    };
+    }
+
+    /// Says something, and is let in.
+    async fn let_in(&mut self, said: &Message) {
+        self.liar.tell(said);
+        self.requests += 1;
+        self.liar.ask(self.requests);
+        eventually("it is let in", async || {
+            self.liar.turn();
+            (roster(&self.stage.status("router").await) == 1).then_some(())
+        })
+        .await;
+        assert_eq!(self.why().0, Some(0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_token_that_is_wrong_is_counted_for_its_own_reason_and_opens_nothing() {
+    let mut lied = Lied::new(TOKENS, "token").await;
+    let keys = Keys::new(&lied.stage);
     for (what, token, reason) in keys.wrong() {
-        let words = refused(&mut liar, what, token, reason).await;
-        println!(
-            "{what}: {reason}:{}",
-            words
-                .split("✗ token")
-                .nth(1)
-                .unwrap()
-                .lines()
-                .next()
-                .unwrap()
-        );
+        lied.refused(what, &Message::Token(token), reason).await;
     }
 
     // A right that is taken back before it is shown, by a list that an older one does not undo.
@@ -368,22 +397,82 @@ async fn each_token_that_is_wrong_is_counted_for_its_own_reason_and_opens_nothin
         .unwrap();
     let new = old.revoke(link, until_s, keys.now_s).unwrap();
     for list in [&new, &old] {
-        liar.tell(&Message::Revocations(list.sign(&keys.issuer)));
+        let said = Message::Revocations(list.sign(&keys.issuer));
+        lied.liar.tell(&said);
     }
-    let token = chain(&keys.issuer, &[&taken_back]);
-    let words = refused(&mut liar, "revoked", token, "token_revoked").await;
-    assert!(
-        words.contains("link 1 was revoked: the issuer's list has link "),
-        "{words}"
-    );
-    assert_eq!(counted("revocations_old").await, 1);
+    let token = Message::Token(chain(&keys.issuer, &[&taken_back]));
+    let words = lied.refused("revoked", &token, "token_revoked").await;
+    let why = "link 1 was revoked: the issuer's list has link ";
+    assert!(words.contains(why), "{words}");
+    assert_eq!(lied.count("revocations_old").await, 1);
 
-    liar.tell(&Message::Token(keys.two(keys.to_pass_on(), keys.right())));
-    liar.ask(1_000);
-    eventually("the right one is let in", async || {
-        liar.turn();
-        (roster(&stage.status("router").await) == 1).then_some(())
-    })
-    .await;
-    assert_eq!(why().0, Some(0));
+    let right = keys.two(keys.to_pass_on(), keys.right());
+    lied.let_in(&Message::Token(right)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_statement_that_is_wrong_is_counted_for_its_own_reason_and_opens_nothing() {
+    let mut lied = Lied::new(CAPABILITIES, "capabilities").await;
+    let keys = Keys::new(&lied.stage);
+    let now_s = keys.now_s;
+    let claim = |text: &str, version: u64| Claim {
+        subject: keys.holder.public,
+        version,
+        not_before_s: now_s,
+        not_after_s: now_s + HOUR_S,
+        capabilities: Capabilities::new(vec![Capability::parse(text).unwrap()]).unwrap(),
+    };
+    let gpu = || claim("hardware.gpu=2", 5);
+    let issued = |claim: Claim| Statement::issue(claim, 0, &keys.issuer).as_bytes().to_vec();
+    let mut forged = issued(gpu());
+    *forged.last_mut().unwrap() ^= 1;
+    let others = Claim {
+        subject: keys.middle.public,
+        ..gpu()
+    };
+    let over = Claim {
+        not_before_s: now_s - HOUR_S,
+        not_after_s: now_s - 1,
+        ..gpu()
+    };
+    let early = Claim {
+        not_before_s: now_s + HOUR_S / 2,
+        version: 1,
+        ..gpu()
+    };
+    let by_another = Statement::issue(gpu(), 0, &keys.middle);
+    let by_itself = Statement::announce(gpu(), &keys.holder);
+    for (what, statement, reason) in [
+        ("a byte", vec![1], "capability_malformed"),
+        ("its signature bit-flipped", forged, "capability_signature"),
+        (
+            "about another subject",
+            issued(others),
+            "capability_subject",
+        ),
+        (
+            "by another issuer",
+            by_another.as_bytes().to_vec(),
+            "capability_issuer",
+        ),
+        ("expired", issued(over), "capability_expired"),
+        ("of itself", by_itself.as_bytes().to_vec(), "capability"),
+        ("not yet valid", issued(early), "capability"),
+        (
+            "too little",
+            issued(claim("hardware.gpu=1", 7)),
+            "capability",
+        ),
+        // More, and said before the one that says less.
+        (
+            "an earlier one",
+            issued(claim("hardware.gpu=2", 6)),
+            "capability",
+        ),
+    ] {
+        lied.refused(what, &Message::Statement(statement), reason)
+            .await;
+    }
+    let right = issued(claim("hardware.gpu=2", 8));
+    lied.let_in(&Message::Statement(right)).await;
 }

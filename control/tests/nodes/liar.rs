@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// From a to the router, both honest.
-const HONEST: Channel = Channel {
+pub(crate) const HONEST: Channel = Channel {
     name: "test/honest",
     reliable: true,
     hold_max_s: 30,
@@ -36,7 +36,7 @@ const HONEST: Channel = Channel {
     subscribe: &["router"],
 };
 /// From the liar to the router.
-const LIES: Channel = Channel {
+pub(crate) const LIES: Channel = Channel {
     name: "test/lies",
     reliable: false,
     hold_max_s: 0,
@@ -232,7 +232,7 @@ impl Liar {
     }
 
     /// A stream of its own that nothing was sent on yet.
-    fn stream(&mut self) -> StreamId {
+    pub(crate) fn stream(&mut self) -> StreamId {
         let spec = StreamSpec {
             name: ChannelName::parse(LIES.name).unwrap(),
             salt: 0,
@@ -253,7 +253,7 @@ impl Liar {
         self.say((Flags(0), stream.0, channel, 0), frames);
     }
 
-    fn say(&mut self, label: (Flags, u32, u16, usize), frames: &[u8]) {
+    pub(crate) fn say(&mut self, label: (Flags, u32, u16, usize), frames: &[u8]) {
         let packet = self.node.seal_raw(self.router, label, frames);
         self.socket.send_to(&packet, self.target).unwrap();
     }

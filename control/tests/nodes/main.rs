@@ -32,6 +32,7 @@ mod named;
 mod persisted;
 mod publishing;
 mod reading;
+mod receiver;
 mod reload;
 mod replicas;
 mod revocations;
