@@ -98,6 +98,42 @@ fn keygen_makes_private_files_once() {
     assert_ne!(read(), before);
 }
 
+/// What may write no byte, and is ended for trying, leaves each file as it made it.
+#[test]
+fn a_key_file_is_private_before_its_first_byte() {
+    let (_guard, keys) = keys();
+    for (arguments, begins) in [
+        ("keygen --kind entity --out made.key", "made.key"),
+        (
+            "keygen --force --kind entity --out node.key",
+            "node.key.new-",
+        ),
+        (
+            "entity rotate --honour 0s --key entity.key --node-key node.key --out claims",
+            "entity.key.new",
+        ),
+        (
+            "node rotate-key --key node.key --entity-key entity.key --out claims",
+            "node.key.new",
+        ),
+    ] {
+        let script = format!("umask 000; ulimit -c 0; ulimit -f 0; exec \"$0\" {arguments}");
+        let mut command = Command::new("sh");
+        command.current_dir(&keys).args(["-c", &script, VIRGA]);
+        assert!(!command.output().unwrap().status.success(), "{arguments}");
+        let files = fs::read_dir(&keys).unwrap().map(Result::unwrap);
+        let empty = files.filter(|file| file.metadata().unwrap().len() == 0);
+        let [made] = &empty.collect::<Vec<_>>()[..] else {
+            panic!("{arguments}: one file is empty");
+        };
+        let name = made.file_name().into_string().unwrap();
+        assert!(name.starts_with(begins), "{arguments}: {name}");
+        let mode = made.metadata().unwrap().mode() & 0o7777;
+        assert_eq!(mode, 0o600, "{arguments}");
+        fs::remove_file(made.path()).unwrap();
+    }
+}
+
 #[test]
 fn keygen_without_psk_makes_none_and_all_or_nothing() {
     let folder = tempfile::tempdir().unwrap();

@@ -12,7 +12,7 @@ use super::{
     frames::{Checksum, Spec},
     paths::{Fate, Memory},
     world::{
-        CHANNEL, CONTROL, HERE, NEIGHBOUR_IN_SUBNET, NEIGHBOUR_SHAKING, NEIGHBOUR_TAGGING,
+        ANOTHER, CHANNEL, CONTROL, HERE, NEIGHBOUR_IN_SUBNET, NEIGHBOUR_SHAKING, NEIGHBOUR_TAGGING,
         NEIGHBOUR_V4, NEIGHBOUR_V6, OWN_V4, OWN_V6, RATED, STRANGER, TAG_KEYS, TAG_KEYS_ONWARD,
         TO_BACKUP, TO_DEAD, TO_FIXED_PORT, TO_NARROW, TO_NOWHERE, TO_SAME_INTERFACE, TO_TAGGED,
         TO_TAGGED_V6, TO_V4, TO_V6, TO_VLAN, TO_VLAN_V6, UNKNOWN_V4, UNKNOWN_V6, header,
@@ -410,6 +410,11 @@ fn refused(t: &mut Table, memory: &Memory) {
         fate,
         out: None,
     });
+    // It stays above it for the rest of the table.
+    let spec = rated(t).with(|s| s.header.origin_hash = ANOTHER);
+    t.line("another origin has a rate of its own", spec, Fate::Redirect);
+    let spec = rated(t);
+    t.drop("and leaves the first none of it", spec, Reason::Rate);
 }
 
 /// An origin that hits the live guard without standing in the exact set.

@@ -27,6 +27,8 @@ pub const CONTROL: ChannelHash = ChannelHash(0);
 pub const LOCAL: ChannelHash = ChannelHash(0x0303);
 pub const UPWARDS: ChannelHash = ChannelHash(0x0404);
 pub const EXPORTED: ChannelHash = ChannelHash(0x0505);
+/// May publish on the rated channel as well.
+pub const ANOTHER: OriginHash = OriginHash(0xaaaa_0003);
 /// Every channel that a member may publish on.
 pub const CHANNELS: [ChannelHash; 6] = [CHANNEL, RATED, CONTROL, LOCAL, UPWARDS, EXPORTED];
 /// Stands in the filter of [`SUBNET`], and was withdrawn since.
@@ -151,6 +153,7 @@ pub fn image() -> Image {
     for channel in CHANNELS {
         image.pairs.insert(Pair::new(MEMBER, channel));
     }
+    image.pairs.insert(Pair::new(ANOTHER, RATED));
     image.pairs.extend((0..FILLER).map(filler));
     add_channels(&mut image);
     for (destination, via) in routes(&mut image) {
