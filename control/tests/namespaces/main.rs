@@ -44,4 +44,5 @@ mod transit;
 mod trouble;
 mod tune;
 mod virtio;
+mod wire;
 mod xsk;
