@@ -84,7 +84,7 @@ struct Options {
     /// Write a results page into this folder: Markdown, and plots as SVG.
     #[arg(long, value_name = "FOLDER")]
     page: Option<PathBuf>,
-    /// Print the entries as JSON, as the last line.
+    /// Print the entries as JSON, one line, and the table on standard error.
     #[arg(long)]
     json: bool,
 }
@@ -114,16 +114,13 @@ fn main() -> ExitCode {
             }
         }
     }
-    print!("{}", report::table(&entries));
+    report::print(&entries, options.json);
     if let Some(folder) = &options.page {
         let command = format!("scripts/bench {} --page FOLDER", options.name);
         if let Err(problem) = page::write(folder, &entries, &command, &NOTES) {
             eprintln!("virga-bench: the results page: {problem}");
             return ExitCode::FAILURE;
         }
-    }
-    if options.json {
-        println!("{}", report::json(&entries));
     }
     if measured == 0 {
         return ExitCode::from(3);

@@ -229,6 +229,16 @@ pub(crate) fn number(figure: f64) -> String {
     }
 }
 
+/// The table; or the JSON, alone on standard output so that other programs read it, with the table beside it for people.
+pub fn print(entries: &[Entry], is_json: bool) {
+    if is_json {
+        eprint!("{}", table(entries));
+        println!("{}", json(entries));
+    } else {
+        print!("{}", table(entries));
+    }
+}
+
 /// For machines: one line.
 #[must_use]
 pub fn json(entries: &[Entry]) -> String {

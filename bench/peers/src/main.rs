@@ -55,7 +55,7 @@ struct Options {
     /// Write a results page into this folder.
     #[arg(long, value_name = "FOLDER")]
     page: Option<PathBuf>,
-    /// Print the entries as JSON, as the last line.
+    /// Print the entries as JSON, one line, and the table on standard error.
     #[arg(long)]
     json: bool,
     #[command(subcommand)]
@@ -87,7 +87,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    print!("{}", report::table(&entries));
+    report::print(&entries, options.json);
     if let Some(folder) = &options.page
         && let Err(error) = page::write(
             folder,
@@ -98,9 +98,6 @@ fn main() -> ExitCode {
     {
         eprintln!("virga-peers: the results page: {error}");
         return ExitCode::FAILURE;
-    }
-    if options.json {
-        println!("{}", report::json(&entries));
     }
     if entries.is_empty() {
         return ExitCode::from(3);
