@@ -5,7 +5,7 @@
 //! A decision hashes and reads the neighbour (5 ns), half of a line of the guard (3 ns), then the flow (7
 //! multiplications and a line, 8 ns) and, where that is cached, route, next hop and the duplicate slot (5
 //! multiplications that overlap, three lines, 10 ns): a warm forward is 40 to 45 ns. Packets do not depend on each
-//! other: by the 540 instructions of `budget.toml`, at four to five a cycle, 40 ns are left where one overlaps the
+//! other: by the 410 instructions of `budget.toml`, at four to five a cycle, 30 ns are left where one overlaps the
 //! next, as here. Without the flow come the guard's other half (2 ns), the policy's line and one of the exact set (5
 //! ns, and a cache miss of 5 to 80 each once the tables outgrow L2). A stranger ends at the guard: two thirds of a
 //! forward. A local packet ends after the flow: two thirds.

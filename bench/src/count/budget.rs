@@ -194,6 +194,29 @@ mod tests {
         assert_eq!(read.of("rustc 1.97.0, glibc 2.36"), None);
     }
 
+    /// The number between two texts of a suite's limit.
+    fn named(suite: &str, before: &str, after: &str) -> f64 {
+        let limit = suite.replace("\n//! ", " ");
+        let (_, rest) = limit.split_once(before).unwrap();
+        rest.split_once(after).unwrap().0.parse().unwrap()
+    }
+
+    #[test]
+    fn the_instructions_that_limits_go_by_are_the_budgets() {
+        let budget = Budget::parse(include_str!("../../budget.toml")).unwrap();
+        let decide = include_str!("../../benches/decide.rs");
+        let forward = named(decide, "by the ", " instructions of `budget.toml`");
+        let seal = include_str!("../../benches/seal.rs");
+        let a_byte = named(seal, "`ring` takes ", " instructions a byte");
+        assert!(!budget.0.is_empty());
+        for counts in budget.0.values() {
+            let recorded = counts["decide.forward"];
+            assert!((forward / recorded - 1.0).abs() < 0.1, "{recorded}");
+            let recorded = (counts["seal.1400"] - counts["seal.64"]) / f64::from(1_400 - 64);
+            assert!((a_byte - recorded).abs() < 0.1, "{recorded}");
+        }
+    }
+
     #[test]
     fn the_nearest_environment_has_the_same_processor() {
         let mut budget = Budget::default();
