@@ -26,6 +26,10 @@ pub(super) const BUSY_POLL: [&str; 2] = [
 /// Pages of 2 MiB.
 pub(super) const HUGEPAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
 
+/// Masks of CPUs: where the kernel's work goes that is bound to none, and where interrupts go that nobody has placed yet.
+pub(super) const WORK: &str = "/sys/devices/virtual/workqueue/cpumask";
+pub(super) const NEW_INTERRUPTS: &str = "/proc/irq/default_smp_affinity";
+
 /// All of it; what is not there is `None` or empty.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
@@ -113,7 +117,7 @@ pub(super) fn gather(interface: &str) -> Result<Facts, TuneError> {
         Vec::new()
     };
     let mut paths: Vec<PathBuf> = BUSY_POLL.iter().map(PathBuf::from).collect();
-    paths.push(HUGEPAGES.into());
+    paths.extend([HUGEPAGES, WORK, NEW_INTERRUPTS].map(PathBuf::from));
     paths.extend(interrupts.iter().map(|interrupt| interrupt.file()));
     paths.extend(online.iter().map(|cpu| governor(*cpu)));
     if is_in_sysfs {

@@ -49,7 +49,7 @@ pub enum Group {
     Governor,
     /// Pages of 2 MiB; with --hugepages.
     Hugepages,
-    /// Cores that do nothing else: printed, to be done by hand; with --cpus.
+    /// Cores that do nothing else: no work of the kernel's, no new interrupts; the rest is printed, to be done by hand. With --cpus.
     Isolation,
 }
 

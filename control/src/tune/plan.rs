@@ -2,7 +2,7 @@
 
 use super::{
     Group, Options,
-    facts::{BUSY_POLL, Facts, HUGEPAGES, folder, governor},
+    facts::{BUSY_POLL, Facts, HUGEPAGES, NEW_INTERRUPTS, WORK, folder, governor},
     setting::{Kind, Setting, is_missing_rule, spread},
     state::State,
 };
@@ -10,7 +10,7 @@ use crate::{
     hw::{Queues, Target},
     io::ethtool::Flow,
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Frames of a ring: what arrives in 0.24 ms at 10 Gbit/s of the smallest frames.
 const RING_FRAMES: u32 = 2_048;
@@ -359,6 +359,26 @@ fn isolation(planner: &mut Planner<'_>, options: &Options) {
     if cpus.len() >= facts.online.len() {
         return planner.note("leave at least one CPU out of --cpus for everything else");
     }
+    for (path, why) in [
+        (
+            WORK,
+            "the kernel's work that may run anywhere runs on the others",
+        ),
+        (
+            NEW_INTERRUPTS,
+            "interrupts of cards that come later go to the others; those that are there stay",
+        ),
+    ] {
+        let now = facts.files.get(Path::new(path));
+        match now.and_then(|mask| without(mask, cpus)) {
+            Some(mask) => {
+                planner.file(path.into(), &mask, why);
+            }
+            None => planner.note(format!(
+                "{path} is not there, or has no other CPU: left alone"
+            )),
+        }
+    }
     let holds = |kept: &[u32]| cpus.iter().all(|cpu| kept.contains(cpu));
     if holds(&facts.isolated) && holds(&facts.tickless) {
         return planner.note("the running kernel keeps other work and its tick from these CPUs");
@@ -369,10 +389,29 @@ fn isolation(planner: &mut Planner<'_>, options: &Options) {
         .collect::<Vec<_>>()
         .join(",");
     planner.note(format!(
-        "by hand, as a running kernel cannot be told: add to its command line and boot: \
+        "by hand, as a running kernel cannot be told the rest: add to its command line and boot: \
          isolcpus=managed_irq,domain,{list} nohz_full={list} rcu_nocbs={list} (no other program is placed on these \
          CPUs, and neither tick nor callbacks interrupt a busy queue; without the words after the next boot it is undone)"
     ));
+}
+
+/// The kernel's mask of CPUs (groups of eight hex digits, the last CPUs first) without some, in the kernel's own form;
+/// `None` where none would be left.
+fn without(mask: &str, cpus: &[u32]) -> Option<String> {
+    let mut last = 4 * u32::try_from(mask.matches(|c| c != ',').count()).ok()?;
+    let mut left = String::new();
+    for digit in mask.chars() {
+        if digit == ',' {
+            left.push(',');
+            continue;
+        }
+        last -= 4;
+        let is_kept = |bit: &u32| !cpus.contains(&(last + bit));
+        let kept: u32 = (0..4).filter(is_kept).map(|bit| 1 << bit).sum();
+        left.push(char::from_digit(digit.to_digit(16)? & kept, 16)?);
+    }
+    let is_one_left = left.contains(|c| c != ',' && c != '0');
+    is_one_left.then_some(left)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! One thing of a host or a card that can be read and set.
 
+use super::facts::NEW_INTERRUPTS;
 use crate::io::ethtool::{Ethtool, Flow};
 use std::{
     fmt, fs, io,
@@ -147,6 +148,7 @@ impl Setting {
     /// Whether it goes when the interface goes: an interrupt's number may then be another card's.
     pub(crate) fn is_of_the_interface(&self) -> bool {
         match self {
+            Self::File(path) if path == Path::new(NEW_INTERRUPTS) => false,
             Self::File(path) => path.starts_with("/sys/class/net") || path.starts_with("/proc/irq"),
             _ => true,
         }
@@ -269,6 +271,7 @@ mod tests {
         for (path, goes) in [
             ("/sys/class/net/eth0/gro_flush_timeout", true),
             ("/proc/irq/30/smp_affinity_list", true),
+            ("/proc/irq/default_smp_affinity", false),
             ("/proc/sys/net/core/busy_poll", false),
         ] {
             let setting = Setting::File(path.into());

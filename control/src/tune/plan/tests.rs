@@ -326,7 +326,7 @@ fn the_hosts_files_are_set_where_they_are() {
     let isolation = planned(Group::Isolation, &facts, &asked);
     assert!(isolation.steps.is_empty());
     assert!(
-        isolation.notes[0]
+        isolation.notes[2]
             .1
             .contains("isolcpus=managed_irq,domain,1 nohz_full=1 rcu_nocbs=1")
     );
@@ -345,5 +345,40 @@ fn the_hosts_files_are_set_where_they_are() {
         ..half
     };
     let told = planned(Group::Isolation, &whole, &asked);
-    assert!(told.steps.is_empty() && told.notes[0].1.contains("the running kernel keeps"));
+    assert!(told.steps.is_empty() && told.notes[2].1.contains("the running kernel keeps"));
+}
+
+#[test]
+fn cores_that_serve_do_no_other_work_of_the_kernels() {
+    let with = |work: &str, interrupts: &str| Facts {
+        files: [(WORK, work), (NEW_INTERRUPTS, interrupts)]
+            .map(|(path, mask)| (path.into(), mask.to_owned()))
+            .into(),
+        ..facts("ice", 40, 2, 2)
+    };
+    let asked = |cpus: &[u32]| Options {
+        cpus: Some(cpus.to_vec()),
+        ..options()
+    };
+    let all = "ff,ffffffff";
+    assert_eq!(
+        lines(
+            Group::Isolation,
+            &with(all, all),
+            &asked(&[0, 5, 31, 32, 39])
+        ),
+        [
+            format!("echo 7e,7fffffde > {WORK}"),
+            format!("echo 7e,7fffffde > {NEW_INTERRUPTS}")
+        ]
+    );
+    // What is kept from them already stays as it is.
+    assert_eq!(
+        lines(Group::Isolation, &with("3", "1"), &asked(&[1])),
+        [format!("echo 1 > {WORK}")]
+    );
+    // Somewhere it has to go.
+    let nowhere = planned(Group::Isolation, &with("2", "torn"), &asked(&[1]));
+    assert!(nowhere.steps.is_empty() && nowhere.notes.len() == 3);
+    assert!(lines(Group::Isolation, &with(all, all), &options()).is_empty());
 }
