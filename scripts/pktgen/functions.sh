@@ -90,11 +90,12 @@ add_sender() {
 }
 
 # Sends until all is sent or a signal comes. Whoever writes "start" waits in the kernel, and any signal to it, also that
-# a child of it ended, stops every thread: so it is a process of its own that has no children.
+# a child of it ended, stops every thread: so it is a process of its own that has no children. It ends with this one, even
+# when that is killed: else it would send on, and nobody would know whom to tell.
 send() {
-    trap 'stop' INT TERM
+    trap 'stop' INT TERM HUP
     say "sending"
-    (trap - INT TERM && echo start >"$proc/pgctrl") &
+    setpriv --pdeathsig TERM bash -c 'echo start >"$1"' - "$proc/pgctrl" &
     sender_pid=$!
     while kill -0 "$sender_pid" 2>/dev/null; do wait "$sender_pid" || true; done
     sender_pid=''

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -329,51 +329,73 @@ fn pktgen_of_several_threads_reaches_several_queues() {
     println!("{}; {} counted as magic", said.trim(), counted());
 }
 
+/// A pktgen script that sends from two CPUs until it is told not to, and does.
+fn endless(hosts: &Hosts) -> Child {
+    let arguments = format!("-i m0 -d {} -t 2 -n 0 -w {PACKET_NS}", V4.router_a);
+    let zero = || dropped(hosts, "router", Reason::ZeroChecksum.name());
+    let before = zero();
+    let sender = hosts
+        .command("a", &format!("{SCRIPTS}/pktgen_multi.sh"))
+        .args(arguments.split(' '))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    assert!(eventually(|| zero() > before + 100), "it sends");
+    sender
+}
+
+fn kill(signal: &str, process: u32) {
+    let done = Command::new("kill")
+        .args([signal, &process.to_string()])
+        .status();
+    assert!(done.unwrap().success());
+}
+
 #[test]
 #[ignore = "needs the machine that scripts/kernels boots"]
 fn the_pktgen_scripts_clear_up_and_say_what_is_wrong() {
     let Some(hosts) = machine(&V4, "") else {
         return;
     };
-    let mut sender = hosts
-        .command("a", &format!("{SCRIPTS}/pktgen_multi.sh"))
-        .args([
-            "-i",
-            "m0",
-            "-d",
-            V4.router_a,
-            "-t",
-            "2",
-            "-n",
-            "0",
-            "-w",
-            PACKET_NS,
-        ])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
     let zero = || dropped(&hosts, "router", Reason::ZeroChecksum.name());
+    for signal in ["-INT", "-TERM", "-HUP"] {
+        let mut sender = endless(&hosts);
+        kill(signal, sender.id());
+        assert!(
+            eventually(|| sender.try_wait().unwrap().is_some()),
+            "SIG{} ends it",
+            &signal[1..]
+        );
+        let output = sender.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && said.contains("total: "),
+            "{signal}: {said}"
+        );
+        assert!(
+            !fs::exists("/proc/net/pktgen").unwrap(),
+            "{signal}: the module is unloaded"
+        );
+    }
+    // One that is killed cannot clear up. Nothing is sent after it, and the next one starts.
+    let mut killed = endless(&hosts);
+    kill("-KILL", killed.id());
+    killed.wait().unwrap();
+    let mut last = zero();
+    let is_silent = eventually(|| {
+        std::thread::sleep(Duration::from_millis(200));
+        let before = std::mem::replace(&mut last, zero());
+        before == last
+    });
+    assert!(is_silent, "it sends on after its script was killed");
+    let paced = format!("-n {PACKETS} -w {PACKET_NS}");
+    let said = pktgen(&hosts, "pktgen_multi.sh", &paced).unwrap();
     assert!(
-        eventually(|| zero() > 100),
-        "it sends until it is told not to"
-    );
-    let kill = ["-INT", &sender.id().to_string()];
-    let killed = Command::new("kill").args(kill).status();
-    assert!(killed.unwrap().success());
-    assert!(
-        eventually(|| sender.try_wait().unwrap().is_some()),
-        "SIGINT ends it"
-    );
-    let output = sender.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && said.contains("total: "),
+        said.contains(&format!("total: {PACKETS} packets")),
         "{said}"
     );
-    assert!(
-        !fs::exists("/proc/net/pktgen").unwrap(),
-        "the module is unloaded"
-    );
+    let unloaded = Command::new("modprobe").args(["-r", "pktgen"]).status();
+    assert!(unloaded.unwrap().success(), "no thread has a sender left");
 
     let refused = |arguments: &str, why: &str| {
         let said = pktgen(&hosts, "pktgen_single.sh", arguments).unwrap_err();
@@ -445,15 +467,17 @@ fn what_is_tuned_on_a_virtio_nic_is_undone_to_the_letter() {
 }
 
 /// Settings of the whole machine, which the test of hosts must not touch elsewhere.
-const OF_THE_MACHINE: [&str; 3] = [
+const OF_THE_MACHINE: [&str; 5] = [
     "/proc/sys/net/core/busy_poll",
     "/proc/sys/net/core/busy_read",
     "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages",
+    "/sys/devices/virtual/workqueue/cpumask",
+    "/proc/irq/default_smp_affinity",
 ];
 
 #[test]
 #[ignore = "needs the machine that scripts/kernels boots"]
-fn rings_polling_and_huge_pages_are_set_and_put_back() {
+fn rings_polling_huge_pages_and_isolation_are_set_and_put_back() {
     if !is_guest() {
         return;
     }
@@ -486,7 +510,7 @@ fn rings_polling_and_huge_pages_are_set_and_put_back() {
         assert!(output.status.success(), "{how:?}: {said}");
         said
     };
-    let said = tune(&["--apply", "--hugepages", "4"]);
+    let said = tune(&["--apply", "--hugepages", "4", "--cpus", "1"]);
     println!("{said}");
     for line in [
         format!("ethtool -G {name} rx 256"),
@@ -494,14 +518,16 @@ fn rings_polling_and_huge_pages_are_set_and_put_back() {
         format!("echo 50 > {}", OF_THE_MACHINE[0]),
         format!("echo 50 > {}", OF_THE_MACHINE[1]),
         format!("echo 4 > {}", OF_THE_MACHINE[2]),
+        format!("echo 1 > {}", OF_THE_MACHINE[3]),
+        format!("echo 1 > {}", OF_THE_MACHINE[4]),
     ] {
         assert!(said.contains(&line), "{line}: {said}");
     }
     let (files, card) = settings();
-    assert_eq!(files, ["50\n", "50\n", "4\n"]);
+    assert_eq!(files, ["50\n", "50\n", "4\n", "1\n", "1\n"]);
     let now = card.split("Current").nth(1).unwrap();
     assert_eq!(now.matches("256").count(), 2, "{now}");
-    let again = tune(&["--apply", "--hugepages", "4"]);
+    let again = tune(&["--apply", "--hugepages", "4", "--cpus", "1"]);
     assert!(again.contains("nothing changed"), "{again}");
     let undone = tune(&["--undo"]);
     assert!(undone.contains("put back"), "{undone}");
