@@ -229,7 +229,7 @@ fn memory_is_bounded_whatever_the_size_of_a_log() {
         // Many events.
         Shape {
             segment_bytes: 1 << 20,
-            commit: Some(100),
+            commit: Some(10),
             events: 2_000,
             times: 16,
         },
