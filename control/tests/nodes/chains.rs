@@ -22,7 +22,8 @@ use crate::{
 
 const LISTS: &str = "publish = [\"router\"]\nsubscribe = [\"b\"]\n";
 const TOKENS: &str = "require_token = true\nissuers = [\"a\"]\n";
-const CAPABILITIES: &str = "publish = [\"router\"]\nsubscribe_caps = \"hardware.gpu >= 2\"\ncapability_issuers = [\"a\"]\n";
+const CAPABILITIES: &str = "publish = [\"router\"]\nsubscribe_caps = \"hardware.gpu >= 2\"\n\
+                            capability_issuers = [\"a\"]\n";
 const HOUR_S: u64 = 3_600;
 
 /// Links as they are, whatever they say.
