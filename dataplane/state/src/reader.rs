@@ -221,10 +221,8 @@ impl<D: Disk> Reader<D> {
         let name = index_name(number);
         let mut bytes = Vec::new();
         if let Ok(file) = self.disk.open(&name) {
-            // One that is longer is no segment's.
-            let length = file.bytes()?;
-            let length = if length > INDEX_BYTES_MAX { 0 } else { length };
-            let length = usize::try_from(length).unwrap_or(0);
+            // One that is longer is no segment's: what is read of it has no checksum at its end.
+            let length = usize::try_from(file.bytes()?.min(INDEX_BYTES_MAX)).unwrap_or(0);
             bytes.resize(length, 0);
             let read = file.read_full(0, &mut bytes)?;
             bytes.truncate(read);
