@@ -94,30 +94,30 @@ fn frames(c: &mut Criterion) {
             Some(())
         });
     });
-    assert!(counts.others == 0 && counts.packets > 8 * counts.strangers);
+    assert!(counts.others == 0 && counts.packets >= 8 * counts.strangers);
     group.finish();
 }
 
 fn captures(c: &mut Criterion) {
     const FRAMES: usize = 1_000;
+    let write = |file: &mut Vec<u8>| {
+        file.clear();
+        let frames = plan(Sizes::Fixed(122)).frames(RUN).expect("it can be sent");
+        pcap::write(file, frames.take(FRAMES), 1_000)
+    };
     let mut file = Vec::new();
-    let mut group = c.benchmark_group("generator");
-    group.throughput(Throughput::Elements(FRAMES as u64));
-    group.bench_function("pcap_write_1000", |b| {
-        b.iter(|| {
-            file.clear();
-            let frames = plan(Sizes::Fixed(122)).frames(RUN).expect("it can be sent");
-            pcap::write(&mut file, frames.take(FRAMES), 1_000)
-        });
-    });
+    write(&mut file).expect("memory takes all");
     assert_eq!(file.len(), 24 + FRAMES * (16 + 122));
-    group.bench_function("pcap_read_1000", |b| {
-        b.iter(|| pcap::read(black_box(file.as_slice())));
-    });
     assert_eq!(
         pcap::read(file.as_slice()).map_or(0, |all| all.len()),
         FRAMES
     );
+    let mut group = c.benchmark_group("generator");
+    group.throughput(Throughput::Elements(FRAMES as u64));
+    group.bench_function("pcap_read_1000", |b| {
+        b.iter(|| pcap::read(black_box(file.as_slice())));
+    });
+    group.bench_function("pcap_write_1000", |b| b.iter(|| write(&mut file)));
     group.finish();
 }
 

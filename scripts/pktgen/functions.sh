@@ -42,9 +42,9 @@ prepare() {
     done
     for ((cpu = first_cpu; cpu < first_cpu + threads; cpu++)); do
         [ -e "$proc/kpktgend_$cpu" ] || fail "there is no CPU $cpu: -f $first_cpu -t $threads wants it"
-        # What a killed run left.
-        echo rem_device_all >"$proc/kpktgend_$cpu"
     done
+    # What a killed run left, on any CPU: "start" has all of them send.
+    for thread in "$proc"/kpktgend_*; do echo rem_device_all >"$thread"; done
     [ -n "$target_mac" ] || target_mac=$(resolve) || fail "nobody at $interface answers for $target: give its MAC with -m"
     [[ "$target_mac" =~ ^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$ ]] || fail "-m wants a MAC address, not '$target_mac'"
 }

@@ -377,7 +377,7 @@ fn the_pktgen_scripts_clear_up_and_say_what_is_wrong() {
             "{signal}: the module is unloaded"
         );
     }
-    // One that is killed cannot clear up. Nothing is sent after it, and the next one starts.
+    // One that is killed cannot clear up. Nothing is sent after it, and the next one, of one thread, sends by no other.
     let mut killed = endless(&hosts);
     kill("-KILL", killed.id());
     killed.wait().unwrap();
@@ -395,7 +395,7 @@ fn the_pktgen_scripts_clear_up_and_say_what_is_wrong() {
         "{said}"
     );
     let unloaded = Command::new("modprobe").args(["-r", "pktgen"]).status();
-    assert!(unloaded.unwrap().success(), "no thread has a sender left");
+    assert!(unloaded.unwrap().success());
 
     let refused = |arguments: &str, why: &str| {
         let said = pktgen(&hosts, "pktgen_single.sh", arguments).unwrap_err();
