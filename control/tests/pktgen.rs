@@ -35,19 +35,24 @@ fn is_alive(process: u32) -> bool {
     !state.is_empty() && !state.starts_with(['Z', 'X'])
 }
 
-/// The process that writes, once it does.
-fn writer(script: &Child) -> u32 {
-    let script = script.id();
+/// The process that writes, once it does: it says so itself within a while, or is the script's only one.
+fn writer(script: &mut Child) -> u32 {
+    const WHILE: Duration = Duration::from_secs(5);
+    let (id, start) = (script.id(), Instant::now());
     let mut found = None;
     let writes = eventually(|| {
-        let children = fs::read_to_string(format!("/proc/{script}/task/{script}/children"));
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
         let children = children.unwrap_or_default();
         found = children.split_whitespace().find_map(|child| {
             let words = fs::read_to_string(format!("/proc/{child}/cmdline")).ok()?;
-            (words.starts_with("bash") && words.contains("pgctrl")).then(|| child.parse().ok())?
+            let is_it = words.contains("pgctrl") && words.starts_with("bash");
+            (is_it || start.elapsed() > WHILE).then(|| child.parse().ok())?
         });
         found.is_some()
     });
+    if !writes {
+        let _ended = script.kill();
+    }
     assert!(writes, "nothing writes to pgctrl");
     found.unwrap()
 }
@@ -65,13 +70,13 @@ fn what_sends_ends_with_its_script_however_that_ends() {
     assert!(made.unwrap().success());
     // SIGINT is ignored where this test runs in the background of a script.
     for (signal, said) in [("-TERM", "sent\n"), ("-HUP", "sent\n"), ("-KILL", "")] {
-        let script = Command::new("bash")
+        let mut script = Command::new("bash")
             .args(["-c", SCRIPT, "pktgen", FUNCTIONS])
             .arg(folder.path())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let writer = writer(&script);
+        let writer = writer(&mut script);
         let kill = [signal, &script.id().to_string()];
         assert!(Command::new("kill").args(kill).status().unwrap().success());
         let ended = eventually(|| !is_alive(writer));
