@@ -1,11 +1,7 @@
 //! Generated traffic through a router's NIC path: each packet is received, or counted where it was
 //! refused.
 
-use std::{
-    process::{Child, Command, Stdio},
-    thread,
-    time::Duration,
-};
+use std::{thread, time::Duration};
 
 use virga::generate::{
     live::{Attached, Generator, Measured, Mode, Plan, Sent, Sink, Until},
@@ -14,8 +10,9 @@ use virga::generate::{
 use virga_ebpf::{header::ChannelHash, reason::Reason};
 
 use crate::{
-    hosts::{Hosts, eventually},
+    hosts::Hosts,
     stage::{Addresses, LOSSY, V4, V6, at, channels, dropped, forwarded, forwarding, peer, virga},
+    wire,
 };
 
 /// a -- router -- b, joined, nothing running.
@@ -232,33 +229,6 @@ fn a_paced_run_keeps_its_rate_and_the_sink_measures_latency() {
     assert_eq!((measured.received, measured.lost), (2_000, 5_000));
 }
 
-/// `virga sink` at b, attached.
-fn sink_command(hosts: &Hosts) -> Child {
-    let sink = hosts
-        .command("b", &virga().to_string_lossy())
-        .args(["sink", "--interface", "m0", "--seconds", "60", "--json"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    assert!(eventually(|| {
-        let shown = hosts.run("b", "ip", &["-details", "link", "show", "dev", "m0"]);
-        String::from_utf8_lossy(&shown.unwrap().stdout).contains("prog/xdp")
-    }));
-    sink
-}
-
-/// Ends it, once it has seen nothing new for a while, and returns what it says.
-fn end(sink: Child) -> serde_json::Value {
-    thread::sleep(Duration::from_millis(500));
-    let interrupted = Command::new("kill")
-        .args(["-TERM", &sink.id().to_string()])
-        .status();
-    assert!(interrupted.unwrap().success());
-    let output = sink.wait_with_output().unwrap();
-    assert!(output.status.success());
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
 /// `virga gen` at a, with what tells the router that it is authorised.
 fn gen_command(hosts: &Hosts, more: &[&str]) -> serde_json::Value {
     let destination = hosts.host("b").node.id.to_string();
@@ -311,7 +281,7 @@ fn conserved(
 #[ignore = "needs root: scripts/test runs it"]
 fn the_commands_send_and_count_and_a_capture_sends_the_same_again() {
     let hosts = line(&V4);
-    let sink = sink_command(&hosts);
+    let receiver = wire::sink(&hosts, &[]);
     let mix = ["--flows", "20", "--hostile", "25", "--size", "imix"];
     let count = ["--count", "40000"];
     let sent = gen_command(&hosts, &[&["--xdp", "--stamp"], &mix[..], &count].concat());
@@ -319,7 +289,7 @@ fn the_commands_send_and_count_and_a_capture_sends_the_same_again() {
         (&sent["authorised"], &sent["hostile"]),
         (&30_000.into(), &10_000.into())
     );
-    let measured = end(sink);
+    let measured = wire::end(receiver);
     println!("{sent}\n{measured}");
     let full = conserved(&hosts, &sent, &measured, 0);
     if full == 0 {
@@ -338,12 +308,12 @@ fn the_commands_send_and_count_and_a_capture_sends_the_same_again() {
     );
     assert_eq!(written["written"], 4_000);
     let before = accounted(&hosts);
-    let sink = sink_command(&hosts);
+    let receiver = wire::sink(&hosts, &[]);
     let replay = ["gen", "--from-pcap", file, "--interface", "m0", "--json"];
     let replay = [&replay[..], &["--count", "8000"]].concat();
     let sent = hosts.run("a", &virga().to_string_lossy(), &replay).unwrap();
     let sent: serde_json::Value = serde_json::from_slice(&sent.stdout).unwrap();
-    let measured = end(sink);
+    let measured = wire::end(receiver);
     println!("{sent}\n{measured}");
     assert_eq!(sent["authorised"], 8_000);
     if conserved(&hosts, &sent, &measured, before) + full > 0 {
@@ -424,9 +394,9 @@ fn af_xdp_sends_the_same_packets_at_the_rate_asked_for() {
         ["--flows", "20", "--hostile", "25", "--size", "imix"],
         ["--af-xdp", "--stamp"],
     );
-    let sink = sink_command(&hosts);
+    let receiver = wire::sink(&hosts, &[]);
     let sent = gen_command(&hosts, &[&way[..], &mix, &["--count", "40000"]].concat());
-    let measured = end(sink);
+    let measured = wire::end(receiver);
     println!("{sent}\n{measured}");
     assert_eq!(
         (&sent["authorised"], &sent["hostile"]),
@@ -443,9 +413,9 @@ fn af_xdp_sends_the_same_packets_at_the_rate_asked_for() {
     assert_eq!(number(&measured["reordered"]), 0);
 
     let before = accounted(&hosts);
-    let sink = sink_command(&hosts);
+    let receiver = wire::sink(&hosts, &[]);
     let sent = gen_command(&hosts, &["--af-xdp", "--rate", "20000", "--seconds", "2"]);
-    let measured = end(sink);
+    let measured = wire::end(receiver);
     println!("{sent}\n{measured}");
     conserved(&hosts, &sent, &measured, before);
     let (packets, elapsed_ns) = (number(&sent["authorised"]), number(&sent["elapsed_ns"]));
@@ -464,7 +434,7 @@ fn af_xdp_sends_the_same_packets_at_the_rate_asked_for() {
         &[&["--pcap", file], &mix[..], &["--count", "4000"]].concat(),
     );
     let before = accounted(&hosts);
-    let sink = sink_command(&hosts);
+    let receiver = wire::sink(&hosts, &[]);
     let replay = [
         "gen",
         "--af-xdp",
@@ -478,7 +448,7 @@ fn af_xdp_sends_the_same_packets_at_the_rate_asked_for() {
     ];
     let sent = hosts.run("a", &virga().to_string_lossy(), &replay).unwrap();
     let sent: serde_json::Value = serde_json::from_slice(&sent.stdout).unwrap();
-    let measured = end(sink);
+    let measured = wire::end(receiver);
     println!("{sent}\n{measured}");
     if conserved(&hosts, &sent, &measured, before) == 0 {
         assert_eq!(number(&measured["received"]), 3_000);

@@ -72,7 +72,7 @@ fn said(hosts: &Hosts, arguments: &[&str]) -> Value {
 }
 
 /// `virga sink` at b, attached.
-fn sink(hosts: &Hosts, more: &[&str]) -> Child {
+pub(crate) fn sink(hosts: &Hosts, more: &[&str]) -> Child {
     let fixed = ["sink", "--interface", "m0", "--seconds", "60", "--json"];
     let sink = hosts
         .command("b", &virga().to_string_lossy())
@@ -89,7 +89,7 @@ fn sink(hosts: &Hosts, more: &[&str]) -> Child {
 }
 
 /// Ends it a while after everything was sent, and returns what it says.
-fn end(sink: Child) -> Value {
+pub(crate) fn end(sink: Child) -> Value {
     std::thread::sleep(Duration::from_secs(1));
     let interrupted = Command::new("kill")
         .args(["-TERM", &sink.id().to_string()])
