@@ -27,8 +27,8 @@ use virga_ebpf::{
     header::{ChannelHash, Fields, Header},
     limits::{
         CHANNELS, DESTINATIONS_MAX, ECHO_SLOTS, EXPORT_PLACES, FILTER_PLACES, FLOW_SLOTS,
-        FLOWS_PER_VALUE, HEADER_BYTES, LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, PAIR_LINES_MAX,
-        PORTS_MAX, RATE_BUCKETS, ROUTES_MAX, SEEN_SLOTS, SEEN_SLOTS_PER_VALUE, XSK_PORTS, XSKS_MAX,
+        FLOWS_PER_VALUE, LINES_MAX, NEIGHBOUR_SLOTS, NEXT_HOPS_MAX, PAIR_LINES_MAX, PORTS_MAX,
+        RATE_BUCKETS, ROUTES_MAX, SEEN_SLOTS, SEEN_SLOTS_PER_VALUE, XSK_PORTS, XSKS_MAX,
     },
     pair_set,
     plain::{OVER_IPV4, OVER_IPV6, Plain},
@@ -238,8 +238,8 @@ pub(crate) fn virga(ctx: XdpContext) -> u32 {
     action
 }
 
-const OVER_IPV4_BYTES: usize = OVER_IPV4 + HEADER_BYTES;
-const OVER_IPV6_BYTES: usize = OVER_IPV6 + HEADER_BYTES;
+const OVER_IPV4_BYTES: usize = Plain::<(), OVER_IPV4>::BYTES;
+const OVER_IPV6_BYTES: usize = Plain::<(), OVER_IPV6>::BYTES;
 
 /// The frame, of so many bytes, if it is a plain one with the mesh header at `MESH`, the last of its first `FRONT` bytes.
 #[inline(always)]

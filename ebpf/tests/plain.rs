@@ -9,7 +9,6 @@ use virga_ebpf::{
     frame::{Frame, Outer, Outside, parse},
     header::{Fields, Header, NodeId},
     image::{Image, Link, Place},
-    limits::HEADER_BYTES,
     memory::MemoryTables,
     plain::{OVER_IPV4, OVER_IPV6, Plain},
     publish::Publisher,
@@ -96,8 +95,8 @@ fn frame(is_ipv6: bool, payload: usize, trailing: usize) -> Vec<u8> {
 
 /// What both say of a frame, in words: the same, or the test fails. `None` where it is no plain one.
 fn both(tables: &MemoryTables, frame: &[u8]) -> Option<String> {
-    let said = said::<OVER_IPV4, { OVER_IPV4 + HEADER_BYTES }>(tables, frame)
-        .or_else(|| said::<OVER_IPV6, { OVER_IPV6 + HEADER_BYTES }>(tables, frame))?;
+    let said = said::<OVER_IPV4, { Plain::<(), OVER_IPV4>::BYTES }>(tables, frame)
+        .or_else(|| said::<OVER_IPV6, { Plain::<(), OVER_IPV6>::BYTES }>(tables, frame))?;
     let expected = match parse(frame, tables, &tables.current(), INGRESS) {
         Frame::NotOurs => "not ours".to_owned(),
         Frame::Malformed(reason) => format!("{reason:?}"),
@@ -220,7 +219,7 @@ proptest! {
         payload in 0_usize..64,
         trailing in 0_usize..4,
         cut in prop_oneof![9 => Just(0_usize), 1 => 0_usize..40],
-        changes in vec((0_usize..OVER_IPV4 + HEADER_BYTES, any::<u8>()), 0..4),
+        changes in vec((0_usize..Plain::<(), OVER_IPV4>::BYTES, any::<u8>()), 0..4),
     ) {
         let mut frame = frame(is_ipv6, payload, trailing);
         for (at, byte) in changes {
